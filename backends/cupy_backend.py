@@ -1,0 +1,200 @@
+"""CuPy on NVIDIA GPUs: ``cupy`` is the device that is current when CuPy is first used, ``cupy:1`` the second device.
+
+Loading proves that a device works (a small kernel and a small product run on it), or says why none does and how to
+mend it. An op computes on the device that its arrays are on, and leaves that device the current one of its thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+from typing import Any
+
+import numpy
+
+from dualnet.backend import Array, Backend, BackendUnavailable
+
+WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+"""Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
+
+OLDEST = 14
+COMPUTE_TYPES = {"strict": "COMPUTE_TYPE_DEFAULT", "tf32": "COMPUTE_TYPE_TF32"}
+
+
+def load(device: int | None = None) -> Backend:
+    """The CuPy backend on one device. Raises :class:`BackendUnavailable` with the cause and the fix."""
+    cupy = _library()
+    number = _number(cupy, device)
+    here = cupy.cuda.Device(number)
+    _prove(cupy, here)
+
+    def from_host(host: numpy.ndarray) -> Array:
+        with here:
+            return cupy.asarray(host)
+
+    def set_precision(name: str) -> None:
+        # Set even where it is CuPy's default, because CUPY_TF32=1 in the environment would change that default.
+        linalg = importlib.import_module("cupy._core._routines_linalg")
+        with here:
+            linalg.set_compute_type(numpy.float32, getattr(linalg, COMPUTE_TYPES[name]))
+
+    return Backend(
+        name=f"cupy:{number}",
+        xp=cupy,
+        array_types=(cupy.ndarray,),
+        from_host=from_host,
+        to_host=cupy.asnumpy,
+        synchronize=here.synchronize,
+        describe=lambda: _describe(cupy, here),
+        locate=lambda array: f"cupy:{array.data.device_id}",
+        activate=here.use,
+        set_precision=set_precision,
+    )
+
+
+# -- what can be missing, in the order in which it is needed -----------------------------------------------------------
+
+
+def _library() -> Any:
+    wheels = [wheel for wheel in WHEELS if _installed(wheel)]
+    if len(wheels) > 1:
+        raise _unavailable(
+            f"{len(wheels)} CuPy packages are installed and break each other ({', '.join(wheels)})",
+            f"Remove them all with: pip uninstall -y {' '.join(wheels)}; then install one with: {_install_line()}",
+        )
+    try:
+        cupy = importlib.import_module("cupy")
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise _broken(error) from None
+        raise _unavailable("CuPy is not installed", f"Install it with: {_install_line()}") from None
+    except Exception as error:
+        raise _broken(error) from None
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:
+        raise _unavailable(
+            f"CuPy {cupy.__version__} is installed; expected {OLDEST} or newer",
+            f"Update it with: {_install_line()}",
+        )
+    return cupy
+
+
+def _installed(wheel: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(wheel))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _number(cupy: Any, device: int | None) -> int:
+    """The number of the device asked for, or of the current one."""
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except Exception as error:
+        raise _no_device(runtime, error) from None
+    if count == 0:
+        raise _unavailable("there is no NVIDIA device here", _without_gpu())
+    number = runtime.getDevice() if device is None else device
+    if number >= count:
+        raise _unavailable(f"there is no device {number}; the devices are {', '.join(map(_name, range(count)))}")
+    return number
+
+
+def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
+    if "InsufficientDriver" in str(error):
+        if driver := runtime.driverGetVersion():
+            needed = _version(runtime.runtimeGetVersion())
+            return _unavailable(
+                f"the NVIDIA driver serves CUDA {_version(driver)} and this CuPy needs {needed}",
+                f"Update the driver, or install the CuPy that fits it with: {_install_line(driver)}",
+            )
+        return _unavailable("there is no NVIDIA driver here", _without_gpu())
+    if "NoDevice" in str(error):
+        return _unavailable("there is no NVIDIA device here", _without_gpu())
+    return _unavailable(f"the CUDA runtime does not start: {_first_line(error)}", _without_gpu())
+
+
+def _prove(cupy: Any, here: Any) -> None:
+    """One compiled kernel and one product by cuBLAS: what every network needs."""
+    try:
+        with here:
+            ones = cupy.ones((2, 2), dtype=numpy.float32)
+            total = cupy.sum(cupy.matmul(ones, ones) + ones).item()
+    except Exception as error:
+        raise _unavailable(
+            f"a tiny kernel failed on device {here.id}: {_first_line(error)}",
+            f"The parts of CUDA that CuPy needs come with: {_install_line()}",
+        ) from None
+    if total != 12.0:
+        raise _unavailable(f"a tiny kernel on device {here.id} computed {total}, not 12.0")
+
+
+def _broken(error: Exception) -> BackendUnavailable:
+    return _unavailable(f"CuPy cannot be imported: {_first_line(error)}", f"Install it anew with: {_install_line()}")
+
+
+def _unavailable(cause: str, fix: str = "") -> BackendUnavailable:
+    return BackendUnavailable(f"cupy: {cause}. {fix}".rstrip(" ."))
+
+
+def _without_gpu() -> str:
+    return f"With an NVIDIA GPU and its driver, install CuPy with: {_install_line()}; without, choose 'numpy' or 'auto'"
+
+
+def _install_line(driver: int | None = None) -> str:
+    driver = _driver() if driver is None else driver
+    if driver:
+        return f'pip install "dualnet[{"cuda13x" if driver >= 13000 else "cuda12x"}]"'
+    return 'pip install "dualnet[cuda12x]" (for a CUDA 13 driver: "dualnet[cuda13x]")'
+
+
+def _driver() -> int:
+    """The CUDA version that the NVIDIA driver serves, such as 12080; 0 without a driver. Needs no CuPy."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        version = ctypes.c_int()
+        driver.cuDriverGetVersion(ctypes.byref(version))
+        return version.value
+    return 0
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =*-")]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+
+def _describe(cupy: Any, here: Any) -> dict[str, str]:
+    runtime = cupy.cuda.runtime
+    with here:
+        pool = cupy.get_default_memory_pool()
+        free, total = runtime.memGetInfo()
+        return {
+            "gpu": f"{runtime.getDeviceProperties(here.id)['name'].decode()} ({_name(here.id)})",
+            "cupy": cupy.__version__,
+            "driver": f"CUDA {_version(runtime.driverGetVersion())}",
+            "cuda": _version(runtime.runtimeGetVersion()),
+            "gpu memory": (
+                f"{_mib(pool.used_bytes())} used and {_mib(pool.total_bytes())} reserved by CuPy's pool; "
+                f"{_mib(free)} of {_mib(total)} free"
+            ),
+        }
+
+
+def _name(number: int) -> str:
+    return f"cupy:{number}"
+
+
+def _version(number: int) -> str:
+    """12080 -> "12.8"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

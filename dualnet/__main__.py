@@ -1,0 +1,7 @@
+"""``python -m dualnet`` is ``dualnet``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,269 @@
+"""Proofs that anyone can run on any op, layer or network: is this pullback the transpose of that derivative?
+
+    gradient   ⟨v, dx⟩ = d/dh ⟨f(x + h·v), g⟩ at h = 0, by central differences along random directions v
+    adjoint    ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ exactly, without any step, where f is linear in an argument
+
+Both use a random g (a gradient of all ones hides bugs) and float64. Limits (NUMERICS): 1e-7 and 1e-13, relative to the
+norms of the two vectors in the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from .backend import asarray, backend_of, to_numpy
+from .layers.layer import Layer
+
+DIFFERENCE = 1e-7
+ADJOINT = 1e-13
+STEP = 1e-6
+REDRAWS = 20
+
+__all__ = ["CheckError", "Report", "Row", "adjoint", "gradient"]
+
+
+class CheckError(AssertionError):
+    """A gradient is wrong; the message is the report."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One direction in one argument: both sides of the identity and their distance, relative to the norms."""
+
+    argument: str
+    analytic: float
+    numeric: float
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit
+
+
+@dataclass
+class Report:
+    """What was compared; true if everything agreed."""
+
+    subject: str
+    method: str
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    @property
+    def worst(self) -> float:
+        return max((row.error for row in self.rows), default=math.nan)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        width = max([len(row.argument) for row in self.rows], default=8)
+        lines = [f"{self.subject}: {self.method}, {'agrees' if self.ok else 'DISAGREES'}"]
+        for row in self.rows:
+            lines.append(
+                f"  {row.argument:<{width}}  pullback {row.analytic:+.9e}  {self.method} {row.numeric:+.9e}  "
+                f"error {row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.0e}{'' if row.ok else '   <-- wrong'}"
+            )
+        return "\n".join(lines)
+
+
+def gradient(
+    f: Layer | Callable[..., Any],
+    *arrays: Any,
+    wrt: Sequence[int] | None = None,
+    directions: int = 2,
+    seed: int = 0,
+    train: bool = True,
+    raises: bool = True,
+    **options: Any,
+) -> Report:
+    """Compare a pullback with central differences, for every array argument and every parameter.
+
+    ``f`` is a layer or network (then ``arrays`` is one batch x, or nothing: a random batch of two; a network that is
+    not in float64 is checked as a float64 copy), or any function that returns ``(y, pullback)`` like the ops, with
+    ``options`` passed on. ``wrt`` picks arguments by position. Points where a direction crosses a kink (ReLU at 0, two
+    equal maxima) are redrawn. Raises :class:`CheckError` with the report unless ``raises=False``.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
+    >>> report = dn.check.gradient(net)
+    >>> report.ok, sorted({row.argument for row in report.rows})
+    (True, ['0.b', '0.w', '3.b', '3.w', 'x'])
+    """
+    problem = _problem(f, arrays, train, options, wrt)
+    rng = numpy.random.default_rng(seed)
+    report = Report(problem.name, "difference")
+    for argument in problem.arguments:
+        for _ in range(directions):
+            report.rows.append(_difference(problem, argument, rng))
+    return _finished(report, raises)
+
+
+def adjoint(
+    f: Layer | Callable[..., Any],
+    *arrays: Any,
+    wrt: Sequence[int] | None = None,
+    directions: int = 2,
+    seed: int = 0,
+    raises: bool = True,
+    **options: Any,
+) -> Report:
+    """Prove with two dot products that a pullback is the transpose of a map that is linear in an argument.
+
+    For each argument (``wrt`` picks them by position; a layer's are its input and its parameters) the others are held,
+    and A v = f(v) − f(0). An op that is not linear in it fails, as it must.
+
+    >>> import dualnet as dn
+    >>> x, w = dn.asarray([[[[1.0], [2.0], [4.0]]]], "float64"), dn.asarray([[[[10.0]], [[1.0]]]], "float64")
+    >>> bool(dn.check.adjoint(dn.ops.conv2d, x, w, padding="full"))
+    True
+    """
+    problem = _problem(f, arrays, False, options, wrt)
+    rng = numpy.random.default_rng(seed)
+    report = Report(problem.name, "adjoint")
+    for argument in problem.arguments:
+        for _ in range(directions):
+            report.rows.append(_two_products(problem, argument, rng))
+    return _finished(report, raises)
+
+
+@dataclass
+class _Problem:
+    """A function of named float64 host arrays: ``run(values) -> y, gradients(dy) by name``."""
+
+    name: str
+    values: dict[str, numpy.ndarray]
+    arguments: list[str]
+    run: Callable[[dict[str, numpy.ndarray]], tuple[numpy.ndarray, Callable[[numpy.ndarray], dict[str, numpy.ndarray]]]]
+
+
+def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Row:
+    for _ in range(REDRAWS):
+        v = rng.standard_normal(problem.values[argument].shape)
+        y, pull = problem.run(problem.values)
+        g = rng.standard_normal(y.shape)
+        gradient = pull(g)[argument]
+        up, down = (_value(problem, argument, sign * STEP * v, g) for sign in (1, -1))
+        here = float(numpy.vdot(y, g))
+        numeric = (up - down) / (2 * STEP)
+        norm = float(numpy.linalg.norm(v) * numpy.linalg.norm(gradient))
+        analytic = float(numpy.vdot(v, gradient))
+        rounding = 4e-16 * (abs(up) + abs(down)) / STEP
+        error = max(0.0, abs(analytic - numeric) - rounding) / norm if norm else abs(analytic - numeric) / (1 + norm)
+        row = Row(argument, analytic, numeric, error, DIFFERENCE)
+        bend = abs((up - here) - (here - down)) / STEP  # of the order of STEP where f is smooth
+        if row.ok or bend <= 1e-4 * max(norm, abs(numeric)):
+            return row
+        problem.values[argument] = problem.values[argument] + 1e-3 * rng.standard_normal(v.shape)
+    return row
+
+
+def _value(problem: _Problem, argument: str, step: numpy.ndarray, g: numpy.ndarray) -> float:
+    moved = {**problem.values, argument: problem.values[argument] + step}
+    return float(numpy.vdot(problem.run(moved)[0], g))
+
+
+def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Row:
+    v = rng.standard_normal(problem.values[argument].shape)
+    zero = problem.run({**problem.values, argument: numpy.zeros_like(v)})[0]
+    moved = problem.run({**problem.values, argument: v})[0] - zero
+    g = rng.standard_normal(moved.shape)
+    transposed = problem.run(problem.values)[1](g)[argument]
+    forward, backward = float(numpy.vdot(moved, g)), float(numpy.vdot(v, transposed))
+    norm = float(
+        numpy.linalg.norm(moved) * numpy.linalg.norm(g) + numpy.linalg.norm(v) * numpy.linalg.norm(transposed)
+    )
+    return Row(argument, backward, forward, abs(forward - backward) / norm if norm else 0.0, ADJOINT)
+
+
+def _problem(
+    f: Layer | Callable[..., Any], arrays: tuple, train: bool, options: dict[str, Any], wrt: Sequence[int] | None
+) -> _Problem:
+    if isinstance(f, Layer):
+        return _of_layer(f, arrays, train)
+    names = [f"argument {i}" for i in range(len(arrays))]
+    given = {
+        name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
+    }
+    wanted = [names[i] for i in (range(len(arrays)) if wrt is None else wrt) if names[i] in given]
+
+    def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
+        y, pullback = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+
+        def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
+            result = pullback(asarray(g.astype(y.dtype.name)))
+            result = result if isinstance(result, tuple) else (result,)
+            return {name: to_numpy(d) for name, d in zip(names, result) if d is not None}
+
+        return to_numpy(y), pull
+
+    return _Problem(getattr(f, "__name__", str(f)), given, wanted, run)
+
+
+def _floating(array: Any) -> bool:
+    return backend_of(array) is not None and array.dtype.kind == "f"
+
+
+def _of_layer(layer: Layer, arrays: tuple, train: bool) -> _Problem:
+    if layer.input_shape is None:
+        raise ValueError("check: the layer has no parameters yet; call init(input_shape) first")
+    if len(arrays) > 1:
+        raise ValueError(f"check: a layer takes one batch x, got {len(arrays)} arrays")
+    layer = _in_float64(layer)
+    shape = (2, *layer.input_shape)
+    x = to_numpy(arrays[0]) if arrays else numpy.random.default_rng(1).standard_normal(shape)
+    parameters = layer.parameters()
+    values = {"x": x.astype(numpy.float64), **{name: to_numpy(p.value) for name, p in parameters.items()}}
+
+    def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
+        with _undisturbed(layer):
+            for name, parameter in parameters.items():
+                parameter.value = asarray(values[name])
+            y, pullback = layer.forward(layer.enter(asarray(values["x"])), train)
+
+        def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
+            dx, gradients = pullback(asarray(g))
+            return {"x": to_numpy(dx), **{name: to_numpy(d) for name, d in gradients.items()}}
+
+        return to_numpy(y), pull
+
+    return _Problem(type(layer).__name__, values, list(values), run)
+
+
+def _in_float64(layer: Layer) -> Layer:
+    layer = layer.copy()
+    for _, part in layer.walk():
+        part.dtype = numpy.dtype("float64")
+        for name in part.state_names:
+            state = getattr(part, name)
+            if backend_of(state) is not None and state.dtype.kind == "f":
+                setattr(part, name, state.astype("float64"))
+    for parameter in layer.parameters().values():
+        parameter.value = asarray(to_numpy(parameter.value), "float64")
+    return layer
+
+
+@contextmanager
+def _undisturbed(layer: Layer) -> Iterator[None]:
+    """Put back what a forward pass in training changes: running statistics, the dropout counter."""
+    before = [(part, name, getattr(part, name)) for _, part in layer.walk() for name in part.state_names]
+    yield
+    for part, name, value in before:
+        setattr(part, name, value)
+
+
+def _finished(report: Report, raises: bool) -> Report:
+    if raises and not report.ok:
+        raise CheckError(str(report))
+    return report
+

@@ -1,0 +1,233 @@
+"""The command line: ``dualnet train | predict | summary | info | check``.
+
+What a user can get wrong (an argument, a file, a backend) ends in one line on stderr and exit code 2. A gradient check
+that fails ends in exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+import dualnet as dn
+
+from . import data, models
+from .check import Report
+
+DATASETS = {  # name: (model, epochs, learning rate for Adam)
+    "digits": ("digits_cnn", 12, 2e-3),
+    "mnist": ("lenet5", 5, 2e-3),
+    "cifar10": ("vgg6", 10, 1e-3),
+}
+EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        if getattr(options, "backend", None):
+            dn.set_backend(options.backend)
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
+        print(f"dualnet {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dualnet", description="Convolutional networks whose backward passes are written to be read."
+    )
+    parser.add_argument("--version", action="version", version=f"dualnet {dn.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", _train, "train a network, show its test accuracy and save it")
+    train.add_argument("dataset", nargs="?", choices=DATASETS, default="digits", help="what to learn (digits)")
+    train.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    train.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
+    train.add_argument("--epochs", type=_count, metavar="N", help="passes over the training data")
+    train.add_argument("--batch-size", type=_count, default=64, metavar="N", help="images in a step (64)")
+    train.add_argument("--lr", type=_rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
+    train.add_argument("--optimizer", default="adam", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the order (0)")
+    train.add_argument("--out", default=".", metavar="DIR", help="where the model is saved (this folder)")
+
+    predict = _command(commands, "predict", _predict, "tell the classes of images with a saved network")
+    predict.add_argument("model", metavar="MODEL", help="a file that `dualnet train` or net.save() wrote")
+    predict.add_argument("images", metavar="IMAGES", help="an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10")
+    predict.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+
+    summary = _command(commands, "summary", _summary, "show a network's layers, shapes, parameters and multiply-adds")
+    summary.add_argument("model", metavar="MODEL", help=f"a saved network, or one of {', '.join(models.NAMES)}")
+    summary.add_argument("--input-shape", type=_shape, metavar="H,W,C", help="the shape of one image")
+
+    check = _command(commands, "check", _check, "prove gradients by finite differences and dot products")
+    check.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
+    check.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+
+    _command(commands, "info", _info, "show versions, backends and what runs here")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.add_argument("--backend", metavar="B", help="numpy, cupy, cupy:N, auto or strict (DUALNET_BACKEND, or numpy)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    model, epochs, rate = DATASETS[options.dataset]
+    model, epochs = options.model or model, options.epochs or epochs
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder")
+    net = models.get(model)()
+    (x, t), (x_test, t_test) = _load(options.dataset, options.data)
+    net.init(x.shape[1:], seed=options.seed)
+    steps = epochs * -(-len(x) // options.batch_size)
+    optimizer = dn.optimizers.get(options.optimizer)
+    peak = options.lr or (rate if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
+    optimizer.lr = dn.schedules.OneCycle(peak, steps)
+
+    count = sum(p.value.size for p in net.parameters().values())
+    print(f"{model} ({count:,} parameters) on {options.dataset}: {len(x):,} images to learn, {len(x_test):,} to test")
+    print(f"backend {dn.get_backend()}, {options.optimizer}, one cycle up to {peak:g}, seed {options.seed}", flush=True)
+    begun = time.perf_counter()
+    net.fit(x, t, epochs=epochs, batch_size=options.batch_size, optimizer=optimizer, seed=options.seed)
+    seconds = time.perf_counter() - begun
+    score = net.evaluate(x_test, t_test)
+    out.mkdir(parents=True, exist_ok=True)
+    path = net.save(out / f"{options.dataset}-{model}")
+    print(f"trained in {seconds:.1f} s, saved as {path}")
+    print(f"test accuracy {100 * score['accuracy']:.2f} %")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    net = dn.load(options.model)
+    if options.images in DATASETS:
+        _, (x, t) = _load(options.images, options.data)
+    else:
+        x, t = _images(options.images, net), None
+    y = net.predict(x)
+    classes = y.argmax(axis=-1)
+    if t is not None:
+        print(f"{len(x):,} images, accuracy {100 * float(numpy.mean(classes == t)):.2f} %")
+        return
+    shares = dn.to_numpy(dn.ops.softmax(dn.asarray(y))[0])
+    for i, (label, share) in enumerate(zip(classes, shares)):
+        print(f"image {i}: class {label} ({100 * share[label]:.1f} %)")
+
+
+def _summary(options: argparse.Namespace) -> None:
+    print(_network(options.model, options.input_shape).summary())
+
+
+def _check(options: argparse.Namespace) -> int:
+    subjects = _every_layer() if options.model is None else [_network(options.model, None)]
+    wrong = 0
+    for layer in subjects:
+        report = dn.check.gradient(layer, seed=options.seed, raises=False)
+        print(report if options.model or not report.ok else _line(layer, report), flush=True)
+        wrong += not report.ok
+    print(f"{len(subjects) - wrong} passed, {wrong} failed" if not options.model else "")
+    return EXIT_WRONG if wrong else 0
+
+
+def _line(layer: dn.Layer, report: Report) -> str:
+    return f"{'ok' if report.ok else 'WRONG':<6} worst error {report.worst:.1e}  {layer}"
+
+
+def _every_layer() -> list[dn.Layer]:
+    """One of each kind, with options that matter to its backward pass."""
+    maps = (6, 7, 4)
+    layers: list[dn.Layer] = [
+        dn.Conv2D(6, (3, 2), stride=2, padding="same", groups=2),
+        dn.Conv2D(3, 3, dilation=2, padding="full", mode="convolution"),
+        dn.Conv2DTranspose(3, 3, stride=2, padding=1, output_padding=1),
+        dn.DepthwiseConv2D(3, depth_multiplier=2),
+        dn.SeparableConv2D(5, 3, padding="same"),
+        dn.MaxPool2D(3, stride=2, padding=1),
+        dn.AveragePool2D((2, 3), stride=1, ceil_mode=True),
+        dn.L2Pool2D(2),
+        dn.GlobalAveragePool2D(),
+        dn.GlobalMaxPool2D(),
+        dn.Sequential([dn.Flatten(), dn.Dense(5)]),
+        *(f() for f in (dn.ReLU, dn.LeakyReLU, dn.ELU, dn.GELU, dn.SiLU, dn.Sigmoid, dn.Tanh, dn.Softplus)),
+        dn.Softmax(),
+        dn.LogSoftmax(),
+        dn.BatchNorm(),
+        dn.LayerNorm(),
+        dn.GroupNorm(2),
+        dn.Dropout(0.3),
+        dn.Residual(dn.Conv2D(4, 3, padding="same")),
+        dn.Parallel([dn.Conv2D(2, 1), dn.Identity()], merge="concat"),
+    ]
+    return [layer.init(maps) for layer in layers]
+
+
+def _info(options: argparse.Namespace) -> None:
+    print(dn.info())
+
+
+def _network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
+    if name in models.NAMES:
+        return models.get(name)().init(input_shape or models.INPUT_SHAPES[name])
+    if not Path(name).exists():
+        raise ValueError(f"{name!r} is neither a file nor a model; the models are {', '.join(models.NAMES)}")
+    return dn.load(name)
+
+
+def _load(dataset: str, folder: str | None) -> Any:
+    if dataset == "digits":
+        return data.load_digits()
+    if folder is None:
+        raise ValueError(f"{dataset}: say where its files lie, with --data DIR")
+    return data.load_mnist(folder) if dataset == "mnist" else data.load_cifar10(folder)
+
+
+def _images(name: str, net: dn.Layer) -> numpy.ndarray:
+    """(N, H, W), (N, H, W, C) or one image; bytes are scaled to [0, 1], floating numbers taken as they are."""
+    if not Path(name).is_file():
+        raise ValueError(f"{name!r} is neither a file nor one of {', '.join(DATASETS)}")
+    if name.endswith(".npy"):
+        x = numpy.load(name, mmap_mode="r", allow_pickle=False)  # a mapping: the file's own size is the limit
+    else:
+        x = data.read_idx(name)
+    shape = net.input_shape or ()
+    if x.shape[-len(shape) :] != shape and shape[-1:] == (1,):
+        x = x[..., None]
+    if x.ndim == len(shape):
+        x = x[None]
+    return x.astype(numpy.float32) / 255 if x.dtype == numpy.uint8 else x
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _rate(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.replace("x", ",").split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""IDX files, the format of MNIST: a header, then the elements in row-major order, all big-endian.
+
+    bytes 0, 1   zero
+    byte 2       the type of the elements
+    byte 3       the number of axes
+    then         the length of each axis, 4 bytes each
+
+Gzipped files are told by their content, not by their name. Source: LeCun, Cortes and Burges, "The MNIST database".
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+
+from .reading import DataError, Split, check_dtype, check_folder, check_labels, find, scaled
+
+__all__ = ["load_mnist", "read_idx", "write_idx"]
+
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+CODES = {numpy.dtype(kind).newbyteorder("="): code for code, kind in TYPES.items()}
+GZIP = b"\x1f\x8b"
+MOST_AXES = 16
+LIMIT = 2**32
+DEFLATE = 1032
+"""Deflate never expands data by more than this factor, so a header that promises more is wrong."""
+CHUNK = 2**20
+
+KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+MNIST_HOW = (
+    "Put the four files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte there, gzipped (.gz) or not; https://ossci-datasets.s3.amazonaws.com/mnist/ has them."
+)
+
+
+def read_idx(path: str | os.PathLike, *, limit: int = LIMIT) -> numpy.ndarray:
+    """The array in an IDX file, gzipped or not, in native byte order.
+
+    The header is checked against the file's size before anything is allocated; a gzipped file is decompressed no
+    further than one byte beyond what its header promises, and never beyond ``limit`` bytes.
+
+    Raises :class:`DataError` for a malformed file and ``FileNotFoundError`` for a missing one.
+
+    >>> import dualnet as dn, numpy, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels-idx1-ubyte.gz"
+    >>> dn.data.write_idx(path, numpy.array([7, 2, 1], "uint8"))
+    >>> dn.data.read_idx(path)
+    array([7, 2, 1], dtype=uint8)
+    """
+    path = Path(path)
+    with open(path, "rb") as raw:
+        zipped = raw.read(2) == GZIP
+        raw.seek(0)
+        size = os.fstat(raw.fileno()).st_size
+        try:
+            if zipped:
+                with gzip.GzipFile(fileobj=raw) as file:
+                    return _read(file, path, limit, most=size * DEFLATE, exact=None)
+            return _read(raw, path, limit, most=size, exact=size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: the gzip data is damaged or cut off ({error}). Get the file again.") from None
+
+
+def _read(file: BinaryIO | gzip.GzipFile, path: Path, limit: int, most: int, exact: int | None) -> numpy.ndarray:
+    kind, shape = _header(file, path)
+    expected = math.prod(shape) * kind.itemsize
+    told = f"its header promises {_told(shape)} elements of {kind.name}, {expected} bytes"
+    if expected > limit:
+        raise DataError(f"{path}: {told}; the limit is {limit}. If that is right, read it with read_idx(path, limit=…)")
+    if exact is not None and exact - file.tell() != expected:
+        raise DataError(f"{path}: {told}; {exact - file.tell()} follow. The file is damaged or cut off: get it again.")
+    if expected > most:
+        raise DataError(f"{path}: {told}; a gzip file of {most // DEFLATE} bytes cannot hold them. Get it again.")
+    data = _take(file, expected + 1)
+    if len(data) != expected:
+        got = f"{len(data)} follow" if len(data) < expected else "more follow"
+        raise DataError(f"{path}: {told}; {got}. The file is damaged or cut off: get it again.")
+    array = numpy.frombuffer(data, kind).reshape(shape)
+    return array if kind.isnative else array.astype(kind.newbyteorder("="))
+
+
+def _header(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[numpy.dtype, tuple[int, ...]]:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= MOST_AXES:
+        raise DataError(
+            f"{path}: starts with {magic.hex(' ') or 'nothing'}; expected an IDX header, which is 00 00, a type "
+            f"({', '.join(f'{code:02x}' for code in TYPES)}) and 1 to {MOST_AXES} axes. Is it the right file?"
+        )
+    lengths = file.read(4 * magic[3])
+    if len(lengths) < 4 * magic[3]:
+        raise DataError(f"{path}: the header is cut off; expected {4 + 4 * magic[3]} bytes. Get the file again.")
+    shape = struct.unpack(f">{magic[3]}I", lengths)
+    if math.prod(max(length, 1) for length in shape) >= 2**60:  # an empty array of absurd axes is refused as well
+        raise DataError(f"{path}: its header promises {_told(shape)} elements. The file is damaged: get it again.")
+    return numpy.dtype(TYPES[magic[2]]), shape
+
+
+def _take(file: BinaryIO | gzip.GzipFile, most: int) -> bytearray:
+    """At most so many bytes; memory grows with what is really there, not with what was promised."""
+    data = bytearray()
+    while len(data) < most and (chunk := file.read(min(CHUNK, most - len(data)))):
+        data += chunk
+    return data
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
+    """Write an array as an IDX file, gzipped if the name ends with ``.gz``. The same array gives the same bytes.
+
+    Element types are those of the format: uint8, int8, int16, int32, float32, float64; others raise ``TypeError``.
+    """
+    array = numpy.asarray(array)
+    code = CODES.get(array.dtype.newbyteorder("="))
+    if code is None:
+        raise TypeError(f"write_idx: dtype {array.dtype} has no IDX type; expected one of {', '.join(map(str, CODES))}")
+    if not 1 <= array.ndim <= MOST_AXES or max(array.shape) >= 2**32:
+        raise ValueError(f"write_idx: shape {array.shape} does not fit; expected 1 to {MOST_AXES} axes below 2³²")
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    data = header + array.astype(TYPES[code]).tobytes()
+    # Without a file name and time the same array gives the same bytes.
+    Path(path).write_bytes(gzip.compress(data, 9, mtime=0) if os.fspath(path).endswith(".gz") else data)
+
+
+def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Split, Split]:
+    """MNIST, or a data set of its form (Fashion-MNIST, KMNIST), from its four IDX files in ``folder``.
+
+    Returns ``(x_train, t_train), (x_test, t_test)``: images (60000, 28, 28, 1) and (10000, 28, 28, 1), float32 in
+    [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9.
+
+    The files may be gzipped or not, and named with ``-`` or ``.`` before ``idx``; ``folder/MNIST/raw``
+    is looked in too.
+
+    Raises ``FileNotFoundError`` that lists what was looked for, and :class:`DataError` for a malformed file.
+    Source: LeCun, Bottou, Bengio and Haffner (1998).
+    """
+    check_dtype(dtype, "load_mnist")
+    base = check_folder(folder, "MNIST", MNIST_HOW)
+    wanted = {f"{part}-{kind}": _spellings(part, kind) for part in ("train", "t10k") for kind in KINDS}
+    paths = {name: find(base, ("", "MNIST/raw"), spellings) for name, spellings in wanted.items()}
+    missing = [" or ".join(wanted[name]) for name, path in paths.items() if path is None]
+    if missing:
+        raise FileNotFoundError(f"MNIST: not in {str(base)!r}: {'; '.join(missing)}. {MNIST_HOW}")
+    splits = [_split(*(paths[f"{part}-{kind}"] for kind in KINDS)) for part in ("train", "t10k")]  # type: ignore[misc]
+    (x, _), (other, _) = splits
+    if x.shape[1:] != other.shape[1:]:
+        raise DataError(
+            f"{base}: training images are {_told(x.shape[1:])}, test images {_told(other.shape[1:])}; expected one "
+            "size. The files belong to different data sets."
+        )
+    (x_train, t_train), (x_test, t_test) = ((scaled(x, dtype), t) for x, t in splits)
+    return (x_train, t_train), (x_test, t_test)
+
+
+def _spellings(part: str, kind: str) -> list[str]:
+    names = [f"{part}-{kind}", f"{part}-{kind.replace('-idx', '.idx')}"]
+    return [name + suffix for name in names for suffix in ("", ".gz")]
+
+
+def _split(images: Path, labels: Path) -> Split:
+    x, t = read_idx(images), read_idx(labels)
+    for array, path, what, axes in ((x, images, "images (N, H, W)", 3), (t, labels, "labels (N,)", 1)):
+        if array.ndim != axes or array.dtype != numpy.uint8 or not array.size:
+            raise DataError(
+                f"{path}: holds {array.dtype} of shape {array.shape}; expected {what} as uint8. Is it the right file?"
+            )
+    if len(x) != len(t):
+        raise DataError(
+            f"{labels}: {len(t)} labels for the {len(x)} images of {images.name}; expected as many. "
+            "The files belong to different data sets."
+        )
+    return x[..., None], check_labels(t, labels)

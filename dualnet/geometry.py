@@ -1,0 +1,243 @@
+"""Where a window of taps stands on a map: integers on shapes, and no arrays.
+
+With extent ``k`` (taps), stride ``s``, dilation ``r`` and padding ``p``, the window at output position ``i`` reads
+input positions ``i·s + m·r − p_before`` for its taps ``m = 0 … k−1``, and there are
+
+    E6   H' = ⌊(H + p_before + p_after − r·(k−1) − 1) / s⌋ + 1
+
+of them. With ``ceil_mode`` the division rounds up, as long as the last window still starts on the map or its front
+padding. Everything that cannot work is refused here, before an array is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+Extent = int | Pair
+Padding = int | Pair | Pads | str
+
+LIMIT = 2**31 - 1
+BLOCK_BYTES = 4 * 2**20
+"""Columns are built for as many windows at a time as fit in this many bytes."""
+
+
+def pair(value: Any, name: str, *, op: str, least: int = 1) -> Pair:
+    """``int | (height, width)`` as two checked integers.
+
+    >>> pair(3, "stride", op="conv2d")
+    (3, 3)
+    """
+    both = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")
+    return _integer(both[0], name, value, op, least), _integer(both[1], name, value, op, least)
+
+
+def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
+    """One checked integer: not a bool, not a float, within bounds."""
+    return _integer(value, name, value, op, least)
+
+
+def _integer(value: Any, name: str, whole: Any, op: str, least: int) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} takes integers, got {whole!r}") from None
+    if not least <= number <= LIMIT:
+        raise ValueError(f"{op}: {name} must be at least {least} (and at most {LIMIT}), got {whole!r}")
+    return number
+
+
+def check_padding(padding: Any, *, op: str) -> Padding:
+    """Any form of padding, checked and in its shortest form: a name, or ``((top, bottom), (left, right))``."""
+    if isinstance(padding, str):
+        if padding not in ("valid", "same", "full"):
+            raise ValueError(f"{op}: padding is 'valid', 'same', 'full' or integers, got {padding!r}")
+        return padding
+    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
+            raise ValueError(f"{op}: padding by sides is ((top, bottom), (left, right)), got {padding!r}")
+        return (pair(padding[0], "padding", op=op, least=0), pair(padding[1], "padding", op=op, least=0))
+    height, width = pair(padding, "padding", op=op, least=0)
+    return ((height, height), (width, width))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every place where a window stands on a map of ``size``; ``grid`` of them."""
+
+    size: Pair  # H, W of the map
+    window: Pair  # k1, k2 taps
+    stride: Pair
+    pads: Pads  # (top, bottom), (left, right)
+    dilation: Pair
+    grid: Pair  # H', W' output positions
+    overhang: Pair = (0, 0)  # rows and columns that ceil_mode reaches beyond the padding
+
+    @property
+    def taps(self) -> int:
+        return self.window[0] * self.window[1]
+
+    @property
+    def reach(self) -> Pads:
+        """Zeros around the map that the windows may read: the padding and ceil_mode's overhang."""
+        (top, bottom), (left, right) = self.pads
+        return (top, bottom + self.overhang[0]), (left, right + self.overhang[1])
+
+    def slices(self) -> Iterator[tuple[slice, slice]]:
+        """For each tap, in row-major order, the part of the padded map it meets: one element per output position."""
+        (P, Q), (s1, s2), (r1, r2) = self.grid, self.stride, self.dilation
+        for m in range(self.window[0]):
+            for n in range(self.window[1]):
+                yield (
+                    slice(m * r1, m * r1 + (P - 1) * s1 + 1, s1) if P else slice(0, 0),
+                    slice(n * r2, n * r2 + (Q - 1) * s2 + 1, s2) if Q else slice(0, 0),
+                )
+
+    def rows(self, first: int, last: int) -> tuple[slice, Windows]:
+        """Output rows ``first … last − 1`` alone: the input rows they read, and the windows on those."""
+        (top, _), (H, _) = self.reach[0], self.size
+        start = first * self.stride[0] - top
+        stop = (last - 1) * self.stride[0] + self.dilation[0] * (self.window[0] - 1) + 1 - top
+        inside = slice(min(max(start, 0), H), min(max(stop, 0), H))
+        height = inside.stop - inside.start
+        before = min(max(-start, 0), stop - start)
+        pads = ((before, stop - start - height - before), self.reach[1])
+        part = Windows(
+            (height, self.size[1]), self.window, self.stride, pads, self.dilation, (last - first, self.grid[1])
+        )
+        return inside, part
+
+    def blocks(self, batch: int, bytes_per_position: int) -> Iterator[tuple[slice, slice, slice, Windows]]:
+        """Cut a batch so that each block's columns fit in ``BLOCK_BYTES``.
+
+        Yields (images, output rows, input rows they read, windows on those rows); whole images where they fit.
+        """
+        P, Q = self.grid
+        row_bytes = max(1, Q * bytes_per_position)
+        rows = max(1, min(P, BLOCK_BYTES // row_bytes))
+        images = max(1, BLOCK_BYTES // (row_bytes * max(1, P)))
+        for n in range(0, batch, images):
+            for first in range(0, P, rows):
+                last = min(first + rows, P)
+                inside, part = self.rows(first, last)
+                yield slice(n, min(n + images, batch)), slice(first, last), inside, part
+
+    def taps_inside(self) -> tuple[list[int], list[int]]:
+        """How many taps of each window lie on the map itself, along the height and along the width."""
+        return tuple(  # type: ignore[return-value]
+            [
+                sum(0 <= i * s + m * r - before < n for m in range(k))
+                for i in range(positions)
+            ]
+            for n, k, s, (before, _), r, positions in zip(
+                self.size, self.window, self.stride, self.pads, self.dilation, self.grid
+            )
+        )
+
+
+def windows(
+    op: str,
+    size: Pair,
+    window: Pair,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Windows:
+    """Place windows on a map, or say why they do not fit.
+
+    >>> windows("conv2d", (28, 28), (5, 5), padding="same", stride=2).grid
+    (14, 14)
+    """
+    stride, dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+    padding = check_padding(padding, op=op)
+    axes = [
+        _along(op, axis, n, k, s, r, padding if isinstance(padding, str) else padding[i], ceil_mode)
+        for i, (axis, n, k, s, r) in enumerate(zip(("height", "width"), size, window, stride, dilation))
+    ]
+    pads, grid, overhang = ((a[i], b[i]) for i in range(3) for a, b in [axes])
+    return Windows(tuple(size), tuple(window), stride, pads, dilation, grid, overhang)
+
+
+def _along(
+    op: str, axis: str, n: int, k: int, s: int, r: int, padding: str | Pair, ceil_mode: bool
+) -> tuple[Pair, int, int]:
+    """Padding, positions and overhang along one axis."""
+    extent = r * (k - 1) + 1
+    if padding == "valid":
+        before = after = 0
+    elif padding == "full":
+        before = after = extent - 1
+    elif padding == "same":
+        total = max((-(-n // s) - 1) * s + extent - n, 0)
+        before, after = total // 2, total - total // 2
+    else:
+        before, after = padding
+    room = n + before + after - extent
+    if n == 0 or room < 0:
+        raise ValueError(
+            f"{op}: a window of {axis} {extent} ({k} taps, dilation {r}) does not fit on a map of {axis} {n} with "
+            f"padding {before} + {after}. Use a smaller window, or more padding (padding='same')."
+        )
+    positions = room // s + 1
+    if ceil_mode and room % s and positions * s < n + before:
+        positions += 1
+    overhang = max(0, (positions - 1) * s + extent - (n + before + after))
+    return (before, after), positions, overhang
+
+
+def transposed(
+    op: str, grid: Pair, window: Pair, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, dilation: Any = 1
+) -> Windows:
+    """The windows whose ``grid`` is given: which map does a convolution with that output size start from?
+
+    ``H = (H' − 1)·s + r·(k−1) + 1 − p_before − p_after + output_padding``; ``"same"`` gives ``H = H'·s``.
+
+    >>> transposed("conv_transpose2d", (14, 14), (5, 5), padding="same", stride=2).size
+    (28, 28)
+    """
+    stride, dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+    extra = pair(output_padding, "output_padding", op=op, least=0)
+    padding = check_padding(padding, op=op)
+    size, pads = [], []
+    for i, axis in enumerate(("height", "width")):
+        P, k, s, r, more = grid[i], window[i], stride[i], dilation[i], extra[i]
+        extent = r * (k - 1) + 1
+        if more >= s:
+            raise ValueError(f"{op}: output_padding {more} must be smaller than stride {s} along the {axis}")
+        if padding == "valid":
+            before = after = 0
+        elif padding == "full":
+            before = after = extent - 1
+        elif padding == "same":
+            if more:
+                raise ValueError(f"{op}: padding='same' settles the output size, so output_padding must be 0")
+            total = max(extent - s, 0)
+            before, after = total // 2, total - total // 2
+            more = max(s - extent, 0)
+        else:
+            before, after = padding[i]
+        n = (P - 1) * s + extent - before - after + more
+        if P == 0 or n < 1:
+            raise ValueError(
+                f"{op}: padding {before} + {after} leaves nothing of the {axis}: output {axis} would be {n}. "
+                "Use less padding."
+            )
+        size.append(n)
+        pads.append((before, after))
+    return Windows(tuple(size), tuple(window), stride, tuple(pads), dilation, tuple(grid))
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """How many elements an array of this shape has."""
+    return math.prod(shape)

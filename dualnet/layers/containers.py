@@ -1,0 +1,290 @@
+"""Layers made of layers: a chain, a detour, branches side by side; and a layer of two functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..backend import Array, backend_of, current
+from ..initializers import Draw
+from ..ops.pullback import Pullback
+from .layer import Gradients, Layer, Shape, merge, named
+
+__all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
+
+
+class Container(Layer):
+    """What chains and branches share. ``children()`` names the layers inside."""
+
+    takes_need_dx = True
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        """Build the layers inside, in the order and with the shapes in which the data meets them."""
+        for place, (name, layer, shape) in enumerate(self._shapes(input_shape)):
+            with named(name, layer):
+                layer.init_from(shape, draw.child(place))
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return sum(layer.multiply_adds(shape) for _, layer, shape in self._shapes(input_shape))
+
+    def _shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
+        """Name, layer and input shape of each layer inside."""
+        for name, layer in self.children().items():
+            yield name, layer, input_shape
+
+
+class Sequential(Container):
+    """A chain: each layer's output is the next one's input. Layers are named by their place: ``"0"``, ``"1"``, ...
+
+    A layer that stands in the chain twice is shared: it has its parameters once, and their gradients add up.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))
+    >>> x = dn.asarray([[[[1.0]] * 5] * 5])  # (1, 5, 5, 1)
+    >>> y, pullback = net.forward(x, train=True)
+    >>> dx, grads = pullback(dn.asarray([[1.0, 0.0]]))
+    >>> sorted(grads), dx.shape
+    (['0.b', '0.w', '3.b', '3.w'], (1, 5, 5, 1))
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = check_layers(layers, "Sequential")
+
+    def children(self) -> dict[str, Layer]:
+        return {str(place): layer for place, layer in enumerate(self.layers)}
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, place: int) -> Layer:
+        return self.layers[place]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def _shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
+        shape = tuple(input_shape)
+        for name, layer in self.children().items():
+            yield name, layer, shape
+            shape = self._next(name, layer, shape)
+
+    def _next(self, name: str, layer: Layer, shape: Shape) -> Shape:
+        with named(name, layer):
+            return layer.output_shape(shape)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        shape = tuple(input_shape)
+        for name, layer in self.children().items():
+            shape = self._next(name, layer, shape)
+        return shape
+
+    def __call__(self, x: Array) -> Array:
+        """Inference: the output for x (N, ...), keeping nothing."""
+        x = self.enter(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        ways: dict[str, Pullback] = {}
+        for name, layer in self.children().items():
+            x, ways[name] = forward_of(layer, x, train, need_dx or bool(ways))
+
+        def pullback(dy: Array) -> tuple[Array | None, Gradients]:
+            parts = []
+            for layer, way in zip(reversed(self.layers), reversed(ways.values())):
+                dy, gradients = way(dy)  # the chain rule: E13, E14, E15, E16 layer by layer, last to first
+                parts.append((layer, gradients))
+            return dy, merge(self, parts)
+
+        return x, Pullback("Sequential", pullback, x, children=ways)
+
+
+class Residual(Container):
+    """``y = layer(x) + shortcut(x)``; without a shortcut the input itself is added (He et al. 2016).
+
+    The error takes both ways back and adds up where they meet.
+
+    >>> import dualnet as dn
+    >>> block = dn.Residual(dn.Conv2D(8, 3, padding="same"), shortcut=dn.Conv2D(8, 1)).init((6, 6, 3))
+    >>> sorted(block.parameters())
+    ['layer.b', 'layer.w', 'shortcut.b', 'shortcut.w']
+    """
+
+    def __init__(self, layer: Layer, shortcut: Layer | None = None) -> None:
+        self.layer = check_layers([layer], "Residual")[0]
+        self.shortcut = None if shortcut is None else check_layers([shortcut], "Residual")[0]
+
+    def children(self) -> dict[str, Layer]:
+        return {"layer": self.layer} if self.shortcut is None else {"layer": self.layer, "shortcut": self.shortcut}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        shapes = branch_shapes(self, input_shape)
+        direct = shapes.get("shortcut", tuple(input_shape))
+        if shapes["layer"] != direct:
+            raise ValueError(
+                f"Residual: the layer makes {shapes['layer']} of {tuple(input_shape)}, the shortcut {direct}; they can "
+                "only be added if they are equal. Give a shortcut such as Conv2D(filters, 1, stride=...)."
+            )
+        return direct
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        return self.layer(x) + (x if self.shortcut is None else self.shortcut(x))
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        y, ways = x, {}
+        y, ways["layer"] = self.layer.forward(x, train)
+        if self.shortcut is None:
+            y = y + x
+        else:
+            direct, ways["shortcut"] = self.shortcut.forward(x, train)
+            y = y + direct
+
+        def pullback(dy: Array) -> tuple[Array, Gradients]:
+            dx, gradients = ways["layer"](dy)
+            parts = [(self.layer, gradients)]
+            if self.shortcut is None:
+                return dx + dy, merge(self, parts)
+            direct, gradients = ways["shortcut"](dy)
+            return dx + direct, merge(self, [*parts, (self.shortcut, gradients)])
+
+        return y, Pullback("Residual", pullback, y, children=ways)
+
+    takes_need_dx = False
+
+
+class Parallel(Container):
+    """Several layers side by side on the same input, their outputs added or concatenated along the channels.
+
+    ``merge="concat"`` is Inception's block (Szegedy et al. 2015) and, with an :class:`Identity` branch, U-Net's skip.
+
+    >>> import dualnet as dn
+    >>> block = dn.Parallel([dn.Conv2D(2, 1), dn.Conv2D(3, 3, padding="same"), dn.Identity()], merge="concat")
+    >>> block.output_shape((6, 6, 4))
+    (6, 6, 9)
+    """
+
+    takes_need_dx = False
+
+    def __init__(self, layers: Sequence[Layer], merge: str = "add") -> None:
+        self.layers = check_layers(layers, "Parallel")
+        if merge not in ("add", "concat"):
+            raise ValueError(f"Parallel: merge is 'add' or 'concat', got {merge!r}")
+        if not self.layers:
+            raise ValueError("Parallel: expected at least one layer")
+        self.merge = merge
+
+    def children(self) -> dict[str, Layer]:
+        return {str(place): layer for place, layer in enumerate(self.layers)}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        shapes = list(branch_shapes(self, input_shape).values())
+        fits = shapes if self.merge == "add" else [shape[:-1] for shape in shapes]
+        if any(shape != fits[0] for shape in fits):
+            raise ValueError(
+                f"Parallel(merge={self.merge!r}): the branches make {', '.join(map(str, shapes))} of "
+                f"{tuple(input_shape)}; expected the same {'shape' if self.merge == 'add' else 'height and width'}."
+            )
+        return shapes[0] if self.merge == "add" else (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def _merged(self, outputs: list[Array]) -> Array:
+        if self.merge == "concat":
+            return backend_of(outputs[0]).xp.concat(outputs, axis=-1)
+        total = outputs[0]
+        for y in outputs[1:]:
+            total = total + y
+        return total
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        return self._merged([layer(x) for layer in self.layers])
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        results = [layer.forward(x, train) for layer in self.layers]
+        channels = [y.shape[-1] for y, _ in results]
+        ways = {str(place): way for place, (_, way) in enumerate(results)}
+        y = self._merged([y for y, _ in results])
+
+        def pullback(dy: Array) -> tuple[Array, Gradients]:
+            dx, parts, start = None, [], 0
+            for layer, way, width in zip(self.layers, ways.values(), channels):
+                part = dy if self.merge == "add" else dy[..., start : start + width]
+                start += width
+                branch, gradients = way(part)
+                dx = branch if dx is None else dx + branch
+                parts.append((layer, gradients))
+            return dx, merge(self, parts)
+
+        return y, Pullback("Parallel", pullback, y, children=ways)
+
+
+class Identity(Layer):
+    """``y = x``: a branch that changes nothing."""
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        return x, Pullback("Identity", lambda dy: (dy, {}), x)
+
+
+class Lambda(Layer):
+    """A layer of two functions: ``forward(x) -> y`` and ``backward(dy, x, y) -> dx``. It has no parameters.
+
+    Shape inference runs ``forward`` once on a batch of one. Prove the pair with :func:`dualnet.check.gradient`.
+    A network that holds one can be used and trained, but not saved as a whole: its functions are code.
+
+    >>> import dualnet as dn
+    >>> double = dn.Lambda(lambda x: 2 * x, lambda dy, x, y: 2 * dy)
+    >>> double.output_shape((3, 3, 1))
+    (3, 3, 1)
+    """
+
+    def __init__(self, forward: Callable[[Array], Array], backward: Callable[[Array, Array, Array], Array]) -> None:
+        if not callable(forward) or not callable(backward):
+            raise TypeError("Lambda: expected two functions, forward(x) -> y and backward(dy, x, y) -> dx")
+        self.function, self.backward = forward, backward
+
+    def config(self) -> dict[str, Any]:
+        return {"forward": self.function, "backward": self.backward}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        probe = current().xp.zeros((1, *input_shape), dtype=self.dtype or "float32")
+        return tuple(self.function(probe).shape[1:])
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        y = self.function(x)
+
+        def pullback(dy: Array) -> tuple[Array, Gradients]:
+            dx = self.backward(dy, x, y)
+            if tuple(dx.shape) != tuple(x.shape):
+                raise ValueError(f"Lambda: backward returned shape {tuple(dx.shape)}; expected that of x, {x.shape}")
+            return dx, {}
+
+        return y, Pullback("Lambda", pullback, y, x=x, y=y)
+
+
+def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool) -> tuple[Array, Pullback]:
+    """Run a layer forward; where nobody asks for dx, tell a layer that can save it."""
+    if need_dx or not layer.takes_need_dx:
+        return layer.forward(x, train)
+    return layer.forward(x, train, need_dx=False)  # type: ignore[call-arg]
+
+
+def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:
+    shapes = {}
+    for name, layer in owner.children().items():
+        with named(name, layer):
+            shapes[name] = layer.output_shape(tuple(input_shape))
+    return shapes
+
+
+def check_layers(layers: Any, owner: str) -> list[Layer]:
+    if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
+        raise TypeError(f"{owner}: expected a list of layers, got {type(layers).__name__}")
+    for place, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            hint = f"; write {layer.__name__}()" if isinstance(layer, type) and issubclass(layer, Layer) else ""
+            raise TypeError(f"{owner}: item {place} is {layer!r}, which is no layer{hint}")
+    return list(layers)

@@ -1,0 +1,285 @@
+"""Layers with filter banks: convolution, its transpose, depthwise and separable convolution."""
+
+from __future__ import annotations
+
+from .. import ops
+from ..backend import Array
+from ..geometry import Extent, Padding, check_padding, integer, pair, transposed, windows
+from ..initializers import Draw, Initializer, Parameter, get
+from ..ops.pullback import Pullback
+from .layer import Gradients, Layer, Shape, merge, positions, with_gradients
+
+__all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
+
+
+class Conv2D(Layer):
+    """Convolution with a bank of ``filters`` filters: (H, W, C) -> (H', W', filters). See :func:`dualnet.ops.conv2d`.
+
+    Parameters ``w`` (k1, k2, C/groups, filters) and, with ``use_bias``, ``b`` (filters,).
+
+    >>> import dualnet as dn
+    >>> dn.Conv2D(6, 5, padding="same").output_shape((28, 28, 1))
+    (28, 28, 6)
+    """
+
+    takes_need_dx = True
+    w: Parameter
+    b: Parameter | None = None
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Extent,
+        *,
+        stride: Extent = 1,
+        padding: Padding = 0,
+        dilation: Extent = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        mode: str = "correlation",
+        initializer: str | Initializer = "he_normal",
+    ) -> None:
+        op = type(self).__name__
+        self.filters = integer(filters, "filters", op=op)
+        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
+        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+        self.padding = check_padding(padding, op=op)
+        self.groups = integer(groups, "groups", op=op)
+        if self.filters % self.groups:
+            raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
+        if mode not in ("correlation", "convolution"):
+            raise ValueError(f"{op}: mode is 'correlation' or 'convolution', got {mode!r}")
+        self.mode, self.use_bias, self.initializer = mode, bool(use_bias), initializer
+        get(initializer, op)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if input_shape[-1] % self.groups:
+            raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {input_shape[-1]} channels")
+        return (*self._grid(input_shape), self.filters)
+
+    def _grid(self, input_shape: Shape) -> tuple[int, int]:
+        op, size = type(self).__name__, positions(input_shape, type(self).__name__)
+        at = windows(op, size, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        return at.grid
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        k1, k2 = self.kernel_size
+        channels = input_shape[2] // self.groups
+        fans = {"fan_in": k1 * k2 * channels, "fan_out": k1 * k2 * self.filters // self.groups}
+        self.w = draw.parameter(self.initializer, (k1, k2, channels, self.filters), **fans)
+        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        P, Q, D = self.output_shape(input_shape)
+        return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
+
+    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+        y, way = ops.conv2d(
+            x,
+            self.w.value,
+            None if self.b is None else self.b.value,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            mode=self.mode,
+            need_dx=need_dx,
+        )
+        return y, with_gradients(self, way, "w", "b")
+
+
+class Conv2DTranspose(Layer):
+    """The adjoint of a convolution, used forward: (P, Q, D) -> (H, W, filters). See
+    :func:`dualnet.ops.conv_transpose2d`.
+
+    It enlarges maps: ``stride=2, padding="same"`` doubles height and width. Parameters ``w``
+    (k1, k2, filters/groups, D), the bank of the convolution that goes the other way, and ``b`` (filters,).
+
+    >>> import dualnet as dn
+    >>> dn.Conv2DTranspose(3, 4, stride=2, padding="same").output_shape((7, 7, 8))
+    (14, 14, 3)
+    """
+
+    w: Parameter
+    b: Parameter | None = None
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Extent,
+        *,
+        stride: Extent = 1,
+        padding: Padding = 0,
+        output_padding: Extent = 0,
+        dilation: Extent = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        initializer: str | Initializer = "he_normal",
+    ) -> None:
+        op = type(self).__name__
+        self.filters = integer(filters, "filters", op=op)
+        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
+        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+        self.padding = check_padding(padding, op=op)
+        self.output_padding = pair(output_padding, "output_padding", op=op, least=0)
+        self.groups = integer(groups, "groups", op=op)
+        if self.filters % self.groups:
+            raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
+        self.use_bias, self.initializer = bool(use_bias), initializer
+        get(initializer, op)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        grid = positions(input_shape, type(self).__name__)
+        if input_shape[2] % self.groups:
+            raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {input_shape[2]} channels")
+        at = transposed(
+            type(self).__name__,
+            grid,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+        )
+        return (*at.size, self.filters)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        k1, k2 = self.kernel_size
+        D, channels = input_shape[2], self.filters // self.groups
+        fans = {"fan_in": k1 * k2 * D // self.groups, "fan_out": k1 * k2 * channels}
+        self.w = draw.parameter(self.initializer, (k1, k2, channels, D), **fans)
+        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        P, Q, D = input_shape
+        return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * self.filters // self.groups
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        y, way = ops.conv_transpose2d(
+            x,
+            self.w.value,
+            None if self.b is None else self.b.value,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y, with_gradients(self, way, "w", "b")
+
+
+class DepthwiseConv2D(Conv2D):
+    """Each channel is convolved with filters of its own: (H, W, C) -> (H', W', C·depth_multiplier).
+
+    It is a :class:`Conv2D` with as many groups as channels. Output channel ``c·depth_multiplier + q`` is filter q of
+    channel c. Parameters ``w`` (k1, k2, 1, C·depth_multiplier), ``b``.
+
+    >>> import dualnet as dn
+    >>> net = dn.DepthwiseConv2D(3, depth_multiplier=2, padding="same").init((8, 8, 5))
+    >>> net.output_shape((8, 8, 5)), net.parameters()["w"].shape
+    ((8, 8, 10), (3, 3, 1, 10))
+    """
+
+    def __init__(
+        self,
+        kernel_size: Extent,
+        *,
+        depth_multiplier: int = 1,
+        stride: Extent = 1,
+        padding: Padding = 0,
+        dilation: Extent = 1,
+        use_bias: bool = True,
+        mode: str = "correlation",
+        initializer: str | Initializer = "he_normal",
+    ) -> None:
+        super().__init__(
+            1,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            use_bias=use_bias,
+            mode=mode,
+            initializer=initializer,
+        )
+        self.depth_multiplier = integer(depth_multiplier, "depth_multiplier", op="DepthwiseConv2D")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (*self._grid(input_shape), input_shape[2] * self.depth_multiplier)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self.groups, self.filters = input_shape[2], input_shape[2] * self.depth_multiplier
+        super().build(input_shape, draw)
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        P, Q, D = self.output_shape(input_shape)
+        return P * Q * D * self.kernel_size[0] * self.kernel_size[1]
+
+
+class SeparableConv2D(Layer):
+    """A depthwise convolution followed by a 1×1 convolution (Chollet 2017): (H, W, C) -> (H', W', filters).
+
+    Space and channels are filtered one after the other, with ``k1·k2·C·m + C·m·filters`` weights instead of
+    ``k1·k2·C·filters`` (m the depth multiplier). Parameters ``depthwise.w``, ``pointwise.w`` and ``pointwise.b``.
+
+    >>> import dualnet as dn
+    >>> net = dn.SeparableConv2D(16, 3, padding="same").init((8, 8, 4))
+    >>> sorted(net.parameters())
+    ['depthwise.w', 'pointwise.b', 'pointwise.w']
+    """
+
+    takes_need_dx = True
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Extent,
+        *,
+        depth_multiplier: int = 1,
+        stride: Extent = 1,
+        padding: Padding = 0,
+        dilation: Extent = 1,
+        use_bias: bool = True,
+        mode: str = "correlation",
+        initializer: str | Initializer = "he_normal",
+    ) -> None:
+        self.depthwise = DepthwiseConv2D(
+            kernel_size,
+            depth_multiplier=depth_multiplier,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            use_bias=False,
+            mode=mode,
+            initializer=initializer,
+        )
+        self.pointwise = Conv2D(filters, 1, use_bias=use_bias, initializer=initializer)
+        self.filters, self.kernel_size = self.pointwise.filters, self.depthwise.kernel_size
+        self.depth_multiplier, self.stride = self.depthwise.depth_multiplier, self.depthwise.stride
+        self.padding, self.dilation = self.depthwise.padding, self.depthwise.dilation
+        self.use_bias, self.mode, self.initializer = bool(use_bias), mode, initializer
+
+    def children(self) -> dict[str, Layer]:
+        return {"depthwise": self.depthwise, "pointwise": self.pointwise}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.pointwise.output_shape(self.depthwise.output_shape(input_shape))
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        between = self.depthwise.init_from(input_shape, draw.child(0))
+        self.pointwise.init_from(between, draw.child(1))
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        between = self.depthwise.output_shape(input_shape)
+        return self.depthwise.multiply_adds(input_shape) + self.pointwise.multiply_adds(between)
+
+    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+        between, first = self.depthwise.forward(x, train, need_dx=need_dx)
+        y, second = self.pointwise.forward(between, train)
+
+        def pullback(dy: Array) -> tuple[Array | None, Gradients]:
+            dbetween, pointwise = second(dy)
+            dx, depthwise = first(dbetween)
+            return dx, merge(self, [(self.depthwise, depthwise), (self.pointwise, pointwise)])
+
+        return y, Pullback("SeparableConv2D", pullback, y, children={"depthwise": first, "pointwise": second})

@@ -1,0 +1,65 @@
+"""The fully-connected network behind the maps: Flatten and Dense."""
+
+from __future__ import annotations
+
+from .. import ops
+from ..backend import Array
+from ..geometry import integer
+from ..initializers import Draw, Initializer, Parameter, get
+from ..ops.pullback import Pullback
+from .layer import Layer, Shape, product, with_gradients
+
+__all__ = ["Dense", "Flatten"]
+
+
+class Flatten(Layer):
+    """Every image's units in one row: (H, W, C) -> (H·W·C,). See :func:`dualnet.ops.flatten`.
+
+    >>> import dualnet as dn
+    >>> dn.Flatten().output_shape((7, 7, 16))
+    (784,)
+    """
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (product(input_shape),)
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        y, way = ops.flatten(x)
+        return y, with_gradients(self, way)
+
+
+class Dense(Layer):
+    """``units`` weighted sums of all inputs: (K,) -> (units,). See :func:`dualnet.ops.dense`.
+
+    Parameters ``w`` (K, units) and, with ``use_bias``, ``b`` (units,). Of an input with more axes, (..., K), every
+    row is one input.
+
+    >>> import dualnet as dn
+    >>> dn.Dense(10).init((784,)).w.shape
+    (784, 10)
+    """
+
+    takes_need_dx = True
+    w: Parameter
+    b: Parameter | None = None
+
+    def __init__(self, units: int, *, use_bias: bool = True, initializer: str | Initializer = "he_normal") -> None:
+        self.units = integer(units, "units", op="Dense")
+        self.use_bias, self.initializer = bool(use_bias), initializer
+        get(initializer, "Dense")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        K = input_shape[-1]
+        self.w = draw.parameter(self.initializer, (K, self.units), fan_in=K, fan_out=self.units)
+        self.b = draw.parameter("zeros", (self.units,)) if self.use_bias else None
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return product(input_shape) * self.units
+
+    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+        b = None if self.b is None else self.b.value
+        y, way = ops.dense(x, self.w.value, b, need_dx=need_dx)
+        return y, with_gradients(self, way, "w", "b")

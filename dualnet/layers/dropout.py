@@ -1,0 +1,66 @@
+"""Dropout as a layer: nothing at inference, a new mask at each training step."""
+
+from __future__ import annotations
+
+from .. import ops
+from ..backend import Array
+from ..initializers import Draw
+from ..ops.activation import number
+from ..ops.pullback import Pullback
+from .layer import Layer, Shape, positions, with_gradients
+
+__all__ = ["Dropout", "SpatialDropout2D"]
+
+
+class Dropout(Layer):
+    """Drop the share ``rate`` of the units in training, 0 <= rate < 1; pass all on at inference.
+
+    Its state is two integers: ``seed``, drawn by ``init``, and ``step``, which counts the training passes. The mask is
+    a function of the two and equal on every backend, so a network that is saved amid its training and loaded again goes
+    on with the masks that it would have had. See :func:`dualnet.ops.dropout`.
+
+    >>> import dualnet as dn
+    >>> layer, x = dn.Dropout(0.5).init((4,), seed=1), dn.asarray([[1.0, 2.0, 3.0, 4.0]])
+    >>> dn.to_numpy(layer(x))
+    array([[1., 2., 3., 4.]], dtype=float32)
+    >>> y, pullback = layer.forward(x, train=True)
+    >>> dn.to_numpy(y), layer.step
+    (array([[2., 0., 6., 8.]], dtype=float32), 1)
+    """
+
+    state_names = ("seed", "step")
+    shared_axes: tuple[int, ...] = ()
+    seed: int = 0
+    step: int = 0
+
+    def __init__(self, rate: float) -> None:
+        self.rate = number(rate, "rate", op=type(self).__name__, least=0.0, below=1.0)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self.seed, self.step = draw.key(), 0
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        if not train:
+            return x, Pullback(type(self).__name__, lambda dy: (dy, {}), x)
+        y, way = ops.dropout(x, self.rate, key=(self.seed, self.step), shared_axes=self.shared_axes)
+        self.step += 1  # the one layer whose training pass leaves a trace: the next mask is another
+        return y, with_gradients(self, way)
+
+
+class SpatialDropout2D(Dropout):
+    """Drop whole channels of feature maps (H, W, C): neighbours in one are alike and would tell what a hole held.
+
+    Source: Tompson et al. (2015). See :class:`Dropout`.
+
+    >>> import dualnet as dn
+    >>> layer, x = dn.SpatialDropout2D(0.5).init((1, 2, 3), seed=1), dn.asarray([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
+    >>> dn.to_numpy(layer.forward(x, train=True)[0])[0, 0]
+    array([[ 2.,  0.,  6.],
+           [ 8.,  0., 12.]], dtype=float32)
+    """
+
+    shared_axes = (1, 2)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        positions(input_shape, type(self).__name__)
+        return tuple(input_shape)

@@ -1,0 +1,298 @@
+"""What every layer is: an op together with the parameters it uses.
+
+A layer of your own needs ``forward`` and, as far as it has any, ``build`` (make parameters) and ``output_shape``::
+
+    class Scale(dn.Layer):
+        def build(self, input_shape, draw):
+            self.g = draw.parameter("ones", (input_shape[-1],))
+
+        def forward(self, x, train=False):
+            g = self.g.value
+            y = x * g
+
+            def pullback(dy):
+                return dy * g, {"g": (dy * x).sum(axis=tuple(range(x.ndim - 1)))}
+
+            return y, dn.Pullback("scale", pullback, y, x=x, g=g)
+
+Attributes that hold a :class:`Parameter` are its parameters, under the attribute's name. Shapes leave out the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..backend import Array, asarray, backend_of, current, load, to_numpy
+from ..initializers import Draw, Parameter
+from ..ops.pullback import Pullback
+
+__all__ = ["Layer"]
+
+Shape = tuple[int, ...]
+Gradients = dict[str, Array]
+
+
+class Layer:
+    """Base class of layers and networks."""
+
+    takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
+    state_names: tuple[str, ...] = ()  # attributes beside the parameters that belong to the state (running statistics)
+    input_shape: Shape | None = None
+    dtype: Any = None
+
+    # The loop, the table and the files live above (training.py, summary.py, files.py) and are handed in from there.
+    fit: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    predict: Callable[..., Any]
+    summary: Callable[..., Any]
+    save: Callable[..., Any]
+
+    def __init__(self) -> None:
+        """A layer without arguments."""
+
+    # -- what a layer defines
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        """Make the parameters, now that the shape of the input is known."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of the output, without the batch. Raises ``ValueError`` where the layer cannot stand."""
+        return tuple(input_shape)
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        """``y`` and its pullback, which returns ``(dx, {"parameter": gradient})``."""
+        raise TypeError(f"{type(self).__name__} defines no forward(x, train)")
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        """Multiplications with a weight (and additions) for one image."""
+        return 0
+
+    def children(self) -> dict[str, Layer]:
+        """The layers inside, by name."""
+        return {}
+
+    # -- what every layer can do
+
+    def __call__(self, x: Array) -> Array:
+        """Inference: the output for x (N, ...), keeping nothing."""
+        return self.forward(self.enter(x), train=False)[0]
+
+    def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None) -> Layer:
+        """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.
+
+        The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` defaults to
+        ``DUALNET_DTYPE`` or float32.
+
+        >>> import dualnet as dn
+        >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
+        >>> {name: p.shape for name, p in net.parameters().items()}["2.w"]
+        (3456, 10)
+        """
+        shape = check_shape(input_shape, type(self).__name__)
+        draw = Draw(seed, dtype)
+        current()  # an unusable backend is said now, before anything is drawn
+        self.output_shape(shape)  # everything must fit before anything is allocated
+        self.init_from(shape, draw)
+        return self
+
+    def init_from(self, input_shape: Shape, draw: Draw) -> Shape:
+        """Build this layer once for each :meth:`init`, also where it is shared; returns the output's shape."""
+        output = self.output_shape(input_shape)
+        if id(self) in draw.seen:
+            first = draw.seen[id(self)]
+            if self.parameters() and first[-1] != input_shape[-1]:
+                raise ValueError(
+                    f"{type(self).__name__} is shared by two places with different inputs, {first} and {input_shape}. "
+                    "Its parameters fit one number of channels only; use two layers."
+                )
+            return output
+        draw.seen[id(self)] = input_shape
+        self.input_shape, self.dtype = input_shape, draw.dtype
+        self.build(input_shape, draw)
+        return output
+
+    def enter(self, x: Array) -> Array:
+        """Check an input against this layer's, and convert its dtype to the layer's."""
+        name = type(self).__name__
+        if self.input_shape is None:
+            raise ValueError(f"{name} has no parameters yet: call net.init(input_shape), such as net.init((28, 28, 1))")
+        backend = backend_of(x)
+        if backend is None:
+            raise TypeError(f"{name}: x is a {type(x).__name__}; expected an array. Make one with dn.asarray(x).")
+        if x.ndim != len(self.input_shape) + 1 or (x.shape[-1] != self.input_shape[-1]):
+            raise ValueError(
+                f"{name}: x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, self.input_shape))}), "
+                f"as given to init.{_missing_axis(x, self.input_shape)}"
+            )
+        if x.dtype != self.dtype:
+            if x.dtype.kind not in "biuf":
+                raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
+            x = x.astype(self.dtype)
+        return x
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
+        return _unshared(self._all(lambda layer: {k: v for k, v in vars(layer).items() if isinstance(v, Parameter)}))
+
+    def state_dict(self) -> dict[str, Array]:
+        """Parameters and running statistics by name: all that the layer has learned."""
+        states = self._all(lambda layer: {name: layer for name in layer.state_names})
+        seen: set[tuple[int, str]] = set()
+        result = {name: parameter.value for name, parameter in self.parameters().items()}
+        for name, layer in states:
+            attribute = name.rpartition(".")[2]
+            if (id(layer), attribute) not in seen:
+                seen.add((id(layer), attribute))
+                result[name] = getattr(layer, attribute)
+        return result
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over all values of ``state``. Whatever does not fit is listed, and then nothing has changed."""
+        mine = self.state_dict()
+        missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
+        misshaped = [
+            f"{name} {tuple(getattr(state[name], 'shape', ()))}, expected {tuple(getattr(mine[name], 'shape', ()))}"
+            for name in mine.keys() & state.keys()
+            if tuple(getattr(state[name], "shape", ())) != tuple(getattr(mine[name], "shape", ()))
+        ]
+        faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(misshaped)}
+        if any(faults.values()):
+            told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__} ({told})")
+        values = {name: _like(state[name], mine[name]) for name in mine}
+        parameters = self.parameters()
+        for name, value in values.items():
+            if name in parameters:
+                parameters[name].value = value
+            else:
+                layer, attribute = self._at(name)
+                setattr(layer, attribute, value)
+
+    def to(self, backend: str) -> Layer:
+        """Move every value to a backend. Parameters keep their identity, so an optimizer stays valid."""
+        name = load(backend).name
+        for parameter in self.parameters().values():
+            parameter.value = asarray(parameter.value, backend=name)
+        for path, value in self.state_dict().items():
+            if path not in self.parameters() and backend_of(value) is not None:
+                layer, attribute = self._at(path)
+                setattr(layer, attribute, asarray(value, backend=name))
+        return self
+
+    def copy(self) -> Layer:
+        """An independent copy; what is shared inside stays shared inside."""
+        return copy.deepcopy(self)
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Every layer inside, this one first (``""``), by its dotted name; a shared one at each of its places."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this layer again, read from the attributes of the same names."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"}
+
+    def __repr__(self) -> str:
+        arguments = inspect.signature(type(self).__init__).parameters
+        given = [
+            f"{name}={value!r}"
+            for name, value in self.config().items()
+            if arguments[name].default is inspect.Parameter.empty or value != arguments[name].default
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def _all(self, pick: Callable[[Layer], dict[str, Any]]) -> list[tuple[str, Any]]:
+        found = []
+        for path, layer in self.walk():
+            found += [(f"{path}.{name}" if path else name, value) for name, value in pick(layer).items()]
+        return found
+
+    def _at(self, name: str) -> tuple[Layer, str]:
+        path, _, attribute = name.rpartition(".")
+        return dict(self.walk())[path], attribute
+
+
+def check_shape(shape: Any, owner: str) -> Shape:
+    """The shape of one input, without the batch, as a tuple of positive integers."""
+    if isinstance(shape, int) and not isinstance(shape, bool):
+        shape = (shape,)
+    try:
+        result = tuple(int(n) for n in shape)
+        if any(isinstance(n, bool) or n != m or m < 1 for n, m in zip(shape, result)) or not 1 <= len(result) <= 4:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{owner}: input_shape is like (28, 28, 1), without the batch; got {shape!r}") from None
+    return result
+
+
+def merge(owner: Layer, parts: list[tuple[Layer, Gradients]]) -> Gradients:
+    """The gradients of the layers inside under the owner's names; those of a shared parameter add up."""
+    names = {id(parameter): name for name, parameter in owner.parameters().items()}
+    total: Gradients = {}
+    for layer, gradients in parts:
+        inner = layer.parameters() if gradients else {}
+        for local, gradient in gradients.items():
+            name = names[id(inner[local])]
+            total[name] = total[name] + gradient if name in total else gradient
+    return {name: total[name] for name in names.values() if name in total}
+
+
+def with_gradients(layer: Layer, way: Pullback, *names: str) -> Pullback:
+    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
+
+    def convert(result: Any) -> tuple[Array, Gradients]:
+        dx, *gradients = result if isinstance(result, tuple) else (result,)
+        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
+
+    return way.then(type(layer).__name__, convert)
+
+
+@contextmanager
+def named(name: str, layer: Layer) -> Iterator[None]:
+    """Put the layer's name in front of the message of an error raised inside it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if type(error) not in (ValueError, TypeError):
+            raise
+        raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
+
+
+def positions(shape: Shape, owner: str) -> tuple[int, int]:
+    """H, W of a feature map (H, W, C)."""
+    if len(shape) != 3:
+        raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. A Dense layer's output has no map.")
+    return shape[0], shape[1]
+
+
+def product(shape: Shape) -> int:
+    return math.prod(shape)
+
+
+def _unshared(found: list[tuple[str, Parameter]]) -> dict[str, Parameter]:
+    first: dict[int, str] = {}
+    for name, parameter in found:
+        first.setdefault(id(parameter), name)
+    return {name: parameter for name, parameter in found if first[id(parameter)] == name}
+
+
+def _like(value: Any, mine: Any) -> Any:
+    backend = backend_of(mine)
+    if backend is None:
+        return type(mine)(value)
+    copied = to_numpy(value) if backend_of(value) is not None else value
+    return asarray(copied.copy() if hasattr(copied, "copy") else copied, mine.dtype, backend=backend.name)
+
+
+def _missing_axis(x: Array, expected: Shape) -> str:
+    if tuple(x.shape) == expected:
+        return " The batch is missing: x[None] is a batch of one."
+    if tuple(x.shape[1:]) == expected[:-1] and expected[-1] == 1:
+        return " The channel is missing: x[..., None] has one."
+    return ""

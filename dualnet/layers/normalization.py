@@ -1,0 +1,197 @@
+"""Layers that normalise: batch, layer and group norm, each with a learned spread γ and mean β."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import ops
+from ..backend import Array, backend_of
+from ..geometry import elements, integer
+from ..initializers import Draw, Parameter
+from ..ops.normalization import check_axes, check_epsilon, check_groups
+from ..ops.pullback import Pullback
+from .layer import Layer, Shape, with_gradients
+
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
+
+
+class Normalization(Layer):
+    """What the three share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``)."""
+
+    gamma: Parameter | None = None
+    beta: Parameter | None = None
+    center: bool
+    scale: bool
+
+    def _set(self, epsilon: float, center: bool, scale: bool) -> None:
+        owner = type(self).__name__
+        self.epsilon = check_epsilon(epsilon, owner)
+        for name, value in (("center", center), ("scale", scale)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{owner}: {name} is True or False, got {value!r}")
+        self.center, self.scale = center, scale
+
+    def _build(self, shape: Shape, draw: Draw) -> None:
+        self.gamma = draw.parameter("ones", shape) if self.scale else None
+        self.beta = draw.parameter("zeros", shape) if self.center else None
+
+    def _values(self, x: Array, shape: Shape) -> tuple[Array, Array]:
+        """γ and β; 1 and 0 where they are not learned."""
+        xp = backend_of(x).xp
+        return (
+            xp.ones(shape, dtype=x.dtype) if self.gamma is None else self.gamma.value,
+            xp.zeros(shape, dtype=x.dtype) if self.beta is None else self.beta.value,
+        )
+
+    def _named(self, way: Pullback) -> Pullback:
+        """The op's pullback as the layer's: only what is learned has a gradient."""
+        learned = {name for name, parameter in (("gamma", self.gamma), ("beta", self.beta)) if parameter is not None}
+
+        def convert(result: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+            dx, gradients = result
+            return dx, {name: gradient for name, gradient in gradients.items() if name in learned}
+
+        return with_gradients(self, way, "gamma", "beta").then(type(self).__name__, convert)
+
+
+class BatchNorm(Normalization):
+    """Normalise every channel: by the batch in training, by running statistics in inference. (..., C) -> (..., C).
+
+    See :func:`dualnet.ops.batch_norm`. Parameters ``gamma`` (C,) and ``beta`` (C,); the state ``moving_mean`` (C,) and
+    ``moving_variance`` (C,) starts at 0 and 1, and each forward pass with ``train=True`` moves it:
+    ``moving ← momentum · moving + (1 − momentum) · batch``. ``momentum`` is thus the share of the old value that stays
+    (as in Keras; PyTorch's momentum of 0.1 is 0.9 here). The batch is normalised by its biased variance, while the
+    unbiased one, · n / (n − 1), goes into the running variance (as in PyTorch).
+
+    Source: Ioffe and Szegedy (2015), algorithms 1 and 2.
+
+    >>> import dualnet as dn
+    >>> norm = dn.BatchNorm(momentum=0.5).init((1,))
+    >>> y, pullback = norm.forward(dn.asarray([[1.0], [3.0]]), train=True)
+    >>> dn.to_numpy(y).ravel().round(3)
+    array([-1.,  1.], dtype=float32)
+    >>> dn.to_numpy(norm.moving_mean), dn.to_numpy(norm.moving_variance)  # half of 0 and 2; half of 1 and 2
+    (array([1.], dtype=float32), array([1.5], dtype=float32))
+    """
+
+    state_names = ("moving_mean", "moving_variance")
+    moving_mean: Any = None
+    moving_variance: Any = None
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
+        self.momentum = _share(momentum, "momentum", "BatchNorm")
+        self._set(epsilon, center, scale)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        channels = tuple(input_shape[-1:])
+        self._build(channels, draw)
+        self.moving_mean = draw.parameter("zeros", channels).value
+        self.moving_variance = draw.parameter("ones", channels).value
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        gamma, beta = self._values(x, x.shape[-1:])
+        if not train:
+            moving = self.moving_mean, self.moving_variance
+            y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon)
+            return y, self._named(way)
+        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon)
+        self._follow(way.saved["mean"], way.saved["variance"], elements(x.shape[:-1]))
+        return y, self._named(way)
+
+    def _follow(self, mean: Array, variance: Array, n: int) -> None:
+        """New arrays, never the old ones changed: a pullback or a saved state may hold those."""
+        old, new, dtype = self.momentum, 1 - self.momentum, self.moving_mean.dtype
+        unbiased = variance * (n / (n - 1))
+        self.moving_mean = self.moving_mean * old + mean.astype(dtype, copy=False) * new
+        self.moving_variance = self.moving_variance * old + unbiased.astype(dtype, copy=False) * new
+
+
+class LayerNorm(Normalization):
+    """Normalise every example along some axes, in training as in inference. See :func:`dualnet.ops.layer_norm`.
+
+    ``axis`` counts the batch: -1 is the channels, (1, 2, 3) a whole feature map (N, H, W, C). Parameters ``gamma`` and
+    ``beta`` have the shape of the input along those axes.
+
+    Source: Ba, Kiros and Hinton (2016).
+
+    >>> import dualnet as dn
+    >>> norm = dn.LayerNorm().init((2,))
+    >>> dn.to_numpy(norm(dn.asarray([[1.0, 3.0], [20.0, 40.0]]))).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+
+    def __init__(
+        self, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5, center: bool = True, scale: bool = True
+    ) -> None:
+        several = isinstance(axis, (tuple, list))
+        given = tuple(integer(a, "axis", op="LayerNorm", least=-8) for a in (axis if several else (axis,)))
+        if not given or 0 in given or len(set(given)) < len(given):
+            raise ValueError(
+                f"LayerNorm: axis={axis!r}; expected one axis or several, each once, and never the batch, 0"
+            )
+        self.axis = given if several else given[0]
+        self._set(epsilon, center, scale)
+
+    def _inside(self, shape: tuple[int, ...]) -> Shape:
+        """The part of a shape, batch included, that is normalised."""
+        return tuple(shape[a] for a in check_axes(self.axis, len(shape), "LayerNorm"))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self._inside((1, *input_shape))
+        return tuple(input_shape)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self._build(self._inside((1, *input_shape)), draw)
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        gamma, beta = self._values(x, self._inside(x.shape))
+        y, way = ops.layer_norm(x, gamma, beta, axis=self.axis, epsilon=self.epsilon)
+        return y, self._named(way)
+
+
+class GroupNorm(Normalization):
+    """Normalise groups of channels of every example, in training as in inference. See :func:`dualnet.ops.group_norm`.
+
+    ``groups`` must divide the channels. Parameters ``gamma`` (C,) and ``beta`` (C,).
+
+    Source: Wu and He (2018).
+
+    >>> import dualnet as dn
+    >>> norm = dn.GroupNorm(2).init((4,))
+    >>> dn.to_numpy(norm(dn.asarray([[1.0, 3.0, 20.0, 40.0]]))).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    def __init__(self, groups: int, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
+        self.groups = integer(groups, "groups", op="GroupNorm")
+        self._set(epsilon, center, scale)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_groups(self.groups, input_shape[-1], "GroupNorm")
+        return tuple(input_shape)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self._build(tuple(input_shape[-1:]), draw)
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        gamma, beta = self._values(x, x.shape[-1:])
+        y, way = ops.group_norm(x, gamma, beta, groups=self.groups, epsilon=self.epsilon)
+        return y, self._named(way)
+
+
+def _share(value: Any, name: str, owner: str) -> float:
+    """A number from 0 to 1, without 1, as a Python float."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{owner}: {name} is a number from 0 to below 1, got {value!r}") from None
+    if math.isnan(number) or not 0 <= number < 1:
+        raise ValueError(f"{owner}: {name} is a number from 0 to below 1, got {value!r}")
+    return number

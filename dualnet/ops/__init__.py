@@ -1,0 +1,10 @@
+"""Pure mathematics: functions of arrays that return their result and the way back, ``(y, pullback)``."""
+
+from .activation import *  # noqa: F403
+from .convolution import *  # noqa: F403
+from .dense import *  # noqa: F403
+from .dropout import *  # noqa: F403
+from .normalization import *  # noqa: F403
+from .pooling import *  # noqa: F403
+from . import losses  # isort: skip
+from .pullback import LossPullback, Pullback

@@ -1,0 +1,378 @@
+"""Activations: functions of one number applied element by element, softmax over an axis, and their pullbacks.
+
+    E7    forward    o = f(x)
+    E14   pullback   δ = f'(x) · ∂E/∂o
+
+Each keeps what its derivative is cheapest to write with. Where that is the result y (which the next layer keeps in any
+case), f' is written as a function of y: for the sigmoid f' = y(1 − y).
+
+All of them are right at 0, at ±inf and at everything between, without a warning on the way: exp only ever sees numbers
+that it cannot overflow on, and products of 0 and ∞ are avoided where their limit is known. NaN stays NaN. A choice
+between two values is written as a product with a condition (0 or 1), which runs many times faster than ``where`` when
+the signs of x follow no order.
+
+Shapes: x, y of any one shape, in one floating dtype, which the result has too.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import Array, accelerated, backend_of, namespace
+from .pullback import Pullback
+
+__all__ = [
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "log_softmax",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+FAR = 40.0
+"""Φ(−40), φ(40) and the gates of both GELUs at −40 are 0 in every floating type."""
+
+
+# -- piecewise linear --------------------------------------------------------------------------------------------------
+
+
+def relu(x: Array) -> tuple[Array, Pullback]:
+    """Rectified linear unit ``y = max(0, x)`` (E7); its derivative is 1 where x > 0, else 0, also at 0 itself (E14).
+
+    x of any shape and floating dtype -> y of the same. ``pullback(dy)`` returns dx. Keeps y, not x. ``relu(NaN)`` is
+    NaN. Source: Nair and Hinton (2010).
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 0.0, 2.0]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([10.0, 10.0, 10.0])))
+    (array([0., 0., 2.], dtype=float32), array([ 0.,  0., 10.], dtype=float32))
+    """
+    xp = namespace("relu", x=x)
+    y = xp.maximum(x, 0.0)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return dy * (y > 0.0)  # E14  y > 0 exactly where x > 0
+
+    return y, Pullback("relu", pullback, y, y=y)
+
+
+def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
+    """ReLU with a slope ``alpha`` ≥ 0 below zero: ``y = max(0, x) + alpha · min(0, x)`` (E7); f' is 1 or alpha (E14).
+
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx, with slope alpha at 0. Keeps y.
+    Source: Maas, Hannun and Ng (2013).
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.leaky_relu(dn.asarray([-1.0, 2.0]), alpha=0.5)
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([10.0, 10.0])))
+    (array([-0.5,  2. ], dtype=float32), array([ 5., 10.], dtype=float32))
+    """
+    xp = namespace("leaky_relu", x=x)
+    alpha = number(alpha, "alpha", op="leaky_relu", least=0.0)
+    y = xp.maximum(x, 0.0)  # E7
+    if alpha > 0.0:  # 0 · −inf would be NaN
+        y = y + alpha * xp.minimum(x, 0.0)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return dy * (y > 0.0) + alpha * dy * (y <= 0.0)  # E14  y has the sign of x
+
+    return y, Pullback("leaky_relu", pullback, y, y=y)
+
+
+# -- with exp ----------------------------------------------------------------------------------------------------------
+
+
+def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
+    """Exponential linear unit: ``y = x`` where x > 0, else ``alpha (eˣ − 1)``, alpha ≥ 0 (E7).
+
+    f' = 1 where x > 0, else alpha eˣ = y + alpha (E14). x of any shape and floating dtype -> y of the same;
+    ``pullback(dy)`` returns dx. Keeps y. Source: Clevert, Unterthiner and Hochreiter (2016), equation 15.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.elu(dn.asarray([-1e4, 0.0, 2.0]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
+    (array([-1.,  0.,  2.], dtype=float32), array([0., 1., 1.], dtype=float32))
+    """
+    xp = namespace("elu", x=x)
+    alpha = number(alpha, "alpha", op="elu", least=0.0)
+    y = xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))  # E7  one of the two terms is 0
+
+    def pullback(dy: Array) -> Array:
+        return dy * (y > 0.0) + dy * (xp.minimum(y, 0.0) + alpha) * (y <= 0.0)  # E14  y has the sign of x
+
+    return y, Pullback("elu", pullback, y, y=y)
+
+
+def sigmoid(x: Array) -> tuple[Array, Pullback]:
+    """Logistic function ``y = σ(x) = 1 / (1 + e⁻ˣ)`` (E7), f' = y (1 − y) (E14).
+
+    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx. Keeps y.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.sigmoid(dn.asarray([-1e4, 0.0, 1e4]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
+    (array([0. , 0.5, 1. ], dtype=float32), array([0.  , 0.25, 0.  ], dtype=float32))
+    """
+    xp = namespace("sigmoid", x=x)
+    y = logistic(xp, x)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return dy * (y * (1.0 - y))  # E14
+
+    return y, Pullback("sigmoid", pullback, y, y=y)
+
+
+def tanh(x: Array) -> tuple[Array, Pullback]:
+    """Hyperbolic tangent ``y = tanh x`` (E7), f' = 1 − y² (E14).
+
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.tanh(dn.asarray([-1e4, 0.0, 1e4]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
+    (array([-1.,  0.,  1.], dtype=float32), array([0., 1., 0.], dtype=float32))
+    """
+    xp = namespace("tanh", x=x)
+    y = xp.tanh(x)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return dy * ((1.0 - y) * (1.0 + y))  # E14  1 − y², without the rounding of y²
+
+    return y, Pullback("tanh", pullback, y, y=y)
+
+
+def softplus(x: Array) -> tuple[Array, Pullback]:
+    """A smooth ReLU, ``y = log(1 + eˣ)`` (E7), f' = σ(x) = 1 − e⁻ʸ (E14).
+
+    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx. Keeps y.
+    Source: Dugas et al. (2001).
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.softplus(dn.asarray([-1e4, 0.0, 1e4]))
+    >>> dn.to_numpy(y).round(3), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
+    (array([0.00e+00, 6.93e-01, 1.00e+04], dtype=float32), array([0. , 0.5, 1. ], dtype=float32))
+    """
+    xp = namespace("softplus", x=x)
+    y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))  # E7  of max(x, 0) the larger term is taken out of the log
+
+    def pullback(dy: Array) -> Array:
+        return dy * -xp.expm1(-y)  # E14
+
+    return y, Pullback("softplus", pullback, y, y=y)
+
+
+# -- gated: x times the share of it that passes ------------------------------------------------------------------------
+
+
+def silu(x: Array) -> tuple[Array, Pullback]:
+    """Sigmoid linear unit (swish) ``y = x σ(x)`` (E7), f' = σ (1 + x (1 − σ)) (E14).
+
+    x of any shape and floating dtype -> y of the same; ``silu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
+    Keeps x. Source: Elfwing, Uchibe and Doya (2018).
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.silu(dn.asarray([0.0, 1e4]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0])))
+    (array([    0., 10000.], dtype=float32), array([0.5, 1. ], dtype=float32))
+    """
+    xp = namespace("silu", x=x)
+    y = xp.maximum(x, -800.0) * logistic(xp, x)  # E7  σ(−800) is 0 in every floating type, and 0 · ∞ NaN
+
+    def pullback(dy: Array) -> Array:
+        near = xp.clip(x, -800.0, 800.0)
+        gate = logistic(xp, near)
+        return dy * (gate * (1.0 + near * (1.0 - gate)))  # E14
+
+    return y, Pullback("silu", pullback, y, x=x)
+
+
+def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
+    """Gaussian error linear unit ``y = x Φ(x)`` (E7), f' = Φ(x) + x φ(x) (E14), with the normal Φ and its density φ.
+
+    ``approximate=True`` replaces Φ(x) by ½ (1 + tanh v) = σ(2v), v = √(2/π) (x + 0.044715 x³), and φ by its derivative.
+    x of any shape and floating dtype -> y of the same; ``gelu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
+    Keeps x and the gate Φ(x). Source: Hendrycks and Gimpel (2016), sections 2 and 4.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.gelu(dn.asarray([-1.0, 0.0, 1e4]))
+    >>> dn.to_numpy(y).round(4), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0]))).round(4)
+    (array([-1.587e-01,  0.000e+00,  1.000e+04], dtype=float32), array([-0.0833,  0.5   ,  1.    ], dtype=float32))
+    """
+    xp = namespace("gelu", x=x)
+    if not isinstance(approximate, bool):
+        raise TypeError(f"gelu: approximate is True or False, got {approximate!r}")
+    slope, cubic = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
+
+    if approximate:
+        near = xp.clip(x, -FAR, FAR)
+        gate = logistic(xp, slope * (near + cubic * near * near * near))
+    else:
+        gate = normal_cdf(x)
+    y = xp.maximum(x, -FAR) * gate  # E7  the gate is 0 at −40, and 0 · ∞ NaN
+
+    def pullback(dy: Array) -> Array:
+        near = xp.clip(x, -FAR, FAR)
+        if approximate:
+            density = gate * (1.0 - gate) * (slope * (1.0 + 3.0 * cubic * near * near))
+        else:
+            density = xp.exp(-0.5 * near * near) * (1.0 / math.sqrt(2.0 * math.pi))
+        return dy * (gate + near * density)  # E14
+
+    return y, Pullback("gelu", pullback, y, x=x, gate=gate)
+
+
+# -- over an axis ------------------------------------------------------------------------------------------------------
+
+
+def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
+    """Shares that add up to 1 along an axis, ``yᵢ = eˣⁱ / Σⱼ eˣʲ`` (E7); ``dxᵢ = yᵢ (dyᵢ − Σⱼ dyⱼ yⱼ)`` (E14).
+
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y. Infinite logits take their
+    limit: those at +inf share the whole equally, and where all are −inf every share is equal. Raises ``ValueError`` for
+    an axis that is not there or has no elements.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.softmax(dn.asarray([[2.0, 2.0]]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([[1.0, 0.0]])))
+    (array([[0.5, 0.5]], dtype=float32), array([[ 0.25, -0.25]], dtype=float32))
+    >>> dn.to_numpy(dn.ops.softmax(dn.asarray([[1e4, -1e4], [float("inf"), 0.0]]))[0]).tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
+    xp = namespace("softmax", x=x)
+    axis = check_axis(axis, x.shape, op="softmax")
+    e = xp.exp(below_top(xp, x, axis))
+    y = (e / summed(xp, e, axis)).astype(x.dtype, copy=False)  # E7
+
+    def pullback(dy: Array) -> Array:
+        mean = summed(xp, dy * y, axis)  # Σⱼ dyⱼ yⱼ   one for each row
+        return (y * (dy - mean)).astype(y.dtype, copy=False)  # E14
+
+    return y, Pullback("softmax", pullback, y, y=y)
+
+
+def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
+    """The logarithm of :func:`softmax`, ``yᵢ = xᵢ − log Σⱼ eˣʲ`` (E7); ``dxᵢ = dyᵢ − eʸⁱ Σⱼ dyⱼ`` (E14).
+
+    It stays exact where softmax is too small for a floating number. x of any shape and floating dtype -> y of the same;
+    ``pullback(dy)`` returns dx. Keeps y. Infinite logits take the limits of softmax: log 0 is −inf, and where k logits
+    are +inf (or all k are −inf) they have −log k. Raises ``ValueError`` like softmax.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.log_softmax(dn.asarray([[1e4, 0.0]]))
+    >>> dn.to_numpy(y).tolist(), dn.to_numpy(pullback(dn.asarray([[0.0, 1.0]]))).tolist()
+    ([[0.0, -10000.0]], [[-1.0, 1.0]])
+    """
+    xp = namespace("log_softmax", x=x)
+    axis = check_axis(axis, x.shape, op="log_softmax")
+    below = below_top(xp, x, axis)
+    y = (below - xp.log(summed(xp, xp.exp(below), axis))).astype(x.dtype, copy=False)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return (dy - xp.exp(y) * summed(xp, dy, axis)).astype(y.dtype, copy=False)  # E14
+
+    return y, Pullback("log_softmax", pullback, y, y=y)
+
+
+# -- the functions inside ----------------------------------------------------------------------------------------------
+
+
+def logistic(xp: Any, x: Array) -> Array:
+    """σ(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the first where x > 0, else the second, so that no power overflows."""
+    return xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-xp.abs(x)))
+
+
+def below_top(xp: Any, x: Array, axis: int) -> Array:
+    """x − max x along the axis: 0 where x is the largest, also where that is infinite (∞ − ∞ would be NaN)."""
+    top = xp.max(x, axis=axis, keepdims=True)
+    largest = x == top
+    return xp.where(largest, 0.0, x) - xp.where(largest, 0.0, top)
+
+
+def summed(xp: Any, x: Array, axis: int | None, keepdims: bool = True) -> Array:
+    """Σ along an axis. float16 adds up in float32, in which the result stays: 4096 ones would make 2048."""
+    return xp.sum(x, axis=axis, keepdims=keepdims, dtype="float32" if x.dtype.name == "float16" else x.dtype)
+
+
+# Φ(−a) = e^(−a²/2) · P(u) / (a + 4) for a ≥ 0, with u = (a − 4) / (a + 4), which takes a = 0 … ∞ to u = −1 … 1. P is
+# smooth on that interval. It was interpolated with mpmath, at 60 digits, in the 80 zeros of the Chebyshev polynomial
+# T80. The Chebyshev series was cut where its rest is below 1e-17 (1e-8 for float32) and written out in powers of u;
+# they stand here from u⁰ upwards. No coefficient is above 1, so Horner's rule loses nothing. The error of Φ(−a) is
+# below 6e-16 of its value, also in the tail; a test with 50-digit arithmetic makes sure of that.
+TAIL_FLOAT64 = (
+    0.7552851304157514921, -0.6078966419718921245, 0.3871374007422149175, -0.1865218579596548288,
+    0.06039657489091787225, -0.007540188966825239981, -0.00347969236704797363, 0.001630818459394585977,
+    0.0001333443094118325439, -0.0002310949532401943852, -1.908246351414571053e-6, 0.00003514479478753355308,
+    7.166587641195120991e-7, -5.920586519556890842e-6, -6.298367338492369051e-7, 1.022560415829603766e-6,
+    2.724629695114587208e-7, -1.565023646199310662e-7, -8.68664701599789276e-8, 1.463072740565117473e-8,
+    2.142760384345235588e-8, 1.432991840108861293e-9, -3.730645081868370279e-9, -8.546521899880147143e-10,
+    3.403312308649494648e-10, 1.175478991480774029e-10,
+)  # fmt: skip
+TAIL_FLOAT32 = (
+    0.755285130517, -0.607896631366, 0.38713739386, -0.18652215984, 0.060396648278, -0.00753771715968,
+    -0.00347995463744, 0.00162204010553, 0.000133653387094, -0.000215573776286, -1.73108230148e-6, 2.11829842552e-5,
+)  # fmt: skip
+
+
+@accelerated
+def normal_cdf(x: Array) -> Array:
+    """Φ(x) = ½ erfc(−x/√2), the probability that a standard normal variable is below x; exact in the left tail too."""
+    xp = backend_of(x).xp
+    if x.dtype.name == "float16":
+        return normal_cdf(x.astype("float32")).astype("float16")
+    a = xp.minimum(xp.abs(x), FAR)
+    p = polynomial(xp, (a - 4.0) / (a + 4.0), TAIL_FLOAT64 if x.dtype.name == "float64" else TAIL_FLOAT32)
+    h = xp.floor(256.0 * a) * (1.0 / 256.0)  # few digits, so that h² is exact; e^(−a²/2) would magnify a rounding of a²
+    tail = xp.exp(-0.5 * h * h) * xp.exp(-0.5 * (a - h) * (a + h)) * p / (a + 4.0)  # a² = h² + (a − h)(a + h)
+    return xp.abs((x > 0.0) - tail)  # 1 − tail on the right, tail on the left
+
+
+def polynomial(xp: Any, u: Array, coefficients: Sequence[float]) -> Array:
+    """Σ coefficients[i] uⁱ, by Horner's rule."""
+    p = xp.full_like(u, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        p *= u
+        p += coefficient
+    return p
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def number(value: Any, name: str, *, op: str, least: float = -math.inf, below: float = math.inf) -> float:
+    """One checked real number, ``least <= value < below``, as a Python float (an np.float64 would promote float32).
+
+    >>> number(1, "alpha", op="elu", least=0.0)
+    1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+        raise TypeError(f"{op}: {name} is a number, got {value!r}")
+    if getattr(value, "shape", ()) != ():
+        raise TypeError(f"{op}: {name} is one number, got an array of shape {value.shape}")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not least <= result < below:
+        upper = f" and below {below:g}" if below < math.inf else ", and finite"
+        raise ValueError(f"{op}: {name} must be at least {least:g}{upper}, got {value!r}")
+    return result
+
+
+def check_axis(axis: Any, shape: tuple[int, ...], *, op: str) -> int:
+    """One axis of a shape, that has elements to share the whole among."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"{op}: axis is an integer, got {axis!r}")
+    axis = operator.index(axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"{op}: x has shape {tuple(shape)} and so no axis {axis}")
+    if shape[axis] == 0:
+        raise ValueError(f"{op}: axis {axis} of x {tuple(shape)} has no elements; expected at least one")
+    return axis

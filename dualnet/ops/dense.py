@@ -1,0 +1,106 @@
+"""The fully-connected network behind the maps: flatten, and the dense layer's matrix product.
+
+    E9    x^l  =  o^{l−1} W^l + b^l                  one row of o for each image
+    E16   ∂E/∂W = oᵀ δ      ∂E/∂b = Σ δ      ∂E/∂o = δ Wᵀ
+
+Forward and back are the same matrix product, with one factor transposed.
+
+Shapes: x (N, K), w (K, D), b (D,), y (N, D). Source: Jefkine (2016); Rumelhart, Hinton and Williams (1986).
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..backend import Array, accelerated, backend_of, namespace
+from .pullback import Pullback
+
+__all__ = ["dense", "flatten"]
+
+
+def flatten(x: Array) -> tuple[Array, Pullback]:
+    """Lay every image's units out in one row (E9): x (N, ...) -> y (N, K). ``pullback(dy)`` folds them back.
+
+    Where the layout in memory allows it, y is a view of x.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.flatten(dn.asarray([[[[1.0], [2.0]], [[3.0], [4.0]]]]))
+    >>> dn.to_numpy(y), pullback(y).shape
+    (array([[1., 2., 3., 4.]], dtype=float32), (1, 2, 2, 1))
+    """
+    xp = namespace("flatten", x=x)
+    if x.ndim < 2:
+        raise ValueError(f"flatten: x has shape {tuple(x.shape)}; expected (N, ...), the batch first")
+    shape = tuple(x.shape)
+    y = xp.reshape(x, (shape[0], math.prod(shape[1:])))  # E9
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, K) -> dx (N, ...)."""
+        return xp.reshape(dy, shape)  # E9  nothing was computed: every error goes back to its unit
+
+    return y, Pullback("flatten", pullback, y)
+
+
+def dense(x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True) -> tuple[Array, Pullback]:
+    """The fully-connected layer (E9): x (N, K), w (K, D), b (D,) or None -> y (N, D).
+
+    x may have more axes in the middle, (N, ..., K) -> (N, ..., D): each row is one input. ``pullback(dy)`` returns
+    ``(dx, dw, db)`` (E16); db is None without b, dx is None with ``need_dx=False``.
+
+    Raises ``ValueError`` for shapes that do not fit and ``TypeError`` for dtypes or backends that do not.
+
+    >>> import dualnet as dn
+    >>> x, w, b = dn.asarray([[1.0, 2.0]]), dn.asarray([[10.0], [1.0]]), dn.asarray([0.5])
+    >>> y, pullback = dn.ops.dense(x, w, b)
+    >>> dn.to_numpy(y)
+    array([[12.5]], dtype=float32)
+    >>> dx, dw, db = pullback(dn.asarray([[2.0]]))
+    >>> dn.to_numpy(dx), dn.to_numpy(dw).ravel(), dn.to_numpy(db)
+    (array([[20.,  2.]], dtype=float32), array([2., 4.], dtype=float32), array([2.], dtype=float32))
+    """
+    xp = namespace("dense", x=x, w=w, b=b)
+    _check(x, w, b)
+    shape, (K, D), biased = tuple(x.shape), w.shape, b is not None
+    inputs = xp.reshape(x, (math.prod(shape[:-1]), K))  # (M, K)
+
+    y = xp.reshape(affine(inputs, w, b), (*shape[:-1], D))  # E9
+
+    def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:
+        """dy (N, ..., D) -> dx (N, ..., K), dw (K, D), db (D,)."""
+        deltas = xp.reshape(dy, (-1, D))  # (M, D)
+        dw = affine(inputs.T, deltas)  # E16  ∂E/∂W = oᵀ δ
+        db = _column_sums(deltas) if biased else None  # E16  ∂E/∂b = Σ δ
+        dx = xp.reshape(affine(deltas, w.T), shape) if need_dx else None  # E16  ∂E/∂o = δ Wᵀ
+        return dx, dw, db
+
+    return y, Pullback("dense", pullback, y, x=inputs, w=w)
+
+
+@accelerated
+def affine(x: Array, w: Array, b: Array | None = None) -> Array:
+    """x w + b: (M, K), (K, D), (D,) -> (M, D)."""
+    y = backend_of(x).xp.matmul(x, w)
+    if b is not None:
+        y += b
+    return y
+
+
+def _column_sums(x: Array) -> Array:
+    """(M, D) -> (D,): float16 adds up in float32, for in itself it would stop counting at 2048."""
+    xp = backend_of(x).xp
+    wide = xp.float32 if x.itemsize == 2 else x.dtype
+    return xp.sum(x, axis=0, dtype=wide).astype(x.dtype, copy=False)
+
+
+def _check(x: Array, w: Array, b: Array | None) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"dense: x has shape {tuple(x.shape)}; expected (N, ..., K), the batch first")
+    if w.ndim != 2 or 0 in w.shape:
+        raise ValueError(f"dense: w has shape {tuple(w.shape)}; expected a matrix (K, D)")
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"dense: x {tuple(x.shape)} has rows of {x.shape[-1]}, but w {tuple(w.shape)} reads {w.shape[0]}. "
+            f"Expected w of shape ({x.shape[-1]}, D)." + (" Feature maps are flattened first." if x.ndim == 4 else "")
+        )
+    if b is not None and tuple(b.shape) != (w.shape[1],):
+        raise ValueError(f"dense: b has shape {tuple(b.shape)}; expected ({w.shape[1]},), one bias per unit")

@@ -1,0 +1,118 @@
+"""Dropout, and the counter-based random numbers that decide what is dropped.
+
+    E7    forward    y = m · x / (1 − rate),   m is 0 for the dropped units, 1 for those that are kept
+    E14   pullback   dx = m · dy / (1 − rate)
+
+m is no stream of numbers but a function of the key and the unit's place: unit i, counted in row-major order, has word
+i mod 4 of Philox(counter = ⌊i/4⌋ and step, key = seed), and is kept where that word is at least rate · 2³². So the same
+key drops the same units on every backend, in any order of calls, and the state of the generator is two integers.
+
+Source: Srivastava et al. (2014), scaled in training, so that inference needs no factor; Philox4x32-10 from Salmon,
+Moraes, Dror and Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import Array, accelerated, backend_of, namespace
+from .activation import number
+from .pullback import Pullback
+
+__all__ = ["dropout"]
+
+Key = int | tuple[int, int]
+
+WORD = 0xFFFFFFFF
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85  # the key moves on by the golden ratio and √3 − 1, times 2³²
+
+
+def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ()) -> tuple[Array, Pullback]:
+    """Drop each unit with probability ``rate``, and scale the others by 1 / (1 − rate): the mean stays (E7).
+
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx: what was dropped learns nothing
+    (E14). ``rate`` is the share that is DROPPED, 0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or
+    ``(seed, step)``, both at least 0 and below 2**64; the same key drops the same units. Along ``shared_axes`` all
+    units share one fate: ``(1, 2)`` drops whole channels of a feature map. Keeps the mask, 1 byte a unit.
+
+    Raises ``ValueError`` or ``TypeError`` for a rate, a key or axes that are none.
+
+    >>> import dualnet as dn
+    >>> x = dn.asarray([[1.0, 2.0, 3.0, 4.0]])
+    >>> y, pullback = dn.ops.dropout(x, 0.5, key=(0, 3))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(x))
+    (array([[2., 0., 6., 8.]], dtype=float32), array([[2., 0., 6., 8.]], dtype=float32))
+    """
+    xp = namespace("dropout", x=x)
+    rate = number(rate, "rate", op="dropout", least=0.0, below=1.0)
+    seed, step = check_key(key)
+    shape = shared_shape(x.shape, shared_axes)
+    if rate == 0.0:
+        return x, Pullback("dropout", lambda dy: dy, x)
+    words = philox(x, math.prod(shape), seed, step)
+    mask = xp.reshape(words > math.ceil(rate * 2**32) - 1, shape)  # word >= ⌈rate · 2³²⌉, which may not fit a word
+    scale = 1.0 / (1.0 - rate)
+    y = x * mask * scale  # E7
+
+    def pullback(dy: Array) -> Array:
+        return dy * mask * scale  # E14
+
+    return y, Pullback("dropout", pullback, y, mask=mask)
+
+
+@accelerated
+def philox(like: Array, count: int, seed: int, step: int) -> Array:
+    """``count`` random words (uint32) on the backend of ``like``: Philox4x32-10, four words for each counter.
+
+    Word i is word i mod 4 of the block with counter words ⌊i/4⌋ low, ⌊i/4⌋ high, step low, step high and key words
+    seed low, seed high.
+
+    >>> import dualnet as dn
+    >>> [f"{word:08x}" for word in dn.to_numpy(philox(dn.asarray([0.0]), 4, seed=0, step=0))]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    xp = backend_of(like).xp
+    block = xp.arange((count + 3) // 4, dtype="uint64")
+    words = philox4x32((block & WORD, block >> 32, step & WORD, step >> 32), (seed & WORD, seed >> 32))
+    words = xp.stack([word.astype("uint32") for word in words], axis=-1)  # (⌈count/4⌉, 4)
+    return xp.reshape(words, (-1,))[:count]
+
+
+def philox4x32(counter: tuple, key: tuple[int, int]) -> tuple:
+    """The ten rounds. A word is the lower half of a 64-bit unsigned integer: an array, or a Python int if constant."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(10):
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # 32 × 32 -> 64 bits
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & WORD
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & WORD
+        k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
+    return c0, c1, c2, c3
+
+
+def check_key(key: Any) -> tuple[int, int]:
+    """``seed | (seed, step)`` as two integers of 64 bits."""
+    both = key if isinstance(key, (tuple, list)) else (key, 0)
+    if len(both) != 2:
+        raise ValueError(f"dropout: key is a seed or (seed, step), got {key!r}")
+    if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both):
+        raise TypeError(f"dropout: key is an integer or two, (seed, step), got {key!r}")
+    seed, step = map(operator.index, both)
+    if not (0 <= seed < 2**64 and 0 <= step < 2**64):
+        raise ValueError(f"dropout: seed and step of a key are at least 0 and below 2**64, got {key!r}")
+    return seed, step
+
+
+def shared_shape(shape: Sequence[int], shared_axes: Any) -> tuple[int, ...]:
+    """The shape of the mask: 1 along the axes whose units share one fate."""
+    if not isinstance(shared_axes, (tuple, list)) or any(
+        isinstance(axis, bool) or not hasattr(axis, "__index__") for axis in shared_axes
+    ):
+        raise TypeError(f"dropout: shared_axes are integers such as (1, 2), got {shared_axes!r}")
+    if any(not -len(shape) <= axis < len(shape) for axis in shared_axes):
+        raise ValueError(f"dropout: x has shape {tuple(shape)}, and not all of the axes {tuple(shared_axes)}")
+    shared = {operator.index(axis) % len(shape) for axis in shared_axes}
+    return tuple(1 if axis in shared else n for axis, n in enumerate(shape))

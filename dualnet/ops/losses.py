@@ -1,0 +1,287 @@
+"""Losses (E10): one number E that says how far a prediction y is from its target t, and its gradient.
+
+    loss, pullback = dn.losses.softmax_cross_entropy(y, t)
+    dy = pullback()          # ∂E/∂y;   pullback(s) is s · ∂E/∂y
+
+Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, where y lives.
+The targets t are constants: they may have any real dtype, are read as y's, and get no gradient.
+
+Targets that cannot be meant are refused (class 10 of 10, a probability of 255). To look at them a device has to wait
+for one small copy to the host; ``check_labels=False`` trusts them, for a loop that has looked at all of them before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array, backend_of, namespace, same_backend, to_numpy
+from .activation import log_softmax, logistic, number, summed
+from .pullback import LossPullback
+
+__all__ = [
+    "binary_cross_entropy",
+    "check_labels",
+    "get",
+    "huber",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+]
+
+Loss = Callable[..., tuple[Array, LossPullback]]
+
+SLACK = 1e-3
+"""How far the probabilities of a row may be from 1 in sum: rounding, in float16."""
+
+
+def softmax_cross_entropy(
+    y: Array, t: Array, *, label_smoothing: float = 0.0, check_labels: bool = True
+) -> tuple[Array, LossPullback]:
+    """``E = −Σ_p q_p log softmax(y)_p``, the mean over all rows (E10); ``∂E/∂y = (softmax(y) − q) / rows``.
+
+    y (N, C) or (N, ..., C): LOGITS, not probabilities. t: class numbers (N, ...), integers from 0 to C − 1; or the
+    wanted probabilities q, of y's shape, that add up to 1 in each row (one-hot or soft). ``label_smoothing`` ε spreads
+    a share of q over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``pullback()`` is dy.
+
+    A logit of −inf is fine where q is 0 (0 · log 0 = 0); elsewhere the loss is inf. Raises ``ValueError`` for labels
+    that are no integers, of another shape or outside 0 … C − 1, for rows that are no probabilities and empty batches.
+
+    >>> import dualnet as dn
+    >>> y, t = dn.asarray([[0.0, 0.0], [1e4, 0.0]]), dn.asarray([1, 0])
+    >>> loss, pullback = dn.losses.softmax_cross_entropy(y, t)
+    >>> round(float(dn.to_numpy(loss)), 4)  # (log 2 + 0) / 2
+    0.3466
+    >>> dn.to_numpy(pullback()).tolist()
+    [[0.25, -0.25], [0.0, 0.0]]
+    """
+    xp = _namespace("softmax_cross_entropy", y, t)
+    smoothing = number(label_smoothing, "label_smoothing", op="softmax_cross_entropy", least=0.0, below=1.0)
+    rows = _check_classes("softmax_cross_entropy", y, t, check_labels)
+
+    log_p, _ = log_softmax(y)  # (N, ..., C)
+    q = _wanted(xp, t, log_p, smoothing)  # (N, ..., C)
+    loss = _mean(xp, -q * xp.where(q > 0.0, log_p, 0.0), rows)  # E10  with 0 · log 0 = 0
+
+    def pullback(dloss: float | Array) -> Array:
+        q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
+        return (xp.exp(log_p) - q) * _share(dloss, log_p, rows)  # E10  the delta softmax(y) − q
+
+    return loss, LossPullback("softmax_cross_entropy", pullback, loss, log_p=log_p, t=t)
+
+
+def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
+    """``E = ½ Σ_p (t_p − y_p)²``, summed over the outputs of an example and averaged over the N of the batch (E10).
+
+    y (N, ...) floating, t of the same shape and any real dtype; ``pullback()`` is dy = (y − t) / N. Mind the factor: a
+    mean over all elements would be 2 / (number of outputs) times this. Raises ``ValueError`` for another shape of t (a
+    t of (N,) beside a y of (N, 1) would silently make N × N differences) and for an empty batch.
+
+    >>> import dualnet as dn
+    >>> y, t = dn.asarray([[1.0, 2.0], [3.0, 4.0]]), dn.asarray([[1, 2], [3, 2]])
+    >>> loss, pullback = dn.losses.mean_squared_error(y, t)
+    >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()
+    (1.0, [[0.0, 0.0], [0.0, 1.0]])
+    """
+    xp = _namespace("mean_squared_error", y, t)
+    _check_shape("mean_squared_error", y, t)
+    N = y.shape[0]
+    residual = y - t.astype(y.dtype)
+    loss = _mean(xp, 0.5 * residual * residual, N)  # E10
+
+    def pullback(dloss: float | Array) -> Array:
+        return residual * _share(dloss, residual, N)  # E10
+
+    return loss, LossPullback("mean_squared_error", pullback, loss, residual=residual)
+
+
+def binary_cross_entropy(
+    y: Array, t: Array, *, label_smoothing: float = 0.0, check_labels: bool = True
+) -> tuple[Array, LossPullback]:
+    """Cross-entropy of independent yes-or-no answers. **y ARE LOGITS**: leave the sigmoid out of the network's end.
+
+    ``E = −q log σ(y) − (1 − q) log(1 − σ(y))``, the mean over all elements (E10); ``∂E/∂y = (σ(y) − q) / elements``.
+    y of any shape (N, ...), floating; t of the same shape and any real dtype, from 0 (no) to 1 (yes).
+    ``label_smoothing`` ε moves q towards ½, ``q = (1 − ε) t + ε / 2``. ``pullback()`` is dy.
+
+    It is computed as log(1 + e^−|y|) + |y| · (the share of q on the wrong side), which cannot overflow; the loss is inf
+    only for an infinite logit on the wrong side. Raises ``ValueError`` for another shape of t, for values outside 0 … 1
+    (labels of −1 and 1, say) and for an empty batch.
+
+    >>> import dualnet as dn
+    >>> loss, pullback = dn.losses.binary_cross_entropy(dn.asarray([0.0, 1e4]), dn.asarray([1, 1]))
+    >>> round(float(dn.to_numpy(loss)), 4), dn.to_numpy(pullback()).tolist()  # (log 2 + 0) / 2
+    (0.3466, [-0.25, 0.0])
+    """
+    op = "binary_cross_entropy"
+    xp = _namespace(op, y, t)
+    smoothing = number(label_smoothing, "label_smoothing", op=op, least=0.0, below=1.0)
+    _check_shape(op, y, t)
+    if check_labels:
+        _check_answers(op, t)
+    q = (1.0 - smoothing) * t.astype(y.dtype) + 0.5 * smoothing
+    wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
+    far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
+    loss = _mean(xp, xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
+
+    def pullback(dloss: float | Array) -> Array:
+        return (logistic(xp, y) - q) * _share(dloss, y, y.size)  # E10
+
+    return loss, LossPullback(op, pullback, loss, y=y, q=q)
+
+
+def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullback]:
+    """``E = ½ r²`` where |r| ≤ δ, else ``δ (|r| − ½ δ)``, with r = y − t: squared near, linear far, so that outliers
+    pull no harder than δ. The mean over all elements (E10); ``∂E/∂y = r``, cut off at ±δ, over their number.
+
+    y of any shape (N, ...), floating; t of the same shape and any real dtype; δ > 0. ``pullback()`` is dy. Raises
+    ``ValueError`` for another shape of t and for an empty batch. Source: Huber (1964).
+
+    >>> import dualnet as dn
+    >>> loss, pullback = dn.losses.huber(dn.asarray([1.0, 10.0]), dn.asarray([0.0, 0.0]))
+    >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()  # (0.5 + 9.5) / 2
+    (5.0, [0.5, 0.5])
+    """
+    xp = _namespace("huber", y, t)
+    delta = number(delta, "delta", op="huber", least=0.0)
+    if delta == 0.0:
+        raise ValueError("huber: delta must be above 0, got 0: every gradient would be 0")
+    _check_shape("huber", y, t)
+    residual = y - t.astype(y.dtype)
+    far = xp.abs(residual)
+    near = xp.minimum(far, delta)
+    loss = _mean(xp, near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
+    elements = y.size
+
+    def pullback(dloss: float | Array) -> Array:
+        return xp.clip(residual, -delta, delta) * _share(dloss, residual, elements)  # E10
+
+    return loss, LossPullback("huber", pullback, loss, residual=residual)
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+NAMES: dict[str, Loss] = {
+    loss.__name__: loss for loss in (softmax_cross_entropy, mean_squared_error, binary_cross_entropy, huber)
+}
+
+
+def get(loss: str | Loss) -> Loss:
+    """The loss of this name, or the function itself: any ``(y, t) -> (loss, LossPullback)``.
+
+    >>> import dualnet as dn
+    >>> dn.losses.get("huber") is dn.losses.huber
+    True
+    """
+    if callable(loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(f"loss is a name or a function (y, t) -> (loss, pullback), got {loss!r}")
+    if loss not in NAMES:
+        raise ValueError(f"unknown loss {loss!r}; choose from {', '.join(NAMES)}, or give a function")
+    return NAMES[loss]
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+def check_labels(op: str, t: Array, classes: int) -> None:
+    """Raise ``ValueError`` unless t holds integers from 0 to classes − 1. One small copy to the host.
+
+    (On a GPU, a label out of range would match no class or another one, without a word.)
+
+    >>> import dualnet as dn
+    >>> dn.losses.check_labels("fit", dn.asarray([0, 3]), 3)
+    Traceback (most recent call last):
+    ValueError: fit: label 3 is out of range; 3 classes have the labels 0 … 2. Labels that start at 1 need t - 1.
+    """
+    xp = same_backend(op, t=t)
+    _check_integers(op, t)
+    if t.size == 0:
+        return
+    least, largest = map(int, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
+    if least < 0 or largest >= classes:
+        wrong, hint = (least, "") if least < 0 else (largest, " Labels that start at 1 need t - 1.")
+        raise ValueError(
+            f"{op}: label {wrong} is out of range; {classes} classes have the labels 0 … {classes - 1}.{hint}"
+        )
+
+
+def _check_classes(op: str, y: Array, t: Array, check: bool) -> int:
+    """The number of rows, once y and t are known to fit."""
+    shape = tuple(y.shape)
+    if len(shape) < 2 or shape[-1] == 0:
+        raise ValueError(f"{op}: y has shape {shape}; expected logits (N, C) or (N, ..., C), of at least one class")
+    _check_not_empty(op, y)
+    if tuple(t.shape) not in (shape, shape[:-1]):
+        raise ValueError(
+            f"{op}: t has shape {tuple(t.shape)}; for y {shape} expected class numbers {shape[:-1]}, or "
+            f"probabilities {shape}"
+        )
+    if t.ndim == y.ndim and check:
+        _check_probabilities(op, t.astype(y.dtype))
+    elif t.ndim < y.ndim:
+        check_labels(op, t, shape[-1]) if check else _check_integers(op, t)
+    return y.size // shape[-1]
+
+
+def _check_integers(op: str, t: Array) -> None:
+    if t.dtype.kind not in "iu":
+        raise ValueError(f"{op}: labels are integers, got {t.dtype}. Convert them with dn.asarray(t, dtype='int64').")
+
+
+def _check_probabilities(op: str, q: Array) -> None:
+    xp = backend_of(q).xp
+    gap = xp.max(xp.abs(summed(xp, q, -1) - 1.0))
+    least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
+    if not (least >= 0.0 and gap <= SLACK):
+        raise ValueError(
+            f"{op}: t of y's shape holds probabilities, at least 0 and 1 in sum over the last axis; got {least:g} as "
+            f"the least, and a row whose sum is off by {gap:g}. Class numbers have y's shape without the last axis."
+        )
+
+
+def _check_answers(op: str, t: Array) -> None:
+    xp = backend_of(t).xp
+    least, largest = map(float, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
+    if not 0.0 <= least <= largest <= 1.0:
+        raise ValueError(f"{op}: t goes from 0 (no) to 1 (yes), got values from {least:g} to {largest:g}")
+
+
+def _wanted(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
+    """The wanted probabilities q (N, ..., C), from class numbers (N, ...) or probabilities (N, ..., C)."""
+    classes = log_p.shape[-1]
+    if t.ndim < log_p.ndim:
+        t = t[..., None].astype("int64") == xp.arange(classes)  # one-hot   (N, ..., C)
+    q = t.astype(log_p.dtype)
+    return (1.0 - smoothing) * q + smoothing / classes if smoothing else q
+
+
+# -- arguments and the mean --------------------------------------------------------------------------------------------
+
+
+def _namespace(op: str, y: Array, t: Array) -> Any:
+    same_backend(op, y=y, t=t)
+    if t.dtype.kind not in "biuf":
+        raise TypeError(f"{op}: t has dtype {t.dtype}; expected real numbers")
+    return namespace(op, y=y)
+
+
+def _check_shape(op: str, y: Array, t: Array) -> None:
+    if y.ndim == 0 or tuple(t.shape) != tuple(y.shape):
+        raise ValueError(f"{op}: y has shape {tuple(y.shape)} and t {tuple(t.shape)}; expected one shape (N, ...)")
+    _check_not_empty(op, y)
+
+
+def _check_not_empty(op: str, y: Array) -> None:
+    if y.size == 0:
+        raise ValueError(f"{op}: y has shape {tuple(y.shape)}; the mean over an empty batch has no value")
+
+
+def _mean(xp: Any, terms: Array, count: int) -> Array:
+    """Σ terms / count, a 0-d array."""
+    return (summed(xp, terms, None, keepdims=False) / count).astype(terms.dtype, copy=False)
+
+
+def _share(dloss: float | Array, y: Array, count: int) -> float | Array:
+    """dE/dE / count: what one term of the mean gets. An array is cast to y's dtype, lest a float64 widens dy."""
+    return (dloss.astype(y.dtype) if hasattr(dloss, "astype") else dloss) / count

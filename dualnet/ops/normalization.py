@@ -1,0 +1,351 @@
+"""Normalisation: batch, layer and group norm, and their pullbacks.
+
+A set of n values is brought to mean 0 and variance 1, and then to a mean β and a spread γ that are learned:
+
+    μ = Σ x / n      σ² = Σ (x − μ)² / n      s = √(σ² + ε)      x̂ = (x − μ) / s      y = γ x̂ + β
+
+Which values make a set is the only difference: *batch norm* takes all values of a channel (over N, H, W), *layer norm*
+all those of one example along some axes, *group norm* those of one example in one group of channels.
+
+σ² is the biased variance (1/n), by the two passes of the formula: the short cut Σx²/n − μ² loses everything where
+|μ| is much larger than σ.
+
+The way back. With dx̂ = γ · dy, the error reaches x by three roads:
+
+    directly                dx̂ / s
+    through the mean        dμ  = −Σ dx̂ / s              and ∂μ/∂x = 1/n      (σ² does not move with μ: Σ (x − μ) = 0)
+    through the variance    dσ² = −½ Σ dx̂ (x − μ) / s³    and ∂σ²/∂x = 2 (x − μ) / n
+
+    dx = ( dx̂  −  Σ dx̂ / n  −  x̂ · Σ dx̂ x̂ / n ) / s
+
+Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ that would do that are taken out.
+γ and β stand in y as the weight and the bias of a dense layer do:
+
+    dγ = Σ dy x̂        E12  dβ = Σ dy            over all places that share the γ or β
+
+In batch norm γ is the same for the whole set, so the two sums in dx are γ dβ and γ dγ. In inference μ and σ² are
+given numbers: only the direct road is left to x, and the other two end in dμ and dσ².
+
+float16 is computed in float32, since its sums would stop growing at 2048.
+
+Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinton (2016); Wu and He (2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..backend import Array, accelerated, backend_of, namespace
+from ..geometry import elements, integer
+from .pullback import Pullback
+
+__all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
+
+
+def batch_norm(x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) -> tuple[Array, Pullback]:
+    """Normalise every channel by its mean and variance over the batch: training (Ioffe and Szegedy 2015, algorithm 1).
+
+    x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
+    ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``; ``pullback.saved`` has the batch's ``mean`` and biased
+    ``variance``, both (C,).
+
+    Raises ``ValueError`` for shapes that do not fit, and where a channel has a single value: its x̂ is always 0.
+
+    >>> import dualnet as dn
+    >>> x, one, zero = dn.asarray([[1.0], [3.0]]), dn.asarray([1.0]), dn.asarray([0.0])
+    >>> y, pullback = dn.ops.batch_norm(x, one, zero)
+    >>> dn.to_numpy(y).ravel().round(3)
+    array([-1.,  1.], dtype=float32)
+    >>> dn.to_numpy(pullback.saved["mean"]), dn.to_numpy(pullback.saved["variance"])
+    (array([2.], dtype=float32), array([1.], dtype=float32))
+    >>> dx, dgamma, dbeta = pullback(dn.asarray([[0.0], [1.0]]))
+    >>> dn.to_numpy(dgamma).round(3), dn.to_numpy(dbeta)
+    (array([1.], dtype=float32), array([1.], dtype=float32))
+    """
+    _namespace("batch_norm", x=x, gamma=gamma, beta=beta)
+    _check_channels("batch_norm", x, gamma=gamma, beta=beta)
+    epsilon = check_epsilon(epsilon, "batch_norm")
+    if elements(x.shape[:-1]) < 2:
+        raise ValueError(
+            f"batch_norm: x {tuple(x.shape)} has {elements(x.shape[:-1])} value(s) per channel; expected at least 2, "
+            "or nothing is left after subtracting the mean. Use a larger batch, or forward(x, train=False)."
+        )
+
+    mean, variance = channel_moments(x)  # (C,), (C,)
+    y = normalise(x, mean, variance, gamma, beta, epsilon)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array]:
+        """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
+        return normalise_backward(dy, x, mean, variance, gamma, epsilon)
+
+    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma)
+
+
+@accelerated
+def channel_moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of every channel: (N, ..., C) -> (C,), (C,)."""
+    n = elements(x.shape[:-1])
+    x = _wide(x)
+    mean = _channel_sum(x) / n
+    squares = x - mean
+    squares *= squares
+    return mean, _channel_sum(squares) / n
+
+
+@accelerated
+def normalise(x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
+    """y = γ (x − μ) / s + β, one μ, σ², γ, β per channel: (N, ..., C), four times (C,) -> (N, ..., C)."""
+    xp = backend_of(x).xp
+    y = _wide(x) - _wide(mean)
+    y *= _wide(gamma) / xp.sqrt(_wide(variance) + epsilon)
+    y += _wide(beta)
+    return y.astype(x.dtype, copy=False)
+
+
+@accelerated
+def normalise_backward(
+    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,)."""
+    xp = backend_of(x).xp
+    n = elements(x.shape[:-1])
+    inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
+    centred = _wide(x) - mean  # (N, ..., C)
+    dgamma = _channel_sum(dy * centred) * inverse  # Σ dy x̂
+    dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
+    dx = centred  # overwritten from here on
+    dx *= -inverse * dgamma / n  # through the variance: −x̂ · Σ dx̂ x̂ / n, before the factor γ/s
+    dx += dy  # directly
+    dx -= dbeta / n  # through the mean
+    dx *= _wide(gamma) * inverse  # dx̂ = γ dy, and 1/s
+    return _like(dy, dx, dgamma, dbeta)
+
+
+def batch_norm_inference(
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
+) -> tuple[Array, Pullback]:
+    """Normalise every channel by a given mean and variance: inference (Ioffe and Szegedy 2015, section 3.1).
+
+    x (N, ..., C) of any rank from 2, the others (C,) -> y like x, all of one floating dtype;
+    ``variance`` is at least 0.
+    ``pullback(dy)`` returns ``(dx, dgamma, dbeta, dmean, dvariance)``.
+
+    >>> import dualnet as dn
+    >>> x, one, zero = dn.asarray([[1.0], [3.0]]), dn.asarray([1.0]), dn.asarray([0.0])
+    >>> y, pullback = dn.ops.batch_norm_inference(x, one, zero, mean=one, variance=dn.asarray([4.0]))
+    >>> dn.to_numpy(y).ravel().round(3)
+    array([0., 1.], dtype=float32)
+    """
+    op = "batch_norm_inference"
+    xp = _namespace(op, x=x, gamma=gamma, beta=beta, mean=mean, variance=variance)
+    _check_channels(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
+    epsilon = check_epsilon(epsilon, op)
+
+    y = normalise(x, mean, variance, gamma, beta, epsilon)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
+        inverse = 1 / xp.sqrt(_wide(variance) + epsilon)  # 1/s
+        scale = _wide(gamma) * inverse  # (C,)
+        dx = dy * scale  # directly: γ dy / s
+        dgamma = _channel_sum(dy * (_wide(x) - _wide(mean))) * inverse  # Σ dy x̂
+        dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
+        dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
+        dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
+        return _like(dy, dx, dgamma, dbeta, dmean, dvariance)
+
+    return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma)
+
+
+def layer_norm(
+    x: Array, gamma: Array, beta: Array, *, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5
+) -> tuple[Array, Pullback]:
+    """Normalise every example by its own mean and variance along some axes (Ba, Kiros and Hinton 2016, equation 4).
+
+    x (N, ...), gamma and beta of the shape that x has along ``axis`` -> y like x, all of one floating dtype.
+    ``axis`` is one axis of x or several (their order does not matter), and never the batch, axis 0.
+    ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``.
+
+    >>> import dualnet as dn
+    >>> x, one, zero = dn.asarray([[1.0, 3.0], [20.0, 40.0]]), dn.asarray([1.0, 1.0]), dn.asarray([0.0, 0.0])
+    >>> y, pullback = dn.ops.layer_norm(x, one, zero)
+    >>> dn.to_numpy(y).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+    xp = _namespace("layer_norm", x=x, gamma=gamma, beta=beta)
+    axes = check_axes(axis, x.ndim, "layer_norm")
+    epsilon = check_epsilon(epsilon, "layer_norm")
+    inside = tuple(x.shape[a] for a in axes)
+    _check_shapes("layer_norm", inside, f"that of x {tuple(x.shape)} along axis {axis}", gamma=gamma, beta=beta)
+    _check_some("layer_norm", x, elements(inside))
+    along = tuple(extent if a in axes else 1 for a, extent in enumerate(x.shape))
+    others = [a for a in range(x.ndim) if a not in axes]
+
+    gamma, beta = (xp.reshape(_wide(each), along) for each in (gamma, beta))
+    x_hat, inverse = standardise(x, axes, epsilon)
+    y = (x_hat * gamma + beta).astype(x.dtype, copy=False)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array]:
+        """dy like x -> dx like x, dgamma and dbeta of the shape of gamma."""
+        dx = standardise_backward(dy * gamma, x_hat, inverse, axes)  # dx̂ = γ dy
+        dgamma = _sum(dy * x_hat, others)  # Σ dy x̂
+        dbeta = _sum(_wide(dy), others)  # E12  Σ dy
+        dgamma, dbeta = (xp.reshape(each, inside) for each in (dgamma, dbeta))
+        return _like(dy, dx, dgamma, dbeta)
+
+    return y, Pullback("layer_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
+
+
+def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: float = 1e-5) -> tuple[Array, Pullback]:
+    """Normalise each group of neighbouring channels of every example by its mean and variance (Wu and He 2018, eq. 7).
+
+    x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
+    ``groups`` divides C; ``groups=1`` takes the statistics of layer norm over all axes, ``groups=C`` is instance norm.
+    ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``.
+
+    >>> import dualnet as dn
+    >>> x, one, zero = dn.asarray([[1.0, 3.0, 20.0, 40.0]]), dn.asarray([1.0] * 4), dn.asarray([0.0] * 4)
+    >>> y, pullback = dn.ops.group_norm(x, one, zero, groups=2)
+    >>> dn.to_numpy(y).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    xp = _namespace("group_norm", x=x, gamma=gamma, beta=beta)
+    _check_channels("group_norm", x, gamma=gamma, beta=beta)
+    epsilon, groups = check_epsilon(epsilon, "group_norm"), check_groups(groups, x.shape[-1], "group_norm")
+    _check_some("group_norm", x, elements(x.shape[1:]))
+    N, C, M = x.shape[0], x.shape[-1], elements(x.shape[1:-1])
+    grouped, axes = (N, M, groups, C // groups), (1, 3)
+
+    x_hat, inverse = standardise(xp.reshape(x, grouped), axes, epsilon)  # (N, M, g, C/g), (N, 1, g, 1)
+    x_hat = xp.reshape(x_hat, x.shape)  # (N, ..., C)
+    y = (x_hat * _wide(gamma) + _wide(beta)).astype(x.dtype, copy=False)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array]:
+        """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
+        dx_hat = xp.reshape(dy * _wide(gamma), grouped)  # dx̂ = γ dy   (N, M, g, C/g)
+        dx = xp.reshape(standardise_backward(dx_hat, xp.reshape(x_hat, grouped), inverse, axes), dy.shape)
+        dgamma = _channel_sum(dy * x_hat)  # Σ dy x̂
+        dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
+        return _like(dy, dx, dgamma, dbeta)
+
+    return y, Pullback("group_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
+
+
+@accelerated
+def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+    """x̂ = (x − μ) / s with μ and s along ``axes``; returns x̂ like x, and 1/s with extent 1 along ``axes``."""
+    xp = backend_of(x).xp
+    n = elements(tuple(x.shape[a] for a in axes))
+    x = _wide(x)
+    x_hat = x - _sum(x, axes) / n
+    inverse = 1 / xp.sqrt(_sum(x_hat * x_hat, axes) / n + epsilon)  # 1/s
+    x_hat *= inverse
+    return x_hat, inverse
+
+
+@accelerated
+def standardise_backward(dx_hat: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
+    """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s, the sums along ``axes``."""
+    n = elements(tuple(x_hat.shape[a] for a in axes))
+    dx = x_hat * (-_sum(dx_hat * x_hat, axes) / n)  # through the variance
+    dx += dx_hat  # directly
+    dx -= _sum(dx_hat, axes) / n  # through the mean
+    dx *= inverse
+    return dx
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def _channel_sum(x: Array) -> Array:
+    """(N, ..., C) -> (C,)."""
+    return backend_of(x).xp.reshape(_sum(x, range(x.ndim - 1)), (x.shape[-1],))
+
+
+def _sum(x: Array, axes: Iterable[int]) -> Array:
+    """The sum along ``axes``, which keep extent 1.
+
+    One axis after another, the outermost first: every step adds runs that lie together in memory (for (N, H, W, C)
+    runs of H·W·C, then W·C, then C), which is several times faster than all at once where C is small. The sums are
+    short ones of short ones, so that their rounding errors stay small.
+    """
+    xp = backend_of(x).xp
+    for axis in sorted(axes):
+        x = xp.sum(x, axis=axis, keepdims=True)
+    return x
+
+
+def _wide(x: Array) -> Array:
+    """float16 as float32; the others as they are."""
+    return x.astype("float32") if x.dtype.itemsize < 4 else x
+
+
+def _like(dy: Array, *gradients: Array) -> Any:
+    """The gradients in the dtype of dy: undoes :func:`_wide`."""
+    return tuple(gradient.astype(dy.dtype, copy=False) for gradient in gradients)
+
+
+# -- what must fit -----------------------------------------------------------------------------------------------------
+
+
+def check_epsilon(epsilon: Any, op: str) -> float:
+    """A positive number of at most 1, as a Python float: a NumPy scalar would promote float32."""
+    try:
+        if isinstance(epsilon, (bool, str)):
+            raise TypeError
+        number = float(epsilon)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{op}: epsilon is a positive number, got {epsilon!r}") from None
+    if not 0 < number <= 1:
+        raise ValueError(f"{op}: epsilon is a positive number of at most 1, got {epsilon!r}")
+    return number
+
+
+def check_axes(axis: Any, ndim: int, op: str) -> tuple[int, ...]:
+    """One axis or several of an array of ``ndim`` axes, as non-negative numbers in ascending order."""
+    given = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    axes = sorted(a + ndim if a < 0 else a for a in (integer(a, "axis", op=op, least=-ndim) for a in given))
+    if not axes or axes[0] == 0 or axes[-1] >= ndim or len(set(axes)) < len(axes):
+        raise ValueError(
+            f"{op}: axis={axis!r} does not fit x with its {ndim} axes; expected one or several of "
+            f"{', '.join(map(str, range(1, ndim))) or 'none'}, or -1 for the last, each once. "
+            "Axis 0 is the batch, whose examples do not see each other."
+        )
+    return tuple(axes)
+
+
+def check_groups(groups: Any, channels: int, op: str) -> int:
+    """A number of groups that divides the channels."""
+    groups = integer(groups, "groups", op=op)
+    if channels % groups:
+        raise ValueError(f"{op}: groups={groups} must divide the {channels} channels")
+    return groups
+
+
+def _namespace(op: str, **arrays: Array) -> Any:
+    """The namespace of arrays none of which may be absent."""
+    for name, array in arrays.items():
+        if array is None:
+            raise TypeError(f"{op}: {name} is None; expected an array")
+    return namespace(op, **arrays)
+
+
+def _check_channels(op: str, x: Array, **vectors: Array) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}; expected (N, ..., C), with a batch and channels")
+    _check_shapes(op, (x.shape[-1],), f"one for each channel of x {tuple(x.shape)}", **vectors)
+
+
+def _check_shapes(op: str, expected: tuple[int, ...], meaning: str, **arrays: Array) -> None:
+    for name, array in arrays.items():
+        if tuple(array.shape) != expected:
+            raise ValueError(f"{op}: {name} has shape {tuple(array.shape)}; expected {expected}, {meaning}")
+
+
+def _check_some(op: str, x: Array, values: int) -> None:
+    if values == 0:
+        raise ValueError(
+            f"{op}: x has shape {tuple(x.shape)}, with no values to normalise; every axis but 0 needs some"
+        )

@@ -1,0 +1,385 @@
+"""Pooling: one number for every window of a feature map, and the way back to the units it came from.
+
+    E8    y[n,i,j,c]  =  max window,   Σ window / M   or   √(Σ window²)
+    E15   dx          =  all of dy to the winning unit,   dy / M to every unit   or   x / y · dy to every unit
+
+where window is the units x[n, i·s + m·r − p, j·s + n'·r − p, c] for the taps m, n' that stand on the map. Windows that
+overlap add up. Pooling shrinks the map and learns nothing; every channel is pooled by itself.
+
+Each pooling is a pair, forward and back: max_pool and max_unpool, avg_pool and avg_unpool, l2_pool and l2_unpool. The
+loops run over the taps of a window, of which there are few, and never over the map.
+
+Shapes: x (N, H, W, C), y (N, H', W', C). Source: Jefkine (2016); LeCun et al. (1998) for averages, Jarrett et al.
+(2009) and Boureau et al. (2010) for maxima, Sermanet et al. (2012) for L2; Lin et al. (2014) for global pooling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from ..backend import Array, accelerated, backend_of, namespace
+from ..geometry import Extent, Padding, Windows, pair, windows
+from .convolution import pad
+from .pullback import Pullback
+
+__all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "l2_pool2d", "max_pool2d"]
+
+
+def max_pool2d(
+    x: Array,
+    pool_size: Extent,
+    *,
+    stride: Extent | None = None,
+    padding: Padding = 0,
+    dilation: Extent = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Pullback]:
+    """The largest unit of every window (E8), which takes the whole error on the way back (E15).
+
+    x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``: windows side by
+    side. Among equals the first in row-major order wins, on every backend; a NaN wins over any number, and padding
+    never wins. ``pullback.saved["winners"]`` (N, H', W', C) holds the tap of each winner, counted row by row.
+
+    Raises ``ValueError`` if the windows do not fit, or if one lies wholly in the padding and so has no largest unit.
+
+    >>> import dualnet as dn
+    >>> x = dn.asarray([[[[1.0], [5.0]], [[5.0], [2.0]]]])  # a 2×2 map with a tie
+    >>> y, pullback = dn.ops.max_pool2d(x, 2)
+    >>> dn.to_numpy(y).ravel(), dn.to_numpy(pullback.saved["winners"]).ravel()
+    (array([5.], dtype=float32), array([1], dtype=uint8))
+    >>> dn.to_numpy(pullback(dn.asarray([[[[10.0]]]]))).ravel()
+    array([ 0., 10.,  0.,  0.], dtype=float32)
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    at = _placed("max_pool2d", x, pool_size, **options)
+
+    y, winners = max_pool(x, at)  # E8
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, H', W', C) -> dx (N, H, W, C)."""
+        return max_unpool(dy, winners, at)  # E15
+
+    return y, Pullback("max_pool2d", pullback, y, winners=winners)
+
+
+def avg_pool2d(
+    x: Array,
+    pool_size: Extent,
+    *,
+    stride: Extent | None = None,
+    padding: Padding = 0,
+    dilation: Extent = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> tuple[Array, Pullback]:
+    """The mean of every window (E8), whose units share the error equally on the way back (E15).
+
+    x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. The sum is
+    divided by M, the number of the window's units; with ``count_include_pad`` the zeros of the padding count too (but
+    not what ``ceil_mode`` reaches beyond the padding).
+
+    Raises ``ValueError`` if the windows do not fit, or if one lies wholly in the padding and so has no mean.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.avg_pool2d(dn.asarray([[[[1.0], [5.0]], [[4.0], [2.0]]]]), 2)
+    >>> dn.to_numpy(y).ravel(), dn.to_numpy(pullback(dn.asarray([[[[8.0]]]]))).ravel()
+    (array([3.], dtype=float32), array([2., 2., 2., 2.], dtype=float32))
+    """
+    counted = flag(count_include_pad, "count_include_pad", op="avg_pool2d")
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    at = _placed("avg_pool2d", x, pool_size, **options, empty_windows=counted)
+
+    y = avg_pool(x, at, counted)  # E8
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, H', W', C) -> dx (N, H, W, C)."""
+        return avg_unpool(dy, at, counted)  # E15
+
+    return y, Pullback("avg_pool2d", pullback, y)
+
+
+def l2_pool2d(
+    x: Array,
+    pool_size: Extent,
+    *,
+    stride: Extent | None = None,
+    padding: Padding = 0,
+    dilation: Extent = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Pullback]:
+    """The Euclidean length of every window (E8); back goes x / y of the error, 0 where y = 0 (E15).
+
+    x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. No square on the
+    way leaves the range of the dtype: y is finite wherever the length itself is. The gradient of an infinite y is NaN.
+
+    Raises ``ValueError`` if the windows do not fit. A window wholly in the padding has length 0.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.l2_pool2d(dn.asarray([[[[3.0], [0.0]], [[0.0], [4.0]]]]), 2)
+    >>> dn.to_numpy(y).ravel(), dn.to_numpy(pullback(dn.asarray([[[[10.0]]]]))).ravel()
+    (array([5.], dtype=float32), array([6., 0., 0., 8.], dtype=float32))
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    at = _placed("l2_pool2d", x, pool_size, **options, empty_windows=True)
+
+    y = l2_pool(x, at)  # E8
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, H', W', C) -> dx (N, H, W, C)."""
+        return l2_unpool(dy, x, y, at)  # E15
+
+    return y, Pullback("l2_pool2d", pullback, y, x=x, y=y)
+
+
+def global_avg_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullback]:
+    """The mean of every channel's whole map: x (N, H, W, C) -> y (N, C), or (N, 1, 1, C) with ``keepdims``.
+
+    ``pullback(dy)`` returns dx. Raises ``ValueError`` for a map without units.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.global_avg_pool2d(dn.asarray([[[[1.0], [2.0]], [[3.0], [6.0]]]]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([[4.0]]))).ravel()
+    (array([[3.]], dtype=float32), array([1., 1., 1., 1.], dtype=float32))
+    """
+    xp = namespace("global_avg_pool2d", x=x)
+    N, H, W, C = shape = _map_shape("global_avg_pool2d", x)
+    keepdims = flag(keepdims, "keepdims", op="global_avg_pool2d")
+
+    rows = xp.mean(x, axis=2, dtype=_wide(xp, x))  # (N, H, C)  row by row: rounding grows with H + W, not with H·W
+    mean = xp.mean(rows, axis=1).astype(x.dtype, copy=False)  # (N, C)  E8
+    y = xp.reshape(mean, (N, 1, 1, C)) if keepdims else mean
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
+        share = xp.reshape(dy, (N, 1, 1, C)) / (H * W)  # E15
+        return xp.broadcast_to(share, shape).copy()
+
+    return y, Pullback("global_avg_pool2d", pullback, y)
+
+
+def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullback]:
+    """The largest unit of every channel's map: x (N, H, W, C) -> y (N, C), or (N, 1, 1, C) with ``keepdims``.
+
+    ``pullback(dy)`` returns dx: the whole error goes to the winner, the first in row-major order among equals; a NaN
+    wins over any number. ``pullback.saved["winners"]`` (N, C) holds its place, counted row by row. Raises
+    ``ValueError`` for a map without units.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.global_max_pool2d(dn.asarray([[[[1.0], [7.0]], [[7.0], [6.0]]]]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([[4.0]]))).ravel()
+    (array([[7.]], dtype=float32), array([0., 4., 0., 0.], dtype=float32))
+    """
+    xp = namespace("global_max_pool2d", x=x)
+    N, H, W, C = _map_shape("global_max_pool2d", x)
+    keepdims = flag(keepdims, "keepdims", op="global_max_pool2d")
+
+    units = xp.reshape(x, (N, H * W, C))
+    largest = xp.max(units, axis=1, keepdims=True)  # (N, 1, C)  E8
+    equals = (units == largest) | (units != units)  # where the largest stands; if it is NaN, where a NaN stands
+    winners = xp.argmax(equals, axis=1).astype(_tap_dtype(xp, H * W))  # (N, C)  the first of them
+    y = xp.reshape(largest, (N, 1, 1, C) if keepdims else (N, C))
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
+        won = xp.arange(H * W)[:, None] == winners[:, None, :]  # (N, H·W, C)
+        dx = xp.where(won, xp.reshape(dy, (N, 1, C)), 0.0)  # E15
+        return xp.reshape(dx, (N, H, W, C))
+
+    return y, Pullback("global_max_pool2d", pullback, y, winners=winners)
+
+
+# -- forward and back, in pairs ----------------------------------------------------------------------------------------
+
+
+@accelerated
+def max_pool(x: Array, at: Windows) -> tuple[Array, Array]:
+    """E8: (N, H, W, C) -> the largest unit of every window, and its tap; both (N, H', W', C)."""
+    xp = backend_of(x).xp
+    padded = pad(x, at, -math.inf)
+    # A copy of one tap of every window lies close together: one strided pass each, and all that follows is fast.
+    taps = (padded[:, rows, cols, :].copy() for rows, cols in at.slices())  # k1·k2 times (N, H', W', C)
+    y = next(taps)
+    winners = xp.zeros(y.shape, dtype=_tap_dtype(xp, at.taps))
+    winners += _first_on_map(xp, at).astype(winners.dtype)  # padding never wins, not even over −inf
+    for tap, units in enumerate(taps, start=1):
+        wins = ~(units <= y) & (y == y)  # E8  larger, not equal: ties stay with the first; so does a NaN
+        xp.maximum(y, units, out=y)
+        xp.maximum(winners, wins.astype(winners.dtype) * tap, out=winners)  # taps come in rising order
+    return y, winners
+
+
+@accelerated
+def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
+    """E15: the whole error of a window goes to its winning unit. (N, H', W', C) twice -> (N, H, W, C)."""
+    xp = backend_of(dy).xp
+    (N, P, Q, C), (H, W) = dy.shape, at.size
+    to = _addresses(xp, winners, at)
+    # Every step-th window along each axis: those do not overlap, so no unit is the winner of two of them.
+    down, across = (-(-(r * (k - 1) + 1) // s) for r, k, s in zip(at.dilation, at.window, at.stride))
+    dx = xp.zeros((N * H * W * C,), dtype=dy.dtype)
+    for i in range(min(down, P)):
+        for j in range(min(across, Q)):
+            dx[to[:, i::down, j::across]] += dy[:, i::down, j::across]  # E15  windows that overlap add up
+    return xp.reshape(dx, (N, H, W, C))
+
+
+@accelerated
+def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Array:
+    """E8: the mean of every window, (N, H, W, C) -> (N, H', W', C)."""
+    xp = backend_of(x).xp
+    return (_sums(xp, x, at) / _units(xp, x, at, count_include_pad)).astype(x.dtype, copy=False)  # E8
+
+
+@accelerated
+def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Array:
+    """E15: every unit of a window gets 1 / M of its error, (N, H', W', C) -> (N, H, W, C)."""
+    xp = backend_of(dy).xp
+    share = dy / _units(xp, dy, at, count_include_pad)  # E15
+    dx = _padded_zeros(xp, dy, at)
+    for rows, cols in at.slices():
+        dx[:, rows, cols, :] += share  # E15  the adjoint of the sums: windows that overlap add up
+    return _crop(dx, at).astype(dy.dtype, copy=False)
+
+
+@accelerated
+def l2_pool(x: Array, at: Windows) -> Array:
+    """E8: the length of every window, (N, H, W, C) -> (N, H', W', C)."""
+    xp = backend_of(x).xp
+    padded = pad(xp.abs(x), at)
+    scale = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=x.dtype)
+    for rows, cols in at.slices():
+        xp.maximum(scale, padded[:, rows, cols, :], out=scale)
+    scale = xp.where((scale == 0) | xp.isinf(scale), 1.0, scale)
+    squares = xp.zeros(scale.shape, dtype=_wide(xp, x))
+    for rows, cols in at.slices():
+        part = padded[:, rows, cols, :] / scale  # between 0 and 1: its square neither overflows nor vanishes
+        squares += part * part
+    return (scale * xp.sqrt(squares)).astype(x.dtype, copy=False)  # E8
+
+
+@accelerated
+def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
+    """E15: a unit gets x / y of the error of each of its windows, (N, H', W', C) -> (N, H, W, C)."""
+    xp = backend_of(dy).xp
+    padded, dx = pad(x, at), _padded_zeros(xp, dy, at)
+    length = xp.where(y == 0, 1.0, y)  # a window of zeros sends 0 / 1
+    for rows, cols in at.slices():
+        dx[:, rows, cols, :] += padded[:, rows, cols, :] / length * dy  # E15  windows that overlap add up
+    return _crop(dx, at).astype(dy.dtype, copy=False)
+
+
+# -- taps and units ----------------------------------------------------------------------------------------------------
+
+
+def _first_on_map(xp: Any, at: Windows) -> Array:
+    """(H', W', 1): the first tap of each window that is not padding."""
+    m, n = (
+        xp.maximum(-((xp.arange(positions) * s - before) // r), 0)  # the smallest m with i·s + m·r − before ≥ 0
+        for positions, s, r, (before, _) in zip(at.grid, at.stride, at.dilation, at.pads)
+    )
+    return (m[:, None] * at.window[1] + n)[:, :, None]
+
+
+def _addresses(xp: Any, winners: Array, at: Windows) -> Array:
+    """(N, H', W', C): where the winners stand in the map laid out flat, N·H·W·C."""
+    (N, P, Q, C), (H, W), (k1, k2) = winners.shape, at.size, at.window
+    (s1, s2), (r1, r2), ((top, _), (left, _)) = at.stride, at.dilation, at.pads
+    images = xp.arange(N)[:, None, None, None] * (H * W)
+    corners = (xp.arange(P) * s1 - top)[:, None] * W + (xp.arange(Q) * s2 - left)  # (H', W')
+    taps = xp.reshape((xp.arange(k1) * r1)[:, None] * W + xp.arange(k2) * r2, (-1,))  # (k1·k2,)
+    place = corners[:, :, None] * C + xp.arange(C)  # (H', W', C)
+    return xp.take(taps * C, winners) + (images * C + place)
+
+
+def _sums(xp: Any, x: Array, at: Windows) -> Array:
+    """(N, H, W, C) -> (N, H', W', C): the sum of every window, padding counting as 0."""
+    padded = pad(x, at)
+    total = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=_wide(xp, x))
+    for rows, cols in at.slices():
+        total += padded[:, rows, cols, :]
+    return total
+
+
+def _units(xp: Any, x: Array, at: Windows, count_include_pad: bool) -> Array | int:
+    """M, the number of units in each window: (1, H', W', 1), or one number where all windows are whole."""
+    if at.reach == ((0, 0), (0, 0)):
+        return at.taps
+    if count_include_pad:  # the padding becomes part of the map; what ceil_mode reaches beyond it does not
+        (H, W), ((top, bottom), (left, right)) = at.size, at.pads
+        at = replace(at, size=(top + H + bottom, left + W + right), pads=((0, 0), (0, 0)))
+    return _sums(xp, xp.ones((1, *at.size, 1), dtype=x.dtype), at)  # on a map of ones, the sum counts
+
+
+def _padded_zeros(xp: Any, dy: Array, at: Windows) -> Array:
+    """An empty padded map to add dy's parts into."""
+    (H, W), ((top, bottom), (left, right)) = at.size, at.reach
+    return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=_wide(xp, dy))
+
+
+def _crop(padded: Array, at: Windows) -> Array:
+    """The map without its padding."""
+    (H, W), ((top, _), (left, _)) = at.size, at.reach
+    return padded[:, top : top + H, left : left + W, :]
+
+
+def _tap_dtype(xp: Any, taps: int) -> Any:
+    return xp.uint8 if taps <= 256 else xp.int32
+
+
+def _wide(xp: Any, x: Array) -> Any:
+    """The dtype to add up in: float16 would stop counting at 2048."""
+    return xp.float32 if x.itemsize == 2 else x.dtype
+
+
+# -- what must fit -----------------------------------------------------------------------------------------------------
+
+
+def pool_windows(
+    op: str,
+    size: tuple[int, int],
+    pool_size: Extent,
+    *,
+    stride: Extent | None = None,
+    padding: Padding = 0,
+    dilation: Extent = 1,
+    ceil_mode: bool = False,
+    empty_windows: bool = False,
+) -> Windows:
+    """The windows of a pooling. Unless ``empty_windows`` are welcome, each must have a tap on the map."""
+    pool_size = pair(pool_size, "pool_size", op=op)
+    stride = pool_size if stride is None else stride
+    ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
+    at = windows(op, size, pool_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+    if empty_windows or at.reach == ((0, 0), (0, 0)):
+        return at
+    for axis, n, k, r, pads, inside in zip(("row", "column"), size, at.window, at.dilation, at.pads, at.taps_inside()):
+        if 0 in inside:
+            raise ValueError(
+                f"{op}: the windows of output {axis} {inside.index(0)} lie wholly in the padding and have no unit "
+                f"({n} {axis}s, padding {pads[0]} + {pads[1]}, pool_size {k}, dilation {r}). Expected padding smaller "
+                "than the window; use less, or padding='same'."
+            )
+    return at
+
+
+def _placed(op: str, x: Array, pool_size: Extent, **options: Any) -> Windows:
+    """Check x, and place the windows on it."""
+    namespace(op, x=x)
+    return pool_windows(op, _map_shape(op, x)[1:3], pool_size, **options)
+
+
+def _map_shape(op: str, x: Array) -> tuple[int, int, int, int]:
+    if x.ndim != 4 or 0 in x.shape[1:3]:
+        raise ValueError(
+            f"{op}: x has shape {tuple(x.shape)}; expected feature maps (N, H, W, C) of at least one row and one column"
+        )
+    return tuple(x.shape)
+
+
+def flag(value: Any, name: str, *, op: str) -> bool:
+    """One checked truth value: True or False, and nothing that merely counts as one."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} is True or False, got {value!r}")
+    return value

@@ -1,0 +1,108 @@
+"""What every op returns beside its result: the way back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from ..backend import Array, backend_of
+
+
+class Pullback:
+    """Takes ``dy``, the gradient of the loss with respect to an op's output, to the gradients of its inputs.
+
+    It is the transpose of the op's derivative at the point where the op was called, and it may be called any number of
+    times. ``saved`` shows the arrays it keeps alive for that, by name; ``nbytes`` is their size; ``free()`` lets go.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 2.0]))
+    >>> dn.to_numpy(pullback(dn.asarray([10.0, 10.0])))
+    array([ 0., 10.], dtype=float32)
+    >>> list(pullback.saved), pullback.nbytes
+    (['y'], 8)
+    """
+
+    def __init__(
+        self,
+        op: str,
+        backward: Callable[..., Any],
+        y: Array,
+        /,
+        children: dict[str, Pullback] | None = None,
+        **saved: Array | None,
+    ) -> None:
+        self.op = op
+        self.shape = tuple(y.shape)
+        self.dtype = y.dtype
+        self._backend = backend_of(y)
+        self._backward: Callable[..., Any] | None = backward
+        self._saved = {name: array for name, array in saved.items() if array is not None}
+        self.children = children or {}
+
+    @property
+    def saved(self) -> dict[str, Array]:
+        """The arrays kept alive, by name; those of a network's layers carry the layer's name in front."""
+        inner = {f"{child}.{name}": a for child, way in self.children.items() for name, a in way.saved.items()}
+        return {**self._saved, **inner}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept alive; an array that is kept under two names counts once."""
+        return sum({id(array): array.nbytes for array in self.saved.values()}.values())
+
+    def then(self, op: str, convert: Callable[[Any], Any]) -> Pullback:
+        """The same way back with its result passed through ``convert``: how a layer names its op's gradients."""
+        way = copy.copy(self)
+        backward = self._backward
+        way.op, way._backward = op, lambda dy: convert(backward(dy))  # type: ignore[misc]
+        return way
+
+    def free(self) -> None:
+        """Let go of everything kept; calling the pullback afterwards raises ``RuntimeError``."""
+        self._backward = None
+        self._saved = {}
+        for child in self.children.values():
+            child.free()
+        self.children = {}
+
+    def __call__(self, dy: Array) -> Any:
+        return self._run(self._checked(dy))
+
+    def _checked(self, dy: Array) -> Array:
+        backend = backend_of(dy)
+        if backend is None:
+            raise TypeError(f"{self.op} pullback: dy is a {type(dy).__name__}; make an array of it with dn.asarray(dy)")
+        if tuple(dy.shape) != self.shape:
+            raise ValueError(
+                f"{self.op} pullback: dy has shape {tuple(dy.shape)}; expected {self.shape}, the shape of the output"
+            )
+        if backend is not self._backend:
+            raise TypeError(
+                f"{self.op} pullback: dy lives on {backend.name}, the output on {self._backend.name}. "
+                f"Move it with dn.asarray(dy, backend={self._backend.name!r})."
+            )
+        if dy.dtype != self.dtype:
+            raise TypeError(
+                f"{self.op} pullback: dy is {dy.dtype}; expected {self.dtype}, the dtype of the output. "
+                f"Convert it with dn.asarray(dy, dtype='{self.dtype}')."
+            )
+        return dy
+
+    def _run(self, *args: Any, **options: Any) -> Any:
+        if self._backward is None:
+            raise RuntimeError(f"{self.op} pullback: it was freed; run the forward pass again")
+        return self._backward(*args, **options)
+
+    def __repr__(self) -> str:
+        state = "freed" if self._backward is None else f"{self.nbytes} bytes kept: {', '.join(self.saved) or 'nothing'}"
+        return f"<pullback of {self.op}, dy {self.shape} {self.dtype}; {state}>"
+
+
+class LossPullback(Pullback):
+    """The pullback of a loss: its output is one number, so ``pullback()`` starts from dE/dE = 1."""
+
+    def __call__(self, dloss: float = 1.0) -> Any:  # type: ignore[override]
+        if hasattr(dloss, "shape") and tuple(dloss.shape) != ():
+            raise ValueError(f"{self.op} pullback: a loss is one number, so its gradient is too; got {dloss.shape}")
+        return self._run(dloss if hasattr(dloss, "dtype") and backend_of(dloss) is self._backend else float(dloss))

@@ -1,0 +1,180 @@
+"""A network as a table: what each layer makes of an image, and what it costs."""
+
+from __future__ import annotations
+
+import copy
+import html
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy
+
+from .geometry import elements
+from .initializers import Parameter
+from .layers.containers import Container
+from .layers.layer import Layer, Shape, check_shape
+from .sketch import sketch
+
+__all__ = ["Row", "Summary", "summary"]
+
+HEADINGS = ("layer", "output shape", "parameters", "multiply-adds", "activation bytes", "weight sharing")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a :class:`Summary`; a container's numbers are those of the layers inside, which follow it."""
+
+    name: str  # "3.layer.0"
+    layer: str  # its class
+    depth: int
+    container: bool
+    output_shape: Shape | None  # without the batch; None inside a container of one's own that does not tell it
+    parameters: int  # 0 for a layer that has stood before: it is shared
+    multiply_adds: int  # for one image
+    activation_bytes: int  # of its output, for one image
+    shared: bool = False
+    weights: int = 0  # of a convolution: all its weights, shared or not
+    dense_weights: int | None = None  # E18: the weights of the fully-connected layer between the same maps
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``net.summary()`` returns: prints as a table, renders as one in a notebook, and holds its ``rows``."""
+
+    network: str
+    input_shape: Shape
+    dtype: str
+    rows: list[Row]
+
+    @property
+    def parameters(self) -> int:
+        """All trainable parameters; shared ones count once."""
+        return sum(row.parameters for row in self._leaves())
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiplications with a weight (and additions) for one image, forward."""
+        return sum(row.multiply_adds for row in self._leaves())
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of all layers' outputs for one image."""
+        return sum(row.activation_bytes for row in self._leaves())
+
+    def _leaves(self) -> Iterator[Row]:
+        return (row for row in self.rows if not row.container)
+
+    def __str__(self) -> str:
+        table = [HEADINGS, *map(_cells, self.rows), self._totals()]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([self._title(), rule, lines[0], rule, *lines[1:-1], rule, lines[-1], *self._sharing()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            first = f'<{tag} style="text-align:left;white-space:pre">{html.escape(cells[0])}</{tag}>'
+            return "<tr>" + first + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[1:]) + "</tr>"
+
+        body = "".join(line(_cells(row), "td") for row in self.rows)
+        below = "".join(f"<div>{html.escape(text)}</div>" for text in self._sharing())
+        return (
+            f"<table><caption>{html.escape(self._title())}</caption><thead>{line(HEADINGS, 'th')}</thead>"
+            f"<tbody>{body}</tbody><tfoot>{line(self._totals(), 'th')}</tfoot></table>{below}"
+        )
+
+    def _title(self) -> str:
+        return f"{self.network} on {self.input_shape}, {self.dtype}; numbers for one image"
+
+    def _totals(self) -> tuple[str, ...]:
+        totals = self.parameters, self.multiply_adds, self.activation_bytes
+        return ("total", "", *(f"{total:,}" for total in totals), "")
+
+    def _sharing(self) -> list[str]:
+        """E18, told for the first convolution; the last column has the factor of every one."""
+        for row in self.rows:
+            if row.dense_weights is not None and row.weights:
+                return [
+                    f"weight sharing (E18): {row.name} {row.layer}".rstrip() + f" has {row.weights:,} weights; a "
+                    f"fully-connected layer between the same maps has {row.dense_weights:,}."
+                ]
+        return []
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    own = row.name.rpartition(".")[2]
+    label = "  " * row.depth + f"{own} {row.layer}".strip() + (" (shared)" if row.shared else "")
+    shape = "" if row.output_shape is None else str(row.output_shape)
+    numbers = ("", "", "") if row.container else (row.parameters, row.multiply_adds, row.activation_bytes)
+    factor = f"1/{row.dense_weights // row.weights:,}" if row.dense_weights and row.weights else ""
+    return (label, shape, *(f"{number:,}" if number != "" else "" for number in numbers), factor)
+
+
+def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
+    """The table of a network's layers: shapes, parameters, multiply-adds, activation bytes, weight sharing (E18).
+
+    A network that has not been initialised needs ``input_shape``; nothing is allocated for it, and it is not changed.
+    Raises ``ValueError`` where the layers do not fit together.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(6, 5, padding=2), dn.ReLU()])
+    >>> print(net.summary((28, 28, 1)))
+    Sequential on (28, 28, 1), float32; numbers for one image
+    """
+    if input_shape is None and net.input_shape is None:
+        raise ValueError("summary: the network is not initialised; say summary(input_shape=(28, 28, 1)), or init it")
+    shape = check_shape(net.input_shape if input_shape is None else input_shape, "summary")
+    if shape != net.input_shape:
+        net = sketch(_without_values(net), shape, net.dtype)
+    seen: set[int] = set()
+    rows = list(_rows(net, "", shape, 0, numpy.dtype(net.dtype).itemsize, seen))
+    return Summary(type(net).__name__, shape, numpy.dtype(net.dtype).name, rows if len(rows) == 1 else rows[1:])
+
+
+def _without_values(net: Layer) -> Layer:
+    """A copy that leaves the parameters behind."""
+    return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})
+
+
+def _rows(layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: int, seen: set[int]) -> Iterator[Row]:
+    output = None if shape is None else layer.output_shape(shape)
+    children = _children(layer, shape)
+    shared = id(layer) in seen
+    seen.add(id(layer))
+    own = [parameter for parameter in vars(layer).values() if isinstance(parameter, Parameter)]
+    new = {id(parameter): elements(parameter.shape) for parameter in own if id(parameter) not in seen}
+    seen.update(new)
+    known = output is not None and not children
+    yield Row(
+        name=name,
+        layer=type(layer).__name__,
+        depth=max(depth - 1, 0),
+        container=bool(children),
+        output_shape=output,
+        parameters=sum(new.values()),
+        multiply_adds=layer.multiply_adds(shape) if known else 0,
+        activation_bytes=elements(output) * itemsize if known else 0,
+        shared=shared and bool(own),
+        weights=sum(elements(parameter.shape) for parameter in own),
+        dense_weights=_dense_weights(layer, shape, output),
+    )
+    for child_name, child, child_shape in children:
+        yield from _rows(child, f"{name}.{child_name}" if name else child_name, child_shape, depth + 1, itemsize, seen)
+
+
+def _children(layer: Layer, shape: Shape | None) -> list[tuple[str, Layer, Shape | None]]:
+    """Name, layer and input shape of the layers inside."""
+    if isinstance(layer, Container) and shape is not None:
+        return list(layer._shapes(shape))
+    return [(name, child, child.input_shape) for name, child in layer.children().items()]
+
+
+def _dense_weights(layer: Layer, shape: Shape | None, output: Shape | None) -> int | None:
+    """E18: (H·W·C)·(H'·W'·D) weights and H'·W'·D biases, where the convolution shares k1·k2·C·D and D."""
+    if not hasattr(layer, "kernel_size") or layer.children() or shape is None or output is None:
+        return None
+    biases = math.prod(output) if getattr(layer, "use_bias", False) else 0
+    return math.prod(shape) * math.prod(output) + biases

@@ -1,0 +1,24 @@
+"""What every test may ask for: each loadable backend in turn, and numbers that are the same in every run."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+
+
+@pytest.fixture(params=dn.available_backends())
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs once on every backend that works here, with that one in force."""
+    with dn.use_backend(request.param) as name:
+        yield name
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers seeded by the test's name."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))

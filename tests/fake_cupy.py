@@ -1,0 +1,143 @@
+"""A module that looks like CuPy on a machine with several GPUs, over the strict backend's namespace.
+
+What CuPy does and the strict backend alone does not show: every array lies on one device, and computing with it while
+another device is the current one fails.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+import numpy
+
+from dualnet.backends import strict_backend
+from dualnet.backends.strict_backend import StrictArray
+
+COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
+
+
+def install(monkeypatch, devices: int = 2) -> types.ModuleType:
+    """Put a fresh fake into ``sys.modules``, with this many devices."""
+    cupy = module("cupy", __version__="14.2.0", __file__="fake")
+    now = types.SimpleNamespace(device=0, synchronized=[])
+    names = {name: getattr(strict_backend.Namespace(), name) for name in strict_backend.FUNCTIONS}
+    dtypes = {name: getattr(numpy, name) for name in (*strict_backend.DTYPES, *strict_backend.CONSTANTS)}
+    cupy.ndarray = _array_type(now)
+    for name, function in names.items():
+        setattr(cupy, name, _on_device(cupy.ndarray, now, function))
+    for name, value in dtypes.items():
+        setattr(cupy, name, value)
+    cupy.asarray = lambda host: cupy.ndarray(numpy.array(host), now.device)
+    cupy.asnumpy = lambda array: array._held.copy()
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
+        used_bytes=lambda: 3 * 2**20, total_bytes=lambda: 5 * 2**20
+    )
+    cupy.now = now
+    cupy.cuda = types.SimpleNamespace(Device=_device_type(now), runtime=_runtime(now, devices))
+    computed = {}
+    linalg = module(
+        "cupy._core._routines_linalg",
+        set_compute_type=lambda dtype, kind: computed.__setitem__(numpy.dtype(dtype).name, kind),
+        computed=computed,
+        **COMPUTE_TYPES,
+    )
+    for fake in (cupy, module("cupy._core", __path__=[]), linalg):
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    cupy.computed = computed
+    return cupy
+
+
+def module(name: str, **members: object) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__spec__ = ModuleSpec(name, None)
+    vars(made).update(members)
+    return made
+
+
+def _array_type(now: types.SimpleNamespace) -> type:
+    class ndarray(StrictArray):
+        __slots__ = ("data",)
+
+        def __init__(self, held: numpy.ndarray, device: int | None = None) -> None:
+            super().__init__(held)
+            self.data = types.SimpleNamespace(device_id=now.device if device is None else device)
+
+    def guarded(method):
+        return _on_device(ndarray, now, method)
+
+    ndarray.__module__ = "cupy"
+    methods = [name for name, member in vars(StrictArray).items() if callable(member) and name.startswith("__")]
+    for name in {*methods, "astype", "copy", "reshape"} - {
+        "__init__",
+        "__repr__",
+        "__len__",
+        "__class__",
+        "__deepcopy__",
+    }:
+        setattr(ndarray, name, guarded(getattr(StrictArray, name)))
+    for name in ("T", "mT"):
+        setattr(ndarray, name, property(guarded(getattr(StrictArray, name).fget)))
+    ndarray.item = lambda self: self._held.item()
+    return ndarray
+
+
+def _on_device(kind: type, now: types.SimpleNamespace, function):
+    def call(*args, **options):
+        for value in _flat((*args, *options.values())):
+            if isinstance(value, kind) and value.data.device_id != now.device:
+                raise ValueError(
+                    f"Array device must be same as the current device: array device = {value.data.device_id} "
+                    f"while current = {now.device}"
+                )
+        return _convert(kind, function(*args, **options))
+
+    return call
+
+
+def _flat(values):
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _convert(kind: type, result):
+    if isinstance(result, StrictArray) and not isinstance(result, kind):
+        return kind(result._held)
+    if isinstance(result, (list, tuple)):
+        return type(result)(_convert(kind, part) for part in result)
+    return result
+
+
+def _device_type(now: types.SimpleNamespace) -> type:
+    class Device:
+        def __init__(self, number: int) -> None:
+            self.id = number
+
+        def use(self) -> None:
+            now.device = self.id
+
+        def __enter__(self) -> None:
+            self.before, now.device = now.device, self.id
+
+        def __exit__(self, *error: object) -> None:
+            now.device = self.before
+
+        def synchronize(self) -> None:
+            now.synchronized.append(self.id)
+
+    return Device
+
+
+def _runtime(now: types.SimpleNamespace, devices: int) -> types.SimpleNamespace:
+    return types.SimpleNamespace(
+        getDeviceCount=lambda: devices,
+        getDevice=lambda: now.device,
+        driverGetVersion=lambda: 12080,
+        runtimeGetVersion=lambda: 12090,
+        getDeviceProperties=lambda number: {"name": f"Pretend H{number}00".encode()},
+        memGetInfo=lambda: (60 * 2**20, 80 * 2**20),
+    )

@@ -1,0 +1,93 @@
+"""The checks that users run: they find what is wrong, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet.backend import backend_of
+
+
+def on(*arrays):
+    return [dn.asarray(a) for a in arrays]
+
+
+def wrong(change):
+    """conv2d with a mistake in its pullback."""
+
+    def op(x, w, b=None, **options):
+        y, pullback = dn.ops.conv2d(x, w, b, **options)
+        return y, lambda dy: change(*pullback(dy), x=x, w=w, dy=dy)
+
+    return op
+
+
+MISTAKES = {
+    "dw not rotated back": lambda dx, dw, db, **_: (dx, dw[::-1, ::-1], db),
+    "db averaged, not summed": lambda dx, dw, db, **_: (dx, dw, db / 2.0),
+    "dx moved by one pixel": lambda dx, dw, db, **_: (backend_of(dx).xp.roll(dx, 1, axis=2), dw, db),
+    "dw off by one part in ten thousand": lambda dx, dw, db, **_: (dx, dw * (1 + 1e-4), db),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_found(backend, rng, name):
+    arrays = on(rng.standard_normal((2, 5, 6, 2)), rng.standard_normal((3, 2, 2, 3)), rng.standard_normal(3))
+    right, bad = dn.ops.conv2d, wrong(MISTAKES[name])
+    for check in (dn.check.gradient, dn.check.adjoint):
+        assert check(right, *arrays, stride=2)
+        with pytest.raises(dn.check.CheckError, match="DISAGREES(.|\n)*<-- wrong"):
+            check(bad, *arrays, stride=2)
+        report = check(bad, *arrays, stride=2, raises=False)
+        assert not report and not report.ok and report.worst > report.rows[0].limit
+
+
+def test_only_the_wrong_argument_is_named(backend, rng):
+    arrays = on(rng.standard_normal((2, 5, 6, 2)), rng.standard_normal((3, 2, 2, 3)), rng.standard_normal(3))
+    report = dn.check.gradient(wrong(MISTAKES["db averaged, not summed"]), *arrays, raises=False)
+    assert {row.argument for row in report.rows if not row.ok} == {"argument 2"}
+    assert dn.check.gradient(wrong(MISTAKES["db averaged, not summed"]), *arrays, wrt=[0, 1])
+
+
+def test_an_op_that_is_not_linear_fails_the_adjoint(backend, rng):
+    (x,) = on(rng.standard_normal((3, 4)))
+    assert dn.check.gradient(dn.ops.tanh, x)
+    with pytest.raises(dn.check.CheckError):
+        dn.check.adjoint(dn.ops.tanh, x)
+
+
+def test_kinks_are_redrawn(backend):
+    """A ReLU standing exactly at 0 has no slope there; the check moves on instead of blaming the pullback."""
+    (x,) = on(np.zeros((4, 5)))
+    assert dn.check.gradient(dn.ops.relu, x)
+    (x,) = on(np.full((4, 5), 3e-7))
+    assert dn.check.gradient(dn.ops.relu, x)
+
+
+def test_losses(backend, rng):
+    y, t = on(rng.standard_normal((4, 3)), np.array([0, 2, 1, 1]))
+    assert dn.check.gradient(dn.losses.softmax_cross_entropy, y, t, label_smoothing=0.1)
+
+
+def test_a_network_keeps_its_state(backend, rng):
+    net = dn.Sequential([dn.Conv2D(3, 3), dn.BatchNorm(), dn.ReLU(), dn.Dropout(0.4), dn.Flatten(), dn.Dense(2)])
+    net.init((5, 5, 2))
+    net.forward(dn.asarray(rng.standard_normal((4, 5, 5, 2))), train=True)
+    before = {name: np.array(dn.to_numpy(v)) for name, v in net.state_dict().items()}
+    assert dn.check.gradient(net) and dn.check.gradient(net, train=False)
+    after = net.state_dict()
+    assert all(np.array_equal(before[name], dn.to_numpy(after[name])) for name in before)
+    assert net.dtype == "float32" and net.parameters()["0.w"].dtype == "float32"
+
+
+def test_what_cannot_be_checked():
+    with pytest.raises(ValueError, match="no parameters yet; call init"):
+        dn.check.gradient(dn.Conv2D(2, 3))
+    layer = dn.Conv2D(2, 3).init((4, 4, 1))
+    with pytest.raises(ValueError, match="takes one batch x, got 2"):
+        dn.check.gradient(layer, 1, 2)
+
+
+def test_a_report_of_nothing_is_not_a_proof():
+    assert not dn.check.Report("nothing", "difference")

@@ -1,0 +1,162 @@
+"""The command line: what it prints, where it fails, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet import cli
+
+
+def run(capsys, *arguments):
+    """Run a command in this process: exit code, stdout, stderr."""
+    try:
+        code = cli.main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """A network trained for one epoch, as a file."""
+    code, out, err = run(capsys, "train", "--epochs", 1, "--out", tmp_path)
+    assert code == 0, err
+    return next(tmp_path.glob("digits-digits_cnn.*")), out
+
+
+def test_train_ends_with_the_accuracy(trained):
+    path, out = trained
+    last = out.splitlines()[-1]
+    assert re.fullmatch(r"test accuracy \d+\.\d\d %", last) and float(last.split()[2]) > 50
+    assert str(path) in out and "1,437 images to learn, 360 to test" in out
+    (_, _), (x, t) = dn.data.load_digits()
+    score = dn.load(path).evaluate(x, t)["accuracy"]
+    assert f"{100 * score:.2f}" == last.split()[2]
+
+
+def test_train_is_seeded(tmp_path, capsys):
+    lasts = [run(capsys, "train", "--epochs", 1, "--seed", s, "--out", tmp_path)[1].splitlines()[-1] for s in (1, 1)]
+    assert lasts[0] == lasts[1]
+
+
+@pytest.mark.slow
+def test_digits_reach_97_per_cent(tmp_path, capsys):
+    code, out, _ = run(capsys, "train", "digits", "--out", tmp_path)
+    assert code == 0 and float(out.split()[-2]) >= 97
+
+
+def test_predict(trained, tmp_path, capsys):
+    path, _ = trained
+    code, out, _ = run(capsys, "predict", path, "digits")
+    assert code == 0 and re.fullmatch(r"360 images, accuracy \d+\.\d\d %\n", out)
+    (_, _), (x, t) = dn.data.load_digits()
+    np.save(tmp_path / "x.npy", x[:3, :, :, 0])
+    dn.data.write_idx(tmp_path / "x.idx", np.rint(x[:3, :, :, 0] * 255).astype(np.uint8))
+    code, out, _ = run(capsys, "predict", path, tmp_path / "x.npy")
+    expected = dn.load(path).predict(x[:3]).argmax(1)
+    assert [int(line.split()[3]) for line in out.splitlines()] == expected.tolist()
+    assert run(capsys, "predict", path, tmp_path / "x.idx")[0] == 0
+    np.save(tmp_path / "one.npy", x[0])
+    assert run(capsys, "predict", path, tmp_path / "one.npy")[1].startswith(f"image 0: class {expected[0]} (")
+
+
+def test_summary(trained, capsys):
+    code, out, _ = run(capsys, "summary", "lenet5")
+    assert code == 0 and "61,706" in out
+    code, out, _ = run(capsys, "summary", trained[0])
+    assert code == 0 and "Conv2D" in out
+    code, out, _ = run(capsys, "summary", "resnet20", "--input-shape", "16,16,3")
+    assert code == 0 and "(16, 16, 16)" in out
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info", "--backend", "strict")
+    assert code == 0 and re.search(r"^backend +strict$", out, re.M) and dn.__version__ in out
+    dn.set_backend(os.environ.get("DUALNET_BACKEND") or "numpy")
+
+
+def test_check(capsys, monkeypatch):
+    code, out, _ = run(capsys, "check")
+    assert code == 0 and re.search(r"^\d\d passed, 0 failed$", out, re.M)
+    right = dn.ops.conv2d
+
+    def wrong(x, w, b, **options):
+        y, pullback = right(x, w, b, **options)
+        return y, pullback.then("conv2d", lambda result: (result[0], result[1][::-1], result[2]))
+
+    monkeypatch.setattr(dn.ops, "conv2d", wrong)
+    code, out, _ = run(capsys, "check")
+    assert code == 1 and re.search(r"^\d\d passed, [1-9] failed$", out, re.M) and "DISAGREES" in out
+
+
+MISTAKES = [
+    (["train", "imagenet"], "invalid choice: 'imagenet'"),
+    (["train", "--epochs", "0"], "--epochs: 0 is not at least 1"),
+    (["train", "--epochs", "many"], "--epochs: invalid"),
+    (["train", "--lr", "nan"], "--lr: nan is not a positive number"),
+    (["train", "--model", "lenet6"], "lenet6.*lenet5"),
+    (["train", "--model", "lenet5"], "dualnet train: .*does not fit"),
+    (["train", "--optimizer", "adamm"], "dualnet train: .*adamm.*adamw"),
+    (["train", "--backend", "cuda"], "dualnet train: unknown backend 'cuda'"),
+    (["train", "--seed", "-1"], "dualnet train: seed must be"),
+    (["train", "mnist"], "dualnet train: mnist: say where its files lie, with --data DIR"),
+    (["train", "mnist", "--data", "nowhere"], "dualnet train: .*nowhere"),
+    (["train", "cifar10", "--data", "nowhere"], "dualnet train: .*nowhere"),
+    (["predict", "nothing.npz", "digits"], "dualnet predict: .*nothing.npz"),
+    (["predict", "nothing.npz", "nowhere.npy"], "dualnet predict: .*nothing.npz"),
+    (["summary", "lenet6"], "neither a file nor a model; the models are .*lenet5"),
+    (["summary", "lenet5", "--input-shape", "28"], "dualnet summary: .*feature maps"),
+    (["summary", "lenet5", "--input-shape", "a,b"], "--input-shape: invalid"),
+    (["explode"], "invalid choice: 'explode'"),
+    ([], "the following arguments are required: COMMAND"),
+]
+
+
+@pytest.mark.parametrize("arguments, words", MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
+def test_mistakes_are_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and re.search(words, err), err
+    assert "Traceback" not in err and not out
+    told = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
+    assert len(told) == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_is_a_folder(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run(capsys, "train", "--out", tmp_path / "file")
+    assert code == 2 and "is a file; expected a folder" in err and (tmp_path / "file").read_text() == "mine"
+
+
+def test_interrupting_is_no_traceback(capsys, tmp_path, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dn.Sequential, "fit", interrupted)
+    code, _, err = run(capsys, "train", "--out", tmp_path)
+    assert code == 130 and err == "interrupted\n"
+
+
+def test_python_m_dualnet():
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(dn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-m", "dualnet", "--version"], capture_output=True, text=True, env=where)
+    assert done.stdout == f"dualnet {dn.__version__}\n" and done.returncode == 0
+
+
+@pytest.mark.slow
+def test_mnist(capsys, tmp_path):
+    folder = Path(os.environ.get("DUALNET_DATA", "")) / "mnist"
+    if not os.environ.get("DUALNET_DATA") or not folder.is_dir():
+        pytest.skip("DUALNET_DATA names no folder with mnist/")
+    code, out, _ = run(capsys, "train", "mnist", "--data", folder, "--epochs", 5, "--out", tmp_path)
+    assert code == 0 and float(out.split()[-2]) >= 98.9

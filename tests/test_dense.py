@@ -1,0 +1,196 @@
+"""The dense layer and flatten: loops, dot products, both backends, layouts, errors."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+from oracles import error, on_device, prove, tau
+
+import dualnet as dn
+
+
+@pytest.mark.parametrize("shape, D", [((4, 3), 5), ((1, 1), 1), ((3, 2, 4), 3), ((2, 3, 1, 6), 2), ((1, 40), 2)])
+def test_dense(backend, rng, shape, D):
+    """E9 and E16."""
+    x, w, b = rng.standard_normal(shape), rng.standard_normal((shape[-1], D)), rng.standard_normal(D)
+    K = max(shape[-1], D, x.size // shape[-1])
+    prove("dense", [x, w, b], K=K, linear=[0, 1, 2])
+    prove("dense", [x, w, None], K=K, linear=[0, 1])
+
+
+@pytest.mark.parametrize("case", range(25))
+def test_dense_drawn(backend, rng, case):
+    N, K, D = (int(v) for v in rng.integers(1, 9, 3))
+    middle = tuple(int(v) for v in rng.integers(1, 4, rng.integers(3)))
+    x, w, b = rng.standard_normal((N, *middle, K)), rng.standard_normal((K, D)), rng.standard_normal(D)
+    prove("dense", [x, w, b if rng.integers(2) else None], K=max(K, D, x.size // K), linear=[0, 1])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 7), (1, 1, 1, 1), (2, 3, 1)])
+def test_flatten(backend, rng, shape):
+    """E9: a permutation of nothing, there and back."""
+    prove("flatten", [rng.standard_normal(shape)], K=1, linear=[0])
+
+
+def test_a_convolution_over_the_whole_map_is_dense_after_flatten(backend, rng):
+    """E18: the bank that sees everything at once is the matrix, row by row."""
+    x, w, b = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((3, 4, 2, 5)), rng.standard_normal(5)
+    rows, fold = dn.ops.flatten(dn.asarray(x))
+    y, pullback = dn.ops.dense(rows, *on_device([w.reshape(24, 5), b]))
+    same, way = dn.ops.conv2d(*on_device([x, w, b]))
+    assert error(dn.to_numpy(y), dn.to_numpy(same)[:, 0, 0]) <= tau("float64", 24)
+    dx, dw, db = pullback(y)
+    for left, right in zip((fold(dx), dw, db), way(same)):
+        assert error(dn.to_numpy(left).ravel(), dn.to_numpy(right).ravel()) <= tau("float64", 24)
+
+
+def test_two_half_batches_are_one(backend, rng):
+    x, w, dy = rng.standard_normal((6, 4)), rng.standard_normal((4, 3)), rng.standard_normal((6, 3))
+    whole = dn.ops.dense(*on_device([x, w]))[1](dn.asarray(dy))[1]
+    halves = [dn.ops.dense(*on_device([x[h], w]))[1](dn.asarray(dy[h]))[1] for h in (slice(0, 3), slice(3, 6))]
+    assert error(dn.to_numpy(halves[0]) + dn.to_numpy(halves[1]), dn.to_numpy(whole)) <= tau("float64", 6)
+
+
+def test_any_memory_layout(rng):
+    x, w, b, dy = (rng.standard_normal(shape) for shape in [(4, 6), (6, 3), (3,), (4, 3)])
+    y, pullback = dn.ops.dense(x, w, b)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for other in (np.asfortranarray(x), frozen, np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1]):
+        before = other.tobytes()
+        again, way = dn.ops.dense(other, np.asfortranarray(w), np.repeat(b, 2)[::2])
+        assert error(again, y) <= tau("float64", 6) and other.tobytes() == before
+        for left, right in zip(way(np.asfortranarray(dy)), pullback(dy)):
+            assert error(left, right) <= tau("float64", 6)
+    maps = rng.standard_normal((2, 3, 4, 5))
+    rows, fold = dn.ops.flatten(np.asfortranarray(maps))
+    assert np.array_equal(rows, maps.reshape(2, 60)) and np.array_equal(fold(rows), maps)
+
+
+def test_empty_batch(backend):
+    x, w, b = on_device([np.zeros((0, 4)), np.ones((4, 3)), np.ones(3)])
+    y, pullback = dn.ops.dense(x, w, b)
+    dx, dw, db = pullback(y)
+    assert y.shape == (0, 3) and dx.shape == (0, 4) and not dn.to_numpy(dw).any() and not dn.to_numpy(db).any()
+    y, pullback = dn.ops.flatten(dn.asarray(np.zeros((0, 3, 3, 2))))
+    assert y.shape == (0, 18) and pullback(y).shape == (0, 3, 3, 2)
+    assert dn.ops.flatten(dn.asarray(np.zeros((2, 3, 3, 0))))[0].shape == (2, 0)
+
+
+def test_need_dx_skips_the_input_gradient(backend, rng):
+    x, w = on_device([rng.standard_normal((4, 3)), rng.standard_normal((3, 2))])
+    y, pullback = dn.ops.dense(x, w, need_dx=False)
+    dx, dw, db = pullback(y)
+    assert dx is None and db is None and np.array_equal(dn.to_numpy(dw), dn.to_numpy(dn.ops.dense(x, w)[1](y)[1]))
+
+
+def test_float16_adds_up_in_float32(backend):
+    """NumPy's own sum of 4096 ones in float16 along the first axis is 2048."""
+    x, w, b = on_device([np.ones((4096, 1)), np.ones((1, 2)), np.zeros(2)], "float16")
+    y, pullback = dn.ops.dense(x, w, b)
+    assert y.dtype == "float16" and dn.to_numpy(pullback(y)[2]).tolist() == [4096, 4096]
+
+
+def test_a_kernel_stands_in_by_name(rng, monkeypatch):
+    x, w = rng.standard_normal((4, 3)), rng.standard_normal((3, 2))
+    monkeypatch.delenv("DUALNET_KERNELS", raising=False)
+    monkeypatch.setitem(dn.backend.load("numpy").kernels, "affine", lambda x, w, b=None: np.full((4, 2), 7.0))
+    assert (dn.ops.dense(x, w)[0] == 7).all()
+    module = importlib.import_module("dualnet.ops.dense")  # dualnet.ops.dense itself is the op
+    assert np.array_equal(module.affine.reference(x, w), x @ w)
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+X, W = np.zeros((2, 4)), np.zeros((4, 3))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"x": X[0]}, r"x has shape \(4,\); expected \(N, ..., K\)"),
+        ({"w": W[0]}, r"w has shape \(3,\); expected a matrix \(K, D\)"),
+        ({"w": W[:0], "x": X[:, :0]}, r"w has shape \(0, 3\)"),
+        ({"w": W.T}, r"x \(2, 4\) has rows of 4, but w \(3, 4\) reads 3. Expected w of shape \(4, D\)"),
+        ({"x": np.zeros((2, 5, 5, 3))}, "has rows of 3, but w .* reads 4.*Feature maps are flattened first"),
+        ({"b": np.zeros(4)}, r"b has shape \(4,\); expected \(3,\)"),
+        ({"b": np.zeros((1, 3))}, r"b has shape \(1, 3\); expected \(3,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(backend, change, words):
+    given = {"x": X, "w": W, "b": None, **change}
+    with pytest.raises(ValueError, match=f"dense: .*{words}"):
+        dn.ops.dense(*on_device(given.values()))
+
+
+def test_dtypes_that_do_not_fit(backend):
+    x, w = on_device([X, W])
+    with pytest.raises(TypeError, match="dense: x is float64 and w is float32; expected one dtype"):
+        dn.ops.dense(x, w.astype("float32"))
+    with pytest.raises(TypeError, match="dense: x is a list"):
+        dn.ops.dense([[1.0]], w)
+    with pytest.raises(TypeError, match="flatten: x has dtype int64"):
+        dn.ops.flatten(x.astype("int64"))
+    with pytest.raises(ValueError, match=r"flatten: x has shape \(4,\); expected \(N, ...\)"):
+        dn.ops.flatten(x[0])
+    y, pullback = dn.ops.dense(x, w)
+    with pytest.raises(ValueError, match="dense pullback: dy has shape"):
+        pullback(y[1:])
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"initializer": "orthogonal"}])
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_dense_layer(backend, rng, options, shape):
+    layer = dn.Dense(5, **options)
+    layer = dn.Dense(**layer.config()).init(shape, seed=3, dtype="float64")
+    x = dn.asarray(rng.standard_normal((2, *shape)))
+    y, pullback = layer.forward(x, train=True)
+    assert tuple(y.shape[1:]) == layer.output_shape(shape) == (*shape[:-1], 5)
+    assert np.array_equal(dn.to_numpy(layer(x)), dn.to_numpy(y))
+    dx, grads = pullback(y)
+    assert list(grads) == list(layer.parameters()) == (["w", "b"] if layer.use_bias else ["w"])
+    assert dx.shape == x.shape and all(g.shape == layer.parameters()[n].shape for n, g in grads.items())
+    assert layer.forward(x, train=True, need_dx=False)[1](y)[0] is None
+    same, way = dn.ops.dense(x, layer.w.value, layer.b.value if layer.use_bias else None)
+    assert np.array_equal(dn.to_numpy(same), dn.to_numpy(y))
+    assert np.array_equal(dn.to_numpy(way(y)[1]), dn.to_numpy(grads["w"]))
+
+
+def test_the_draw_scales_with_the_inputs():
+    """He: variance 2 / fan_in, whatever the number of units; biases start at 0."""
+    layer = dn.Dense(50).init((800,), dtype="float64")
+    w = dn.to_numpy(layer.w.value)
+    assert abs(w.var() * 800 / 2 - 1) < 0.05 and not dn.to_numpy(layer.b.value).any()
+    w = dn.to_numpy(dn.Dense(50, initializer="glorot_normal").init((800,), dtype="float64").w.value)
+    assert abs(w.var() * 850 / 2 - 1) < 0.05
+
+
+def test_flatten_layer(backend, rng):
+    layer = dn.Flatten().init((3, 4, 2), dtype="float64")
+    x = dn.asarray(rng.standard_normal((2, 3, 4, 2)))
+    y, pullback = layer.forward(x, train=True)
+    dx, grads = pullback(y)
+    assert layer.output_shape((3, 4, 2)) == (24,) == tuple(y.shape[1:]) and grads == {} and layer.parameters() == {}
+    assert np.array_equal(dn.to_numpy(dx), dn.to_numpy(x))
+
+
+def test_multiply_adds():
+    assert dn.Dense(10).multiply_adds((84,)) == 840
+    assert dn.Dense(10).multiply_adds((6, 84)) == 5040
+    assert dn.Flatten().multiply_adds((3, 3, 2)) == 0
+
+
+BAD = [None, "three", float("nan"), 1e18, -1, 0, (1, 2), (), 2.5, [1], True, object()]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_constructors_refuse_nonsense(value):
+    with pytest.raises((TypeError, ValueError), match="Dense: units"):
+        dn.Dense(value)
+    with pytest.raises((TypeError, ValueError)):
+        dn.Dense(3, initializer=value)

@@ -1,0 +1,129 @@
+"""The variable DUALNET_BACKEND and the import itself, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ASK = """
+import sys
+import dualnet as dn
+import time
+start = time.perf_counter()
+try:
+    print(dn.get_backend())
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+assert time.perf_counter() - start < 1
+"""
+NO_DEVICE = """
+__version__ = "14.0.0"
+class cuda:
+    class runtime:
+        def getDeviceCount():
+            raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+        def driverGetVersion():
+            return 0
+"""
+HIDE = "import sys; sys.modules['cupy'] = None\n"
+
+
+def run(tmp_path, code, **variables):
+    """A Python process that sees dualnet, these variables, and an empty folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "path" / "cupy").mkdir(parents=True)
+    (tmp_path / "path" / "cupy" / "__init__.py").write_text(NO_DEVICE)
+    environment = {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}", "HOME": str(here), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", textwrap.dedent(code)],
+        env={**environment, "OMP_NUM_THREADS": "1", **variables},
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(here.iterdir()) == []
+    return done
+
+
+@pytest.mark.parametrize(
+    "variables, prelude, expected",
+    [
+        ({}, "", "numpy"),
+        ({"DUALNET_BACKEND": ""}, "", "numpy"),
+        ({"DUALNET_BACKEND": "numpy"}, "", "numpy"),
+        ({"DUALNET_BACKEND": "Strict"}, "", "strict"),
+        ({"DUALNET_BACKEND": "auto"}, "", "numpy"),
+        ({"DUALNET_BACKEND": "auto"}, HIDE, "numpy"),
+        (
+            {"DUALNET_BACKEND": "torch"},
+            "",
+            "ValueError: DUALNET_BACKEND=torch: unknown backend 'torch'; the backends are",
+        ),
+        (
+            {"DUALNET_BACKEND": "cupy:1.5"},
+            "",
+            "ValueError: DUALNET_BACKEND=cupy:1.5: backend 'cupy:1.5': after the colon",
+        ),
+        (
+            {"DUALNET_BACKEND": "cupy"},
+            "",
+            "BackendUnavailable: DUALNET_BACKEND=cupy: cupy: there is no NVIDIA driver here. "
+            'With an NVIDIA GPU and its driver, install CuPy with: pip install "dualnet[cuda',
+        ),
+        (
+            {"DUALNET_BACKEND": "CUPY:1"},
+            HIDE,
+            "BackendUnavailable: DUALNET_BACKEND=cupy:1: cupy: CuPy is not installed. "
+            'Install it with: pip install "dualnet[cuda',
+        ),
+    ],
+)
+def test_the_variable_in_a_process_of_its_own(tmp_path, variables, prelude, expected):
+    done = run(tmp_path, prelude + ASK, **variables)
+    assert done.stdout.startswith(expected)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_a_late_change_in_a_process_of_its_own(tmp_path):
+    late = 'import os; dn.asarray([1.0]); os.environ["DUALNET_BACKEND"] = "strict"'
+    done = run(tmp_path, f"import dualnet as dn\n{late}\nprint(dn.get_backend(), dn.get_backend(), dn.get_backend())")
+    assert done.stdout == "numpy numpy numpy\n"
+    assert done.stderr.count("Warning") == 1
+    assert "DUALNET_BACKEND became 'strict' after 'numpy' was already in use" in done.stderr
+
+
+def test_import_is_silent_and_touches_nothing(tmp_path):
+    code = """
+    import sys
+    import dualnet
+    print(*(name for name in ("cupy", "tqdm", "safetensors", "importlib.metadata", "argparse") if name in sys.modules))
+    print(*(name for name in sys.modules if name.startswith("dualnet.backends.")))
+    """
+    done = run(tmp_path, code, DUALNET_BACKEND="cupy")
+    assert (done.stdout, done.stderr) == ("\n\n", "")
+
+
+def test_import_takes_a_tenth_of_a_second_over_numpy(tmp_path):
+    code = """
+    import numpy, time
+    start = time.thread_time()  # of this thread alone: another process on the machine does not count
+    import dualnet
+    print(time.thread_time() - start)
+    """
+    (tmp_path / "cache").mkdir()
+    cached = {"PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": ""}
+    seconds = []
+    for i in range(4):  # the first one compiles
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        seconds.append(float(run(folder, code, **cached).stdout))
+    assert min(seconds) < 0.1

@@ -1,0 +1,93 @@
+"""Windows on maps: sizes, padding, blocks, and what cannot stand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dualnet.geometry import check_padding, integer, pair, transposed, windows
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("k, s, r", [(1, 1, 1), (2, 1, 1), (3, 2, 1), (2, 3, 2), (3, 1, 2), (4, 3, 1)])
+@pytest.mark.parametrize("padding", [0, 1, (2, 3), "same", "full"])
+def test_positions_are_those_that_can_be_counted(size, k, s, r, padding):
+    """E6 against a walk: the window starts at −p_before and takes steps of s while it fits."""
+    extent = r * (k - 1) + 1
+    sides = (padding, padding) if isinstance(padding, int) else padding
+    if padding == "same":
+        at = windows("op", (size, size), (k, k), stride=s, padding=padding, dilation=r)
+        assert at.grid == (-(-size // s),) * 2
+        before, after = at.pads[0]
+        assert 0 <= after - before <= 1  # the odd row at the end
+        return
+    if padding == "full":
+        sides = (extent - 1, extent - 1)
+    starts = [i for i in range(0, size + sum(sides), s) if i + extent <= size + sum(sides)]
+    given = "full" if padding == "full" else (sides, sides)
+    if not starts:
+        with pytest.raises(ValueError, match="does not fit on a map"):
+            windows("op", (size, size), (k, k), stride=s, padding=given, dilation=r)
+    else:
+        assert windows("op", (size, size), (k, k), stride=s, padding=given, dilation=r).grid == (len(starts),) * 2
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+@pytest.mark.parametrize("k, s, p", [(2, 2, 0), (3, 2, 1), (2, 3, 1), (1, 2, 0), (3, 3, 0), (3, 3, 1)])
+def test_ceil_mode_counts_every_window_that_starts_on_the_map(size, k, s, p):
+    if size + 2 * p < k:
+        return
+    at = windows("op", (size, size), (k, k), stride=s, padding=p, ceil_mode=True)
+    starts = [i for i in range(-p, size, s) if i < size and i - s + k < size + p]  # the one before did not reach the end
+    assert at.grid[0] == len(starts)
+    assert at.overhang[0] == max(0, starts[-1] + k - (size + p))
+    assert all(count > 0 for count in at.taps_inside()[0])
+
+
+@pytest.mark.parametrize("first, last", [(0, 1), (0, 2), (1, 3), (2, 4), (0, 4)])
+def test_rows_alone_read_what_they_read_together(first, last):
+    at = windows("op", (7, 5), (3, 2), stride=(2, 1), padding=((2, 1), (1, 0)), dilation=(2, 1))
+    assert at.grid == (3, 5)
+    last = min(last, 3)
+    if first >= last:
+        return
+    inside, part = at.rows(first, last)
+    padded = np.pad(np.arange(1, 36).reshape(7, 5), at.pads)
+    own = np.pad(np.arange(1, 36).reshape(7, 5)[inside], part.pads)
+    for whole, alone in zip(at.slices(), part.slices()):
+        assert np.array_equal(padded[whole][first:last], own[alone])
+
+
+def test_blocks_cover_every_window_once(monkeypatch):
+    at = windows("op", (9, 9), (3, 3), padding=1)
+    for limit in (1, 100, 2000, 10**6):
+        monkeypatch.setattr("dualnet.geometry.BLOCK_BYTES", limit)
+        seen = np.zeros((5, 9), int)
+        for images, rows, _, part in at.blocks(5, 4):
+            seen[images, rows] += 1
+            assert part.grid[0] == rows.stop - rows.start
+        assert (seen == 1).all()
+
+
+def test_taps_inside():
+    at = windows("op", (3, 3), (3, 3), padding=1)
+    assert at.taps_inside() == ([2, 3, 2], [2, 3, 2])
+
+
+@pytest.mark.parametrize("k, s, p, more, r", [(3, 2, 1, 1, 1), (4, 2, 1, 0, 1), (2, 3, 0, 2, 1), (3, 1, 1, 0, 2)])
+@pytest.mark.parametrize("grid", [1, 2, 5])
+def test_transposed_is_the_map_a_convolution_starts_from(k, s, p, more, r, grid):
+    if (grid - 1) * s + r * (k - 1) + 1 - 2 * p + more < 1:
+        return
+    back = transposed("op", (grid, grid), (k, k), stride=s, padding=p, output_padding=more, dilation=r)
+    forth = windows("op", back.size, (k, k), stride=s, padding=p, dilation=r)
+    assert forth.grid == (grid, grid)
+
+
+def test_numbers():
+    assert pair((2, np.int64(3)), "stride", op="op") == (2, 3)
+    assert check_padding([1, 2], op="op") == ((1, 1), (2, 2))
+    with pytest.raises(ValueError, match="at most 2147483647"):
+        pair(10**18, "stride", op="op")
+    with pytest.raises(TypeError, match="op: units takes integers, got 1e\\+18"):
+        integer(1e18, "units", op="op")

@@ -1,0 +1,151 @@
+"""What every layer can do: shapes, parameters, state, moving, copying, and the messages on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+
+
+class Scale(dn.Layer):
+    """The example of layers/layer.py: a layer of a user's own."""
+
+    def build(self, input_shape, draw):
+        self.g = draw.parameter("ones", (input_shape[-1],))
+
+    def forward(self, x, train=False):
+        g = self.g.value
+        y = x * g
+
+        def pullback(dy):
+            xp = dn.backend.backend_of(x).xp
+            return dy * g, {"g": xp.sum(dy * x, axis=tuple(range(x.ndim - 1)))}
+
+        return y, dn.Pullback("scale", pullback, y, x=x, g=g)
+
+
+def small():
+    return dn.Sequential([dn.Conv2D(3, 3), dn.Residual(Scale(), dn.Conv2D(3, 1, use_bias=False)), dn.Conv2D(2, 1)])
+
+
+def test_the_same_seed_gives_the_same_bits_on_every_backend():
+    nets = []
+    for name in dn.available_backends():
+        with dn.use_backend(name):
+            nets.append(small().init((5, 5, 2), seed=7))
+    for net in nets[1:]:
+        for name, parameter in net.parameters().items():
+            assert dn.to_numpy(parameter.value).tobytes() == dn.to_numpy(nets[0].parameters()[name].value).tobytes()
+    other = small().init((5, 5, 2), seed=8)
+    assert not np.array_equal(dn.to_numpy(other.layers[0].w.value), dn.to_numpy(nets[0].layers[0].w.value))
+
+
+def test_the_draw_does_not_depend_on_the_dtype():
+    wide, narrow = (small().init((5, 5, 2), seed=7, dtype=d).layers[0].w.value for d in ("float64", "float32"))
+    assert np.array_equal(dn.to_numpy(wide).astype("float32"), dn.to_numpy(narrow))
+
+
+def test_default_dtype_comes_from_the_environment(monkeypatch):
+    assert small().init((5, 5, 2)).layers[0].w.dtype == "float32"
+    monkeypatch.setenv("DUALNET_DTYPE", "Float64")
+    assert small().init((5, 5, 2)).layers[0].w.dtype == "float64"
+
+
+def test_a_layer_of_ones_own(backend):
+    net = small().init((5, 5, 2), dtype="float64")
+    assert list(net.parameters()) == ["0.w", "0.b", "1.layer.g", "1.shortcut.w", "2.w", "2.b"]
+    dn.check.gradient(net)
+
+
+def test_state_dict_round_trip(backend):
+    net, other = small().init((5, 5, 2), seed=1), small().init((5, 5, 2), seed=2)
+    before = other.parameters()["0.w"]
+    other.load_state_dict(net.state_dict())
+    assert other.parameters()["0.w"] is before
+    for name, value in net.state_dict().items():
+        assert np.array_equal(dn.to_numpy(value), dn.to_numpy(other.state_dict()[name]))
+    x = dn.asarray(np.ones((1, 5, 5, 2), "float32"))
+    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(other(x)))
+
+
+def test_a_state_that_does_not_fit_changes_nothing(backend):
+    net = small().init((5, 5, 2), seed=1)
+    before = {name: dn.to_numpy(value).copy() for name, value in net.state_dict().items()}
+    state = {name: dn.to_numpy(value) + 1 for name, value in net.state_dict().items()}
+    state["extra"] = state.pop("0.b")
+    state["2.w"] = state["2.w"][..., :1]
+    with pytest.raises(ValueError) as caught:
+        net.load_state_dict(state)
+    for words in ("missing: 0.b", "unexpected: extra", "of another shape: 2.w (1, 1, 3, 1), expected (1, 1, 3, 2)"):
+        assert words in str(caught.value)
+    assert all(np.array_equal(before[name], dn.to_numpy(value)) for name, value in net.state_dict().items())
+
+
+def test_moving_keeps_the_parameters(backend):
+    net = small().init((5, 5, 2))
+    kept = net.parameters()
+    values = {name: dn.to_numpy(p.value) for name, p in kept.items()}
+    for place in ("strict", "numpy", "strict"):
+        assert net.to(place) is net
+        assert all(p is kept[name] for name, p in net.parameters().items())
+        assert all(np.array_equal(dn.to_numpy(p.value), values[name]) for name, p in net.parameters().items())
+    with dn.use_backend("strict"):
+        net(dn.asarray(np.ones((1, 5, 5, 2), "float32")))
+
+
+def test_a_copy_is_independent(backend):
+    net = small().init((5, 5, 2))
+    twin = net.copy()
+    twin.layers[0].w.value = twin.layers[0].w.value * 0.0
+    assert dn.to_numpy(net.layers[0].w.value).any()
+
+
+def test_sharing_survives_a_copy(backend):
+    shared = dn.Conv2D(2, 1)
+    twin = dn.Sequential([shared, dn.Sequential([shared])]).init((3, 3, 2)).copy()
+    assert twin.layers[0] is twin.layers[1].layers[0] and list(twin.parameters()) == ["0.w", "0.b"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float64", "float32", ">f4"])
+def test_a_network_converts_what_it_is_given(backend, dtype):
+    net = small().init((5, 5, 2))
+    x = (np.arange(50).reshape(1, 5, 5, 2) % 2).astype(dtype)
+    y = net(dn.asarray(x))
+    assert y.dtype == "float32"
+    assert np.array_equal(dn.to_numpy(y), dn.to_numpy(net(dn.asarray(x.astype("float32")))))
+
+
+GOLDEN = [
+    (lambda n: dn.Conv2D(2, 3)(dn.asarray(np.ones((1, 4, 4, 1)))), ValueError, "Conv2D has no parameters yet: call net.init"),
+    (lambda n: n(np.ones((5, 5, 2)) if dn.get_backend() == "numpy" else dn.asarray(np.ones((5, 5, 2)))), ValueError, "The batch is missing: x.None."),
+    (lambda n: n(dn.asarray(np.ones((1, 5, 5, 3)))), ValueError, r"Sequential: x has shape \(1, 5, 5, 3\); expected \(N, 5, 5, 2\)"),
+    (lambda n: n([[1.0]]), TypeError, "Sequential: x is a list; expected an array. Make one with dn.asarray"),
+    (lambda n: n.init((28, 28)), ValueError, "layer 0 .Conv2D.: Conv2D: expected feature maps .H, W, C., got .28, 28."),
+    (lambda n: n.init("28x28"), ValueError, "input_shape is like .28, 28, 1., without the batch"),
+    (lambda n: n.init((5, 5, 0)), ValueError, "input_shape is like"),
+    (lambda n: n.init((5, 5, 2), seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
+    (lambda n: n.init((2, 2, 2)), ValueError, "layer 0 .Conv2D.: .*window of height 3 .*does not fit on a map of height 2"),
+    (lambda n: dn.Sequential([dn.Conv2D]), TypeError, "Sequential: item 0 is .*which is no layer; write Conv2D.."),
+    (lambda n: dn.Sequential(dn.Identity()), TypeError, "expected a list of layers, got Identity"),
+    (lambda n: dn.Conv2D(2, 3, initializer="he"), ValueError, "Conv2D: unknown initializer 'he'; choose from zeros, ones, he_normal"),
+]
+
+
+@pytest.mark.parametrize("act, kind, words", GOLDEN, ids=[words[:40] for *_, words in GOLDEN])
+def test_common_mistakes_say_what_to_do(backend, act, kind, words):
+    with pytest.raises(kind, match=words):
+        act(small().init((5, 5, 2)))
+
+
+def test_a_failed_init_draws_nothing(backend):
+    net = small().init((5, 5, 2), seed=1)
+    before = dn.to_numpy(net.layers[0].w.value)
+    with pytest.raises(ValueError):
+        net.init((2, 2, 2), seed=2)
+    assert np.array_equal(before, dn.to_numpy(net.layers[0].w.value))
+
+
+def test_repr_shows_what_was_given():
+    assert repr(dn.Identity()) == "Identity()"
+    assert repr(dn.Conv2D(4, 3)).startswith("Conv2D(filters=4, kernel_size=(3, 3)")

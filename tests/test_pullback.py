@@ -1,0 +1,66 @@
+"""The object every op returns: what it shows, what it frees, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet.ops.pullback import LossPullback, Pullback
+
+
+def test_saved_shows_what_is_kept(backend):
+    x, w = dn.asarray(np.ones((1, 4, 4, 2))), dn.asarray(np.ones((3, 3, 2, 5)))
+    y, pullback = dn.ops.conv2d(x, w)
+    assert pullback.saved["x"] is x and pullback.saved["w"] is w
+    assert pullback.nbytes == x.nbytes + w.nbytes
+    assert "conv2d" in repr(pullback) and str(pullback.nbytes) in repr(pullback)
+
+
+def test_an_array_kept_twice_counts_once(backend):
+    x = dn.asarray(np.ones((2, 3)))
+    assert Pullback("op", lambda dy: dy, x, a=x, b=x, c=None).nbytes == x.nbytes
+
+
+def test_called_twice_gives_the_same(backend):
+    x, w = dn.asarray(np.arange(32.0).reshape(1, 4, 4, 2)), dn.asarray(np.ones((3, 3, 2, 5)))
+    y, pullback = dn.ops.conv2d(x, w)
+    first, second = pullback(y), pullback(y)
+    assert all(np.array_equal(dn.to_numpy(a), dn.to_numpy(b)) for a, b in zip(first[:2], second[:2]))
+
+
+def test_forward_twice_before_backward(backend):
+    """Nothing is cached on the op: each pullback belongs to its own forward pass."""
+    w = dn.asarray(np.ones((1, 1, 1, 1)))
+    a, b = dn.asarray(np.full((1, 2, 2, 1), 2.0)), dn.asarray(np.full((1, 2, 2, 1), 3.0))
+    (ya, way_a), (yb, way_b) = dn.ops.conv2d(a, w), dn.ops.conv2d(b, w)
+    one = dn.asarray(np.ones((1, 2, 2, 1)))
+    assert float(dn.to_numpy(way_a(one)[1]).item()) == 8.0 and float(dn.to_numpy(way_b(one)[1]).item()) == 12.0
+
+
+def test_free_reaches_the_layers_inside(backend):
+    net = dn.Sequential([dn.Conv2D(2, 3), dn.Residual(dn.Conv2D(2, 1))]).init((5, 5, 1))
+    x = dn.asarray(np.ones((1, 5, 5, 1), "float32"))
+    y, pullback = net.forward(x, train=True)
+    inner = pullback.children["1"].children["layer"]
+    assert {"0.x", "0.w", "1.layer.x", "1.layer.w"} <= pullback.saved.keys()
+    pullback.free()
+    assert pullback.nbytes == 0 and not pullback.saved and "freed" in repr(inner)
+    for way in (pullback, inner):
+        with pytest.raises(RuntimeError, match="it was freed"):
+            way(y)
+
+
+def test_dy_on_another_backend_is_refused():
+    y, pullback = dn.ops.conv2d(np.ones((1, 3, 3, 1)), np.ones((2, 2, 1, 1)))
+    with pytest.raises(TypeError, match="dy lives on strict, the output on numpy.*backend='numpy'"):
+        pullback(dn.asarray(y, backend="strict"))
+
+
+def test_a_loss_starts_from_one(backend):
+    loss = dn.asarray(np.asarray(3.0))
+    pullback = LossPullback("loss", lambda dloss: dloss * loss, loss)
+    assert float(dn.to_numpy(pullback())) == 3.0
+    assert float(dn.to_numpy(pullback(2))) == 6.0
+    with pytest.raises(ValueError, match="a loss is one number"):
+        pullback(dn.asarray(np.ones(3)))

@@ -1,0 +1,278 @@
+"""The loop: it learns, is repeatable, stays in its dtype and on its device, and stops where it should."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet.backend import backend_of
+
+
+def bars(n=96, seed=0):
+    """Horizontal and vertical bars on 6×6 maps: two classes that a small network tells apart."""
+    rng = np.random.default_rng(seed)
+    x, t = rng.normal(0, 0.1, (n, 6, 6, 1)), rng.integers(0, 2, n)
+    for i, label in enumerate(t):
+        place = rng.integers(0, 6)
+        x[(i, place) if label else (i, slice(None), place)] += 1
+    return x.astype(np.float32), t
+
+
+def small(seed=0, dtype=None):
+    layers = [dn.Conv2D(4, 3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2), dn.Dropout(0.1), dn.Flatten(), dn.Dense(2)]
+    return dn.Sequential(layers).init((6, 6, 1), seed=seed, dtype=dtype)
+
+
+def test_learns(backend):
+    (x, t), (xv, tv) = bars(300), bars(60, seed=1)
+    net = small()
+    history = net.fit(x, t, epochs=12, batch_size=16, optimizer=dn.Adam(lr=0.02), validation_data=(xv, tv), verbose=0)
+    assert history.epochs == 12
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"}
+    assert history["loss"][-1] < 0.3 * history["loss"][0]
+    scores = net.evaluate(xv, tv)
+    assert scores["accuracy"] > 0.9 and scores["loss"] == history["val_loss"][-1]
+    assert all(type(v) is float for v in scores.values())
+    predicted = net.predict(xv, batch_size=7)
+    assert isinstance(predicted, np.ndarray) and predicted.shape == (60, 2)
+    assert np.mean(predicted.argmax(1) == tv) == scores["accuracy"]
+
+
+def test_training_is_repeatable_and_seeded(backend):
+    x, t = bars()
+    runs = []
+    for seed in (5, 5, 6):
+        net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Dropout(0.2), dn.Flatten(), dn.Dense(2)])
+        history = net.fit(x, t, epochs=2, batch_size=10, seed=seed, verbose=0)
+        runs.append((history["loss"], dn.to_numpy(net.parameters()["0.w"].value).tobytes()))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_first_step_agrees_between_backends():
+    """The same seed gives the same weights (bit for bit) and the same first gradients within τ."""
+    x, t = bars(16)
+    seen = {}
+    for name in dn.available_backends():
+        with dn.use_backend(name):
+            net = small(seed=3)
+            y, pullback = net.forward(dn.asarray(x), train=True)
+            loss, dloss = dn.losses.softmax_cross_entropy(y, dn.asarray(t))
+            seen[name] = {k: dn.to_numpy(g).astype(float) for k, g in pullback(dloss())[1].items()}
+    reference = seen.pop("numpy")
+    for grads in seen.values():
+        for name, g in grads.items():
+            tau = 5.96e-8 * (8 + 4 * np.sqrt(16 * 36))
+            assert np.linalg.norm(g - reference[name]) <= 2 * tau * np.linalg.norm(reference[name]) + 1e-12, name
+
+
+def arrays_in(thing, seen=None):
+    """Every array that can be reached from an object, by walking it."""
+    seen = {} if seen is None else seen
+    if id(thing) in seen or isinstance(thing, (str, bytes, int, float, type(None), type, type(sys))):
+        return
+    seen[id(thing)] = thing
+    if backend_of(thing) is not None:
+        yield thing
+        return
+    if isinstance(thing, dict):
+        parts = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, (list, tuple, set)):
+        parts = list(thing)
+    else:
+        slots = [getattr(thing, s, None) for k in type(thing).__mro__ for s in getattr(k, "__slots__", ())]
+        parts = [*getattr(thing, "__dict__", {}).values(), *slots]
+        parts += [c.cell_contents for c in getattr(thing, "__closure__", None) or () if c is not None]
+    for part in parts:
+        yield from arrays_in(part, seen)
+
+
+@pytest.mark.parametrize("optimizer", [
+    dn.SGD(lr=np.float64(0.1), momentum=np.float64(0.9), nesterov=True, weight_decay=np.float64(1e-4)),
+    dn.RMSProp(lr=np.float64(0.01), momentum=0.5, centered=True),
+    dn.Adam(lr=np.float64(0.01), clip_norm=np.float64(1.0)),
+    dn.AdamW(lr=dn.schedules.Cosine(np.float64(0.01), 10)),
+], ids=["SGD", "RMSProp", "Adam", "AdamW"])  # fmt: skip
+def test_a_float32_network_holds_no_float64_after_three_steps(backend, optimizer):
+    x, t = bars(24)
+    net = small()
+    for start in (0, 8, 16):
+        y, pullback = net.forward(dn.asarray(x[start : start + 8]), train=True)
+        loss, dloss = dn.losses.softmax_cross_entropy(y, dn.asarray(t[start : start + 8]), label_smoothing=np.float64(0.1))
+        dx, grads = pullback(dloss())
+        optimizer.step(net, grads)
+    found = list(arrays_in([net, optimizer, pullback, dloss, loss, grads, dx, y]))
+    assert len(found) > 20
+    wide = [a for a in found if a.dtype == "float64"]
+    assert not wide, f"{len(wide)} arrays of float64, of shapes {[a.shape for a in wide]}"
+
+
+def test_a_step_moves_only_its_batch():
+    """On a device each step copies the batch and its labels there, and nothing back; figures are read once an epoch."""
+    x, t = bars(40)
+    with dn.use_backend("strict"):
+        net = small()
+        with dn.transfers("count") as moved:
+            net.fit(x, t, epochs=1, batch_size=8, verbose=0)
+        assert (moved.to_device, moved.to_host) == (2 * 5, 2)
+        x, t = dn.asarray(x), dn.asarray(t)
+        with dn.transfers("count") as moved:
+            net.fit(x, t, epochs=2, batch_size=8, verbose=0)
+        assert moved.to_device == 2 * 2 * 5  # the order of the batches, for x and for t
+        assert moved.to_host == 2 * 2 + 1  # loss and hits of each epoch, and one look at all labels
+
+
+def test_memory_stays_flat():
+    x, t = bars(32)
+    net = small()
+    net.fit(x, t, epochs=2, verbose=0)
+    gc.collect()
+    before = len(gc.get_objects())
+    net.fit(x, t, epochs=30, batch_size=32, verbose=0)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 200
+
+
+def test_inference_keeps_nothing(backend, monkeypatch):
+    alive = []
+    import weakref
+
+    forward = dn.ReLU.forward
+
+    def watched(self, x, train=False):
+        y, way = forward(self, x, train)
+        alive.append(weakref.ref(way))
+        return y, way
+
+    monkeypatch.setattr(dn.ReLU, "forward", watched)
+    net = small()
+    net(dn.asarray(bars(4)[0]))
+    assert len(alive) == 1 and alive[0]() is None
+
+
+def test_two_half_batches_are_one(backend):
+    x, t = bars(16)
+    net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((6, 6, 1), dtype="float64")
+
+    def gradients(part):
+        y, pullback = net.forward(dn.asarray(x[part]))
+        return pullback(dn.losses.softmax_cross_entropy(y, dn.asarray(t[part]))[1]())[1]
+
+    whole, *halves = (gradients(part) for part in (slice(0, 16), slice(0, 8), slice(8, 16)))
+    for name, g in whole.items():
+        mean = (dn.to_numpy(halves[0][name]) + dn.to_numpy(halves[1][name])) / 2
+        assert np.allclose(dn.to_numpy(g), mean, rtol=1e-12, atol=1e-14)
+
+
+def test_other_losses(backend):
+    x, t = bars()
+    net = dn.Sequential([dn.Flatten(), dn.Dense(1)])
+    history = net.fit(x, t[:, None].astype("float32"), loss="binary_cross_entropy", epochs=3, verbose=0)
+    assert set(history) == {"loss", "accuracy", "seconds"} and "accuracy" in net.evaluate(x, t[:, None].astype("float32"))
+    net = dn.Sequential([dn.Flatten(), dn.Dense(1)])
+    history = net.fit(x, t[:, None].astype("float32"), loss=dn.losses.mean_squared_error, epochs=3, verbose=0)
+    assert set(history) == {"loss", "seconds"} and set(net.evaluate(x, t[:, None].astype("float32"))) == {"loss"}
+    one_hot = np.eye(2, dtype="float32")[t]
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+    assert "accuracy" in net.fit(x, one_hot, verbose=0)
+
+
+def test_callbacks_and_early_stopping(backend):
+    x, t = bars(32)
+    told = []
+
+    class Watch(dn.Callback):
+        def on_fit_begin(self, run):
+            told.append("begin")
+
+        def on_batch_end(self, run):
+            run.stop = run.step == 5
+
+        def on_fit_end(self, run):
+            told.append("end")
+
+    history = small().fit(x, t, epochs=9, batch_size=8, callbacks=[Watch(), lambda run: told.append(run.epoch)], verbose=0)
+    assert told == ["begin", 0, 1, "end"] and history.epochs == 2
+
+    net = small()
+    best = []
+    stop = dn.EarlyStopping(patience=1)
+    worse = dn.schedules.Step(0.01, every=8, factor=1.0)
+    opt = dn.SGD(lr=worse)
+
+    def spoil(run):  # from the second epoch on, the weights get worse
+        best.append(run.logs["val_loss"])
+        if run.epoch >= 1:
+            run.net.layers[-1].w.value = run.net.layers[-1].w.value * -3.0
+
+    history = net.fit(x, t, epochs=9, batch_size=8, optimizer=opt, validation_data=(x, t), callbacks=[stop, spoil], verbose=0)
+    assert history.epochs < 9
+    assert net.evaluate(x, t)["loss"] == pytest.approx(min(best), abs=1e-6)
+
+
+def test_a_plateau_lowers_the_rate(backend):
+    x, t = bars(16)
+    opt = dn.SGD(lr=dn.schedules.Plateau(1e-9, patience=1, factor=0.5))
+    small().fit(x, t, epochs=6, optimizer=opt, verbose=0)
+    assert opt.current_lr < 1e-9
+
+
+def test_progress_shows_every_epoch(backend, capsys):
+    x, t = bars(16)
+    small().fit(x, t, epochs=2, verbose=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"] and "accuracy" in lines[0]
+    small().fit(x, t, epochs=2, verbose=0)
+    assert not any(capsys.readouterr())
+
+
+def test_a_bar_with_tqdm_and_a_line_without(monkeypatch, capsys):
+    x, t = bars(16)
+    pytest.importorskip("tqdm")
+    small().fit(x, t, verbose=1)
+    assert "step" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    small().fit(x, t, verbose=1)
+    out = capsys.readouterr()
+    assert out.out.startswith("epoch 1/1") and not out.err
+
+
+X, T = bars(8)
+MISTAKES = [
+    (lambda n: n.fit(X, T[:5]), "fit: x holds 8 examples and t 5"),
+    (lambda n: n.fit(X[:0], T[:0]), "fit: x holds no examples"),
+    (lambda n: n.fit(X, T + 1), "fit: .*2"),
+    (lambda n: n.fit(X, T - 1), "fit: .*-1"),
+    (lambda n: n.fit(X[:, :, :, 0], T), "The channel is missing"),
+    (lambda n: n.fit(X, T, epochs=-1), "epochs must be at least 0"),
+    (lambda n: n.fit(X, T, batch_size=0), "batch_size must be at least 1"),
+    (lambda n: n.fit(X, T, optimizer="adamm"), "adamm.*adam"),
+    (lambda n: n.fit(X, T, loss="crossentropy"), "crossentropy.*softmax_cross_entropy"),
+    (lambda n: n.fit(X, T, verbose=3), "verbose is 0"),
+    (lambda n: n.fit(X, T, validation_data=X), "validation_data is a pair"),
+    (lambda n: n.fit(X, T, validation_data=(X, T[:2])), "validation_data: x holds 8 examples and t 2"),
+    (lambda n: n.evaluate(X, T[:5]), "evaluate: x holds 8 examples and t 5"),
+    (lambda n: n.predict(X[..., 0]), "The channel is missing"),
+]
+
+
+@pytest.mark.parametrize("act, words", MISTAKES, ids=[words[:40] for _, words in MISTAKES])
+def test_mistakes_change_nothing(backend, act, words):
+    net = small()
+    before = {name: np.array(dn.to_numpy(v)) for name, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        act(net)
+    after = net.state_dict()
+    assert all(np.array_equal(v, dn.to_numpy(after[name])) for name, v in before.items())
+
+
+def test_predict_of_nothing(backend):
+    assert small().predict(X[:0]).shape == (0, 2)
+
+
+def test_a_callback_must_be_one():
+    with pytest.raises(TypeError, match="a callback is a dn.Callback or a function"):
+        small().fit(X, T, callbacks=[3], verbose=0)
