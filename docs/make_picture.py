@@ -188,7 +188,10 @@ def total(y: int, name: str, values: np.ndarray, weights: np.ndarray, result: in
         products = " + ".join(f"{factor(a)}·{factor(b)}" for a, b in zip(row, by))
         lines.append(f"{name} = {products}" if i == 0 else " " * (len(name) + 1) + f"+ {products}")
     lines[-1] += f" = {told(result)}"
-    return [f'<text class="sum" xml:space="preserve" x="{TEXT}" y="{y + 22 * i}">{line}</text>' for i, line in enumerate(lines)]
+    return [
+        f'<text class="sum" xml:space="preserve" x="{TEXT}" y="{y + 22 * i}">{line}</text>'
+        for i, line in enumerate(lines)
+    ]
 
 
 def told(value: int) -> str:

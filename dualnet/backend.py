@@ -356,9 +356,8 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(reference)
     def dispatch(x: Array, /, *args: Any, **options: Any) -> Any:
         backend = backend_of(x)
-        kernel = backend.kernels.get(name) if backend is not None and kernels_allowed() else None
-        if kernel is not None:
-            result = kernel(x, *args, **options)
+        if backend is not None and name in backend.kernels and kernels_allowed():
+            result = backend.kernels[name](x, *args, **options)
             if result is not NotImplemented:
                 calls[name, f"kernel of {backend.name}"] += 1
                 return result

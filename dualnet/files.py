@@ -107,6 +107,14 @@ def load(path: str | os.PathLike, custom: Mapping[str, type[Layer]] | None = Non
 
     Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
     ``FileNotFoundError`` where there is none; without a suffix the two known ones are tried.
+
+    >>> import dualnet as dn, tempfile, pathlib
+    >>> class Double(dn.Layer):
+    ...     def forward(self, x, train=False):
+    ...         return 2 * x, dn.Pullback("Double", lambda dy: (2 * dy, {}), x)
+    >>> path = dn.Sequential([Double()]).init((1,)).save(pathlib.Path(tempfile.mkdtemp()) / "double.npz")
+    >>> dn.to_numpy(dn.load(path, custom={"Double": Double})(dn.asarray([[1.5]])))
+    array([[3.]], dtype=float32)
     """
     for name, kind in (custom or {}).items():
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
@@ -192,7 +200,7 @@ def _number(layer: Layer, table: list[dict[str, Any]], known: dict[int, int]) ->
                 "or define config() to return them."
             ) from error
         config = {key: _plain(value, f"{name}.{key}", table, known) for key, value in arguments.items()}
-        entry = {"class": name, "config": config}
+        entry: dict[str, Any] = {"class": name, "config": config}
         if BUILT_IN.get(name) is not type(layer):
             entry["custom"] = True
         known[id(layer)] = len(table)
@@ -258,8 +266,7 @@ def _tied(net: Layer) -> dict[str, str]:
 def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
     """The described network with parameters that take no memory yet, once they are known to fit the arrays."""
     net = _assemble(document, custom)
-    most = sum(array.size for array in arrays.values())
-    sketch(net, tuple(document["input_shape"]), _one_of(DTYPES, document["dtype"], "dtype"), most)
+    sketch(net, tuple(document["input_shape"]), _one_of(DTYPES, document["dtype"], "dtype"))
     places = dict(net.walk())
     for name, first in document["tied"].items():
         _tie(places, name, first)

@@ -99,11 +99,11 @@ def _checksum(document: dict[str, Any], arrays: Arrays) -> int:
     crc = zlib.crc32(_text(document).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.reshape(-1).view(numpy.uint8), crc) if array.size else crc
+        crc = zlib.crc32(array.reshape(-1).view(numpy.uint8).data, crc) if array.size else crc
     return crc
 
 
-def _parse(text: str | bytes) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     if len(text) > MOST_TEXT:
         raise CheckpointError(f"its description is longer than {MOST_TEXT} bytes")
     document = json.loads(text)
@@ -138,7 +138,7 @@ def _npy(array: numpy.ndarray) -> bytes:
     return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + array.tobytes()
 
 
-def _read_npz(file: Any, size: int) -> tuple[bytes, Arrays]:
+def _read_npz(file: Any, size: int) -> tuple[str, Arrays]:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
         if TEXT not in members:
@@ -150,7 +150,7 @@ def _read_npz(file: Any, size: int) -> tuple[bytes, Arrays]:
         packed = [name for name, m in members.items() if m.compress_type or m.file_size != m.compress_size]
         if packed or sum(member.file_size for member in members.values()) > size:
             raise CheckpointError(f"its members are compressed or overlap ({', '.join(packed)[:80]}); ours never do")
-        text = archive.read(TEXT)
+        text = archive.read(TEXT).decode()
         return text, {name.removesuffix(".npy"): _array(archive.read(name)) for name in members if name != TEXT}
 
 

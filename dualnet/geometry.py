@@ -116,20 +116,21 @@ class Windows:
         )
         return inside, part
 
-    def blocks(self, batch: int, bytes_per_position: int) -> Iterator[tuple[slice, slice, slice, Windows]]:
-        """Cut a batch so that each block's columns fit in ``BLOCK_BYTES``.
+    def blocks(
+        self, batch: int, bytes_per_position: int, limit: int | None = None
+    ) -> Iterator[tuple[slice, slice, slice, Windows]]:
+        """Cut a batch so that each block's columns fit in ``limit`` (``BLOCK_BYTES``).
 
         Yields (images, output rows, input rows they read, windows on those rows); whole images where they fit.
         """
         P, Q = self.grid
-        row_bytes = max(1, Q * bytes_per_position)
-        rows = max(1, min(P, BLOCK_BYTES // row_bytes))
-        images = max(1, BLOCK_BYTES // (row_bytes * max(1, P)))
+        limit, row_bytes = BLOCK_BYTES if limit is None else limit, max(1, Q * bytes_per_position)
+        rows, images = (max(1, limit // size) for size in (row_bytes, row_bytes * max(1, P)))
+        spans = [(first, min(first + rows, P)) for first in range(0, P, rows)]
+        parts = [(slice(*span), *self.rows(*span)) for span in spans]
         for n in range(0, batch, images):
-            for first in range(0, P, rows):
-                last = min(first + rows, P)
-                inside, part = self.rows(first, last)
-                yield slice(n, min(n + images, batch)), slice(first, last), inside, part
+            for span, inside, part in parts:
+                yield slice(n, min(n + images, batch)), span, inside, part
 
     def taps_inside(self) -> tuple[list[int], list[int]]:
         """How many taps of each window lie on the map itself, along the height and along the width."""
@@ -189,7 +190,7 @@ def _along(
             f"{op}: a window of {axis} {extent} ({k} taps, dilation {r}) does not fit on a map of {axis} {n} with "
             f"padding {before} + {after}. Use a smaller window, or more padding (padding='same')."
         )
-    positions = room // s + 1
+    positions = room // s + 1  # E6
     if ceil_mode and room % s and positions * s < n + before:
         positions += 1
     overhang = max(0, (positions - 1) * s + extent - (n + before + after))

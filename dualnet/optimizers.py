@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from .backend import FLOATING, Array, asarray, backend_of, namespace, to_numpy
 from .initializers import Parameter
@@ -27,28 +27,26 @@ Slots = dict[str, Array]
 Rate = float | Callable[[int], float]
 
 
-class Network(Protocol):
-    """What is trained: anything with named parameters."""
-
-    def parameters(self) -> dict[str, Parameter]: ...
-
-
 class Optimizer:
     """Base class. One of your own defines ``slot_names`` and ``update(w, g, slots, lr) -> (new w, new slots)``.
 
     ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` shortens the gradients of a step
     together to a greatest length, ``clip_value`` each of their elements; clipping comes before weight decay.
+
+    >>> import dualnet as dn
+    >>> class SignDescent(dn.optimizers.Optimizer):
+    ...     def update(self, w, g, slots, lr):
+    ...         return w - lr * dn.backend.backend_of(g).xp.sign(g), {}
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> SignDescent(lr=0.5).step(net, {"gamma": dn.asarray([3.0, -0.1])})
+    >>> dn.to_numpy(net.gamma.value)
+    array([0.5, 1.5], dtype=float32)
     """
 
     decoupled = False  # does update() see to the weight decay itself?
 
     def __init__(
-        self,
-        lr: Rate,
-        weight_decay: float = 0.0,
-        *,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        self, lr: Rate, weight_decay: float = 0.0, *, clip_norm: float | None = None, clip_value: float | None = None
     ) -> None:
         owner = type(self).__name__
         self.lr = lr
@@ -91,8 +89,8 @@ class Optimizer:
         if listen is not None:
             listen(value)
 
-    def step(self, net: Network, grads: Gradients) -> None:
-        """Change every parameter of ``net`` once, by its gradient in ``grads`` ({name: array}).
+    def step(self, net: Any, grads: Gradients) -> None:
+        """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
 
         Raises ``ValueError`` where names or shapes do not fit and ``TypeError`` where dtypes or backends do not; then
         nothing has changed.
@@ -119,8 +117,7 @@ class Optimizer:
         """All that the next step depends on, flat: ``steps``, the rate or the schedule's memory, arrays by name.
 
         >>> import dualnet as dn
-        >>> from dualnet.optimizers import SGD
-        >>> net, opt = dn.BatchNorm().init((2,)), SGD(lr=0.5, momentum=0.9)
+            >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
         >>> opt.step(net, {"gamma": dn.asarray([1.0, 2.0]), "beta": dn.asarray([0.0, 0.0])})
         >>> sorted(opt.state_dict())
         ['beta.velocity', 'gamma.velocity', 'lr', 'steps']
@@ -142,7 +139,8 @@ class Optimizer:
             raise ValueError(f"{owner}: the state of such an optimizer has {expected}; got {', '.join(sorted(state))}")
         steps = count(rest.pop("steps"), "steps", owner, least=0)
         lr = number(rest.pop("lr"), "lr", owner) if "lr" in rest else None
-        memory = {key: rest.pop(key) for key in sorted(rest) if key.startswith("schedule.")}
+        kept = {key for key in rest if key.rpartition(".")[2] in self.slot_names}
+        memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
         slots = self._slots_from(rest, owner)
         if isinstance(self._lr, Schedule):
             self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
@@ -224,9 +222,8 @@ class SGD(Optimizer):
         v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
 
     >>> import dualnet as dn
-    >>> from dualnet.optimizers import SGD
     >>> net = dn.BatchNorm(center=False).init((2,))
-    >>> SGD(lr=0.5).step(net, {"gamma": dn.asarray([1.0, 2.0])})
+    >>> dn.SGD(lr=0.5).step(net, {"gamma": dn.asarray([1.0, 2.0])})
     >>> dn.to_numpy(net.gamma.value)
     array([0.5, 0. ], dtype=float32)
     """
@@ -265,6 +262,12 @@ class RMSProp(Optimizer):
         s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
 
     ``centered`` subtracts the square of the mean gradient from s; ``momentum`` gathers the quotients as in SGD.
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.optimizers.RMSProp(lr=0.1, rho=0.75).step(net, {"gamma": dn.asarray([3.0, -0.1])})  # √s is |g| / 2
+    >>> dn.to_numpy(net.gamma.value).round(4)
+    array([0.8, 1.2], dtype=float32)
     """
 
     def __init__(
@@ -309,9 +312,8 @@ class Adam(Optimizer):
         v ← beta_2 · v + (1 − beta_2) · g²         v̂ = v / (1 − beta_2^t)          w ← w − lr · m̂ / (√v̂ + epsilon)
 
     >>> import dualnet as dn
-    >>> from dualnet.optimizers import Adam
     >>> net = dn.BatchNorm(center=False).init((2,))
-    >>> Adam(lr=0.5).step(net, {"gamma": dn.asarray([1.0, -20.0])})  # the first step is lr long, whatever the gradient
+    >>> dn.Adam(lr=0.5).step(net, {"gamma": dn.asarray([1.0, -20.0])})  # a first step is always lr long
     >>> dn.to_numpy(net.gamma.value).round(4)
     array([0.5, 1.5], dtype=float32)
     """
@@ -346,7 +348,14 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose weight decay is a step of its own, w ← (1 − lr · weight_decay) · w (Loshchilov and Hutter 2019)."""
+    """Adam whose weight decay is a step of its own, w ← (1 − lr · weight_decay) · w (Loshchilov and Hutter 2019).
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.optimizers.AdamW(lr=0.5, weight_decay=0.5).step(net, {"gamma": dn.asarray([0.0, 3.0])})
+    >>> dn.to_numpy(net.gamma.value).round(4)
+    array([0.75, 0.25], dtype=float32)
+    """
 
     decoupled = True
 
@@ -374,8 +383,8 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     is read back from the device.
 
     >>> import dualnet as dn
-    >>> from dualnet.optimizers import clip_by_global_norm
-    >>> clipped, norm = clip_by_global_norm({"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}, max_norm=1.0)
+    >>> grads = {"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}
+    >>> clipped, norm = dn.optimizers.clip_by_global_norm(grads, max_norm=1.0)
     >>> dn.to_numpy(clipped["w"]).round(4), float(dn.to_numpy(norm))
     (array([0.6, 0. ], dtype=float32), 5.0)
     """
@@ -393,8 +402,7 @@ def clip_by_value(grads: Gradients, limit: float) -> Gradients:
     """Every element of every gradient brought into [−limit, limit].
 
     >>> import dualnet as dn
-    >>> from dualnet.optimizers import clip_by_value
-    >>> dn.to_numpy(clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])
+    >>> dn.to_numpy(dn.optimizers.clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])
     array([ 1. , -0.5], dtype=float32)
     """
     limit = positive(limit, "limit", "clip_by_value")
@@ -415,8 +423,8 @@ NAMES: dict[str, Callable[[], Optimizer]] = {
 def get(optimizer: str | Optimizer) -> Optimizer:
     """The optimizer itself, or a new one: ``sgd`` (lr=0.01, momentum=0.9), ``rmsprop``, ``adam`` or ``adamw``.
 
-    >>> from dualnet.optimizers import get
-    >>> get("adam").current_lr
+    >>> import dualnet as dn
+    >>> dn.optimizers.get("adam").current_lr
     0.001
     """
     if isinstance(optimizer, Optimizer):

@@ -18,7 +18,18 @@ __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_
 
 
 class Schedule:
-    """Base class: a function of the step that can be written down."""
+    """Base class: a function of the step that can be written down. One of your own defines ``__call__(step)``.
+
+    >>> import dualnet as dn
+    >>> class Harmonic(dn.schedules.Schedule):
+    ...     def __init__(self, lr):
+    ...         self.lr = lr
+    ...
+    ...     def __call__(self, step):
+    ...         return self.lr / (1 + step)
+    >>> Harmonic(1.0)(3), Harmonic(1.0).config()
+    (0.25, {'name': 'Harmonic', 'lr': 1.0})
+    """
 
     def __init__(self) -> None:
         """A schedule without arguments."""
@@ -223,7 +234,7 @@ def from_config(config: dict[str, Any]) -> Schedule:
     unknown = arguments.keys() - inspect.signature(kind.__init__).parameters.keys()
     if unknown:
         raise ValueError(f"{kind.__name__}: unknown arguments {', '.join(sorted(unknown))}")
-    return kind(**arguments)
+    return kind(**arguments)  # type: ignore[arg-type]
 
 
 # -- numbers and rates -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ HEADINGS = ("layer", "output shape", "parameters", "multiply-adds", "activation 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of a :class:`Summary`; a container's numbers are those of the layers inside, which follow it."""
+    """One layer of a :class:`Summary`; a container's row leaves the numbers to the layers inside, which follow it."""
 
     name: str  # "3.layer.0"
     layer: str  # its class
@@ -50,20 +50,17 @@ class Summary:
     @property
     def parameters(self) -> int:
         """All trainable parameters; shared ones count once."""
-        return sum(row.parameters for row in self._leaves())
+        return sum(row.parameters for row in self.rows)
 
     @property
     def multiply_adds(self) -> int:
         """Multiplications with a weight (and additions) for one image, forward."""
-        return sum(row.multiply_adds for row in self._leaves())
+        return sum(row.multiply_adds for row in self.rows)
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of all layers' outputs for one image."""
-        return sum(row.activation_bytes for row in self._leaves())
-
-    def _leaves(self) -> Iterator[Row]:
-        return (row for row in self.rows if not row.container)
+        return sum(row.activation_bytes for row in self.rows)
 
     def __str__(self) -> str:
         table = [HEADINGS, *map(_cells, self.rows), self._totals()]
@@ -108,9 +105,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     own = row.name.rpartition(".")[2]
     label = "  " * row.depth + f"{own} {row.layer}".strip() + (" (shared)" if row.shared else "")
     shape = "" if row.output_shape is None else str(row.output_shape)
-    numbers = ("", "", "") if row.container else (row.parameters, row.multiply_adds, row.activation_bytes)
+    numbers = (row.parameters, row.multiply_adds, row.activation_bytes)
     factor = f"1/{row.dense_weights // row.weights:,}" if row.dense_weights and row.weights else ""
-    return (label, shape, *(f"{number:,}" if number != "" else "" for number in numbers), factor)
+    return (label, shape, *(f"{number:,}" if number or not row.container else "" for number in numbers), factor)
 
 
 def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
@@ -120,9 +117,16 @@ def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
     Raises ``ValueError`` where the layers do not fit together.
 
     >>> import dualnet as dn
-    >>> net = dn.Sequential([dn.Conv2D(6, 5, padding=2), dn.ReLU()])
-    >>> print(net.summary((28, 28, 1)))
+    >>> print(dn.Sequential([dn.Conv2D(6, 5, padding=2), dn.ReLU()]).summary((28, 28, 1)))
     Sequential on (28, 28, 1), float32; numbers for one image
+    -----------------------------------------------------------------------------------
+    layer     output shape  parameters  multiply-adds  activation bytes  weight sharing
+    -----------------------------------------------------------------------------------
+    0 Conv2D   (28, 28, 6)         156        117,600            18,816        1/23,670
+    1 ReLU     (28, 28, 6)           0              0            18,816
+    -----------------------------------------------------------------------------------
+    total                          156        117,600            37,632
+    weight sharing (E18): 0 Conv2D has 156 weights; a fully-connected layer between the same maps has 3,692,640.
     """
     if input_shape is None and net.input_shape is None:
         raise ValueError("summary: the network is not initialised; say summary(input_shape=(28, 28, 1)), or init it")
@@ -147,7 +151,6 @@ def _rows(layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: in
     own = [parameter for parameter in vars(layer).values() if isinstance(parameter, Parameter)]
     new = {id(parameter): elements(parameter.shape) for parameter in own if id(parameter) not in seen}
     seen.update(new)
-    known = output is not None and not children
     yield Row(
         name=name,
         layer=type(layer).__name__,
@@ -155,8 +158,8 @@ def _rows(layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: in
         container=bool(children),
         output_shape=output,
         parameters=sum(new.values()),
-        multiply_adds=layer.multiply_adds(shape) if known else 0,
-        activation_bytes=elements(output) * itemsize if known else 0,
+        multiply_adds=0 if children or shape is None else layer.multiply_adds(shape),
+        activation_bytes=0 if children or output is None else elements(output) * itemsize,
         shared=shared and bool(own),
         weights=sum(elements(parameter.shape) for parameter in own),
         dense_weights=_dense_weights(layer, shape, output),
@@ -177,4 +180,4 @@ def _dense_weights(layer: Layer, shape: Shape | None, output: Shape | None) -> i
     if not hasattr(layer, "kernel_size") or layer.children() or shape is None or output is None:
         return None
     biases = math.prod(output) if getattr(layer, "use_bias", False) else 0
-    return math.prod(shape) * math.prod(output) + biases
+    return math.prod(shape) * math.prod(output) + biases  # E18

@@ -41,6 +41,7 @@ class History(dict):
         return max(map(len, self.values()), default=0)
 
     def add(self, figures: dict[str, float]) -> None:
+        """Append one epoch's figures."""
         for name, value in figures.items():
             self.setdefault(name, []).append(value)
 
@@ -345,22 +346,23 @@ def _pair(validation_data: Any) -> tuple[Any, Any]:
 def _fits(net: Layer, x: Any, t: Any, loss: Callable[..., Any], op: str) -> None:
     """One look at all targets, before the first step, instead of one in every step."""
     net.enter(x[:1])
-    classes = net.output_shape(tuple(x.shape[1:]))[-1]
     if loss is losses.softmax_cross_entropy and t.dtype.kind in "iub":
-        losses.check_labels(op, to_numpy(t), classes)
+        losses.check_labels(op, t, net.output_shape(tuple(x.shape[1:]))[-1])
+    elif loss is losses.softmax_cross_entropy:
+        losses.check_probabilities(op, t)
+    elif loss is losses.binary_cross_entropy:
+        losses.check_answers(op, t)
 
 
 def _unchecked(loss: Callable[..., Any]) -> Callable[..., Any]:
-    if loss is losses.softmax_cross_entropy:
+    if loss in (losses.softmax_cross_entropy, losses.binary_cross_entropy):
         return functools.partial(loss, check_labels=False)
     return loss
 
 
 def _observe(run: Run) -> None:
     """A schedule that watches the loss (plateau) sees it at each epoch's end."""
-    observe = getattr(run.optimizer.lr, "observe", None)
-    if observe is not None:
-        observe(run.logs.get("val_loss", run.logs["loss"]))
+    run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
 
 
 def _hooked(callback: Any) -> Callback:

@@ -48,7 +48,10 @@ ANCHORS = {
             "test_geometry.py:test_positions_are_those_that_can_be_counted",
         ),
     ),
-    "E7": Anchor(("ops/activation.py:relu", "ops/activation.py:sigmoid"), ("test_fixtures.py:test_op",)),
+    "E7": Anchor(
+        ("ops/activation.py:relu", "ops/activation.py:sigmoid"),
+        ("test_activation.py:test_elementwise",),
+    ),
     "E8": Anchor(
         ("ops/pooling.py:max_pool", "ops/pooling.py:avg_pool", "ops/pooling.py:l2_pool"),
         ("test_pooling.py:test_pools",),
@@ -59,7 +62,7 @@ ANCHORS = {
     ),
     "E10": Anchor(
         ("ops/losses.py:softmax_cross_entropy", "ops/losses.py:mean_squared_error"),
-        ("test_fixtures.py:test_loss",),
+        ("test_losses.py:test_softmax_cross_entropy", "test_losses.py:test_mean_squared_error"),
     ),
     "E11": Anchor(
         ("ops/convolution.py:correlate_filters",),
@@ -73,7 +76,13 @@ ANCHORS = {
             "test_convolution.py:test_transpose_is_the_adjoint_of_conv2d",
         ),
     ),
-    "E14": Anchor(("ops/activation.py:relu", "ops/activation.py:sigmoid"), ("test_fixtures.py:test_op",)),
+    "E14": Anchor(
+        ("ops/activation.py:relu", "ops/activation.py:sigmoid"),
+        (
+            "test_activation.py:test_elementwise",
+            "test_activation.py:test_relu_has_slope_0_at_0_and_keeps_its_result",
+        ),
+    ),
     "E15": Anchor(
         ("ops/pooling.py:max_unpool", "ops/pooling.py:avg_unpool", "ops/pooling.py:l2_unpool"),
         ("test_pooling.py:test_pools", "test_pooling.py:test_ties_go_to_the_first_in_row_major_order"),
@@ -88,7 +97,10 @@ ANCHORS = {
     ),
     "E18": Anchor(
         ("summary.py:_dense_weights",),
-        ("test_anchors.py:test_a_convolution_is_a_sparse_matrix_that_shares_its_weights",),
+        (
+            "test_anchors.py:test_a_convolution_is_a_sparse_matrix_that_shares_its_weights",
+            "test_summary.py:test_weight_sharing_by_hand",
+        ),
     ),
 }
 
@@ -103,7 +115,9 @@ def test_every_equation_of_the_page_is_on_the_map():
 @pytest.mark.parametrize("anchor", ANCHORS)
 def test_code_carries_the_tag(anchor):
     for place in ANCHORS[anchor].code:
-        assert anchor in tags(inspect.getsource(inspect.unwrap(named(place)))), f"dualnet/{place} is not tagged {anchor}"
+        assert anchor in tags(inspect.getsource(inspect.unwrap(named(place)))), (
+            f"dualnet/{place} is not tagged {anchor}"
+        )
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
@@ -145,7 +159,7 @@ def written(anchor: str) -> str:
         parts = [place.partition(":") for place in places]
         return ", ".join(f"[`{name}`](../{folder}/{file})" for file, _, name in parts)
 
-    return f"Code: {links('dualnet', ANCHORS[anchor].code)}\nTests: {links('tests', ANCHORS[anchor].tests)}\n"
+    return f"- Code: {links('dualnet', ANCHORS[anchor].code)}\n- Tests: {links('tests', ANCHORS[anchor].tests)}\n"
 
 
 def named(place: str) -> Any:
@@ -164,7 +178,9 @@ def is_test(node: ast.AST) -> bool:
 def tags(source: str) -> set[str]:
     """The anchors in the comments and docstrings of a piece of source."""
     tokens = tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline)
-    words = [t.string for t in tokens if t.type == tokenize.COMMENT or (t.type == tokenize.STRING and '"""' in t.string)]
+    words = [
+        t.string for t in tokens if t.type == tokenize.COMMENT or (t.type == tokenize.STRING and '"""' in t.string)
+    ]
     return set(re.findall(r"\bE\d+\b", " ".join(words)))
 
 
@@ -230,7 +246,7 @@ def test_descent_goes_down_the_error_surface(backend, rng):
 
 
 def test_a_convolution_is_a_sparse_matrix_that_shares_its_weights(backend, rng):
-    """E18: its matrix, found with one unit vector per input, is nearly all zero and repeats the few weights there are."""
+    """E18: its matrix, found with one unit vector per input, is mostly zero and repeats the few weights there are."""
     (H, W, C), (k1, k2, D) = (5, 6, 2), (3, 2, 3)
     layer = dn.Conv2D(D, (k1, k2)).init((H, W, C), dtype="float64")
     values = rng.permutation(k1 * k2 * C * D) + 1.0  # all different, none 0

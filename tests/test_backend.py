@@ -7,14 +7,18 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pristine
 import pytest
-from pristine import no_cupy, pristine  # noqa: F401
 
 import dualnet as dn
 from dualnet import backend as seam
 
-pytestmark = pytest.mark.usefixtures("pristine")
 BACKENDS = "numpy, cupy, strict, cupy:N, auto"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    pristine.process(monkeypatch)
 
 
 # -- which one ---------------------------------------------------------------------------------------------------------
@@ -105,7 +109,8 @@ def test_a_misspelt_variable_is_never_a_fallback(monkeypatch):
     assert dn.get_backend() == "strict"
 
 
-def test_only_auto_falls_back_and_info_says_why(monkeypatch, no_cupy):
+def test_only_auto_falls_back_and_info_says_why(monkeypatch):
+    pristine.without_cupy(monkeypatch)
     with pytest.raises(dn.BackendUnavailable, match=r'cupy: CuPy is not installed.*pip install "dualnet\[cuda'):
         dn.set_backend("cupy")
     monkeypatch.setenv("DUALNET_BACKEND", "cupy:0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import inspect
 import os
 import subprocess
 import sys
@@ -10,20 +12,20 @@ from pathlib import Path
 
 import fake_cupy
 import numpy as np
+import pristine
 import pytest
-from pristine import no_cupy, pristine  # noqa: F401
 
 import dualnet as dn
 from dualnet import loading
 from dualnet.backends import cupy_backend
 
-ROOT = Path(__file__).resolve().parents[1]
-INSTALL = r'pip install "dualnet\[cuda12x\]"'
+PACKAGES = Path(dn.__file__).resolve().parents[1]  # of the dualnet under test, installed or not
 
 
 @pytest.fixture
-def unloaded(no_cupy, monkeypatch):
+def unloaded(monkeypatch):
     """No CuPy was loaded yet; one wheel is installed beside a driver for CUDA 12."""
+    pristine.without_cupy(monkeypatch)
     monkeypatch.setattr(cupy_backend, "_installed", lambda wheel: wheel == "cupy-cuda12x")
     monkeypatch.setattr(cupy_backend, "_driver", lambda: 12080)
 
@@ -161,7 +163,6 @@ def fails(name: str = "cupy") -> str:
 
 
 def test_not_installed(unloaded, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
     assert fails() == 'cupy: CuPy is not installed. Install it with: pip install "dualnet[cuda12x]"'
     monkeypatch.setattr(cupy_backend, "_driver", lambda: 13000)
     assert fails().endswith('pip install "dualnet[cuda13x]"')
@@ -281,7 +282,7 @@ def test_the_real_cupy_without_a_device_fails_in_one_clear_line():
         pytest.skip("there is a device here: the whole suite runs on it")
     done = subprocess.run(
         [sys.executable, "-c", "import dualnet as dn; dn.asarray([1.0])"],
-        env={**os.environ, "DUALNET_BACKEND": "cupy", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "DUALNET_BACKEND": "cupy", "PYTHONPATH": str(PACKAGES)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -291,3 +292,31 @@ def test_the_real_cupy_without_a_device_fails_in_one_clear_line():
     assert "BackendUnavailable: DUALNET_BACKEND=cupy: cupy: there is no NVIDIA d" in last
     assert "pip install" in last
     assert "cudaError" not in done.stderr  # nor CuPy's own traceback above it
+
+
+def calls(path: Path) -> list[ast.Call]:
+    """Every ``xp.name(...)`` in a file."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [n for n in nodes if isinstance(n.func, ast.Attribute) and getattr(n.func.value, "id", "") == "xp"]
+
+
+def misfit(cupy, call: ast.Call) -> str:
+    """Why CuPy's function of this name does not take these arguments, if it does not."""
+    function, options = getattr(cupy, call.func.attr), {option.arg: None for option in call.keywords}
+    if isinstance(function, cupy.ufunc):
+        return ", ".join(options.keys() - {"out", "dtype"})
+    try:
+        inspect.signature(function).bind(*call.args, **options)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def test_every_call_of_an_op_has_arguments_that_cupy_takes():
+    cupy = pytest.importorskip("cupy")
+    package = Path(dn.__file__).parent
+    found = [(path, call) for path in sorted((package / "ops").glob("*.py")) for call in calls(path)]
+    assert len(found) > 50
+    assert [(path.name, ast.unparse(call), why) for path, call in found if (why := misfit(cupy, call))] == []
+    (planted,) = (node.value for node in ast.parse("xp.sum(x, where=mask)").body)
+    assert "where" in misfit(cupy, planted)

@@ -340,5 +340,4 @@ def test_the_real_cifar10():
     (x, t), (xt, tt) = data.load_cifar10(real("cifar10"), dtype="uint8")
     assert x.shape == (50000, 32, 32, 3) and xt.shape == (10000, 32, 32, 3)
     assert np.bincount(t).tolist() == [5000] * 10 and np.bincount(tt).tolist() == [1000] * 10
-    assert [data.CIFAR10_CLASSES[label] for label in tt[:4]] == ["cat", "ship", "ship", "airplane"]
-    assert np.round(x.mean((0, 1, 2)) / 255, 4).tolist() == [0.4914, 0.4822, 0.4465]
+    assert np.abs(x.mean((0, 1, 2)) / 255 - [0.4914, 0.4822, 0.4465]).max() < 5e-4

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+import dualnet as dn
+
+PACKAGES = Path(dn.__file__).resolve().parents[1]  # of the dualnet under test, installed or not
 ASK = """
 import sys
 import dualnet as dn
@@ -39,7 +41,7 @@ def run(tmp_path, code, **variables):
     here.mkdir()
     (tmp_path / "path" / "cupy").mkdir(parents=True)
     (tmp_path / "path" / "cupy" / "__init__.py").write_text(NO_DEVICE)
-    environment = {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}", "HOME": str(here), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PYTHONPATH": f"{tmp_path / 'path'}:{PACKAGES}", "HOME": str(here), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", textwrap.dedent(code)],
         env={**environment, "OMP_NUM_THREADS": "1", **variables},

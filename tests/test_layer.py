@@ -148,4 +148,5 @@ def test_a_failed_init_draws_nothing(backend):
 
 def test_repr_shows_what_was_given():
     assert repr(dn.Identity()) == "Identity()"
-    assert repr(dn.Conv2D(4, 3)).startswith("Conv2D(filters=4, kernel_size=(3, 3)")
+    assert repr(dn.Conv2D(4, 3)) == "Conv2D(filters=4, kernel_size=3)"
+    assert repr(dn.Conv2D(4, (3, 2), padding=1, groups=2)) == "Conv2D(filters=4, kernel_size=(3, 2), padding=1, groups=2)"

@@ -8,14 +8,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pristine
 import pytest
-from pristine import pristine  # noqa: F401
 
 import dualnet as dn
 from dualnet import loading
 
-pytestmark = pytest.mark.usefixtures("pristine")
 BACKENDS = "numpy, cupy, strict, cupy:N, auto"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    pristine.process(monkeypatch)
 
 
 def test_precision():

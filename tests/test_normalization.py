@@ -44,7 +44,7 @@ def drawn(rng, op):
 def test_drawn(backend, rng, op, case):
     shape, options = drawn(rng, op)
     linear = [0, 1, 2] if op == "batch_norm_inference" else [1, 2]
-    # dx is what is left of dy after two projections: with few values per set little is, so its relative error grows
+    # with few channels a gradient is a few sums, whose terms may cancel, and dx what two projections leave of dy
     prove(op, arrays(rng, op, shape, options), options, K=int(np.prod(shape)), linear=linear, scale=8.0)
 
 

@@ -137,8 +137,10 @@ def test_no_wider_dtype_creeps_in(backend, rng, kind, loop, options, dtype):
 def test_small_steps_in_half_precision_are_not_lost(backend):
     """Adam's mean square of gradients of 1e-4 is 1e-11 after a step: 0 in float16."""
     net = Net({"w": np.ones(2)}, "float16")
-    Adam(lr=0.125).step(net, on_device({"w": np.array([1e-4, -1e-4])}, "float16"))
-    np.testing.assert_allclose(net.values()["w"], [0.875, 1.125], atol=1e-3)
+    opt = Adam(lr=0.125)
+    for _ in range(3):  # with a gradient that stays, every step is lr long
+        opt.step(net, on_device({"w": np.array([1e-4, -1e-4])}, "float16"))
+    np.testing.assert_allclose(net.values()["w"], [0.625, 1.375], atol=2e-3)
 
 
 # -- what a step may and may not touch ---------------------------------------------------------------------------------
@@ -158,30 +160,17 @@ def test_nothing_is_overwritten(backend, rng, kind, loop, options):
     assert not equal(net.values(), start)
 
 
-def faulty(grads, fault):
-    grads = dict(grads)
-    if fault == "missing":
-        del grads["0.b"]
-    elif fault == "none":
-        grads["0.b"] = None
-    elif fault == "unknown":
-        grads["7.w"] = grads["0.w"]
-    elif fault == "shape":
-        grads["0.w"] = grads["0.w"][:2]
-    elif fault == "dtype":
-        grads["1.w"] = grads["1.w"].astype("float32")
-    elif fault == "number":
-        grads["0.b"] = 0.0
-    return grads
-
-
 FAULTS = [
-    ("missing", ValueError, r"missing: 0\.b\)"),
-    ("none", ValueError, r"missing: 0\.b\)"),
-    ("unknown", ValueError, r"unknown: 7\.w\)"),
-    ("shape", ValueError, r"of another shape: 0\.w \(2, 4\), expected \(3, 4\)"),
-    ("number", ValueError, r"of another shape: 0\.b \(\), expected \(4,\)"),
-    ("dtype", TypeError, r"1\.w is float64 and the gradient of 1\.w is float32"),
+    (lambda g: g.pop("0.b"), ValueError, r"missing: 0\.b\)"),
+    (lambda g: g.update({"0.b": None}), ValueError, r"missing: 0\.b\)"),
+    (lambda g: g.update({"7.w": g["0.w"]}), ValueError, r"unknown: 7\.w\)"),
+    (lambda g: g.update({"0.w": g["0.w"][:2]}), ValueError, r"another shape: 0\.w \(2, 4\), expected \(3, 4\)"),
+    (lambda g: g.update({"0.b": 0.0}), ValueError, r"another shape: 0\.b \(\), expected \(4,\)"),
+    (
+        lambda g: g.update({"1.w": g["1.w"].astype("float32")}),
+        TypeError,
+        r"float64 and the gradient of 1\.w is float32",
+    ),
 ]
 
 
@@ -190,9 +179,10 @@ def test_gradients_that_do_not_fit_change_nothing(backend, rng, fault, error, me
     start, path = drawn(rng, 2)
     opt, net = Adam(), Net(start)
     opt.step(net, on_device(path[0]))
-    before, state = net.values(), opt.state_dict()
+    before, state, wrong = net.values(), opt.state_dict(), on_device(path[1])
+    fault(wrong)
     with pytest.raises(error, match=message):
-        opt.step(net, faulty(on_device(path[1]), fault))
+        opt.step(net, wrong)
     assert equal(net.values(), before) and opt.steps == 1
     assert all(opt.state_dict()[key] is value for key, value in state.items())
     opt.step(net, on_device(path[1]))
@@ -217,14 +207,6 @@ def test_a_step_that_runs_out_of_memory_changes_nothing(rng, monkeypatch):
     assert equal(net.values(), before) and opt.steps == 1
     opt.step(net, on_device(path[1]))
     assert equal(net.values(), run(SGD(0.1, momentum=0.9), start, path))
-
-
-def test_arguments_in_the_wrong_order(rng):
-    start, path = drawn(rng, 1)
-    with pytest.raises(TypeError, match=r"SGD.step: expected a network and its gradients"):
-        SGD(0.1).step(on_device(path[0]), Net(start))
-    with pytest.raises(TypeError, match="expected a network and its gradients"):
-        SGD(0.1).step(Net(start), None)
 
 
 def test_it_trains_a_network(backend, rng):
@@ -262,10 +244,17 @@ def test_a_saved_state_goes_on_with_the_same_bits(backend, rng, kind, loop, opti
             second.observe(1.0)
     assert second.steps == opt.steps == 8 and second.current_lr == opt.current_lr < 0.1
     assert equal(net.values(), other.values())
-    for value in state.values():  # the loaded state is a copy
-        if hasattr(value, "dtype"):
-            value[...] = 7
-    assert not any(np.any(dn.to_numpy(v) == 7) for v in second.state_dict().values() if hasattr(v, "dtype"))
+
+
+def test_a_loaded_state_is_a_copy(rng):
+    start, path = drawn(rng, 1)
+    opt = SGD(0.1, momentum=0.9)
+    run(opt, start, path)
+    state, second = opt.state_dict(), SGD(0.1, momentum=0.9)
+    state["0.w.velocity"] = dn.to_numpy(state["0.w.velocity"]).copy()
+    second.load_state_dict(state)
+    state["0.w.velocity"][...] = 7
+    assert np.array_equal(dn.to_numpy(second.state_dict()["0.w.velocity"]), path[0]["0.w"])
 
 
 def test_a_state_of_another_optimizer_is_refused(rng):
@@ -328,7 +317,7 @@ def test_the_state_follows_the_network(rng, kind, loop, options):
         opt.step(net, on_device(path[0]))
 
 
-# -- learning rates ----------------------------------------------------------------------------------------------------
+# -- learning rates and clipping ---------------------------------------------------------------------------------------
 
 
 def test_schedules_and_setting_the_rate(backend):
@@ -353,9 +342,6 @@ def test_schedules_and_setting_the_rate(backend):
         opt.step(net, {"w": dn.asarray(np.ones(1))})
     assert equal(net.values(), before) and opt.steps == 6
     assert opt.state_dict() == {"steps": 6}
-
-
-# -- clipping ----------------------------------------------------------------------------------------------------------
 
 
 def test_clip_by_global_norm(backend, rng):
@@ -441,6 +427,9 @@ def test_constructors_refuse(kind, bad):
 
 
 def test_more_refusals():
+    for net, grads in (({"w": dn.asarray([1.0])}, Net({"w": [1.0]})), (Net({"w": [1.0]}), None)):
+        with pytest.raises(TypeError, match=r"SGD.step: expected a network and its gradients"):
+            SGD(0.1).step(net, grads)
     for name, kind in {"momentum": SGD, "rho": RMSProp, "beta_1": Adam, "beta_2": AdamW}.items():
         with pytest.raises(ValueError, match=f"{name} is a number from 0 to below 1"):
             kind(**{"lr": 0.1, name: 1})

@@ -79,6 +79,10 @@ def test_plateau_goes_on_where_it_was():
     for state in ({"now": 1.0}, {"now": 1.0, "waited": 0, "more": 1}, {"now": -1.0, "waited": 0}):
         with pytest.raises(ValueError, match="Plateau"):
             Plateau(1.0).load_state_dict(state)
+    for still in (Cosine(1.0, 3), Warmup(1.0, 3), Warmup(Cosine(1.0, 3), 3)):
+        still.observe(1.0)
+        assert still.state_dict() == {}
+        still.load_state_dict({})
     with pytest.raises(ValueError, match="keeps no state"):
         Cosine(1.0, 3).load_state_dict({"now": 1.0})
 

@@ -41,15 +41,14 @@ def load_cifar10(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[
     """
     check_dtype(dtype, "load_cifar10")
     base = check_folder(folder, "CIFAR-10", HOW)
-    paths = {name: find(base, PLACES, (name,)) for name in (*TRAIN, *TEST)}
-    missing = [name for name, path in paths.items() if path is None]
+    found = {name: find(base, PLACES, (name,)) for name in (*TRAIN, *TEST)}
+    missing = [name for name, path in found.items() if path is None]
     if missing:
         pickled = find(base, ("", "cifar-10-batches-py"), ("data_batch_1",))
         hint = " The Python version is there, but it is made of pickles, which are never read." if pickled else ""
         raise FileNotFoundError(f"CIFAR-10: not in {str(base)!r}: {', '.join(missing)}.{hint} {HOW}")
-    records = {name: _records(path) for name, path in paths.items() if path is not None}
-    train, test = ([(paths[name], records[name]) for name in names] for names in (TRAIN, TEST))
-    return _load(train, dtype), _load(test, dtype)  # type: ignore[arg-type]
+    files = {name: (path, _records(path)) for name, path in found.items() if path is not None}
+    return _load([files[name] for name in TRAIN], dtype), _load([files[name] for name in TEST], dtype)
 
 
 def _records(path: Path) -> int:

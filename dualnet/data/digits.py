@@ -28,13 +28,13 @@ def load_digits(*, dtype: str = "float32") -> tuple[Split, Split]:
     ((1437, 8, 8, 1), 'float32', 'int64', (360, 8, 8, 1))
     >>> for row in x_test[0, :, :, 0]:
     ...     print("".join("·-+#"[int(3.9 * pixel)] for pixel in row))
-    ··++····
-    ·-###···
-    ·-###-··
-    ··-#+#··
+    ··+#····
+    ··###···
+    ··###+··
+    ··-###··
     ·····#··
-    ·····#··
-    ····-#-·
+    ·····#-·
+    ····-#+·
     ··+##+··
     """
     check_dtype(dtype, "load_digits")

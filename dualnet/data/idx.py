@@ -118,6 +118,12 @@ def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
     """Write an array as an IDX file, gzipped if the name ends with ``.gz``. The same array gives the same bytes.
 
     Element types are those of the format: uint8, int8, int16, int32, float32, float64; others raise ``TypeError``.
+
+    >>> import dualnet as dn, numpy, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "numbers-idx1-short"
+    >>> dn.data.write_idx(path, numpy.array([1, 256], "int16"))
+    >>> path.read_bytes().hex(" ", 4)  # zero, zero, type, axes; length; two elements
+    '00000b01 00000002 00010100'
     """
     array = numpy.asarray(array)
     code = CODES.get(array.dtype.newbyteorder("="))
@@ -142,19 +148,29 @@ def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Sp
 
     Raises ``FileNotFoundError`` that lists what was looked for, and :class:`DataError` for a malformed file.
     Source: LeCun, Bottou, Bengio and Haffner (1998).
+
+    >>> import dualnet as dn, numpy, tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for part in ("train", "t10k"):  # two images in the place of the 70,000
+    ...     dn.data.write_idx(folder / f"{part}-images-idx3-ubyte.gz", numpy.full((1, 28, 28), 51, "uint8"))
+    ...     dn.data.write_idx(folder / f"{part}-labels-idx1-ubyte.gz", numpy.array([7], "uint8"))
+    >>> (x_train, t_train), (x_test, t_test) = dn.data.load_mnist(folder)
+    >>> x_train.shape, t_train, x_train[0, 0, 0]
+    ((1, 28, 28, 1), array([7]), array([0.2], dtype=float32))
     """
     check_dtype(dtype, "load_mnist")
     base = check_folder(folder, "MNIST", MNIST_HOW)
     wanted = {f"{part}-{kind}": _spellings(part, kind) for part in ("train", "t10k") for kind in KINDS}
-    paths = {name: find(base, ("", "MNIST/raw"), spellings) for name, spellings in wanted.items()}
-    missing = [" or ".join(wanted[name]) for name, path in paths.items() if path is None]
+    found = {name: find(base, ("", "MNIST/raw"), spellings) for name, spellings in wanted.items()}
+    missing = [" or ".join(wanted[name]) for name, path in found.items() if path is None]
     if missing:
         raise FileNotFoundError(f"MNIST: not in {str(base)!r}: {'; '.join(missing)}. {MNIST_HOW}")
-    splits = [_split(*(paths[f"{part}-{kind}"] for kind in KINDS)) for part in ("train", "t10k")]  # type: ignore[misc]
+    paths = {name: path for name, path in found.items() if path is not None}
+    splits = [_split(*(paths[f"{part}-{kind}"] for kind in KINDS)) for part in ("train", "t10k")]
     (x, _), (other, _) = splits
     if x.shape[1:] != other.shape[1:]:
         raise DataError(
-            f"{base}: training images are {_told(x.shape[1:])}, test images {_told(other.shape[1:])}; expected one "
+            f"{base}: training images are {_told(x.shape[1:3])}, test images {_told(other.shape[1:3])}; expected one "
             "size. The files belong to different data sets."
         )
     (x_train, t_train), (x_test, t_test) = ((scaled(x, dtype), t) for x, t in splits)

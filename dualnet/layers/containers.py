@@ -223,7 +223,12 @@ class Parallel(Container):
 
 
 class Identity(Layer):
-    """``y = x``: a branch that changes nothing."""
+    """``y = x``: a branch that changes nothing.
+
+    >>> import dualnet as dn
+    >>> dn.Parallel([dn.Identity(), dn.Identity()], merge="concat").output_shape((4, 4, 3))
+    (4, 4, 6)
+    """
 
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         return x, Pullback("Identity", lambda dy: (dy, {}), x)

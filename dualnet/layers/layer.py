@@ -38,7 +38,16 @@ Gradients = dict[str, Array]
 
 
 class Layer:
-    """Base class of layers and networks."""
+    """Base class of layers and networks.
+
+    >>> import dualnet as dn
+    >>> class Double(dn.Layer):
+    ...     def forward(self, x, train=False):
+    ...         y = 2 * x
+    ...         return y, dn.Pullback("double", lambda dy: (2 * dy, {}), y)
+    >>> dn.check.gradient(Double().init((3,))).ok
+    True
+    """
 
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
     state_names: tuple[str, ...] = ()  # attributes beside the parameters that belong to the state (running statistics)
@@ -201,9 +210,9 @@ class Layer:
     def __repr__(self) -> str:
         arguments = inspect.signature(type(self).__init__).parameters
         given = [
-            f"{name}={value!r}"
+            f"{name}={_short(value)!r}"
             for name, value in self.config().items()
-            if arguments[name].default is inspect.Parameter.empty or value != arguments[name].default
+            if arguments[name].default is inspect.Parameter.empty or _short(value) != _short(arguments[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
 
@@ -273,6 +282,13 @@ def positions(shape: Shape, owner: str) -> tuple[int, int]:
 
 def product(shape: Shape) -> int:
     return math.prod(shape)
+
+
+def _short(value: Any) -> Any:
+    """(1, 1) as 1 and ((0, 0), (0, 0)) as 0: the way an extent is usually written."""
+    while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return value
 
 
 def _unshared(found: list[tuple[str, Parameter]]) -> dict[str, Parameter]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .. import ops
 from ..backend import Array, backend_of
 from ..geometry import elements, integer
 from ..initializers import Draw, Parameter
+from ..ops.activation import number
 from ..ops.normalization import check_axes, check_epsilon, check_groups
 from ..ops.pullback import Pullback
 from .layer import Layer, Shape, with_gradients
@@ -80,7 +80,7 @@ class BatchNorm(Normalization):
     moving_variance: Any = None
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
-        self.momentum = _share(momentum, "momentum", "BatchNorm")
+        self.momentum = number(momentum, "momentum", op="BatchNorm", least=0, below=1)
         self._set(epsilon, center, scale)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
@@ -126,13 +126,13 @@ class LayerNorm(Normalization):
     def __init__(
         self, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5, center: bool = True, scale: bool = True
     ) -> None:
-        several = isinstance(axis, (tuple, list))
-        given = tuple(integer(a, "axis", op="LayerNorm", least=-8) for a in (axis if several else (axis,)))
+        several = axis if isinstance(axis, (tuple, list)) else None
+        given = tuple(integer(a, "axis", op="LayerNorm", least=-8) for a in several or (axis,))
         if not given or 0 in given or len(set(given)) < len(given):
             raise ValueError(
                 f"LayerNorm: axis={axis!r}; expected one axis or several, each once, and never the batch, 0"
             )
-        self.axis = given if several else given[0]
+        self.axis: int | tuple[int, ...] = given[0] if several is None else given
         self._set(epsilon, center, scale)
 
     def _inside(self, shape: tuple[int, ...]) -> Shape:
@@ -182,16 +182,3 @@ class GroupNorm(Normalization):
         gamma, beta = self._values(x, x.shape[-1:])
         y, way = ops.group_norm(x, gamma, beta, groups=self.groups, epsilon=self.epsilon)
         return y, self._named(way)
-
-
-def _share(value: Any, name: str, owner: str) -> float:
-    """A number from 0 to 1, without 1, as a Python float."""
-    try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, OverflowError):
-        raise TypeError(f"{owner}: {name} is a number from 0 to below 1, got {value!r}") from None
-    if math.isnan(number) or not 0 <= number < 1:
-        raise ValueError(f"{owner}: {name} is a number from 0 to below 1, got {value!r}")
-    return number

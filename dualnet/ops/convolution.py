@@ -41,7 +41,7 @@ def conv2d(
     mode: str = "correlation",
     need_dx: bool = True,
 ) -> tuple[Array, Pullback]:
-    """Slide a bank of D filters over feature maps (E4, E6).
+    """Slide a bank of D filters over feature maps: cross-correlation, or with ``mode`` true convolution (E4, E6).
 
     x (N, H, W, C), w (k1, k2, C/groups, D), b (D,) or None -> y (N, H', W', D), all of one floating dtype.
     ``pullback(dy)`` returns ``(dx, dw, db)``: E13, E11, E12; db is None without b, dx is None with ``need_dx=False``.
@@ -66,7 +66,7 @@ def conv2d(
     at = windows("conv2d", x.shape[1:3], w.shape[:2], stride=stride, padding=padding, dilation=dilation)
 
     biased = b is not None
-    bank = rotate(w) if mode == "convolution" else w  # E3  I ∗ K = I ⊗ rot180(K)
+    bank = rotate(w) if mode == "convolution" else w  # E1 as w is; E2, E3  I ∗ K = I ⊗ rot180(K)
     y = correlate(x, bank, b, at, groups)  # E4, E6
 
     def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:
@@ -143,7 +143,7 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1)
     y = xp.empty((N, P, Q, D), dtype=x.dtype)
     for images, rows, inside, part in at.blocks(N, at.taps * C * x.itemsize):
         columns = _by_group(xp, im2col(x[images, inside], part), at.taps, groups)  # (g, n·p·Q, k1·k2·C/g)
-        block = xp.matmul(columns, bank)  # E4  Y = X W   (g, n·p·Q, D/g)
+        block = xp.matmul(columns, bank)  # E4  Y = X W   (g, n·p·Q, D/g); E5 where C = 1
         y[images, rows] = xp.reshape(xp.permute_dims(block, (1, 0, 2)), y[images, rows].shape)
     if b is not None:
         y += b  # E4

@@ -117,7 +117,7 @@ def binary_cross_entropy(
     smoothing = number(label_smoothing, "label_smoothing", op=op, least=0.0, below=1.0)
     _check_shape(op, y, t)
     if check_labels:
-        _check_answers(op, t)
+        check_answers(op, t)
     q = (1.0 - smoothing) * t.astype(y.dtype) + 0.5 * smoothing
     wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
     far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
@@ -217,10 +217,12 @@ def _check_classes(op: str, y: Array, t: Array, check: bool) -> int:
             f"{op}: t has shape {tuple(t.shape)}; for y {shape} expected class numbers {shape[:-1]}, or "
             f"probabilities {shape}"
         )
-    if t.ndim == y.ndim and check:
-        _check_probabilities(op, t.astype(y.dtype))
-    elif t.ndim < y.ndim:
-        check_labels(op, t, shape[-1]) if check else _check_integers(op, t)
+    if t.ndim < y.ndim:
+        _check_integers(op, t)
+    if check and t.ndim < y.ndim:
+        check_labels(op, t, shape[-1])
+    elif check:
+        check_probabilities(op, t.astype(y.dtype))
     return y.size // shape[-1]
 
 
@@ -229,7 +231,7 @@ def _check_integers(op: str, t: Array) -> None:
         raise ValueError(f"{op}: labels are integers, got {t.dtype}. Convert them with dn.asarray(t, dtype='int64').")
 
 
-def _check_probabilities(op: str, q: Array) -> None:
+def check_probabilities(op: str, q: Array) -> None:
     xp = backend_of(q).xp
     gap = xp.max(xp.abs(summed(xp, q, -1) - 1.0))
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
@@ -240,7 +242,7 @@ def _check_probabilities(op: str, q: Array) -> None:
         )
 
 
-def _check_answers(op: str, t: Array) -> None:
+def check_answers(op: str, t: Array) -> None:
     xp = backend_of(t).xp
     least, largest = map(float, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
     if not 0.0 <= least <= largest <= 1.0:

@@ -105,4 +105,5 @@ class LossPullback(Pullback):
     def __call__(self, dloss: float = 1.0) -> Any:  # type: ignore[override]
         if hasattr(dloss, "shape") and tuple(dloss.shape) != ():
             raise ValueError(f"{self.op} pullback: a loss is one number, so its gradient is too; got {dloss.shape}")
-        return self._run(dloss if hasattr(dloss, "dtype") and backend_of(dloss) is self._backend else float(dloss))
+        on_device = backend_of(dloss) is self._backend
+        return self._run(dloss.astype(self.dtype) if on_device else float(dloss))  # type: ignore[union-attr]

@@ -1,0 +1,181 @@
+"""Kernels for NumPy: the same numbers as the references they stand in for (within τ), sooner.
+
+Every kernel cuts the batch into blocks whose columns stay in the L2 cache, and shares the blocks out among threads.
+What else pays, by measurement (docs/performance.md):
+
+- columns are copied in runs of k2·C elements through one strided view, instead of tap by tap; where the runs would be
+  short (few channels) the matrix is built transposed, in runs of W' elements
+- dx at stride 1 gathers: the deltas are correlated with the rotated bank, which writes every unit once (E13 as the
+  article has it), where the column form would add k1·k2 times
+- buffers for columns and padded maps are kept by each thread
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+from numpy.lib.stride_tricks import as_strided
+
+from dualnet.geometry import Windows
+
+from . import threads
+
+BLOCK_BYTES = 2**20
+"""Columns of one block: half of a common L2 cache."""
+FEW = 8
+"""Up to so many channels, columns are built transposed if W' makes longer runs."""
+SMALL = 2**16
+"""Below so many elements, an element-wise pass is not worth sharing out."""
+
+Block = tuple[slice, slice, slice, Windows]
+
+
+def correlate(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
+) -> Any:
+    """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
+    if not _served(x, w, groups):
+        return NotImplemented
+    (N, _, _, C), D = x.shape, w.shape[3]
+    bank = numpy.ascontiguousarray(w).reshape(-1, D)  # (k1·k2·C, D)
+    y = numpy.empty((N, *at.grid, D), x.dtype)
+
+    def work(worker: int, block: Block) -> None:
+        images, rows, inside, part = block
+        target = y[images, rows]
+        direct = target.flags.c_contiguous
+        out = target.reshape(-1, D) if direct else threads.workspace("y", (target.size // D, D), x.dtype)
+        numpy.matmul(columns(x[images, inside], part), bank, out=out)  # E4  Y = X W
+        if b is not None:
+            out += b  # E4
+        if relu:
+            numpy.maximum(out, 0, out=out)  # E7
+        if not direct:
+            target[...] = out.reshape(target.shape)
+
+    threads.share(_blocks(at, N, C, x.itemsize), work)
+    return y
+
+
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E11: each worker adds up its own blocks, and the workers' sums are added in their order."""
+    if not _served(x, dy, groups):
+        return NotImplemented
+    (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
+    blocks = _blocks(at, N, C, x.itemsize)
+    sums = numpy.zeros((max(1, min(threads.count(), len(blocks))), K, D), x.dtype)
+
+    def work(worker: int, block: Block) -> None:
+        images, rows, inside, part = block
+        deltas = numpy.ascontiguousarray(dy[images, rows]).reshape(-1, D)
+        product = threads.workspace("dw", (K, D), x.dtype)
+        numpy.matmul(columns(x[images, inside], part).T, deltas, out=product)  # E11  dW = Xᵀ dY
+        sums[worker] += product
+
+    threads.share(blocks, work)
+    return sums.sum(axis=0).reshape(*at.window, C, D)
+
+
+def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E13: as a correlation with the rotated bank where that reads less than col2im would add, else by columns."""
+    if not _served(dy, w, groups):
+        return NotImplemented
+    back = _gathered(at)
+    gathered, scattered = at.size[0] * at.size[1] * w.shape[3], at.grid[0] * at.grid[1] * w.shape[2]
+    if back is not None and gathered <= 2 * scattered:
+        turned = w[::-1, ::-1].transpose(0, 1, 3, 2)  # rot180(w), channels and filters exchanged
+        return correlate(dy, turned, None, back)
+    return _scattered(dy, w, at)
+
+
+def _gathered(at: Windows) -> Windows | None:
+    """E13 as a full correlation of the deltas, for stride 1: where its windows stand on the map of deltas."""
+    reach = [r * (k - 1) for r, k in zip(at.dilation, at.window)]
+    if at.stride != (1, 1) or any(before > e or after > e for (before, after), e in zip(at.reach, reach)):
+        return None
+    pads = tuple(
+        (e - before, n + before - p) for e, n, p, (before, _) in zip(reach, at.size, at.grid, at.reach)
+    )
+    return Windows(at.grid, at.window, (1, 1), pads, at.dilation, at.size)  # type: ignore[arg-type]
+
+
+def _scattered(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarray:
+    """E13 by columns: dX = dY Wᵀ, then col2im."""
+    (N, P, Q, D), C, (H, W) = dy.shape, w.shape[2], at.size
+    (top, bottom), (left, right) = at.reach
+    bank, taps = numpy.ascontiguousarray(w).reshape(-1, D), at.taps  # (k1·k2·C, D)
+    dx = numpy.empty((N, H, W, C), dy.dtype)
+    step = max(1, BLOCK_BYTES // max(1, P * Q * taps * C * dy.itemsize))
+
+    def work(worker: int, first: int) -> None:
+        deltas = dy[first : first + step]
+        n = len(deltas)
+        rows = numpy.ascontiguousarray(deltas).reshape(-1, D)
+        if _transposed(at, C):
+            products = threads.workspace("columns", (taps * C, n * P * Q), dy.dtype)
+            numpy.matmul(bank, rows.T, out=products)  # E13  (dY Wᵀ)ᵀ
+            by_tap = products.reshape(taps, C, n, P, Q).transpose(0, 2, 3, 4, 1)
+        else:
+            products = threads.workspace("columns", (n * P * Q, taps * C), dy.dtype)
+            numpy.matmul(rows, bank.T, out=products)  # E13  dY Wᵀ
+            by_tap = products.reshape(n, P, Q, taps, C).transpose(3, 0, 1, 2, 4)
+        padded = threads.workspace("padded", (n, top + H + bottom, left + W + right, C), dy.dtype)
+        padded[...] = 0
+        for part, (i, j) in zip(by_tap, at.slices()):
+            padded[:, i, j] += part  # windows that overlap add up
+        dx[first : first + step] = padded[:, top : top + H, left : left + W]
+
+    threads.share(range(0, N, step), work)
+    return dx
+
+
+def columns(x: numpy.ndarray, at: Windows) -> numpy.ndarray:
+    """im2col into this thread's buffer: (n, H, W, C) -> (n·H'·W', k1·k2·C), which may be a transposed view."""
+    (n, H, W, C), (P, Q), (k1, k2) = x.shape, at.grid, at.window
+    if at.window == at.stride == (1, 1) and at.reach == ((0, 0), (0, 0)):
+        return x.reshape(-1, C)
+    x = _padded(x, at)
+    (s1, s2), (r1, r2) = at.stride, at.dilation
+    by_image, by_row, by_col, by_channel = x.strides
+    if _transposed(at, C):
+        out = threads.workspace("columns", (k1 * k2 * C, n * P * Q), x.dtype)
+        strides = (r1 * by_row, r2 * by_col, by_channel, by_image, s1 * by_row, s2 * by_col)
+        numpy.copyto(out.reshape(k1, k2, C, n, P, Q), as_strided(x, (k1, k2, C, n, P, Q), strides, writeable=False))
+        return out.T
+    out = threads.workspace("columns", (n * P * Q, k1 * k2 * C), x.dtype)
+    outer = (by_image, s1 * by_row, s2 * by_col, r1 * by_row)
+    if r2 == 1 and by_col == C * by_channel:  # a window's row lies in one piece
+        view = as_strided(x, (n, P, Q, k1, k2 * C), (*outer, by_channel), writeable=False)
+    else:
+        view = as_strided(x, (n, P, Q, k1, k2, C), (*outer, r2 * by_col, by_channel), writeable=False)
+    numpy.copyto(out.reshape(view.shape), view)
+    return out
+
+
+def _padded(x: numpy.ndarray, at: Windows) -> numpy.ndarray:
+    (n, H, W, C), ((top, bottom), (left, right)) = x.shape, at.reach
+    if at.reach == ((0, 0), (0, 0)):
+        return x
+    padded = threads.workspace("padded", (n, top + H + bottom, left + W + right, C), x.dtype)
+    padded[:, :top] = padded[:, top + H :] = 0
+    padded[:, top : top + H, :left] = padded[:, top : top + H, left + W :] = 0
+    padded[:, top : top + H, left : left + W] = x
+    return padded
+
+
+def _transposed(at: Windows, C: int) -> bool:
+    return C <= FEW and at.window[1] * C < at.grid[1]
+
+
+def _served(x: numpy.ndarray, other: numpy.ndarray, groups: int) -> bool:
+    return groups == 1 and x.dtype == other.dtype and x.dtype in (numpy.float32, numpy.float64)
+
+
+def _blocks(at: Windows, batch: int, C: int, itemsize: int) -> list[Block]:
+    """Blocks of the batch, at least one for each thread."""
+    most = min(BLOCK_BYTES, -(-batch * at.grid[0] * at.grid[1] * at.taps * C * itemsize // threads.count()))
+    return list(at.blocks(batch, at.taps * C * itemsize, most))
+
+
+KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs)}

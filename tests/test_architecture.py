@@ -1,0 +1,254 @@
+"""The house keeps its shape: who imports whom, what no module may say, what every public name must bring."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+import dualnet as dn
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, BACKENDS, TESTS = ROOT / "dualnet", ROOT / "backends", ROOT / "tests"
+SIGNPOST = PACKAGE / "backends" / "__init__.py"
+SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {SIGNPOST})
+MACHINES = sorted(BACKENDS.glob("*.py"))
+
+ROWS = [  # from the ground up: a module imports from lower rows, and a package from itself
+    ["geometry", "traffic"],
+    ["loading"],
+    ["backend"],
+    ["about", "ops", "initializers"],
+    ["layers", "schedules", "data"],
+    ["optimizers", "check", "formats", "progress", "sketch"],
+    ["summary", "training", "files"],
+    ["models"],
+    ["cli"],
+    ["__main__"],
+]
+HEIGHT = {module: height for height, row in enumerate(ROWS) for module in row}
+ASKED_LATE = {("backend", "about")}
+"""The one arrow upwards: ``dn.info()`` imports its table when it is called."""
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), name(path))
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """The full name of everything that a file imports, and whether it waits until a function is called."""
+    module = tree(path)
+    late = {id(n) for f in ast.walk(module) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in late) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            base = ".".join([*package, *filter(None, [node.module])])
+            found += [(f"{base}.{alias.name}", id(node) in late) for alias in node.names]
+    return found
+
+
+def our_module(imported: str) -> str | None:
+    """dualnet.ops.dense.dense -> ops; None for what is not ours, or is the version."""
+    parts = imported.split(".")
+    if parts[0] != "dualnet" or parts[1:] == ["__version__"]:
+        return None
+    return parts[1] if len(parts) > 1 else "dualnet"
+
+
+# -- who imports whom --------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_its_place():
+    modules = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in SOURCES} - {"__init__"}
+    assert modules == set(HEIGHT), "a new module: place it in ROWS"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_arrows_point_downwards(path):
+    here = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if here == "__init__":
+        pytest.skip("the shop window imports from everywhere")
+    for imported, late in imports(path):
+        there = our_module(imported)
+        if there in (None, here) or (late and (here, there) in ASKED_LATE):
+            continue
+        if there == "dualnet":
+            assert HEIGHT[here] >= HEIGHT["cli"], f"{name(path)} imports the whole of dualnet"
+            continue
+        assert HEIGHT[there] < HEIGHT[here], f"{name(path)} imports {imported}, which does not lie below it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_only_numpy_comes_with_the_import(path):
+    for imported, late in imports(path):
+        library = imported.split(".")[0]
+        assert library != "cupy", f"{name(path)}: CuPy is known to backends/ alone"
+        if library not in sys.stdlib_module_names and library != "dualnet":
+            assert library == "numpy" or late, (
+                f"{name(path)} imports {library}, which is optional, when imported itself"
+            )
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("ops", "layers")], ids=name)
+def test_ops_and_layers_know_no_array_library(path):
+    libraries = {imported.split(".")[0] for imported, _ in imports(path)}
+    assert not libraries & {"numpy", "cupy", "array_api_strict", "torch", "jax"}
+    words = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+    assert not words & {"np", "numpy", "cp", "cupy"}
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=name)
+def test_a_backend_knows_the_seam_and_arrays_but_no_op(path):
+    for imported, late in imports(path):
+        library = imported.split(".")[0]
+        if library == "dualnet":
+            assert imported.startswith(("dualnet.backend.", "dualnet.geometry.")), f"{name(path)} imports {imported}"
+        else:
+            known = {*sys.stdlib_module_names, "numpy", "backends"}
+            assert library in known or late, f"{name(path)} imports {imported}, which a machine may lack, at once"
+
+
+def test_no_op_asks_which_backend_it_runs_on():
+    for path in SOURCES:
+        if path.parent.name not in ("ops", "layers"):
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Compare):
+                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                assert not words & {"cupy", "strict"}, f"{name(path)}:{node.lineno} branches on a backend's name"
+
+
+# -- what no module may say --------------------------------------------------------------------------------------------
+
+UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
+UNSAFE_CALLS = {"eval", "exec", "extractall", "__import__"}
+UNSAFE_OPTIONS = {"allow_pickle", "shell"}
+
+
+def unsafe(module: ast.Module) -> list[str]:
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {alias.name.split(".")[0] for alias in node.names} | {
+                (getattr(node, "module", "") or "").split(".")[0]
+            }
+            found += sorted(names & UNSAFE_MODULES)
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if called in UNSAFE_CALLS or (called == "system" and getattr(node.func.value, "id", "") == "os"):
+                found.append(called)
+            options = {
+                o.arg for o in node.keywords if not (isinstance(o.value, ast.Constant) and o.value.value is False)
+            }
+            found += sorted(UNSAFE_OPTIONS & options)
+    return found
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *MACHINES, SIGNPOST], ids=name)
+def test_nothing_runs_what_a_file_brings(path):
+    assert unsafe(tree(path)) == []
+
+
+def test_the_scan_itself_can_fail():
+    for text, found in [
+        ("import pickle", ["pickle"]),
+        ("from pickle import loads", ["pickle"]),
+        ("eval('1')", ["eval"]),
+        ("builtins.exec(text)", ["exec"]),
+        ("tar.extractall(path)", ["extractall"]),
+        ("os.system('ls')", ["system"]),
+        ("np.load(f, allow_pickle=True)", ["allow_pickle"]),
+        ("np.load(f, allow_pickle=flag)", ["allow_pickle"]),
+        ("np.load(f, allow_pickle=False)", []),
+        ("run(command, shell=True)", ["shell"]),
+    ]:
+        assert unsafe(ast.parse(text)) == found, text
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *MACHINES], ids=name)
+def test_no_user_error_is_an_assertion_and_nothing_is_printed(path):
+    for node in ast.walk(tree(path)):
+        assert not isinstance(node, ast.Assert), f"{name(path)}:{node.lineno}: `python -O` removes assertions"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+            speaks = path.stem in ("cli", "progress", "training")
+            assert speaks, f"{name(path)}:{node.lineno} prints"
+
+
+# -- what stands beside what -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("ops", "layers")], ids=name)
+def test_ops_layers_and_tests_mirror_each_other(path):
+    if path.stem != "__init__":
+        assert (TESTS / f"test_{path.stem}.py").exists()
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *MACHINES, *sorted(TESTS.glob("*.py"))], ids=name)
+def test_a_file_holds_one_subject(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 450, "a second subject inside?"
+    assert ast.get_docstring(ast.parse(text)) or path == PACKAGE / "ops" / "__init__.py"
+
+
+def test_the_packages_on_disk_are_the_packages_that_ship():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = config["options"]["packages"].split()
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert listed == sorted(found)
+    globs = {package: value.replace(" ", "").split(",") for package, value in config["options.package_data"].items()}
+    for path in [p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]:
+        package = str(path.parent.relative_to(ROOT)).replace("/", ".")
+        assert any(fnmatch.fnmatch(path.name, glob) for glob in globs.get(package, [])), f"{name(path)} would not ship"
+
+
+# -- what every public name brings -------------------------------------------------------------------------------------
+
+
+HOUSES = [dn, dn.ops, dn.losses, dn.check, dn.data, dn.models, dn.optimizers, dn.schedules]
+RESULTS = {"LossPullback", "Report", "Row", "Run"}
+"""What a function hands out: the function's own example shows it."""
+
+
+def public() -> list[tuple[str, object]]:
+    """Every function and class that a user can reach: dn.X, dn.ops.X, dn.data.X, ..."""
+    seen = {}
+    for house in HOUSES:
+        for word in getattr(house, "__all__", None) or [word for word in vars(house) if not word.startswith("_")]:
+            member = getattr(house, word)
+            if (inspect.isclass(member) or inspect.isfunction(member)) and member.__module__.startswith("dualnet"):
+                seen.setdefault(id(member), (f"{house.__name__}.{word}", member))
+    return list(seen.values())
+
+
+def needs_example(member: object) -> bool:
+    return member.__name__ not in RESULTS and not (inspect.isclass(member) and issubclass(member, Exception))
+
+
+@pytest.mark.parametrize("member", [pytest.param(member, id=word) for word, member in public()])
+def test_every_public_name_is_explained_with_an_example(member):
+    text = vars(member).get("__doc__") if inspect.isclass(member) else member.__doc__
+    assert text, "no docstring"
+    assert ">>> " in text or not needs_example(member), "no example"
+
+
+@pytest.mark.parametrize("member", [pytest.param(m, id=word) for word, m in public() if inspect.isclass(m)])
+def test_every_public_method_is_explained(member):
+    silent = [
+        word
+        for word, method in vars(member).items()
+        if inspect.isfunction(method) and not word.startswith("_") and not inspect.getdoc(getattr(member, word))
+    ]
+    assert silent == []

@@ -1,0 +1,167 @@
+"""What the pages say is true: examples run, quotes stand in the source, links lead somewhere, commands parse."""
+
+from __future__ import annotations
+
+import argparse
+import doctest
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import test_architecture
+
+import dualnet as dn
+from dualnet import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "README.md").exists():
+    pytest.skip("the pages are in the checkout, not in the package", allow_module_level=True)
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [page for page in [ROOT / "CONTRIBUTING.md"] if page.exists()]
+SOURCES = [*(ROOT / "dualnet").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in page.read_text("utf-8")], ids=name)
+def test_examples_run(backend, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    examples = doctest.DocTestParser().get_doctest(page.read_text("utf-8"), {}, name(page), str(page), 0)
+    result = doctest.DocTestRunner(verbose=False).run(examples, out=told.append)
+    assert result.attempted > 0 and result.failed == 0, "".join(told)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_is_an_example_or_a_quote(page):
+    """A block of Python without prompts is taken from the source, line by line."""
+    sources = [stripped(path.read_text("utf-8")) for path in SOURCES]
+    for block in blocks(page, "python"):
+        if ">>> " in block:
+            assert block.endswith("\n\n"), f"{name(page)}: an example ends with an empty line, or ``` is its output"
+        else:
+            assert any(stripped(block) in source for source in sources), f"{name(page)}: not in the source:\n{block}"
+
+
+def stripped(code: str) -> str:
+    """Without indentation and empty lines."""
+    return "\n".join(line.strip() for line in code.splitlines() if line.strip())
+
+
+# -- links and words ---------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which headings can be linked to, as code hosts make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href|srcset)="([^"]+)"', text):
+        if link.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name(page)}: {link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{name(page)}: {link}: no such heading"
+
+
+def test_every_page_can_be_reached():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name}" in text, f"README.md does not lead to docs/{page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_page_is_a_promise(page):
+    found = re.findall(
+        r"\bTODO\b|\bFIXME\b|\bTBD\b|coming soon|to be written|work in progress", page.read_text("utf-8")
+    )
+    assert not found, f"{name(page)}: {found}"
+
+
+def test_changelog_has_this_version():
+    assert f"## {dn.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_two_commands():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert 'pip install ".[progress]" && dualnet train\n' in text
+    assert 'pip install -e ".[test]" && pytest\n' in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_parse(page):
+    for line in "".join(blocks(page, "sh")).splitlines():
+        for command in line.split("&&"):
+            words = shlex.split(command, comments=True)
+            if words[:1] == ["dualnet"] and words[1:] != ["--version"]:
+                cli._parser().parse_args(words[1:])
+
+
+def test_every_command_and_option_is_described():
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    (commands,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for command, parser in commands.choices.items():
+        assert f"\n## {command}\n" in page
+        for option in set(re.findall(r"--[a-z][a-z-]+", parser.format_help())) - {"--help"}:
+            assert option in page, f"docs/command-line.md does not tell of {command} {option}"
+
+
+def test_the_map_is_complete():
+    """docs/architecture.md names every file of the package, and none that is not there."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = {path.removesuffix("/") for path in re.findall(r"`([\w/]+\.py)`", page)}
+    files = {str(path.relative_to(ROOT)) for path in SOURCES if path.name != "__init__.py"}
+    missing = {file for file in files if file.removeprefix("dualnet/") not in named and file not in named}
+    assert not missing, f"docs/architecture.md does not tell of {sorted(missing)}"
+    invented = {path for path in named if not any((ROOT / folder / path).exists() for folder in ("", "dualnet"))}
+    assert not invented, f"docs/architecture.md tells of {sorted(invented)}"
+
+
+def test_every_variable_is_described():
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    read = {name for path in SOURCES for name in re.findall(r"\bDUALNET_[A-Z]+\b", path.read_text("utf-8"))}
+    assert read == set(re.findall(r"\bDUALNET_[A-Z]+\b", page))
+
+
+def test_the_floors_are_those_of_the_house():
+    (floors,) = blocks(ROOT / "docs" / "architecture.md", "text")
+    told = [set(line.partition("  ")[0].split(" · ")) for line in floors.splitlines()]
+    assert told == [set(row) for row in reversed(test_architecture.ROWS)]
+
+
+# -- the picture -------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_is_what_dualnet_computes(backend):
+    spec = importlib.util.spec_from_file_location("make_picture", ROOT / "docs" / "make_picture.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert make.PICTURE.read_text("utf-8") == make.picture(), "run python docs/make_picture.py"
+
+
+def test_the_picture_is_self_contained():
+    text = (ROOT / "docs" / "backprop.svg").read_text("utf-8")
+    assert "<title" in text and "<desc" in text and "prefers-color-scheme: dark" in text
+    assert not re.findall(r"(?:href|src|url\()[=\"']*(?:https?:|//)", text)

@@ -1,0 +1,358 @@
+"""Losses: loops, slopes, each against another, limits at ±inf, wrong targets, transfers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+from oracles import DIFFERENCE, error, hidden, tau
+
+import dualnet as dn
+from dualnet.ops import losses
+
+INF, NAN = float("inf"), float("nan")
+SHAPES = [(5, 3), (1, 1), (4, 1), (2, 3, 4, 5), (7, 2)]
+
+
+def run(name, y, t, dtype="float64", **options):
+    """Loss and dy as NumPy values."""
+    y = dn.asarray(y, dtype)
+    loss, pullback = getattr(dn.losses, name)(y, dn.asarray(t), **options)
+    dy = pullback()
+    assert loss.shape == () and loss.dtype == dy.dtype == y.dtype and dy.shape == y.shape
+    return dn.to_numpy(loss)[()], dn.to_numpy(dy)
+
+
+def prove_loss(name, y, t, **options):
+    """Loops, in float64 and float32; the slope of the loss along a random direction; the pullback's promises."""
+    for dtype in ("float64", "float32"):
+        rounded = y.astype(dtype).astype(np.float64)
+        q = t.astype(dtype).astype(np.float64) if t.dtype.kind == "f" else t
+        loss, dy = run(name, rounded, q, dtype, **options)
+        assert error(loss, getattr(reference, name)(rounded, q, **options)) <= tau(dtype, y.size)
+        want = getattr(reference, f"{name}_backward")(rounded, q, **options)
+        assert np.linalg.norm(dy - want) <= tau(dtype, y.shape[-1]) * max(np.linalg.norm(want), 1 / y.size)
+    check_slope(name, y, t, options)
+    given = dn.asarray(y), dn.asarray(t)
+    before = [dn.to_numpy(a).tobytes() for a in given]
+    loss, pullback = getattr(dn.losses, name)(*given, **options)
+    dy = dn.to_numpy(pullback())
+    np.testing.assert_array_equal(dn.to_numpy(pullback()), dy)
+    np.testing.assert_allclose(dn.to_numpy(pullback(-2.5)), -2.5 * dy, rtol=1e-14)
+    assert [dn.to_numpy(a).tobytes() for a in given] == before
+    hidden(pullback)
+
+
+def check_slope(name, y, t, options):
+    v, h = np.random.default_rng(1).standard_normal(y.shape), 1e-6
+    numeric = (run(name, y + h * v, t, **options)[0] - run(name, y - h * v, t, **options)[0]) / (2 * h)
+    slope = np.vdot(v, run(name, y, t, **options)[1])
+    assert abs(slope - numeric) <= DIFFERENCE * max(1.0, abs(slope))
+
+
+# -- against loops and differences -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_cross_entropy(backend, rng, shape, smoothing):
+    y, labels = 3 * rng.standard_normal(shape), rng.integers(0, shape[-1], shape[:-1])
+    prove_loss("softmax_cross_entropy", y, labels, label_smoothing=smoothing)
+    soft = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+    prove_loss("softmax_cross_entropy", y, soft, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (6,)])
+def test_mean_squared_error(backend, rng, shape):
+    prove_loss("mean_squared_error", rng.standard_normal(shape), rng.standard_normal(shape))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (6,)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_binary_cross_entropy(backend, rng, shape, smoothing):
+    y = 3 * rng.standard_normal(shape)
+    prove_loss("binary_cross_entropy", y, rng.integers(0, 2, shape), label_smoothing=smoothing)
+    prove_loss("binary_cross_entropy", y, rng.uniform(0, 1, shape), label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (6,)])
+@pytest.mark.parametrize("delta", [1.0, 0.3, 50])
+def test_huber(backend, rng, shape, delta):
+    prove_loss("huber", 2 * rng.standard_normal(shape), rng.standard_normal(shape), delta=delta)
+
+
+def test_known_values(backend):
+    """By hand: −log of 1/2 and of e/(1 + e); ½(1 + 4 + 9)/2; log 2 and log(1 + e⁻¹); ½ and 2 − ½."""
+    y, t = [[0.0, 0.0], [1.0, 0.0]], [0, 1]
+    loss, dy = run("softmax_cross_entropy", y, t)
+    assert loss == pytest.approx((math.log(2) + math.log(1 + math.e)) / 2)
+    p = math.e / (1 + math.e)
+    np.testing.assert_allclose(dy, [[-0.25, 0.25], [p / 2, -p / 2]])
+    loss, dy = run("mean_squared_error", [[1.0, 2.0], [3.0, 0.0]], [[0, 0], [0, 0]])
+    assert loss == 3.5 and dy.tolist() == [[0.5, 1.0], [1.5, 0.0]]
+    loss, dy = run("binary_cross_entropy", [0.0, 1.0], [1, 1])
+    assert loss == pytest.approx((math.log(2) + math.log(1 + 1 / math.e)) / 2)
+    loss, dy = run("huber", [1.0, -2.0], [0, 0])
+    assert loss == 1.0 and dy.tolist() == [0.5, -0.5]
+
+
+# -- against each other ------------------------------------------------------------------------------------------------
+
+
+def test_one_hot_targets_are_labels(backend, rng):
+    y, labels = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
+    loss, dy = run("softmax_cross_entropy", y, labels)
+    for kind in ("float64", "float32", "uint8", "bool"):
+        same, same_dy = run("softmax_cross_entropy", y, np.eye(4, dtype=kind)[labels])
+        assert same == loss and np.array_equal(same_dy, dy)
+    for kind in ("int8", "uint8", "uint64"):
+        assert run("softmax_cross_entropy", y, labels.astype(kind))[0] == loss
+
+
+def test_two_classes_are_a_yes_or_no(backend, rng):
+    y, t = rng.standard_normal(9), rng.integers(0, 2, 9)
+    loss, dy = run("binary_cross_entropy", y, t)
+    same, same_dy = run("softmax_cross_entropy", np.stack([0 * y, y], axis=1), t)
+    assert loss == pytest.approx(same, rel=1e-14)
+    np.testing.assert_allclose(dy, same_dy[:, 1], rtol=1e-13)
+
+
+def test_a_wide_huber_is_a_squared_error(backend, rng):
+    y, t = rng.standard_normal((2, 4, 3))
+    loss, dy = run("huber", y, t, delta=1e9)
+    squared, squared_dy = run("mean_squared_error", y, t)
+    assert 3 * loss == pytest.approx(squared, rel=1e-14)  # the mean over elements, and over examples of 3
+    np.testing.assert_allclose(3 * dy, squared_dy, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_two_half_batches_are_one_batch(backend, rng, name):
+    y, t = rng.standard_normal((8, 3)), rng.uniform(0, 1, (8, 3))
+    t = rng.integers(0, 3, 8) if name.startswith("softmax") else t
+    whole, dy = run(name, y, t)
+    (first, dy_first), (second, dy_second) = run(name, y[:4], t[:4]), run(name, y[4:], t[4:])
+    assert whole == pytest.approx((first + second) / 2, rel=1e-14)
+    np.testing.assert_allclose(dy, np.concatenate([dy_first, dy_second]) / 2, rtol=1e-13)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_cross_entropy_at_the_limits(backend, dtype):
+    cases = [  # logits, label, loss, delta
+        ([1e4, -1e4], 0, 0.0, [0, 0]),
+        ([1e4, -1e4], 1, 2e4, [1, -1]),
+        ([0.0, -INF], 0, 0.0, [0, 0]),  # 0 · log 0 = 0
+        ([0.0, -INF], 1, INF, [1, -1]),
+        ([INF, 5.0], 0, 0.0, [0, 0]),
+        ([INF, INF], 1, math.log(2), [0.5, -0.5]),
+        ([-INF, -INF], 0, math.log(2), [-0.5, 0.5]),
+    ]
+    for logits, label, want, delta in cases:
+        for t in ([label], np.eye(2)[[label]]):
+            loss, dy = run("softmax_cross_entropy", [logits], t, dtype)
+            assert loss == pytest.approx(want, rel=2e-3 if dtype == "float16" else 1e-6)
+            assert dy.tolist() == [delta]
+    loss, _ = run("softmax_cross_entropy", [[0.0, -INF]], [0], dtype, label_smoothing=0.1)
+    assert loss == INF  # smoothing wants a little of the class that cannot be
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_binary_cross_entropy_at_the_limits(backend, dtype):
+    for y, t, want, delta in [
+        (INF, 1, 0, 0),
+        (-INF, 0, 0, 0),
+        (INF, 0, INF, 1),
+        (-INF, 1, INF, -1),
+        (1e4, 1, 0, 0),
+        (-1e4, 1, 1e4, -1),
+        (1e4, 0.5, 5e3, 0.5),
+        (0, 0.5, math.log(2), 0),
+    ]:
+        loss, dy = run("binary_cross_entropy", [y], [t], dtype)
+        assert loss == pytest.approx(want, rel=2e-3 if dtype == "float16" else 1e-6) and dy.tolist() == [delta]
+    assert np.isnan(run("binary_cross_entropy", [NAN], [1], dtype)[0])
+
+
+def test_regression_at_the_limits(backend):
+    loss, dy = run("huber", [INF, -INF, 1e30, -1e4], [0, 0, 0, 0], "float32")
+    assert loss == INF and dy.tolist() == [0.25, -0.25, 0.25, -0.25]
+    loss, dy = run("mean_squared_error", [1e4, -INF], [0, 0], "float32")
+    assert loss == INF and dy.tolist() == [5e3, -INF]
+    for name in losses.NAMES:
+        t = [0, 0] if name.startswith("softmax") else [[0.0], [0.0]]
+        assert np.isnan(run(name, [[NAN], [1.0]], t, "float32")[0]), name
+
+
+def test_one_class_and_many(backend, rng):
+    loss, dy = run("softmax_cross_entropy", rng.standard_normal((3, 1)), [0, 0, 0])
+    assert loss == 0 and not dy.any()
+    y, t = rng.standard_normal((2, 100_000)).astype(np.float32), np.asarray([0, 99_999])
+    loss, dy = run("softmax_cross_entropy", y, t, "float32", label_smoothing=0.1)
+    p = np.exp(y.astype(np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    q = 0.9 * np.eye(100_000, 1)[:, 0] + 1e-6, 0.9 * np.eye(100_000, 1)[::-1, 0] + 1e-6
+    assert error(loss, -(np.stack(q) * np.log(p)).sum() / 2) < tau("float32", 100_000)
+    assert error(dy, (p - np.stack(q)) / 2) < tau("float32", 100_000)
+
+
+def test_float16_adds_up_in_float32(backend):
+    y, t = np.zeros((6000, 2), np.float16), np.zeros(6000, np.int64)
+    assert run("softmax_cross_entropy", y, t, "float16")[0] == np.float16(math.log(2))
+    assert run("mean_squared_error", y + 2, 0 * y, "float16")[0] == 4
+    assert run("huber", y + 1, 0 * y, "float16")[0] == 0.5
+
+
+# -- dtypes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_nothing_widens_float32(backend, name):
+    y = dn.asarray(np.ones((4, 3), np.float32))
+    t = np.zeros(4, np.int64) if name.startswith("softmax") else np.zeros((4, 3), np.float64)
+    options = {"delta": np.float64(1)} if name == "huber" else {}
+    if "entropy" in name:
+        options = {"label_smoothing": np.float64(0.1)}
+    loss, pullback = getattr(dn.losses, name)(y, dn.asarray(t), **options)
+    assert loss.dtype == "float32"
+    for seed in (1.0, 2, np.float64(2), np.float32(2), dn.asarray(np.asarray(2.0)), dn.asarray(np.asarray(2.0, "f4"))):
+        assert pullback(seed).dtype == "float32"
+    for array in pullback.saved.values():
+        assert array.dtype in ("float32", "int64")
+
+
+def test_targets_of_any_real_dtype(backend, rng):
+    y = rng.standard_normal((3, 2)).astype(np.float32)
+    for name in ("mean_squared_error", "binary_cross_entropy", "huber"):
+        want = run(name, y, np.asarray([[0.0, 1], [1, 0], [1, 1]], np.float32), "float32")[0]
+        for kind in ("bool", "uint8", "int64", "float16", "float64"):
+            assert run(name, y, np.asarray([[0, 1], [1, 0], [1, 1]], kind), "float32")[0] == want
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def refused(name, y, t, message, kind=ValueError, **options):
+    with pytest.raises(kind, match=f"{name}: {message}"):
+        getattr(dn.losses, name)(y, t, **options)
+
+
+@pytest.mark.parametrize("labels, message", [
+    ([0, 3, 1], r"label 3 is out of range; 3 classes have the labels 0 … 2\. Labels that start at 1 need t - 1"),
+    ([0, -1, 2], "label -1 is out of range"),
+    ([0, 2**62, 2], f"label {2**62} is out of range"),
+    ([0.0, 1.0, 2.0], "labels are integers, got float"),
+    ([True, False, True], "labels are integers, got bool"),
+    ([0, 1], r"t has shape \(2,\); for y \(3, 3\) expected class numbers \(3,\), or probabilities \(3, 3\)"),
+    ([[0], [1], [2]], r"t has shape \(3, 1\)"),
+    ([], r"t has shape \(0,\)"),
+    (1, r"t has shape \(\)"),
+])  # fmt: skip
+def test_wrong_labels(backend, labels, message):
+    refused("softmax_cross_entropy", dn.asarray(np.ones((3, 3))), dn.asarray(labels), message)
+
+
+def test_unchecked_labels_must_still_be_integers(backend):
+    y = dn.asarray(np.ones((2, 3)))
+    refused("softmax_cross_entropy", y, dn.asarray([0.0, 1.0]), "labels are integers", check_labels=False)
+    refused("softmax_cross_entropy", y, dn.asarray([0]), "t has shape", check_labels=False)
+    loss, _ = dn.losses.softmax_cross_entropy(y, dn.asarray([0, 2]), check_labels=False)
+    assert float(dn.to_numpy(loss)) == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.4], [1.2, -0.2], [1, 1], [0, 0], [NAN, 1], [INF, 0], [3, 5]])
+def test_wrong_probabilities(backend, row):
+    y, t = dn.asarray(np.ones((2, 2))), dn.asarray(np.asarray([[0.5, 0.5], row]))
+    refused("softmax_cross_entropy", y, t, "t of y's shape holds probabilities")
+
+
+@pytest.mark.parametrize("t", [[-1, 1], [0, 255], [0.5, 1.001], [NAN, 0], [2, 1]])
+def test_wrong_answers(backend, t):
+    refused("binary_cross_entropy", dn.asarray([0.0, 0.0]), dn.asarray(t), "t goes from 0 .no. to 1 .yes., got values")
+    assert dn.losses.binary_cross_entropy(dn.asarray([0.0, 0.0]), dn.asarray(t), check_labels=False)
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_wrong_arrays(backend, name):
+    y = dn.asarray(np.ones((4, 1)))
+    if name.startswith("softmax"):
+        refused(name, dn.asarray(np.ones(3)), dn.asarray(1), r"y has shape \(3,\); expected logits")
+        refused(name, dn.asarray(np.ones((3, 0))), dn.asarray([0, 0, 0]), r"y has shape \(3, 0\)")
+        refused(name, dn.asarray(np.ones((0, 3))), dn.asarray(np.ones(0, int)), "y has shape .* empty batch")
+    else:
+        refused(name, y, dn.asarray(np.ones(4)), r"y has shape \(4, 1\) and t \(4,\); expected one shape")
+        refused(name, dn.asarray(np.ones((0, 3))), dn.asarray(np.ones((0, 3))), "y has shape .* empty batch")
+        refused(name, dn.asarray(np.asarray(1.0)), dn.asarray(np.asarray(1.0)), "y has shape")
+    refused(name, dn.asarray(np.ones((4, 1), int)), y, "y has dtype int64", TypeError)
+    refused(name, y, [[0]] * 4, "t is a list; expected an array. Make one with dn.asarray", TypeError)
+    refused(name, None, y, "y is a NoneType", TypeError)
+    if dn.get_backend() == "numpy":
+        refused(name, y, np.ones((4, 1), complex), "t has dtype complex128; expected real numbers", TypeError)
+
+
+def test_arrays_of_two_backends():
+    y = dn.asarray(np.ones((2, 3)), backend="strict")
+    for name in losses.NAMES:
+        refused(name, y, np.ones((2, 3)), "y lives on strict and t on numpy", TypeError)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, NAN, INF, None, "0.1", True, (0.1,)])
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "binary_cross_entropy"])
+def test_wrong_smoothing(name, value):
+    t = dn.asarray([0]) if name.startswith("softmax") else dn.asarray([[0.0]])
+    refused(name, dn.asarray([[1.0]]), t, "label_smoothing", (TypeError, ValueError), label_smoothing=value)
+
+
+@pytest.mark.parametrize("value", [-1, 0, NAN, INF, None, "1", True])
+def test_wrong_delta(value):
+    refused("huber", dn.asarray([1.0]), dn.asarray([1.0]), "delta", (TypeError, ValueError), delta=value)
+
+
+# -- the device waits for nothing but the labels -----------------------------------------------------------------------
+
+
+def test_transfers():
+    with dn.use_backend("strict"):
+        y, labels, t = dn.asarray(np.ones((2, 3))), dn.asarray([0, 2]), dn.asarray(np.full((2, 3), 1 / 3))
+        with dn.transfers("count") as moved:
+            for loss, target in (
+                ("softmax_cross_entropy", labels),
+                ("softmax_cross_entropy", t),
+                ("binary_cross_entropy", t),
+            ):
+                getattr(dn.losses, loss)(y, target)[1]()
+            losses.check_labels("fit", labels, 3)
+        assert (moved.to_host, moved.to_device) == (4, 0)  # one each, of two numbers
+        with dn.transfers("forbid"):
+            dn.losses.softmax_cross_entropy(y, labels, check_labels=False, label_smoothing=0.1)[1]()
+            dn.losses.softmax_cross_entropy(y, t, check_labels=False)[1]()
+            dn.losses.binary_cross_entropy(y, t, check_labels=False)[1]()
+            dn.losses.mean_squared_error(y, t)[1](dn.losses.huber(y, t)[0])
+
+
+def test_check_labels(backend):
+    assert losses.check_labels("fit", dn.asarray(np.asarray([[0, 2]], np.uint8)), 3) is None
+    assert losses.check_labels("fit", dn.asarray(np.ones(0, int)), 3) is None
+    for t, message in [([0, 3], "fit: label 3"), ([-1], "fit: label -1"), ([0.0], "fit: labels are integers")]:
+        with pytest.raises(ValueError, match=message):
+            losses.check_labels("fit", dn.asarray(t), 3)
+    with pytest.raises(TypeError, match="fit: t is a list"):
+        losses.check_labels("fit", [0, 1], 3)
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def test_get():
+    for name in ("softmax_cross_entropy", "mean_squared_error", "binary_cross_entropy", "huber"):
+        assert losses.get(name) is getattr(dn.losses, name)
+    own = lambda y, t: dn.losses.huber(y, t, delta=2.0)  # noqa: E731
+    assert losses.get(own) is own
+    with pytest.raises(ValueError, match="unknown loss 'cross_entropy'; choose from softmax_cross_entropy, mean_sq"):
+        losses.get("cross_entropy")
+    for wrong in (None, 3, ["huber"]):
+        with pytest.raises(TypeError, match="loss is a name or a function"):
+            losses.get(wrong)
