@@ -4,6 +4,8 @@ import numpy
 
 from dualnet.backend import Backend, BackendUnavailable
 
+from . import numpy_kernels, numpy_passes
+
 
 def load(device: int | None = None) -> Backend:
     """The NumPy backend. There is one host, so only device 0 exists."""
@@ -16,4 +18,5 @@ def load(device: int | None = None) -> Backend:
         from_host=lambda host: host,
         to_host=numpy.asarray,  # a NumPy scalar becomes an array
         on_host=True,
+        kernels={**numpy_kernels.KERNELS, **numpy_passes.KERNELS},
     )

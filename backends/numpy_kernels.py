@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import threads
+from . import numpy_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -37,6 +37,8 @@ def correlate(
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
     if not _served(x, w, groups):
         return NotImplemented
+    if numpy_rows.serves(at, x.shape[3], w.shape[3], x.dtype):
+        return numpy_rows.correlate(x, w, b, at, relu)
     (N, _, _, C), D = x.shape, w.shape[3]
     bank = numpy.ascontiguousarray(w).reshape(-1, D)  # (k1·k2·C, D)
     y = numpy.empty((N, *at.grid, D), x.dtype)
@@ -62,9 +64,11 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: 
     """E11: each worker adds up its own blocks, and the workers' sums are added in their order."""
     if not _served(x, dy, groups):
         return NotImplemented
+    if numpy_rows.serves(at, x.shape[3], dy.shape[3], x.dtype):
+        return numpy_rows.correlate_filters(x, dy, at)
     (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
     blocks = _blocks(at, N, C, x.itemsize)
-    sums = numpy.zeros((max(1, min(threads.count(), len(blocks))), K, D), x.dtype)
+    sums = numpy.zeros((threads.workers(len(blocks)), K, D), x.dtype)
 
     def work(worker: int, block: Block) -> None:
         images, rows, inside, part = block
@@ -82,6 +86,10 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
     if not _served(dy, w, groups):
         return NotImplemented
     back = _gathered(at)
+    if back is not None and numpy_rows.serves(back, w.shape[3], w.shape[2], dy.dtype):
+        return numpy_rows.correlate(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), None, back, relu=False)
+    if numpy_rows.serves(at, w.shape[2], w.shape[3], dy.dtype):
+        return numpy_rows.correlate_inputs(dy, w, at)
     gathered, scattered = at.size[0] * at.size[1] * w.shape[3], at.grid[0] * at.grid[1] * w.shape[2]
     if back is not None and gathered <= 2 * scattered:
         turned = w[::-1, ::-1].transpose(0, 1, 3, 2)  # rot180(w), channels and filters exchanged
@@ -94,36 +102,33 @@ def _gathered(at: Windows) -> Windows | None:
     reach = [r * (k - 1) for r, k in zip(at.dilation, at.window)]
     if at.stride != (1, 1) or any(before > e or after > e for (before, after), e in zip(at.reach, reach)):
         return None
-    pads = tuple(
-        (e - before, n + before - p) for e, n, p, (before, _) in zip(reach, at.size, at.grid, at.reach)
-    )
+    pads = tuple((e - before, n + before - p) for e, n, p, (before, _) in zip(reach, at.size, at.grid, at.reach))
     return Windows(at.grid, at.window, (1, 1), pads, at.dilation, at.size)  # type: ignore[arg-type]
 
 
 def _scattered(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """E13 by columns: dX = dY Wᵀ, then col2im."""
-    (N, P, Q, D), C, (H, W) = dy.shape, w.shape[2], at.size
+    """E13 by columns: dX = dY Wᵀ, and col2im in two steps: rows of taps first, in long runs, then their columns."""
+    (N, P, Q, D), C, (H, W), (k1, k2) = dy.shape, w.shape[2], at.size, at.window
     (top, bottom), (left, right) = at.reach
-    bank, taps = numpy.ascontiguousarray(w).reshape(-1, D), at.taps  # (k1·k2·C, D)
+    (s1, s2), (r1, r2) = at.stride, at.dilation
+    banks = numpy.ascontiguousarray(w.reshape(k1, k2 * C, D).transpose(0, 2, 1))  # W_mᵀ (k1, D, k2·C)
     dx = numpy.empty((N, H, W, C), dy.dtype)
-    step = max(1, BLOCK_BYTES // max(1, P * Q * taps * C * dy.itemsize))
+    step = max(1, min(BLOCK_BYTES // max(1, P * Q * at.taps * C * dy.itemsize), -(-N // threads.count())))
 
     def work(worker: int, first: int) -> None:
-        deltas = dy[first : first + step]
-        n = len(deltas)
-        rows = numpy.ascontiguousarray(deltas).reshape(-1, D)
-        if _transposed(at, C):
-            products = threads.workspace("columns", (taps * C, n * P * Q), dy.dtype)
-            numpy.matmul(bank, rows.T, out=products)  # E13  (dY Wᵀ)ᵀ
-            by_tap = products.reshape(taps, C, n, P, Q).transpose(0, 2, 3, 4, 1)
-        else:
-            products = threads.workspace("columns", (n * P * Q, taps * C), dy.dtype)
-            numpy.matmul(rows, bank.T, out=products)  # E13  dY Wᵀ
-            by_tap = products.reshape(n, P, Q, taps, C).transpose(3, 0, 1, 2, 4)
+        deltas = numpy.ascontiguousarray(dy[first : first + step]).reshape(-1, D)
+        n = len(deltas) // (P * Q)
+        product = threads.workspace("columns", (n, P, Q, k2 * C), dy.dtype)
+        spread = threads.workspace("rows", (n, top + H + bottom, Q, k2 * C), dy.dtype)
+        spread[...] = 0
+        for m in range(k1):
+            numpy.matmul(deltas, banks[m], out=product.reshape(-1, k2 * C))  # E13  dX = dY Wᵀ, a row of taps at a time
+            spread[:, m * r1 : m * r1 + (P - 1) * s1 + 1 : s1] += product
         padded = threads.workspace("padded", (n, top + H + bottom, left + W + right, C), dy.dtype)
         padded[...] = 0
-        for part, (i, j) in zip(by_tap, at.slices()):
-            padded[:, i, j] += part  # windows that overlap add up
+        by_tap = spread.reshape(n, top + H + bottom, Q, k2, C)
+        for m in range(k2):
+            padded[:, :, m * r2 : m * r2 + (Q - 1) * s2 + 1 : s2] += by_tap[:, :, :, m]
         dx[first : first + step] = padded[:, top : top + H, left : left + W]
 
     threads.share(range(0, N, step), work)
@@ -132,7 +137,7 @@ def _scattered(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarra
 
 def columns(x: numpy.ndarray, at: Windows) -> numpy.ndarray:
     """im2col into this thread's buffer: (n, H, W, C) -> (n·H'·W', k1·k2·C), which may be a transposed view."""
-    (n, H, W, C), (P, Q), (k1, k2) = x.shape, at.grid, at.window
+    (n, _, _, C), (P, Q), (k1, k2) = x.shape, at.grid, at.window
     if at.window == at.stride == (1, 1) and at.reach == ((0, 0), (0, 0)):
         return x.reshape(-1, C)
     x = _padded(x, at)

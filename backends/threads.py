@@ -11,24 +11,17 @@ that this process may use). Where BLAS cannot be held, the team is one and BLAS 
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
-CALLS = (
-    ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
-    ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
-    ("openblas_get_num_threads64_", "openblas_set_num_threads64_"),
-    ("openblas_get_num_threads", "openblas_set_num_threads"),
-    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
-)
+from . import blas
+
 _local = threading.local()
 
 
@@ -41,26 +34,31 @@ def count() -> int:
         wanted = int(asked)
     else:
         wanted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted == 1 or blas() is not None else 1
+    return wanted if wanted == 1 or blas.library() is not None else 1
 
 
-def share(items: Sequence[Any], work: Callable[[int, Any], None], threads: int | None = None) -> None:
+def workers(items: int) -> int:
+    """How many threads :func:`share` uses for so many items; at least one."""
+    return max(1, min(count(), items))
+
+
+def share(items: Sequence[Any], work: Callable[[int, Any], None]) -> None:
     """Call ``work(worker, item)`` for every item: worker k takes the k-th of equal runs of items, in order.
 
     The calling thread is worker 0. If the team is busy with another caller, the caller does all runs itself, in the
     same portions, so that the result stays the same.
     """
-    threads = min(count() if threads is None else threads, len(items))
+    threads = workers(len(items))
     runs = [items[k * len(items) // threads : (k + 1) * len(items) // threads] for k in range(threads)]
 
     def run(worker: int) -> None:
         for item in runs[worker]:
             work(worker, item)
 
-    with held():
+    with blas.held():
         if threads > 1:
             _team(threads).run(run, threads)
-        elif threads:
+        else:
             run(0)
 
 
@@ -71,6 +69,15 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     if key not in kept or kept[key].size < size:
         kept[key] = numpy.empty(size, dtype)
     return kept[key][:size].reshape(shape)
+
+
+def zeros(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
+    """A buffer of this thread's own for one shape, 0 when new: what nobody writes to (a border) stays 0."""
+    kept = _local.__dict__.setdefault("zeros", {})
+    key = (name, shape, numpy.dtype(dtype))
+    if key not in kept:
+        kept[key] = numpy.zeros(shape, dtype)
+    return kept[key]
 
 
 class Team:
@@ -128,82 +135,3 @@ def _team(threads: int) -> Team:
             team = Team(threads)
             _team_in_force[:] = [team]
         return team
-
-
-# -- BLAS --------------------------------------------------------------------------------------------------------------
-
-
-class Blas:
-    """Read and set how many threads BLAS uses."""
-
-    def __init__(self, name: str, get: Callable[[], int], set: Callable[[int], Any]) -> None:
-        self.name, self.get, self.set = name, get, set
-
-
-_found: list[Blas | None] = []
-_hold_lock = threading.Lock()
-_holders = [0, 0]  # how many callers hold BLAS now, and the number of threads to give back
-
-
-def blas() -> Blas | None:
-    """NumPy's BLAS, if its number of threads can be set: through threadpoolctl where present, else its own calls."""
-    if not _found:
-        _found.append(_by_threadpoolctl() or _by_its_own_calls())
-    return _found[0]
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """BLAS uses one thread inside; the last one out puts back what was found."""
-    library = blas()
-    if library is None:
-        yield
-        return
-    with _hold_lock:
-        if _holders[0] == 0:
-            _holders[1] = library.get()
-            if _holders[1] != 1:
-                library.set(1)
-        _holders[0] += 1
-    try:
-        yield
-    finally:
-        with _hold_lock:
-            _holders[0] -= 1
-            if _holders[0] == 0 and _holders[1] != 1:
-                library.set(_holders[1])
-
-
-def _by_threadpoolctl() -> Blas | None:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    found = ThreadpoolController().select(user_api="blas").lib_controllers
-    if len(found) != 1:  # more than one BLAS in the process: which is NumPy's?
-        return None
-    return Blas(found[0].internal_api, found[0].get_num_threads, found[0].set_num_threads)
-
-
-def _by_its_own_calls() -> Blas | None:
-    for path in _libraries():
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for get, set_ in CALLS:
-            if hasattr(library, get) and hasattr(library, set_):
-                return Blas(os.path.basename(path), getattr(library, get), getattr(library, set_))
-    return None
-
-
-def _libraries() -> list[str]:
-    """The BLAS libraries that NumPy brought or that are loaded already."""
-    beside = os.path.join(os.path.dirname(os.path.dirname(numpy.__file__)), "numpy.libs")
-    paths = [os.path.join(beside, name) for name in sorted(os.listdir(beside))] if os.path.isdir(beside) else []
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            paths += sorted({line.split(maxsplit=5)[-1].strip() for line in maps if ".so" in line})
-    except OSError:
-        pass
-    return [path for path in paths if any(name in os.path.basename(path) for name in ("openblas", "mkl_rt"))]

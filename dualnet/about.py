@@ -13,7 +13,7 @@ from .backend import backend_states, calls, chosen, default_dtype, get_precision
 
 __all__ = ["Info", "report"]
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("DUALNET_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Info(dict):

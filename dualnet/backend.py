@@ -341,8 +341,8 @@ calls: Counter[tuple[str, str]] = Counter()
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
 
-    The kernel of the first argument's backend is asked first; one that cannot serve the call returns
-    ``NotImplemented``, and the reference runs. ``DUALNET_KERNELS=reference`` turns every kernel off.
+    The kernels of the first argument's backend are asked in their order; one that cannot serve the call returns
+    ``NotImplemented``, and the next or in the end the reference runs. ``DUALNET_KERNELS=reference`` turns all off.
 
     >>> from dualnet.ops.convolution import im2col
     >>> im2col is references["im2col"]
@@ -357,10 +357,12 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     def dispatch(x: Array, /, *args: Any, **options: Any) -> Any:
         backend = backend_of(x)
         if backend is not None and name in backend.kernels and kernels_allowed():
-            result = backend.kernels[name](x, *args, **options)
-            if result is not NotImplemented:
-                calls[name, f"kernel of {backend.name}"] += 1
-                return result
+            standing_in = backend.kernels[name]
+            for kernel in (standing_in,) if callable(standing_in) else standing_in:
+                result = kernel(x, *args, **options)
+                if result is not NotImplemented:
+                    calls[name, f"kernel of {getattr(kernel, 'library', backend.name)}"] += 1
+                    return result
         calls[name, "reference"] += 1
         return reference(x, *args, **options)
 

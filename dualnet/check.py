@@ -3,7 +3,7 @@
     gradient   ⟨v, dx⟩ = d/dh ⟨f(x + h·v), g⟩ at h = 0, by central differences along random directions v
     adjoint    ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ exactly, without any step, where f is linear in an argument
 
-Both use a random g (a gradient of all ones hides bugs) and float64. Limits (NUMERICS): 1e-7 and 1e-13, relative to the
+Both use a random g (a gradient of all ones hides bugs) and float64. Limits (docs/numerics.md): 1e-7 and 1e-13, relative to the
 norms of the two vectors in the product.
 """
 
@@ -100,13 +100,7 @@ def gradient(
     >>> report.ok, sorted({row.argument for row in report.rows})
     (True, ['0.b', '0.w', '3.b', '3.w', 'x'])
     """
-    problem = _problem(f, arrays, train, options, wrt)
-    rng = numpy.random.default_rng(seed)
-    report = Report(problem.name, "difference")
-    for argument in problem.arguments:
-        for _ in range(directions):
-            report.rows.append(_difference(problem, argument, rng))
-    return _finished(report, raises)
+    return _compared("difference", _difference, _problem(f, arrays, train, options, wrt), directions, seed, raises)
 
 
 def adjoint(
@@ -128,13 +122,7 @@ def adjoint(
     >>> bool(dn.check.adjoint(dn.ops.conv2d, x, w, padding="full"))
     True
     """
-    problem = _problem(f, arrays, False, options, wrt)
-    rng = numpy.random.default_rng(seed)
-    report = Report(problem.name, "adjoint")
-    for argument in problem.arguments:
-        for _ in range(directions):
-            report.rows.append(_two_products(problem, argument, rng))
-    return _finished(report, raises)
+    return _compared("adjoint", _two_products, _problem(f, arrays, False, options, wrt), directions, seed, raises)
 
 
 @dataclass
@@ -145,6 +133,18 @@ class _Problem:
     values: dict[str, numpy.ndarray]
     arguments: list[str]
     run: Callable[[dict[str, numpy.ndarray]], tuple[numpy.ndarray, Callable[[numpy.ndarray], dict[str, numpy.ndarray]]]]
+
+
+def _compared(
+    method: str, compare: Callable[..., Row], problem: _Problem, directions: int, seed: int, raises: bool
+) -> Report:
+    """Each argument along several random directions."""
+    rng = numpy.random.default_rng(seed)
+    rows = [compare(problem, argument, rng) for argument in problem.arguments for _ in range(directions)]
+    report = Report(problem.name, method, rows)
+    if raises and not report.ok:
+        raise CheckError(str(report))
+    return report
 
 
 def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Row:
@@ -180,9 +180,7 @@ def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator)
     g = rng.standard_normal(moved.shape)
     transposed = problem.run(problem.values)[1](g)[argument]
     forward, backward = float(numpy.vdot(moved, g)), float(numpy.vdot(v, transposed))
-    norm = float(
-        numpy.linalg.norm(moved) * numpy.linalg.norm(g) + numpy.linalg.norm(v) * numpy.linalg.norm(transposed)
-    )
+    norm = float(numpy.linalg.norm(moved) * numpy.linalg.norm(g) + numpy.linalg.norm(v) * numpy.linalg.norm(transposed))
     return Row(argument, backward, forward, abs(forward - backward) / norm if norm else 0.0, ADJOINT)
 
 
@@ -260,10 +258,3 @@ def _undisturbed(layer: Layer) -> Iterator[None]:
     yield
     for part, name, value in before:
         setattr(part, name, value)
-
-
-def _finished(report: Report, raises: bool) -> Report:
-    if raises and not report.ok:
-        raise CheckError(str(report))
-    return report
-

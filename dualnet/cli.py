@@ -1,4 +1,4 @@
-"""The command line: ``dualnet train | predict | summary | info | check``.
+"""The command line: ``dualnet train | predict | summary | check | bench | info``.
 
 What a user can get wrong (an argument, a file, a backend) ends in one line on stderr and exit code 2. A gradient check
 that fails ends in exit code 1.
@@ -7,6 +7,7 @@ that fails ends in exit code 1.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy
 
 import dualnet as dn
 
-from . import data, models
+from . import bench, data, models
 from .check import Report
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
@@ -63,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = _command(commands, "predict", _predict, "tell the classes of images with a saved network")
     predict.add_argument("model", metavar="MODEL", help="a file that `dualnet train` or net.save() wrote")
-    predict.add_argument("images", metavar="IMAGES", help="an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10")
+    predict.add_argument(
+        "images", metavar="IMAGES", help="an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10"
+    )
     predict.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
 
     summary = _command(commands, "summary", _summary, "show a network's layers, shapes, parameters and multiply-adds")
@@ -74,13 +77,45 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
 
+    _bench_options(_command(commands, "bench", _bench, "measure networks: speed, memory, alone and against others"))
     _command(commands, "info", _info, "show versions, backends and what runs here")
     return parser
 
 
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("nets", nargs="*", metavar="NET", help="saved networks or names (lenet5 vgg6 resnet20 wide)")
+    parser.add_argument(
+        "--batch", type=_counts, default=(1, 64, 256), metavar="N,...", help="images in a batch (1,64,256)"
+    )
+    parser.add_argument(
+        "--mode", type=_words, default=("training", "inference"), metavar="M,...", help="training, inference or both"
+    )
+    parser.add_argument("--layers", action="store_true", help="also where the time of a training step goes")
+    parser.add_argument(
+        "--against",
+        type=_words,
+        action="extend",
+        default=[],
+        metavar="PEER[=PYTHON],...",
+        help="torch, jax, chainer, mygrad; PYTHON is the interpreter that has the peer (this one)",
+    )
+    parser.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="times that each is measured; the best counts (3)"
+    )
+    parser.add_argument(
+        "--seconds", type=_rate, default=1.0, metavar="S", help="how long each is measured in a round (1)"
+    )
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads for everyone (the cores of this process)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the data (0)")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")
+    parser.add_argument("--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or to a place in a page")
+
+
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    parser.add_argument("--backend", metavar="B", help="numpy, cupy, cupy:N, auto or strict (DUALNET_BACKEND, or numpy)")
+    parser.add_argument(
+        "--backend", metavar="B", help="numpy, cupy, cupy:N, auto or strict (DUALNET_BACKEND, or numpy)"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -175,6 +210,31 @@ def _every_layer() -> list[dn.Layer]:
     return [layer.init(maps) for layer in layers]
 
 
+def _bench(options: argparse.Namespace) -> int:
+    targets = [target for target in (options.markdown, options.json) if target]
+    for target in targets:
+        bench.place(target)  # said before anything is measured
+    result = bench.run(
+        options.nets or bench.DEFAULT,
+        batches=options.batch,
+        modes=options.mode,
+        layers=options.layers,
+        against={name: python or None for name, _, python in (peer.partition("=") for peer in options.against)},
+        rounds=options.rounds,
+        seconds=options.seconds,
+        threads=options.threads,
+        seed=options.seed,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    text = bench.markdown(result)
+    print(text)
+    if options.json:
+        bench.write(json.dumps(result, indent=1) + "\n", options.json)
+    if options.markdown:
+        bench.write(text, options.markdown)
+    return EXIT_WRONG if bench.wrong(result) else 0
+
+
 def _info(options: argparse.Namespace) -> None:
     print(dn.info())
 
@@ -216,6 +276,14 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _rate(text: str) -> float:

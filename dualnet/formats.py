@@ -128,7 +128,7 @@ def _npz(text: str, arrays: Arrays) -> bytes:
             member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             member.create_system = 3
             archive.writestr(member, data)
-    return buffer.getbuffer()  # type: ignore[return-value]
+    return buffer.getvalue()
 
 
 def _npy(array: numpy.ndarray) -> bytes:

@@ -12,48 +12,19 @@ padding. Everything that cannot work is refused here, before an array is allocat
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from .arguments import pair
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Extent = int | Pair
 Padding = int | Pair | Pads | str
 
-LIMIT = 2**31 - 1
 BLOCK_BYTES = 4 * 2**20
 """Columns are built for as many windows at a time as fit in this many bytes."""
-
-
-def pair(value: Any, name: str, *, op: str, least: int = 1) -> Pair:
-    """``int | (height, width)`` as two checked integers.
-
-    >>> pair(3, "stride", op="conv2d")
-    (3, 3)
-    """
-    both = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2:
-        raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")
-    return _integer(both[0], name, value, op, least), _integer(both[1], name, value, op, least)
-
-
-def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
-    """One checked integer: not a bool, not a float, within bounds."""
-    return _integer(value, name, value, op, least)
-
-
-def _integer(value: Any, name: str, whole: Any, op: str, least: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} takes integers, got {whole!r}") from None
-    if not least <= number <= LIMIT:
-        raise ValueError(f"{op}: {name} must be at least {least} (and at most {LIMIT}), got {whole!r}")
-    return number
 
 
 def check_padding(padding: Any, *, op: str) -> Padding:
@@ -135,10 +106,7 @@ class Windows:
     def taps_inside(self) -> tuple[list[int], list[int]]:
         """How many taps of each window lie on the map itself, along the height and along the width."""
         return tuple(  # type: ignore[return-value]
-            [
-                sum(0 <= i * s + m * r - before < n for m in range(k))
-                for i in range(positions)
-            ]
+            [sum(0 <= i * s + m * r - before < n for m in range(k)) for i in range(positions)]
             for n, k, s, (before, _), r, positions in zip(
                 self.size, self.window, self.stride, self.pads, self.dilation, self.grid
             )

@@ -128,7 +128,7 @@ class Parameter:
 
 
 class Draw:
-    """Draws the initial values of one layer's parameters; ``child(i)`` draws those of the layer inside it at place i."""
+    """Draws the initial values of one layer's parameters; ``child(i)`` those of the layer inside it at place i."""
 
     def __init__(self, seed: int, dtype: object = None, path: tuple[int, ...] = (), seen: dict | None = None) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, numpy.integer)) or seed < 0:

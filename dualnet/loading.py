@@ -65,7 +65,7 @@ class Backend:
     on_host: bool = False
     synchronize: Callable[[], None] = lambda: None
     describe: Callable[[], dict[str, Any]] = dict
-    kernels: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    kernels: dict[str, Callable[..., Any] | tuple[Callable[..., Any], ...]] = field(default_factory=dict)
     locate: Callable[[Array], str] | None = None
     activate: Callable[[], None] = lambda: None
     set_precision: Callable[[str], None] = lambda name: None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .arguments import integer
 from .backend import Array, namespace
 from .files import built_in
-from .geometry import integer
 from .layers import (
     BatchNorm,
     Conv2D,

@@ -16,9 +16,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from .arguments import count, flag, number, positive, share
 from .backend import FLOATING, Array, asarray, backend_of, namespace, to_numpy
 from .initializers import Parameter
-from .schedules import Schedule, count, number, positive, rate, rate_at, share
+from .ops.sums import wide
+from .schedules import Schedule, rate, rate_at
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSProp", "clip_by_global_norm", "clip_by_value", "get"]
 
@@ -50,9 +52,9 @@ class Optimizer:
     ) -> None:
         owner = type(self).__name__
         self.lr = lr
-        self.weight_decay = number(weight_decay, "weight_decay", owner)
-        self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", owner)
-        self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", owner)
+        self.weight_decay = number(weight_decay, "weight_decay", op=owner)
+        self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
+        self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
         self.steps = 0
         self._slots: dict[str, Slots] = {}
 
@@ -76,12 +78,12 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: Rate) -> None:
-        self._lr = rate(value, "lr", type(self).__name__)
+        self._lr = rate(value, "lr", op=type(self).__name__)
 
     @property
     def current_lr(self) -> float:
         """The learning rate of the coming step."""
-        return rate_at(self._lr, self.steps, type(self).__name__)
+        return rate_at(self._lr, self.steps, op=type(self).__name__)
 
     def observe(self, value: float) -> None:
         """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
@@ -100,10 +102,10 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
         parameters = net.parameters()
         self._check(parameters, grads)
-        gradients = self._clipped({name: _wide(grads[name]) for name in parameters})
+        gradients = self._clipped({name: wide(grads[name]) for name in parameters})
         lr, values, slots = self.current_lr, {}, {}
         for name, parameter in parameters.items():
-            w, g = _wide(parameter.value), gradients[name]
+            w, g = wide(parameter.value), gradients[name]
             if self.weight_decay and not self.decoupled:
                 g = g + self.weight_decay * w
             value, slots[name] = self.update(w, g, self._slots_of(name, w), lr)
@@ -137,8 +139,8 @@ class Optimizer:
         if "steps" not in rest or ("lr" in rest) == callable(self._lr):
             expected = "steps" if callable(self._lr) else "steps and lr"
             raise ValueError(f"{owner}: the state of such an optimizer has {expected}; got {', '.join(sorted(state))}")
-        steps = count(rest.pop("steps"), "steps", owner, least=0)
-        lr = number(rest.pop("lr"), "lr", owner) if "lr" in rest else None
+        steps = count(rest.pop("steps"), "steps", op=owner, least=0)
+        lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
         kept = {key for key in rest if key.rpartition(".")[2] in self.slot_names}
         memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
         slots = self._slots_from(rest, owner)
@@ -239,8 +241,8 @@ class SGD(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
-        self.momentum = share(momentum, "momentum", "SGD")
-        self.nesterov = _switch(nesterov, "nesterov", "SGD")
+        self.momentum = share(momentum, "momentum", op="SGD")
+        self.nesterov = flag(nesterov, "nesterov", op="SGD")
         if nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, such as momentum=0.9")
 
@@ -283,9 +285,9 @@ class RMSProp(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
-        self.rho, self.momentum = share(rho, "rho", "RMSProp"), share(momentum, "momentum", "RMSProp")
-        self.epsilon = positive(epsilon, "epsilon", "RMSProp")
-        self.centered = _switch(centered, "centered", "RMSProp")
+        self.rho, self.momentum = share(rho, "rho", op="RMSProp"), share(momentum, "momentum", op="RMSProp")
+        self.epsilon = positive(epsilon, "epsilon", op="RMSProp")
+        self.centered = flag(centered, "centered", op="RMSProp")
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -331,8 +333,8 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
         owner = type(self).__name__
-        self.beta_1, self.beta_2 = share(beta_1, "beta_1", owner), share(beta_2, "beta_2", owner)
-        self.epsilon = positive(epsilon, "epsilon", owner)
+        self.beta_1, self.beta_2 = share(beta_1, "beta_1", op=owner), share(beta_2, "beta_2", op=owner)
+        self.epsilon = positive(epsilon, "epsilon", op=owner)
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -388,12 +390,11 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     >>> dn.to_numpy(clipped["w"]).round(4), float(dn.to_numpy(norm))
     (array([0.6, 0. ], dtype=float32), 5.0)
     """
-    max_norm = positive(max_norm, "max_norm", "clip_by_global_norm")
+    max_norm = positive(max_norm, "max_norm", op="clip_by_global_norm")
     if not grads:
         return {}, asarray(0.0)
     xp = namespace("clip_by_global_norm", **grads)
-    wide = [_wide(g) for g in grads.values()]
-    norm = xp.sqrt(sum(xp.sum(g * g) for g in wide))
+    norm = xp.sqrt(sum(xp.sum(w * w) for w in map(wide, grads.values())))
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     return {name: g * factor.astype(g.dtype) for name, g in grads.items()}, norm
 
@@ -405,7 +406,7 @@ def clip_by_value(grads: Gradients, limit: float) -> Gradients:
     >>> dn.to_numpy(dn.optimizers.clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])
     array([ 1. , -0.5], dtype=float32)
     """
-    limit = positive(limit, "limit", "clip_by_value")
+    limit = positive(limit, "limit", op="clip_by_value")
     if not grads:
         return {}
     xp = namespace("clip_by_value", **grads)
@@ -436,14 +437,3 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     if optimizer.strip().lower() not in NAMES:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(NAMES)}, or give an Optimizer")
     return NAMES[optimizer.strip().lower()]()
-
-
-def _switch(value: Any, name: str, owner: str) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{owner}: {name} is True or False, got {value!r}")
-    return value
-
-
-def _wide(x: Array) -> Array:
-    """float16 as float32, in which small steps and squares are not lost; the others as they are."""
-    return x.astype("float32") if x.dtype.itemsize < 4 else x

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .arguments import count, number, real
+
 __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_config"]
 
 
@@ -80,11 +82,11 @@ class Step(Schedule):
     def __init__(
         self, lr: float, every: int | None = None, factor: float = 0.1, at: Sequence[int] | None = None
     ) -> None:
-        self.lr = number(lr, "lr", "Step")
-        self.factor = number(factor, "factor", "Step")
+        self.lr = number(lr, "lr", op="Step")
+        self.factor = number(factor, "factor", op="Step")
         if (every is None) == (at is None):
             raise ValueError(f"Step: give one of every=100 and at=[30, 80], got every={every!r} and at={at!r}")
-        self.every = None if every is None else count(every, "every", "Step")
+        self.every = None if every is None else count(every, "every", op="Step")
         self.at = None if at is None else _places(at)
 
     def __call__(self, step: int) -> float:
@@ -104,8 +106,8 @@ class Cosine(Schedule):
     """
 
     def __init__(self, lr: float, steps: int, final: float = 0.0) -> None:
-        self.lr, self.final = number(lr, "lr", "Cosine"), number(final, "final", "Cosine")
-        self.steps = count(steps, "steps", "Cosine")
+        self.lr, self.final = number(lr, "lr", op="Cosine"), number(final, "final", op="Cosine")
+        self.steps = count(steps, "steps", op="Cosine")
 
     def __call__(self, step: int) -> float:
         return _half_cosine(self.lr, self.final, step / self.steps)
@@ -124,10 +126,10 @@ class OneCycle(Schedule):
     """
 
     def __init__(self, lr: float, steps: int, warm: float = 0.3, start: float = 1 / 25, final: float = 1e-4) -> None:
-        self.lr, self.steps = number(lr, "lr", "OneCycle"), count(steps, "steps", "OneCycle")
-        self.warm = number(warm, "warm", "OneCycle", most=1)
-        self.start = number(start, "start", "OneCycle", most=1)
-        self.final = number(final, "final", "OneCycle", most=1)
+        self.lr, self.steps = number(lr, "lr", op="OneCycle"), count(steps, "steps", op="OneCycle")
+        self.warm = number(warm, "warm", op="OneCycle", most=1)
+        self.start = number(start, "start", op="OneCycle", most=1)
+        self.final = number(final, "final", op="OneCycle", most=1)
 
     def __call__(self, step: int) -> float:
         top, end = max(self.warm * self.steps - 1, 0.0), self.steps - 1
@@ -150,11 +152,11 @@ class Warmup(Schedule):
     """
 
     def __init__(self, schedule: float | Callable[[int], float], steps: int, start: float = 0.0) -> None:
-        self.schedule = rate(schedule, "schedule", "Warmup")
-        self.steps, self.start = count(steps, "steps", "Warmup"), number(start, "start", "Warmup", most=1)
+        self.schedule = rate(schedule, "schedule", op="Warmup")
+        self.steps, self.start = count(steps, "steps", op="Warmup"), number(start, "start", op="Warmup", most=1)
 
     def __call__(self, step: int) -> float:
-        target = rate_at(self.schedule, max(step - self.steps, 0), "Warmup")
+        target = rate_at(self.schedule, max(step - self.steps, 0), op="Warmup")
         return target * (self.start + (1 - self.start) * min(float(step / self.steps), 1.0))
 
     def observe(self, value: float) -> None:
@@ -188,16 +190,17 @@ class Plateau(Schedule):
     def __init__(
         self, lr: float, factor: float = 0.1, patience: int = 3, minimum: float = 0.0, threshold: float = 1e-4
     ) -> None:
-        self.lr, self.factor = number(lr, "lr", "Plateau"), number(factor, "factor", "Plateau", most=1)
-        self.patience = count(patience, "patience", "Plateau", least=0)
-        self.minimum, self.threshold = number(minimum, "minimum", "Plateau"), number(threshold, "threshold", "Plateau")
+        self.lr, self.factor = number(lr, "lr", op="Plateau"), number(factor, "factor", op="Plateau", most=1)
+        self.patience = count(patience, "patience", op="Plateau", least=0)
+        self.minimum = number(minimum, "minimum", op="Plateau")
+        self.threshold = number(threshold, "threshold", op="Plateau")
         self._now, self._best, self._waited = self.lr, math.inf, 0
 
     def __call__(self, step: int) -> float:
         return self._now
 
     def observe(self, value: float) -> None:
-        value = real(value, "the observed loss", "Plateau")
+        value = real(value, "the observed loss", op="Plateau")
         limit = self._best - self.threshold * abs(self._best) if math.isfinite(self._best) else self._best
         if value < limit:
             self._best, self._waited = value, 0
@@ -214,9 +217,9 @@ class Plateau(Schedule):
     def load_state_dict(self, state: dict[str, float]) -> None:
         if not {"now", "waited"} <= state.keys() <= {"now", "waited", "best"}:
             raise ValueError(f"Plateau: the state has now, waited and perhaps best; got {', '.join(sorted(state))}")
-        now, waited = number(state["now"], "now", "Plateau"), count(state["waited"], "waited", "Plateau", least=0)
+        now, waited = number(state["now"], "now", op="Plateau"), count(state["waited"], "waited", op="Plateau", least=0)
         best = state.get("best", math.inf)
-        self._now, self._waited, self._best = now, waited, real(best, "best", "Plateau")
+        self._now, self._waited, self._best = now, waited, real(best, "best", op="Plateau")
 
 
 def from_config(config: dict[str, Any]) -> Schedule:
@@ -237,68 +240,25 @@ def from_config(config: dict[str, Any]) -> Schedule:
     return kind(**arguments)  # type: ignore[arg-type]
 
 
-# -- numbers and rates -------------------------------------------------------------------------------------------------
+# -- rates -------------------------------------------------------------------------------------------------------------
 
 
-def real(value: Any, name: str, owner: str) -> float:
-    """A real number as a Python float: a NumPy scalar would promote float32."""
-    try:
-        if isinstance(value, (bool, str, bytes)):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{owner}: {name} is a number, got {value!r}") from None
-
-
-def number(value: Any, name: str, owner: str, *, most: float = math.inf) -> float:
-    """A finite number from 0 to ``most``, as a Python float."""
-    result = real(value, name, owner)
-    if not math.isfinite(result) or not 0 <= result <= most:
-        above = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise ValueError(f"{owner}: {name} is a finite number, at least 0{above}; got {value!r}")
-    return result
-
-
-def positive(value: Any, name: str, owner: str) -> float:
-    """A finite number above 0, as a Python float."""
-    result = number(value, name, owner)
-    if result == 0:
-        raise ValueError(f"{owner}: {name} is a number above 0, got {value!r}")
-    return result
-
-
-def share(value: Any, name: str, owner: str) -> float:
-    """A number from 0 to below 1, as a Python float."""
-    result = number(value, name, owner, most=1)
-    if result == 1:
-        raise ValueError(f"{owner}: {name} is a number from 0 to below 1, got {value!r}")
-    return result
-
-
-def rate(value: Any, name: str, owner: str) -> float | Callable[[int], float]:
+def rate(value: Any, name: str, *, op: str) -> float | Callable[[int], float]:
     """A learning rate: a number, or a function of the step."""
     if isinstance(value, type):
-        raise TypeError(f"{owner}: {name} is the class {value.__name__}; write {value.__name__}(...)")
-    return value if callable(value) else number(value, name, owner)
+        raise TypeError(f"{op}: {name} is the class {value.__name__}; write {value.__name__}(...)")
+    return value if callable(value) else number(value, name, op=op)
 
 
-def rate_at(lr: float | Callable[[int], float], step: int, owner: str) -> float:
+def rate_at(lr: float | Callable[[int], float], step: int, *, op: str) -> float:
     """The learning rate of a step."""
-    return number(lr(step), f"the schedule's rate at step {step}", owner) if callable(lr) else lr
-
-
-def count(value: Any, name: str, owner: str, *, least: int = 1) -> int:
-    """A whole number of at least ``least``."""
-    result = real(value, name, owner)
-    if not math.isfinite(result) or result != int(result) or result < least:
-        raise ValueError(f"{owner}: {name} is a whole number of at least {least}, got {value!r}")
-    return int(result)
+    return number(lr(step), f"the schedule's rate at step {step}", op=op) if callable(lr) else lr
 
 
 def _places(at: Any) -> list[int]:
     if not isinstance(at, (list, tuple)):
         raise TypeError(f"Step: at is a list of steps such as [30, 80], got {at!r}")
-    return sorted(count(place, "at", "Step", least=0) for place in at)
+    return sorted(count(place, "at", op="Step", least=0) for place in at)
 
 
 def _half_cosine(first: float, last: float, share: float) -> float:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy
 
 from . import optimizers
+from .arguments import flag, integer, real
 from .backend import Array, asarray, backend_of, to_numpy
-from .geometry import integer
 from .layers.containers import forward_of
 from .layers.layer import Layer
 from .ops import losses
@@ -107,7 +107,8 @@ class EarlyStopping(Callback):
         self, patience: int = 3, *, monitor: str | None = None, least: float = 0.0, restore_best: bool = True
     ) -> None:
         self.patience = integer(patience, "patience", op="EarlyStopping", least=0)
-        self.monitor, self.least, self.restore_best = monitor, float(least), restore_best
+        self.monitor, self.least = monitor, real(least, "least", op="EarlyStopping")
+        self.restore_best = flag(restore_best, "restore_best", op="EarlyStopping")
 
     def on_fit_begin(self, run: Run) -> None:
         self.best, self.waited, self.weights = math.inf, 0, None
@@ -179,7 +180,9 @@ def fit(
             _tell(hooks, "on_epoch_begin", run)
             begun = time.perf_counter()
             with Progress(run.epoch, epochs, steps, verbose) as progress:
-                seen = _epoch(run, hooks, x, t, batch_size, function, _order(len(x), seed, run.epoch, shuffle), progress)
+                seen = _epoch(
+                    run, hooks, x, t, batch_size, function, _order(len(x), seed, run.epoch, shuffle), progress
+                )
                 run.logs = seen.figures()
                 if held_out is not None:
                     scores = evaluate(net, *held_out, loss=loss)
@@ -222,9 +225,7 @@ def _epoch(
     return seen
 
 
-def evaluate(
-    net: Layer, x: Any, t: Any, batch_size: int = 256, *, loss: Loss | None = None
-) -> dict[str, float]:
+def evaluate(net: Layer, x: Any, t: Any, batch_size: int = 256, *, loss: Loss | None = None) -> dict[str, float]:
     """The mean loss over all examples and, for classes, the accuracy (share of right answers, 0 … 1).
 
     ``loss`` defaults to the one the network was last trained with, else softmax cross-entropy.
@@ -329,7 +330,9 @@ def _order(examples: int, seed: int, epoch: int, shuffle: bool) -> numpy.ndarray
 def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
     if x.ndim < 2 or t.ndim < 1:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)} and t {tuple(t.shape)}; expected a batch (N, ...) of each")
+        raise ValueError(
+            f"{op}: x has shape {tuple(x.shape)} and t {tuple(t.shape)}; expected a batch (N, ...) of each"
+        )
     if len(x) != len(t):
         raise ValueError(f"{op}: x holds {len(x)} examples and t {len(t)}; expected a target for each example")
     if len(x) == 0:
@@ -382,5 +385,6 @@ def _tell(hooks: list[Callback], event: str, run: Run) -> None:
 
 def told(figures: dict[str, float]) -> str:
     """Figures on one line: losses and accuracies with four digits, seconds with one."""
-    return "  ".join(f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items())
-
+    return "  ".join(
+        f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
+    )

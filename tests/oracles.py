@@ -64,7 +64,7 @@ def prove(
 
     ``arrays`` are float64; ``linear`` are the positions of arguments in which the op is linear while the others are
     held (with an absent or zero bias), ``differentiable`` those to check by central differences (default: the rest).
-    ``scale`` widens the float32 bound where NUMERICS gives it a factor (conditioning of a batch norm).
+    ``scale`` widens the float32 bound where docs/numerics.md gives it a factor (conditioning of a batch norm).
     """
     options = options or {}
     function, rng = getattr(dn.ops, op), np.random.default_rng(seed)
@@ -134,7 +134,9 @@ def check_difference(op: str, arrays: Sequence[Any], options: dict[str, Any], i:
     numeric = (value(h) - value(-h)) / (2 * h)
     scale = np.linalg.norm(v) * np.linalg.norm(gradient)
     gap = abs(np.vdot(v, gradient) - numeric)
-    assert gap <= DIFFERENCE * scale + 1e-9, f"{op}: argument {i}: slope {numeric}, gradient says {np.vdot(v, gradient)}"
+    assert gap <= DIFFERENCE * scale + 1e-9, (
+        f"{op}: argument {i}: slope {numeric}, gradient says {np.vdot(v, gradient)}"
+    )
 
 
 def hidden(pullback: Any) -> None:

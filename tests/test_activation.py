@@ -251,7 +251,7 @@ def test_inputs_that_are_refused(backend, op):
 @pytest.mark.parametrize("alpha", [-0.1, NAN, INF, -INF, 10**400])
 @pytest.mark.parametrize("op", ["leaky_relu", "elu"])
 def test_alpha_out_of_range(backend, op, alpha):
-    with pytest.raises(ValueError, match=f"{op}: alpha must be at least 0"):
+    with pytest.raises(ValueError, match=f"{op}: alpha is a finite number, at least 0; got"):
         getattr(dn.ops, op)(dn.asarray([1.0]), alpha=alpha)
 
 

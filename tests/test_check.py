@@ -43,6 +43,15 @@ def test_mistakes_are_found(backend, rng, name):
         assert not report and not report.ok and report.worst > report.rows[0].limit
 
 
+def test_each_argument_along_every_direction(backend, rng):
+    arrays = on(rng.standard_normal((2, 5, 6, 2)), rng.standard_normal((3, 2, 2, 3)))
+    for check in (dn.check.gradient, dn.check.adjoint):
+        rows = check(dn.ops.conv2d, *arrays, directions=3).rows
+        assert [row.argument for row in rows] == ["argument 0"] * 3 + ["argument 1"] * 3
+        assert len({row.analytic for row in rows}) == 6
+        assert rows == check(dn.ops.conv2d, *arrays, directions=3).rows != check(dn.ops.conv2d, *arrays, seed=1).rows
+
+
 def test_only_the_wrong_argument_is_named(backend, rng):
     arrays = on(rng.standard_normal((2, 5, 6, 2)), rng.standard_normal((3, 2, 2, 3)), rng.standard_normal(3))
     report = dn.check.gradient(wrong(MISTAKES["db averaged, not summed"]), *arrays, raises=False)

@@ -148,7 +148,10 @@ def test_interrupting_is_no_traceback(capsys, tmp_path, monkeypatch):
 
 
 def test_python_m_dualnet():
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(dn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    where = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(dn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run([sys.executable, "-m", "dualnet", "--version"], capture_output=True, text=True, env=where)
     assert done.stdout == f"dualnet {dn.__version__}\n" and done.returncode == 0
 

@@ -25,7 +25,13 @@ NETS = {
     "branches added": lambda: dn.Parallel([conv(3), conv(3, 1), conv(3, 5)]),
     "branches side by side": lambda: dn.Parallel([conv(3), dn.Identity(), conv(1, 1)], merge="concat"),
     "U-Net": lambda: dn.Sequential(
-        [conv(3), dn.Parallel([dn.Identity(), dn.Sequential([conv(4, 2, stride=2), dn.Conv2DTranspose(3, 2, stride=2)])], "concat"), conv(2)]
+        [
+            conv(3),
+            dn.Parallel(
+                [dn.Identity(), dn.Sequential([conv(4, 2, stride=2), dn.Conv2DTranspose(3, 2, stride=2)])], "concat"
+            ),
+            conv(2),
+        ]
     ),
 }
 
@@ -77,7 +83,7 @@ def test_a_shared_layer_needs_inputs_alike():
 def test_two_forwards_before_a_backward(backend, rng):
     net = NETS["detour"]().init((6, 4, 2), dtype="float64")
     a, b = batch(rng, 6, 4, 2), batch(rng, 6, 4, 2)
-    (ya, way_a), (yb, way_b) = net.forward(a, train=True), net.forward(b, train=True)
+    (ya, way_a), _ = net.forward(a, train=True), net.forward(b, train=True)
     late = way_a(ya)
     alone = net.forward(a, train=True)[1](ya)
     assert np.array_equal(dn.to_numpy(late[0]), dn.to_numpy(alone[0]))
@@ -111,12 +117,21 @@ def test_lambda(backend, rng):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: dn.Residual(conv(3)).init((4, 4, 2)), "the layer makes .4, 4, 3. of .4, 4, 2., the shortcut .4, 4, 2."),
-        (lambda: dn.Parallel([conv(3), conv(2)]).init((4, 4, 2)), "the branches make .4, 4, 3., .4, 4, 2..*the same shape"),
+        (
+            lambda: dn.Residual(conv(3)).init((4, 4, 2)),
+            "the layer makes .4, 4, 3. of .4, 4, 2., the shortcut .4, 4, 2.",
+        ),
+        (
+            lambda: dn.Parallel([conv(3), conv(2)]).init((4, 4, 2)),
+            "the branches make .4, 4, 3., .4, 4, 2..*the same shape",
+        ),
         (lambda: dn.Parallel([conv(3), dn.Conv2D(3, 2)], "concat").init((4, 4, 2)), "the same height and width"),
         (lambda: dn.Parallel([conv(3)], merge="multiply"), "merge is 'add' or 'concat'"),
         (lambda: dn.Parallel([]), "expected at least one layer"),
-        (lambda: dn.Sequential([conv(3), dn.Sequential([dn.Conv2D(2, 9)])]).init((4, 4, 2)), "layer 1 .Sequential.: layer 0 .Conv2D.: .*does not fit"),
+        (
+            lambda: dn.Sequential([conv(3), dn.Sequential([dn.Conv2D(2, 9)])]).init((4, 4, 2)),
+            "layer 1 .Sequential.: layer 0 .Conv2D.: .*does not fit",
+        ),
     ],
 )
 def test_what_cannot_be_put_together(make, words):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from oracles import error, on_device, prove, tau
+from oracles import error, hidden, on_device, prove, tau
 
 import dualnet as dn
 from dualnet import geometry
@@ -54,7 +54,13 @@ def test_conv2d_drawn(backend, rng, case):
     size, window, C, D, options = drawn(rng)
     options["mode"] = str(rng.choice(["correlation", "convolution"]))
     x, w, b = arrays(rng, size, window, C, D, options["groups"])
-    prove("conv2d", [x, w, b], options, K=max(w[..., 0].size, 2 * size[0] * size[1], D * window[0] * window[1]), linear=[0, 1])
+    prove(
+        "conv2d",
+        [x, w, b],
+        options,
+        K=max(w[..., 0].size, 2 * size[0] * size[1], D * window[0] * window[1]),
+        linear=[0, 1],
+    )
 
 
 GRID = [
@@ -223,7 +229,13 @@ def test_any_memory_layout(rng):
     frozen = x.copy()
     frozen.flags.writeable = False
     wide = np.repeat(x, 2, axis=2)[:, :, ::2]
-    for other in (np.asfortranarray(x), frozen, wide, x[:, ::-1][:, ::-1], x.transpose(2, 0, 1, 3).copy().transpose(1, 2, 0, 3)):
+    for other in (
+        np.asfortranarray(x),
+        frozen,
+        wide,
+        x[:, ::-1][:, ::-1],
+        x.transpose(2, 0, 1, 3).copy().transpose(1, 2, 0, 3),
+    ):
         assert np.array_equal(dn.ops.conv2d(other, w)[0], y)
     assert np.array_equal(dn.ops.conv2d(x, np.asfortranarray(w))[0], y)
 
@@ -236,9 +248,52 @@ def test_empty_batch(backend):
 
 
 def test_need_dx_skips_the_input_gradient(backend, rng):
-    y, pullback = dn.ops.conv2d(*on_device([rng.standard_normal((1, 4, 4, 1)), rng.standard_normal((2, 2, 1, 1))]), need_dx=False)
+    y, pullback = dn.ops.conv2d(
+        *on_device([rng.standard_normal((1, 4, 4, 1)), rng.standard_normal((2, 2, 1, 1))]), need_dx=False
+    )
     dx, dw, db = pullback(y)
     assert dx is None and dw is not None and db is None
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
+def test_the_gradient_of_the_bias_adds_up_in_float32(backend, op):
+    """E12: in float16 itself a sum of ones stops at 2048."""
+    x, w, b = on_device([np.ones((1, 2, 4096, 2)), np.ones((1, 1, 2, 2)), np.zeros(2)], "float16")
+    y, pullback = getattr(dn.ops, op)(x, w, b)
+    db = pullback(dn.asarray(np.ones(y.shape), "float16"))[2]
+    assert db.dtype == "float16" and dn.to_numpy(db).tolist() == [8192, 8192]
+
+
+@pytest.mark.parametrize("kind", [dn.Conv2D, dn.Conv2DTranspose])
+def test_groups_of_a_layer_divide_its_channels_and_filters(kind):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: groups=3 must divide filters=4"):
+        kind(4, 1, groups=3)
+    with pytest.raises(ValueError, match=f"{kind.__name__}: groups=2 must divide the 5 channels"):
+        kind(4, 1, groups=2).init((6, 6, 5))
+
+
+def test_relu_in_the_same_pass(backend, rng):
+    """conv2d(relu=True) is conv2d, then relu: to the last bit forward, within rounding back; and a chain uses it."""
+    x, w, b = rng.standard_normal((2, 9, 8, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
+    between, first = dn.ops.conv2d(*on_device([x, w, b]), padding=1)
+    y, second = dn.ops.relu(between)
+    together, way = dn.ops.conv2d(*on_device([x, w, b]), padding=1, relu=True)
+    assert np.array_equal(dn.to_numpy(together), dn.to_numpy(y)) and not (dn.to_numpy(y) > 0).all()
+    dy = dn.asarray(rng.standard_normal(y.shape))
+    for one, two in zip(way(dy), first(second(dy))):
+        assert error(dn.to_numpy(one), dn.to_numpy(two)) <= tau("float64", 144)
+    hidden(way)
+    net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Conv2D(2, 3), dn.ReLU(), dn.ReLU()])
+    net.init((9, 8, 3), dtype="float64")
+    out, pullback = net.forward(dn.asarray(x), train=True)
+    plain = dn.asarray(x)
+    for layer in net:
+        plain = layer(plain)
+    assert np.array_equal(dn.to_numpy(out), dn.to_numpy(plain)) and np.array_equal(
+        dn.to_numpy(net(dn.asarray(x))), dn.to_numpy(plain)
+    )
+    assert list(pullback.children) == list("01234")
+    dn.check.gradient(net)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

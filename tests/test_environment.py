@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -41,7 +42,11 @@ def run(tmp_path, code, **variables):
     here.mkdir()
     (tmp_path / "path" / "cupy").mkdir(parents=True)
     (tmp_path / "path" / "cupy" / "__init__.py").write_text(NO_DEVICE)
-    environment = {"PYTHONPATH": f"{tmp_path / 'path'}:{PACKAGES}", "HOME": str(here), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "path"), str(PACKAGES)]),
+        "HOME": str(here),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", textwrap.dedent(code)],
         env={**environment, "OMP_NUM_THREADS": "1", **variables},

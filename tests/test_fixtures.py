@@ -1,7 +1,7 @@
 """Ops, losses, optimizers and BatchNorm against what PyTorch computed (``fixtures/make_fixtures.py`` made the file).
 
 Inputs are float32 numbers and PyTorch's results on them float64, so that one result serves both dtypes: float64 must
-agree to 1e-12 of the norm, float32 to within τ (NUMERICS) of it, and to 2τ with PyTorch's own float32 result.
+agree to 1e-12 of the norm, float32 to within τ (docs/numerics.md) of it, and to 2τ with PyTorch's own float32 result.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def test_loss(backend: str, name: str, dtype: str) -> None:
     t = arrays["t"].astype("int64") if packed["labels"] else arrays["t"].astype(dtype)
     loss, pullback = getattr(dn.losses, target)(dn.asarray(arrays["y"], dtype), dn.asarray(t), **packed["options"])
     classes = arrays["y"].shape[-1]
-    limit = 1e-12 if dtype == "float64" else UNIT[dtype] * (16 + 4 * np.sqrt(classes))  # NUMERICS: cross-entropy
+    limit = (
+        1e-12 if dtype == "float64" else UNIT[dtype] * (16 + 4 * np.sqrt(classes))
+    )  # docs/numerics.md: cross-entropy
     assert error(dn.to_numpy(loss), arrays["loss"]) <= limit
     assert error(dn.to_numpy(pullback()), arrays["dy"]) <= limit
 

@@ -117,18 +117,38 @@ def test_a_network_converts_what_it_is_given(backend, dtype):
 
 
 GOLDEN = [
-    (lambda n: dn.Conv2D(2, 3)(dn.asarray(np.ones((1, 4, 4, 1)))), ValueError, "Conv2D has no parameters yet: call net.init"),
-    (lambda n: n(np.ones((5, 5, 2)) if dn.get_backend() == "numpy" else dn.asarray(np.ones((5, 5, 2)))), ValueError, "The batch is missing: x.None."),
-    (lambda n: n(dn.asarray(np.ones((1, 5, 5, 3)))), ValueError, r"Sequential: x has shape \(1, 5, 5, 3\); expected \(N, 5, 5, 2\)"),
+    (
+        lambda n: dn.Conv2D(2, 3)(dn.asarray(np.ones((1, 4, 4, 1)))),
+        ValueError,
+        "Conv2D has no parameters yet: call net.init",
+    ),
+    (
+        lambda n: n(np.ones((5, 5, 2)) if dn.get_backend() == "numpy" else dn.asarray(np.ones((5, 5, 2)))),
+        ValueError,
+        "The batch is missing: x.None.",
+    ),
+    (
+        lambda n: n(dn.asarray(np.ones((1, 5, 5, 3)))),
+        ValueError,
+        r"Sequential: x has shape \(1, 5, 5, 3\); expected \(N, 5, 5, 2\)",
+    ),
     (lambda n: n([[1.0]]), TypeError, "Sequential: x is a list; expected an array. Make one with dn.asarray"),
     (lambda n: n.init((28, 28)), ValueError, "layer 0 .Conv2D.: Conv2D: expected feature maps .H, W, C., got .28, 28."),
     (lambda n: n.init("28x28"), ValueError, "input_shape is like .28, 28, 1., without the batch"),
     (lambda n: n.init((5, 5, 0)), ValueError, "input_shape is like"),
     (lambda n: n.init((5, 5, 2), seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
-    (lambda n: n.init((2, 2, 2)), ValueError, "layer 0 .Conv2D.: .*window of height 3 .*does not fit on a map of height 2"),
+    (
+        lambda n: n.init((2, 2, 2)),
+        ValueError,
+        "layer 0 .Conv2D.: .*window of height 3 .*does not fit on a map of height 2",
+    ),
     (lambda n: dn.Sequential([dn.Conv2D]), TypeError, "Sequential: item 0 is .*which is no layer; write Conv2D.."),
     (lambda n: dn.Sequential(dn.Identity()), TypeError, "expected a list of layers, got Identity"),
-    (lambda n: dn.Conv2D(2, 3, initializer="he"), ValueError, "Conv2D: unknown initializer 'he'; choose from zeros, ones, he_normal"),
+    (
+        lambda n: dn.Conv2D(2, 3, initializer="he"),
+        ValueError,
+        "Conv2D: unknown initializer 'he'; choose from zeros, ones, he_normal",
+    ),
 ]
 
 
@@ -149,4 +169,6 @@ def test_a_failed_init_draws_nothing(backend):
 def test_repr_shows_what_was_given():
     assert repr(dn.Identity()) == "Identity()"
     assert repr(dn.Conv2D(4, 3)) == "Conv2D(filters=4, kernel_size=3)"
-    assert repr(dn.Conv2D(4, (3, 2), padding=1, groups=2)) == "Conv2D(filters=4, kernel_size=(3, 2), padding=1, groups=2)"
+    assert (
+        repr(dn.Conv2D(4, (3, 2), padding=1, groups=2)) == "Conv2D(filters=4, kernel_size=(3, 2), padding=1, groups=2)"
+    )

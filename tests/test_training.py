@@ -101,7 +101,9 @@ def test_a_float32_network_holds_no_float64_after_three_steps(backend, optimizer
     net = small()
     for start in (0, 8, 16):
         y, pullback = net.forward(dn.asarray(x[start : start + 8]), train=True)
-        loss, dloss = dn.losses.softmax_cross_entropy(y, dn.asarray(t[start : start + 8]), label_smoothing=np.float64(0.1))
+        loss, dloss = dn.losses.softmax_cross_entropy(
+            y, dn.asarray(t[start : start + 8]), label_smoothing=np.float64(0.1)
+        )
         dx, grads = pullback(dloss())
         optimizer.step(net, grads)
     found = list(arrays_in([net, optimizer, pullback, dloss, loss, grads, dx, y]))
@@ -171,7 +173,9 @@ def test_other_losses(backend):
     x, t = bars()
     net = dn.Sequential([dn.Flatten(), dn.Dense(1)])
     history = net.fit(x, t[:, None].astype("float32"), loss="binary_cross_entropy", epochs=3, verbose=0)
-    assert set(history) == {"loss", "accuracy", "seconds"} and "accuracy" in net.evaluate(x, t[:, None].astype("float32"))
+    assert set(history) == {"loss", "accuracy", "seconds"} and "accuracy" in net.evaluate(
+        x, t[:, None].astype("float32")
+    )
     net = dn.Sequential([dn.Flatten(), dn.Dense(1)])
     history = net.fit(x, t[:, None].astype("float32"), loss=dn.losses.mean_squared_error, epochs=3, verbose=0)
     assert set(history) == {"loss", "seconds"} and set(net.evaluate(x, t[:, None].astype("float32"))) == {"loss"}
@@ -194,7 +198,9 @@ def test_callbacks_and_early_stopping(backend):
         def on_fit_end(self, run):
             told.append("end")
 
-    history = small().fit(x, t, epochs=9, batch_size=8, callbacks=[Watch(), lambda run: told.append(run.epoch)], verbose=0)
+    history = small().fit(
+        x, t, epochs=9, batch_size=8, callbacks=[Watch(), lambda run: told.append(run.epoch)], verbose=0
+    )
     assert told == ["begin", 0, 1, "end"] and history.epochs == 2
 
     net = small()
@@ -208,7 +214,9 @@ def test_callbacks_and_early_stopping(backend):
         if run.epoch >= 1:
             run.net.layers[-1].w.value = run.net.layers[-1].w.value * -3.0
 
-    history = net.fit(x, t, epochs=9, batch_size=8, optimizer=opt, validation_data=(x, t), callbacks=[stop, spoil], verbose=0)
+    history = net.fit(
+        x, t, epochs=9, batch_size=8, optimizer=opt, validation_data=(x, t), callbacks=[stop, spoil], verbose=0
+    )
     assert history.epochs < 9
     assert net.evaluate(x, t)["loss"] == pytest.approx(min(best), abs=1e-6)
 

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-
 from .. import ops
-from ..backend import Array
-from ..ops.activation import number
-from ..ops.pullback import Pullback
-from .layer import Layer, Shape, with_gradients
+from ..arguments import flag, index, number
+from .layer import OpLayer, Shape
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 
 
-class Activation(Layer):
-    """An op of one array whose options are the layer's constructor arguments."""
-
-    op: Callable[..., tuple[Array, Pullback]]
-
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = self.op(x, **self.config())
-        return y, with_gradients(self, way)
-
-
-class ReLU(Activation):
+class ReLU(OpLayer):
     """``max(0, x)``. See :func:`dualnet.ops.relu`.
 
     >>> import dualnet as dn
@@ -35,7 +20,7 @@ class ReLU(Activation):
     op = staticmethod(ops.relu)
 
 
-class LeakyReLU(Activation):
+class LeakyReLU(OpLayer):
     """ReLU with a slope ``alpha`` ≥ 0 below zero. See :func:`dualnet.ops.leaky_relu`.
 
     >>> import dualnet as dn
@@ -46,10 +31,10 @@ class LeakyReLU(Activation):
     op = staticmethod(ops.leaky_relu)
 
     def __init__(self, alpha: float = 0.01) -> None:
-        self.alpha = number(alpha, "alpha", op="LeakyReLU", least=0.0)
+        self.alpha = number(alpha, "alpha", op="LeakyReLU")
 
 
-class ELU(Activation):
+class ELU(OpLayer):
     """``x`` above zero, ``alpha (eˣ − 1)`` below, alpha ≥ 0. See :func:`dualnet.ops.elu`.
 
     >>> import dualnet as dn
@@ -60,10 +45,10 @@ class ELU(Activation):
     op = staticmethod(ops.elu)
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = number(alpha, "alpha", op="ELU", least=0.0)
+        self.alpha = number(alpha, "alpha", op="ELU")
 
 
-class GELU(Activation):
+class GELU(OpLayer):
     """``x Φ(x)``, or its formula with tanh if ``approximate``. See :func:`dualnet.ops.gelu`.
 
     >>> import dualnet as dn
@@ -74,12 +59,10 @@ class GELU(Activation):
     op = staticmethod(ops.gelu)
 
     def __init__(self, approximate: bool = False) -> None:
-        if not isinstance(approximate, bool):
-            raise TypeError(f"GELU: approximate is True or False, got {approximate!r}")
-        self.approximate = approximate
+        self.approximate = flag(approximate, "approximate", op="GELU")
 
 
-class SiLU(Activation):
+class SiLU(OpLayer):
     """``x σ(x)``, also called swish. See :func:`dualnet.ops.silu`.
 
     >>> import dualnet as dn
@@ -90,7 +73,7 @@ class SiLU(Activation):
     op = staticmethod(ops.silu)
 
 
-class Sigmoid(Activation):
+class Sigmoid(OpLayer):
     """``1 / (1 + e⁻ˣ)``. See :func:`dualnet.ops.sigmoid`. For training, ``binary_cross_entropy`` takes x, not this.
 
     >>> import dualnet as dn
@@ -101,7 +84,7 @@ class Sigmoid(Activation):
     op = staticmethod(ops.sigmoid)
 
 
-class Tanh(Activation):
+class Tanh(OpLayer):
     """Hyperbolic tangent. See :func:`dualnet.ops.tanh`.
 
     >>> import dualnet as dn
@@ -112,7 +95,7 @@ class Tanh(Activation):
     op = staticmethod(ops.tanh)
 
 
-class Softplus(Activation):
+class Softplus(OpLayer):
     """``log(1 + eˣ)``. See :func:`dualnet.ops.softplus`.
 
     >>> import dualnet as dn
@@ -123,7 +106,7 @@ class Softplus(Activation):
     op = staticmethod(ops.softplus)
 
 
-class Softmax(Activation):
+class Softmax(OpLayer):
     """Shares that add up to 1 along an axis, counted with the batch, which is axis 0. See :func:`dualnet.ops.softmax`.
 
     For training, ``softmax_cross_entropy`` takes the logits, not this layer's output.
@@ -136,12 +119,10 @@ class Softmax(Activation):
     op = staticmethod(ops.softmax)
 
     def __init__(self, axis: int = -1) -> None:
-        name = type(self).__name__
-        if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-            raise TypeError(f"{name}: axis is an integer, got {axis!r}")
-        self.axis = operator.index(axis)
+        op = type(self).__name__
+        self.axis = index(axis, "axis", op=op)
         if self.axis == 0:
-            raise ValueError(f"{name}: axis 0 is the batch; its examples must not mix. The channels are axis -1.")
+            raise ValueError(f"{op}: axis 0 is the batch; its examples must not mix. The channels are axis -1.")
 
     def output_shape(self, input_shape: Shape) -> Shape:
         axes = len(input_shape) + 1

@@ -8,6 +8,8 @@ from typing import Any
 from ..backend import Array, backend_of, current
 from ..initializers import Draw
 from ..ops.pullback import Pullback
+from .activation import ReLU
+from .convolution import Conv2D
 from .layer import Gradients, Layer, Shape, merge, named
 
 __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
@@ -78,18 +80,31 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
         return shape
 
+    def _with_relu(self) -> Iterator[tuple[int, Layer, bool]]:
+        """Place, layer, and whether the ReLU behind it runs with it: a convolution takes it along in one pass."""
+        taken = False
+        for place, layer in enumerate(self.layers):
+            follower = self.layers[place + 1] if place + 1 < len(self.layers) else None
+            if taken:
+                taken = False
+                continue
+            taken = type(layer) is Conv2D and type(follower) is ReLU
+            yield place, layer, taken
+
     def __call__(self, x: Array) -> Array:
         """Inference: the output for x (N, ...), keeping nothing."""
         x = self.enter(x)
-        for layer in self.layers:
-            x = layer(x)
+        for _, layer, relu in self._with_relu():
+            x = layer.forward(x, relu=True)[0] if relu else layer(x)  # type: ignore[call-arg]
         return x
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
         x = self.enter(x)
         ways: dict[str, Pullback] = {}
-        for name, layer in self.children().items():
-            x, ways[name] = forward_of(layer, x, train, need_dx or bool(ways))
+        for place, layer, relu in self._with_relu():
+            x, ways[str(place)] = forward_of(layer, x, train, need_dx or bool(ways), relu)
+            if relu:  # E14 is in the convolution's pullback
+                ways[str(place + 1)] = Pullback("ReLU", lambda dy: (dy, {}), x)
 
         def pullback(dy: Array) -> tuple[Array | None, Gradients]:
             parts = []
@@ -270,11 +285,12 @@ class Lambda(Layer):
         return y, Pullback("Lambda", pullback, y, x=x, y=y)
 
 
-def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool) -> tuple[Array, Pullback]:
+def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = False) -> tuple[Array, Pullback]:
     """Run a layer forward; where nobody asks for dx, tell a layer that can save it."""
-    if need_dx or not layer.takes_need_dx:
-        return layer.forward(x, train)
-    return layer.forward(x, train, need_dx=False)  # type: ignore[call-arg]
+    options = {"relu": True} if relu else {}
+    if layer.takes_need_dx and not need_dx:
+        options["need_dx"] = False
+    return layer.forward(x, train, **options)  # type: ignore[call-arg]
 
 
 def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .. import ops
+from ..arguments import flag, integer, pair
 from ..backend import Array
-from ..geometry import Extent, Padding, check_padding, integer, pair, transposed, windows
+from ..geometry import Extent, Padding, check_padding, transposed, windows
 from ..initializers import Draw, Initializer, Parameter, get
 from ..ops.pullback import Pullback
 from .layer import Gradients, Layer, Shape, merge, positions, with_gradients
@@ -12,7 +13,47 @@ from .layer import Gradients, Layer, Shape, merge, positions, with_gradients
 __all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
 
 
-class Conv2D(Layer):
+class FilterBank(Layer):
+    """What convolution and its transpose share: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,)."""
+
+    w: Parameter
+    b: Parameter | None = None
+
+    def _set(
+        self,
+        filters: int,
+        kernel_size: Extent,
+        stride: Extent,
+        padding: Padding,
+        dilation: Extent,
+        groups: int,
+        use_bias: bool,
+        initializer: str | Initializer,
+    ) -> None:
+        op = type(self).__name__
+        self.filters = integer(filters, "filters", op=op)
+        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
+        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+        self.padding = check_padding(padding, op=op)
+        self.groups = integer(groups, "groups", op=op)
+        if self.filters % self.groups:
+            raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
+        self.use_bias, self.initializer = flag(use_bias, "use_bias", op=op), initializer
+        get(initializer, op)
+
+    def _check_groups(self, channels: int) -> None:
+        if channels % self.groups:
+            raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {channels} channels")
+
+    def _make(self, draw: Draw, shape: Shape, *, fan_in: int, fan_out: int) -> None:
+        self.w = draw.parameter(self.initializer, shape, fan_in=fan_in, fan_out=fan_out)
+        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
+
+    def _values(self) -> tuple[Array, Array | None]:
+        return self.w.value, None if self.b is None else self.b.value
+
+
+class Conv2D(FilterBank):
     """Convolution with a bank of ``filters`` filters: (H, W, C) -> (H', W', filters). See :func:`dualnet.ops.conv2d`.
 
     Parameters ``w`` (k1, k2, C/groups, filters) and, with ``use_bias``, ``b`` (filters,).
@@ -23,8 +64,6 @@ class Conv2D(Layer):
     """
 
     takes_need_dx = True
-    w: Parameter
-    b: Parameter | None = None
 
     def __init__(
         self,
@@ -39,22 +78,13 @@ class Conv2D(Layer):
         mode: str = "correlation",
         initializer: str | Initializer = "he_normal",
     ) -> None:
-        op = type(self).__name__
-        self.filters = integer(filters, "filters", op=op)
-        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
-        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
-        self.padding = check_padding(padding, op=op)
-        self.groups = integer(groups, "groups", op=op)
-        if self.filters % self.groups:
-            raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
+        self._set(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
         if mode not in ("correlation", "convolution"):
-            raise ValueError(f"{op}: mode is 'correlation' or 'convolution', got {mode!r}")
-        self.mode, self.use_bias, self.initializer = mode, bool(use_bias), initializer
-        get(initializer, op)
+            raise ValueError(f"{type(self).__name__}: mode is 'correlation' or 'convolution', got {mode!r}")
+        self.mode = mode
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if input_shape[-1] % self.groups:
-            raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {input_shape[-1]} channels")
+        self._check_groups(input_shape[-1])
         return (*self._grid(input_shape), self.filters)
 
     def _grid(self, input_shape: Shape) -> tuple[int, int]:
@@ -63,32 +93,31 @@ class Conv2D(Layer):
         return at.grid
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
-        k1, k2 = self.kernel_size
-        channels = input_shape[2] // self.groups
-        fans = {"fan_in": k1 * k2 * channels, "fan_out": k1 * k2 * self.filters // self.groups}
-        self.w = draw.parameter(self.initializer, (k1, k2, channels, self.filters), **fans)
-        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
+        (k1, k2), channels, D = self.kernel_size, input_shape[2] // self.groups, self.filters
+        self._make(draw, (k1, k2, channels, D), fan_in=k1 * k2 * channels, fan_out=k1 * k2 * D // self.groups)
 
     def multiply_adds(self, input_shape: Shape) -> int:
         P, Q, D = self.output_shape(input_shape)
         return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
 
-    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+    def forward(
+        self, x: Array, train: bool = False, need_dx: bool = True, relu: bool = False
+    ) -> tuple[Array, Pullback]:
         y, way = ops.conv2d(
             x,
-            self.w.value,
-            None if self.b is None else self.b.value,
+            *self._values(),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
             mode=self.mode,
             need_dx=need_dx,
+            relu=relu,
         )
         return y, with_gradients(self, way, "w", "b")
 
 
-class Conv2DTranspose(Layer):
+class Conv2DTranspose(FilterBank):
     """The adjoint of a convolution, used forward: (P, Q, D) -> (H, W, filters). See
     :func:`dualnet.ops.conv_transpose2d`.
 
@@ -99,9 +128,6 @@ class Conv2DTranspose(Layer):
     >>> dn.Conv2DTranspose(3, 4, stride=2, padding="same").output_shape((7, 7, 8))
     (14, 14, 3)
     """
-
-    w: Parameter
-    b: Parameter | None = None
 
     def __init__(
         self,
@@ -116,22 +142,12 @@ class Conv2DTranspose(Layer):
         use_bias: bool = True,
         initializer: str | Initializer = "he_normal",
     ) -> None:
-        op = type(self).__name__
-        self.filters = integer(filters, "filters", op=op)
-        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
-        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
-        self.padding = check_padding(padding, op=op)
-        self.output_padding = pair(output_padding, "output_padding", op=op, least=0)
-        self.groups = integer(groups, "groups", op=op)
-        if self.filters % self.groups:
-            raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
-        self.use_bias, self.initializer = bool(use_bias), initializer
-        get(initializer, op)
+        self._set(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
+        self.output_padding = pair(output_padding, "output_padding", op=type(self).__name__, least=0)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         grid = positions(input_shape, type(self).__name__)
-        if input_shape[2] % self.groups:
-            raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {input_shape[2]} channels")
+        self._check_groups(input_shape[2])
         at = transposed(
             type(self).__name__,
             grid,
@@ -144,11 +160,8 @@ class Conv2DTranspose(Layer):
         return (*at.size, self.filters)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
-        k1, k2 = self.kernel_size
-        D, channels = input_shape[2], self.filters // self.groups
-        fans = {"fan_in": k1 * k2 * D // self.groups, "fan_out": k1 * k2 * channels}
-        self.w = draw.parameter(self.initializer, (k1, k2, channels, D), **fans)
-        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
+        (k1, k2), channels, D = self.kernel_size, self.filters // self.groups, input_shape[2]
+        self._make(draw, (k1, k2, channels, D), fan_in=k1 * k2 * D // self.groups, fan_out=k1 * k2 * channels)
 
     def multiply_adds(self, input_shape: Shape) -> int:
         P, Q, D = input_shape
@@ -157,8 +170,7 @@ class Conv2DTranspose(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         y, way = ops.conv_transpose2d(
             x,
-            self.w.value,
-            None if self.b is None else self.b.value,
+            *self._values(),
             stride=self.stride,
             padding=self.padding,
             output_padding=self.output_padding,
@@ -257,7 +269,7 @@ class SeparableConv2D(Layer):
         self.filters, self.kernel_size = self.pointwise.filters, self.depthwise.kernel_size
         self.depth_multiplier, self.stride = self.depthwise.depth_multiplier, self.depthwise.stride
         self.padding, self.dilation = self.depthwise.padding, self.depthwise.dilation
-        self.use_bias, self.mode, self.initializer = bool(use_bias), mode, initializer
+        self.use_bias, self.mode, self.initializer = self.pointwise.use_bias, mode, initializer
 
     def children(self) -> dict[str, Layer]:
         return {"depthwise": self.depthwise, "pointwise": self.pointwise}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from .. import ops
+from ..arguments import flag, integer
 from ..backend import Array
-from ..geometry import integer
 from ..initializers import Draw, Initializer, Parameter, get
 from ..ops.pullback import Pullback
-from .layer import Layer, Shape, product, with_gradients
+from .layer import Layer, OpLayer, Shape, product, with_gradients
 
 __all__ = ["Dense", "Flatten"]
 
 
-class Flatten(Layer):
+class Flatten(OpLayer):
     """Every image's units in one row: (H, W, C) -> (H·W·C,). See :func:`dualnet.ops.flatten`.
 
     >>> import dualnet as dn
@@ -20,12 +20,10 @@ class Flatten(Layer):
     (784,)
     """
 
+    op = staticmethod(ops.flatten)
+
     def output_shape(self, input_shape: Shape) -> Shape:
         return (product(input_shape),)
-
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.flatten(x)
-        return y, with_gradients(self, way)
 
 
 class Dense(Layer):
@@ -45,7 +43,7 @@ class Dense(Layer):
 
     def __init__(self, units: int, *, use_bias: bool = True, initializer: str | Initializer = "he_normal") -> None:
         self.units = integer(units, "units", op="Dense")
-        self.use_bias, self.initializer = bool(use_bias), initializer
+        self.use_bias, self.initializer = flag(use_bias, "use_bias", op="Dense"), initializer
         get(initializer, "Dense")
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .. import ops
+from ..arguments import share
 from ..backend import Array
 from ..initializers import Draw
-from ..ops.activation import number
 from ..ops.pullback import Pullback
 from .layer import Layer, Shape, positions, with_gradients
 
@@ -34,7 +34,7 @@ class Dropout(Layer):
     step: int = 0
 
     def __init__(self, rate: float) -> None:
-        self.rate = number(rate, "rate", op=type(self).__name__, least=0.0, below=1.0)
+        self.rate = share(rate, "rate", op=type(self).__name__)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         self.seed, self.step = draw.key(), 0

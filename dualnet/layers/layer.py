@@ -21,6 +21,7 @@ Attributes that hold a :class:`Parameter` are its parameters, under the attribut
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -205,10 +206,11 @@ class Layer:
 
     def config(self) -> dict[str, Any]:
         """The arguments that make this layer again, read from the attributes of the same names."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"}
+        arguments = list(_arguments(type(self)))
+        return {name: getattr(self, name) for name in arguments}
 
     def __repr__(self) -> str:
-        arguments = inspect.signature(type(self).__init__).parameters
+        arguments = _arguments(type(self))
         given = [
             f"{name}={_short(value)!r}"
             for name, value in self.config().items()
@@ -225,6 +227,16 @@ class Layer:
     def _at(self, name: str) -> tuple[Layer, str]:
         path, _, attribute = name.rpartition(".")
         return dict(self.walk())[path], attribute
+
+
+class OpLayer(Layer):
+    """A layer without parameters that is its op: the op's options are the constructor's arguments."""
+
+    op: Callable[..., tuple[Array, Pullback]]
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        y, way = self.op(x, **self.config())
+        return y, with_gradients(self, way)
 
 
 def check_shape(shape: Any, owner: str) -> Shape:
@@ -282,6 +294,12 @@ def positions(shape: Shape, owner: str) -> tuple[int, int]:
 
 def product(shape: Shape) -> int:
     return math.prod(shape)
+
+
+@functools.cache
+def _arguments(kind: type[Layer]) -> dict[str, inspect.Parameter]:
+    """The arguments of a layer's constructor, by name."""
+    return {name: p for name, p in inspect.signature(kind.__init__).parameters.items() if name != "self"}
 
 
 def _short(value: Any) -> Any:

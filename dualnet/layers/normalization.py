@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
+from ..arguments import flag, integer, share
 from ..backend import Array, backend_of
-from ..geometry import elements, integer
+from ..geometry import elements
 from ..initializers import Draw, Parameter
-from ..ops.activation import number
 from ..ops.normalization import check_axes, check_epsilon, check_groups
 from ..ops.pullback import Pullback
 from .layer import Layer, Shape, with_gradients
@@ -27,10 +27,7 @@ class Normalization(Layer):
     def _set(self, epsilon: float, center: bool, scale: bool) -> None:
         owner = type(self).__name__
         self.epsilon = check_epsilon(epsilon, owner)
-        for name, value in (("center", center), ("scale", scale)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{owner}: {name} is True or False, got {value!r}")
-        self.center, self.scale = center, scale
+        self.center, self.scale = flag(center, "center", op=owner), flag(scale, "scale", op=owner)
 
     def _build(self, shape: Shape, draw: Draw) -> None:
         self.gamma = draw.parameter("ones", shape) if self.scale else None
@@ -80,7 +77,7 @@ class BatchNorm(Normalization):
     moving_variance: Any = None
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
-        self.momentum = number(momentum, "momentum", op="BatchNorm", least=0, below=1)
+        self.momentum = share(momentum, "momentum", op="BatchNorm")
         self._set(epsilon, center, scale)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .. import ops
-from ..backend import Array
-from ..geometry import Extent, Padding, check_padding, pair
-from ..ops.pooling import flag, pool_windows
-from ..ops.pullback import Pullback
-from .layer import Layer, Shape, positions, with_gradients
+from ..arguments import flag, pair
+from ..geometry import Extent, Padding, check_padding
+from ..ops.pooling import pool_windows
+from .layer import OpLayer, Shape, positions
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
 
 
-class _Pool2D(Layer):
+class _Pool2D(OpLayer):
     """What the layers that pool over windows share."""
 
     empty_windows = True  # may a window lie wholly in the padding?
@@ -37,12 +34,17 @@ class _Pool2D(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         op = type(self).__name__
-        at = pool_windows(op, positions(input_shape, op), empty_windows=self.empty_windows, **self._windows())
+        at = pool_windows(
+            op,
+            positions(input_shape, op),
+            self.pool_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            empty_windows=self.empty_windows,
+        )
         return (*at.grid, input_shape[2])
-
-    def _windows(self) -> dict[str, Any]:
-        names = ("pool_size", "stride", "padding", "dilation", "ceil_mode")
-        return {name: getattr(self, name) for name in names}
 
 
 class MaxPool2D(_Pool2D):
@@ -53,11 +55,8 @@ class MaxPool2D(_Pool2D):
     (14, 14, 6)
     """
 
+    op = staticmethod(ops.max_pool2d)
     empty_windows = False
-
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.max_pool2d(x, **self._windows())
-        return y, with_gradients(self, way)
 
 
 class AveragePool2D(_Pool2D):
@@ -67,6 +66,8 @@ class AveragePool2D(_Pool2D):
     >>> dn.AveragePool2D(3, stride=2, padding="same").output_shape((28, 28, 6))
     (14, 14, 6)
     """
+
+    op = staticmethod(ops.avg_pool2d)
 
     def __init__(
         self,
@@ -81,10 +82,6 @@ class AveragePool2D(_Pool2D):
         super().__init__(pool_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
         self.count_include_pad = self.empty_windows = flag(count_include_pad, "count_include_pad", op="AveragePool2D")
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.avg_pool2d(x, **self._windows(), count_include_pad=self.count_include_pad)
-        return y, with_gradients(self, way)
-
 
 class L2Pool2D(_Pool2D):
     """The Euclidean length of every window: (H, W, C) -> (H', W', C). See :func:`dualnet.ops.l2_pool2d`.
@@ -94,12 +91,10 @@ class L2Pool2D(_Pool2D):
     (4, 3, 6)
     """
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.l2_pool2d(x, **self._windows())
-        return y, with_gradients(self, way)
+    op = staticmethod(ops.l2_pool2d)
 
 
-class _GlobalPool2D(Layer):
+class _GlobalPool2D(OpLayer):
     """What the layers that pool over the whole map share."""
 
     def __init__(self, keepdims: bool = False) -> None:
@@ -118,9 +113,7 @@ class GlobalAveragePool2D(_GlobalPool2D):
     (64,)
     """
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.global_avg_pool2d(x, keepdims=self.keepdims)
-        return y, with_gradients(self, way)
+    op = staticmethod(ops.global_avg_pool2d)
 
 
 class GlobalMaxPool2D(_GlobalPool2D):
@@ -131,6 +124,4 @@ class GlobalMaxPool2D(_GlobalPool2D):
     (1, 1, 64)
     """
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = ops.global_max_pool2d(x, keepdims=self.keepdims)
-        return y, with_gradients(self, way)
+    op = staticmethod(ops.global_max_pool2d)

@@ -6,5 +6,6 @@ from .dense import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
+
 from . import losses  # isort: skip
 from .pullback import LossPullback, Pullback

@@ -17,12 +17,13 @@ Shapes: x, y of any one shape, in one floating dtype, which the result has too.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
+from ..arguments import flag, index, number
 from ..backend import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
+from .sums import summed, wide
 
 __all__ = [
     "elu",
@@ -55,13 +56,25 @@ def relu(x: Array) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([10.0, 10.0, 10.0])))
     (array([0., 0., 2.], dtype=float32), array([ 0.,  0., 10.], dtype=float32))
     """
-    xp = namespace("relu", x=x)
-    y = xp.maximum(x, 0.0)  # E7
+    namespace("relu", x=x)
+    y = rectify(x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return dy * (y > 0.0)  # E14  y > 0 exactly where x > 0
+        return rectify_backward(dy, y)  # E14
 
     return y, Pullback("relu", pullback, y, y=y)
+
+
+@accelerated
+def rectify(x: Array) -> Array:
+    """E7: max(0, x)."""
+    return backend_of(x).xp.maximum(x, 0.0)
+
+
+@accelerated
+def rectify_backward(dy: Array, y: Array) -> Array:
+    """E14: dy where y > 0, which is exactly where x > 0, else 0."""
+    return dy * (y > 0.0)
 
 
 def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
@@ -76,7 +89,7 @@ def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
     (array([-0.5,  2. ], dtype=float32), array([ 5., 10.], dtype=float32))
     """
     xp = namespace("leaky_relu", x=x)
-    alpha = number(alpha, "alpha", op="leaky_relu", least=0.0)
+    alpha = number(alpha, "alpha", op="leaky_relu")
     y = xp.maximum(x, 0.0)  # E7
     if alpha > 0.0:  # 0 · −inf would be NaN
         y = y + alpha * xp.minimum(x, 0.0)  # E7
@@ -102,7 +115,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
     (array([-1.,  0.,  2.], dtype=float32), array([0., 1., 1.], dtype=float32))
     """
     xp = namespace("elu", x=x)
-    alpha = number(alpha, "alpha", op="elu", least=0.0)
+    alpha = number(alpha, "alpha", op="elu")
     y = xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))  # E7  one of the two terms is 0
 
     def pullback(dy: Array) -> Array:
@@ -207,8 +220,7 @@ def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
     (array([-1.587e-01,  0.000e+00,  1.000e+04], dtype=float32), array([-0.0833,  0.5   ,  1.    ], dtype=float32))
     """
     xp = namespace("gelu", x=x)
-    if not isinstance(approximate, bool):
-        raise TypeError(f"gelu: approximate is True or False, got {approximate!r}")
+    approximate = flag(approximate, "approximate", op="gelu")
     slope, cubic = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
 
     if approximate:
@@ -249,10 +261,10 @@ def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     xp = namespace("softmax", x=x)
     axis = check_axis(axis, x.shape, op="softmax")
     e = xp.exp(below_top(xp, x, axis))
-    y = (e / summed(xp, e, axis)).astype(x.dtype, copy=False)  # E7
+    y = (e / summed(wide(e), axis)).astype(x.dtype, copy=False)  # E7
 
     def pullback(dy: Array) -> Array:
-        mean = summed(xp, dy * y, axis)  # Σⱼ dyⱼ yⱼ   one for each row
+        mean = summed(wide(dy * y), axis)  # Σⱼ dyⱼ yⱼ   one for each row
         return (y * (dy - mean)).astype(y.dtype, copy=False)  # E14
 
     return y, Pullback("softmax", pullback, y, y=y)
@@ -273,10 +285,10 @@ def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     xp = namespace("log_softmax", x=x)
     axis = check_axis(axis, x.shape, op="log_softmax")
     below = below_top(xp, x, axis)
-    y = (below - xp.log(summed(xp, xp.exp(below), axis))).astype(x.dtype, copy=False)  # E7
+    y = (below - xp.log(summed(wide(xp.exp(below)), axis))).astype(x.dtype, copy=False)  # E7
 
     def pullback(dy: Array) -> Array:
-        return (dy - xp.exp(y) * summed(xp, dy, axis)).astype(y.dtype, copy=False)  # E14
+        return (dy - xp.exp(y) * summed(wide(dy), axis)).astype(y.dtype, copy=False)  # E14
 
     return y, Pullback("log_softmax", pullback, y, y=y)
 
@@ -294,11 +306,6 @@ def below_top(xp: Any, x: Array, axis: int) -> Array:
     top = xp.max(x, axis=axis, keepdims=True)
     largest = x == top
     return xp.where(largest, 0.0, x) - xp.where(largest, 0.0, top)
-
-
-def summed(xp: Any, x: Array, axis: int | None, keepdims: bool = True) -> Array:
-    """Σ along an axis. float16 adds up in float32, in which the result stays: 4096 ones would make 2048."""
-    return xp.sum(x, axis=axis, keepdims=keepdims, dtype="float32" if x.dtype.name == "float16" else x.dtype)
 
 
 # Φ(−a) = e^(−a²/2) · P(u) / (a + 4) for a ≥ 0, with u = (a − 4) / (a + 4), which takes a = 0 … ∞ to u = −1 … 1. P is
@@ -346,31 +353,9 @@ def polynomial(xp: Any, u: Array, coefficients: Sequence[float]) -> Array:
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def number(value: Any, name: str, *, op: str, least: float = -math.inf, below: float = math.inf) -> float:
-    """One checked real number, ``least <= value < below``, as a Python float (an np.float64 would promote float32).
-
-    >>> number(1, "alpha", op="elu", least=0.0)
-    1.0
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-        raise TypeError(f"{op}: {name} is a number, got {value!r}")
-    if getattr(value, "shape", ()) != ():
-        raise TypeError(f"{op}: {name} is one number, got an array of shape {value.shape}")
-    try:
-        result = float(value)
-    except OverflowError:
-        result = math.inf
-    if not least <= result < below:
-        upper = f" and below {below:g}" if below < math.inf else ", and finite"
-        raise ValueError(f"{op}: {name} must be at least {least:g}{upper}, got {value!r}")
-    return result
-
-
 def check_axis(axis: Any, shape: tuple[int, ...], *, op: str) -> int:
     """One axis of a shape, that has elements to share the whole among."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"{op}: axis is an integer, got {axis!r}")
-    axis = operator.index(axis)
+    axis = index(axis, "axis", op=op)
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{op}: x has shape {tuple(shape)} and so no axis {axis}")
     if shape[axis] == 0:

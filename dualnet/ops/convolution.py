@@ -22,9 +22,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import integer
 from ..backend import Array, accelerated, backend_of, namespace
-from ..geometry import Extent, Padding, Windows, integer, transposed, windows
+from ..geometry import Extent, Padding, Windows, transposed, windows
+from .activation import rectify, rectify_backward
 from .pullback import Pullback
+from .sums import channel_sum
 
 __all__ = ["conv2d", "conv_transpose2d"]
 
@@ -40,6 +43,7 @@ def conv2d(
     groups: int = 1,
     mode: str = "correlation",
     need_dx: bool = True,
+    relu: bool = False,
 ) -> tuple[Array, Pullback]:
     """Slide a bank of D filters over feature maps: cross-correlation, or with ``mode`` true convolution (E4, E6).
 
@@ -48,7 +52,8 @@ def conv2d(
 
     ``padding`` is ``int | (height, width) | ((top, bottom), (left, right)) | "valid" | "same" | "full"``;
     ``mode="convolution"`` rotates each filter by 180° first (E2, E3). Channels and filters are split into ``groups``
-    that do not see each other; ``groups=C`` is the depthwise convolution.
+    that do not see each other; ``groups=C`` is the depthwise convolution. ``relu=True`` applies ReLU to y, in
+    the same pass over memory.
 
     Raises ``ValueError`` for shapes that do not fit and ``TypeError`` for dtypes or backends that do not.
 
@@ -61,23 +66,26 @@ def conv2d(
     >>> dn.to_numpy(dx).ravel(), dn.to_numpy(dw).ravel()
     (array([10., 11.,  1.], dtype=float32), array([3., 6.], dtype=float32))
     """
-    xp = namespace("conv2d", x=x, w=w, b=b)
+    namespace("conv2d", x=x, w=w, b=b)
     groups = _check("conv2d", x, w, b, groups, mode)
     at = windows("conv2d", x.shape[1:3], w.shape[:2], stride=stride, padding=padding, dilation=dilation)
 
     biased = b is not None
     bank = rotate(w) if mode == "convolution" else w  # E1 as w is; E2, E3  I ∗ K = I ⊗ rot180(K)
-    y = correlate(x, bank, b, at, groups)  # E4, E6
+    y = correlate(x, bank, b, at, groups, relu)  # E4, E6, and E7 with relu
+
+    kept = y if relu else None
 
     def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:
         """dy (N, H', W', D) -> dx (N, H, W, C), dw (k1, k2, C/groups, D), db (D,)."""
+        dy = rectify_backward(dy, kept) if relu else dy  # E14
         dw = correlate_filters(x, dy, at, groups)  # E11
         dw = rotate(dw) if mode == "convolution" else dw  # E3
-        db = xp.sum(dy, axis=(0, 1, 2)) if biased else None  # E12
+        db = channel_sum(dy) if biased else None  # E12
         dx = correlate_inputs(dy, bank, at, groups) if need_dx else None  # E13
         return dx, dw, db
 
-    return y, Pullback("conv2d", pullback, y, x=x, w=bank)
+    return y, Pullback("conv2d", pullback, y, x=x, w=bank, y=kept)
 
 
 def conv_transpose2d(
@@ -104,7 +112,7 @@ def conv_transpose2d(
     >>> dn.to_numpy(y).ravel()
     array([10., 21.,  2.], dtype=float32)
     """
-    xp = namespace("conv_transpose2d", x=x, w=w, b=b)
+    namespace("conv_transpose2d", x=x, w=w, b=b)
     groups = _check_transposed(x, w, b, groups)
     at = transposed(
         "conv_transpose2d",
@@ -125,7 +133,7 @@ def conv_transpose2d(
         """dy (N, H, W, C) -> dx (N, P, Q, D), dw (k1, k2, C/groups, D), db (C,)."""
         dx = correlate(dy, w, None, at, groups)  # E4  the adjoint of the adjoint
         dw = correlate_filters(dy, x, at, groups)  # E11  with the roles of map and delta exchanged
-        db = xp.sum(dy, axis=(0, 1, 2)) if biased else None  # E12
+        db = channel_sum(dy) if biased else None  # E12
         return dx, dw, db
 
     return y, Pullback("conv_transpose2d", pullback, y, x=x, w=w)
@@ -135,8 +143,8 @@ def conv_transpose2d(
 
 
 @accelerated
-def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1) -> Array:
-    """E4, E6: (N, H, W, C), (k1, k2, C/g, D), (D,) -> (N, H', W', D)."""
+def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1, relu: bool = False) -> Array:
+    """E4, E6, and E7 with ``relu``: (N, H, W, C), (k1, k2, C/g, D), (D,) -> (N, H', W', D)."""
     xp = backend_of(x).xp
     (N, _, _, C), D, (P, Q) = x.shape, w.shape[3], at.grid
     bank = _bank(xp, w, groups)  # (g, k1·k2·C/g, D/g)
@@ -147,7 +155,7 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1)
         y[images, rows] = xp.reshape(xp.permute_dims(block, (1, 0, 2)), y[images, rows].shape)
     if b is not None:
         y += b  # E4
-    return y
+    return rectify(y) if relu else y  # E7
 
 
 @accelerated

@@ -14,6 +14,7 @@ import math
 
 from ..backend import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
+from .sums import channel_sum
 
 __all__ = ["dense", "flatten"]
 
@@ -69,7 +70,7 @@ def dense(x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True) -
         """dy (N, ..., D) -> dx (N, ..., K), dw (K, D), db (D,)."""
         deltas = xp.reshape(dy, (-1, D))  # (M, D)
         dw = affine(inputs.T, deltas)  # E16  ∂E/∂W = oᵀ δ
-        db = _column_sums(deltas) if biased else None  # E16  ∂E/∂b = Σ δ
+        db = channel_sum(deltas) if biased else None  # E16  ∂E/∂b = Σ δ
         dx = xp.reshape(affine(deltas, w.T), shape) if need_dx else None  # E16  ∂E/∂o = δ Wᵀ
         return dx, dw, db
 
@@ -83,13 +84,6 @@ def affine(x: Array, w: Array, b: Array | None = None) -> Array:
     if b is not None:
         y += b
     return y
-
-
-def _column_sums(x: Array) -> Array:
-    """(M, D) -> (D,): float16 adds up in float32, for in itself it would stop counting at 2048."""
-    xp = backend_of(x).xp
-    wide = xp.float32 if x.itemsize == 2 else x.dtype
-    return xp.sum(x, axis=0, dtype=wide).astype(x.dtype, copy=False)
 
 
 def _check(x: Array, w: Array, b: Array | None) -> None:

@@ -18,8 +18,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from ..arguments import share
 from ..backend import Array, accelerated, backend_of, namespace
-from .activation import number
 from .pullback import Pullback
 
 __all__ = ["dropout"]
@@ -48,7 +48,7 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     (array([[2., 0., 6., 8.]], dtype=float32), array([[2., 0., 6., 8.]], dtype=float32))
     """
     xp = namespace("dropout", x=x)
-    rate = number(rate, "rate", op="dropout", least=0.0, below=1.0)
+    rate = share(rate, "rate", op="dropout")
     seed, step = check_key(key)
     shape = shared_shape(x.shape, shared_axes)
     if rate == 0.0:

@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..arguments import positive, share
 from ..backend import Array, backend_of, namespace, same_backend, to_numpy
-from .activation import log_softmax, logistic, number, summed
+from .activation import log_softmax, logistic
 from .pullback import LossPullback
+from .sums import summed, wide
 
 __all__ = [
     "binary_cross_entropy",
@@ -55,12 +57,12 @@ def softmax_cross_entropy(
     [[0.25, -0.25], [0.0, 0.0]]
     """
     xp = _namespace("softmax_cross_entropy", y, t)
-    smoothing = number(label_smoothing, "label_smoothing", op="softmax_cross_entropy", least=0.0, below=1.0)
+    smoothing = share(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
     rows = _check_classes("softmax_cross_entropy", y, t, check_labels)
 
     log_p, _ = log_softmax(y)  # (N, ..., C)
     q = _wanted(xp, t, log_p, smoothing)  # (N, ..., C)
-    loss = _mean(xp, -q * xp.where(q > 0.0, log_p, 0.0), rows)  # E10  with 0 · log 0 = 0
+    loss = _mean(-q * xp.where(q > 0.0, log_p, 0.0), rows)  # E10  with 0 · log 0 = 0
 
     def pullback(dloss: float | Array) -> Array:
         q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
@@ -82,11 +84,11 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()
     (1.0, [[0.0, 0.0], [0.0, 1.0]])
     """
-    xp = _namespace("mean_squared_error", y, t)
+    _namespace("mean_squared_error", y, t)
     _check_shape("mean_squared_error", y, t)
     N = y.shape[0]
     residual = y - t.astype(y.dtype)
-    loss = _mean(xp, 0.5 * residual * residual, N)  # E10
+    loss = _mean(0.5 * residual * residual, N)  # E10
 
     def pullback(dloss: float | Array) -> Array:
         return residual * _share(dloss, residual, N)  # E10
@@ -114,14 +116,14 @@ def binary_cross_entropy(
     """
     op = "binary_cross_entropy"
     xp = _namespace(op, y, t)
-    smoothing = number(label_smoothing, "label_smoothing", op=op, least=0.0, below=1.0)
+    smoothing = share(label_smoothing, "label_smoothing", op=op)
     _check_shape(op, y, t)
     if check_labels:
         check_answers(op, t)
     q = (1.0 - smoothing) * t.astype(y.dtype) + 0.5 * smoothing
     wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
     far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
-    loss = _mean(xp, xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
+    loss = _mean(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
 
     def pullback(dloss: float | Array) -> Array:
         return (logistic(xp, y) - q) * _share(dloss, y, y.size)  # E10
@@ -142,14 +144,12 @@ def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullbac
     (5.0, [0.5, 0.5])
     """
     xp = _namespace("huber", y, t)
-    delta = number(delta, "delta", op="huber", least=0.0)
-    if delta == 0.0:
-        raise ValueError("huber: delta must be above 0, got 0: every gradient would be 0")
+    delta = positive(delta, "delta", op="huber")
     _check_shape("huber", y, t)
     residual = y - t.astype(y.dtype)
     far = xp.abs(residual)
     near = xp.minimum(far, delta)
-    loss = _mean(xp, near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
+    loss = _mean(near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
     elements = y.size
 
     def pullback(dloss: float | Array) -> Array:
@@ -233,7 +233,7 @@ def _check_integers(op: str, t: Array) -> None:
 
 def check_probabilities(op: str, q: Array) -> None:
     xp = backend_of(q).xp
-    gap = xp.max(xp.abs(summed(xp, q, -1) - 1.0))
+    gap = xp.max(xp.abs(summed(wide(q), -1) - 1.0))
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
     if not (least >= 0.0 and gap <= SLACK):
         raise ValueError(
@@ -279,9 +279,9 @@ def _check_not_empty(op: str, y: Array) -> None:
         raise ValueError(f"{op}: y has shape {tuple(y.shape)}; the mean over an empty batch has no value")
 
 
-def _mean(xp: Any, terms: Array, count: int) -> Array:
+def _mean(terms: Array, count: int) -> Array:
     """Σ terms / count, a 0-d array."""
-    return (summed(xp, terms, None, keepdims=False) / count).astype(terms.dtype, copy=False)
+    return (summed(wide(terms), keepdims=False) / count).astype(terms.dtype, copy=False)
 
 
 def _share(dloss: float | Array, y: Array, count: int) -> float | Array:

@@ -33,12 +33,13 @@ Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinto
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from ..arguments import integer, positive
 from ..backend import Array, accelerated, backend_of, namespace
-from ..geometry import elements, integer
+from ..geometry import elements
 from .pullback import Pullback
+from .sums import channel_sum, like, summed, wide
 
 __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
@@ -86,20 +87,20 @@ def batch_norm(x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) ->
 def channel_moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of every channel: (N, ..., C) -> (C,), (C,)."""
     n = elements(x.shape[:-1])
-    x = _wide(x)
-    mean = _channel_sum(x) / n
+    x = wide(x)
+    mean = channel_sum(x) / n
     squares = x - mean
     squares *= squares
-    return mean, _channel_sum(squares) / n
+    return mean, channel_sum(squares) / n
 
 
 @accelerated
 def normalise(x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
     """y = γ (x − μ) / s + β, one μ, σ², γ, β per channel: (N, ..., C), four times (C,) -> (N, ..., C)."""
     xp = backend_of(x).xp
-    y = _wide(x) - _wide(mean)
-    y *= _wide(gamma) / xp.sqrt(_wide(variance) + epsilon)
-    y += _wide(beta)
+    y = wide(x) - wide(mean)
+    y *= wide(gamma) / xp.sqrt(wide(variance) + epsilon)
+    y += wide(beta)
     return y.astype(x.dtype, copy=False)
 
 
@@ -111,15 +112,15 @@ def normalise_backward(
     xp = backend_of(x).xp
     n = elements(x.shape[:-1])
     inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
-    centred = _wide(x) - mean  # (N, ..., C)
-    dgamma = _channel_sum(dy * centred) * inverse  # Σ dy x̂
-    dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
+    centred = wide(x) - mean  # (N, ..., C)
+    dgamma = channel_sum(dy * centred) * inverse  # Σ dy x̂
+    dbeta = channel_sum(wide(dy))  # E12  Σ dy
     dx = centred  # overwritten from here on
     dx *= -inverse * dgamma / n  # through the variance: −x̂ · Σ dx̂ x̂ / n, before the factor γ/s
     dx += dy  # directly
     dx -= dbeta / n  # through the mean
-    dx *= _wide(gamma) * inverse  # dx̂ = γ dy, and 1/s
-    return _like(dy, dx, dgamma, dbeta)
+    dx *= wide(gamma) * inverse  # dx̂ = γ dy, and 1/s
+    return like(dy, dx, dgamma, dbeta)
 
 
 def batch_norm_inference(
@@ -146,14 +147,14 @@ def batch_norm_inference(
 
     def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
-        inverse = 1 / xp.sqrt(_wide(variance) + epsilon)  # 1/s
-        scale = _wide(gamma) * inverse  # (C,)
+        inverse = 1 / xp.sqrt(wide(variance) + epsilon)  # 1/s
+        scale = wide(gamma) * inverse  # (C,)
         dx = dy * scale  # directly: γ dy / s
-        dgamma = _channel_sum(dy * (_wide(x) - _wide(mean))) * inverse  # Σ dy x̂
-        dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
+        dgamma = channel_sum(dy * (wide(x) - wide(mean))) * inverse  # Σ dy x̂
+        dbeta = channel_sum(wide(dy))  # E12  Σ dy
         dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
         dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
-        return _like(dy, dx, dgamma, dbeta, dmean, dvariance)
+        return like(dy, dx, dgamma, dbeta, dmean, dvariance)
 
     return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma)
 
@@ -183,17 +184,16 @@ def layer_norm(
     along = tuple(extent if a in axes else 1 for a, extent in enumerate(x.shape))
     others = [a for a in range(x.ndim) if a not in axes]
 
-    gamma, beta = (xp.reshape(_wide(each), along) for each in (gamma, beta))
+    gamma, beta = (xp.reshape(wide(each), along) for each in (gamma, beta))
     x_hat, inverse = standardise(x, axes, epsilon)
     y = (x_hat * gamma + beta).astype(x.dtype, copy=False)
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy like x -> dx like x, dgamma and dbeta of the shape of gamma."""
         dx = standardise_backward(dy * gamma, x_hat, inverse, axes)  # dx̂ = γ dy
-        dgamma = _sum(dy * x_hat, others)  # Σ dy x̂
-        dbeta = _sum(_wide(dy), others)  # E12  Σ dy
-        dgamma, dbeta = (xp.reshape(each, inside) for each in (dgamma, dbeta))
-        return _like(dy, dx, dgamma, dbeta)
+        dgamma = summed(dy * x_hat, others, keepdims=False)  # Σ dy x̂
+        dbeta = summed(wide(dy), others, keepdims=False)  # E12  Σ dy
+        return like(dy, dx, dgamma, dbeta)
 
     return y, Pullback("layer_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
@@ -220,15 +220,15 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
 
     x_hat, inverse = standardise(xp.reshape(x, grouped), axes, epsilon)  # (N, M, g, C/g), (N, 1, g, 1)
     x_hat = xp.reshape(x_hat, x.shape)  # (N, ..., C)
-    y = (x_hat * _wide(gamma) + _wide(beta)).astype(x.dtype, copy=False)
+    y = (x_hat * wide(gamma) + wide(beta)).astype(x.dtype, copy=False)
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
-        dx_hat = xp.reshape(dy * _wide(gamma), grouped)  # dx̂ = γ dy   (N, M, g, C/g)
+        dx_hat = xp.reshape(dy * wide(gamma), grouped)  # dx̂ = γ dy   (N, M, g, C/g)
         dx = xp.reshape(standardise_backward(dx_hat, xp.reshape(x_hat, grouped), inverse, axes), dy.shape)
-        dgamma = _channel_sum(dy * x_hat)  # Σ dy x̂
-        dbeta = _channel_sum(_wide(dy))  # E12  Σ dy
-        return _like(dy, dx, dgamma, dbeta)
+        dgamma = channel_sum(dy * x_hat)  # Σ dy x̂
+        dbeta = channel_sum(wide(dy))  # E12  Σ dy
+        return like(dy, dx, dgamma, dbeta)
 
     return y, Pullback("group_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
@@ -238,9 +238,9 @@ def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array,
     """x̂ = (x − μ) / s with μ and s along ``axes``; returns x̂ like x, and 1/s with extent 1 along ``axes``."""
     xp = backend_of(x).xp
     n = elements(tuple(x.shape[a] for a in axes))
-    x = _wide(x)
-    x_hat = x - _sum(x, axes) / n
-    inverse = 1 / xp.sqrt(_sum(x_hat * x_hat, axes) / n + epsilon)  # 1/s
+    x = wide(x)
+    x_hat = x - summed(x, axes) / n
+    inverse = 1 / xp.sqrt(summed(x_hat * x_hat, axes) / n + epsilon)  # 1/s
     x_hat *= inverse
     return x_hat, inverse
 
@@ -249,58 +249,19 @@ def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array,
 def standardise_backward(dx_hat: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
     """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s, the sums along ``axes``."""
     n = elements(tuple(x_hat.shape[a] for a in axes))
-    dx = x_hat * (-_sum(dx_hat * x_hat, axes) / n)  # through the variance
+    dx = x_hat * (-summed(dx_hat * x_hat, axes) / n)  # through the variance
     dx += dx_hat  # directly
-    dx -= _sum(dx_hat, axes) / n  # through the mean
+    dx -= summed(dx_hat, axes) / n  # through the mean
     dx *= inverse
     return dx
-
-
-# -- sums --------------------------------------------------------------------------------------------------------------
-
-
-def _channel_sum(x: Array) -> Array:
-    """(N, ..., C) -> (C,)."""
-    return backend_of(x).xp.reshape(_sum(x, range(x.ndim - 1)), (x.shape[-1],))
-
-
-def _sum(x: Array, axes: Iterable[int]) -> Array:
-    """The sum along ``axes``, which keep extent 1.
-
-    One axis after another, the outermost first: every step adds runs that lie together in memory (for (N, H, W, C)
-    runs of H·W·C, then W·C, then C), which is several times faster than all at once where C is small. The sums are
-    short ones of short ones, so that their rounding errors stay small.
-    """
-    xp = backend_of(x).xp
-    for axis in sorted(axes):
-        x = xp.sum(x, axis=axis, keepdims=True)
-    return x
-
-
-def _wide(x: Array) -> Array:
-    """float16 as float32; the others as they are."""
-    return x.astype("float32") if x.dtype.itemsize < 4 else x
-
-
-def _like(dy: Array, *gradients: Array) -> Any:
-    """The gradients in the dtype of dy: undoes :func:`_wide`."""
-    return tuple(gradient.astype(dy.dtype, copy=False) for gradient in gradients)
 
 
 # -- what must fit -----------------------------------------------------------------------------------------------------
 
 
 def check_epsilon(epsilon: Any, op: str) -> float:
-    """A positive number of at most 1, as a Python float: a NumPy scalar would promote float32."""
-    try:
-        if isinstance(epsilon, (bool, str)):
-            raise TypeError
-        number = float(epsilon)
-    except (TypeError, OverflowError):
-        raise TypeError(f"{op}: epsilon is a positive number, got {epsilon!r}") from None
-    if not 0 < number <= 1:
-        raise ValueError(f"{op}: epsilon is a positive number of at most 1, got {epsilon!r}")
-    return number
+    """A number above 0, and at most 1."""
+    return positive(epsilon, "epsilon", op=op, most=1)
 
 
 def check_axes(axis: Any, ndim: int, op: str) -> tuple[int, ...]:

@@ -19,10 +19,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from ..arguments import flag, pair
 from ..backend import Array, accelerated, backend_of, namespace
-from ..geometry import Extent, Padding, Windows, pair, windows
+from ..geometry import Extent, Padding, Windows, windows
 from .convolution import pad
 from .pullback import Pullback
+from .sums import wide_dtype
 
 __all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "l2_pool2d", "max_pool2d"]
 
@@ -147,7 +149,7 @@ def global_avg_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
     N, H, W, C = shape = _map_shape("global_avg_pool2d", x)
     keepdims = flag(keepdims, "keepdims", op="global_avg_pool2d")
 
-    rows = xp.mean(x, axis=2, dtype=_wide(xp, x))  # (N, H, C)  row by row: rounding grows with H + W, not with H·W
+    rows = xp.mean(x, axis=2, dtype=wide_dtype(x))  # (N, H, C)  row by row: rounding grows with H + W, not with H·W
     mean = xp.mean(rows, axis=1).astype(x.dtype, copy=False)  # (N, C)  E8
     y = xp.reshape(mean, (N, 1, 1, C)) if keepdims else mean
 
@@ -252,7 +254,7 @@ def l2_pool(x: Array, at: Windows) -> Array:
     for rows, cols in at.slices():
         xp.maximum(scale, padded[:, rows, cols, :], out=scale)
     scale = xp.where((scale == 0) | xp.isinf(scale), 1.0, scale)
-    squares = xp.zeros(scale.shape, dtype=_wide(xp, x))
+    squares = xp.zeros(scale.shape, dtype=wide_dtype(x))
     for rows, cols in at.slices():
         part = padded[:, rows, cols, :] / scale  # between 0 and 1: its square neither overflows nor vanishes
         squares += part * part
@@ -296,7 +298,7 @@ def _addresses(xp: Any, winners: Array, at: Windows) -> Array:
 def _sums(xp: Any, x: Array, at: Windows) -> Array:
     """(N, H, W, C) -> (N, H', W', C): the sum of every window, padding counting as 0."""
     padded = pad(x, at)
-    total = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=_wide(xp, x))
+    total = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=wide_dtype(x))
     for rows, cols in at.slices():
         total += padded[:, rows, cols, :]
     return total
@@ -315,7 +317,7 @@ def _units(xp: Any, x: Array, at: Windows, count_include_pad: bool) -> Array | i
 def _padded_zeros(xp: Any, dy: Array, at: Windows) -> Array:
     """An empty padded map to add dy's parts into."""
     (H, W), ((top, bottom), (left, right)) = at.size, at.reach
-    return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=_wide(xp, dy))
+    return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=wide_dtype(dy))
 
 
 def _crop(padded: Array, at: Windows) -> Array:
@@ -326,11 +328,6 @@ def _crop(padded: Array, at: Windows) -> Array:
 
 def _tap_dtype(xp: Any, taps: int) -> Any:
     return xp.uint8 if taps <= 256 else xp.int32
-
-
-def _wide(xp: Any, x: Array) -> Any:
-    """The dtype to add up in: float16 would stop counting at 2048."""
-    return xp.float32 if x.itemsize == 2 else x.dtype
 
 
 # -- what must fit -----------------------------------------------------------------------------------------------------
@@ -376,10 +373,3 @@ def _map_shape(op: str, x: Array) -> tuple[int, int, int, int]:
             f"{op}: x has shape {tuple(x.shape)}; expected feature maps (N, H, W, C) of at least one row and one column"
         )
     return tuple(x.shape)
-
-
-def flag(value: Any, name: str, *, op: str) -> bool:
-    """One checked truth value: True or False, and nothing that merely counts as one."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{op}: {name} is True or False, got {value!r}")
-    return value

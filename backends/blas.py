@@ -1,0 +1,135 @@
+"""NumPy's BLAS, called directly: its number of threads, and the matrix product that adds to what is there.
+
+NumPy has no call for ``c += a @ b`` without a temporary, and none for matrices that are parts of larger ones without a
+copy. Both are BLAS's own. Where the library or its names cannot be found, ``library()`` is None, or has no ``gemm``,
+and the kernels do without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+COUNTS = (  # the calls that get and set the number of threads
+    ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
+    ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
+    ("openblas_get_num_threads64_", "openblas_set_num_threads64_"),
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+)
+PRODUCTS = (  # {} is s or d; and the width of an integer
+    ("scipy_cblas_{}gemm64_", ctypes.c_int64),
+    ("scipy_cblas_{}gemm", ctypes.c_int),
+    ("cblas_{}gemm64_", ctypes.c_int64),
+    ("cblas_{}gemm", ctypes.c_int),
+)
+ROWS, PLAIN, TRANSPOSED = 101, 111, 112
+
+
+@dataclass
+class Library:
+    """A BLAS library: reads and sets its threads; ``gemm[dtype](...)`` calls its product, where it has one."""
+
+    name: str
+    get: Callable[[], int]
+    set: Callable[[int], Any]
+    gemm: dict[numpy.dtype, Callable[..., None]] = field(default_factory=dict)
+
+
+_found: list[Library | None] = []
+_lock = threading.Lock()
+_holders = [0, 0]  # how many callers hold BLAS now, and the number of threads to give back
+
+
+def library() -> Library | None:
+    """NumPy's BLAS, looked for once; None where its number of threads cannot be set."""
+    if not _found:
+        _found.append(_search())
+    return _found[0]
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """BLAS uses one thread inside; the last one out puts back what was found."""
+    found = library()
+    if found is None:
+        yield
+        return
+    with _lock:
+        if _holders[0] == 0:
+            _holders[1] = found.get()
+            if _holders[1] != 1:
+                found.set(1)
+        _holders[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders[0] -= 1
+            if _holders[0] == 0 and _holders[1] != 1:
+                found.set(_holders[1])
+
+
+def product(dtype: Any) -> Callable[..., None] | None:
+    """BLAS's gemm for this dtype (:func:`_gemm` says how it is called), or None."""
+    found = library()
+    return found.gemm.get(numpy.dtype(dtype)) if found else None
+
+
+def _gemm(call: Any, integer: Any, scalar: Any) -> Callable[..., None]:
+    """``gemm(ta, tb, M, N, K, a, lda, b, ldb, beta, c, ldc)``: c (M, N) = op(a) op(b) + beta · c, by addresses.
+
+    All matrices lie row by row; lda, ldb, ldc are the distances between rows, in elements.
+    """
+    order = [ctypes.c_int] * 3
+    pointer = ctypes.c_void_p
+    call.argtypes = [*order, *[integer] * 3, scalar, pointer, integer, pointer, integer, scalar, pointer, integer]
+    call.restype = None
+
+    def gemm(ta: bool, tb: bool, M: int, N: int, K: int, *rest: Any) -> None:
+        call(ROWS, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, M, N, K, 1.0, *rest)
+
+    return gemm
+
+
+def _search() -> Library | None:
+    for path in _paths():
+        try:
+            loaded = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for get, set_ in COUNTS:
+            if hasattr(loaded, get) and hasattr(loaded, set_):
+                return Library(os.path.basename(path), getattr(loaded, get), getattr(loaded, set_), _products(loaded))
+    return None
+
+
+def _products(loaded: ctypes.CDLL) -> dict[numpy.dtype, Callable[..., None]]:
+    for name, integer in PRODUCTS:
+        if hasattr(loaded, name.format("s")) and hasattr(loaded, name.format("d")):
+            kinds = (("s", "float32", ctypes.c_float), ("d", "float64", ctypes.c_double))
+            return {
+                numpy.dtype(kind): _gemm(getattr(loaded, name.format(letter)), integer, scalar)
+                for letter, kind, scalar in kinds
+            }
+    return {}
+
+
+def _paths() -> list[str]:
+    """The BLAS library that NumPy brought, else those that are loaded."""
+    root = os.path.dirname(numpy.__file__)
+    beside = [os.path.join(os.path.dirname(root), "numpy.libs"), os.path.join(root, ".dylibs")]
+    paths = [os.path.join(folder, name) for folder in beside if os.path.isdir(folder) for name in os.listdir(folder)]
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            paths += {line.split(maxsplit=5)[-1].strip() for line in maps if ".so" in line}
+    except OSError:
+        pass
+    return [path for path in sorted(set(paths)) if any(n in os.path.basename(path) for n in ("openblas", "mkl_rt"))]

@@ -1,0 +1,280 @@
+"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling, the dense product.
+
+Each is a few short operations on a block that stays in the cache, the blocks shared out among threads. Channels are few
+and NumPy's inner loops short where it broadcasts (C,) against (N, H, W, C), so maps are seen as rows of W·C numbers and
+the vector is repeated W times. Sums are products with a row of ones; block sums are added up in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from dualnet.geometry import Windows
+
+from . import threads
+
+BLOCK = 2**16
+"""Elements of one block: a quarter of a megabyte in float32, so that a few of them lie in the L2 cache."""
+SMALL = 2**15
+"""Below so many elements one NumPy pass beats the sharing out."""
+
+
+def served(*arrays: numpy.ndarray) -> bool:
+    """Large, C-contiguous and of one dtype, float32 or float64."""
+    first = arrays[0]
+    return (
+        first.size >= SMALL
+        and first.dtype in (numpy.float32, numpy.float64)
+        and all(a.flags.c_contiguous and a.dtype == first.dtype for a in arrays)
+    )
+
+
+# -- E7, E14: ReLU -----------------------------------------------------------------------------------------------------
+
+
+def rectify(x: numpy.ndarray) -> Any:
+    """E7: max(0, x)."""
+    if not served(x):
+        return NotImplemented
+    y = numpy.empty_like(x)
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+
+    def work(worker: int, part: slice) -> None:
+        numpy.maximum(flat_x[part], 0, out=flat_y[part])
+
+    threads.share(_parts(x.size), work)
+    return y
+
+
+def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
+    """E14: dy where y > 0, else 0."""
+    if not served(dy, y):
+        return NotImplemented
+    dx = numpy.empty_like(dy)
+    flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+
+    def work(worker: int, part: slice) -> None:
+        active = threads.workspace("active", (flat_y[part].size,), bool)
+        numpy.greater(flat_y[part], 0, out=active)
+        numpy.multiply(flat_dy[part], active, out=flat_dx[part])
+
+    threads.share(_parts(dy.size), work)
+    return dx
+
+
+# -- sums and batch norm -----------------------------------------------------------------------------------------------
+
+
+def channel_sum(x: numpy.ndarray) -> Any:
+    """E12 and others: (N, ..., C) -> (C,)."""
+    if x.ndim < 3 or not served(x):
+        return NotImplemented
+    return _channel_sums(x, lambda rows, width: rows).astype(x.dtype)
+
+
+def channel_moments(x: numpy.ndarray) -> Any:
+    """Mean and biased variance of every channel, by the two-pass formula: (N, ..., C) -> (C,), (C,)."""
+    if x.ndim < 3 or not served(x):
+        return NotImplemented
+    n = x.size // x.shape[-1]
+    mean = (_channel_sums(x, lambda rows, width: rows) / n).astype(x.dtype)
+
+    def squares(rows: numpy.ndarray, width: int) -> numpy.ndarray:
+        off = threads.workspace("off", rows.shape, x.dtype)
+        numpy.subtract(rows, numpy.tile(mean, width), out=off)
+        return numpy.multiply(off, off, out=off)
+
+    return mean, (_channel_sums(x, squares) / n).astype(x.dtype)
+
+
+def normalise(
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    beta: numpy.ndarray,
+    epsilon: float,
+) -> Any:
+    """y = γ (x − μ) / s + β."""
+    if x.ndim < 3 or not served(x):
+        return NotImplemented
+    y = numpy.empty_like(x)
+    rows_x, rows_y, width = _rows(x), _rows(y), x.shape[-2]
+    mean, scale, beta = (numpy.tile(v, width) for v in (mean, gamma / numpy.sqrt(variance + epsilon), beta))
+
+    def work(worker: int, part: slice) -> None:
+        out = rows_y[part]
+        numpy.subtract(rows_x[part], mean, out=out)
+        out *= scale
+        out += beta
+
+    threads.share(_parts(len(rows_x), rows_x.shape[1]), work)
+    return y
+
+
+def normalise_backward(
+    dy: numpy.ndarray,
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    epsilon: float,
+) -> Any:
+    """The way back of batch norm: dx, dγ, dβ."""
+    if x.ndim < 3 or not served(x, dy):
+        return NotImplemented
+    n, width = x.size // x.shape[-1], x.shape[-2]
+    inverse = 1 / numpy.sqrt(variance + epsilon)  # 1/s
+    rows_dy, rows_x, tiled = _rows(dy), _rows(x), numpy.tile(mean, width)
+
+    def products(part: slice, width: int) -> numpy.ndarray:
+        off = threads.workspace("off", rows_x[part].shape, x.dtype)
+        numpy.subtract(rows_x[part], tiled, out=off)
+        return numpy.multiply(off, rows_dy[part], out=off)
+
+    dbeta = _channel_sums(dy, lambda rows, width: rows).astype(x.dtype)  # E12  Σ dy
+    dgamma = _channel_sums(x, products, by_part=True).astype(x.dtype) * inverse  # Σ dy x̂
+    dx = numpy.empty_like(x)
+    rows_dx = _rows(dx)
+    through, shift, scale = (
+        numpy.tile(v.astype(x.dtype, copy=False), width)
+        for v in (-inverse * inverse * (dgamma / inverse) / n, dbeta / n, gamma * inverse)
+    )
+
+    def work(worker: int, part: slice) -> None:
+        out = rows_dx[part]
+        numpy.subtract(rows_x[part], tiled, out=out)
+        out *= through  # through the variance
+        out += rows_dy[part]  # directly
+        out -= shift  # through the mean
+        out *= scale  # dx̂ = γ dy, and 1/s
+
+    threads.share(_parts(len(rows_x), rows_x.shape[1]), work)
+    return dx, dgamma, dbeta
+
+
+def _channel_sums(x: numpy.ndarray, terms: Callable[..., numpy.ndarray], by_part: bool = False) -> numpy.ndarray:
+    """Σ terms over everything but the channels, in float64: a product with ones for each block, then the blocks."""
+    rows, width, C = _rows(x), x.shape[-2], x.shape[-1]
+    parts = _parts(len(rows), rows.shape[1])
+    sums = numpy.zeros((threads.workers(len(parts)), rows.shape[1]))
+
+    def work(worker: int, part: slice) -> None:
+        block = terms(part if by_part else rows[part], width)
+        sums[worker] += numpy.ones(len(block), x.dtype) @ block
+
+    threads.share(parts, work)
+    return sums.sum(axis=0).reshape(width, C).sum(axis=0)
+
+
+def _rows(x: numpy.ndarray) -> numpy.ndarray:
+    """(N, ..., W, C) -> (N·…, W·C)."""
+    return x.reshape(-1, x.shape[-2] * x.shape[-1])
+
+
+# -- E8, E15: max pooling ----------------------------------------------------------------------------------------------
+
+
+def max_pool(x: numpy.ndarray, at: Windows) -> Any:
+    """E8: the largest unit of every window and its tap, for maps without padding."""
+    if at.reach != ((0, 0), (0, 0)) or at.taps > 256 or not served(x):
+        return NotImplemented
+    N, C = x.shape[0], x.shape[3]
+    y = numpy.empty((N, *at.grid, C), x.dtype)
+    winners = numpy.empty(y.shape, numpy.uint8)
+    slices = list(at.slices())
+
+    def work(worker: int, part: slice) -> None:
+        best, won, images = y[part], winners[part], x[part]
+        units = threads.workspace("units", best.shape, x.dtype)
+        wins, other = (threads.workspace(name, best.shape, bool) for name in ("wins", "other"))
+        taps = threads.workspace("taps", best.shape, numpy.uint8)
+        for tap, (rows, cols) in enumerate(slices):
+            if tap == 0:
+                numpy.copyto(best, images[:, rows, cols])
+                won[...] = 0
+                continue
+            numpy.copyto(units, images[:, rows, cols])
+            numpy.less_equal(units, best, out=wins)
+            numpy.logical_not(wins, out=wins)
+            numpy.equal(best, best, out=other)
+            numpy.logical_and(wins, other, out=wins)  # E8  larger, not equal: ties stay with the first; so does a NaN
+            numpy.maximum(best, units, out=best)
+            numpy.multiply(wins.view(numpy.uint8), tap, out=taps, casting="unsafe")
+            numpy.maximum(won, taps, out=won)
+
+    threads.share(_parts(N, math.prod(y.shape[1:]) * 2), work)
+    return y, winners
+
+
+def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
+    """E15: the whole error to the winning unit, where windows do not overlap and maps are not padded."""
+    apart = at.stride[0] >= at.window[0] and at.stride[1] >= at.window[1] and at.dilation == (1, 1)
+    if at.reach != ((0, 0), (0, 0)) or not apart or at.taps > 256 or not served(dy) or not winners.flags.c_contiguous:
+        return NotImplemented
+    (H, W), (P, Q), (s1, s2) = at.size, at.grid, at.stride
+    tiled = at.stride == at.window and (H, W) == (P * s1, Q * s2)
+    dx = (numpy.empty if tiled else numpy.zeros)((dy.shape[0], H, W, dy.shape[3]), dy.dtype)
+    bits = numpy.dtype(f"i{dy.itemsize}")  # the bits of dy times 0 or 1: exact, also for NaN and Inf
+    slices = list(at.slices())
+
+    def work(worker: int, part: slice) -> None:
+        deltas, won, out = dy[part].view(bits), winners[part], dx[part].view(bits)
+        hit = threads.workspace("hit", won.shape, bool)
+        for tap, (rows, cols) in enumerate(slices):
+            numpy.equal(won, tap, out=hit)
+            numpy.multiply(deltas, hit, out=out[:, rows, cols])  # E15
+
+    threads.share(_parts(len(dy), math.prod(dy.shape[1:]) * 2), work)
+    return dx
+
+
+# -- E9, E16: dense ----------------------------------------------------------------------------------------------------
+
+
+def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
+    """x w + b, the rows (or, of a wide w, the columns) shared out."""
+    (M, K), D = x.shape, w.shape[1]
+    if x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
+        return NotImplemented
+    y = numpy.empty((M, D), x.dtype)
+    pieces = threads.count() if M * K * D >= 2**21 else 1
+    cuts = [(k * max(M, D) // pieces, (k + 1) * max(M, D) // pieces) for k in range(pieces)]
+
+    def work(worker: int, cut: tuple[int, int]) -> None:
+        part = slice(*cut)
+        if M >= D:
+            numpy.matmul(x[part], w, out=y[part])
+        else:
+            y[:, part] = x @ w[:, part]
+
+    threads.share(cuts, work)
+    if b is not None:
+        y += b
+    return y
+
+
+def _parts(length: int, width: int = 1) -> list[slice]:
+    """Slices of at most BLOCK elements, at least one for each thread."""
+    step = max(1, min(BLOCK // max(1, width), -(-length // threads.count())))
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+KERNELS = {
+    kernel.__name__: kernel
+    for kernel in (
+        affine,
+        channel_moments,
+        channel_sum,
+        max_pool,
+        max_unpool,
+        normalise,
+        normalise_backward,
+        rectify,
+        rectify_backward,
+    )
+}

@@ -1,0 +1,483 @@
+"""Kernels of oneDNN for NumPy arrays: the same numbers as the references they stand in for (within τ), sooner.
+
+float32 only. Activations and filters are described to oneDNN as they lie in memory, so they are not copied; filters
+alone are put into the order that the library prefers, on each call, since training changes them (what that takes grows
+with the filters, not with the batch).
+
+Not served (``NotImplemented``, so that the next kernel or the reference runs): other dtypes, empty arrays, shapes for
+which oneDNN has plain loops only, pooling with dilation, and max pooling of maps with NaN or infinities, which oneDNN
+would pass over.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+
+from dualnet.geometry import Windows
+
+from . import onednn, threads
+from .onednn import Plan, Refused, ints
+
+FLOAT32 = numpy.dtype(numpy.float32)
+DIRECT = 1
+MAX, AVG_WITH_PADDING, AVG_ON_MAP = 0x1FF, 0x2FF, 0x3FF
+USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
+ELU, LINEAR, MULTIPLY, GREATER = 0x22, 0x26, 0x1FFF1, 0x1FFF7
+
+ZERO = numpy.zeros((1, 1), numpy.float32)
+SMALL = 2**15
+"""Below so many elements NumPy is done with an element-wise pass before oneDNN's threads are awake."""
+PRODUCT = 2**23
+"""Below so many multiplications BLAS on one thread is done first."""
+RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
+"""E7, after a convolution. oneDNN's own ReLU makes 0 of NaN; its ELU, x where x > 0 and else α (eˣ − 1), keeps NaN, and
+with α = 0 it is the ReLU. The linear function adds 0, which makes 0 of −0."""
+
+
+# -- convolution -------------------------------------------------------------------------------------------------------
+
+
+def correlate(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
+) -> Any:
+    """E4, E6 (and E7 with ``relu``)."""
+    if not _float32(x, w) or b is not None and b.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_correlate, x.shape, w.shape, None if b is None else b.shape, at, groups, relu)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty((x.shape[0], *at.grid, w.shape[3]), FLOAT32)
+    if b is None:
+        run(_flat(x), _flat(w), y)
+    else:
+        run(_flat(x), _flat(w), _flat(b), y)
+    return y
+
+
+def _correlate(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, relu: bool) -> None:
+    maps, bank, free, biases, results = _convolution(plan, x, w, b, at, groups)
+    attributes = plan.attributes(*(RELU if relu else ()))
+    of = (onednn.INFERENCE, DIRECT, maps, free, biases, results, *_geometry(at), attributes)
+    forward = plan.primitive_desc("convolution_forward", *of)
+    arguments = {onednn.SRC: plan.slot(maps)}
+    arguments[onednn.WEIGHTS] = _preferred(plan, bank, plan.query(forward, onednn.WEIGHTS_MD))
+    if b is not None:
+        arguments[onednn.BIAS] = plan.slot(biases)
+    plan.step(forward, {**arguments, onednn.DST: plan.slot(results)})
+
+
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1, bias: bool = False) -> Any:
+    """E11; with ``bias`` (dw, db), E12 at next to no cost."""
+    if not _float32(x, dy):
+        return NotImplemented
+    run = onednn.plan(_correlate_filters, x.shape, dy.shape, at, groups, bias)
+    if run is None:
+        return NotImplemented
+    D = dy.shape[3]
+    dw = numpy.empty((*at.window, x.shape[3] // groups, D), FLOAT32)
+    if not bias:
+        run(_flat(x), _flat(dy), dw)
+        return dw
+    db = numpy.empty(D, FLOAT32)
+    run(_flat(x), _flat(dy), db, dw)
+    return dw, db
+
+
+def _correlate_filters(plan: Plan, x: Any, dy: Any, at: Windows, groups: int, bias: bool) -> None:
+    if x[3] % groups or dy[1:3] != at.grid or x[0] != dy[0]:
+        raise Refused("the shapes do not fit")
+    w = (*at.window, x[3] // groups, dy[3])
+    maps, bank, free, biases, results = _convolution(plan, x, w, (dy[3],) if bias else None, at, groups)
+    of = (DIRECT, maps, free, biases, results, *_geometry(at))
+    hint = plan.primitive_desc("convolution_forward", onednn.TRAINING, *of, None)
+    backward = plan.primitive_desc("convolution_backward_weights", *of, hint, plan.attributes())
+    arguments = {onednn.SRC: plan.slot(maps), onednn.DIFF_DST: plan.slot(results)}
+    if bias:
+        arguments[onednn.DIFF_BIAS] = plan.slot(biases)
+    chosen, target = plan.query(backward, onednn.DIFF_WEIGHTS_MD), plan.slot(bank)
+    if plan.same(chosen, bank):
+        plan.step(backward, {**arguments, onednn.DIFF_WEIGHTS: target})
+    else:
+        buffer = plan.buffer(chosen)
+        plan.step(backward, {**arguments, onednn.DIFF_WEIGHTS: buffer})
+        plan.reorder(chosen, bank, buffer, target)
+
+
+def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E13."""
+    if not _float32(dy, w):
+        return NotImplemented
+    run = onednn.plan(_correlate_inputs, dy.shape, w.shape, at, groups)
+    if run is None:
+        return NotImplemented
+    dx = numpy.empty((dy.shape[0], *at.size, w.shape[2] * groups), FLOAT32)
+    run(_flat(dy), _flat(w), dx)
+    return dx
+
+
+def _correlate_inputs(plan: Plan, dy: Any, w: Any, at: Windows, groups: int) -> None:
+    x = (dy[0], *at.size, w[2] * groups)
+    if dy[1:3] != at.grid or dy[3] != w[3]:
+        raise Refused("the shapes do not fit")
+    maps, bank, free, _, results = _convolution(plan, x, w, None, at, groups)
+    geometry = _geometry(at)
+    hint = plan.primitive_desc(
+        "convolution_forward", onednn.TRAINING, DIRECT, maps, free, None, results, *geometry, None
+    )
+    of = (DIRECT, maps, free, results, *geometry, hint, plan.attributes())
+    backward = plan.primitive_desc("convolution_backward_data", *of)
+    deltas = plan.slot(results)
+    filters = _preferred(plan, bank, plan.query(backward, onednn.WEIGHTS_MD))
+    plan.step(backward, {onednn.DIFF_DST: deltas, onednn.WEIGHTS: filters, onednn.DIFF_SRC: plan.slot(maps)})
+
+
+def _convolution(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int) -> tuple[Any, ...]:
+    """Descriptors of x, w as it lies in memory, w as the library likes it, b and y; refuses what does not fit."""
+    (N, H, W, C), (k1, k2, inside, D) = x, w
+    if (H, W) != at.size or (k1, k2) != at.window or C != inside * groups or D % groups or b not in (None, (D,)):
+        raise Refused("the shapes do not fit")
+    if 0 in (N, *at.grid, *w) or min(*at.reach[0], *at.reach[1]) < 0:
+        raise Refused("nothing to compute")
+    filters, taps = D // groups, ((k2 * inside * D), inside * D)  # strides of k1 and k2
+    if groups == 1:
+        dims, strides = (D, C, k1, k2), (1, D, *taps)
+    else:
+        dims, strides = (groups, filters, inside, k1, k2), (filters, 1, D, *taps)  # type: ignore[assignment]
+    bank, free = plan.described(dims, strides), plan.described(dims)
+    return plan.maps(*x), bank, free, None if b is None else plan.vector(D), plan.maps(N, *at.grid, D)
+
+
+def _preferred(plan: Plan, bank: Any, chosen: Any) -> Any:
+    """The memory of the filters in the layout that the library chose, put there by a step where it is another."""
+    given = plan.slot(bank)
+    if plan.same(bank, chosen):
+        return given
+    buffer = plan.buffer(chosen)
+    plan.reorder(bank, chosen, given, buffer)
+    return buffer
+
+
+def _geometry(at: Windows) -> tuple[Any, Any, Any, Any]:
+    """Strides, dilations (0 where there are none), padding before and after."""
+    (top, bottom), (left, right) = at.reach
+    return ints(*at.stride), ints(*(r - 1 for r in at.dilation)), ints(top, left), ints(bottom, right)
+
+
+# -- ReLU --------------------------------------------------------------------------------------------------------------
+
+
+def rectify(x: numpy.ndarray) -> Any:
+    """E7: max(0, x)."""
+    if x.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_rectify, x.size)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty(x.shape, FLOAT32)
+    run(_flat(x), y)
+    return y
+
+
+def _rectify(plan: Plan, size: int) -> None:
+    units = _line(plan, size)
+    of = (onednn.INFERENCE, RELU[0][0], units, units, *RELU[0][1:], plan.attributes(*RELU[1:]))
+    forward = plan.primitive_desc("eltwise_forward", *of)
+    plan.step(forward, {onednn.SRC: plan.slot(units), onednn.DST: plan.slot(units)})
+
+
+def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
+    """E14: (y > 0) · dy."""
+    if not _float32(dy, y) or dy.shape != y.shape:
+        return NotImplemented
+    run = onednn.plan(_rectify_backward, y.size)
+    if run is None:
+        return NotImplemented
+    dx = numpy.empty(y.shape, FLOAT32)
+    run(_flat(y), ZERO, _flat(dy), dx)
+    return dx
+
+
+def _rectify_backward(plan: Plan, size: int) -> None:
+    units, zero = _line(plan, size), plan.described((1, 1), (1, 1))
+    of = (GREATER, units, zero, units, plan.attributes((MULTIPLY, units)))
+    compare = plan.primitive_desc("binary", *of)
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.FACTOR: plan.slot(units)}
+    plan.step(compare, {**arguments, onednn.DST: plan.slot(units)})
+
+
+def _line(plan: Plan, size: int) -> Any:
+    """A descriptor of any array, seen as one row."""
+    if size < SMALL:
+        raise Refused("sooner done than handed over")
+    return plan.described((1, size), (size, 1))
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+
+def max_pool(x: numpy.ndarray, at: Windows) -> Any:
+    """E8: the library's workspace holds the winners as the reference counts them."""
+    if x.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_max_pool, x.shape, at)
+    if run is None or not _finite(x):
+        return NotImplemented
+    y = numpy.empty((x.shape[0], *at.grid, x.shape[3]), FLOAT32)
+    winners = numpy.empty(y.shape, numpy.uint8)
+    run(_flat(x), y, winners)
+    return y, winners
+
+
+def _max_pool(plan: Plan, x: Any, at: Windows) -> None:
+    maps, results, winners = _pooling(plan, x, at)
+    forward = _max_pooling(plan, maps, results, winners, at)
+    plan.step(
+        forward,
+        {onednn.SRC: plan.slot(maps), onednn.DST: plan.slot(results), onednn.WORKSPACE: plan.slot(winners)},
+    )
+
+
+def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
+    """E15: each unit of the map looks up in which windows it won."""
+    if dy.dtype != FLOAT32 or winners.dtype != numpy.uint8:
+        return NotImplemented
+    run = onednn.plan(_max_unpool, dy.shape, winners.shape, at)
+    if run is None:
+        return NotImplemented
+    dx = numpy.empty((dy.shape[0], *at.size, dy.shape[3]), FLOAT32)
+    run(_flat(dy), _flat(winners), dx)
+    return dx
+
+
+def _max_unpool(plan: Plan, dy: Any, won: Any, at: Windows) -> None:
+    if dy[1:3] != at.grid or won != dy:
+        raise Refused("the shapes do not fit")
+    maps, results, winners = _pooling(plan, (dy[0], *at.size, dy[3]), at)
+    hint = _max_pooling(plan, maps, results, winners, at)
+    backward = plan.primitive_desc("pooling_backward", MAX, maps, results, *_pool_geometry(at), hint, plan.attributes())
+    plan.step(
+        backward,
+        {onednn.DIFF_DST: plan.slot(results), onednn.WORKSPACE: plan.slot(winners), onednn.DIFF_SRC: plan.slot(maps)},
+    )
+
+
+def avg_pool(x: numpy.ndarray, at: Windows, count_include_pad: bool = False) -> Any:
+    """E8."""
+    if x.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_avg_pool, x.shape, at, count_include_pad)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty((x.shape[0], *at.grid, x.shape[3]), FLOAT32)
+    run(_flat(x), y)
+    return y
+
+
+def _avg_pool(plan: Plan, x: Any, at: Windows, count_include_pad: bool) -> None:
+    maps, results, _ = _pooling(plan, x, at)
+    kind = _average(at, count_include_pad)
+    of = (onednn.INFERENCE, kind, maps, results, *_pool_geometry(at), plan.attributes())
+    forward = plan.primitive_desc("pooling_forward", *of)
+    plan.step(forward, {onednn.SRC: plan.slot(maps), onednn.DST: plan.slot(results)})
+
+
+def avg_unpool(dy: numpy.ndarray, at: Windows, count_include_pad: bool = False) -> Any:
+    """E15."""
+    if dy.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_avg_unpool, dy.shape, at, count_include_pad)
+    if run is None:
+        return NotImplemented
+    dx = numpy.empty((dy.shape[0], *at.size, dy.shape[3]), FLOAT32)
+    run(_flat(dy), dx)
+    return dx
+
+
+def _avg_unpool(plan: Plan, dy: Any, at: Windows, count_include_pad: bool) -> None:
+    if dy[1:3] != at.grid:
+        raise Refused("the shapes do not fit")
+    maps, results, _ = _pooling(plan, (dy[0], *at.size, dy[3]), at)
+    kind, geometry = _average(at, count_include_pad), _pool_geometry(at)
+    hint = plan.primitive_desc("pooling_forward", onednn.TRAINING, kind, maps, results, *geometry, None)
+    backward = plan.primitive_desc("pooling_backward", kind, maps, results, *geometry, hint, plan.attributes())
+    plan.step(backward, {onednn.DIFF_DST: plan.slot(results), onednn.DIFF_SRC: plan.slot(maps)})
+
+
+def _pooling(plan: Plan, x: Any, at: Windows) -> tuple[Any, Any, Any]:
+    """Descriptors of x, y and the winners; refuses what does not fit."""
+    N, H, W, C = x
+    inside = at.taps_inside()
+    if (H, W) != at.size or 0 in (N, C, *at.grid) or at.dilation != (1, 1) or at.taps > 255:
+        raise Refused("the shapes do not fit, or the windows are spread out")
+    if 0 in inside[0] or 0 in inside[1]:
+        raise Refused("a window wholly in the padding")
+    return plan.maps(*x), plan.maps(N, *at.grid, C), plan.maps(N, *at.grid, C, onednn.U8)
+
+
+def _max_pooling(plan: Plan, maps: Any, results: Any, winners: Any, at: Windows) -> Any:
+    of = (onednn.TRAINING, MAX, maps, results, *_pool_geometry(at), plan.attributes())
+    forward = plan.primitive_desc("pooling_forward", *of)
+    if not plan.same(plan.query(forward, onednn.WORKSPACE_MD), winners):
+        raise Refused("the library keeps the winners in another layout")
+    return forward
+
+
+def _pool_geometry(at: Windows) -> tuple[Any, ...]:
+    """Strides, window, dilations (0: none), padding before and after."""
+    stride, dilation, before, after = _geometry(at)
+    return stride, ints(*at.window), dilation, before, after
+
+
+def _average(at: Windows, count_include_pad: bool) -> int:
+    if not count_include_pad:
+        return AVG_ON_MAP
+    if at.overhang != (0, 0):
+        raise Refused("the library counts what ceil_mode reaches beyond the padding")
+    return AVG_WITH_PADDING
+
+
+# -- batch norm --------------------------------------------------------------------------------------------------------
+
+
+def channel_moments(x: numpy.ndarray) -> Any:
+    """Mean and variance of every channel. The library computes y with them, which is thrown away, and is still ahead."""
+    if x.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_channel_moments, x.shape)
+    if run is None:
+        return NotImplemented
+    mean, variance = numpy.empty(x.shape[-1], FLOAT32), numpy.empty(x.shape[-1], FLOAT32)
+    run(_flat(x), mean, variance, threads.workspace("moments", x.shape, FLOAT32))
+    return mean, variance
+
+
+def _channel_moments(plan: Plan, x: Any) -> None:
+    maps, each = _normalisation(plan, x)
+    forward = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, 1.0, 0, plan.attributes())
+    arguments = {onednn.SRC: plan.slot(maps), onednn.MEAN: plan.slot(each), onednn.VARIANCE: plan.slot(each)}
+    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
+
+
+def normalise(
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    beta: numpy.ndarray,
+    epsilon: float,
+) -> Any:
+    """y = γ (x − μ) / s + β."""
+    if not _float32(x, mean, variance, gamma, beta):
+        return NotImplemented
+    run = onednn.plan(_normalise, x.shape, mean.shape, variance.shape, gamma.shape, beta.shape, epsilon)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty(x.shape, FLOAT32)
+    run(_flat(x), _flat(mean), _flat(variance), _flat(gamma), _flat(beta), y)
+    return y
+
+
+def _normalise(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> None:
+    maps, each = _normalisation(plan, x, mean, variance, gamma, beta)
+    flags = USE_GLOBAL_STATS | USE_SCALE | USE_SHIFT
+    of = (onednn.INFERENCE, maps, maps, epsilon, flags, plan.attributes())
+    forward = plan.primitive_desc("batch_normalization_forward", *of)
+    arguments = {onednn.SRC: plan.slot(maps)}
+    arguments |= {n: plan.slot(each) for n in (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.SHIFT)}
+    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
+
+
+def normalise_backward(
+    dy: numpy.ndarray,
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    epsilon: float,
+) -> Any:
+    """The way back of batch norm: dx, dγ, dβ."""
+    if not _float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:
+        return NotImplemented
+    run = onednn.plan(_normalise_backward, x.shape, mean.shape, variance.shape, gamma.shape, epsilon)
+    if run is None:
+        return NotImplemented
+    dx, dgamma, dbeta = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
+    run(_flat(dy), _flat(x), _flat(mean), _flat(variance), _flat(gamma), dgamma, dbeta, dx)
+    return dx, dgamma, dbeta
+
+
+def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float) -> None:
+    maps, each = _normalisation(plan, x, mean, variance, gamma)
+    flags = USE_SCALE | USE_SHIFT
+    hint = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, epsilon, flags, None)
+    of = (onednn.BACKWARD, maps, maps, maps, epsilon, flags, hint, plan.attributes())
+    backward = plan.primitive_desc("batch_normalization_backward", *of)
+    arguments = {onednn.DIFF_DST: plan.slot(maps), onednn.SRC: plan.slot(maps)}
+    vectors = (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.DIFF_SCALE, onednn.DIFF_SHIFT)
+    arguments |= {n: plan.slot(each) for n in vectors}
+    plan.step(backward, {**arguments, onednn.DIFF_SRC: plan.slot(maps)})
+
+
+def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
+    """Descriptors of x (N, ..., C), seen as (N, M, 1, C), and of one number per channel."""
+    C, M = x[-1], math.prod(x[1:-1])
+    if any(vector != (C,) for vector in vectors) or 0 in x:
+        raise Refused("the shapes do not fit")
+    return plan.maps(x[0], M, 1, C), plan.vector(C)
+
+
+# -- dense -------------------------------------------------------------------------------------------------------------
+
+
+def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
+    """E9, E16: x w + b. Either factor may be a transposed view."""
+    if not _float32(x, w) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in (*x.shape, *w.shape):
+        return NotImplemented
+    (M, K), D = x.shape, w.shape[1]
+    if M * K * D < PRODUCT or b is not None and (b.dtype != FLOAT32 or b.shape != (D,)):
+        return NotImplemented
+    y = numpy.empty((M, D), FLOAT32)
+    return y if onednn.product(x, w, b, y) else NotImplemented
+
+
+# -- what is served ----------------------------------------------------------------------------------------------------
+
+
+def _float32(*arrays: numpy.ndarray) -> bool:
+    return all(array.dtype == FLOAT32 for array in arrays)
+
+
+def _flat(x: numpy.ndarray) -> numpy.ndarray:
+    return x if x.flags.c_contiguous else numpy.ascontiguousarray(x)
+
+
+def _finite(x: numpy.ndarray) -> bool:
+    """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels."""
+    units = _flat(x).reshape(-1)
+    return math.isfinite(numpy.dot(units, units))
+
+
+KERNELS = {
+    kernel.__name__: kernel
+    for kernel in (
+        correlate,
+        correlate_filters,
+        correlate_inputs,
+        max_pool,
+        max_unpool,
+        avg_pool,
+        avg_unpool,
+        rectify,
+        rectify_backward,
+        channel_moments,
+        normalise,
+        normalise_backward,
+        affine,
+    )
+}
+
+for _kernel in KERNELS.values():
+    _kernel.library = "onednn"  # type: ignore[attr-defined]  # as counted in dualnet.backend.calls

@@ -1,0 +1,150 @@
+"""Checked arguments of one value: integers, real numbers and flags, as Python's own.
+
+``check(value, name, op=...)`` returns the value, or raises ``TypeError`` for what is of another kind (True is no
+number, "3" no integer) and ``ValueError`` for what is out of bounds, NaN included. The result is a Python number in any
+case: a NumPy scalar would promote float32 to float64. ``op`` is the op, layer or function that the message speaks for.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+LIMIT = 2**31 - 1
+"""The largest extent."""
+
+
+# -- whole numbers -----------------------------------------------------------------------------------------------------
+
+
+def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
+    """One integer from ``least`` to ``LIMIT``; 3.0 is none.
+
+    >>> integer(3, "units", op="Dense")
+    3
+    """
+    return _bounded(value, name, value, op, least)
+
+
+def pair(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int]:
+    """``int | (height, width)`` as two integers.
+
+    >>> pair(3, "stride", op="conv2d")
+    (3, 3)
+    """
+    both = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")
+    return _bounded(both[0], name, value, op, least), _bounded(both[1], name, value, op, least)
+
+
+def _bounded(value: Any, name: str, whole: Any, op: str, least: int) -> int:
+    try:
+        number = _index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} takes integers, got {whole!r}") from None
+    if not least <= number <= LIMIT:
+        raise ValueError(f"{op}: {name} must be at least {least} (and at most {LIMIT}), got {whole!r}")
+    return number
+
+
+def index(value: Any, name: str, *, op: str) -> int:
+    """One integer of any sign and size: an axis, which the caller holds against a shape.
+
+    >>> index(-1, "axis", op="softmax")
+    -1
+    """
+    try:
+        return _index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is an integer, got {value!r}") from None
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def count(value: Any, name: str, *, op: str, least: int = 1) -> int:
+    """A whole number of at least ``least`` that may be written as a float, as 1e4 is, or be read from a file.
+
+    >>> count(1e4, "steps", op="Cosine")
+    10000
+    """
+    result = real(value, name, op=op)
+    if not math.isfinite(result) or result != int(result) or result < least:
+        raise ValueError(f"{op}: {name} is a whole number of at least {least}, got {value!r}")
+    return int(result)
+
+
+# -- real numbers ------------------------------------------------------------------------------------------------------
+
+
+def real(value: Any, name: str, *, op: str) -> float:
+    """Any real number, also NaN and ±inf.
+
+    >>> real(1, "the observed loss", op="Plateau")
+    1.0
+    """
+    try:
+        if isinstance(value, (bool, str, bytes)) or getattr(value, "shape", ()) != ():
+            raise TypeError
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is a number, got {value!r}") from None
+
+
+def number(value: Any, name: str, *, op: str, most: float = math.inf) -> float:
+    """A finite number from 0 to ``most``.
+
+    >>> number(1, "alpha", op="elu")
+    1.0
+    """
+    result = real(value, name, op=op)
+    if not (0 <= result <= most and math.isfinite(result)):
+        upper = f" and at most {most:g}" if most < math.inf else ""
+        raise ValueError(f"{op}: {name} is a finite number, at least 0{upper}; got {value!r}")
+    return result
+
+
+def positive(value: Any, name: str, *, op: str, most: float = math.inf) -> float:
+    """A finite number above 0, up to ``most``.
+
+    >>> positive(1e-5, "epsilon", op="batch_norm", most=1)
+    1e-05
+    """
+    result = real(value, name, op=op)
+    if not (0 < result <= most and math.isfinite(result)):
+        upper = f" and at most {most:g}" if most < math.inf else ", and finite"
+        raise ValueError(f"{op}: {name} is a number above 0{upper}, got {value!r}")
+    return result
+
+
+def share(value: Any, name: str, *, op: str) -> float:
+    """A number from 0 to below 1.
+
+    >>> share(0.5, "rate", op="dropout")
+    0.5
+    """
+    result = real(value, name, op=op)
+    if not 0 <= result < 1:
+        raise ValueError(f"{op}: {name} is a number from 0 to below 1, got {value!r}")
+    return result
+
+
+# -- yes or no ---------------------------------------------------------------------------------------------------------
+
+
+def flag(value: Any, name: str, *, op: str) -> bool:
+    """True or False, and nothing that merely counts as one: ``use_bias="no"`` would be true.
+
+    >>> flag(False, "use_bias", op="Dense")
+    False
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} is True or False, got {value!r}")
+    return value

@@ -1,0 +1,165 @@
+"""One measurement in a process of its own: a task comes in on stdin as JSON, the answer goes out as one line of JSON.
+
+It needs NumPy and the library to be measured, and nothing of dualnet, so that it runs under another interpreter.
+The task says which library to import and which script builds the step. The script has
+
+    facts(task) -> dict                     versions, threads, BLAS
+    build(task, x, t, weights) -> run, value
+        run()            one step, complete when it returns (a device is waited for)
+        value(result)    what ``run`` returned, as a NumPy array: a loss in training, an output in inference
+
+and may have ``after(task) -> dict`` (what to tell when all is over) and ``layers(task, x, t, weights) -> dict``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from typing import Any
+
+Answer = dict  # of JSON
+
+
+def main() -> None:
+    task = json.load(sys.stdin)
+    answer = measure(task)
+    sys.stdout.write("\n" + json.dumps(answer, default=str) + "\n")
+
+
+def measure(task: dict) -> Answer:
+    """The answer to a task: import time and facts; with ``task["measure"]`` "step" or "layers" also those."""
+    begun = time.perf_counter()
+    import numpy
+
+    middle = time.perf_counter()
+    try:
+        library = importlib.import_module(task["library"])
+    except Exception as error:  # an old library on a new NumPy fails with whatever it trips over
+        return {"skipped": f"{task['library']} cannot be imported ({type(error).__name__}: {error})"}
+    ended = time.perf_counter()
+    answer: Answer = {
+        "version": str(getattr(library, "__version__", "unknown")),
+        "python": sys.version.split()[0],
+        "numpy": numpy.__version__,
+        "numpy_import_ms": (middle - begun) * 1e3,
+        "import_ms": (ended - middle) * 1e3,
+    }
+    script = load(task["script"])
+    answer["facts"] = script.facts(task)
+    if task["measure"] == "step":
+        answer.update(step(task, script))
+    elif task["measure"] == "layers":
+        answer["layers"] = script.layers(task, *data(task), weights(task))
+    answer.update(script.after(task) if hasattr(script, "after") else {})
+    return answer
+
+
+def load(path: str) -> Any:
+    """The script that builds the step."""
+    spec = importlib.util.spec_from_file_location("measured", path)
+    script = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(script)  # type: ignore[union-attr]
+    return script
+
+
+def step(task: dict, script: Any) -> Answer:
+    """Times of a step in ms, its peak memory above that of the imports in bytes, and what the first runs came to."""
+    before = resident()
+    try:
+        run, value = script.build(task, *data(task), weights(task))
+    except NotImplementedError as error:
+        return {"skipped": str(error)}
+    values = [size(value(run())) for _ in range(task["checked"])]  # also the warm-up
+    forget_peak()
+    times = timed(run, task["seconds"])
+    peak = resident(peak=True)
+    return {
+        "min_ms": min(times) * 1e3,
+        "median_ms": sorted(times)[len(times) // 2] * 1e3,
+        "runs": len(times),
+        "peak_bytes": None if before is None or peak is None else max(0, peak - before),
+        "values": values,
+    }
+
+
+def timed(run: Any, seconds: float) -> list[float]:
+    """Seconds of each run: as many as fit, at least three (one, if three take more than four times as long)."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    while True:
+        a = time.perf_counter()
+        run()
+        b = time.perf_counter()
+        times.append(b - a)
+        if b - begun >= seconds and (len(times) >= 3 or b - begun >= 4 * seconds):
+            return times
+
+
+def size(array: Any) -> float:
+    """One number to compare two programs by: the mean of all magnitudes."""
+    import numpy
+
+    return float(numpy.mean(numpy.abs(array), dtype="float64"))
+
+
+# -- what goes in ------------------------------------------------------------------------------------------------------
+
+
+def data(task: dict) -> tuple[Any, Any]:
+    """x (N, H, W, C) or (N, K) float32, and t: classes (N,) or, for squared errors, what the outputs should be."""
+    import numpy
+
+    rng = numpy.random.default_rng(task["seed"])
+    x = rng.standard_normal((task["batch"], *task["input_shape"]), dtype="float32")
+    if task["loss"] == "softmax_cross_entropy":
+        return x, rng.integers(0, task["output_shape"][0], task["batch"])
+    return x, rng.standard_normal((task["batch"], *task["output_shape"]), dtype="float32")
+
+
+def weights(task: dict) -> dict[str, Any]:
+    """The network's state by name, as dualnet lays it out; {} for a task that brings none."""
+    import numpy
+
+    if not task.get("weights"):
+        return {}
+    with numpy.load(task["weights"], allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def resident(peak: bool = False) -> int | None:
+    """Bytes of this process in memory: now, or the most there have been. None where the system does not tell.
+
+    Linux tells both. Elsewhere only the most since the start is known, and stands for both. (On Linux that number,
+    ``ru_maxrss``, will not do: a child begins with that of its parent.)
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            fields = dict(line.split(":", 1) for line in status if ":" in line)
+        return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew, so that compiling and warming up do not count (Linux only)."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as control:
+            control.write("5")
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

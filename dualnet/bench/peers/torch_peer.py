@@ -1,0 +1,154 @@
+"""The same step in PyTorch, in the layout that the task names: contiguous (NCHW) or channels_last (NHWC)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def facts(task: dict) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    said = torch.__config__.show()
+    blas = re.search(r"(?:BLAS_INFO=|Intel\(R\) oneAPI Math Kernel Library Version )([\w.]+)", said)
+    kernels = re.search(r"MKL-DNN (v[\d.]+)", said) if torch.backends.mkldnn.is_available() else None
+    return {
+        "threads": torch.get_num_threads(),
+        "blas": blas[1] if blas else "unknown",
+        "kernels": f"oneDNN {kernels[1]}" if kernels else "no oneDNN",
+        "device": torch.cuda.get_device_name() if task["device"] == "cuda" else "cpu",
+    }
+
+
+def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    import torch
+    from torch.nn import functional
+
+    layout = getattr(torch, {"contiguous": "contiguous_format"}.get(task["variant"], task["variant"]))
+    net = chain(task["layers"], weights).to(task["device"])
+    x, t = (torch.from_numpy(first(a)).to(task["device"]) for a in (x, t))
+    if x.ndim == 4:
+        net, x = net.to(memory_format=layout), x.to(memory_format=layout)
+    wait = torch.cuda.synchronize if task["device"] == "cuda" else None
+    if task["mode"] == "inference":
+        net.train(False)
+
+        def infer() -> Any:
+            with torch.inference_mode():
+                y = net(x)
+            return y if wait is None else (y, wait())[0]
+
+        return infer, lambda y: y.cpu().numpy()
+
+    def squared(y: Any, t: Any) -> Any:
+        return 0.5 * functional.mse_loss(y, t, reduction="sum") / len(y)
+
+    loss = functional.cross_entropy if task["loss"] == "softmax_cross_entropy" else squared
+    optimizer = torch.optim.SGD(net.parameters(), lr=task["lr"])
+    x.requires_grad_(task["need_dx"])
+
+    def train() -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        x.grad = None
+        value = loss(net(x), t)
+        value.backward()
+        optimizer.step()
+        return value if wait is None else (value, wait())[0]
+
+    return train, lambda value: value.detach().cpu().numpy()
+
+
+def first(array: Any) -> Any:
+    """(N, H, W, C) as (N, C, H, W); anything else as it is."""
+    import numpy
+
+    return numpy.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
+
+
+def chain(layers: list, weights: dict) -> Any:
+    from torch import nn
+
+    return nn.Sequential(*(module(kind, at, weights) for kind, at in layers))
+
+
+def module(kind: str, at: dict, weights: dict) -> Any:
+    """One layer, with the weights that the network has."""
+    from torch import nn
+
+    if kind in ("relu", "flatten"):
+        return nn.ReLU() if kind == "relu" else nn.Flatten()
+    if kind == "pool":
+        return nn.MaxPool2d(at["size"], at["stride"], at["padding"])
+    if kind == "mean":
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if kind == "dropout":
+        return nn.Dropout(at["rate"])
+    if kind == "residual":
+        return _residual(chain(at["layer"], weights), _shortcut(at["shortcut"], weights))
+    if kind == "conv":
+        w = weights[at["w"]].transpose(3, 2, 0, 1)  # (k1, k2, C/groups, D) -> (D, C/groups, k1, k2)
+        sizes = at["stride"], at["padding"], 1, at["groups"], at["b"] is not None
+        result = nn.Conv2d(w.shape[1] * at["groups"], w.shape[0], w.shape[2:], *sizes)
+        return _set(result, weight=w, bias=weights.get(at["b"]))
+    if kind == "dense":
+        w = channels_first(weights[at["w"]], at["map"]).T
+        return _set(nn.Linear(w.shape[1], w.shape[0], at["b"] is not None), weight=w, bias=weights.get(at["b"]))
+    if kind == "norm":
+        gamma, beta, mean, variance = (weights[at[name]] for name in ("gamma", "beta", "mean", "variance"))
+        result = nn.BatchNorm2d(len(gamma), eps=at["epsilon"], momentum=1 - at["momentum"])
+        return _set(result, weight=gamma, bias=beta, running_mean=mean, running_var=variance)
+    raise NotImplementedError(f"the peer has no {kind}")
+
+
+def channels_first(w: Any, shape: list | None) -> Any:
+    """The rows of a dense layer's w (H·W·C, M) in the order in which (C, H, W) is flattened."""
+    if not shape:
+        return w
+    H, W, C = shape
+    return w.reshape(H, W, C, -1).transpose(2, 0, 1, 3).reshape(H * W * C, -1)
+
+
+def _set(result: Any, **values: Any) -> Any:
+    import numpy
+    import torch
+
+    for name, value in values.items():
+        if value is not None:
+            getattr(result, name).data.copy_(torch.from_numpy(numpy.array(value)))  # a copy: it may be read-only
+    return result
+
+
+def _shortcut(shortcut: Any, weights: dict) -> Any:
+    from torch import nn
+
+    if shortcut is None:
+        return nn.Identity()
+    return _padded(shortcut["added"], shortcut["stride"]) if isinstance(shortcut, dict) else chain(shortcut, weights)
+
+
+def _residual(body: Any, shortcut: Any) -> Any:
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.shortcut = body, shortcut
+
+        def forward(self, x: Any) -> Any:
+            return self.body(x) + self.shortcut(x)
+
+    return Residual()
+
+
+def _padded(added: int, stride: int) -> Any:
+    from torch import nn
+    from torch.nn import functional
+
+    class Padded(nn.Module):
+        """Every stride-th row and column, and channels of zeros behind the others."""
+
+        def forward(self, x: Any) -> Any:
+            return functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, added))
+
+    return Padded()

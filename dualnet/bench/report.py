@@ -1,0 +1,215 @@
+"""What was measured, as tables in Markdown, which can also be read as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["markdown", "place", "write", "wrong"]
+
+Result = dict[str, Any]
+Cells = list[str]
+
+
+def markdown(result: Result) -> str:
+    """The tables of what :func:`run` returned.
+
+    >>> row = {"net": "tiny", "batch": 2, "mode": "inference", "program": "dualnet", "variant": "", "min_ms": 0.5,
+    ...        "median_ms": 0.6, "peak_bytes": 2**20}
+    >>> print("\\n".join(_speed({"results": [row], "ratios": []}, "inference")))
+    **Inference**: best time of a batch in ms; ×: how many times the peer's speed
+    <BLANKLINE>
+    | net  | batch | dualnet | images/s |
+    |------|------:|--------:|---------:|
+    | tiny |     2 |   0.500 |    4,000 |
+    """
+    parts = [_about(result), _programs(result)]
+    parts += [_speed(result, mode) for mode in ("training", "inference")]
+    parts += [_memory(result), *(_layers(shares) for shares in result["layers"]), _kernels(result), _notes(result)]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def write(text: str, target: str | os.PathLike) -> None:
+    """Write the tables to a file, or between two marks of a page.
+
+    ``page.md#numpy`` stands for what lies between ``<!-- bench: numpy -->`` and ``<!-- bench: end -->`` in page.md; the
+    rest of the page is left alone. ``ValueError`` where it has no such place.
+    """
+    path, inside = place(target)
+    if inside is None:
+        path.write_text(text, encoding="utf-8")
+        return
+    page, start, end = inside
+    path.write_text(f"{page[:start]}\n\n{text}\n{page[end:]}", encoding="utf-8")
+
+
+def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]:
+    """The file to write and, where only a part is meant, the whole page and the bounds of the part.
+
+    >>> place("tables.md")[1] is None
+    True
+    """
+    name, _, mark = os.fspath(target).partition("#")
+    path = Path(name)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"{name}: cannot be written; its folder must exist and it must be no folder itself")
+    if not mark:
+        return path, None
+    page = path.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- bench: {re.escape(mark)} -->(.*?)<!-- bench: end -->", page, flags=re.DOTALL)
+    if found is None:
+        raise ValueError(f"{name}: has no '<!-- bench: {mark} -->' with '<!-- bench: end -->' after it")
+    return path, (page, *found.span(1))
+
+
+def wrong(result: Result) -> bool:
+    """Did a measurement fail, or a peer compute something else? (To be left out is not wrong.)
+
+    >>> wrong({"results": [{"skipped": "jax cannot be imported"}], "layers": [], "programs": {}})
+    False
+    """
+    rows = [*result["results"], *result["layers"], *result["programs"].values()]
+    return any(row.get("failed") or row.get("differs") for row in rows)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Iterable[Cells], left: int = 1) -> list[str]:
+    """Rows of equally many cells, the first of them the headings; the first ``left`` columns begin at the left."""
+    rows = list(rows)
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = ["-" * (w + 2) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
+    return [lines[0], f"|{'|'.join(rule)}|", *lines[1:]]
+
+
+def _about(result: Result) -> list[str]:
+    machine, settings = result["machine"], result["settings"]
+    cores = f"{settings['threads']} of {machine['cores']} cores"
+    environment = " ".join(f"{name}={value}" for name, value in settings["environment"].items())
+    return [
+        f"{result['made']}; {machine['processor']}, {cores}, {machine['system']}; backend {settings['backend']}; "
+        f"best of {settings['rounds']} rounds of {settings['seconds']:g} s; float32; seed {settings['seed']}"
+        + (f"; {environment}" if environment else "")
+    ]
+
+
+def _programs(result: Result) -> list[str]:
+    rows = [["program", "version", "Python", "NumPy", "threads", "BLAS", "kernels", "device", "import ms"]]
+    for name, told in result["programs"].items():
+        if "version" not in told:
+            continue
+        facts = told["facts"]
+        kernels, device = facts.get("kernels", ""), facts.get("device") or facts.get("backend", "")
+        if isinstance(kernels, list):
+            libraries = [f"{key}: {facts[key]}" for key in facts if "onednn" in key.lower()]
+            kernels = "; ".join([f"{len(kernels)} of its own" if kernels else "none", *libraries])
+        blas, threads = str(facts.get("blas", "")), result["settings"]["threads"]
+        threads = threads if name == "dualnet" else facts.get("threads", threads)
+        versions = [name, told["version"], told["python"], told["numpy"]]
+        rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{told['import_ms']:.0f}"])
+    return [*table(rows, left=4), "", "Import: what it takes beyond NumPy's own."]
+
+
+def _speed(result: Result, mode: str) -> list[str]:
+    rows = [row for row in result["results"] if row["mode"] == mode]
+    peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet" and "min_ms" in row))
+    heading = ["net", "batch", "dualnet", "images/s"]
+    lines = [[*heading, *(word for peer in peers for word in (peer, "×"))]]
+    for net, batch in dict.fromkeys((row["net"], row["batch"]) for row in rows):
+        here = [row for row in rows if (row["net"], row["batch"]) == (net, batch)]
+        ours = next(row for row in here if row["program"] == "dualnet")
+        speed = _number(ours["batch"] / ours["min_ms"] * 1e3) if "min_ms" in ours else "–"
+        cells = [net, str(batch), _ms(ours.get("min_ms")), speed]
+        for peer in peers:
+            times = [(row["min_ms"], row["variant"]) for row in here if row["program"] == peer and "min_ms" in row]
+            best = min(times, default=(None, ""))
+            cells += [_ms(best[0]) + (f" ({best[1]})" if best[1] else ""), _times(result, net, batch, mode, peer)]
+        lines.append(cells)
+    what = "training step" if mode == "training" else "batch"
+    title = f"**{mode.capitalize()}**: best time of a {what} in ms; ×: how many times the peer's speed"
+    return [title, "", *table(lines)] if rows else []
+
+
+def _times(result: Result, net: str, batch: int, mode: str, peer: str, what: str = "speed") -> str:
+    for ratio in result["ratios"]:
+        if (ratio["net"], ratio["batch"], ratio["mode"], ratio["peer"]) == (net, batch, mode, peer):
+            return "–" if ratio[what] is None else f"{ratio[what]:.2f}"
+    return "–"
+
+
+def _memory(result: Result) -> list[str]:
+    rows = [row for row in result["results"] if row.get("peak_bytes") is not None]
+    peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet"))
+    lines = [["net", "mode", "batch", "dualnet", *(word for peer in peers for word in (peer, "share"))]]
+    for net, mode, batch in dict.fromkeys((row["net"], row["mode"], row["batch"]) for row in rows):
+        here = [row for row in rows if (row["net"], row["mode"], row["batch"]) == (net, mode, batch)]
+        cells = [net, mode, str(batch), _mib(here, "dualnet")]
+        for peer in peers:
+            cells += [_mib(here, peer), _times(result, net, batch, mode, peer, "memory")]
+        lines.append(cells)
+    title = "**Peak memory** of the process above that of its imports, in MiB; share: dualnet's of the peer's"
+    return [title, "", *table(lines, left=2)] if rows else []
+
+
+def _mib(rows: list[Result], program: str) -> str:
+    peaks = [row["peak_bytes"] for row in rows if row["program"] == program]
+    return f"{min(peaks) / 2**20:.1f}" if peaks else "–"
+
+
+def _layers(shares: Result) -> list[str]:
+    title = f"**{shares['net']}, batch {shares['batch']}, layer by layer**"
+    if "rows" not in shares:
+        return [f"{title}: {shares['failed']}"]
+    lines = [["layer", "forward ms", "GFLOP/s", "backward ms", "GFLOP/s", "share"]]
+    for row in shares["rows"]:
+        cells = [f"{row['name']} {row['layer']}".strip()]
+        for way in ("forward", "backward"):
+            rate = row[f"{way}_gflops"]
+            cells += [_ms(row[f"{way}_ms"]), "" if rate is None else f"{rate:.1f}"]
+        lines.append([*cells, f"{100 * row['share']:.1f} %"])
+    lines.append(["rest", "", "", _ms(shares["rest_ms"]), "", f"{100 * shares['rest_share']:.1f} %"])
+    step = f"of a training step of {_ms(shares['step_ms'])} ms, clocks included; median of {shares['runs']} steps"
+    return [f"{title}, {step}", "", *table(lines)]
+
+
+def _kernels(result: Result) -> list[str]:
+    """What served dualnet's calls, for the largest batch of each network and mode."""
+    last = {(row["net"], row["mode"]): row["ran"] for row in result["results"] if row.get("ran")}
+    lines = [["net", "mode", "ran"]]
+    for (net, mode), ran in last.items():
+        served: dict[str, list[str]] = {}
+        for key in ran:
+            name, _, by = key.partition(" (")
+            served.setdefault(by.rstrip(")"), []).append(name)
+        lines.append([net, mode, "; ".join(f"{by}: {', '.join(names)}" for by, names in sorted(served.items()))])
+    return ["**What ran** in dualnet", "", *table(lines, left=3)] if last else []
+
+
+def _notes(result: Result) -> list[str]:
+    notes = [f"- {name}: left out, {told['skipped']}" for name, told in result["programs"].items() if "skipped" in told]
+    told = {note[2:].partition(":")[0] for note in notes}
+    for row in result["results"]:
+        who = f"{row['program']} {row['variant']}".rstrip()
+        where = f"{row['net']}, batch {row['batch']}, {row['mode']}, {who}"
+        for key, word in (("failed", "failed"), ("skipped", "left out"), ("differs", "no ratio, since")):
+            if row.get(key) and row["program"] not in told:
+                notes.append(f"- {where}: {word}: {row[key]}")
+    return notes
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
