@@ -23,6 +23,8 @@ from . import numpy_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
+LEAST_BYTES = 2**17
+"""Columns of the smallest block: waking a thread takes as long as filling these."""
 FEW = 8
 """Up to so many channels, columns are built transposed if W' makes longer runs."""
 SMALL = 2**16
@@ -178,8 +180,9 @@ def _served(x: numpy.ndarray, other: numpy.ndarray, groups: int) -> bool:
 
 
 def _blocks(at: Windows, batch: int, C: int, itemsize: int) -> list[Block]:
-    """Blocks of the batch, at least one for each thread."""
-    most = min(BLOCK_BYTES, -(-batch * at.grid[0] * at.grid[1] * at.taps * C * itemsize // threads.count()))
+    """Blocks of the batch, at least one for each thread where there is enough to do."""
+    whole = batch * at.grid[0] * at.grid[1] * at.taps * C * itemsize
+    most = min(BLOCK_BYTES, max(LEAST_BYTES, -(-whole // threads.count())))
     return list(at.blocks(batch, at.taps * C * itemsize, most))
 
 

@@ -9,14 +9,13 @@ the first of these that loads:
 
 ``DUALNET_ONEDNN=0`` switches it off. Nothing is loaded before the first kernel call.
 
-A :class:`Plan` holds a primitive of the library with all that it needs, made once for a shape; running it sets the
-addresses of the arrays and calls ``dnnl_primitive_execute``. On a CPU that call returns when the work is done, so no
-stream is waited for. Plans, their buffers and streams belong to one thread, so that threads neither wait for each
-other nor see each other's numbers; what the library itself caches (compiled code) is shared and safe.
-
 Threads: OpenMP's, as many as ``threads.count()``; the number that the calling thread had is put back after each call.
+BLAS is not called in a plan, so its threads sleep meanwhile, provided that the kernels beside these hold it to one.
 OpenMP's threads do not survive a fork, and waiting for them would never end: a forked child of a process that has used
 them computes on one thread.
+
+How OpenMP's threads wait for the next call matters more than anything else here, and can only be said before OpenMP is
+loaded: :data:`SPIN`. Where it is loaded already, or the user has said, that stands.
 """
 
 from __future__ import annotations
@@ -26,33 +25,22 @@ import importlib.metadata
 import os
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from ctypes import byref, c_char, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from typing import Any
 
-import numpy
-
 from . import threads
 
-KEPT = 256
-"""So many plans are kept by each thread; then the one that was not used for longest is destroyed."""
+SPIN = "6000"
+"""GOMP_SPINCOUNT: turns of about 50 ns that an idle thread of GNU OpenMP waits before it sleeps, 0.2 ms in all.
+
+It is awake for the next layer of a small network (asleep at once, LeNet-5's layers take 1.8 × as long), and soon out of
+the way of the threads of NumPy's kernels and of other processes: the default, 15 ms, cost a factor of 2 to 10 there."""
 WHEELS = ("onednn-cpu-gomp", "onednn-cpu-iomp", "onednn-cpu-tbb")
 NAMES = ("libdnnl.so.3", "libdnnl.3.dylib", "dnnl.dll")
 RUNTIMES = {1: "sequential", 2: "OpenMP", 4: "TBB"}  # those that are done when execute returns
 
-# Numbers of the C headers (dnnl_types.h, the same in all of version 3)
-CPU, IN_ORDER = 1, 1
-F32, U8 = 3, 6
-ANY = 1  # a layout of the library's choice
-UNIMPLEMENTED = 3
-STRICT, USER = 0, 1  # no float16 inside float32; the scratchpad is ours
-INFERENCE, TRAINING, BACKWARD = 96, 64, 128
-IMPLEMENTATION, WEIGHTS_MD, DIFF_WEIGHTS_MD, WORKSPACE_MD, SCRATCHPAD_MD = 8, 131, 132, 135, 136
-SRC, OTHER, DST, WEIGHTS, BIAS, WORKSPACE, SCRATCHPAD = 1, 2, 17, 33, 41, 64, 80
-MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
-DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
-FACTOR = 32768 | 2  # what the first function applied to each result reads
+CPU = 1  # the kind of engine
 
 _P, _I = c_void_p, c_int
 _CREATED: dict[str, list[Any]] = {  # what follows the new handle, which comes first
@@ -70,7 +58,6 @@ _CREATED: dict[str, list[Any]] = {  # what follows the new handle, which comes f
     "convolution_backward_weights_primitive_desc": [_P, _I, *[_P] * 10],
     "pooling_forward_primitive_desc": [_P, _I, _I, *[_P] * 8],
     "pooling_backward_primitive_desc": [_P, _I, *[_P] * 9],
-    "eltwise_forward_primitive_desc": [_P, _I, _I, _P, _P, c_float, c_float, _P],
     "binary_primitive_desc": [_P, _I, _P, _P, _P, _P],
     "batch_normalization_forward_primitive_desc": [_P, _I, _P, _P, c_float, c_uint, _P],
     "batch_normalization_backward_primitive_desc": [_P, _I, _P, _P, _P, c_float, c_uint, _P, _P],
@@ -105,10 +92,6 @@ class _Version(ctypes.Structure):
     ]
 
 
-class _Argument(ctypes.Structure):
-    _fields_ = [("number", c_int), ("memory", c_void_p)]
-
-
 # -- the library -------------------------------------------------------------------------------------------------------
 
 
@@ -132,10 +115,10 @@ class Library:
         slow.dnnl_memory_desc_get_size.argtypes, slow.dnnl_memory_desc_get_size.restype = [_P], c_size_t
         self.slow, self.quick = slow, quick
         self.execute, self.set_address = slow.dnnl_primitive_execute, quick.dnnl_memory_set_data_handle
+        self.get_threads: Callable[[], int] = lambda: 0
+        self.set_threads: Callable[[int], Any] = lambda number: None
         if self.runtime == "OpenMP":  # its own OpenMP, whichever that is
             self.get_threads, self.set_threads = quick.omp_get_max_threads, quick.omp_set_num_threads
-        else:
-            self.get_threads, self.set_threads = (lambda: 0), (lambda number: None)
         self.engine = self.made("engine", CPU, 0)
 
     @staticmethod
@@ -211,6 +194,12 @@ def count() -> int:
     return 1 if _process["forked"] else threads.count()
 
 
+def parallel(number: int) -> None:
+    """So many threads are about to be used."""
+    if number > 1:
+        _process["parallel"] = True
+
+
 def _switched_on() -> bool:
     asked = os.environ.get("DUALNET_ONEDNN", "")
     if asked in ("", "1", "auto"):
@@ -240,17 +229,17 @@ def _search() -> tuple[Library | None, str]:
 
 
 def _loaded(path: str) -> Library:
-    """Load it; OpenMP's threads are told to sleep rather than spin while they wait, unless the user has said."""
-    ours = "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ
+    """Load it, with OpenMP's way of waiting settled, unless the user has said; the environment is left as found."""
+    ours = not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
     if ours:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read once, when OpenMP is loaded
+        os.environ["GOMP_SPINCOUNT"] = SPIN
     try:
         return Library(path)
     except (AttributeError, Refused) as error:
         raise OSError(f"it lacks what is needed: {error}") from None
     finally:
         if ours:
-            del os.environ["OMP_WAIT_POLICY"]
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 def _candidates() -> Iterator[str]:
@@ -265,198 +254,6 @@ def _candidates() -> Iterator[str]:
     yield from NAMES  # wherever the system's loader looks
 
 
-# -- plans -------------------------------------------------------------------------------------------------------------
-
-
-class Plan:
-    """Steps of the library for one shape: ``plan(x, w, y)`` runs them on arrays in the order of its :meth:`slot` calls.
-
-    The arrays must be contiguous, and of the sizes and dtypes described: nothing checks them here.
-    """
-
-    def __init__(self, number: int) -> None:
-        found = library()
-        assert found is not None
-        self.library, self.threads = found, number
-        self._handles: list[tuple[Callable[[Any], Any], c_void_p]] = []
-        self._buffers: list[numpy.ndarray] = []
-        self._slots: list[int | None] = []
-        self._steps: list[tuple[Any, int, Any]] = []
-        self._scratchpads: list[int | None] = []
-        self._scratch_bytes = 0
-        self._stream = _kept().stream(found)
-        self.implementations: list[str] = []
-
-    def __del__(self) -> None:
-        for destroy, handle in reversed(self.__dict__.get("_handles", [])):
-            destroy(handle)
-
-    def made(self, kind: str, *arguments: Any) -> c_void_p:
-        """A new handle, destroyed with the plan."""
-        handle = self.library.made(kind, *arguments)
-        name = "primitive_desc" if kind.endswith("primitive_desc") else kind.split("_create_")[0]
-        self._handles.append((getattr(self.library.quick, f"dnnl_{name}_destroy"), handle))
-        return handle
-
-    def described(self, dims: tuple[int, ...], strides: tuple[int, ...] | None = None, dtype: int = F32) -> c_void_p:
-        """A memory descriptor of these dims; strides in elements, or None: the library chooses the layout."""
-        if strides is None:
-            return self.made("memory_desc_create_with_tag", len(dims), ints(*dims), dtype, ANY)
-        return self.made("memory_desc_create_with_strides", len(dims), ints(*dims), dtype, ints(*strides))
-
-    def maps(self, N: int, H: int, W: int, C: int, dtype: int = F32) -> c_void_p:
-        """Feature maps (N, H, W, C) as they lie in memory; the library counts their dims as N, C, H, W."""
-        return self.described((N, C, H, W), (H * W * C, 1, W * C, C), dtype)
-
-    def vector(self, C: int) -> c_void_p:
-        return self.described((C,), (1,))
-
-    def attributes(self, *applied: tuple[Any, ...]) -> c_void_p:
-        """Attributes of a primitive: exact float32, our scratchpad, and functions applied to each result.
-
-        A function is (kind, α, β) of the element, or (kind, descriptor) of the element and that of another array.
-        """
-        attributes = self.made("primitive_attr")
-        self.library.call("dnnl_primitive_attr_set_scratchpad_mode", attributes, USER)
-        self.library.call("dnnl_primitive_attr_set_fpmath_mode", attributes, STRICT)
-        if applied:
-            functions = self.made("post_ops")
-            for each in applied:
-                kind = "eltwise" if len(each) == 3 else "binary"
-                self.library.call(f"dnnl_post_ops_append_{kind}", functions, *each)
-            self.library.call("dnnl_primitive_attr_set_post_ops", attributes, functions)
-        return attributes
-
-    def primitive_desc(self, kind: str, *arguments: Any) -> c_void_p:
-        """A primitive descriptor; plain loops are refused."""
-        descriptor = self.made(f"{kind}_primitive_desc", self.library.engine, *arguments)
-        name = c_char_p()
-        self.library.call("dnnl_primitive_desc_query", descriptor, IMPLEMENTATION, 0, byref(name))
-        words = (name.value or b"").decode()
-        if words.startswith("ref"):
-            raise Refused(f"oneDNN has only {words} for this {kind}")
-        self.implementations.append(words)
-        return descriptor
-
-    def query(self, descriptor: c_void_p, what: int) -> c_void_p:
-        """A memory descriptor that the library chose; it lives as long as the primitive descriptor."""
-        return c_void_p(self.library.slow.dnnl_primitive_desc_query_md(descriptor, what, 0))
-
-    def same(self, one: c_void_p, other: c_void_p) -> bool:
-        return bool(self.library.slow.dnnl_memory_desc_equal(one, other))
-
-    def slot(self, descriptor: c_void_p) -> c_void_p:
-        """The memory of an array that is given on each call."""
-        memory = self.made("memory", descriptor, self.library.engine, None)
-        self._slots.append(memory.value)
-        return memory
-
-    def buffer(self, descriptor: c_void_p) -> c_void_p:
-        """Memory of the plan's own."""
-        buffer = numpy.empty(self.library.slow.dnnl_memory_desc_get_size(descriptor) + 64, numpy.uint8)
-        self._buffers.append(buffer)
-        aligned = -(-buffer.ctypes.data // 64) * 64
-        return self.made("memory", descriptor, self.library.engine, aligned)
-
-    def reorder(self, source: c_void_p, target: c_void_p, slot: c_void_p, buffer: c_void_p) -> None:
-        """A step that copies from one layout to another."""
-        engine = self.library.engine
-        descriptor = self.made("reorder_primitive_desc", source, engine, target, engine, self.attributes())
-        self.step(descriptor, {SRC: slot, DST: buffer})
-
-    def step(self, descriptor: c_void_p, arguments: dict[int, c_void_p]) -> None:
-        """Run this primitive as the next step, on these memories by argument number."""
-        scratch = self.query(descriptor, SCRATCHPAD_MD)
-        size = self.library.slow.dnnl_memory_desc_get_size(scratch) if scratch.value else 0
-        if size:
-            memory = self.made("memory", scratch, self.library.engine, None)
-            arguments = {**arguments, SCRATCHPAD: memory}
-            self._scratchpads.append(memory.value)
-            self._scratch_bytes = max(self._scratch_bytes, size)
-        primitive = self.made("primitive", descriptor)
-        packed = (_Argument * len(arguments))(*[_Argument(n, memory) for n, memory in arguments.items()])
-        self._steps.append((primitive, len(arguments), packed))
-
-    def __call__(self, *arrays: numpy.ndarray) -> None:
-        library = self.library
-        set_address, execute, stream = library.set_address, library.execute, self._stream
-        for memory, array in zip(self._slots, arrays):
-            set_address(memory, array.__array_interface__["data"][0])
-        if self._scratchpads:
-            address = _kept().scratch(self._scratch_bytes)
-            for memory in self._scratchpads:
-                set_address(memory, address)
-        before = library.get_threads()
-        if before != self.threads:
-            library.set_threads(self.threads)
-        try:
-            for primitive, number, arguments in self._steps:
-                status = execute(primitive, stream, number, arguments)
-                if status:
-                    raise RuntimeError(f"dnnl_primitive_execute: oneDNN status {status}")
-        finally:
-            if before != self.threads:
-                library.set_threads(before)
-
-
-class _Kept(threading.local):
-    """What a thread keeps: its plans, a stream, and one scratchpad for all plans."""
-
-    def __init__(self) -> None:
-        self.plans: OrderedDict[Any, Plan | None] = OrderedDict()
-        self.streams: dict[Library, c_void_p] = {}
-        self.memory = numpy.empty(0, numpy.uint8)
-        self.address = 0
-
-    def stream(self, found: Library) -> c_void_p:
-        if found not in self.streams:
-            self.streams[found] = found.made("stream", found.engine, IN_ORDER)
-        return self.streams[found]
-
-    def scratch(self, size: int) -> int:
-        if self.memory.size < size + 4096:
-            self.memory = numpy.empty(size + 4096, numpy.uint8)
-            self.address = -(-self.memory.ctypes.data // 4096) * 4096
-        return self.address
-
-
-_of_thread = _Kept()
-
-
-def _kept() -> _Kept:
-    return _of_thread
-
-
-def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
-    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None where oneDNN does not serve.
-
-    ``shapes`` must say everything that the plan depends on, and be hashable.
-    """
-    found = library()
-    if found is None:
-        return None
-    number, plans = count(), _of_thread.plans
-    key = (build, number, shapes)
-    if key in plans:
-        plans.move_to_end(key)
-        return plans[key]
-    if number > 1:
-        _process["parallel"] = True
-    before = found.get_threads()
-    found.set_threads(number)  # the code that is made depends on it
-    try:
-        made: Plan | None = Plan(number)
-        build(made, *shapes)
-    except Refused:
-        made = None
-    finally:
-        found.set_threads(before)
-    plans[key] = made
-    while len(plans) > KEPT:
-        plans.popitem(last=False)
-    return made
-
-
 def ints(*values: int) -> Any:
     """An array of int64 for the library."""
     return (c_int64 * len(values))(*values)
@@ -469,45 +266,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-# -- the matrix product ------------------------------------------------------------------------------------------------
-
-
-def product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: numpy.ndarray) -> bool:
-    """y = x w + b, of float32 matrices that may be transposed views; False where oneDNN does not serve."""
-    found = library()
-    if found is None:
-        return False
-    number = count()
-    if number > 1:
-        _process["parallel"] = True
-    (x, across, row), (w, down, column) = _as_it_lies(x), _as_it_lies(w)
-    (M, K), D = x.shape, w.shape[1]
-    if b is not None:
-        y[...] = b
-    addresses = [a.__array_interface__["data"][0] for a in (x, w, y)]
-    before = found.get_threads()
-    found.set_threads(number)
-    try:
-        status = found.slow.dnnl_sgemm(
-            across, down, M, D, K, 1.0, addresses[0], row, addresses[1], column, 0.0 if b is None else 1.0,
-            addresses[2], D,
-        )  # fmt: skip
-    finally:
-        found.set_threads(before)
-    return status == 0
-
-
-def _as_it_lies(matrix: numpy.ndarray) -> tuple[numpy.ndarray, bytes, int]:
-    """The matrix (a copy, if its rows and columns are both apart), b"N" or b"T", and the distance between its runs."""
-    (rows, columns), (down, across), size = matrix.shape, matrix.strides, matrix.itemsize
-    if matrix.flags.c_contiguous:
-        return matrix, b"N", columns
-    if matrix.flags.f_contiguous:
-        return matrix, b"T", rows
-    if across == size and down >= columns * size and down % size == 0:
-        return matrix, b"N", down // size
-    if down == size and across >= rows * size and across % size == 0:
-        return matrix, b"T", across // size
-    return numpy.ascontiguousarray(matrix), b"N", columns

@@ -1,6 +1,7 @@
 """Kernels of oneDNN for NumPy arrays: the same numbers as the references they stand in for (within τ), sooner.
 
-float32 only. Activations and filters are described to oneDNN as they lie in memory, so they are not copied; filters
+float32 only; results do not depend on the calling thread, and are the same from run to run with the same number of
+threads. Activations and filters are described to oneDNN as they lie in memory, so they are not copied; filters
 alone are put into the order that the library prefers, on each call, since training changes them (what that takes grows
 with the filters, not with the batch).
 
@@ -18,18 +19,22 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from . import onednn, threads
-from .onednn import Plan, Refused, ints
+from . import blas
+from . import onednn_plans as onednn
+from .onednn import Refused, ints
+from .onednn_plans import Plan
 
 FLOAT32 = numpy.dtype(numpy.float32)
 DIRECT = 1
 MAX, AVG_WITH_PADDING, AVG_ON_MAP = 0x1FF, 0x2FF, 0x3FF
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
-ELU, LINEAR, MULTIPLY, GREATER = 0x22, 0x26, 0x1FFF1, 0x1FFF7
+ELU, LINEAR, MULTIPLY, LARGER, GREATER = 0x22, 0x26, 0x1FFF1, 0x1FFF2, 0x1FFF7
 
 ZERO = numpy.zeros((1, 1), numpy.float32)
 SMALL = 2**15
-"""Below so many elements NumPy is done with an element-wise pass before oneDNN's threads are awake."""
+"""Below so many elements a pass over them is done before another thread is awake."""
+PRODUCTS_ALONE = 2**22
+"""Below so many multiplications (0.1 ms) a convolution is not worth waking another thread, which may have to wait."""
 PRODUCT = 2**23
 """Below so many multiplications BLAS on one thread is done first."""
 RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
@@ -141,6 +146,7 @@ def _convolution(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int) -
         raise Refused("the shapes do not fit")
     if 0 in (N, *at.grid, *w) or min(*at.reach[0], *at.reach[1]) < 0:
         raise Refused("nothing to compute")
+    plan.alone_below(PRODUCTS_ALONE, N * math.prod(at.grid) * math.prod(w))
     filters, taps = D // groups, ((k2 * inside * D), inside * D)  # strides of k1 and k2
     if groups == 1:
         dims, strides = (D, C, k1, k2), (1, D, *taps)
@@ -169,25 +175,6 @@ def _geometry(at: Windows) -> tuple[Any, Any, Any, Any]:
 # -- ReLU --------------------------------------------------------------------------------------------------------------
 
 
-def rectify(x: numpy.ndarray) -> Any:
-    """E7: max(0, x)."""
-    if x.dtype != FLOAT32:
-        return NotImplemented
-    run = onednn.plan(_rectify, x.size)
-    if run is None:
-        return NotImplemented
-    y = numpy.empty(x.shape, FLOAT32)
-    run(_flat(x), y)
-    return y
-
-
-def _rectify(plan: Plan, size: int) -> None:
-    units = _line(plan, size)
-    of = (onednn.INFERENCE, RELU[0][0], units, units, *RELU[0][1:], plan.attributes(*RELU[1:]))
-    forward = plan.primitive_desc("eltwise_forward", *of)
-    plan.step(forward, {onednn.SRC: plan.slot(units), onednn.DST: plan.slot(units)})
-
-
 def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
     """E14: (y > 0) · dy."""
     if not _float32(dy, y) or dy.shape != y.shape:
@@ -201,18 +188,15 @@ def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
 
 
 def _rectify_backward(plan: Plan, size: int) -> None:
-    units, zero = _line(plan, size), plan.described((1, 1), (1, 1))
-    of = (GREATER, units, zero, units, plan.attributes((MULTIPLY, units)))
-    compare = plan.primitive_desc("binary", *of)
-    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.FACTOR: plan.slot(units)}
-    plan.step(compare, {**arguments, onednn.DST: plan.slot(units)})
-
-
-def _line(plan: Plan, size: int) -> Any:
-    """A descriptor of any array, seen as one row."""
+    """max(y, 0), then > 0, then · dy. The library's > is true of NaN, of which its max makes 0."""
     if size < SMALL:
         raise Refused("sooner done than handed over")
-    return plan.described((1, size), (size, 1))
+    units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
+    applied = plan.attributes((GREATER, zero), (MULTIPLY, units))
+    largest = plan.primitive_desc("binary", LARGER, units, zero, units, applied)
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.SECOND[1]: plan.slot(units)}
+    arguments[onednn.SECOND[0]] = arguments[onednn.OTHER]
+    plan.step(largest, {**arguments, onednn.DST: plan.slot(units)})
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -314,6 +298,7 @@ def _pooling(plan: Plan, x: Any, at: Windows) -> tuple[Any, Any, Any]:
         raise Refused("the shapes do not fit, or the windows are spread out")
     if 0 in inside[0] or 0 in inside[1]:
         raise Refused("a window wholly in the padding")
+    plan.alone_below(SMALL, math.prod(x))
     return plan.maps(*x), plan.maps(N, *at.grid, C), plan.maps(N, *at.grid, C, onednn.U8)
 
 
@@ -340,25 +325,6 @@ def _average(at: Windows, count_include_pad: bool) -> int:
 
 
 # -- batch norm --------------------------------------------------------------------------------------------------------
-
-
-def channel_moments(x: numpy.ndarray) -> Any:
-    """Mean and variance of every channel. The library computes y with them, which is thrown away, and is still ahead."""
-    if x.dtype != FLOAT32:
-        return NotImplemented
-    run = onednn.plan(_channel_moments, x.shape)
-    if run is None:
-        return NotImplemented
-    mean, variance = numpy.empty(x.shape[-1], FLOAT32), numpy.empty(x.shape[-1], FLOAT32)
-    run(_flat(x), mean, variance, threads.workspace("moments", x.shape, FLOAT32))
-    return mean, variance
-
-
-def _channel_moments(plan: Plan, x: Any) -> None:
-    maps, each = _normalisation(plan, x)
-    forward = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, 1.0, 0, plan.attributes())
-    arguments = {onednn.SRC: plan.slot(maps), onednn.MEAN: plan.slot(each), onednn.VARIANCE: plan.slot(each)}
-    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
 
 
 def normalise(
@@ -426,6 +392,7 @@ def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
     C, M = x[-1], math.prod(x[1:-1])
     if any(vector != (C,) for vector in vectors) or 0 in x:
         raise Refused("the shapes do not fit")
+    plan.alone_below(SMALL, math.prod(x))
     return plan.maps(x[0], M, 1, C), plan.vector(C)
 
 
@@ -457,7 +424,8 @@ def _flat(x: numpy.ndarray) -> numpy.ndarray:
 def _finite(x: numpy.ndarray) -> bool:
     """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels."""
     units = _flat(x).reshape(-1)
-    return math.isfinite(numpy.dot(units, units))
+    with blas.held(), numpy.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(numpy.dot(units, units))
 
 
 KERNELS = {
@@ -470,9 +438,7 @@ KERNELS = {
         max_unpool,
         avg_pool,
         avg_unpool,
-        rectify,
         rectify_backward,
-        channel_moments,
         normalise,
         normalise_backward,
         affine,

@@ -11,6 +11,7 @@ that this process may use). Where BLAS cannot be held, the team is one and BLAS 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import queue
@@ -27,14 +28,18 @@ _local = threading.local()
 
 def count() -> int:
     """How many threads share the work: ``DUALNET_THREADS``, or the cores that this process may use."""
-    asked = os.environ.get("DUALNET_THREADS", "").strip()
-    if asked:
+    return _count(os.environ.get("DUALNET_THREADS", ""), blas.library() is not None)
+
+
+@functools.lru_cache(maxsize=64)
+def _count(asked: str, held: bool) -> int:
+    if asked := asked.strip():
         if not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= 1024):
             raise ValueError(f"DUALNET_THREADS is a number from 1 to 1024, got {asked!r}")
         wanted = int(asked)
     else:
         wanted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted == 1 or blas.library() is not None else 1
+    return wanted if held else 1
 
 
 def workers(items: int) -> int:
@@ -48,6 +53,9 @@ def share(items: Sequence[Any], work: Callable[[int, Any], None]) -> None:
     The calling thread is worker 0. If the team is busy with another caller, the caller does all runs itself, in the
     same portions, so that the result stays the same.
     """
+    if len(items) == 1:
+        with blas.held():
+            return work(0, items[0])
     threads = workers(len(items))
     runs = [items[k * len(items) // threads : (k + 1) * len(items) // threads] for k in range(threads)]
 
@@ -60,6 +68,7 @@ def share(items: Sequence[Any], work: Callable[[int, Any], None]) -> None:
             _team(threads).run(run, threads)
         else:
             run(0)
+    return None
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:

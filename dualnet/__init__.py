@@ -18,6 +18,7 @@ from .backend import (
 )
 from .files import load, save
 from .formats import CheckpointError
+from .fusing import fuse
 from .initializers import Parameter
 from .layers import *  # noqa: F403
 from .layers.layer import Layer
@@ -27,5 +28,6 @@ from .summary import summary
 from .training import Callback, EarlyStopping, History, evaluate, fit, predict
 
 # The loop, the table and the files stand above the layers, which never look up: networks get them as methods here.
-Layer.fit, Layer.evaluate, Layer.predict, Layer.summary, Layer.save = fit, evaluate, predict, summary, save
-del evaluate, fit, predict, save, summary
+Layer.fit, Layer.evaluate, Layer.predict = fit, evaluate, predict
+Layer.summary, Layer.save, Layer.fuse = summary, save, fuse
+del evaluate, fit, fuse, predict, save, summary

@@ -3,8 +3,8 @@
     gradient   ⟨v, dx⟩ = d/dh ⟨f(x + h·v), g⟩ at h = 0, by central differences along random directions v
     adjoint    ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ exactly, without any step, where f is linear in an argument
 
-Both use a random g (a gradient of all ones hides bugs) and float64. Limits (docs/numerics.md): 1e-7 and 1e-13, relative to the
-norms of the two vectors in the product.
+Both use a random g (a gradient of all ones hides bugs) and float64. Limits (docs/numerics.md): 1e-7 and 1e-13, relative
+to the norms of the two vectors in the product.
 """
 
 from __future__ import annotations

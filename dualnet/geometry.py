@@ -11,6 +11,7 @@ padding. Everything that cannot work is refused here, before an array is allocat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,13 +130,20 @@ def windows(
     (14, 14)
     """
     stride, dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
-    padding = check_padding(padding, op=op)
+    return placed(op, tuple(size), tuple(window), stride, check_padding(padding, op=op), dilation, bool(ceil_mode))
+
+
+@functools.lru_cache(maxsize=1024)  # a network places the same windows in every step
+def placed(
+    op: str, size: Pair, window: Pair, stride: Pair, padding: str | Pads, dilation: Pair, ceil_mode: bool = False
+) -> Windows:
+    """:func:`windows` for arguments that were checked before, as a layer's are."""
     axes = [
         _along(op, axis, n, k, s, r, padding if isinstance(padding, str) else padding[i], ceil_mode)
         for i, (axis, n, k, s, r) in enumerate(zip(("height", "width"), size, window, stride, dilation))
     ]
     pads, grid, overhang = ((a[i], b[i]) for i in range(3) for a, b in [axes])
-    return Windows(tuple(size), tuple(window), stride, pads, dilation, grid, overhang)
+    return Windows(size, window, stride, pads, dilation, grid, overhang)
 
 
 def _along(

@@ -1,7 +1,7 @@
 """Every op and loss a second time, as plain loops in float64: what all other code is compared with.
 
-Nothing here is fast and nothing is shared with the package: each sum is written as its formula in ``docs/derivation.md``
-prints it, one index at a time. ``NAME(*arrays, **options)`` gives the output of the op ``NAME`` and
+Nothing here is fast and nothing is shared with the package: each sum is written as ``docs/derivation.md`` prints its
+formula, one index at a time. ``NAME(*arrays, **options)`` gives the output of the op ``NAME`` and
 ``NAME_backward(dy, *arrays, **options)`` the gradient of each array argument, in order, as a tuple; an op of one array
 gives that gradient itself. The losses take ``NAME(y, t, **options)`` and ``NAME_backward(y, t, **options)``.
 

@@ -25,9 +25,10 @@ ROWS = [  # from the ground up: a module imports from lower rows, and a package 
     ["backend"],
     ["about", "ops", "initializers"],
     ["layers", "schedules", "data"],
-    ["optimizers", "check", "formats", "progress", "sketch"],
+    ["optimizers", "check", "formats", "fusing", "progress", "sketch"],
     ["summary", "training", "files"],
     ["models"],
+    ["bench"],
     ["cli"],
     ["__main__"],
 ]

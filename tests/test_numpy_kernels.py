@@ -27,6 +27,7 @@ def team(request, monkeypatch):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(numpy_kernels, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(numpy_kernels, "LEAST_BYTES", 1)
     monkeypatch.setattr(numpy_passes, "BLOCK", 100)
     monkeypatch.setattr(numpy_passes, "SMALL", 0)
 

@@ -21,7 +21,9 @@ from typing import Any
 import numpy
 
 from ..arguments import integer, number
-from ..backend import current, get_backend
+from ..backend import get_backend, use_backend
+from ..files import save
+from ..layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential
 from ..layers.layer import Layer
 from .nets import DEFAULT, NAMES, plan, weights
 
@@ -92,7 +94,7 @@ def run(
     threads = _cores() if threads is None else integer(threads, "threads", op="bench")
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as folder:
         plans = _planned(nets, seed, Path(folder), bool(peers))
-        bench = Bench(peers, rounds, seconds, threads, seed, tell)
+        bench = Bench(peers, rounds, seconds, threads, seed, tell, rehearsal(Path(folder)))
         programs = bench.programs()
         results = [row for at in plans for n in batches for mode in modes for row in bench.cell(at, n, mode)]
         shares = [bench.layers(at, n) for at in plans for n in batches] if layers else []
@@ -106,7 +108,7 @@ def run(
             "rounds": rounds,
             "seconds": seconds,
             "seed": seed,
-            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("DUALNET_")},
+            "environment": {k: os.path.basename(v) for k, v in sorted(os.environ.items()) if k.startswith("DUALNET_")},
         },
         "programs": programs,
         "nets": [{key: value for key, value in at.items() if key not in ("layers", "weights", "net")} for at in plans],
@@ -127,10 +129,12 @@ class Bench:
         threads: int,
         seed: int,
         tell: Callable[[str], Any],
+        rehearsal: dict[str, Any] | None = None,
     ) -> None:
         self.pythons = {"dualnet": sys.executable, **peers}
         self.rounds, self.seconds, self.threads, self.seed, self.tell = rounds, seconds, threads, seed, tell
-        self.device = "cpu" if current().on_host else "cuda"
+        self.device = "cuda" if get_backend().startswith("cupy") else "cpu"
+        self.rehearsal = rehearsal
         self.absent: dict[str, str] = {}
 
     def programs(self) -> dict[str, dict[str, Any]]:
@@ -139,7 +143,7 @@ class Bench:
         for name in self.pythons:
             answer = told[name] = self.ask(name, {"measure": "import"})
             if "version" in answer:
-                again = [self.ask(name, {"measure": "import"}) for _ in range(self.rounds)]
+                again = [self.ask(name, {"measure": "import"}) for _ in range(self.rounds - 1)]
                 answer["import_ms"] = min(one.get("import_ms", math.inf) for one in [answer, *again])
                 answer.pop("ran", None)
             else:
@@ -186,7 +190,12 @@ class Bench:
         program = PROGRAMS[name]
         task = {
             **task,
-            **{"library": program.library, "script": program.path(), "device": self.device},
+            **{
+                "rehearsal": self.rehearsal,
+                "library": program.library,
+                "script": program.path(),
+                "device": self.device,
+            },
             **{"threads": self.threads, "seconds": self.seconds, "seed": self.seed},
         }
         command = [self.pythons[name], str(RUNNER)]
@@ -211,6 +220,8 @@ class Bench:
             paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             environment["DUALNET_BACKEND"] = get_backend()
+        elif self.pythons[name] != sys.executable:
+            environment.pop("PYTHONPATH", None)  # it leads to packages for this Python
         return environment
 
 
@@ -248,7 +259,7 @@ def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bo
     plans: dict[str, dict[str, Any]] = {}
     for place, net in enumerate(nets):
         title = net if isinstance(net, str) else type(net).__name__
-        path = net if isinstance(net, str) else str(net.save(folder / f"net{place}.npz"))
+        path = net if isinstance(net, str) else str(save(net, folder / f"net{place}.npz"))
         title = title if title in NAMES else Path(title).stem
         title = f"{title} ({place + 1})" if title in plans else title
         at = {"name": title, **plan(path, seed)}
@@ -257,6 +268,16 @@ def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bo
             numpy.savez(at["weights"], **weights(path, seed))
         plans[title] = at
     return list(plans.values())
+
+
+def rehearsal(folder: Path) -> dict[str, Any]:
+    """What a process runs before its memory is counted: one image of 2 × 2 through a little of everything."""
+    chain = [Conv2D(1, 1), BatchNorm(), ReLU(), MaxPool2D(1), Flatten(), Dense(2)]
+    with use_backend("numpy"):
+        net = Sequential(chain).init((2, 2, 1), dtype="float32")
+        path = str(save(net, folder / "rehearsal.npz"))
+    numpy.savez(folder / "rehearsal-weights.npz", **weights(path))
+    return {**plan(path), "batch": 1, "weights": str(folder / "rehearsal-weights.npz")}
 
 
 def _cores() -> int:
@@ -278,15 +299,19 @@ def _best(answers: list[dict[str, Any]]) -> dict[str, Any]:
     good = [answer for answer in answers if "min_ms" in answer]
     if not good or good != answers:
         return {key: answers[-1][key] for key in ("skipped", "failed") if answers[-1].get(key)}
-    peaks = [answer["peak_bytes"] for answer in good if answer["peak_bytes"] is not None]
     told = {
         "min_ms": min(answer["min_ms"] for answer in good),
         "median_ms": statistics.median(answer["median_ms"] for answer in good),
         "rounds": [{key: answer[key] for key in ("min_ms", "median_ms", "runs")} for answer in good],
-        "peak_bytes": statistics.median_low(peaks) if peaks else None,
+        **{key: _middle([answer[key] for answer in good]) for key in ("peak_bytes", "above_imports_bytes")},
         "values": good[0]["values"],
     }
     return {**told, "ran": good[0]["ran"]} if "ran" in good[0] else told
+
+
+def _middle(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return statistics.median_low(known) if known else None
 
 
 def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -155,7 +155,7 @@ def _memory(result: Result) -> list[str]:
         for peer in peers:
             cells += [_mib(here, peer), _times(result, net, batch, mode, peer, "memory")]
         lines.append(cells)
-    title = "**Peak memory** of the process above that of its imports, in MiB; share: dualnet's of the peer's"
+    title = "**Peak memory** of a step, in MiB; share: dualnet's of the peer's"
     return [title, "", *table(lines, left=2)] if rows else []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, index, number
+from ..backend import Array
+from ..ops.activation import rectify
 from .layer import OpLayer, Shape
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
@@ -18,6 +20,9 @@ class ReLU(OpLayer):
     """
 
     op = staticmethod(ops.relu)
+
+    def infer(self, x: Array) -> Array:
+        return rectify(x)
 
 
 class LeakyReLU(OpLayer):

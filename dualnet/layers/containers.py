@@ -91,11 +91,9 @@ class Sequential(Container):
             taken = type(layer) is Conv2D and type(follower) is ReLU
             yield place, layer, taken
 
-    def __call__(self, x: Array) -> Array:
-        """Inference: the output for x (N, ...), keeping nothing."""
-        x = self.enter(x)
+    def infer(self, x: Array) -> Array:
         for _, layer, relu in self._with_relu():
-            x = layer.forward(x, relu=True)[0] if relu else layer(x)  # type: ignore[call-arg]
+            x = layer.infer(x, relu=True) if relu else layer.infer(x)  # type: ignore[call-arg]
         return x
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
@@ -144,9 +142,8 @@ class Residual(Container):
             )
         return direct
 
-    def __call__(self, x: Array) -> Array:
-        x = self.enter(x)
-        return self.layer(x) + (x if self.shortcut is None else self.shortcut(x))
+    def infer(self, x: Array) -> Array:
+        return self.layer.infer(x) + (x if self.shortcut is None else self.shortcut.infer(x))
 
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
@@ -213,9 +210,8 @@ class Parallel(Container):
             total = total + y
         return total
 
-    def __call__(self, x: Array) -> Array:
-        x = self.enter(x)
-        return self._merged([layer(x) for layer in self.layers])
+    def infer(self, x: Array) -> Array:
+        return self._merged([layer.infer(x) for layer in self.layers])
 
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)

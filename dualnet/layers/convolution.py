@@ -5,8 +5,9 @@ from __future__ import annotations
 from .. import ops
 from ..arguments import flag, integer, pair
 from ..backend import Array
-from ..geometry import Extent, Padding, check_padding, transposed, windows
+from ..geometry import Extent, Padding, Windows, check_padding, placed, transposed
 from ..initializers import Draw, Initializer, Parameter, get
+from ..ops.convolution import correlate, rotate
 from ..ops.pullback import Pullback
 from .layer import Gradients, Layer, Shape, merge, positions, with_gradients
 
@@ -88,9 +89,10 @@ class Conv2D(FilterBank):
         return (*self._grid(input_shape), self.filters)
 
     def _grid(self, input_shape: Shape) -> tuple[int, int]:
-        op, size = type(self).__name__, positions(input_shape, type(self).__name__)
-        at = windows(op, size, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        return at.grid
+        return self._windows(positions(input_shape, type(self).__name__)).grid
+
+    def _windows(self, size: tuple[int, int]) -> Windows:
+        return placed(type(self).__name__, size, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         (k1, k2), channels, D = self.kernel_size, input_shape[2] // self.groups, self.filters
@@ -99,6 +101,13 @@ class Conv2D(FilterBank):
     def multiply_adds(self, input_shape: Shape) -> int:
         P, Q, D = self.output_shape(input_shape)
         return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
+
+    def infer(self, x: Array, relu: bool = False) -> Array:
+        w, b = self.w.value, None if self.b is None else self.b.value
+        if type(x) is not type(w):
+            return self.forward(x, relu=relu)[0]  # which says what does not fit
+        at = self._windows(x.shape[1:3])
+        return correlate(x, rotate(w) if self.mode == "convolution" else w, b, at, self.groups, relu)
 
     def forward(
         self, x: Array, train: bool = False, need_dx: bool = True, relu: bool = False

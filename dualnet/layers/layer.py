@@ -61,6 +61,7 @@ class Layer:
     predict: Callable[..., Any]
     summary: Callable[..., Any]
     save: Callable[..., Any]
+    fuse: Callable[..., Any]
 
     def __init__(self) -> None:
         """A layer without arguments."""
@@ -88,9 +89,13 @@ class Layer:
 
     # -- what every layer can do
 
+    def infer(self, x: Array) -> Array:
+        """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
+        return self.forward(x, train=False)[0]
+
     def __call__(self, x: Array) -> Array:
         """Inference: the output for x (N, ...), keeping nothing."""
-        return self.forward(self.enter(x), train=False)[0]
+        return self.infer(self.enter(x))
 
     def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None) -> Layer:
         """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.

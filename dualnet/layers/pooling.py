@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, pair
-from ..geometry import Extent, Padding, check_padding
-from ..ops.pooling import pool_windows
+from ..backend import Array
+from ..geometry import Extent, Padding, Windows, check_padding, placed
+from ..ops.pooling import check_no_window_is_empty, largest
 from .layer import OpLayer, Shape, positions
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
@@ -33,18 +34,14 @@ class _Pool2D(OpLayer):
         self.ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        op = type(self).__name__
-        at = pool_windows(
-            op,
-            positions(input_shape, op),
-            self.pool_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-            empty_windows=self.empty_windows,
-        )
-        return (*at.grid, input_shape[2])
+        return (*self._windows(positions(input_shape, type(self).__name__)).grid, input_shape[2])
+
+    def _windows(self, size: tuple[int, int]) -> Windows:
+        op, stride = type(self).__name__, self.stride or self.pool_size
+        at = placed(op, size, self.pool_size, stride, self.padding, self.dilation, self.ceil_mode)
+        if not self.empty_windows:
+            check_no_window_is_empty(op, at)
+        return at
 
 
 class MaxPool2D(_Pool2D):
@@ -57,6 +54,9 @@ class MaxPool2D(_Pool2D):
 
     op = staticmethod(ops.max_pool2d)
     empty_windows = False
+
+    def infer(self, x: Array) -> Array:
+        return largest(x, self._windows(x.shape[1:3]))  # no winners: nobody asks for the way back
 
 
 class AveragePool2D(_Pool2D):

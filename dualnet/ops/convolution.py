@@ -73,7 +73,6 @@ def conv2d(
     biased = b is not None
     bank = rotate(w) if mode == "convolution" else w  # E1 as w is; E2, E3  I ∗ K = I ⊗ rot180(K)
     y = correlate(x, bank, b, at, groups, relu)  # E4, E6, and E7 with relu
-
     kept = y if relu else None
 
     def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:

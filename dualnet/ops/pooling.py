@@ -15,6 +15,7 @@ Shapes: x (N, H, W, C), y (N, H', W', C). Source: Jefkine (2016); LeCun et al. (
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -213,6 +214,18 @@ def max_pool(x: Array, at: Windows) -> tuple[Array, Array]:
 
 
 @accelerated
+def largest(x: Array, at: Windows) -> Array:
+    """E8: the largest unit of every window, (N, H, W, C) -> (N, H', W', C), without its tap: for inference."""
+    xp = backend_of(x).xp
+    padded = pad(x, at, -math.inf)
+    y = None
+    for rows, cols in at.slices():
+        units = padded[:, rows, cols, :]
+        y = units if y is None else xp.maximum(y, units)  # E8
+    return y.copy() if at.taps == 1 else y  # type: ignore[union-attr]
+
+
+@accelerated
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
     """E15: the whole error of a window goes to its winning unit. (N, H', W', C) twice -> (N, H, W, C)."""
     xp = backend_of(dy).xp
@@ -349,16 +362,25 @@ def pool_windows(
     stride = pool_size if stride is None else stride
     ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
     at = windows(op, size, pool_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
-    if empty_windows or at.reach == ((0, 0), (0, 0)):
-        return at
-    for axis, n, k, r, pads, inside in zip(("row", "column"), size, at.window, at.dilation, at.pads, at.taps_inside()):
+    if not empty_windows:
+        check_no_window_is_empty(op, at)
+    return at
+
+
+@functools.lru_cache(maxsize=1024)
+def check_no_window_is_empty(op: str, at: Windows) -> None:
+    """A window that lies wholly in the padding has no largest unit, and no mean."""
+    if at.reach == ((0, 0), (0, 0)):
+        return
+    for axis, n, k, r, pads, inside in zip(
+        ("row", "column"), at.size, at.window, at.dilation, at.pads, at.taps_inside()
+    ):
         if 0 in inside:
             raise ValueError(
                 f"{op}: the windows of output {axis} {inside.index(0)} lie wholly in the padding and have no unit "
                 f"({n} {axis}s, padding {pads[0]} + {pads[1]}, pool_size {k}, dilation {r}). Expected padding smaller "
                 "than the window; use less, or padding='same'."
             )
-    return at
 
 
 def _placed(op: str, x: Array, pool_size: Extent, **options: Any) -> Windows:

@@ -8,7 +8,7 @@ from typing import Any
 def facts(task: dict) -> dict[str, Any]:
     import numpy
 
-    found = numpy.show_config(mode="dicts") if int(numpy.__version__.split(".")[0]) > 1 else {}
+    found: Any = numpy.show_config(mode="dicts") if int(numpy.__version__.split(".")[0]) > 1 else {}
     blas = found.get("Build Dependencies", {}).get("blas", {})
     return {
         "threads": task["threads"],

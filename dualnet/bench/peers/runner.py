@@ -13,6 +13,7 @@ and may have ``after(task) -> dict`` (what to tell when all is over) and ``layer
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -66,23 +67,40 @@ def load(path: str) -> Any:
 
 
 def step(task: dict, script: Any) -> Answer:
-    """Times of a step in ms, its peak memory above that of the imports in bytes, and what the first runs came to."""
-    before = resident()
+    """Times of a step in ms, its peak memory in bytes, and what the first runs came to.
+
+    A tiny network is run first: libraries import, start threads and load code when something is first asked of them,
+    and that belongs to no step. Memory is counted from there, less code that was loaded later still.
+    """
+    imported = resident()
     try:
+        rehearse(task, script)
+        before, code_before = resident(), code()
         run, value = script.build(task, *data(task), weights(task))
+        values = [size(value(run())) for _ in range(task["checked"])]  # also the warm-up
     except NotImplementedError as error:
         return {"skipped": str(error)}
-    values = [size(value(run())) for _ in range(task["checked"])]  # also the warm-up
     forget_peak()
     times = timed(run, task["seconds"])
-    peak = resident(peak=True)
+    peak, loaded = resident(peak=True), code() - code_before
     return {
         "min_ms": min(times) * 1e3,
         "median_ms": sorted(times)[len(times) // 2] * 1e3,
         "runs": len(times),
-        "peak_bytes": None if before is None or peak is None else max(0, peak - before),
+        "peak_bytes": None if peak is None or before is None else max(0, peak - before - loaded),
+        "above_imports_bytes": None if peak is None or imported is None else max(0, peak - imported),
         "values": values,
     }
+
+
+def rehearse(task: dict, script: Any) -> None:
+    """Two steps of the tiny network that the task brings along."""
+    tiny = {**task, **task["rehearsal"]}
+    run, value = script.build(tiny, *data(tiny), weights(tiny))
+    for _ in range(2):
+        value(run())
+    del run, value
+    gc.collect()
 
 
 def timed(run: Any, seconds: float) -> list[float]:
@@ -138,18 +156,30 @@ def resident(peak: bool = False) -> int | None:
     Linux tells both. Elsewhere only the most since the start is known, and stands for both. (On Linux that number,
     ``ru_maxrss``, will not do: a child begins with that of its parent.)
     """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            fields = dict(line.split(":", 1) for line in status if ":" in line)
-        return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
-    except (OSError, KeyError):
-        pass
+    told = status().get("VmHWM" if peak else "VmRSS")
+    if told is not None:
+        return told
     try:
         import resource
     except ImportError:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def code() -> int:
+    """Bytes of files in memory, programs and libraries above all; 0 where the system does not tell."""
+    return status().get("RssFile", 0)
+
+
+def status() -> dict[str, int]:
+    """What Linux tells of this process's memory, in bytes."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return {}
+    return {words[0][:-1]: int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
 
 
 def forget_peak() -> None:

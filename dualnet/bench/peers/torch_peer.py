@@ -11,11 +11,11 @@ def facts(task: dict) -> dict[str, Any]:
 
     torch.set_num_threads(task["threads"])
     said = torch.__config__.show()
-    blas = re.search(r"(?:BLAS_INFO=|Intel\(R\) oneAPI Math Kernel Library Version )([\w.]+)", said)
+    blas, mkl = re.search(r"BLAS_INFO=(\w+)", said), re.search(r"Math Kernel Library Version ([\d.]+)", said)
     kernels = re.search(r"MKL-DNN (v[\d.]+)", said) if torch.backends.mkldnn.is_available() else None
     return {
         "threads": torch.get_num_threads(),
-        "blas": blas[1] if blas else "unknown",
+        "blas": f"MKL {mkl[1]}" if mkl else blas[1] if blas else "unknown",
         "kernels": f"oneDNN {kernels[1]}" if kernels else "no oneDNN",
         "device": torch.cuda.get_device_name() if task["device"] == "cuda" else "cpu",
     }

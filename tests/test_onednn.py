@@ -1,0 +1,348 @@
+"""oneDNN's kernels against their references: odd shapes, odd arrays, again, and by several threads at once."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import error, tau
+
+from dualnet.backend import references
+from dualnet.backends import onednn, onednn_plans
+from dualnet.backends import onednn_kernels as kernels
+from dualnet.geometry import Windows, windows
+from dualnet.ops.pooling import pool_windows
+
+WORKS, WHY = onednn.available()
+needs_library = pytest.mark.skipif(not WORKS, reason=f"oneDNN: {WHY}")
+SPECIAL = [  # N, size, C, window, D, stride, padding, dilation, groups
+    (1, (28, 28), 1, (5, 5), 6, 1, "same", 1, 1),
+    (3, (14, 14), 6, (5, 5), 16, 1, 0, 1, 1),
+    (2, (8, 9), 3, (3, 3), 32, 1, 1, 1, 1),
+    (2, (8, 8), 32, (3, 3), 32, (2, 2), "same", 1, 1),
+    (2, (7, 10), 4, (3, 2), 5, (2, 3), ((1, 0), (0, 1)), 1, 1),  # (H + 2p − k) mod s ≠ 0, padding on one side
+    (1, (11, 12), 5, (3, 3), 7, 1, ((2, 3), (0, 4)), (2, 3), 1),
+    (4, (6, 6), 64, (1, 1), 32, 1, 0, 1, 1),
+    (2, (9, 9), 16, (1, 1), 32, 2, 0, 1, 1),
+    (2, (9, 9), 6, (3, 3), 6, 1, 1, 1, 6),  # depthwise
+    (2, (9, 9), 32, (3, 3), 16, 2, 1, 1, 4),
+    (1, (5, 5), 2, (5, 5), 3, 1, "full", 1, 1),
+    (1, (1, 1), 1, (1, 1), 1, 1, 0, 1, 1),
+]
+
+
+@pytest.fixture(params=["1", "2"])
+def number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Threads, which share out even the smallest work."""
+    monkeypatch.setenv("DUALNET_THREADS", request.param)
+    monkeypatch.setattr(kernels, "PRODUCTS_ALONE", 0)
+    monkeypatch.setattr(kernels, "SMALL", 0)
+    onednn_plans._of_thread.plans.clear()
+    yield request.param
+    onednn_plans._of_thread.plans.clear()
+
+
+def float32(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def convolution(rng: np.random.Generator, case: tuple[Any, ...]) -> tuple[Any, ...]:
+    N, size, C, window, D, stride, padding, dilation, groups = case
+    at = windows("test", size, window, stride=stride, padding=padding, dilation=dilation)
+    x, w, b = float32(rng, N, *size, C), float32(rng, *window, C // groups, D), float32(rng, D)
+    return x, w, b, float32(rng, N, *at.grid, D), at, groups
+
+
+def drawn(seed: int) -> tuple[Any, ...]:
+    rng = np.random.default_rng(seed)
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    window, dilation = rng.integers(1, 6, 2), rng.integers(1, 3, 2)
+    size = window * dilation + rng.integers(0, 9, 2)
+    padding = tuple(tuple(int(p) for p in rng.integers(0, k, 2)) for k in window)
+    channels, filters = (int(rng.choice([1, 2, 3, 5, 8, 16, 17, 33])) * groups for _ in range(2))
+    ints = [tuple(int(i) for i in pair) for pair in (size, window, rng.integers(1, 4, 2), dilation)]
+    return int(rng.integers(1, 5)), ints[0], channels, ints[1], filters, ints[2], padding, ints[3], groups
+
+
+def expected(name: str, *arrays: Any) -> Any:
+    """The reference in float64."""
+    wide = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == np.float32 else a for a in arrays]
+    return references[name].reference(*wide)
+
+
+def served(name: str, *arguments: Any, **options: Any) -> Any:
+    result = kernels.KERNELS[name](*arguments, **options)
+    assert result is not NotImplemented, f"{name} was not served"
+    return result
+
+
+# -- the same numbers --------------------------------------------------------------------------------------------------
+
+
+@needs_library
+@pytest.mark.parametrize("case", SPECIAL + [drawn(seed) for seed in range(40)], ids=repr)
+def test_convolution_agrees_with_its_reference(case: tuple[Any, ...], number: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, groups = convolution(rng, case)
+    K, positions = at.taps * w.shape[2], len(x) * at.grid[0] * at.grid[1]
+    kept = [a.tobytes() for a in (x, w, b, dy)]
+
+    y = expected("correlate", x, w, b, at, groups)
+    assert error(served("correlate", x, w, b, at, groups), y) <= tau("float32", K)
+    assert error(served("correlate", x, w, None, at, groups), y - b) <= tau("float32", K)
+    assert error(served("correlate", x, w, b, at, groups, relu=True), np.maximum(y, 0)) <= tau("float32", K)
+    dw = expected("correlate_filters", x, dy, at, groups)
+    assert error(served("correlate_filters", x, dy, at, groups), dw) <= tau("float32", positions)
+    both = served("correlate_filters", x, dy, at, groups, bias=True)
+    assert error(both[0], dw) <= tau("float32", positions)
+    assert error(both[1], dy.astype(np.float64).sum((0, 1, 2))) <= tau("float32", positions)
+    dx = expected("correlate_inputs", dy, w, at, groups)
+    assert error(served("correlate_inputs", dy, w, at, groups), dx) <= tau("float32", at.taps * dy.shape[3])
+    assert kept == [a.tobytes() for a in (x, w, b, dy)], "an input was changed"
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(60))
+def test_pooling_agrees_with_its_reference(seed: int, number: str) -> None:
+    rng = np.random.default_rng(seed)
+    window, stride = (tuple(int(i) for i in rng.integers(1, 5, 2)) for _ in range(2))
+    size = tuple(int(k + i) for k, i in zip(window, rng.integers(0, 10, 2), strict=True))
+    padding = tuple(tuple(int(p) for p in rng.integers(0, -(-k // 2), 2)) for k in window)
+    at = pool_windows("test", size, window, stride=stride, padding=padding, ceil_mode=bool(seed % 2))
+    shape = (int(rng.integers(1, 4)), *size, int(rng.choice([1, 2, 3, 6, 16, 17, 40])))
+    x = np.round(rng.standard_normal(shape)).astype(np.float32)  # full of ties
+    x = np.maximum(x, 0) if seed % 3 else x
+
+    y, winners = served("max_pool", x, at)
+    wanted, first = references["max_pool"].reference(x, at)
+    assert np.array_equal(y, wanted) and np.array_equal(winners, first) and winners.dtype == first.dtype
+    dy = float32(rng, *y.shape)
+    assert error(served("max_unpool", dy, winners, at), expected("max_unpool", dy, first, at)) <= tau("float32", 9)
+    for counted in (False, True):
+        for name, array in (("avg_pool", x), ("avg_unpool", dy)):
+            result = kernels.KERNELS[name](array, at, counted)
+            if counted and at.overhang != (0, 0):
+                assert result is NotImplemented, "oneDNN counts the overhang"
+                continue
+            assert error(result, expected(name, array, at, counted)) <= tau("float32", at.taps)
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(2, 3, 4, 1), (4, 5, 6, 17), (1, 9, 2, 8), (64, 5), (8, 7, 3, 2, 16)])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_batch_norm_agrees_with_its_reference(
+    shape: tuple[int, ...], offset: float, number: str, rng: np.random.Generator
+) -> None:
+    x, dy = float32(rng, *shape) + np.float32(offset), float32(rng, *shape)
+    axes, C = tuple(range(x.ndim - 1)), shape[-1]
+    mean, variance, gamma, beta = x.mean(axes), x.var(axes), float32(rng, C), float32(rng, C)
+    limit = tau("float32", x.size // C) * (1 + offset)
+    y = served("normalise", x, mean, variance, gamma, beta, 1e-5)
+    assert error(y, expected("normalise", x, mean, variance, gamma, beta, 1e-5)) <= limit
+    found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5)
+    for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5), strict=True):
+        assert error(g, wanted) <= limit
+
+
+@needs_library
+def test_products_agree_whichever_factor_is_transposed(
+    number: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "PRODUCT", 0)
+    for M, K, D in ((64, 400, 120), (1, 7, 3), (5, 1, 4), (9, 6, 1), (33, 65, 17)):
+        whole = float32(rng, 2 * M, 2 * K)
+        b = float32(rng, D)
+        factors = (float32(rng, M, K), float32(rng, K, M).T, whole[:M, :K], whole[::2, ::2], whole[:M, K:])
+        for x in factors:
+            for w in (float32(rng, K, D), float32(rng, D, K).T, float32(rng, K, 2 * D)[:, :D]):
+                for bias in (None, b):
+                    assert error(served("affine", x, w, bias), expected("affine", x, w, bias)) <= tau("float32", K)
+
+
+@needs_library
+def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) -> None:
+    for shape in ((3, 5, 7, 2), (1,), (4, 33)):
+        y, dy = np.maximum(float32(rng, *shape), 0), float32(rng, *shape)
+        special = (np.nan, np.inf, 0.0, -0.0, 1e-45)
+        y.reshape(-1)[: len(special)] = special[: y.size]
+        dy.reshape(-1)[-3:] = (np.nan, np.inf, -np.inf)[: dy.size]
+        with np.errstate(invalid="ignore"):
+            assert np.array_equal(served("rectify_backward", dy, y), dy * (y > 0), equal_nan=True)
+
+
+# -- NaN and infinities ------------------------------------------------------------------------------------------------
+
+
+@needs_library
+@pytest.mark.parametrize("case", [SPECIAL[i] for i in (0, 1, 2, 3, 5, 7, 8, 9)], ids=repr)
+def test_nan_and_infinities_reach_the_same_places(case: tuple[Any, ...], rng: np.random.Generator) -> None:
+    x, w, b, dy, at, groups = convolution(rng, case)
+    x[0, 2, 2, 0], x[-1, -1, -1, -1], x[0, 0, 3, -1] = np.nan, np.inf, -np.inf
+    dy[0, 1, 1, 0], dy[-1, -1, -1, -1] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        y = references["correlate"].reference(x, w, b, at, groups)
+        assert np.isnan(y).any() and np.isneginf(y).any()
+        assert error(served("correlate", x, w, b, at, groups), y) < 1e-5
+        rectified = served("correlate", x, w, b, at, groups, relu=True)
+        assert error(rectified, np.maximum(y, 0)) < 1e-5, "ReLU lost a NaN"
+        assert not np.signbit(rectified).any(), "ReLU made −0"
+        dx = references["correlate_inputs"].reference(dy, w, at, groups)
+        assert error(served("correlate_inputs", dy, w, at, groups), dx) < 1e-5
+
+
+@needs_library
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
+def test_max_pooling_leaves_what_it_would_pass_over_to_numpy(odd: float, rng: np.random.Generator) -> None:
+    x = float32(rng, 2, 4, 4, 3)
+    x[1, 2, 3, 1] = odd
+    assert kernels.max_pool(x, pool_windows("test", (4, 4), 2)) is NotImplemented
+
+
+# -- arrays of every kind ----------------------------------------------------------------------------------------------
+
+
+@needs_library
+def test_inputs_may_be_strided_reversed_and_read_only(number: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = convolution(rng, SPECIAL[2])
+    wide = np.zeros((*x.shape[:3], 2 * x.shape[3]), np.float32)
+    wide[..., ::2] = x
+    strided, turned = wide[..., ::2], np.ascontiguousarray(w[::-1, ::-1])[::-1, ::-1]
+    deltas = np.asfortranarray(dy)
+    bias = np.repeat(b, 2)[::2]
+    for array in (strided, turned, deltas, bias):
+        assert not array.flags.c_contiguous
+        array.flags.writeable = False
+    for name, plain, odd in (
+        ("correlate", (x, w, b, at), (strided, turned, bias, at)),
+        ("correlate_filters", (x, dy, at), (strided, deltas, at)),
+        ("correlate_inputs", (dy, w, at), (deltas, turned, at)),
+    ):
+        assert np.array_equal(served(name, *plain), served(name, *odd)), name
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_dtypes_are_left_to_the_next(dtype: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = (a.astype(dtype) if isinstance(a, np.ndarray) else a for a in convolution(rng, SPECIAL[2]))
+    pool, vector = pool_windows("test", x.shape[1:3], 2), np.ones(x.shape[3], dtype)
+    assert kernels.correlate(x, w, b, at) is NotImplemented
+    assert kernels.correlate_filters(x, dy, at) is NotImplemented
+    assert kernels.correlate_inputs(dy, w, at) is NotImplemented
+    assert kernels.max_pool(x, pool) is kernels.avg_pool(x, pool) is kernels.avg_unpool(x, pool) is NotImplemented
+    assert kernels.normalise(x, vector, vector, vector, vector, 1e-5) is NotImplemented
+    assert kernels.normalise_backward(x, x, vector, vector, vector, 1e-5) is NotImplemented
+    assert kernels.affine(np.ones((300, 300), dtype), np.ones((300, 300), dtype)) is NotImplemented
+    assert kernels.rectify_backward(np.ones(10**5, dtype), np.ones(10**5, dtype)) is NotImplemented
+
+
+@needs_library
+def test_nothing_and_misfits_are_left_to_the_reference(rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = convolution(rng, SPECIAL[2])
+    assert kernels.correlate(x[:0], w, b, at) is NotImplemented
+    assert kernels.correlate_filters(x[:0], dy[:0], at) is NotImplemented
+    assert kernels.correlate_inputs(dy[:0], w, at) is NotImplemented
+    assert kernels.correlate(x[:, 1:], w, b, at) is NotImplemented
+    assert kernels.correlate(x, w, b[:1], at) is NotImplemented
+    assert kernels.correlate_filters(x, dy[:, :-1], at) is NotImplemented
+    assert kernels.correlate_filters(x[:1], dy, at) is NotImplemented
+    assert kernels.correlate_inputs(dy[..., 1:], w, at) is NotImplemented
+    pool = pool_windows("test", x.shape[1:3], 3, stride=2, dilation=2)
+    assert kernels.max_pool(x, pool) is kernels.avg_pool(x, pool) is NotImplemented
+    pool = pool_windows("test", x.shape[1:3], 2)
+    y, winners = served("max_pool", x, pool)
+    assert kernels.max_pool(x[:0], pool) is kernels.max_unpool(y[1:], winners, pool) is NotImplemented
+    assert kernels.max_unpool(y, winners.astype(np.int32), pool) is NotImplemented
+    empty = Windows((4, 4), (2, 2), (2, 2), ((2, 0), (0, 0)), (1, 1), (3, 2))
+    assert kernels.avg_pool(float32(rng, 1, 4, 4, 1), empty, True) is NotImplemented
+
+
+# -- again, at once, and many ------------------------------------------------------------------------------------------
+
+
+def network(rng: np.random.Generator) -> Any:
+    """Every kernel once, as one list of results."""
+    x, w, b, dy, at, _ = convolution(rng, (8, (16, 16), 16, (3, 3), 32, 1, 1, 1, 1))
+    left, right, vector = float32(rng, 64, 1024), float32(rng, 1024, 256), np.ones(16, np.float32)
+    pool = pool_windows("test", (16, 16), 2)
+
+    def run() -> list[np.ndarray]:
+        y, winners = served("max_pool", x, pool)
+        return [
+            served("correlate", x, w, b, at, relu=True),
+            *served("correlate_filters", x, dy, at, bias=True),
+            served("correlate_inputs", dy, w, at),
+            y,
+            served("max_unpool", y, winners, pool),
+            served("avg_unpool", served("avg_pool", x, pool), pool),
+            served("normalise", x, vector, vector, vector, vector, 1e-5),
+            *served("normalise_backward", x, x, vector, vector, vector, 1e-5),
+            served("rectify_backward", dy, dy),
+            served("affine", left, right),
+        ]
+
+    return run
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+@needs_library
+def test_results_are_bit_identical_from_run_to_run(number: str, rng: np.random.Generator) -> None:
+    run = network(rng)
+    first = run()
+    for _ in range(5):
+        assert same(first, run())
+
+
+@needs_library
+def test_eight_threads_at_once_get_what_one_gets(number: str, rng: np.random.Generator) -> None:
+    run = network(rng)
+    expected, wrong, start = run(), [], threading.Barrier(8)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(5):
+            if not same(expected, run()):
+                wrong.append(threading.get_ident())
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@needs_library
+def test_plans_that_are_long_unused_are_destroyed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn_plans, "KEPT", 4)
+    x, w, b, dy, at, _ = convolution(rng, SPECIAL[2])
+    first = served("correlate", x, w, b, at)
+    destroyed: list[int] = []
+    library = onednn.library()
+    real = library.quick.dnnl_primitive_destroy
+    monkeypatch.setattr(library.quick, "dnnl_primitive_destroy", lambda handle: destroyed.append(1) or real(handle))
+    for n in range(1, 12):
+        served("correlate", float32(rng, n, 5, 5, 3), w, b, windows("test", (5, 5), (3, 3)))
+    gc.collect()
+    assert len(onednn_plans._of_thread.plans) == 4 and len(destroyed) >= 7
+    assert np.array_equal(first, served("correlate", x, w, b, at))
+
+
+@needs_library
+def test_the_callers_threads_are_put_back(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    library = onednn.library()
+    if library.runtime != "OpenMP":
+        pytest.skip("no OpenMP")
+    monkeypatch.setenv("DUALNET_THREADS", "1")
+    before = library.get_threads()
+    library.set_threads(3)
+    try:
+        network(rng)()
+        assert library.get_threads() == 3
+    finally:
+        library.set_threads(before)
