@@ -1,10 +1,22 @@
 """NumPy on the host: the default, and the measure for every other backend."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy
 
 from dualnet.backend import Backend, BackendUnavailable
 
-from . import numpy_kernels, numpy_passes
+from . import numpy_kernels, numpy_passes, onednn, onednn_kernels, threads
+
+OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS}
+KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
+    name: tuple(kernels[name] for kernels in (onednn_kernels.KERNELS, OWN) if name in kernels)
+    for name in (*OWN, *(name for name in onednn_kernels.KERNELS if name not in OWN))
+}
+"""oneDNN is asked first; it declines where it is not installed, or switched off."""
 
 
 def load(device: int | None = None) -> Backend:
@@ -18,5 +30,6 @@ def load(device: int | None = None) -> Backend:
         from_host=lambda host: host,
         to_host=numpy.asarray,  # a NumPy scalar becomes an array
         on_host=True,
-        kernels={**numpy_kernels.KERNELS, **numpy_passes.KERNELS},
+        kernels=KERNELS,  # type: ignore[arg-type]
+        describe=lambda: {"kernel threads": threads.count(), **onednn.describe()},
     )

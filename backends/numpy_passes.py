@@ -20,7 +20,9 @@ from . import threads
 BLOCK = 2**16
 """Elements of one block: a quarter of a megabyte in float32, so that a few of them lie in the L2 cache."""
 SMALL = 2**15
-"""Below so many elements one NumPy pass beats the sharing out."""
+"""Below so many elements one NumPy pass beats blocks."""
+SHARED = 2**19
+"""From so many elements on it pays to wake a thread, which takes some 50 µs."""
 
 
 def served(*arrays: numpy.ndarray) -> bool:
@@ -46,7 +48,7 @@ def rectify(x: numpy.ndarray) -> Any:
     def work(worker: int, part: slice) -> None:
         numpy.maximum(flat_x[part], 0, out=flat_y[part])
 
-    threads.share(_parts(x.size), work)
+    threads.share(_parts(x.size), work, alone=x.size < SHARED)
     return y
 
 
@@ -62,7 +64,7 @@ def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
         numpy.greater(flat_y[part], 0, out=active)
         numpy.multiply(flat_dy[part], active, out=flat_dx[part])
 
-    threads.share(_parts(dy.size), work)
+    threads.share(_parts(dy.size), work, alone=dy.size < SHARED)
     return dx
 
 
@@ -112,7 +114,7 @@ def normalise(
         out *= scale
         out += beta
 
-    threads.share(_parts(len(rows_x), rows_x.shape[1]), work)
+    threads.share(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
     return y
 
 
@@ -153,7 +155,7 @@ def normalise_backward(
         out -= shift  # through the mean
         out *= scale  # dx̂ = γ dy, and 1/s
 
-    threads.share(_parts(len(rows_x), rows_x.shape[1]), work)
+    threads.share(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
     return dx, dgamma, dbeta
 
 
@@ -167,7 +169,7 @@ def _channel_sums(x: numpy.ndarray, terms: Callable[..., numpy.ndarray], by_part
         block = terms(part if by_part else rows[part], width)
         sums[worker] += numpy.ones(len(block), x.dtype) @ block
 
-    threads.share(parts, work)
+    threads.share(parts, work, alone=x.size < SHARED)
     return sums.sum(axis=0).reshape(width, C).sum(axis=0)
 
 
@@ -207,7 +209,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
             numpy.multiply(wins.view(numpy.uint8), tap, out=taps, casting="unsafe")
             numpy.maximum(won, taps, out=won)
 
-    threads.share(_parts(N, math.prod(y.shape[1:]) * 2), work)
+    threads.share(_parts(N, math.prod(y.shape[1:]) * 2), work, alone=x.size < SHARED)
     return y, winners
 
 
@@ -229,7 +231,7 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
             numpy.equal(won, tap, out=hit)
             numpy.multiply(deltas, hit, out=out[:, rows, cols])  # E15
 
-    threads.share(_parts(len(dy), math.prod(dy.shape[1:]) * 2), work)
+    threads.share(_parts(len(dy), math.prod(dy.shape[1:]) * 2), work, alone=dx.size < SHARED)
     return dx
 
 
@@ -242,7 +244,7 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
     if x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
         return NotImplemented
     y = numpy.empty((M, D), x.dtype)
-    pieces = threads.count() if M * K * D >= 2**21 else 1
+    pieces = threads.count() if M * K * D >= 2**24 else 1
     cuts = [(k * max(M, D) // pieces, (k + 1) * max(M, D) // pieces) for k in range(pieces)]
 
     def work(worker: int, cut: tuple[int, int]) -> None:

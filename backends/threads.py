@@ -47,16 +47,13 @@ def workers(items: int) -> int:
     return max(1, min(count(), items))
 
 
-def share(items: Sequence[Any], work: Callable[[int, Any], None]) -> None:
+def share(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
     """Call ``work(worker, item)`` for every item: worker k takes the k-th of equal runs of items, in order.
 
     The calling thread is worker 0. If the team is busy with another caller, the caller does all runs itself, in the
-    same portions, so that the result stays the same.
+    same portions, so that the result stays the same. ``alone`` says that there is too little to do to wake anyone.
     """
-    if len(items) == 1:
-        with blas.held():
-            return work(0, items[0])
-    threads = workers(len(items))
+    threads = 1 if alone else workers(len(items))
     runs = [items[k * len(items) // threads : (k + 1) * len(items) // threads] for k in range(threads)]
 
     def run(worker: int) -> None:
@@ -68,7 +65,6 @@ def share(items: Sequence[Any], work: Callable[[int, Any], None]) -> None:
             _team(threads).run(run, threads)
         else:
             run(0)
-    return None
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
