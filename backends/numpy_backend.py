@@ -9,7 +9,7 @@ import numpy
 
 from dualnet.backend import Backend, BackendUnavailable
 
-from . import numpy_kernels, numpy_passes, onednn, onednn_kernels, threads
+from . import memory, numpy_kernels, numpy_passes, onednn, onednn_kernels, threads
 
 OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -23,6 +23,7 @@ def load(device: int | None = None) -> Backend:
     """The NumPy backend. There is one host, so only device 0 exists."""
     if device not in (None, 0):
         raise BackendUnavailable(f"numpy:{device}: NumPy has no devices; say 'numpy'")
+    memory.keep()
     return Backend(
         name="numpy",
         xp=numpy,

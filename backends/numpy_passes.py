@@ -8,7 +8,6 @@ the vector is repeated W times. Sums are products with a row of ones; block sums
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -68,6 +67,22 @@ def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
     return dx
 
 
+def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
+    """x + other, and E7 with ``relu``."""
+    if x.shape != other.shape or not served(x, other):
+        return NotImplemented
+    y = numpy.empty_like(x)
+    flat_x, flat_other, flat_y = x.reshape(-1), other.reshape(-1), y.reshape(-1)
+
+    def work(worker: int, part: slice) -> None:
+        out = numpy.add(flat_x[part], flat_other[part], out=flat_y[part])
+        if relu:
+            numpy.maximum(out, 0, out=out)  # E7
+
+    threads.share(_parts(x.size), work, alone=x.size < SHARED)
+    return y
+
+
 # -- sums and batch norm -----------------------------------------------------------------------------------------------
 
 
@@ -75,22 +90,35 @@ def channel_sum(x: numpy.ndarray) -> Any:
     """E12 and others: (N, ..., C) -> (C,)."""
     if x.ndim < 3 or not served(x):
         return NotImplemented
-    return _channel_sums(x, lambda rows, width: rows).astype(x.dtype)
+    return _channel_sums(x).astype(x.dtype)
 
 
 def channel_moments(x: numpy.ndarray) -> Any:
-    """Mean and biased variance of every channel, by the two-pass formula: (N, ..., C) -> (C,), (C,)."""
+    """Mean and biased variance of every channel, reading x once: (N, ..., C) -> (C,), (C,).
+
+    Each block has its own mean and squares, by the two passes of the formula and while it is in the cache; blocks are
+    put together as Chan, Golub and LeVeque (1979) do, in float64.
+    """
     if x.ndim < 3 or not served(x):
         return NotImplemented
-    n = x.size // x.shape[-1]
-    mean = (_channel_sums(x, lambda rows, width: rows) / n).astype(x.dtype)
+    rows, C = _rows(x), x.shape[-1]
+    parts = _parts(len(rows), rows.shape[1])
+    means, squares = (numpy.empty((len(parts), rows.shape[1])) for _ in range(2))
+    lengths = numpy.array([[part.stop - part.start] for part in parts], numpy.float64)
 
-    def squares(rows: numpy.ndarray, width: int) -> numpy.ndarray:
-        off = threads.workspace("off", rows.shape, x.dtype)
-        numpy.subtract(rows, numpy.tile(mean, width), out=off)
-        return numpy.multiply(off, off, out=off)
+    def work(worker: int, number: int) -> None:
+        block = rows[parts[number]]
+        ones = numpy.full(len(block), 1, x.dtype)
+        mean = (ones @ block) / x.dtype.type(len(block))
+        off = numpy.subtract(block, mean, out=threads.workspace("off", block.shape, x.dtype))
+        means[number], squares[number] = mean, ones @ numpy.multiply(off, off, out=off)
 
-    return mean, (_channel_sums(x, squares) / n).astype(x.dtype)
+    threads.share(range(len(parts)), work, alone=x.size < SHARED)
+    n = x.size // C
+    mean = _by_channel((means * lengths).sum(axis=0), C) / n
+    squares += lengths * (means - numpy.tile(mean, rows.shape[1] // C)) ** 2
+    variance = _by_channel(squares.sum(axis=0), C) / n
+    return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
 def normalise(
@@ -100,8 +128,9 @@ def normalise(
     gamma: numpy.ndarray,
     beta: numpy.ndarray,
     epsilon: float,
+    relu: bool = False,
 ) -> Any:
-    """y = γ (x − μ) / s + β."""
+    """y = γ (x − μ) / s + β, and E7 with ``relu``."""
     if x.ndim < 3 or not served(x):
         return NotImplemented
     y = numpy.empty_like(x)
@@ -113,6 +142,8 @@ def normalise(
         numpy.subtract(rows_x[part], mean, out=out)
         out *= scale
         out += beta
+        if relu:
+            numpy.maximum(out, 0, out=out)  # E7
 
     threads.share(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
     return y
@@ -125,52 +156,67 @@ def normalise_backward(
     variance: numpy.ndarray,
     gamma: numpy.ndarray,
     epsilon: float,
+    y: numpy.ndarray | None = None,
 ) -> Any:
-    """The way back of batch norm: dx, dγ, dβ."""
-    if x.ndim < 3 or not served(x, dy):
+    """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
+    if x.ndim < 3 or not served(x, dy) or y is not None and not served(x, y):
         return NotImplemented
-    n, width = x.size // x.shape[-1], x.shape[-2]
+    n, width, C = x.size // x.shape[-1], x.shape[-2], x.shape[-1]
     inverse = 1 / numpy.sqrt(variance + epsilon)  # 1/s
-    rows_dy, rows_x, tiled = _rows(dy), _rows(x), numpy.tile(mean, width)
-
-    def products(part: slice, width: int) -> numpy.ndarray:
-        off = threads.workspace("off", rows_x[part].shape, x.dtype)
-        numpy.subtract(rows_x[part], tiled, out=off)
-        return numpy.multiply(off, rows_dy[part], out=off)
-
-    dbeta = _channel_sums(dy, lambda rows, width: rows).astype(x.dtype)  # E12  Σ dy
-    dgamma = _channel_sums(x, products, by_part=True).astype(x.dtype) * inverse  # Σ dy x̂
     dx = numpy.empty_like(x)
-    rows_dx = _rows(dx)
+    rows_dx, rows_x, tiled = _rows(dx), _rows(x), numpy.tile(mean, width)
+    rows_dy, rows_y = _rows(dy), None if y is None else _rows(y)
+    parts = _parts(len(rows_x), rows_x.shape[1])
+    sums = numpy.zeros((2, len(parts), rows_x.shape[1]))
+
+    def add_up(worker: int, number: int) -> None:
+        part = parts[number]
+        deltas, block = rows_dy[part], rows_x[part]
+        if rows_y is not None:
+            active = numpy.greater(rows_y[part], 0, out=threads.workspace("active", block.shape, bool))
+            deltas = numpy.multiply(deltas, active, out=rows_dx[part])  # E14
+        ones = numpy.full(len(block), 1, x.dtype)
+        off = numpy.subtract(block, tiled, out=threads.workspace("off", block.shape, x.dtype))
+        sums[0, number] = ones @ deltas
+        sums[1, number] = ones @ numpy.multiply(off, deltas, out=off)
+
+    threads.share(range(len(parts)), add_up, alone=x.size < SHARED)
+    dbeta, products = (_by_channel(each.sum(axis=0), C).astype(x.dtype) for each in sums)  # E12  Σ dy;  Σ dy (x − μ)
+    dgamma = products * inverse  # Σ dy x̂
     through, shift, scale = (
         numpy.tile(v.astype(x.dtype, copy=False), width)
-        for v in (-inverse * inverse * (dgamma / inverse) / n, dbeta / n, gamma * inverse)
+        for v in (-inverse * inverse * products / n, dbeta / n, gamma * inverse)
     )
 
-    def work(worker: int, part: slice) -> None:
+    def spread(worker: int, part: slice) -> None:
         out = rows_dx[part]
-        numpy.subtract(rows_x[part], tiled, out=out)
-        out *= through  # through the variance
-        out += rows_dy[part]  # directly
-        out -= shift  # through the mean
+        off = numpy.subtract(rows_x[part], tiled, out=threads.workspace("off", out.shape, x.dtype))
+        off *= through  # through the variance
+        off -= shift  # through the mean
+        numpy.add(rows_dy[part] if rows_y is None else out, off, out=out)  # directly
         out *= scale  # dx̂ = γ dy, and 1/s
 
-    threads.share(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
+    threads.share(parts, spread, alone=x.size < SHARED)
     return dx, dgamma, dbeta
 
 
-def _channel_sums(x: numpy.ndarray, terms: Callable[..., numpy.ndarray], by_part: bool = False) -> numpy.ndarray:
-    """Σ terms over everything but the channels, in float64: a product with ones for each block, then the blocks."""
-    rows, width, C = _rows(x), x.shape[-2], x.shape[-1]
+def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:
+    """Σ over everything but the channels, in float64: a product with ones for each block, then the blocks."""
+    rows = _rows(x)
     parts = _parts(len(rows), rows.shape[1])
-    sums = numpy.zeros((threads.workers(len(parts)), rows.shape[1]))
+    sums = numpy.empty((len(parts), rows.shape[1]))
 
-    def work(worker: int, part: slice) -> None:
-        block = terms(part if by_part else rows[part], width)
-        sums[worker] += numpy.ones(len(block), x.dtype) @ block
+    def work(worker: int, number: int) -> None:
+        block = rows[parts[number]]
+        sums[number] = numpy.full(len(block), 1, x.dtype) @ block
 
-    threads.share(parts, work, alone=x.size < SHARED)
-    return sums.sum(axis=0).reshape(width, C).sum(axis=0)
+    threads.share(range(len(parts)), work, alone=x.size < SHARED)
+    return _by_channel(sums.sum(axis=0), x.shape[-1])
+
+
+def _by_channel(sums: numpy.ndarray, C: int) -> numpy.ndarray:
+    """(W·C,) -> (C,)."""
+    return sums.reshape(-1, C).sum(axis=0)
 
 
 def _rows(x: numpy.ndarray) -> numpy.ndarray:
@@ -269,6 +315,7 @@ def _parts(length: int, width: int = 1) -> list[slice]:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
+        add,
         affine,
         channel_moments,
         channel_sum,

@@ -1,5 +1,7 @@
 """Kernels of oneDNN for NumPy arrays: the same numbers as the references they stand in for (within τ), sooner.
 
+Convolution, pooling and the dense product are here, the passes over memory beside, in ``onednn_passes``.
+
 float32 only; results do not depend on the calling thread, and are the same from run to run with the same number of
 threads. Activations and filters are described to oneDNN as they lie in memory, so they are not copied; filters
 alone are put into the order that the library prefers, on each call, since training changes them (what that takes grows
@@ -19,20 +21,16 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from . import blas
+from . import blas, onednn_passes
 from . import onednn_plans as onednn
 from .onednn import Refused, ints
+from .onednn_passes import FLOAT32, flat, float32
 from .onednn_plans import Plan
 
-FLOAT32 = numpy.dtype(numpy.float32)
 DIRECT = 1
 MAX, AVG_WITH_PADDING, AVG_ON_MAP = 0x1FF, 0x2FF, 0x3FF
-USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
-ELU, LINEAR, MULTIPLY, LARGER, GREATER = 0x22, 0x26, 0x1FFF1, 0x1FFF2, 0x1FFF7
+ELU, LINEAR = 0x22, 0x26
 
-ZERO = numpy.zeros((1, 1), numpy.float32)
-SMALL = 2**15
-"""Below so many elements a pass over them is done before another thread is awake."""
 PRODUCTS_ALONE = 2**22
 """Below so many multiplications (0.1 ms) a convolution is not worth waking another thread, which may have to wait."""
 PRODUCT = 2**23
@@ -49,16 +47,16 @@ def correlate(
     x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
 ) -> Any:
     """E4, E6 (and E7 with ``relu``)."""
-    if not _float32(x, w) or b is not None and b.dtype != FLOAT32:
+    if not float32(x, w) or b is not None and b.dtype != FLOAT32:
         return NotImplemented
     run = onednn.plan(_correlate, x.shape, w.shape, None if b is None else b.shape, at, groups, relu)
     if run is None:
         return NotImplemented
     y = numpy.empty((x.shape[0], *at.grid, w.shape[3]), FLOAT32)
     if b is None:
-        run(_flat(x), _flat(w), y)
+        run(flat(x), flat(w), y)
     else:
-        run(_flat(x), _flat(w), _flat(b), y)
+        run(flat(x), flat(w), flat(b), y)
     return y
 
 
@@ -74,33 +72,35 @@ def _correlate(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, rel
     plan.step(forward, {**arguments, onednn.DST: plan.slot(results)})
 
 
-def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1, bias: bool = False) -> Any:
-    """E11; with ``bias`` (dw, db), E12 at next to no cost."""
-    if not _float32(x, dy):
+def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int, biased: bool) -> Any:
+    """E11, and E12 at next to no cost."""
+    if not float32(x, dy):
         return NotImplemented
-    run = onednn.plan(_correlate_filters, x.shape, dy.shape, at, groups, bias)
+    run = onednn.plan(_parameter_gradients, x.shape, dy.shape, at, groups, biased)
     if run is None:
         return NotImplemented
-    D = dy.shape[3]
-    dw = numpy.empty((*at.window, x.shape[3] // groups, D), FLOAT32)
-    if not bias:
-        run(_flat(x), _flat(dy), dw)
-        return dw
-    db = numpy.empty(D, FLOAT32)
-    run(_flat(x), _flat(dy), db, dw)
+    dw = numpy.empty((*at.window, x.shape[3] // groups, dy.shape[3]), FLOAT32)
+    db = numpy.empty(dy.shape[3], FLOAT32) if biased else None
+    run(flat(x), flat(dy), *(() if db is None else (db,)), dw)
     return dw, db
 
 
-def _correlate_filters(plan: Plan, x: Any, dy: Any, at: Windows, groups: int, bias: bool) -> None:
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E11."""
+    gradients = parameter_gradients(x, dy, at, groups, False)
+    return gradients if gradients is NotImplemented else gradients[0]
+
+
+def _parameter_gradients(plan: Plan, x: Any, dy: Any, at: Windows, groups: int, biased: bool) -> None:
     if x[3] % groups or dy[1:3] != at.grid or x[0] != dy[0]:
         raise Refused("the shapes do not fit")
     w = (*at.window, x[3] // groups, dy[3])
-    maps, bank, free, biases, results = _convolution(plan, x, w, (dy[3],) if bias else None, at, groups)
+    maps, bank, free, biases, results = _convolution(plan, x, w, (dy[3],) if biased else None, at, groups)
     of = (DIRECT, maps, free, biases, results, *_geometry(at))
     hint = plan.primitive_desc("convolution_forward", onednn.TRAINING, *of, None)
     backward = plan.primitive_desc("convolution_backward_weights", *of, hint, plan.attributes())
     arguments = {onednn.SRC: plan.slot(maps), onednn.DIFF_DST: plan.slot(results)}
-    if bias:
+    if biased:
         arguments[onednn.DIFF_BIAS] = plan.slot(biases)
     chosen, target = plan.query(backward, onednn.DIFF_WEIGHTS_MD), plan.slot(bank)
     if plan.same(chosen, bank):
@@ -113,13 +113,13 @@ def _correlate_filters(plan: Plan, x: Any, dy: Any, at: Windows, groups: int, bi
 
 def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
     """E13."""
-    if not _float32(dy, w):
+    if not float32(dy, w):
         return NotImplemented
     run = onednn.plan(_correlate_inputs, dy.shape, w.shape, at, groups)
     if run is None:
         return NotImplemented
     dx = numpy.empty((dy.shape[0], *at.size, w.shape[2] * groups), FLOAT32)
-    run(_flat(dy), _flat(w), dx)
+    run(flat(dy), flat(w), dx)
     return dx
 
 
@@ -172,33 +172,6 @@ def _geometry(at: Windows) -> tuple[Any, Any, Any, Any]:
     return ints(*at.stride), ints(*(r - 1 for r in at.dilation)), ints(top, left), ints(bottom, right)
 
 
-# -- ReLU --------------------------------------------------------------------------------------------------------------
-
-
-def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
-    """E14: (y > 0) · dy."""
-    if not _float32(dy, y) or dy.shape != y.shape:
-        return NotImplemented
-    run = onednn.plan(_rectify_backward, y.size)
-    if run is None:
-        return NotImplemented
-    dx = numpy.empty(y.shape, FLOAT32)
-    run(_flat(y), ZERO, _flat(dy), dx)
-    return dx
-
-
-def _rectify_backward(plan: Plan, size: int) -> None:
-    """max(y, 0), then > 0, then · dy. The library's > is true of NaN, of which its max makes 0."""
-    if size < SMALL:
-        raise Refused("sooner done than handed over")
-    units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
-    applied = plan.attributes((GREATER, zero), (MULTIPLY, units))
-    largest = plan.primitive_desc("binary", LARGER, units, zero, units, applied)
-    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.SECOND[1]: plan.slot(units)}
-    arguments[onednn.SECOND[0]] = arguments[onednn.OTHER]
-    plan.step(largest, {**arguments, onednn.DST: plan.slot(units)})
-
-
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +184,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
         return NotImplemented
     y = numpy.empty((x.shape[0], *at.grid, x.shape[3]), FLOAT32)
     winners = numpy.empty(y.shape, numpy.uint8)
-    run(_flat(x), y, winners)
+    run(flat(x), y, winners)
     return y, winners
 
 
@@ -232,7 +205,7 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
     if run is None:
         return NotImplemented
     dx = numpy.empty((dy.shape[0], *at.size, dy.shape[3]), FLOAT32)
-    run(_flat(dy), _flat(winners), dx)
+    run(flat(dy), flat(winners), dx)
     return dx
 
 
@@ -256,7 +229,7 @@ def avg_pool(x: numpy.ndarray, at: Windows, count_include_pad: bool = False) -> 
     if run is None:
         return NotImplemented
     y = numpy.empty((x.shape[0], *at.grid, x.shape[3]), FLOAT32)
-    run(_flat(x), y)
+    run(flat(x), y)
     return y
 
 
@@ -276,7 +249,7 @@ def avg_unpool(dy: numpy.ndarray, at: Windows, count_include_pad: bool = False) 
     if run is None:
         return NotImplemented
     dx = numpy.empty((dy.shape[0], *at.size, dy.shape[3]), FLOAT32)
-    run(_flat(dy), dx)
+    run(flat(dy), dx)
     return dx
 
 
@@ -298,7 +271,7 @@ def _pooling(plan: Plan, x: Any, at: Windows) -> tuple[Any, Any, Any]:
         raise Refused("the shapes do not fit, or the windows are spread out")
     if 0 in inside[0] or 0 in inside[1]:
         raise Refused("a window wholly in the padding")
-    plan.alone_below(SMALL, math.prod(x))
+    plan.alone_below(onednn_passes.SMALL, math.prod(x))
     return plan.maps(*x), plan.maps(N, *at.grid, C), plan.maps(N, *at.grid, C, onednn.U8)
 
 
@@ -324,84 +297,12 @@ def _average(at: Windows, count_include_pad: bool) -> int:
     return AVG_WITH_PADDING
 
 
-# -- batch norm --------------------------------------------------------------------------------------------------------
-
-
-def normalise(
-    x: numpy.ndarray,
-    mean: numpy.ndarray,
-    variance: numpy.ndarray,
-    gamma: numpy.ndarray,
-    beta: numpy.ndarray,
-    epsilon: float,
-) -> Any:
-    """y = γ (x − μ) / s + β."""
-    if not _float32(x, mean, variance, gamma, beta):
-        return NotImplemented
-    run = onednn.plan(_normalise, x.shape, mean.shape, variance.shape, gamma.shape, beta.shape, epsilon)
-    if run is None:
-        return NotImplemented
-    y = numpy.empty(x.shape, FLOAT32)
-    run(_flat(x), _flat(mean), _flat(variance), _flat(gamma), _flat(beta), y)
-    return y
-
-
-def _normalise(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> None:
-    maps, each = _normalisation(plan, x, mean, variance, gamma, beta)
-    flags = USE_GLOBAL_STATS | USE_SCALE | USE_SHIFT
-    of = (onednn.INFERENCE, maps, maps, epsilon, flags, plan.attributes())
-    forward = plan.primitive_desc("batch_normalization_forward", *of)
-    arguments = {onednn.SRC: plan.slot(maps)}
-    arguments |= {n: plan.slot(each) for n in (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.SHIFT)}
-    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
-
-
-def normalise_backward(
-    dy: numpy.ndarray,
-    x: numpy.ndarray,
-    mean: numpy.ndarray,
-    variance: numpy.ndarray,
-    gamma: numpy.ndarray,
-    epsilon: float,
-) -> Any:
-    """The way back of batch norm: dx, dγ, dβ."""
-    if not _float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:
-        return NotImplemented
-    run = onednn.plan(_normalise_backward, x.shape, mean.shape, variance.shape, gamma.shape, epsilon)
-    if run is None:
-        return NotImplemented
-    dx, dgamma, dbeta = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
-    run(_flat(dy), _flat(x), _flat(mean), _flat(variance), _flat(gamma), dgamma, dbeta, dx)
-    return dx, dgamma, dbeta
-
-
-def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float) -> None:
-    maps, each = _normalisation(plan, x, mean, variance, gamma)
-    flags = USE_SCALE | USE_SHIFT
-    hint = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, epsilon, flags, None)
-    of = (onednn.BACKWARD, maps, maps, maps, epsilon, flags, hint, plan.attributes())
-    backward = plan.primitive_desc("batch_normalization_backward", *of)
-    arguments = {onednn.DIFF_DST: plan.slot(maps), onednn.SRC: plan.slot(maps)}
-    vectors = (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.DIFF_SCALE, onednn.DIFF_SHIFT)
-    arguments |= {n: plan.slot(each) for n in vectors}
-    plan.step(backward, {**arguments, onednn.DIFF_SRC: plan.slot(maps)})
-
-
-def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
-    """Descriptors of x (N, ..., C), seen as (N, M, 1, C), and of one number per channel."""
-    C, M = x[-1], math.prod(x[1:-1])
-    if any(vector != (C,) for vector in vectors) or 0 in x:
-        raise Refused("the shapes do not fit")
-    plan.alone_below(SMALL, math.prod(x))
-    return plan.maps(x[0], M, 1, C), plan.vector(C)
-
-
 # -- dense -------------------------------------------------------------------------------------------------------------
 
 
 def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
     """E9, E16: x w + b. Either factor may be a transposed view."""
-    if not _float32(x, w) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in (*x.shape, *w.shape):
+    if not float32(x, w) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in (*x.shape, *w.shape):
         return NotImplemented
     (M, K), D = x.shape, w.shape[1]
     if M * K * D < PRODUCT or b is not None and (b.dtype != FLOAT32 or b.shape != (D,)):
@@ -413,17 +314,9 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
 # -- what is served ----------------------------------------------------------------------------------------------------
 
 
-def _float32(*arrays: numpy.ndarray) -> bool:
-    return all(array.dtype == FLOAT32 for array in arrays)
-
-
-def _flat(x: numpy.ndarray) -> numpy.ndarray:
-    return x if x.flags.c_contiguous else numpy.ascontiguousarray(x)
-
-
 def _finite(x: numpy.ndarray) -> bool:
     """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels."""
-    units = _flat(x).reshape(-1)
+    units = flat(x).reshape(-1)
     with blas.held(), numpy.errstate(over="ignore", invalid="ignore"):
         return math.isfinite(numpy.dot(units, units))
 
@@ -434,13 +327,12 @@ KERNELS = {
         correlate,
         correlate_filters,
         correlate_inputs,
+        parameter_gradients,
         max_pool,
         max_unpool,
         avg_pool,
         avg_unpool,
-        rectify_backward,
-        normalise,
-        normalise_backward,
+        *onednn_passes.KERNELS,
         affine,
     )
 }

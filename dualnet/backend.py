@@ -73,6 +73,7 @@ __all__ = [
 ]
 
 FLOATING = ("float16", "float32", "float64")
+_FLOATING_DTYPES = frozenset(numpy.dtype(name) for name in FLOATING)  # of native byte order: others are not equal
 
 
 # -- choosing ----------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def namespace(op: str, **arrays: Array | None) -> Any:
         backend = _owner(op, argument, array)
         if first is None:
             first, one, where = argument, array, backend
-            if array.dtype.name not in FLOATING or not array.dtype.isnative:
+            if array.dtype not in _FLOATING_DTYPES:
                 raise TypeError(
                     f"{op}: {argument} has dtype {array.dtype}; expected one of {', '.join(FLOATING)}. "
                     f"Convert it with dn.asarray({argument}, dtype='float32')."

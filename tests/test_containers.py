@@ -36,6 +36,45 @@ NETS = {
 }
 
 
+RECTIFIED = {  # what Sequential runs in one pass, or the other way round
+    "convolution, ReLU": lambda: [conv(3), dn.ReLU(), conv(2)],
+    "convolution, ReLU, pooling": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(2), conv(2), dn.ReLU(), dn.MaxPool2D(2)],
+    "overlapping, padded windows": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(3, stride=1, padding=1, dilation=1)],
+    "batch norm, ReLU": lambda: [conv(3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)],
+    "detour, ReLU": lambda: [dn.Residual(conv(2)), dn.ReLU(), dn.Residual(conv(3), conv(3, 1)), dn.ReLU(), dn.ReLU()],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RECTIFIED)
+def test_neighbours_together_and_each_by_itself(backend, rng, monkeypatch, name, dtype):
+    net = dn.Sequential(RECTIFIED[name]()).init((6, 4, 2), seed=2, dtype=dtype)
+    x = batch(rng, 6, 4, 2)
+    found = {}
+    for together in (True, False):
+        net.together = together
+        twin = net.copy()  # batch norm moves its statistics
+        y, pullback = twin.forward(x, train=True)
+        dx, grads = pullback(y)
+        assert list(pullback.children) == [str(place) for place in range(len(net))]
+        found[together] = [y, dx, *grads.values(), twin(x), *twin.state_dict().values()]
+    for one, other in zip(*found.values(), strict=True):
+        assert np.array_equal(dn.to_numpy(one), dn.to_numpy(other)) or error(one, other) <= tau(dtype, 100)
+    if dtype == "float64" and "pooling" not in name:
+        dn.check.gradient(net)
+
+
+def test_a_relu_changes_places_with_the_pooling_behind_it(rng):
+    net = dn.Sequential([conv(3), dn.ReLU(), dn.MaxPool2D(2), dn.ReLU()]).init((6, 4, 2))
+    x = np.full((1, 6, 4, 2), np.nan, "f4")
+    x[:, :3] = 1
+    y, pullback = net.forward(x, train=True)
+    assert pullback.children["1"].shape == (1, 3, 2, 3) and pullback.children["2"].op == "MaxPool2D"
+    net.together = False
+    assert np.array_equal(net.forward(x)[0], y, equal_nan=True) and np.isnan(y).any(), "NaN is passed on"
+    assert net.forward(x)[1].children["1"].shape == (1, 6, 4, 3)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_gradients(backend, rng, name):
     net = NETS[name]().init((6, 4, 2), seed=2, dtype="float64")

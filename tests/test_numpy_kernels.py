@@ -147,7 +147,11 @@ def test_passes_over_maps(team, monkeypatch, rng, shape, dtype):
     agree("channel_sum", x, K=n)
     agree("channel_moments", x, K=n, scale=4)
     agree("normalise", x, mean, variance, gamma, beta, 1e-5, K=n)
+    agree("normalise", x, mean, variance, gamma, beta, 1e-5, relu=True, K=n)
     agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, K=n, scale=4)
+    agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, np.maximum(dy, 0), K=n, scale=4)
+    agree("add", x, dy, K=1)
+    agree("add", x, dy, relu=True, K=1)
 
 
 def test_moments_far_from_zero(team, rng):

@@ -12,7 +12,7 @@ import pytest
 from oracles import error, tau
 
 from dualnet.backend import references
-from dualnet.backends import onednn, onednn_plans
+from dualnet.backends import onednn, onednn_passes, onednn_plans
 from dualnet.backends import onednn_kernels as kernels
 from dualnet.geometry import Windows, windows
 from dualnet.ops.pooling import pool_windows
@@ -40,7 +40,7 @@ def number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Threads, which share out even the smallest work."""
     monkeypatch.setenv("DUALNET_THREADS", request.param)
     monkeypatch.setattr(kernels, "PRODUCTS_ALONE", 0)
-    monkeypatch.setattr(kernels, "SMALL", 0)
+    monkeypatch.setattr(onednn_passes, "SMALL", 0)
     onednn_plans._of_thread.plans.clear()
     yield request.param
     onednn_plans._of_thread.plans.clear()
@@ -96,7 +96,7 @@ def test_convolution_agrees_with_its_reference(case: tuple[Any, ...], number: st
     assert error(served("correlate", x, w, b, at, groups, relu=True), np.maximum(y, 0)) <= tau("float32", K)
     dw = expected("correlate_filters", x, dy, at, groups)
     assert error(served("correlate_filters", x, dy, at, groups), dw) <= tau("float32", positions)
-    both = served("correlate_filters", x, dy, at, groups, bias=True)
+    both = served("parameter_gradients", x, dy, at, groups, True)
     assert error(both[0], dw) <= tau("float32", positions)
     assert error(both[1], dy.astype(np.float64).sum((0, 1, 2))) <= tau("float32", positions)
     dx = expected("correlate_inputs", dy, w, at, groups)
@@ -134,7 +134,7 @@ def test_pooling_agrees_with_its_reference(seed: int, number: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 4, 1), (4, 5, 6, 17), (1, 9, 2, 8), (64, 5), (8, 7, 3, 2, 16)])
 @pytest.mark.parametrize("offset", [0, 30])
 def test_batch_norm_agrees_with_its_reference(
-    shape: tuple[int, ...], offset: float, number: str, rng: np.random.Generator
+    shape: tuple[int, ...], offset: float, number: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, dy = float32(rng, *shape) + np.float32(offset), float32(rng, *shape)
     axes, C = tuple(range(x.ndim - 1)), shape[-1]
@@ -145,6 +145,26 @@ def test_batch_norm_agrees_with_its_reference(
     found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5)
     for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5), strict=True):
         assert error(g, wanted) <= limit
+    monkeypatch.setattr(onednn_passes, "SMALL", 0)
+    for relu in (False, True):
+        found = served("batch_normalise", x, gamma, beta, 1e-5, relu)
+        for g, wanted in zip(found, expected("batch_normalise", x, gamma, beta, 1e-5, relu), strict=True):
+            assert g.dtype == np.float32 and error(g, wanted) <= 2 * limit
+    y = found[0]
+    kept = [a.tobytes() for a in (x, y, dy)]
+    found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y)
+    for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y), strict=True):
+        assert error(g, wanted) <= limit
+    assert kept == [a.tobytes() for a in (x, y, dy)], "an input was changed"
+
+
+@needs_library
+def test_batch_norm_with_relu_leaves_nan_to_the_reference(number: str) -> None:
+    one, x = np.ones(4, np.float32), np.ones((2, 3, 3, 4), np.float32)
+    x[0, 0, 0, 1] = np.nan
+    assert onednn_passes.batch_normalise(x, one, one, 1e-5, True) is NotImplemented
+    assert np.isnan(onednn_passes.batch_normalise(x, one, one, 1e-5, False)[0][..., 1]).all()
+    assert onednn_passes.normalise(x, one, one, one, one, 1e-5, True) is NotImplemented
 
 
 @needs_library
@@ -232,10 +252,10 @@ def test_other_dtypes_are_left_to_the_next(dtype: str, rng: np.random.Generator)
     assert kernels.correlate_filters(x, dy, at) is NotImplemented
     assert kernels.correlate_inputs(dy, w, at) is NotImplemented
     assert kernels.max_pool(x, pool) is kernels.avg_pool(x, pool) is kernels.avg_unpool(x, pool) is NotImplemented
-    assert kernels.normalise(x, vector, vector, vector, vector, 1e-5) is NotImplemented
-    assert kernels.normalise_backward(x, x, vector, vector, vector, 1e-5) is NotImplemented
+    assert onednn_passes.normalise(x, vector, vector, vector, vector, 1e-5) is NotImplemented
+    assert onednn_passes.normalise_backward(x, x, vector, vector, vector, 1e-5) is NotImplemented
     assert kernels.affine(np.ones((300, 300), dtype), np.ones((300, 300), dtype)) is NotImplemented
-    assert kernels.rectify_backward(np.ones(10**5, dtype), np.ones(10**5, dtype)) is NotImplemented
+    assert onednn_passes.rectify_backward(np.ones(10**5, dtype), np.ones(10**5, dtype)) is NotImplemented
 
 
 @needs_library
@@ -272,11 +292,12 @@ def network(rng: np.random.Generator) -> Any:
         y, winners = served("max_pool", x, pool)
         return [
             served("correlate", x, w, b, at, relu=True),
-            *served("correlate_filters", x, dy, at, bias=True),
+            *served("parameter_gradients", x, dy, at, 1, True),
             served("correlate_inputs", dy, w, at),
             y,
             served("max_unpool", y, winners, pool),
             served("avg_unpool", served("avg_pool", x, pool), pool),
+            *served("batch_normalise", x, vector, vector, 1e-5, True),
             served("normalise", x, vector, vector, vector, vector, 1e-5),
             *served("normalise_backward", x, x, vector, vector, vector, 1e-5),
             served("rectify_backward", dy, dy),

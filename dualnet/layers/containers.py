@@ -7,10 +7,13 @@ from typing import Any
 
 from ..backend import Array, backend_of, current
 from ..initializers import Draw
+from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
 from .activation import ReLU
 from .convolution import Conv2D
 from .layer import Gradients, Layer, Shape, merge, named
+from .normalization import BatchNorm
+from .pooling import MaxPool2D
 
 __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
 
@@ -49,6 +52,9 @@ class Sequential(Container):
     (['0.b', '0.w', '3.b', '3.w'], (1, 5, 5, 1))
     """
 
+    together = True
+    """May neighbours run in one pass, or change places, where the result is the same? Not if each is to be watched."""
+
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = check_layers(layers, "Sequential")
 
@@ -80,38 +86,47 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
         return shape
 
-    def _with_relu(self) -> Iterator[tuple[int, Layer, bool]]:
-        """Place, layer, and whether the ReLU behind it runs with it: a convolution takes it along in one pass."""
-        taken = False
-        for place, layer in enumerate(self.layers):
-            follower = self.layers[place + 1] if place + 1 < len(self.layers) else None
-            if taken:
-                taken = False
-                continue
-            taken = type(layer) is Conv2D and type(follower) is ReLU
-            yield place, layer, taken
+    def _order(self, way_back: bool) -> Iterator[tuple[int, bool]]:
+        """The places in the order in which they run, and whether the ReLU behind one runs with it, in one pass.
+
+        ReLU and max pooling may change places, max(0, ·) being monotonic: if the way back is wanted, a ReLU between a
+        convolution and a max pooling runs after the pooling, forward and backward on the smaller map.
+        """
+        place, last = 0, len(self.layers)
+        while place < last:
+            kind, *followers = [type(layer) for layer in self.layers[place : place + 3]]
+            if not self.together or followers[:1] != [ReLU] or kind not in TAKES_RELU:
+                yield place, False
+                place += 1
+            elif way_back and kind is Conv2D and followers == [ReLU, MaxPool2D]:
+                yield from ((place, False), (place + 2, False), (place + 1, False))
+                place += 3
+            else:
+                yield place, True
+                place += 2
 
     def infer(self, x: Array) -> Array:
-        for _, layer, relu in self._with_relu():
+        for place, relu in self._order(way_back=False):
+            layer = self.layers[place]
             x = layer.infer(x, relu=True) if relu else layer.infer(x)  # type: ignore[call-arg]
         return x
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
         x = self.enter(x)
-        ways: dict[str, Pullback] = {}
-        for place, layer, relu in self._with_relu():
-            x, ways[str(place)] = forward_of(layer, x, train, need_dx or bool(ways), relu)
-            if relu:  # E14 is in the convolution's pullback
-                ways[str(place + 1)] = Pullback("ReLU", lambda dy: (dy, {}), x)
+        ways: dict[int, Pullback] = {}
+        for place, relu in self._order(way_back=True):
+            x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu)
+            if relu:  # its E14 is in the pullback of the layer before it
+                ways[place + 1] = Pullback("ReLU", lambda dy: (dy, {}), x)
 
         def pullback(dy: Array) -> tuple[Array | None, Gradients]:
             parts = []
-            for layer, way in zip(reversed(self.layers), reversed(ways.values())):
-                dy, gradients = way(dy)  # the chain rule: E13, E14, E15, E16 layer by layer, last to first
-                parts.append((layer, gradients))
+            for place in reversed(ways):
+                dy, gradients = ways[place](dy)  # the chain rule: E13, E14, E15, E16 layer by layer, last to first
+                parts.append((self.layers[place], gradients))
             return dy, merge(self, parts)
 
-        return x, Pullback("Sequential", pullback, x, children=ways)
+        return x, Pullback("Sequential", pullback, x, children={str(place): ways[place] for place in sorted(ways)})
 
 
 class Residual(Container):
@@ -142,30 +157,34 @@ class Residual(Container):
             )
         return direct
 
-    def infer(self, x: Array) -> Array:
-        return self.layer.infer(x) + (x if self.shortcut is None else self.shortcut.infer(x))
+    def infer(self, x: Array, relu: bool = False) -> Array:
+        return add(self.layer.infer(x), x if self.shortcut is None else self.shortcut.infer(x), relu)
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+    def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
-        y, ways = x, {}
+        direct, ways = x, {}
         y, ways["layer"] = self.layer.forward(x, train)
-        if self.shortcut is None:
-            y = y + x
-        else:
+        if self.shortcut is not None:
             direct, ways["shortcut"] = self.shortcut.forward(x, train)
-            y = y + direct
+        y = add(y, direct, relu)  # and E7 with relu
+        kept = y if relu else None
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
+            dy = rectify_backward(dy, kept) if relu else dy  # E14
             dx, gradients = ways["layer"](dy)
             parts = [(self.layer, gradients)]
             if self.shortcut is None:
-                return dx + dy, merge(self, parts)
+                return add(dx, dy), merge(self, parts)
             direct, gradients = ways["shortcut"](dy)
-            return dx + direct, merge(self, [*parts, (self.shortcut, gradients)])
+            return add(dx, direct), merge(self, [*parts, (self.shortcut, gradients)])
 
-        return y, Pullback("Residual", pullback, y, children=ways)
+        return y, Pullback("Residual", pullback, y, children=ways, y=kept)
 
     takes_need_dx = False
+
+
+TAKES_RELU = (BatchNorm, Conv2D, Residual)
+"""The layers whose ``forward`` and ``infer`` take ``relu=True``: ReLU in the same pass over memory."""
 
 
 class Parallel(Container):

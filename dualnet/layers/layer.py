@@ -62,6 +62,9 @@ class Layer:
     summary: Callable[..., Any]
     save: Callable[..., Any]
     fuse: Callable[..., Any]
+    trace: Callable[..., Any]
+    graph: Callable[..., Any]
+    _repr_html_: Callable[..., str]
 
     def __init__(self) -> None:
         """A layer without arguments."""
@@ -152,7 +155,7 @@ class Layer:
 
     def parameters(self) -> dict[str, Parameter]:
         """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
-        return _unshared(self._all(lambda layer: {k: v for k, v in vars(layer).items() if isinstance(v, Parameter)}))
+        return _unshared(self._all(_own_parameters))
 
     def state_dict(self) -> dict[str, Array]:
         """Parameters and running statistics by name: all that the layer has learned."""
@@ -262,7 +265,7 @@ def merge(owner: Layer, parts: list[tuple[Layer, Gradients]]) -> Gradients:
     names = {id(parameter): name for name, parameter in owner.parameters().items()}
     total: Gradients = {}
     for layer, gradients in parts:
-        inner = layer.parameters() if gradients else {}
+        inner = (layer.parameters() if layer.children() else vars(layer)) if gradients else {}
         for local, gradient in gradients.items():
             name = names[id(inner[local])]
             total[name] = total[name] + gradient if name in total else gradient
@@ -312,6 +315,10 @@ def _short(value: Any) -> Any:
     while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
     return value
+
+
+def _own_parameters(layer: Layer) -> dict[str, Any]:
+    return {name: value for name, value in vars(layer).items() if isinstance(value, Parameter)}
 
 
 def _unshared(found: list[tuple[str, Parameter]]) -> dict[str, Parameter]:

@@ -86,14 +86,17 @@ class BatchNorm(Normalization):
         self.moving_mean = draw.parameter("zeros", channels).value
         self.moving_variance = draw.parameter("ones", channels).value
 
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+    def infer(self, x: Array, relu: bool = False) -> Array:
+        return self.forward(x, relu=relu)[0]
+
+    def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         gamma, beta = self._values(x, x.shape[-1:])
         if not train:
             moving = self.moving_mean, self.moving_variance
-            y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon)
+            y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon, relu=relu)
             return y, self._named(way)
-        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon)
+        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon, relu=relu)
         self._follow(way.saved["mean"], way.saved["variance"], elements(x.shape[:-1]))
         return y, self._named(way)
 

@@ -77,6 +77,13 @@ def rectify_backward(dy: Array, y: Array) -> Array:
     return dy * (y > 0.0)
 
 
+@accelerated
+def add(x: Array, other: Array, relu: bool = False) -> Array:
+    """x + other, where two branches meet; max(0, x + other) with ``relu`` (E7)."""
+    y = x + other
+    return rectify(y) if relu else y
+
+
 def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
     """ReLU with a slope ``alpha`` ≥ 0 below zero: ``y = max(0, x) + alpha · min(0, x)`` (E7); f' is 1 or alpha (E14).
 

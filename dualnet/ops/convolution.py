@@ -78,9 +78,8 @@ def conv2d(
     def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:
         """dy (N, H', W', D) -> dx (N, H, W, C), dw (k1, k2, C/groups, D), db (D,)."""
         dy = rectify_backward(dy, kept) if relu else dy  # E14
-        dw = correlate_filters(x, dy, at, groups)  # E11
+        dw, db = parameter_gradients(x, dy, at, groups, biased)  # E11, E12
         dw = rotate(dw) if mode == "convolution" else dw  # E3
-        db = channel_sum(dy) if biased else None  # E12
         dx = correlate_inputs(dy, bank, at, groups) if need_dx else None  # E13
         return dx, dw, db
 
@@ -168,6 +167,14 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Arra
         deltas = _by_group(xp, xp.reshape(dy[images, rows], (-1, D)), 1, groups)  # (g, n·p·Q, D/g)
         dbank += xp.matmul(columns.mT, deltas)  # E11  dW = Xᵀ dY
     return xp.reshape(xp.permute_dims(dbank, (1, 0, 2)), (*at.window, C // groups, D))
+
+
+@accelerated
+def parameter_gradients(x: Array, dy: Array, at: Windows, groups: int, biased: bool) -> tuple[Array, Array | None]:
+    """E11 and E12, which read the same deltas: (N, H, W, C), (N, H', W', D) -> dw (k1, k2, C/g, D), db (D,) or None."""
+    dw = correlate_filters(x, dy, at, groups)  # E11
+    db = channel_sum(dy) if biased else None  # E12
+    return dw, db
 
 
 @accelerated

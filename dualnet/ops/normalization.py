@@ -38,18 +38,21 @@ from typing import Any
 from ..arguments import integer, positive
 from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import elements
+from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, like, summed, wide
 
 __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
 
-def batch_norm(x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) -> tuple[Array, Pullback]:
+def batch_norm(
+    x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5, relu: bool = False
+) -> tuple[Array, Pullback]:
     """Normalise every channel by its mean and variance over the batch: training (Ioffe and Szegedy 2015, algorithm 1).
 
     x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
     ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``; ``pullback.saved`` has the batch's ``mean`` and biased
-    ``variance``, both (C,).
+    ``variance``, both (C,). ``relu=True`` applies ReLU to y, in the same pass over memory.
 
     Raises ``ValueError`` for shapes that do not fit, and where a channel has a single value: its x̂ is always 0.
 
@@ -73,14 +76,21 @@ def batch_norm(x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) ->
             "or nothing is left after subtracting the mean. Use a larger batch, or forward(x, train=False)."
         )
 
-    mean, variance = channel_moments(x)  # (C,), (C,)
-    y = normalise(x, mean, variance, gamma, beta, epsilon)
+    y, mean, variance = batch_normalise(x, gamma, beta, epsilon, relu)
+    kept = y if relu else None
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
-        return normalise_backward(dy, x, mean, variance, gamma, epsilon)
+        return normalise_backward(dy, x, mean, variance, gamma, epsilon, kept)
 
-    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma)
+    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+
+
+@accelerated
+def batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool) -> tuple[Array, Array, Array]:
+    """The batch's own moments, and what they make of it: (N, ..., C), (C,), (C,) -> y (N, ..., C), μ (C,), σ² (C,)."""
+    mean, variance = channel_moments(x)
+    return normalise(x, mean, variance, gamma, beta, epsilon, relu), mean, variance
 
 
 @accelerated
@@ -95,21 +105,28 @@ def channel_moments(x: Array) -> tuple[Array, Array]:
 
 
 @accelerated
-def normalise(x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
-    """y = γ (x − μ) / s + β, one μ, σ², γ, β per channel: (N, ..., C), four times (C,) -> (N, ..., C)."""
+def normalise(
+    x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False
+) -> Array:
+    """y = γ (x − μ) / s + β, one μ, σ², γ, β per channel, and E7 with ``relu``: (N, ..., C), (C,) … -> (N, ..., C)."""
     xp = backend_of(x).xp
     y = wide(x) - wide(mean)
     y *= wide(gamma) / xp.sqrt(wide(variance) + epsilon)
     y += wide(beta)
-    return y.astype(x.dtype, copy=False)
+    y = y.astype(x.dtype, copy=False)
+    return rectify(y) if relu else y  # E7
 
 
 @accelerated
 def normalise_backward(
-    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float
+    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,)."""
+    """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
+
+    With y, the output behind a ReLU, the way begins with the ReLU's.
+    """
     xp = backend_of(x).xp
+    dy = dy if y is None else rectify_backward(dy, y)  # E14
     n = elements(x.shape[:-1])
     inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
     centred = wide(x) - mean  # (N, ..., C)
@@ -124,12 +141,12 @@ def normalise_backward(
 
 
 def batch_norm_inference(
-    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5, relu: bool = False
 ) -> tuple[Array, Pullback]:
     """Normalise every channel by a given mean and variance: inference (Ioffe and Szegedy 2015, section 3.1).
 
     x (N, ..., C) of any rank from 2, the others (C,) -> y like x, all of one floating dtype;
-    ``variance`` is at least 0.
+    ``variance`` is at least 0. ``relu=True`` applies ReLU to y, in the same pass over memory.
     ``pullback(dy)`` returns ``(dx, dgamma, dbeta, dmean, dvariance)``.
 
     >>> import dualnet as dn
@@ -143,10 +160,12 @@ def batch_norm_inference(
     _check_channels(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     epsilon = check_epsilon(epsilon, op)
 
-    y = normalise(x, mean, variance, gamma, beta, epsilon)
+    y = normalise(x, mean, variance, gamma, beta, epsilon, relu)
+    kept = y if relu else None
 
     def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
+        dy = rectify_backward(dy, kept) if relu else dy  # E14
         inverse = 1 / xp.sqrt(wide(variance) + epsilon)  # 1/s
         scale = wide(gamma) * inverse  # (C,)
         dx = dy * scale  # directly: γ dy / s
@@ -156,7 +175,7 @@ def batch_norm_inference(
         dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
         return like(dy, dx, dgamma, dbeta, dmean, dvariance)
 
-    return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma)
+    return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
 
 
 def layer_norm(

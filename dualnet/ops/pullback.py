@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +52,8 @@ class Pullback:
 
     def then(self, op: str, convert: Callable[[Any], Any]) -> Pullback:
         """The same way back with its result passed through ``convert``: how a layer names its op's gradients."""
-        way = copy.copy(self)
-        backward = self._backward
+        way, backward = object.__new__(type(self)), self._backward
+        way.__dict__.update(self.__dict__)
         way.op, way._backward = op, lambda dy: convert(backward(dy))  # type: ignore[misc]
         return way
 

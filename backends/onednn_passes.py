@@ -1,0 +1,170 @@
+"""oneDNN's passes over memory: the way back of ReLU, and batch norm. See onednn_kernels for what holds for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+
+from . import onednn_plans as onednn
+from .onednn import Refused
+from .onednn_plans import Plan
+
+FLOAT32 = numpy.dtype(numpy.float32)
+USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
+MULTIPLY, LARGER, GREATER = 0x1FFF1, 0x1FFF2, 0x1FFF7
+
+ZERO = numpy.zeros((1, 1), numpy.float32)
+SMALL = 2**15
+"""Below so many elements a pass over them is done before another thread is awake."""
+
+
+def float32(*arrays: numpy.ndarray) -> bool:
+    return all(array.dtype == FLOAT32 for array in arrays)
+
+
+def flat(x: numpy.ndarray) -> numpy.ndarray:
+    return x if x.flags.c_contiguous else numpy.ascontiguousarray(x)
+
+
+# -- E14: ReLU ---------------------------------------------------------------------------------------------------------
+
+
+def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
+    """E14: (y > 0) · dy."""
+    if not float32(dy, y) or dy.shape != y.shape:
+        return NotImplemented
+    run = onednn.plan(_rectify_backward, y.size)
+    if run is None:
+        return NotImplemented
+    dx = numpy.empty(y.shape, FLOAT32)
+    run(flat(y), ZERO, flat(dy), dx)
+    return dx
+
+
+def _rectify_backward(plan: Plan, size: int) -> None:
+    if size < SMALL:
+        raise Refused("sooner done than handed over")
+    _masked(plan, size)
+
+
+def _masked(plan: Plan, size: int) -> None:
+    """max(y, 0), then > 0, then · dy. The library's > is true of NaN, of which its max makes 0."""
+    units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
+    applied = plan.attributes((GREATER, zero), (MULTIPLY, units))
+    largest = plan.primitive_desc("binary", LARGER, units, zero, units, applied)
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.SECOND[1]: plan.slot(units)}
+    arguments[onednn.SECOND[0]] = arguments[onednn.OTHER]
+    plan.step(largest, {**arguments, onednn.DST: plan.slot(units)})
+
+
+# -- batch norm --------------------------------------------------------------------------------------------------------
+
+
+def batch_normalise(x: numpy.ndarray, gamma: numpy.ndarray, beta: numpy.ndarray, epsilon: float, relu: bool) -> Any:
+    """The batch's own moments, and what they make of it (and E7 with ``relu``, whose NaN the library would lose)."""
+    if not float32(x, gamma, beta):
+        return NotImplemented
+    run = onednn.plan(_batch_normalise, x.shape, gamma.shape, beta.shape, epsilon, relu)
+    if run is None:
+        return NotImplemented
+    y, mean, variance = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
+    run(flat(x), mean, variance, flat(gamma), flat(beta), y)
+    if relu and not all(numpy.isfinite(v).all() for v in (mean, variance, gamma, beta)):
+        return NotImplemented
+    return y, mean, variance
+
+
+def _batch_normalise(plan: Plan, x: Any, gamma: Any, beta: Any, epsilon: float, relu: bool) -> None:
+    maps, each = _normalisation(plan, x, gamma, beta)
+    flags = USE_SCALE | USE_SHIFT | (FUSE_RELU if relu else 0)
+    forward = plan.primitive_desc(
+        "batch_normalization_forward", onednn.TRAINING, maps, maps, epsilon, flags, plan.attributes()
+    )
+    arguments = {onednn.SRC: plan.slot(maps)}
+    arguments |= {n: plan.slot(each) for n in (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.SHIFT)}
+    if relu:
+        arguments[onednn.WORKSPACE] = plan.buffer(plan.query(forward, onednn.WORKSPACE_MD))  # y tells where it is > 0
+    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
+
+
+def normalise(
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    beta: numpy.ndarray,
+    epsilon: float,
+    relu: bool = False,
+) -> Any:
+    """y = γ (x − μ) / s + β."""
+    if relu or not float32(x, mean, variance, gamma, beta):
+        return NotImplemented
+    run = onednn.plan(_normalise, x.shape, mean.shape, variance.shape, gamma.shape, beta.shape, epsilon)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty(x.shape, FLOAT32)
+    run(flat(x), flat(mean), flat(variance), flat(gamma), flat(beta), y)
+    return y
+
+
+def _normalise(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> None:
+    maps, each = _normalisation(plan, x, mean, variance, gamma, beta)
+    flags = USE_GLOBAL_STATS | USE_SCALE | USE_SHIFT
+    of = (onednn.INFERENCE, maps, maps, epsilon, flags, plan.attributes())
+    forward = plan.primitive_desc("batch_normalization_forward", *of)
+    arguments = {onednn.SRC: plan.slot(maps)}
+    arguments |= {n: plan.slot(each) for n in (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.SHIFT)}
+    plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
+
+
+def normalise_backward(
+    dy: numpy.ndarray,
+    x: numpy.ndarray,
+    mean: numpy.ndarray,
+    variance: numpy.ndarray,
+    gamma: numpy.ndarray,
+    epsilon: float,
+    y: numpy.ndarray | None = None,
+) -> Any:
+    """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
+    if not float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:
+        return NotImplemented
+    relu = y is not None
+    if relu and (not float32(y) or y.shape != x.shape):
+        return NotImplemented
+    run = onednn.plan(_normalise_backward, x.shape, mean.shape, variance.shape, gamma.shape, epsilon, relu)
+    if run is None:
+        return NotImplemented
+    dx, dgamma, dbeta = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
+    masked = (flat(y), ZERO, flat(dy), dx) if relu else ()
+    deltas = dx if relu else flat(dy)
+    run(*masked, deltas, flat(x), flat(mean), flat(variance), flat(gamma), dgamma, dbeta, dx)
+    return dx, dgamma, dbeta
+
+
+def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float, relu: bool) -> None:
+    maps, each = _normalisation(plan, x, mean, variance, gamma)
+    if relu:  # E14, into dx, where the deltas are then overwritten
+        _masked(plan, math.prod(x))
+    flags = USE_SCALE | USE_SHIFT
+    hint = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, epsilon, flags, None)
+    of = (onednn.BACKWARD, maps, maps, maps, epsilon, flags, hint, plan.attributes())
+    backward = plan.primitive_desc("batch_normalization_backward", *of)
+    arguments = {onednn.DIFF_DST: plan.slot(maps), onednn.SRC: plan.slot(maps)}
+    vectors = (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.DIFF_SCALE, onednn.DIFF_SHIFT)
+    arguments |= {n: plan.slot(each) for n in vectors}
+    plan.step(backward, {**arguments, onednn.DIFF_SRC: plan.slot(maps)})
+
+
+def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
+    """Descriptors of x (N, ..., C), seen as (N, M, 1, C), and of one number per channel."""
+    C, M = x[-1], math.prod(x[1:-1])
+    if any(vector != (C,) for vector in vectors) or 0 in x:
+        raise Refused("the shapes do not fit")
+    plan.alone_below(SMALL, math.prod(x))
+    return plan.maps(x[0], M, 1, C), plan.vector(C)
+
+
+KERNELS = (rectify_backward, batch_normalise, normalise, normalise_backward)
