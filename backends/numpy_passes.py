@@ -20,6 +20,8 @@ BLOCK = 2**16
 """Elements of one block: a quarter of a megabyte in float32, so that a few of them lie in the L2 cache."""
 SMALL = 2**15
 """Below so many elements one NumPy pass beats blocks."""
+PRODUCT = 2**20
+"""Below so many multiplications BLAS uses one thread by itself, and need not be held."""
 SHARED = 2**19
 """From so many elements on it pays to wake a thread, which takes some 50 µs."""
 
@@ -287,7 +289,7 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
 def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
     """x w + b, the rows (or, of a wide w, the columns) shared out."""
     (M, K), D = x.shape, w.shape[1]
-    if x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
+    if M * K * D < PRODUCT or x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
         return NotImplemented
     y = numpy.empty((M, D), x.dtype)
     pieces = threads.count() if M * K * D >= 2**24 else 1

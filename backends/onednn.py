@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Iterator
 from ctypes import byref, c_char, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from typing import Any
 
+from dualnet.backend import reader
+
 from . import threads
 
 SPIN = "6000"
@@ -200,8 +202,11 @@ def parallel(number: int) -> None:
         _process["parallel"] = True
 
 
+_asked = reader("DUALNET_ONEDNN")
+
+
 def _switched_on() -> bool:
-    asked = os.environ.get("DUALNET_ONEDNN", "")
+    asked = _asked()
     if asked in ("", "1", "auto"):
         return True
     if asked.strip() != "0":

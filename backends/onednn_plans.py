@@ -8,10 +8,11 @@ other nor see each other's numbers; what the library itself caches (compiled cod
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from ctypes import Structure, byref, c_char_p, c_int, c_void_p
+from ctypes import Structure, byref, c_char_p, c_int, c_size_t, c_void_p
 from typing import Any
 
 import numpy
@@ -32,6 +33,34 @@ SRC, OTHER, DST, WEIGHTS, BIAS, WORKSPACE, SCRATCHPAD = 1, 2, 17, 33, 41, 64, 80
 MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
 SECOND = (32768 | 2, 65536 | 2)  # the other array of the first and the second function applied to each result
+
+
+_HEAD = sys.getsizeof(object())
+_pointer_at = c_size_t.from_address
+
+
+def address(array: numpy.ndarray) -> int:
+    """Where an array's data lie: 0.2 µs instead of the array interface's 1.1, four times for each layer.
+
+    The pointer is the first thing that a NumPy array holds behind the head of every Python object; that it is there is
+    checked once, below.
+    """
+    return _pointer_at(id(array) + _HEAD).value
+
+
+def _by_interface(array: numpy.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _pointer_is_there() -> bool:
+    if sys.implementation.name != "cpython":
+        return False
+    probes = [numpy.empty(n) for n in (1, 5, 1000)]
+    return all(address(probe) == _by_interface(probe) for probe in (*probes, probes[2][7:]))
+
+
+if not _pointer_is_there():
+    address = _by_interface
 
 
 class _Argument(Structure):
@@ -158,11 +187,11 @@ class Plan:
         library = self.library
         set_address, execute, stream = library.set_address, library.execute, self._stream
         for memory, array in zip(self._slots, arrays, strict=True):
-            set_address(memory, array.__array_interface__["data"][0])
+            set_address(memory, address(array))
         if self._scratchpads:
-            address = _of_thread.scratch(self._scratch_bytes)
+            scratch = _of_thread.scratch(self._scratch_bytes)
             for memory in self._scratchpads:
-                set_address(memory, address)
+                set_address(memory, scratch)
         before = library.get_threads()
         if before != self.threads:
             library.set_threads(self.threads)
@@ -253,7 +282,7 @@ def product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: nump
     (M, K), D = x.shape, w.shape[1]
     if b is not None:
         y[...] = b
-    addresses = [a.__array_interface__["data"][0] for a in (x, w, y)]
+    addresses = [address(a) for a in (x, w, y)]
     before = found.get_threads()
     found.set_threads(number)
     try:

@@ -21,14 +21,17 @@ from typing import Any
 
 import numpy
 
+from dualnet.backend import reader
+
 from . import blas
 
 _local = threading.local()
+_asked = reader("DUALNET_THREADS")
 
 
 def count() -> int:
     """How many threads share the work: ``DUALNET_THREADS``, or the cores that this process may use."""
-    return _count(os.environ.get("DUALNET_THREADS", ""), blas.library() is not None)
+    return _count(_asked(), blas.library() is not None)
 
 
 @functools.lru_cache(maxsize=64)

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy
 
+from .environment import reader as reader  # for the kernels
 from .loading import (
     Array,
     Backend,
@@ -73,6 +74,7 @@ __all__ = [
 ]
 
 FLOATING = ("float16", "float32", "float64")
+_kernels = reader("DUALNET_KERNELS")
 _FLOATING_DTYPES = frozenset(numpy.dtype(name) for name in FLOATING)  # of native byte order: others are not equal
 
 
@@ -378,7 +380,7 @@ def kernels_allowed() -> bool:
     >>> kernels_allowed() in (True, False)
     True
     """
-    asked = os.environ.get("DUALNET_KERNELS", "").strip().lower()
+    asked = _kernels().strip().lower()
     if asked not in ("", "auto", "reference"):
         raise ValueError(f"DUALNET_KERNELS is 'auto' or 'reference', got {asked!r}")
     return asked != "reference"

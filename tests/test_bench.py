@@ -344,7 +344,7 @@ def test_the_whole_command(tiny, tmp_path, capsys):
 
 
 MISTAKES = [
-    (["lenet6"], "dualnet bench: bench: 'lenet6' is neither a file nor a network; the networks are .*lenet5.*wide"),
+    (["lenet6"], "dualnet bench: 'lenet6' is neither a file nor a network; the networks are .*lenet5.*wide"),
     (["--against", "keras"], "unknown peer 'keras'; the peers are torch, jax, chainer, mygrad"),
     (["--against", "torch=/nowhere/python"], "torch=/nowhere/python: there is no such program"),
     (["--mode", "learning"], "unknown mode 'learning'; the modes are training, inference"),

@@ -367,3 +367,10 @@ def test_the_callers_threads_are_put_back(monkeypatch: pytest.MonkeyPatch, rng: 
         assert library.get_threads() == 3
     finally:
         library.set_threads(before)
+
+
+def test_addresses_are_those_of_the_array_interface(rng: np.random.Generator) -> None:
+    whole = float32(rng, 7, 9)
+    mapped = np.frombuffer(bytearray(40), np.float32)
+    for array in (whole, whole[2:], whole[::-1], whole.T, whole[1:1], mapped, np.asarray(1.0)):
+        assert onednn_plans.address(array) == onednn_plans._by_interface(array) == array.ctypes.data
