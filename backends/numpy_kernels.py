@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import numpy_rows, threads
+from . import numpy_bands, numpy_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -39,6 +39,10 @@ def correlate(
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
     if not _served(x, w, groups):
         return NotImplemented
+    if numpy_bands.serves(at, x.shape[3], x.shape[0]):
+        T, biases = numpy_bands.bands(w, at), None if b is None else numpy.tile(b, at.grid[1])
+        y = correlate(numpy_bands.flattened(x), T, biases, numpy_bands.along_height(at), relu=relu)
+        return y.reshape(x.shape[0], *at.grid, w.shape[3])
     if numpy_rows.serves(at, x.shape[3], w.shape[3], x.dtype):
         return numpy_rows.correlate(x, w, b, at, relu)
     (N, _, _, C), D = x.shape, w.shape[3]
@@ -66,6 +70,10 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: 
     """E11: each worker adds up its own blocks, and the workers' sums are added in their order."""
     if not _served(x, dy, groups):
         return NotImplemented
+    if numpy_bands.serves(at, x.shape[3], x.shape[0]):
+        maps, deltas = numpy_bands.flattened(x), numpy_bands.flattened(dy)
+        dT = correlate_filters(maps, deltas, numpy_bands.along_height(at))
+        return numpy_bands.along_bands(dT, at, x.shape[3], dy.shape[3])
     if numpy_rows.serves(at, x.shape[3], dy.shape[3], x.dtype):
         return numpy_rows.correlate_filters(x, dy, at)
     (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
@@ -87,6 +95,10 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
     """E13: as a correlation with the rotated bank where that reads less than col2im would add, else by columns."""
     if not _served(dy, w, groups):
         return NotImplemented
+    if numpy_bands.serves_inputs(at, w.shape[2], dy.shape[0]):
+        T, deltas = numpy_bands.bands(w, at), numpy_bands.flattened(dy)
+        dx = correlate_inputs(deltas, T, numpy_bands.along_height(at))
+        return dx.reshape(dy.shape[0], *at.size, w.shape[2])
     back = _gathered(at)
     if back is not None and numpy_rows.serves(back, w.shape[3], w.shape[2], dy.dtype):
         return numpy_rows.correlate(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), None, back, relu=False)

@@ -8,7 +8,7 @@ from oracles import error, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends import blas, numpy_kernels, numpy_passes, numpy_rows
+from dualnet.backends import blas, numpy_bands, numpy_kernels, numpy_passes, numpy_rows
 from dualnet.geometry import windows
 
 KERNELS = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS}
@@ -60,11 +60,14 @@ def agree(name, *arguments, K, scale=1.0, **options):
         assert error(got, want) <= 2 * scale * tau(got.dtype, K), error(got, want)
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(30))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_convolution(team, small_blocks, monkeypatch, rng, case, dtype):
-    if case % 2:  # by rows, where BLAS can be called
+    if case % 3 == 1:  # by rows, where BLAS can be called
         monkeypatch.setattr(numpy_rows, "serves", lambda *a: blas.product(dtype) is not None)
+    monkeypatch.setattr(numpy_bands, "_worth", lambda at, images: case % 3 == 2 and at.window[1] > 1)
+    monkeypatch.setattr(numpy_bands, "RUN", 100)
+    monkeypatch.setattr(numpy_bands, "CHANNELS", 100)
     at, N, C, D = placed(rng), int(rng.integers(0, 5)), int(rng.integers(1, 12)), int(rng.integers(1, 9))
     x, dy = (rng.standard_normal(s).astype(dtype) for s in ((N, *at.size, C), (N, *at.grid, D)))
     w, b = rng.standard_normal((*at.window, C, D)).astype(dtype), rng.standard_normal(D).astype(dtype)
@@ -96,6 +99,21 @@ def test_layers_of_real_networks(team, rng, size, C, D, k, stride, padding):
     agree("correlate", x, w, b, at, K=K)
     agree("correlate_filters", x, dy, at, K=K)
     agree("correlate_inputs", dy, w, at, K=K)
+
+
+def test_by_bands_where_that_was_measured_to_pay(rng):
+    first, inner = windows("conv2d", (28, 28), (5, 5), padding=2), windows("conv2d", (14, 14), (5, 5))
+    small = windows("conv2d", (28, 28), (3, 3), padding=1)
+    assert numpy_bands.serves(first, 1, 64) and not numpy_bands.serves(first, 1, 1)
+    assert not numpy_bands.serves(inner, 6, 64) and numpy_bands.serves_inputs(inner, 6, 64)
+    assert not numpy_bands.serves(small, 1, 64) and not numpy_bands.serves_inputs(small, 16, 64)
+    x, w, b = (rng.standard_normal(shape, dtype="f4") for shape in ((9, 28, 28, 1), (5, 5, 1, 6), (6,)))
+    agree("correlate", x, w, b, first, K=25)
+    agree("correlate", x, w, b, first, relu=True, K=25)
+    agree("correlate", x[:, ::-1, ::-1], w[::-1], None, first, K=25)
+    dy = rng.standard_normal((9, 28, 28, 6), dtype="f4")
+    agree("correlate_filters", x, dy[:, ::-1], first, K=9 * 784)
+    agree("correlate_inputs", dy[:, :, ::-1], w[::-1], first, K=150)
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
