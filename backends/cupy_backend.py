@@ -15,6 +15,10 @@ import numpy
 
 from dualnet.backend import Array, Backend, BackendUnavailable
 
+from . import cupy_kernels, cupy_sums
+
+KERNELS = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS}
+
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 """Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
 
@@ -45,6 +49,7 @@ def load(device: int | None = None) -> Backend:
         array_types=(cupy.ndarray,),
         from_host=from_host,
         to_host=cupy.asnumpy,
+        kernels=KERNELS,  # type: ignore[arg-type]
         synchronize=here.synchronize,
         describe=lambda: _describe(cupy, here),
         locate=lambda array: f"cupy:{array.data.device_id}",

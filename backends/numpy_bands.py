@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 from dualnet.geometry import Windows
 
 WASTE = 6
-"""Up to so many times the multiplications: LeNet-5's first layer (5.6) gains, 3 × 3 filters on 28 columns (9.3) lose."""
+"""Up to so many times the work: LeNet-5's first layer (5.6) gains, a 3 × 3 filter on 28 columns (9.3) loses."""
 RUN = 10
 """E4 and E11 gain where a window's row has at most so many numbers, k2·C."""
 CHANNELS = 8

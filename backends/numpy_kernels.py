@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import numpy_bands, numpy_rows, threads
+from . import numpy_bands, numpy_passes, numpy_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -39,6 +39,8 @@ def correlate(
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
     if not _served(x, w, groups):
         return NotImplemented
+    if x.shape[0] * at.grid[0] * at.grid[1] * at.taps * x.shape[3] * w.shape[3] < numpy_passes.PRODUCT:
+        return _correlate_at_once(x, w, b, at, relu)
     if numpy_bands.serves(at, x.shape[3], x.shape[0]):
         T, biases = numpy_bands.bands(w, at), None if b is None else numpy.tile(b, at.grid[1])
         y = correlate(numpy_bands.flattened(x), T, biases, numpy_bands.along_height(at), relu=relu)
@@ -63,6 +65,20 @@ def correlate(
             target[...] = out.reshape(target.shape)
 
     threads.share(_blocks(at, N, C, x.itemsize), work)
+    return y
+
+
+def _correlate_at_once(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool
+) -> numpy.ndarray:
+    """E4, E6, E7 for so little (one image of a small network) that blocks and threads take longer than the work."""
+    y = numpy.empty((x.shape[0], *at.grid, w.shape[3]), x.dtype)
+    out = y.reshape(-1, w.shape[3])
+    numpy.matmul(columns(x, at), w.reshape(-1, w.shape[3]), out=out)  # E4  Y = X W
+    if b is not None:
+        out += b  # E4
+    if relu:
+        numpy.maximum(out, 0, out=out)  # E7
     return y
 
 
@@ -160,16 +176,23 @@ def columns(x: numpy.ndarray, at: Windows) -> numpy.ndarray:
     if _transposed(at, C):
         out = threads.workspace("columns", (k1 * k2 * C, n * P * Q), x.dtype)
         strides = (r1 * by_row, r2 * by_col, by_channel, by_image, s1 * by_row, s2 * by_col)
-        numpy.copyto(out.reshape(k1, k2, C, n, P, Q), as_strided(x, (k1, k2, C, n, P, Q), strides, writeable=False))
+        numpy.copyto(out.reshape(k1, k2, C, n, P, Q), strided(x, (k1, k2, C, n, P, Q), strides))
         return out.T
     out = threads.workspace("columns", (n * P * Q, k1 * k2 * C), x.dtype)
     outer = (by_image, s1 * by_row, s2 * by_col, r1 * by_row)
     if r2 == 1 and by_col == C * by_channel:  # a window's row lies in one piece
-        view = as_strided(x, (n, P, Q, k1, k2 * C), (*outer, by_channel), writeable=False)
+        view = strided(x, (n, P, Q, k1, k2 * C), (*outer, by_channel))
     else:
-        view = as_strided(x, (n, P, Q, k1, k2, C), (*outer, r2 * by_col, by_channel), writeable=False)
+        view = strided(x, (n, P, Q, k1, k2, C), (*outer, r2 * by_col, by_channel))
     numpy.copyto(out.reshape(view.shape), view)
     return out
+
+
+def strided(x: numpy.ndarray, shape: tuple[int, ...], strides: tuple[int, ...]) -> numpy.ndarray:
+    """A view of x to be read: as ``as_strided``, in a tenth of the time where x is contiguous."""
+    if x.flags.c_contiguous:
+        return numpy.ndarray(shape, x.dtype, x, 0, strides)
+    return as_strided(x, shape, strides, writeable=False)
 
 
 def _padded(x: numpy.ndarray, at: Windows) -> numpy.ndarray:

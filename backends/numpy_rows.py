@@ -59,7 +59,8 @@ class Rows:
     def spread(self, x: numpy.ndarray) -> numpy.ndarray:
         """A of a block x (n, H, W, C), in this thread's buffer."""
         n = len(x)
-        padded = threads.zeros("maps", (self.n, *self.padded), x.dtype)[:n]  # the border stays 0
+        inside = (self.top, self.kept, self.left, self.W)
+        padded = threads.zeros("maps", (self.n, *self.padded), x.dtype, inside)[:n]  # the border stays 0
         padded[:, self.top : self.top + self.kept, self.left : self.left + self.W] = x[:, : self.kept]
         by_image, by_row, by_col, by_channel = padded.strides
         outer = (by_row, by_image, self.s1 * by_row, self.s2 * by_col)
@@ -79,7 +80,7 @@ class Rows:
 
     def deltas(self, dy: numpy.ndarray) -> numpy.ndarray:
         """dY of a block with rows of 0 between the images, (n, rows, W', D), in this thread's buffer."""
-        spaced = threads.zeros("deltas", (self.n, self.height, self.Q, dy.shape[3]), dy.dtype)
+        spaced = threads.zeros("deltas", (self.n, self.height, self.Q, dy.shape[3]), dy.dtype, (self.P,))
         spaced[: len(dy), : self.P] = dy
         return spaced
 

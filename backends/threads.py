@@ -25,6 +25,9 @@ from dualnet.backend import reader
 
 from . import blas
 
+KEPT = 64
+"""So many buffers with borders of 0 are kept by each thread: the layers of a large network, each of its own shape."""
+
 _local = threading.local()
 _asked = reader("DUALNET_THREADS")
 
@@ -79,11 +82,15 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     return kept[key][:size].reshape(shape)
 
 
-def zeros(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
-    """A buffer of this thread's own for one shape, 0 when new: what nobody writes to (a border) stays 0."""
+def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:
+    """A buffer of this thread's own, 0 where nobody writes (a border). ``written`` tells what is written: others who
+    write elsewhere in a buffer of the same shape get another one.
+    """
     kept = _local.__dict__.setdefault("zeros", {})
-    key = (name, shape, numpy.dtype(dtype))
+    key = (name, shape, numpy.dtype(dtype), written)
     if key not in kept:
+        while len(kept) >= KEPT:
+            del kept[next(iter(kept))]  # the oldest
         kept[key] = numpy.zeros(shape, dtype)
     return kept[key]
 

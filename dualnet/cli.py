@@ -1,4 +1,4 @@
-"""The command line: ``dualnet train | predict | summary | check | bench | info``.
+"""The command line: ``dualnet train | predict | summary | check | explain | zoo | bench | parity | info``.
 
 What a user can get wrong (an argument, a file, a backend) ends in one line on stderr and exit code 2. A gradient check
 that fails ends in exit code 1.
@@ -20,6 +20,7 @@ import dualnet as dn
 
 from . import bench, data, models
 from .check import Report
+from .parity import command as parity
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
     "digits": ("digits_cnn", 12, 2e-3),
@@ -32,6 +33,7 @@ EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(argv)
+    options.words = list(sys.argv[1:] if argv is None else argv)[1:]
     try:
         if getattr(options, "backend", None):
             dn.set_backend(options.backend)
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
-        print(f"dualnet {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        told = " ".join(str(error).split()).removeprefix(f"{options.command}: ")
+        print(f"dualnet {options.command}: {told}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -77,7 +80,32 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
 
+    explain = _command(commands, "explain", _explain, "tell where a number comes from, as a sum and as a page")
+    explain.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a saved network, a model's name or a data set (a small fresh network)",
+    )
+    explain.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest)')
+    explain.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or digits, mnist or cifar10")
+    explain.add_argument("--image", type=int, default=0, metavar="N", help="which of the images (0, the first)")
+    explain.add_argument("--label", type=int, metavar="N", help="the image's class, if the images bring none")
+    explain.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    explain.add_argument("--html", metavar="FILE", help="write the interactive page to a file")
+    explain.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights of a fresh network (0)")
+
     _bench_options(_command(commands, "bench", _bench, "measure networks: speed, memory, alone and against others"))
+    zoo = _command(commands, "zoo", _zoo, "exercises: backward passes with one mistake each, to be mended")
+    zoo.add_argument("exercise", nargs="?", metavar="NAME", help="the exercise to show (all are listed)")
+    actions = zoo.add_mutually_exclusive_group()
+    actions.add_argument("--out", metavar="FILE", help="write the wrong code to a file, to be mended there")
+    actions.add_argument("--grade", metavar="FILE", help="run the file and judge the repair; exit code 1 if wrong")
+    actions.add_argument("--hint", action="store_true", help="show a hint")
+    actions.add_argument("--solution", action="store_true", help="show what was wrong, and who is blind to it")
+    compared = commands.add_parser("parity", help="compare backends with float64 and each other: the certificate")
+    parity.add_options(compared)
+    compared.set_defaults(run=_parity)
     _command(commands, "info", _info, "show versions, backends and what runs here")
     return parser
 
@@ -233,6 +261,54 @@ def _bench(options: argparse.Namespace) -> int:
     if options.markdown:
         bench.write(text, options.markdown)
     return EXIT_WRONG if bench.wrong(result) else 0
+
+
+def _explain(options: argparse.Namespace) -> None:
+    net, x, t = _subject(options)
+    why = dn.explain(net, x, options.target, t=t)
+    path = why.to_html(options.html) if options.html else None
+    print(why)
+    if path:
+        print(f"\n{path}: the page, {path.stat().st_size / 1000:.0f} kB; open it in a browser")
+
+
+def _subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
+    """A network, one image and its class."""
+    if options.model is None and options.images is None:
+        from .explain.example import subject
+
+        net, x, t = subject(options.image, options.seed)
+        return net, x, t if options.label is None else [options.label]
+    name = options.model or "digits_cnn"
+    if name in DATASETS or name in models.NAMES:
+        model = DATASETS[name][0] if name in DATASETS else name
+        net = models.get(model)().init(models.INPUT_SHAPES[model], seed=options.seed)
+    else:
+        net = _network(name, None)
+    images = options.images or (name if name in DATASETS else "digits" if net.input_shape == (8, 8, 1) else None)
+    if images is None:
+        raise ValueError("say which image, with --images FILE, or --images mnist --data DIR")
+    x, t = _load(images, options.data)[1] if images in DATASETS else (_images(images, net), None)
+    if not 0 <= options.image < len(x):
+        raise ValueError(f"--image {options.image}: there are {len(x):,} images, 0 … {len(x) - 1}")
+    one = slice(options.image, options.image + 1)
+    return net, x[one], [options.label] if options.label is not None else None if t is None else t[one]
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    from .zoo.command import command
+
+    text, well = command(
+        options.exercise, hint=options.hint, solved=options.solution, out=options.out, graded=options.grade
+    )
+    print(text)
+    return 0 if well else EXIT_WRONG
+
+
+def _parity(options: argparse.Namespace) -> int:
+    text, code = parity.run(options, options.words)
+    print(text)
+    return code
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .arguments import count, flag, number, positive, share
-from .backend import FLOATING, Array, asarray, backend_of, namespace, to_numpy
+from .backend import FLOATING, Array, accelerated, asarray, backend_of, namespace, to_numpy
 from .initializers import Parameter
 from .ops.sums import wide
 from .schedules import Schedule, rate, rate_at
@@ -251,11 +251,16 @@ class SGD(Optimizer):
         return ("velocity",) if self.momentum else ()
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        if not self.momentum:
-            return w - lr * g, {}  # E17
-        velocity = self.momentum * slots["velocity"] + g
-        direction = g + self.momentum * velocity if self.nesterov else velocity
-        return w - lr * direction, {"velocity": velocity}  # E17
+        return sgd_update(w, g, slots, lr, self.momentum, self.nesterov)  # E17
+
+
+@accelerated
+def sgd_update(w: Array, g: Array, slots: Slots, lr: float, momentum: float, nesterov: bool) -> tuple[Array, Slots]:
+    """E17 as SGD does it: the new w, and the new velocity if there is one."""
+    if not momentum:
+        return w - lr * g, {}  # E17
+    velocity = momentum * slots["velocity"] + g
+    return w - lr * (g + momentum * velocity if nesterov else velocity), {"velocity": velocity}  # E17
 
 
 class RMSProp(Optimizer):
@@ -341,12 +346,18 @@ class Adam(Optimizer):
         return ("mean", "mean_square")
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        xp, t = backend_of(w).xp, self.steps + 1
-        mean = slots["mean"] + (1 - self.beta_1) * (g - slots["mean"])
-        mean_square = self.beta_2 * slots["mean_square"] + (1 - self.beta_2) * (g * g)
-        spread = xp.sqrt(mean_square) / (1 - self.beta_2**t) ** 0.5 + self.epsilon
-        direction = mean / spread
-        return w - lr / (1 - self.beta_1**t) * direction, {"mean": mean, "mean_square": mean_square}  # E17
+        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self.steps + 1)  # E17
+
+
+@accelerated
+def adam_update(
+    w: Array, g: Array, slots: Slots, lr: float, betas: tuple[float, float], epsilon: float, t: int
+) -> tuple[Array, Slots]:
+    """E17 as Adam does it in step t = 1, 2, …: the new w, mean and mean square."""
+    mean = slots["mean"] + (1 - betas[0]) * (g - slots["mean"])
+    mean_square = betas[1] * slots["mean_square"] + (1 - betas[1]) * (g * g)
+    spread = backend_of(w).xp.sqrt(mean_square) / (1 - betas[1] ** t) ** 0.5 + epsilon
+    return w - lr / (1 - betas[0] ** t) * (mean / spread), {"mean": mean, "mean_square": mean_square}  # E17
 
 
 class AdamW(Adam):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy
 
+from . import markup
+from .backend import backend_of
 from .geometry import elements
 from .initializers import Parameter
 from .layers.containers import Container
@@ -72,16 +73,8 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def line(cells: tuple[str, ...], tag: str) -> str:
-            first = f'<{tag} style="text-align:left;white-space:pre">{html.escape(cells[0])}</{tag}>'
-            return "<tr>" + first + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[1:]) + "</tr>"
-
-        body = "".join(line(_cells(row), "td") for row in self.rows)
-        below = "".join(f"<div>{html.escape(text)}</div>" for text in self._sharing())
-        return (
-            f"<table><caption>{html.escape(self._title())}</caption><thead>{line(HEADINGS, 'th')}</thead>"
-            f"<tbody>{body}</tbody><tfoot>{line(self._totals(), 'th')}</tfoot></table>{below}"
-        )
+        below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._sharing())
+        return markup.table(self._title(), HEADINGS, [*map(_cells, self.rows)], self._totals()) + below
 
     def _title(self) -> str:
         return f"{self.network} on {self.input_shape}, {self.dtype}; numbers for one image"
@@ -136,6 +129,38 @@ def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
     seen: set[int] = set()
     rows = list(_rows(net, "", shape, 0, numpy.dtype(net.dtype).itemsize, seen))
     return Summary(type(net).__name__, shape, numpy.dtype(net.dtype).name, rows if len(rows) == 1 else rows[1:])
+
+
+def network_html(net: Layer) -> str:
+    """A network in a notebook: one line that unfolds to its layers, their options, shapes and parameters."""
+    try:
+        table = None if net.input_shape is None else summary(net)
+    except Exception:  # a layer of one's own may not tell its shape; a notebook shows the rest all the same
+        table = None
+    layers = {name: layer for name, layer in net.walk() if name} or {"": net}
+    rows = {row.name: row for row in table.rows} if table else {}
+    lines = [_line(name, layer, rows.get(name), min(map(len, layers)) > 0) for name, layer in layers.items()]
+    count = f"{len(lines)} layers · " if net.children() else ""
+    title = f"<b>{markup.escape(type(net).__name__)}</b> · {count}"
+    if table is None:
+        told = title + "not initialised" if net.input_shape is None else title.removesuffix(" · ")
+        return markup.card(told, markup.table("", ("layer", "options"), [line[:2] for line in lines], left=2))
+    home = next((f" on {backend_of(p.value).name}" for p in net.parameters().values()), "")
+    title += f"{table.parameters:,} parameters · {table.input_shape} → {net.output_shape(table.input_shape)} · "
+    headings = ("layer", "options", "output shape", "parameters")
+    body = markup.scrolling(markup.table("", headings, lines, left=2))
+    return markup.card(f"{title}{table.dtype}{home}", body, opened=len(lines) <= 30)
+
+
+def _line(name: str, layer: Layer, row: Row | None, named: bool) -> tuple[str, str, str, str]:
+    depth, own = name.count(".") * named, name.rpartition(".")[2]
+    label = "  " * depth + f"{own} {type(layer).__name__}".strip()
+    options = "" if layer.children() else repr(layer).partition("(")[2].removesuffix(")")
+    if row is None:
+        return label, options, "", ""
+    shared = " (shared)" if row.shared else ""
+    shape = "" if row.output_shape is None else str(row.output_shape)
+    return label + shared, options, shape, f"{row.parameters:,}" if row.parameters else ""
 
 
 def _without_values(net: Layer) -> Layer:

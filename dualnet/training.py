@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from . import optimizers
+from . import markup, optimizers
 from .arguments import flag, integer, real
 from .backend import Array, asarray, backend_of, to_numpy
 from .layers.containers import forward_of
@@ -50,6 +50,29 @@ class History(dict):
         return "\n".join(f"epoch {i + 1:>3}  {told(row)}" for i, row in enumerate(rows)) or "no epochs"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The curves, the smallest or largest value of each figure, and every epoch in a table that unfolds."""
+        rows = [_curve(name, values) for name, values in self.items() if values]
+        headings = ("figure", "curve", "first", "last", "best", "epoch")
+        epochs = [
+            [str(i + 1), *(markup.figure(values[i], 4) if i < len(values) else "" for values in self.values())]
+            for i in range(self.epochs)
+        ]
+        curves = markup.scrolling(markup.table(f"{self.epochs} epochs", headings, rows, left=2, raw=(1,)))
+        return curves + markup.card(
+            "every epoch", markup.scrolling(markup.table("", ("epoch", *self), epochs)), opened=False
+        )
+
+
+def _curve(name: str, values: list[float]) -> list[str]:
+    """A figure's row: what grows is best where it is largest."""
+    grows = name.endswith("accuracy")
+    finite = [value for value in values if math.isfinite(value)]
+    best = (max if grows else min)(finite, default=math.nan)
+    line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
+    end = ["", ""] if name == "seconds" or not finite else [markup.figure(best, 4), str(values.index(best) + 1)]
+    return [name, line, markup.figure(values[0], 4), markup.figure(values[-1], 4), *end]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 
 import dualnet as dn
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures open no window
+
+collect_ignore = ["pretend_device.py"]
+"""A plug-in that puts a pretend CuPy in place where it is imported, which looking for doctests would do."""
 
 
 @pytest.fixture(params=dn.available_backends())

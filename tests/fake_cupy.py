@@ -1,18 +1,27 @@
 """A module that looks like CuPy on a machine with several GPUs, over the strict backend's namespace.
 
 What CuPy does and the strict backend alone does not show: every array lies on one device, and computing with it while
-another device is the current one fails.
+another device is the current one fails; arrays have addresses and flags, and CUDA kernels run (on the host, see
+cuda_host.py). What ``empty`` returns lies between two fences, and a kernel that writes beyond its array is caught.
 """
 
 from __future__ import annotations
 
 import sys
 import types
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 
+import cuda_host
 import numpy
+import pristine
+import pytest
 
-from dualnet.backends import strict_backend
+import dualnet as dn
+from dualnet.backends import cupy_backend, strict_backend
 from dualnet.backends.strict_backend import StrictArray
 
 COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
@@ -21,14 +30,16 @@ COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
 def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     """Put a fresh fake into ``sys.modules``, with this many devices."""
     cupy = module("cupy", __version__="14.2.0", __file__="fake")
-    now = types.SimpleNamespace(device=0, synchronized=[])
+    now = types.SimpleNamespace(device=0, synchronized=[], called=Counter())
     names = {name: getattr(strict_backend.Namespace(), name) for name in strict_backend.FUNCTIONS}
     dtypes = {name: getattr(numpy, name) for name in (*strict_backend.DTYPES, *strict_backend.CONSTANTS)}
     cupy.ndarray = _array_type(now)
     for name, function in names.items():
-        setattr(cupy, name, _on_device(cupy.ndarray, now, function))
+        setattr(cupy, name, _on_device(cupy.ndarray, now, function, name))
     for name, value in dtypes.items():
         setattr(cupy, name, value)
+    cupy.empty = _on_device(cupy.ndarray, now, lambda shape, dtype=float: StrictArray(fenced(shape, dtype)), "empty")
+    cupy.RawModule = RawModule
     cupy.asarray = lambda host: cupy.ndarray(numpy.array(host), now.device)
     cupy.asnumpy = lambda array: array._held.copy()
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
@@ -49,6 +60,18 @@ def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     return cupy
 
 
+@contextmanager
+def in_force(monkeypatch) -> Iterator[types.ModuleType]:
+    """A machine with one pretend GPU, whose kernels run on the host; new arrays are born there."""
+    if cuda_host.COMPILER is None:
+        pytest.skip("g++ is not installed")
+    pristine.without_cupy(monkeypatch)
+    monkeypatch.setattr(cupy_backend, "_installed", lambda wheel: wheel == "cupy-cuda12x")
+    cupy = install(monkeypatch, devices=1)
+    with dn.use_backend("cupy"):
+        yield cupy
+
+
 def module(name: str, **members: object) -> types.ModuleType:
     made = types.ModuleType(name)
     made.__spec__ = ModuleSpec(name, None)
@@ -62,10 +85,11 @@ def _array_type(now: types.SimpleNamespace) -> type:
 
         def __init__(self, held: numpy.ndarray, device: int | None = None) -> None:
             super().__init__(held)
-            self.data = types.SimpleNamespace(device_id=now.device if device is None else device)
+            number = now.device if device is None else device
+            self.data = types.SimpleNamespace(device_id=number, ptr=held.ctypes.data)
 
-    def guarded(method):
-        return _on_device(ndarray, now, method)
+    def guarded(method, name):
+        return _on_device(ndarray, now, method, name)
 
     ndarray.__module__ = "cupy"
     methods = [name for name, member in vars(StrictArray).items() if callable(member) and name.startswith("__")]
@@ -76,15 +100,18 @@ def _array_type(now: types.SimpleNamespace) -> type:
         "__class__",
         "__deepcopy__",
     }:
-        setattr(ndarray, name, guarded(getattr(StrictArray, name)))
+        setattr(ndarray, name, guarded(getattr(StrictArray, name), name))
     for name in ("T", "mT"):
-        setattr(ndarray, name, property(guarded(getattr(StrictArray, name).fget)))
+        setattr(ndarray, name, property(guarded(getattr(StrictArray, name).fget, name)))
     ndarray.item = lambda self: self._held.item()
+    ndarray.flags = property(lambda self: self._held.flags)
+    ndarray.view = lambda self, dtype: ndarray(self._held.view(dtype))
     return ndarray
 
 
-def _on_device(kind: type, now: types.SimpleNamespace, function):
+def _on_device(kind: type, now: types.SimpleNamespace, function, name: str):
     def call(*args, **options):
+        now.called[name] += 1
         for value in _flat((*args, *options.values())):
             if isinstance(value, kind) and value.data.device_id != now.device:
                 raise ValueError(
@@ -141,3 +168,49 @@ def _runtime(now: types.SimpleNamespace, devices: int) -> types.SimpleNamespace:
         getDeviceProperties=lambda number: {"name": f"Pretend H{number}00".encode()},
         memGetInfo=lambda: (60 * 2**20, 80 * 2**20),
     )
+
+
+# -- memory and kernels ------------------------------------------------------------------------------------------------
+
+FENCE = 64
+_fenced: list[weakref.ref] = []
+
+
+def fenced(shape: object, dtype: object) -> numpy.ndarray:
+    """An array that is full of NaN (or of the largest integer), between two fences."""
+    shape = shape if isinstance(shape, tuple) else (shape,)
+    size = int(numpy.prod(shape, dtype=int)) * numpy.dtype(dtype).itemsize
+    whole = numpy.full(size + 3 * FENCE, 0xFF, numpy.uint8)
+    start = -whole.ctypes.data % FENCE + FENCE
+    held = whole[start : start + size].view(dtype).reshape(shape)
+    if held.dtype == bool:
+        held[...] = True
+    _fenced.append(weakref.ref(whole, _fenced.remove))
+    whole.flags.writeable = True
+    _lengths[id(whole)] = (start, size)
+    weakref.finalize(whole, _lengths.pop, id(whole), None)
+    return held
+
+
+_lengths: dict[int, tuple[int, int]] = {}
+
+
+def check_fences() -> None:
+    for ref in list(_fenced):
+        whole = ref()
+        if whole is not None:
+            start, size = _lengths[id(whole)]
+            assert (whole[:start] == 0xFF).all() and (whole[start + size :] == 0xFF).all(), "written beyond the array"
+
+
+class RawModule(cuda_host.RawModule):
+    """Kernels of the host, with a look at the fences after each launch."""
+
+    def get_function(self, name: str):
+        function = super().get_function(name)
+
+        def call(grid: tuple, block: tuple, arguments: tuple) -> None:
+            function(grid, block, arguments)
+            check_fences()
+
+        return call

@@ -1,6 +1,6 @@
 """How an op is proven. Four witnesses that share no code:
 
-1. **loops**: tests/reference.py in float64, forward and every gradient
+1. **loops**: dualnet/parity/loops.py in float64, forward and every gradient
 2. **two dot products**: ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ for arguments in which the op is linear; else central differences
 3. **the other backend**: the same numbers on every backend, float32 within τ of float64
 4. stored PyTorch results (tests/test_fixtures.py)
@@ -10,7 +10,6 @@ The limits are derived, not tuned: with u the unit round-off and K the length of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,14 +17,9 @@ import numpy as np
 import reference
 
 import dualnet as dn
+from dualnet.parity.limits import UNIT, tau  # noqa: F401  the tests' too
 
-UNIT = {"float16": 4.88e-4, "float32": 5.96e-8, "float64": 1.11e-16}
 ADJOINT, DIFFERENCE = 1e-13, 1e-7
-
-
-def tau(dtype: Any, K: int) -> float:
-    """The bound on ‖X − R‖ / ‖R‖ for a reduction over K terms."""
-    return UNIT[np.dtype(dtype).name] * (8 + 4 * math.sqrt(K))
 
 
 def error(x: Any, r: Any) -> float:

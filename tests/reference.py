@@ -1,13 +1,3 @@
-"""Every op and loss a second time, as plain loops in float64: what all other code is compared with.
+"""The loops that everything is compared with. They ship with the package, since ``dualnet parity`` needs them too."""
 
-Nothing here is fast and nothing is shared with the package: each sum is written as ``docs/derivation.md`` prints its
-formula, one index at a time. ``NAME(*arrays, **options)`` gives the output of the op ``NAME`` and
-``NAME_backward(dy, *arrays, **options)`` the gradient of each array argument, in order, as a tuple; an op of one array
-gives that gradient itself. The losses take ``NAME(y, t, **options)`` and ``NAME_backward(y, t, **options)``.
-
-Feature maps are (N, H, W, C), filter banks (k1, k2, C/groups, D). Inputs of any floating dtype are read as float64.
-"""
-
-from reference_losses import *  # noqa: F403
-from reference_maps import *  # noqa: F403
-from reference_units import *  # noqa: F403
+from dualnet.parity.loops import *  # noqa: F403

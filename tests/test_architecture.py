@@ -20,15 +20,16 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {SIGNPOST})
 MACHINES = sorted(BACKENDS.glob("*.py"))
 
 ROWS = [  # from the ground up: a module imports from lower rows, and a package from itself
-    ["arguments", "traffic"],
+    ["arguments", "environment", "traffic"],
     ["geometry", "loading"],
     ["backend"],
     ["about", "ops", "initializers"],
     ["layers", "schedules", "data"],
-    ["optimizers", "check", "formats", "fusing", "progress", "sketch"],
-    ["summary", "training", "files"],
+    ["optimizers", "check", "formats", "fusing", "progress", "sketch", "markup", "probe", "graph"],
+    ["summary", "training", "files", "tracing", "explain", "viz"],
     ["models"],
-    ["bench"],
+    ["bench", "parity"],
+    ["zoo"],
     ["cli"],
     ["__main__"],
 ]
@@ -216,7 +217,7 @@ def test_the_packages_on_disk_are_the_packages_that_ship():
 # -- what every public name brings -------------------------------------------------------------------------------------
 
 
-HOUSES = [dn, dn.ops, dn.losses, dn.check, dn.data, dn.models, dn.optimizers, dn.schedules]
+HOUSES = [dn, dn.ops, dn.losses, dn.check, dn.data, dn.models, dn.optimizers, dn.schedules, dn.viz, dn.zoo]
 RESULTS = {"LossPullback", "Report", "Row", "Run"}
 """What a function hands out: the function's own example shows it."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import doctest
 import importlib.util
+import inspect
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -19,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "README.md").exists():
     pytest.skip("the pages are in the checkout, not in the package", allow_module_level=True)
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+PAGES += [page for page in sorted(DOCS.rglob("*.md")) if page.relative_to(DOCS).parts[0] not in ("_build", "_made")]
 PAGES += [page for page in [ROOT / "CONTRIBUTING.md"] if page.exists()]
 SOURCES = [*(ROOT / "dualnet").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
 
@@ -38,6 +42,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in page.read_text("utf-8")], ids=name)
 def test_examples_run(backend, page, tmp_path, monkeypatch):
+    if "matplotlib" in page.read_text("utf-8"):
+        pytest.importorskip("matplotlib").use("agg")
     monkeypatch.chdir(tmp_path)
     told: list[str] = []
     examples = doctest.DocTestParser().get_doctest(page.read_text("utf-8"), {}, name(page), str(page), 0)
@@ -84,9 +90,80 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_can_be_reached():
-    text = (ROOT / "README.md").read_text("utf-8")
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"](docs/{page.name}" in text, f"README.md does not lead to docs/{page.name}"
+    """The side bar of the site, which begins at docs/index.md, has every page; and README leads to it."""
+    reached, waiting = set(), [DOCS / "index.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        waiting += [entry for entry in listed(page) if entry not in reached]
+    pages = {page for page in [*PAGES, *DOCS.rglob("*.rst")] if page.is_relative_to(DOCS)}
+    pages = {page for page in pages if not page.read_text("utf-8").startswith("---\norphan: true\n")}  # signposts
+    assert not pages - reached, f"in no toctree: {sorted(map(name, pages - reached))}"
+
+
+def listed(page: Path) -> list[Path]:
+    """The pages in the toctrees of a page."""
+    text = page.read_text("utf-8")
+    trees = re.findall(r"^```\{toctree\}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    trees += re.findall(r"^\.\. toctree::\n((?:   .*\n|\n)*)", text, flags=re.MULTILINE)
+    entries = [line.strip() for tree in trees for line in tree.splitlines() if line.strip()]
+    stems = [page.parent / entry for entry in entries if not entry.startswith(":")]
+    return [stem.with_name(stem.name + end) for stem in stems for end in (".md", ".rst") if file(stem, end)]
+
+
+def file(stem: Path, end: str) -> bool:
+    return stem.with_name(stem.name + end).exists()
+
+
+def test_thirty_questions_have_a_page():
+    rows = re.findall(
+        r"^\| (.+\?.*?) \| .+ \| (\[.+\]\(.+\)) \|$", (DOCS / "questions.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) >= 30
+
+
+# -- the reference -----------------------------------------------------------------------------------------------------
+
+
+def documented() -> list[str]:
+    """What docs/reference/*.rst describes, such as ``dualnet.ops.conv2d``."""
+    text = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.rst")))
+    return re.findall(r"^\.\. auto(?:function|class|exception):: (\S+)$", text, flags=re.MULTILINE)
+
+
+def test_every_public_name_is_in_the_reference():
+    named = {identity(resolved(entry)) for entry in documented()}
+    modules = [dn, dn.ops, dn.losses, dn.check, dn.data, dn.models, dn.optimizers, dn.schedules, dn.backend]
+    modules += [
+        importlib.import_module(f"dualnet.{extra}") for extra in ("bench", "explain", "parity", "tracing", "viz", "zoo")
+    ]
+    modules += [importlib.import_module("dualnet.training"), importlib.import_module("dualnet.summary")]
+    missing = set()
+    for module in modules:
+        for public in getattr(module, "__all__", [entry for entry in vars(module) if not entry.startswith("_")]):
+            found = getattr(module, public)
+            if getattr(found, "__module__", "").startswith("dualnet") and identity(found) not in named:
+                missing.add(f"{module.__name__}.{public}")
+    assert not missing, f"not in docs/reference: {sorted(missing)}"
+
+
+def resolved(entry: str) -> object:
+    """The attribute, also where a module has the same name: dualnet.ops.dense is a function."""
+    parent, _, attribute = entry.rpartition(".")
+    return getattr(pkgutil.resolve_name(parent), attribute)
+
+
+def identity(found: object) -> int:
+    return id(inspect.unwrap(found) if callable(found) else found)
+
+
+def test_the_reference_names_nothing_twice_and_lists_it_above():
+    entries = documented()
+    assert len(entries) == len(set(entries))
+    for page in (DOCS / "reference").glob("*.rst"):
+        text = page.read_text("utf-8")
+        described = re.findall(r"^\.\. auto(?:function|class|exception):: (\S+)$", text, flags=re.MULTILINE)
+        assert re.findall(r"^   ~(dualnet\.\S+)$", text, flags=re.MULTILINE) == described, name(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -101,6 +101,19 @@ def test_layers_of_real_networks(team, rng, size, C, D, k, stride, padding):
     agree("correlate_inputs", dy, w, at, K=K)
 
 
+def test_maps_of_one_padded_shape_and_several_borders(rng):
+    """What a kernel keeps between calls must not be taken for another layer's."""
+    for top, left, size in [(0, 0, (14, 14)), (2, 2, (10, 10)), (4, 0, (10, 14)), (0, 2, (14, 10)), (1, 3, (10, 10))]:
+        pads = ((top, 14 - size[0] - top), (left, 14 - size[1] - left))
+        for window, dilation in (((5, 5), 1), ((3, 3), 2), ((5, 1), 1)):
+            at = windows("conv2d", size, window, padding=pads, dilation=dilation)
+            x, dy = (rng.standard_normal(s, dtype="f4") for s in ((9, *size, 24), (9, *at.grid, 24)))
+            w = rng.standard_normal((*window, 24, 24), dtype="f4")
+            agree("correlate", x, w, None, at, K=600)
+            agree("correlate_filters", x, dy, at, K=1000)
+            agree("correlate_inputs", dy, w, at, K=600)
+
+
 def test_by_bands_where_that_was_measured_to_pay(rng):
     first, inner = windows("conv2d", (28, 28), (5, 5), padding=2), windows("conv2d", (14, 14), (5, 5))
     small = windows("conv2d", (28, 28), (3, 3), padding=1)

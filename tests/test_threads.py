@@ -106,9 +106,13 @@ def test_a_forked_child_makes_its_own_team():
 def test_buffers_are_kept_by_thread_and_borders_stay_zero():
     a = threads.workspace("test", (4, 5), np.float32)
     assert threads.workspace("test", (2, 3), np.float32).base is a.base
-    mine = threads.zeros("test", (3, 3), np.float64)
+    mine = threads.zeros("test", (3, 3), np.float64, (1, 1))
     mine[1, 1] = 5
-    assert threads.zeros("test", (3, 3), np.float64) is mine
+    assert threads.zeros("test", (3, 3), np.float64, (1, 1)) is mine
+    assert not threads.zeros("test", (3, 3), np.float64, (0, 2)).any(), "who writes elsewhere has a border elsewhere"
+    for n in range(threads.KEPT):
+        threads.zeros("test", (n + 4,), np.float64, ())
+    assert len(threads._local.zeros) == threads.KEPT
     other = []
     worker = threading.Thread(target=lambda: other.append(threads.workspace("test", (4, 5), np.float32)))
     worker.start()

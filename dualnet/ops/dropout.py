@@ -53,15 +53,27 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     shape = shared_shape(x.shape, shared_axes)
     if rate == 0.0:
         return x, Pullback("dropout", lambda dy: dy, x)
-    words = philox(x, math.prod(shape), seed, step)
-    mask = xp.reshape(words > math.ceil(rate * 2**32) - 1, shape)  # word >= ⌈rate · 2³²⌉, which may not fit a word
+    limit = math.ceil(rate * 2**32) - 1  # word > limit is word >= ⌈rate · 2³²⌉, which may not fit a word
+    mask = xp.reshape(drawn_above(x, math.prod(shape), seed, step, limit), shape)
     scale = 1.0 / (1.0 - rate)
-    y = x * mask * scale  # E7
+    y = masked(x, mask, scale)  # E7
 
     def pullback(dy: Array) -> Array:
-        return dy * mask * scale  # E14
+        return masked(dy, mask, scale)  # E14
 
     return y, Pullback("dropout", pullback, y, mask=mask)
+
+
+@accelerated
+def masked(x: Array, mask: Array, scale: float) -> Array:
+    """E7, E14: x · mask · scale."""
+    return x * mask * scale
+
+
+@accelerated
+def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> Array:
+    """Which of ``count`` random words are above ``limit``."""
+    return philox(like, count, seed, step) > limit
 
 
 @accelerated

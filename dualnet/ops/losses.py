@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import positive, share
-from ..backend import Array, backend_of, namespace, same_backend, to_numpy
+from ..backend import Array, accelerated, backend_of, namespace, same_backend, to_numpy
 from .activation import log_softmax, logistic
 from .pullback import LossPullback
 from .sums import summed, wide
@@ -56,19 +56,33 @@ def softmax_cross_entropy(
     >>> dn.to_numpy(pullback()).tolist()
     [[0.25, -0.25], [0.0, 0.0]]
     """
-    xp = _namespace("softmax_cross_entropy", y, t)
+    _namespace("softmax_cross_entropy", y, t)
     smoothing = share(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
-    rows = _check_classes("softmax_cross_entropy", y, t, check_labels)
+    _check_classes("softmax_cross_entropy", y, t, check_labels)
 
-    log_p, _ = log_softmax(y)  # (N, ..., C)
-    q = _wanted(xp, t, log_p, smoothing)  # (N, ..., C)
-    loss = _mean(-q * xp.where(q > 0.0, log_p, 0.0), rows)  # E10  with 0 · log 0 = 0
+    loss, log_p = cross_entropy(y, t, smoothing)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
-        return (xp.exp(log_p) - q) * _share(dloss, log_p, rows)  # E10  the delta softmax(y) − q
+        return cross_entropy_backward(log_p, t, dloss, smoothing)  # E10
 
     return loss, LossPullback("softmax_cross_entropy", pullback, loss, log_p=log_p, t=t)
+
+
+@accelerated
+def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
+    """E10: the loss, −Σ q log softmax(y) averaged over the rows, and log softmax(y) (N, ..., C)."""
+    xp = backend_of(y).xp
+    log_p, _ = log_softmax(y)  # (N, ..., C)
+    q = _wanted(xp, t, log_p, smoothing)  # (N, ..., C)
+    return _mean(-q * xp.where(q > 0.0, log_p, 0.0), _rows(y)), log_p  # E10  with 0 · log 0 = 0
+
+
+@accelerated
+def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Array:
+    """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
+    xp = backend_of(log_p).xp
+    q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
+    return (xp.exp(log_p) - q) * _share(dloss, log_p, _rows(log_p))  # E10  the delta softmax(y) − q
 
 
 def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
@@ -206,8 +220,8 @@ def check_labels(op: str, t: Array, classes: int) -> None:
         )
 
 
-def _check_classes(op: str, y: Array, t: Array, check: bool) -> int:
-    """The number of rows, once y and t are known to fit."""
+def _check_classes(op: str, y: Array, t: Array, check: bool) -> None:
+    """Do y and t fit, and is t what it should be?"""
     shape = tuple(y.shape)
     if len(shape) < 2 or shape[-1] == 0:
         raise ValueError(f"{op}: y has shape {shape}; expected logits (N, C) or (N, ..., C), of at least one class")
@@ -223,7 +237,6 @@ def _check_classes(op: str, y: Array, t: Array, check: bool) -> int:
         check_labels(op, t, shape[-1])
     elif check:
         check_probabilities(op, t.astype(y.dtype))
-    return y.size // shape[-1]
 
 
 def _check_integers(op: str, t: Array) -> None:
@@ -277,6 +290,10 @@ def _check_shape(op: str, y: Array, t: Array) -> None:
 def _check_not_empty(op: str, y: Array) -> None:
     if y.size == 0:
         raise ValueError(f"{op}: y has shape {tuple(y.shape)}; the mean over an empty batch has no value")
+
+
+def _rows(y: Array) -> int:
+    return y.size // y.shape[-1]
 
 
 def _mean(terms: Array, count: int) -> Array:

@@ -1,4 +1,4 @@
-"""The reference, second part: activations, normalisation and dropout. See ``reference.py``."""
+"""The reference, second part: activations, normalisation and dropout. See ``loops.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from reference_maps import in_float64
+
+from .loops_maps import in_float64
 
 Array = np.ndarray
 

@@ -1,4 +1,4 @@
-"""The reference, first part: ops on maps, with windows. See ``reference.py``."""
+"""The reference, first part: ops on maps, with windows. See ``loops.py``."""
 
 from __future__ import annotations
 

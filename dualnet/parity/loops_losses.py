@@ -1,12 +1,13 @@
-"""The reference, third part: losses (E10). See ``reference.py``."""
+"""The reference, third part: losses (E10). See ``loops.py``."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from reference_maps import in_float64
-from reference_units import added, lines, log_softmax, sigma, softmax
+
+from .loops_maps import in_float64
+from .loops_units import added, lines, log_softmax, sigma, softmax
 
 Array = np.ndarray
 

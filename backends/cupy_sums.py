@@ -1,0 +1,269 @@
+"""CUDA kernels on CuPy arrays that add up: channels, batch norm, the loss; and those of a step: optimizers, batches.
+
+Sums are taken in two stages (see kernels/channels.cu), always in the same order: the same bits in every run. All of
+these may be captured in a CUDA graph; labels of another type than int64 are converted by a kernel of CuPy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from dualnet.backend import Array, backend_of
+from dualnet.geometry import elements
+
+from .cuda_launch import launch, served
+from .cuda_registry import EACH, MOST, TENSORS, WIDE, divisor, layout, rule, structure
+
+BLOCKS = 1056
+"""Blocks that add up a map together: eight for each of the 132 processors of an H100, which keeps them all at work."""
+PASS_BLOCKS = 2 * BLOCKS
+"""Blocks that pass over a map: more, since nobody has to add up what they leave."""
+
+
+# -- sums over channels (E12) and batch norm ---------------------------------------------------------------------------
+
+
+def channel_sum(x: Array) -> Any:
+    """E12 and others: (N, ..., C) -> (C,)."""
+    if not served(x):
+        return NotImplemented
+    return _channel_sum(backend_of(x).xp, x, x.dtype)
+
+
+def _channel_sum(xp: Any, x: Array, dtype: Any, scale: float = 1.0) -> Array:
+    x, where, real = xp.ascontiguousarray(x), _layout(x), x.dtype.name
+    partial = xp.empty((int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
+    launch(xp, "channel_sum_part", _grid(where), partial, x, where, real=real)
+    return _end(xp, partial, x.shape[-1], dtype, real, scale)
+
+
+def _end(xp: Any, partial: Array, C: int, dtype: Any, real: str, scale: float = 1.0) -> Array:
+    out = xp.empty((C,), dtype=dtype)
+    launch(xp, "channel_sum_end", (-(-C // 32),), out, partial, partial.size // C, C, scale, real=real)
+    return out
+
+
+def channel_moments(x: Array) -> Any:
+    """Mean and biased variance of every channel."""
+    if not served(x):
+        return NotImplemented
+    xp, C, where, real = backend_of(x).xp, x.shape[-1], _layout(x), x.dtype.name
+    x = xp.ascontiguousarray(x)
+    partial = xp.empty((2, int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
+    mean, variance = (xp.empty((C,), dtype=WIDE[real]) for _ in range(2))
+    launch(xp, "channel_moments_part", _grid(where), partial, x, where, real=real)
+    launch(xp, "channel_moments_end", (-(-C // 32),), mean, variance, partial, where, real=real)
+    return mean, variance
+
+
+def normalise(
+    x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False
+) -> Any:
+    """y = γ (x − μ) / s + β, and E7 with ``relu``."""
+    if not served(x, gamma, beta):
+        return NotImplemented
+    xp, where, real = backend_of(x).xp, layout(x.size, x.shape[-1], PASS_BLOCKS), x.dtype.name
+    x, gamma, beta = map(xp.ascontiguousarray, (x, gamma, beta))
+    mean, variance = _wide(xp, real, mean, variance)
+    y = xp.empty(x.shape, dtype=x.dtype)
+    launch(xp, "normalise", _grid(where), y, x, mean, variance, gamma, beta, epsilon, relu, where, real=real)
+    return y
+
+
+def normalise_backward(
+    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
+) -> Any:
+    """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
+    if not served(dy, x, gamma, *(() if y is None else (y,))):
+        return NotImplemented
+    xp, C, where, real = backend_of(dy).xp, x.shape[-1], _layout(x), x.dtype.name
+    dy, x, gamma, y = _contiguous(dy, x, gamma, y)
+    mean, variance = _wide(xp, real, mean, variance)
+    partial = xp.empty((2, int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
+    roads = xp.empty((2, C), dtype=WIDE[real])
+    dx, dgamma, dbeta = (xp.empty(shape, dtype=x.dtype) for shape in (x.shape, (C,), (C,)))
+    launch(xp, "normalise_backward_part", _grid(where), partial, dy, x, y, mean, where, real=real)
+    ends = (dgamma, dbeta, roads, partial, variance, epsilon, where)
+    launch(xp, "normalise_backward_end", (-(-C // 32),), *ends, real=real)
+    over = layout(x.size, C, PASS_BLOCKS)
+    inputs = (dx, dy, x, y, roads, mean, variance, gamma, epsilon, over)
+    launch(xp, "normalise_backward_dx", _grid(over), *inputs, real=real)
+    return dx, dgamma, dbeta
+
+
+def _layout(x: Array) -> numpy.ndarray:
+    return layout(x.size, x.shape[-1], BLOCKS)
+
+
+def _grid(where: numpy.ndarray) -> tuple[int, int]:
+    return -(-int(where["width"]) // 32), int(where["chunks"])
+
+
+def _wide(xp: Any, real: str, *vectors: Array) -> list[Array]:
+    return [xp.ascontiguousarray(v.astype(WIDE[real], copy=False)) for v in vectors]
+
+
+# -- the loss (E10) ----------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(y: Array, t: Array, smoothing: float) -> Any:
+    """The mean of −Σ q log softmax(y) over all rows, and log softmax(y); for class numbers t."""
+    if not served(y) or t.ndim != y.ndim - 1:
+        return NotImplemented
+    xp, C, real = backend_of(y).xp, y.shape[-1], y.dtype.name
+    rows, y, t = elements(y.shape[:-1]), xp.ascontiguousarray(y), _labels(xp, t)
+    log_p, losses = xp.empty(y.shape, dtype=y.dtype), xp.empty((rows, 1), dtype=WIDE[real])
+    launch(xp, "cross_entropy_rows", (-(-rows // 8),), log_p, losses, y, t, rows, C, smoothing, real=real)
+    loss = _channel_sum(xp, losses, losses.dtype, 1.0 / rows)
+    return xp.reshape(loss, ()).astype(y.dtype, copy=False), log_p
+
+
+def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Any:
+    """(softmax(y) − q) · dloss / rows."""
+    if not served(log_p) or t.ndim != log_p.ndim - 1:
+        return NotImplemented
+    xp, C = backend_of(log_p).xp, log_p.shape[-1]
+    rows, log_p, t = log_p.size // C, xp.ascontiguousarray(log_p), _labels(xp, t)
+    on_device = dloss.astype(log_p.dtype, copy=False) if hasattr(dloss, "astype") else None
+    factor, by_C = 0.0 if on_device is not None else dloss / rows, structure("Divisor", **_divisor(C))
+    dy = xp.empty(log_p.shape, dtype=log_p.dtype)
+    arguments = (dy, log_p, t, on_device, factor, dy.size, rows, by_C, smoothing)
+    launch(xp, "cross_entropy_backward", dy.size, *arguments, real=log_p.dtype.name)
+    return dy
+
+
+def _labels(xp: Any, t: Array) -> Array:
+    return xp.ascontiguousarray(t.astype("int64", copy=False))
+
+
+def _divisor(n: int) -> dict[str, int]:
+    return dict(zip(("divisor", "magic", "shift"), divisor(n)))
+
+
+# -- optimizers (E17) --------------------------------------------------------------------------------------------------
+
+
+def sgd_update(w: Array, g: Array, slots: dict[str, Array], lr: float, momentum: float, nesterov: bool) -> Any:
+    """One parameter's step, as new arrays: w, and its velocity where there is one."""
+    if not served(w, g, *slots.values()):
+        return NotImplemented
+    w, g, velocity = _contiguous(w, g, slots.get("velocity") if momentum else None)
+    new_w, new_velocity = _like(w), None if velocity is None else _like(w)
+    step: dict[str, Any] = {"lr": lr, "first": momentum, "nesterov": nesterov}
+    update("sgd_update", [(new_w, new_velocity, None, None, w, velocity, None, g)], **step)
+    return new_w, {} if new_velocity is None else {"velocity": new_velocity}
+
+
+def adam_update(
+    w: Array, g: Array, slots: dict[str, Array], lr: float, betas: tuple[float, float], epsilon: float, t: int
+) -> Any:
+    """One parameter's step t = 1, 2, …, as new arrays: w, and its mean and mean square."""
+    if not served(w, g, *slots.values()):
+        return NotImplemented
+    w, g, mean, mean_square = _contiguous(w, g, slots["mean"], slots["mean_square"])
+    new_w, new_mean, new_square = _like(w), _like(w), _like(w)
+    step: dict[str, Any] = {"lr": lr, "first": betas[0], "second": betas[1], "epsilon": epsilon, "t": t}
+    update("adam_update", [(new_w, new_mean, new_square, None, w, mean, mean_square, g)], **step)
+    return new_w, {"mean": new_mean, "mean_square": new_square}
+
+
+def _contiguous(*arrays: Array | None) -> list[Array | None]:
+    return [None if a is None else backend_of(a).xp.ascontiguousarray(a) for a in arrays]
+
+
+def _like(w: Array) -> Array:
+    return backend_of(w).xp.empty(w.shape, dtype=w.dtype)
+
+
+Parameter = tuple[Array, Array | None, Array | None, Array | None, Array, Array | None, Array | None, Array]
+
+
+def update(
+    kernel: str,
+    parameters: Sequence[Parameter],
+    *,
+    lr: float | Array,
+    first: float = 0.0,
+    second: float = 0.0,
+    epsilon: float = 0.0,
+    t: int | Array = 1,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    decoupled: bool = False,
+) -> None:
+    """Step many parameters at once, in place if wanted: 40 in a launch.
+
+    Each is (w, a, b, shadow, old w, old a, old b, gradient): a is the velocity or the mean, b the mean square, shadow
+    the value again in the gradient's dtype; None where there is none. ``lr`` and ``t`` may be arrays of one element on
+    the device, as in a captured step: lr in the dtype of w; t, in uint64, then counts the steps made before.
+    """
+    w, g = parameters[0][0], parameters[0][-1]
+    xp, real, wide = backend_of(w).xp, g.dtype.name, w.dtype.name
+    made = numpy.zeros((), rule(wide))
+    given = {"weight_decay": weight_decay, "first": first, "second": second, "epsilon": epsilon, "nesterov": nesterov}
+    given |= {"rest_1": 1 - first, "rest_2": 1 - second, "beta_1": first, "beta_2": second, "decoupled": decoupled}
+    for name, value in given.items():
+        made[name] = value
+    if _on_device(lr):
+        made["device_lr"] = lr.data.ptr  # type: ignore[union-attr]
+    else:
+        made["lr"] = lr
+    if _on_device(t):
+        made["device_steps"] = t.data.ptr  # type: ignore[union-attr]
+    else:
+        made["correction_1"], made["correction_2"] = 1 - first**t, (1 - second**t) ** 0.5
+    parameters = [p for p in parameters if p[0].size]
+    for start in range(0, len(parameters), MOST):
+        table, blocks = _table(xp, parameters[start : start + MOST])
+        launch(xp, kernel, (blocks,), table, made, real=real)
+
+
+def _on_device(value: Any) -> bool:
+    return hasattr(getattr(value, "data", None), "ptr")  # a NumPy scalar has data, but no address on a device
+
+
+def _table(xp: Any, parameters: Sequence[Parameter]) -> tuple[numpy.ndarray, int]:
+    """The addresses of up to MOST parameters, and the blocks that they need. The arrays must be C-contiguous."""
+    table, blocks = numpy.zeros((), TENSORS), 0
+    for k, arrays in enumerate(parameters):
+        size = arrays[0].size
+        blocks += -(-size // EACH)
+        table["at"][k] = (*(0 if a is None else a.data.ptr for a in arrays), size, blocks)
+    return table, blocks
+
+
+# -- a batch of images that live on the device -------------------------------------------------------------------------
+
+
+def gather_batch(
+    images: Array, order: Array, moves: Array | None, mean: Array, scale: Array, dtype: str = "float32"
+) -> Array:
+    """(images[order] − mean) · scale, each shifted and flipped: (M, H, W, C) -> (N, H, W, C).
+
+    images are uint8 or floating, order (N,) int32, mean and scale (C,) in the dtype that sums have; moves (N, 3) int8
+    holds how far down and right each image is read, and whether it is flipped. What lies off an image is 0.
+    """
+    xp, (_, H, W, C), N = backend_of(images).xp, images.shape, order.size
+    y = xp.empty((N, H, W, C), dtype=dtype)
+    divisors = [structure("Divisor", **_divisor(n)) for n in (H, W, C)]
+    arguments = (y, images, order, moves, mean, scale, y.size, H, W, *divisors)
+    launch(xp, "gather_batch", y.size, *arguments, real=dtype, pixel=images.dtype.name)
+    return y
+
+
+KERNELS = {
+    kernel.__name__: kernel
+    for kernel in (
+        adam_update,
+        channel_moments,
+        channel_sum,
+        cross_entropy,
+        cross_entropy_backward,
+        normalise,
+        normalise_backward,
+        sgd_update,
+    )
+}

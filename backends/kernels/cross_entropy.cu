@@ -1,0 +1,55 @@
+// E10: softmax cross-entropy of class numbers, forward and back. One warp for each row.
+#include "common.h"
+
+#define LANES 32
+
+__device__ inline wide sum_of_warp(wide value) {
+    for (int far = LANES / 2; far > 0; far /= 2) value += __shfl_xor_sync(0xffffffffu, value, far);
+    return value;
+}
+
+// A NaN may get lost here: it shows in the row's sum, and so in the whole row.
+__device__ inline wide larger(wide a, wide b) { return b > a ? b : a; }
+
+__device__ inline wide top_of_warp(wide value) {
+    for (int far = LANES / 2; far > 0; far /= 2) value = larger(value, __shfl_xor_sync(0xffffffffu, value, far));
+    return value;
+}
+
+// x − top, and 0 where x is the largest, also where that is infinite.
+__device__ inline wide below_top(wide x, wide top) { return x == top ? wide(0) : x - top; }
+
+// log_p (rows, C) = log softmax(y), and each row's loss −Σ q log_p with q = (1 − ε) onehot(t) + ε / C.
+ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long long* t, int rows, int C,
+                         wide smoothing) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // whole warps
+    const real* logits = y + row * C;
+    wide top = wide(logits[0]), sum = 0, all = 0, own = 0;
+    for (int c = threadIdx.x; c < C; c += LANES) top = larger(top, wide(logits[c]));
+    top = top_of_warp(top);
+    for (int c = threadIdx.x; c < C; c += LANES) sum += exp(below_top(wide(logits[c]), top));
+    wide log_sum = log(sum_of_warp(sum));
+    for (int c = threadIdx.x; c < C; c += LANES) {
+        real value = real(below_top(wide(logits[c]), top) - log_sum);
+        log_p[row * C + c] = value;
+        if (c == t[row]) own = wide(value);
+        all += wide(value);
+    }
+    own = sum_of_warp(own);  // all but one are 0
+    wide loss = -(wide(1) - smoothing) * own;
+    if (smoothing > 0) loss -= smoothing / wide(C) * sum_of_warp(all);
+    if (threadIdx.x == 0) losses[row] = loss;
+}
+
+// dy = (softmax(y) − q) · dloss / rows. dloss is a number, or lies on the device.
+ENTRY cross_entropy_backward(real* dy, const real* log_p, const long long* t, const real* dloss, wide factor, int count,
+                             int rows, Divisor by_C, wide smoothing) {
+    int i = thread_number();
+    if (i >= count) return;
+    int row = i, c = take(row, by_C);
+    wide q = c == t[row] ? wide(1) : wide(0);
+    if (smoothing > 0) q = (wide(1) - smoothing) * q + smoothing / wide((int)by_C.divisor);
+    if (dloss) factor = wide(*dloss) / wide(rows);
+    dy[i] = real((exp(wide(log_p[i])) - q) * factor);  // E10
+}

@@ -1,0 +1,82 @@
+// E17 for many parameters in one launch. Parameters and what is remembered of them are `wide`; gradients are `real`, and
+// `shadow` takes the new value as `real` where that is narrower (null: nobody wants it). Old and new may be one array.
+// Addresses travel with the launch, not through the device's memory: nothing is copied, and a captured launch keeps them.
+#include "common.h"
+
+#define MOST 40
+#define EACH 1024  // elements of one block
+
+struct Tensor {
+    wide *w, *a, *b;  // new value; new velocity, or mean and mean square
+    real* shadow;
+    const wide *old_w, *old_a, *old_b;
+    const real* g;
+    int size, blocks;  // blocks up to and with this tensor
+};
+
+struct Tensors {
+    Tensor at[MOST];
+};
+
+struct Rule {
+    wide lr, weight_decay, first, second;  // first: momentum or β1; second: β2
+    wide rest_1, rest_2, epsilon;          // 1 − β1 and 1 − β2, which in `wide` would lose digits
+    wide correction_1, correction_2;       // 1 − β1^t and √(1 − β2^t)
+    int nesterov, decoupled;
+    double beta_1, beta_2;
+    const wide* device_lr;                   // null, or where a captured step finds lr
+    const unsigned long long* device_steps;  // null, or how many steps were made before
+};
+
+// The tensor of this block, and where in it the block begins.
+__device__ inline const Tensor& mine(const Tensors& all, int& begin) {
+    int k = 0, before = 0;
+    while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;
+    begin = (blockIdx.x - before) * EACH;
+    return all.at[k];
+}
+
+__device__ inline void keep(const Tensor& of, int i, wide value) {
+    of.w[i] = value;
+    if (of.shadow) of.shadow[i] = real(value);
+}
+
+// v ← momentum · v + g;  w ← w − lr · v, with nesterov w ← w − lr · (g + momentum · v).
+ENTRY sgd_update(Tensors all, Rule rule) {
+    int begin;
+    const Tensor& of = mine(all, begin);
+    wide lr = rule.device_lr ? *rule.device_lr : rule.lr;
+    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+        wide w = of.old_w[i], g = wide(of.g[i]) + rule.weight_decay * w, direction = g;
+        if (of.a) {
+            wide velocity = rule.first * of.old_a[i] + g;
+            of.a[i] = velocity;
+            direction = rule.nesterov ? g + rule.first * velocity : velocity;
+        }
+        keep(of, i, w - lr * direction);  // E17
+    }
+}
+
+// m ← m + (1 − β1)(g − m);  v ← β2 v + (1 − β2) g²;  w ← w − lr · m̂ / (√v̂ + ε).
+ENTRY adam_update(Tensors all, Rule rule) {
+    int begin;
+    const Tensor& of = mine(all, begin);
+    wide lr = rule.device_lr ? *rule.device_lr : rule.lr;
+    wide correction_1 = rule.correction_1, correction_2 = rule.correction_2;
+    if (rule.device_steps) {
+        double t = double(*rule.device_steps + 1);
+        correction_1 = wide(1 - pow(rule.beta_1, t));
+        correction_2 = wide(sqrt(1 - pow(rule.beta_2, t)));
+    }
+    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+        wide w = of.old_w[i], g = wide(of.g[i]);
+        if (rule.decoupled) w *= wide(1) - lr * rule.weight_decay;
+        else g += rule.weight_decay * w;
+        wide mean = of.old_a[i] + rule.rest_1 * (g - of.old_a[i]);
+        wide square = rule.second * of.old_b[i] + rule.rest_2 * (g * g);
+        of.a[i] = mean;
+        of.b[i] = square;
+        wide spread = sqrt(square) / correction_2 + rule.epsilon;
+        keep(of, i, w - lr / correction_1 * (mean / spread));  // E17
+    }
+}

@@ -1,0 +1,53 @@
+"""Docstrings as reStructuredText: an indented block is shown as it was typed, since it is a formula or code.
+
+Signatures say what the source says, ``x: Array`` and ``stride: Extent``, and not what these names stand for.
+"""
+
+import inspect
+import re
+from typing import Any
+
+from sphinx.util.inspect import stringify_signature
+
+
+def literal_blocks(lines: list[str]) -> list[str]:
+    """Make every block that is indented below a line of running text a block of code, or of plain text."""
+    result: list[str] = []
+    for i, line in enumerate(lines):
+        begins = line.startswith("    ") and i > 1 and not lines[i - 1].strip()
+        above = next((text for text in reversed(result) if text.strip()), "")
+        if begins and above and not above.startswith((" ", "..", "- ", ">>>")) and not above.rstrip().endswith("::"):
+            language = "python" if re.search(r"\bdn\.|^    (def|class|with) ", line) else "text"
+            result += [f".. code-block:: {language}", ""]
+        result.append(line)
+    return result
+
+
+def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [plain(line) for line in literal_blocks(lines)]
+
+
+def plain(line: str) -> str:
+    """|x| is an absolute value here, and no substitution; outside of formulas, code and ``quotes``."""
+    if line.startswith((" ", ">>>")):
+        return line
+    parts = re.split(r"(``.*?``)", line)
+    return "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
+
+
+def signature(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
+    try:
+        found = inspect.signature(inspect.unwrap(obj))
+    except (TypeError, ValueError):
+        return None
+    parameters = list(found.parameters.values())
+    bound = what == "method" and inspect.isfunction(obj)  # `self`, or `net` where a function was handed in
+    returns = "" if found.return_annotation is inspect.Signature.empty else str(found.return_annotation)
+    found = found.replace(parameters=parameters[1:] if bound else parameters)
+    return stringify_signature(found, show_return_annotation=False), "" if what == "class" else returns
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", signature)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

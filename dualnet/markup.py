@@ -1,0 +1,97 @@
+"""HTML and SVG for notebooks: tables, small curves, words.
+
+Everything carries its style with it and takes its text colour from the page, so that it reads in light and dark and
+after a host has removed style sheets and scripts.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+__all__ = ["BLUE", "GREY", "ORANGE", "card", "escape", "figure", "scrolling", "sparkline", "table"]
+
+BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
+"""Two colours that colour-blind readers tell apart, and a neutral one; all three read on white and on black."""
+RULE = "1px solid rgba(128,128,128,.35)"
+
+escape = html.escape
+
+
+def table(
+    caption: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    totals: Sequence[str] | None = None,
+    *,
+    left: int = 1,
+    raw: Sequence[int] = (),
+) -> str:
+    """A table: the first ``left`` columns are words, the others numbers. Columns in ``raw`` hold HTML already.
+
+    >>> table("fruit", ["name", "count"], [["<apple>", "3"]])[:59]
+    '<table><caption style="text-align:left;padding:2px 8px;whit'
+    """
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        body = ""
+        for column, cell in enumerate(cells):
+            side = "left;white-space:pre" if column < left else "right;white-space:nowrap"
+            weight = "font-weight:600;" if tag == "th" else ""
+            style = f"text-align:{side};padding:2px 8px;{weight}font-variant-numeric:tabular-nums"
+            body += f'<{tag} style="{style}">{cell if column in raw else escape(cell)}</{tag}>'
+        return f"<tr>{body}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    foot = "" if totals is None else f'<tfoot style="border-top:{RULE}">{line(totals, "th")}</tfoot>'
+    above = f'<caption style="text-align:left;padding:2px 8px;white-space:nowrap">{escape(caption)}</caption>'
+    head = f'<thead style="border-bottom:{RULE}">{line(headings, "th")}</thead>'
+    return f"<table>{above if caption else ''}{head}<tbody>{body}</tbody>{foot}</table>"
+
+
+def scrolling(content: str) -> str:
+    """Content that may be wider than the page."""
+    return f'<div style="overflow-x:auto;max-width:100%">{content}</div>'
+
+
+def card(title: str, content: str, *, opened: bool = True) -> str:
+    """Content under a line that folds it away. The title is HTML."""
+    state = ' open=""' if opened else ""
+    return (
+        f'<details{state} style="margin:4px 0"><summary style="cursor:pointer;padding:2px 0">{title}</summary>'
+        f"{content}</details>"
+    )
+
+
+def figure(number: float | None, digits: int = 3) -> str:
+    """A number in three digits, in few characters; an en dash where there is none.
+
+    >>> figure(0.01234), figure(123456.0), figure(1e-7), figure(0.0), figure(None)
+    ('0.0123', '1.23e+05', '1e-07', '0', '–')
+    """
+    return "–" if number is None else f"{number:.{digits}g}"
+
+
+def sparkline(values: Sequence[float], *, width: int = 160, height: int = 32, colour: str = BLUE) -> str:
+    """A curve without axes, its last point marked. Values that are not finite are left out.
+
+    >>> sparkline([1.0, 0.5, 0.25])[:5]
+    '<svg '
+    """
+    points = [(i, value) for i, value in enumerate(values) if math.isfinite(value)]
+    label = f"{len(values)} values" + (f", from {figure(points[0][1])} to {figure(points[-1][1])}" if points else "")
+    lines = ""
+    if points:
+        low, high = min(v for _, v in points), max(v for _, v in points)
+        across = (width - 8) / max(1, len(values) - 1)
+        up = (height - 8) / (high - low) if high > low else 0.0
+        half = 0.0 if high > low else (height - 8) / 2
+        at = [(4 + i * across, height - 4 - half - (v - low) * up) for i, v in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        lines = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-linejoin="round"/>'
+        lines += f'<circle cx="{at[-1][0]:.1f}" cy="{at[-1][1]:.1f}" r="2.5" fill="{colour}"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" aria-label="{escape(label)}" style="vertical-align:middle;display:inline-block">{lines}</svg>'
+    )

@@ -1,0 +1,113 @@
+"""Do two backends compute the same, and is it right? The certificate, and two tools for a network of one's own.
+
+    parity(net, x, t)     a network of one's own against float64, on several backends
+    twin(net, (x, t))     two backends in lock-step, op by op
+    certify(...)          everything: ``dualnet parity``
+
+The first two are ``dn.parity`` and ``dn.twin``. What they need is imported when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..layers.layer import Layer
+
+if TYPE_CHECKING:
+    from ..optimizers import Optimizer
+    from .certificate import Certificate
+    from .lockstep import Divergence, Twin
+    from .network import NetworkParity
+    from .ways import Way
+
+__all__ = ["Divergence", "NetworkParity", "Twin", "certify", "parity", "twin"]
+
+_RESULTS = {"Divergence": "lockstep", "NetworkParity": "network", "Twin": "lockstep"}
+"""What the functions return, and the modules that bring it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RESULTS:
+        return getattr(import_module(f".{_RESULTS[name]}", __name__), name)
+    raise AttributeError(f"module 'dualnet.parity' has no attribute {name!r}")
+
+
+def parity(
+    net: Layer,
+    x: Any,
+    t: Any,
+    *,
+    backends: Sequence[str | Way] = ("numpy", "strict"),
+    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    seed: int = 0,
+    raises: bool = False,
+) -> NetworkParity:
+    """Does a network compute the same on several backends, and is it right? Forward, loss, every gradient, top-1.
+
+    The truth is the network in float64 on NumPy's references; the limit is ten times what one unit in the last place of
+    the weights changes. Then each pair of backends runs one training step in lock-step (:func:`dualnet.twin`), where
+    the limit is each op's own. A name in ``backends`` is a backend as it is used, ``"numpy reference"`` NumPy without
+    kernels. The network stays as it is. Raises :class:`dualnet.check.CheckError` only with ``raises=True``.
+
+    Where a unit lies so near 0, or two maxima so near each other, that another one is on or wins, a gradient jumps and
+    its distance says nothing; it is shown with that note and left to the lock-step, where every layer gets equal
+    numbers.
+
+    >>> import numpy, dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
+    >>> x, t = numpy.random.default_rng(0).random((4, 5, 5, 1), dtype="float32"), numpy.arange(4) % 3
+    >>> bool(dn.parity(net, x, t))
+    True
+    """
+    from .network import parity as run
+
+    return run(net, x, t, backends=backends, loss=loss, seed=seed, raises=raises)
+
+
+def twin(
+    net: Layer,
+    data: tuple[Any, Any],
+    *,
+    backends: Sequence[str | Way] = ("numpy", "strict"),
+    steps: int = 10,
+    batch_size: int = 16,
+    optimizer: str | Optimizer = "sgd",
+    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    seed: int = 0,
+    raises: bool = True,
+) -> Twin:
+    """Train a network on two backends in lock-step, and stop at the first op whose results are too far apart.
+
+    ``data`` is ``(x, t)``. The network must have been initialised; copies of it are trained, it stays as it is. A name
+    in ``backends`` is a backend as it is used, with its kernels; ``"numpy reference"`` is NumPy without. Each op may be
+    apart by twice its limit (docs/numerics.md). Raises :class:`dualnet.check.CheckError` unless ``raises=False``; the
+    result names the step, the layer, the op, the number and the bound.
+
+    >>> import numpy, dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
+    >>> x, t = numpy.random.default_rng(0).random((32, 5, 5, 1), dtype="float32"), numpy.arange(32) % 3
+    >>> bool(dn.twin(net, (x, t), backends=("numpy reference", "strict"), steps=2))
+    True
+    """
+    from .lockstep import twin as run
+
+    return run(
+        net,
+        data,
+        backends=backends,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        loss=loss,
+        seed=seed,
+        raises=raises,
+    )
+
+
+def certify(**options: Any) -> Certificate:
+    """The certificate; see :func:`dualnet.parity.certificate.certify` for its options."""
+    from .certificate import certify as run
+
+    return run(**options)

@@ -1,0 +1,335 @@
+"""How the arguments of each op are drawn. Sizes are small, since plain loops have to follow, except for one sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+Rng = numpy.random.Generator
+LONG = 10_000
+
+
+@dataclass
+class Drawn:
+    """Arguments, options, and the name of the exception that they must raise."""
+
+    arrays: dict[str, numpy.ndarray | None]
+    options: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+
+
+Draw = Callable[[Rng, str], Drawn]
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def values(rng: Rng, kind: str, *shape: int) -> numpy.ndarray:
+    """Normal numbers; small integers where ties are wanted, and a few NaN and infinities among special ones."""
+    if kind == "ties":
+        return rng.integers(-2, 3, shape).astype(numpy.float64)
+    x = rng.standard_normal(shape)
+    if kind == "wide":
+        x *= 10.0 ** rng.uniform(-2, 1)
+    if kind == "special" and x.size:
+        flat = x.reshape(-1)
+        for value in (numpy.nan, numpy.inf, -numpy.inf, -0.0):
+            flat[rng.integers(x.size)] = value
+    return x
+
+
+def weights(rng: Rng, kind: str, *shape: int) -> numpy.ndarray:
+    """As values, always finite: 0 · ∞ depends on whether padding is multiplied or left out."""
+    return values(rng, "plain" if kind == "special" else kind, *shape)
+
+
+def batch(rng: Rng, kind: str, most: int = 3) -> int:
+    return 0 if kind == "no image" else 1 if kind in ("one image", "long sums") else int(rng.integers(2, most + 1))
+
+
+def pair(rng: Rng, low: int, high: int) -> tuple[int, int]:
+    """Two integers from low to high: height and width differ most of the time."""
+    return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))
+
+
+def pads(rng: Rng, window: tuple[int, int], dilation: tuple[int, int]) -> Any:
+    """Every form that padding has; a side is smaller than the window is wide."""
+    form = rng.choice(["none", "number", "pair", "sides", "valid", "same", "full"])
+    below = [r * (k - 1) for k, r in zip(window, dilation)]
+    if form == "number":
+        return int(rng.integers(0, min(below) + 1))
+    if form == "pair":
+        return tuple(int(rng.integers(0, b + 1)) for b in below)
+    if form == "sides":
+        return tuple((int(rng.integers(0, b + 1)), int(rng.integers(0, b + 1))) for b in below)
+    return 0 if form == "none" else str(form)
+
+
+# -- convolution -------------------------------------------------------------------------------------------------------
+
+
+def conv2d(rng: Rng, kind: str) -> Drawn:
+    if kind == "long sums":  # E4 over 10⁴ products; E11 over few
+        x, w = values(rng, kind, 1, 3, 1, LONG // 2), weights(rng, kind, 2, 1, LONG // 2, 2)
+        return Drawn({"x": x, "w": w, "b": weights(rng, kind, 2)})
+    if kind == "short sums":  # E4 over a single product; E11 over 10⁴
+        x, w = values(rng, kind, 4, 50, 50, 1), weights(rng, kind, 1, 1, 1, 1)
+        return Drawn({"x": x, "w": w, "b": None})
+    if kind == "refused":
+        x, w = values(rng, kind, 1, 4, 4, 3), weights(rng, kind, *rng.choice([(2, 2, 2), (5, 2, 3)]), 2)
+        return Drawn({"x": x, "w": w, "b": None}, refused="ValueError")
+    window, dilation, groups = pair(rng, 1, 4), pair(rng, 1, 2), int(rng.choice([1, 1, 2, 3]))
+    size = tuple(r * (k - 1) + 1 + int(rng.integers(0, 6)) for k, r in zip(window, dilation))
+    channels, filters = (groups * int(rng.integers(1, 4)) for _ in range(2))
+    options = {
+        "stride": pair(rng, 1, 3),
+        "padding": pads(rng, window, dilation),
+        "dilation": dilation,
+        "groups": groups,
+        "mode": str(rng.choice(["correlation", "convolution"])),
+        "need_dx": bool(rng.random() < 0.9),
+    }
+    x = values(rng, kind, batch(rng, kind), *size, channels)
+    w = weights(rng, kind, *window, channels // groups, filters)
+    return Drawn({"x": x, "w": w, "b": weights(rng, kind, filters) if rng.random() < 0.7 else None}, options)
+
+
+def conv2d_relu(rng: Rng, kind: str) -> Drawn:
+    """Without ties: where a unit is exactly 0 in one order of the sum, it may be 1e-17 in another, and dy passes."""
+    return conv2d(rng, "plain" if kind in ("ties", "special") else kind)
+
+
+def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
+    """Finite: what padding cuts off meets 0 on the way back, and 0 · ∞ is NaN in a product and nothing in a loop."""
+    kind = "wide" if kind == "special" else kind
+    if kind == "long sums":
+        x, w = values(rng, kind, 1, 1, 1, LONG), weights(rng, kind, 1, 1, 2, LONG)
+        return Drawn({"x": x, "w": w, "b": weights(rng, kind, 2)})
+    if kind == "short sums":
+        x, w = values(rng, kind, 4, 50, 50, 1), weights(rng, kind, 1, 1, 2, 1)
+        return Drawn({"x": x, "w": w, "b": None})
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 1, 4, 4, 3), "w": weights(rng, kind, 2, 2, 3, 2)}, refused="ValueError")
+    window, dilation, stride = pair(rng, 1, 4), pair(rng, 1, 2), pair(rng, 1, 3)
+    groups = int(rng.choice([1, 1, 2, 3]))
+    painted, filters = (groups * int(rng.integers(1, 4)) for _ in range(2))
+    padding = tuple(tuple(int(rng.integers(0, r * (k - 1) // 2 + 1)) for _ in "ab") for k, r in zip(window, dilation))
+    options = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "output_padding": tuple(int(rng.integers(0, s)) for s in stride),
+    }
+    x = values(rng, kind, batch(rng, kind), *pair(rng, 2, 5), filters)
+    w = weights(rng, kind, *window, painted // groups, filters)
+    return Drawn({"x": x, "w": w, "b": weights(rng, kind, painted) if rng.random() < 0.7 else None}, options)
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+
+def pooling(*flags: str, special: bool = True, empty: bool = False) -> Draw:
+    """Pooling with windows; ``flags`` are options that may be on or off."""
+
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        if kind == "refused":
+            return Drawn({"x": values(rng, kind, 1, 3, 4, 2)}, {"pool_size": (5, 2)}, refused="ValueError")
+        if kind == "special" and not special:
+            kind = "wide"
+        if kind in ("long sums", "short sums"):
+            side = 70 if kind == "long sums" else 1  # a window of 4,900 units, or of one
+            return Drawn({"x": values(rng, kind, 1, side + 1, side, 2)}, {"pool_size": side, "stride": 1})
+        window, dilation = pair(rng, 1, 4), pair(rng, 1, 2)
+        size = tuple(r * (k - 1) + 1 + int(rng.integers(0, 6)) for k, r in zip(window, dilation))
+        options: dict[str, Any] = {
+            "pool_size": window,
+            "stride": None if rng.random() < 0.3 else pair(rng, 1, 3),
+            "dilation": dilation,
+            "ceil_mode": bool(rng.random() < 0.3),
+            **{flag: bool(rng.random() < 0.5) for flag in flags},
+        }
+        if dilation == (1, 1):  # a dilated window could stand on padding alone, which is refused
+            options["padding"] = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
+        return Drawn({"x": values(rng, kind, batch(rng, kind), *size, int(rng.integers(1, 5)))}, options)
+
+    return drawn
+
+
+def whole_map(special: bool = True) -> Draw:
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        if kind == "refused":
+            return Drawn({"x": values(rng, kind, 2, 0, 3, 1)}, refused="ValueError")
+        kind = "wide" if kind == "special" and not special else kind
+        sides = {"long sums": (100, 100), "short sums": (1, 1)}.get(kind) or pair(rng, 1, 9)
+        x = values(rng, kind, batch(rng, kind), *sides, int(rng.integers(1, 5)))
+        return Drawn({"x": x}, {"keepdims": bool(rng.random() < 0.5)})
+
+    return drawn
+
+
+# -- flatten, dense, activations ---------------------------------------------------------------------------------------
+
+
+def flatten(rng: Rng, kind: str) -> Drawn:
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 4)}, refused="ValueError")
+    return Drawn({"x": values(rng, kind, batch(rng, kind), *pair(rng, 1, 6), int(rng.integers(1, 6)))})
+
+
+def dense(rng: Rng, kind: str) -> Drawn:
+    rows, K, D = batch(rng, kind, 9), int(rng.integers(1, 60)), int(rng.integers(2, 9))
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3), "w": weights(rng, kind, 4, 2), "b": None}, refused="ValueError")
+    if kind == "long sums":
+        rows, K, D = 2, LONG, 2
+    if kind == "short sums":
+        rows, K, D = LONG, 1, 2
+    between = [int(rng.integers(1, 4))] if rng.random() < 0.3 and rows < 100 else []
+    b = weights(rng, kind, D) if rng.random() < 0.7 else None
+    options = {"need_dx": bool(rng.random() < 0.9)}
+    return Drawn({"x": values(rng, kind, rows, *between, K), "w": weights(rng, kind, K, D), "b": b}, options)
+
+
+def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
+    """Functions of one number. ``choices`` are options and what they may be; ``special`` lets NaN and ∞ in."""
+
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        options = {name: among[int(rng.integers(len(among)))] for name, among in choices.items()}
+        kind = "wide" if kind == "special" and not special else kind
+        if kind == "refused":
+            return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers are no numbers
+        shape = (2, 700) if kind == "long sums" else (batch(rng, kind), *pair(rng, 1, 7), int(rng.integers(1, 6)))
+        return Drawn({"x": 3.0 * values(rng, kind, *shape)}, options)
+
+    return drawn
+
+
+def shares(rng: Rng, kind: str) -> Drawn:
+    """Softmax and its logarithm, along any axis."""
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3)}, {"axis": 5}, refused="ValueError")
+    if kind == "long sums":
+        return Drawn({"x": values(rng, kind, 1, LONG)})
+    shape = (batch(rng, kind), *pair(rng, 1, 6), 1 if kind == "short sums" else int(rng.integers(2, 7)))
+    axis = int(rng.choice([-1, -1, 1, 2, 3]))
+    return Drawn({"x": (1000.0 if kind == "wide" else 3.0) * values(rng, kind, *shape)}, {"axis": axis})
+
+
+# -- normalisation, dropout --------------------------------------------------------------------------------------------
+
+
+def norm(op: str) -> Draw:
+    """Never with a single value in a set, whose variance is 0 and whose gradient is rounding alone."""
+
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        kind = "wide" if kind in ("special", "ties") else kind
+        N, C = batch(rng, kind), int(rng.integers(2, 7)) + (8 if op == "layer_norm" else 0)
+        size = pair(rng, 2, 6)
+        if kind == "long sums":
+            N, size, C = (1, (10, 10), 10) if op == "layer_norm" else (4, (25, 50), 2)
+        groups = 2 if op == "group_norm" else 1
+        x = values(rng, kind, N, *size, C * groups)
+        x += rng.standard_normal(C * groups) * (10.0 if kind == "wide" else 1.0)  # |μ| / σ of about 10
+        axis = (1, 2, 3) if op == "layer_norm" and rng.random() < 0.3 else -1
+        width = x.shape[1:] if axis == (1, 2, 3) else x.shape[-1:]
+        if kind == "refused":
+            width = (*width[:-1], width[-1] + 1)
+        arrays: dict[str, numpy.ndarray | None] = {
+            "x": x,
+            "gamma": 1.0 + 0.3 * rng.standard_normal(width),
+            "beta": rng.standard_normal(width),
+        }
+        options: dict[str, Any] = {"epsilon": 1e-5}
+        if op == "batch_norm_inference":
+            arrays |= {"mean": rng.standard_normal(width), "variance": 0.1 + rng.random(width)}
+        if op == "group_norm":
+            options["groups"] = groups
+        if op == "layer_norm":
+            options["axis"] = axis
+        none = kind == "no image" and op == "batch_norm"  # the mean of nothing
+        return Drawn(arrays, options, refused="ValueError" if kind == "refused" or none else "")
+
+    return drawn
+
+
+def dropout(rng: Rng, kind: str) -> Drawn:
+    """Rates for which 1 / (1 − rate) has few digits. Infinities are left out: a dropped one is 0 · ∞."""
+    kind = "wide" if kind == "special" else kind
+    options: dict[str, Any] = {"rate": float(rng.choice([0.0, 0.2, 0.5, 0.75])), "key": (int(rng.integers(2**40)), 7)}
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3)}, options | {"rate": 1.5}, refused="ValueError")
+    shape = (1, 50, 50, 4) if kind == "long sums" else (batch(rng, kind), *pair(rng, 1, 6), int(rng.integers(1, 6)))
+    return Drawn({"x": values(rng, kind, *shape)}, options | {"shared_axes": (1, 2) if rng.random() < 0.3 else ()})
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(rng: Rng, kind: str) -> Drawn:
+    rows, C = (3, LONG) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(2, 12)))
+    y = (300.0 if kind == "wide" else 3.0) * weights(rng, kind, rows, C)
+    t: numpy.ndarray = rng.integers(0, C, rows)
+    if kind == "refused":
+        t = t + C  # labels out of range, which a GPU would take as another class without a word
+    elif rng.random() < 0.3:
+        t = rng.dirichlet(numpy.ones(C), rows)
+    options = {"label_smoothing": float(rng.choice([0.0, 0.0, 0.125]))}
+    return Drawn({"y": y, "t": t}, options, refused="ValueError" if kind in ("no image", "refused") else "")
+
+
+def distance(**choices: list[Any]) -> Draw:
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        shape = (2, LONG // 2) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(1, 12)))
+        y, t = (weights(rng, kind, *shape) for _ in "yt")
+        t = t[:, :1] if kind == "refused" and shape[1] > 1 else t[..., None] if kind == "refused" else t
+        options = {name: among[int(rng.integers(len(among)))] for name, among in choices.items()}
+        return Drawn({"y": y, "t": t}, options, refused="ValueError" if kind in ("no image", "refused") else "")
+
+    return drawn
+
+
+def yes_or_no(rng: Rng, kind: str) -> Drawn:
+    drawn = distance(label_smoothing=[0.0, 0.0, 0.125])(rng, kind)
+    t = drawn.arrays["t"]
+    drawn.arrays["t"] = (t > 0).astype(numpy.int64)  # type: ignore[operator]
+    return drawn
+
+
+DRAWS: dict[str, Draw] = {
+    "conv2d": conv2d,
+    "conv2d_relu": conv2d_relu,
+    "conv_transpose2d": conv_transpose2d,
+    "dense": dense,
+    "flatten": flatten,
+    "max_pool2d": pooling(),
+    "avg_pool2d": pooling("count_include_pad"),
+    "l2_pool2d": pooling(special=False),
+    "global_avg_pool2d": whole_map(),
+    "global_max_pool2d": whole_map(),
+    "relu": elementwise(),
+    "leaky_relu": elementwise(special=False, alpha=[0.01, 0.25, 0.0]),  # NaN has no side, and so no slope
+    "elu": elementwise(alpha=[1.0, 0.5]),
+    "gelu": elementwise(approximate=[False, True]),
+    "silu": elementwise(),
+    "sigmoid": elementwise(),
+    "tanh": elementwise(),
+    "softplus": elementwise(),
+    "softmax": shares,
+    "log_softmax": shares,
+    "batch_norm": norm("batch_norm"),
+    "batch_norm_relu": norm("batch_norm"),
+    "batch_norm_inference": norm("batch_norm_inference"),
+    "batch_norm_inference_relu": norm("batch_norm_inference"),
+    "layer_norm": norm("layer_norm"),
+    "group_norm": norm("group_norm"),
+    "dropout": dropout,
+    "softmax_cross_entropy": cross_entropy,
+    "mean_squared_error": distance(),
+    "binary_cross_entropy": yes_or_no,
+    "huber": distance(delta=[1.0, 0.5]),
+}
+"""How each op's arguments are drawn, by its name."""

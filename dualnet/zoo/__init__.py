@@ -1,0 +1,112 @@
+"""The bug zoo: wrong backward passes as exercises.
+
+Each exercise is a small op with its pullback on one page, and exactly one mistake in the pullback. Its forward pass,
+its shapes and its dtypes are right, and a network that uses it trains: only worse. The learner reads the story, sees
+what the witnesses say, finds the mistake and has the repair graded.
+
+    print(dn.zoo.exercises())                    all of them, from easy to hard
+    print(dn.zoo.show("averaged-bias"))          story, code, and the check that fails
+    print(dn.zoo.grade("averaged-bias", mine))   my repair, a function of the same arguments
+    print(dn.zoo.solution("averaged-bias"))      what was wrong, and who could not see it
+
+The same from a terminal: ``dualnet zoo``. docs/exercises.md shows how to work through one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from . import convolution, dense, pooling, programs
+from .exercise import Exercise, Solution
+from .witnesses import Report, examine
+
+__all__ = ["Exercise", "Report", "Solution", "exercises", "grade", "show", "solution"]
+
+ORDER = """
+    forgotten-mean averaged-bias square-weights delta-mask forgotten-shortcut uphill-decay
+    overwritten-windows turned-gradient unturned-kernel uncropped-padding close-taps crowded-deltas crossed-groups
+    counted-padding slope-at-zero tied-winners zero-window lost-winners
+    frozen-statistics last-use second-draw borrowed-delta unwritten-pixels stale-columns
+""".split()
+"""From easy to hard."""
+
+_ALL = {e.name: e for module in (dense, convolution, pooling, programs) for e in module.EXERCISES}
+
+
+class Exercises(tuple[Exercise, ...]):
+    """All exercises; prints as a list."""
+
+    def __str__(self) -> str:
+        width = max(len(exercise.name) for exercise in self)
+        return "\n".join(f"{i:2}  {e.name:<{width}}  {e.symptom}" for i, e in enumerate(self, start=1))
+
+    def _repr_html_(self) -> str:
+        from ..markup import escape, scrolling, table
+
+        style = "display:inline-block;min-width:22em;white-space:normal"
+        told = [f'<span style="{style}">{escape(e.symptom)}</span>' for e in self]
+        rows = [(str(i), e.name, ", ".join(e.anchors), text) for i, (e, text) in enumerate(zip(self, told), start=1)]
+        return scrolling(table("", ("", "exercise", "equations", "symptom"), rows, left=4, raw=(3,)))
+
+
+def exercises() -> Exercises:
+    """All exercises, from easy to hard.
+
+    >>> import dualnet as dn
+    >>> dn.zoo.exercises()[1]
+    <exercise averaged-bias: The network learns, but its biases hardly move from zero.>
+    """
+    return Exercises(_ALL[name] for name in ORDER)
+
+
+def show(name: str) -> Exercise:
+    """An exercise: printed, it shows the story, the wrong code, and what the witnesses say of it.
+
+    >>> import dualnet as dn
+    >>> exercise = dn.zoo.show("averaged-bias")
+    >>> exercise.anchors, exercise.hint[:42]
+    (('E16', 'E12'), 'The same bias is added to each of the N ro')
+    """
+    if name not in _ALL:
+        near = get_close_matches(str(name), ORDER, n=1)
+        meant = f"Did you mean {near[0]!r}?" if near else "`dualnet zoo` lists them."
+        raise ValueError(f"there is no exercise {name!r} in the zoo. {meant}")
+    return _ALL[name]
+
+
+def grade(name: str, repaired: Callable[..., Any]) -> Report:
+    """Judge a repair: ``repaired`` takes the arrays and options that the exercise's op takes, returns (y, pullback).
+
+    It is compared with plain loops, with two dot products or central differences, on all backends, and with stored
+    results of PyTorch, at several shapes and seeds; and it must leave its inputs alone, return float32 for float32, and
+    stand a second forward pass before its pullback. The report is true if nothing was found; ``print`` shows the
+    numbers. An exception in ``repaired`` is a finding like any other.
+
+    >>> import dualnet as dn
+    >>> exercise = dn.zoo.show("averaged-bias")
+    >>> dn.zoo.grade("averaged-bias", exercise.op).caught_by
+    ('loops', 'slopes', 'pytorch')
+    >>> dn.zoo.grade("averaged-bias", dn.ops.dense).passed
+    True
+    """
+    exercise = show(name)
+    if not callable(repaired):
+        raise TypeError(
+            f"zoo: grade expects the repaired function {exercise.op.__name__}, got {type(repaired).__name__}"
+        )
+    return examine(exercise, repaired)
+
+
+def solution(name: str) -> Solution:
+    """The repaired op: to call, to grade, and to print. The lines that changed, why, and who was blind.
+
+    >>> import dualnet as dn
+    >>> print(dn.zoo.solution("averaged-bias").exercise.diff)
+             dw = x.T @ dy  # E16
+    -        db = xp.mean(dy, axis=0)  # E16
+    +        db = xp.sum(dy, axis=0)  # E16
+             return dx, dw, db
+    """
+    return Solution(show(name))

@@ -1,0 +1,234 @@
+"""What an exercise is: a wrong op as it stands in a file, its story, its repair, and what can see the mistake."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.abc
+import importlib.util
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+
+from ..parity import loops
+
+WIDTH = 92
+NAMESPACE = "from dualnet.backend import namespace"
+SAME_ON_BOTH = "The formula is wrong, and both backends compute the same wrong formula to the last digit."
+
+
+class Case(NamedTuple):
+    """What an op is called with: float64 arrays (or integers) and options."""
+
+    arrays: tuple[numpy.ndarray, ...]
+    options: dict[str, Any]
+
+
+Truth = Callable[..., tuple[Any, Callable[[Any], tuple]]]
+"""Plain loops: the arrays and options of a case -> y, and a function that takes dy to a tuple of gradients."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A backward pass with one mistake in it. ``print`` shows all that a learner gets.
+
+    ``op`` is the wrong op and ``code`` its text, ``file()`` the text of a file to be mended; ``symptom``, ``story``,
+    ``hint`` and ``anchors`` (equations) are told before, ``diff``, ``lesson`` and ``why_blind`` after. ``caught_by``
+    names the witnesses that see the mistake.
+
+    >>> import dualnet as dn
+    >>> exercise = dn.zoo.show("delta-mask")
+    >>> y, pullback = exercise.op(dn.asarray([-1.0, 2.0]))
+    >>> dn.to_numpy(pullback(dn.asarray([1.0, -1.0])))  # right would be 0 and −1
+    array([ 1., -0.], dtype=float32)
+    """
+
+    name: str
+    symptom: str
+    story: str
+    op: Callable[..., Any]
+    anchors: tuple[str, ...]
+    hint: str
+    fix: tuple[tuple[str, str], ...]
+    lesson: str
+    truth: Truth
+    cases: Callable[[numpy.random.Generator], list[Case]]
+    linear: tuple[int, ...] = ()
+    caught_by: tuple[str, ...] = ("loops", "slopes", "pytorch")
+    luck: tuple[str, ...] = ()
+    blind: dict[str, str] = field(default_factory=dict)
+    preamble: str = NAMESPACE
+
+    @property
+    def why_blind(self) -> dict[str, str]:
+        """The witnesses that do not see the mistake, and why."""
+        common = {} if "parity" in (*self.caught_by, *self.luck) else {"parity": SAME_ON_BOTH}
+        return {**common, **self.blind}
+
+    @cached_property
+    def code(self) -> str:
+        """The wrong op."""
+        return textwrap.dedent(inspect.getsource(self.op))
+
+    @cached_property
+    def repaired(self) -> str:
+        """The right op."""
+        text = self.code
+        for wrong, right in self.fix:
+            if text.count(wrong) != 1:
+                raise ValueError(f"zoo: {self.name}: {wrong!r} stands {text.count(wrong)} times in the code")
+            text = text.replace(wrong, right)
+        return text
+
+    @cached_property
+    def diff(self) -> str:
+        """What the repair changes: lines that go (-) and lines that come (+)."""
+        lines = difflib.unified_diff(self.code.splitlines(), self.repaired.splitlines(), lineterm="", n=1)
+        return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+
+    def file(self, path: str = "FILE.py") -> str:
+        """The wrong op as a file of its own, to be repaired."""
+        told = paragraph(self.story)
+        ask = f"Mend {self.op.__name__} below. Then:  dualnet zoo {self.name} --grade {path}"
+        return f'"""{self.name}: {self.symptom}\n\n{told}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'
+
+    def __str__(self) -> str:
+        from .witnesses import examine
+
+        found = examine(self, self.op)
+        title = f"{self.name}  ({', '.join(self.anchors)} in docs/derivation.md)"
+        told = f"{self.symptom}\n\n{paragraph(self.story)}"
+        ask = f"There is one mistake, in the pullback. A hint:  dualnet zoo {self.name} --hint"
+        code = f"{self.preamble}\n\n\n{self.code}"
+        return f"{title}\n{'=' * len(title)}\n{told}\n\n\n{code}\n\n{found}\n\n{ask}"
+
+    def __repr__(self) -> str:
+        return f"<exercise {self.name}: {self.symptom}>"
+
+    def _repr_html_(self) -> str:
+        from ..markup import card, escape, scrolling
+        from .witnesses import examine
+
+        def code(text: str) -> str:
+            return scrolling(f'<pre style="line-height:1.35">{escape(text)}</pre>')
+
+        ready = f"{self.preamble}\n\n\n{self.code}"  # to be copied into a cell
+        body = f"<p>{escape(self.story)}</p>{code(ready)}{code(str(examine(self, self.op)))}"
+        body += card("Hint", f"<p>{escape(self.hint)}</p>", opened=False)
+        body += card("Solution", f"{code(self.diff)}<p>{escape(self.lesson)}</p>", opened=False)
+        return f"<h4>{escape(self.name)} ({', '.join(self.anchors)})</h4><p><b>{escape(self.symptom)}</b></p>{body}"
+
+
+class Solution:
+    """A repaired op, which can be called and graded; ``print`` shows what was changed, and why.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.zoo.solution("delta-mask")(dn.asarray([-1.0, 2.0]))
+    >>> dn.to_numpy(pullback(dn.asarray([1.0, -1.0])))
+    array([ 0., -1.], dtype=float32)
+    """
+
+    def __init__(self, exercise: Exercise) -> None:
+        self.exercise = exercise
+        text = f"{exercise.preamble}\n\n\n{exercise.repaired}"
+        self.op = load(text, f"zoo/{exercise.name}.py", exercise.op.__name__)
+        self.__name__ = exercise.op.__name__
+
+    def __call__(self, *arrays: Any, **options: Any) -> Any:
+        return self.op(*arrays, **options)
+
+    def __str__(self) -> str:
+        lines = [self.exercise.diff, paragraph(self.exercise.lesson), "Who does not see it, and why:"]
+        lines += [f"  {witness:<8}  {hung(why, 12)}" for witness, why in self.exercise.why_blind.items()]
+        return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+
+    def __repr__(self) -> str:
+        return f"<solution of {self.exercise.name}>"
+
+
+def paragraph(text: str) -> str:
+    """Text in lines that fit a terminal."""
+    return textwrap.fill(" ".join(text.split()), WIDTH)
+
+
+def hung(text: str, indent: int) -> str:
+    """A paragraph whose lines hang below its first word."""
+    return textwrap.fill(" ".join(text.split()), WIDTH - indent).replace("\n", "\n" + " " * indent)
+
+
+# -- code that comes as text -------------------------------------------------------------------------------------------
+
+
+class _Text(importlib.abc.ExecutionLoader):
+    """Imports a module from a text, and leaves no files behind."""
+
+    def __init__(self, text: str, path: str) -> None:
+        self.text, self.path = text, path
+
+    def get_source(self, fullname: str) -> str:
+        return self.text
+
+    def get_filename(self, fullname: str) -> str:
+        return self.path
+
+    def is_package(self, fullname: str) -> bool:
+        return False
+
+
+def load(text: str, path: str, name: str) -> Callable[..., Any]:
+    """The function ``name`` from a text, which is run as Python runs a file."""
+    loader = _Text(text, path)
+    spec = importlib.util.spec_from_loader(Path(path).stem, loader)
+    if spec is None:
+        raise ValueError(f"zoo: {path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from None
+    op = getattr(module, name, None)
+    if not callable(op):
+        raise ValueError(f"{path} has no function {name!r}; keep the name that the exercise gave it")
+    return op
+
+
+def read(path: str | Path, name: str) -> Callable[..., Any]:
+    """The function ``name`` from a file."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text; expected a Python file with {name!r} in it") from None
+    return load(text, str(path), name)
+
+
+# -- what exercises are made of ----------------------------------------------------------------------------------------
+
+
+def by_loops(op: str, count: int = 1) -> Truth:
+    """The loops of an op of dualnet: the first ``count`` of its gradients."""
+
+    def truth(*arrays: numpy.ndarray, **options: Any) -> tuple[Any, Callable[[Any], tuple]]:
+        def backward(dy: numpy.ndarray) -> tuple:
+            result = getattr(loops, f"{op}_backward")(dy, *arrays, **options)
+            return result[:count] if isinstance(result, tuple) else (result,)
+
+        return getattr(loops, op)(*arrays, **options), backward
+
+    return truth
+
+
+def normal(rng: numpy.random.Generator, *shapes: Sequence[int]) -> tuple[numpy.ndarray, ...]:
+    """Arrays of normal random numbers, without ties and zeros."""
+    return tuple(rng.standard_normal(shape) for shape in shapes)
+
+
+def steps(rng: numpy.random.Generator, shape: Sequence[int]) -> numpy.ndarray:
+    """Small integers: with ties and zeros, as after a ReLU and on images."""
+    return rng.integers(-1, 3, shape).astype(numpy.float64)

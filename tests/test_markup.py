@@ -1,0 +1,91 @@
+"""How networks, tables and histories look in a notebook: well-formed, styled in place, nothing raw."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+import dualnet as dn
+from dualnet import markup
+
+
+def parsed(html):
+    """The tree, once nothing in it needs a style sheet, a script or a network."""
+    for word in ("<script", "<style", "javascript:", "class=", "onclick", "src="):
+        assert word not in html, word
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
+    return ElementTree.fromstring(f"<div>{html}</div>")
+
+
+def rows(tree):
+    return [[cell.text or "" for cell in row] for row in tree.iter("tr")]
+
+
+def test_a_network_tells_layers_options_shapes_and_parameters(backend):
+    net = dn.Sequential([dn.Conv2D(4, 3, padding="same"), dn.Residual(dn.ReLU()), dn.Flatten(), dn.Dense(2)])
+    bare = net._repr_html_()
+    assert "not initialised" in bare and rows(parsed(bare))[0] == ["layer", "options"]
+    net.init((4, 4, 1))
+    tree = parsed(net._repr_html_())
+    told = rows(tree)
+    assert told[0] == ["layer", "options", "output shape", "parameters"]
+    assert told[1] == ["0 Conv2D", "filters=4, kernel_size=3, padding='same'", "(4, 4, 4)", "40"]
+    assert [row[0] for row in told[2:]] == ["1 Residual", "  layer ReLU", "2 Flatten", "3 Dense"]
+    title = "".join(tree.find(".//summary").itertext())
+    assert title == f"Sequential · 5 layers · 170 parameters · (4, 4, 1) → (2,) · float32 on {backend}"
+
+
+def test_a_long_network_is_folded_and_one_layer_is_a_card_too():
+    assert 'open=""' in dn.models.lenet5()._repr_html_()
+    folded = dn.models.resnet20().init((32, 32, 3))._repr_html_()
+    assert 'open=""' not in folded and "269,722 parameters" in folded
+    alone = parsed(dn.Dense(3).init((2,))._repr_html_())
+    assert rows(alone)[1] == ["Dense", "units=3", "(3,)", "9"]
+    shared = dn.Dense(3)
+    told = rows(parsed(dn.Sequential([shared, shared]).init((3,))._repr_html_()))
+    assert told[2] == ["1 Dense (shared)", "units=3", "(3,)", ""]
+
+
+def test_a_layer_that_cannot_tell_its_shape_is_shown_all_the_same():
+    class Shy(dn.Layer):
+        def output_shape(self, input_shape):
+            if self.input_shape is not None:
+                raise KeyError("shape")
+            return input_shape
+
+        def __repr__(self):
+            return "Shy(<b>&)"
+
+    html = dn.Sequential([Shy().init((3,))])._repr_html_()
+    net = dn.Sequential([Shy()])
+    net.input_shape = (3,)
+    net[0].input_shape = (3,)
+    assert rows(parsed(net._repr_html_()))[1] == ["0 Shy", "<b>&"] and "&lt;b&gt;" in html
+
+
+def test_a_history_is_a_table_of_curves():
+    history = dn.History(
+        loss=[2.0, 1.0, 1.5], accuracy=[0.1, 0.5, 0.4], val_loss=[2.0, float("nan"), 1.0], seconds=[1.0] * 3
+    )
+    tree = parsed(history._repr_html_())
+    told = {row[0]: row[2:] for row in rows(tree) if len(row) == 6}
+    assert told["loss"] == ["2", "1.5", "1", "2"] and told["accuracy"] == ["0.1", "0.4", "0.5", "2"]
+    assert told["val_loss"] == ["2", "1", "1", "3"] and told["seconds"] == ["1", "1", "", ""]
+    curves = list(tree.iter("{http://www.w3.org/2000/svg}svg"))
+    assert len(curves) == 4 and all(curve.get("aria-label") for curve in curves)
+    assert rows(tree)[-1] == ["3", "1.5", "0.4", "1", "1"], "every epoch, folded"
+    parsed(dn.History()._repr_html_())
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0], [float("nan")] * 3, [1.0, float("inf"), -1.0]])
+def test_a_curve_stays_inside_its_frame(values):
+    tree = ElementTree.fromstring(markup.sparkline(values))
+    for line in tree.iter("{http://www.w3.org/2000/svg}polyline"):
+        for point in line.get("points").split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= 160 and 0 <= y <= 32
+
+
+def test_the_summary_is_well_formed():
+    parsed(dn.models.lenet5().summary((28, 28, 1))._repr_html_())
