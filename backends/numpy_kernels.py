@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import numpy_bands, numpy_passes, numpy_rows, threads
+from . import blas, numpy_bands, numpy_passes, numpy_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -74,7 +74,8 @@ def _correlate_at_once(
     """E4, E6, E7 for so little (one image of a small network) that blocks and threads take longer than the work."""
     y = numpy.empty((x.shape[0], *at.grid, w.shape[3]), x.dtype)
     out = y.reshape(-1, w.shape[3])
-    numpy.matmul(columns(x, at), w.reshape(-1, w.shape[3]), out=out)  # E4  Y = X W
+    with blas.held():
+        numpy.matmul(columns(x, at), w.reshape(-1, w.shape[3]), out=out)  # E4  Y = X W
     if b is not None:
         out += b  # E4
     if relu:

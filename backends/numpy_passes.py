@@ -14,14 +14,17 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from . import threads
+from . import blas, threads
 
 BLOCK = 2**16
 """Elements of one block: a quarter of a megabyte in float32, so that a few of them lie in the L2 cache."""
 SMALL = 2**15
 """Below so many elements one NumPy pass beats blocks."""
+TINY = 2**16
+"""Below so many multiplications BLAS uses one thread by itself."""
 PRODUCT = 2**20
-"""Below so many multiplications BLAS uses one thread by itself, and need not be held."""
+"""Below so many multiplications a product is done before its work is shared out. BLAS is held all the same: a thread of
+its own that waits beside oneDNN's makes a step of LeNet-5 five times as long."""
 SHARED = 2**19
 """From so many elements on it pays to wake a thread, which takes some 50 µs."""
 
@@ -289,8 +292,16 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
 def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
     """x w + b, the rows (or, of a wide w, the columns) shared out."""
     (M, K), D = x.shape, w.shape[1]
-    if M * K * D < PRODUCT or x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
+    if x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
         return NotImplemented
+    if M * K * D < TINY:
+        return NotImplemented
+    if M * K * D < PRODUCT:
+        with blas.held():
+            y = x @ w
+        if b is not None:
+            y += b
+        return y
     y = numpy.empty((M, D), x.dtype)
     pieces = threads.count() if M * K * D >= 2**24 else 1
     cuts = [(k * max(M, D) // pieces, (k + 1) * max(M, D) // pieces) for k in range(pieces)]
