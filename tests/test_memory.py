@@ -15,7 +15,7 @@ COUNT = """
 import resource, numpy, dualnet as dn
 from dualnet.backends import memory
 if {asked}:
-    dn.asarray([1.0])  # loads the backend
+    dn.asarray([1.0], backend="numpy")  # loads it
 def faults():
     for _ in range(3):
         numpy.empty(6_000_000, "u1").fill(1), numpy.empty(2_000_000, "u1").fill(1)
