@@ -386,3 +386,16 @@ def test_programmatic_mistakes():
 
 def test_measured_processes_use_this_python():
     assert measure.Bench({}, 1, 0.0, 1, 0, print).pythons == {"dualnet": sys.executable}
+
+
+@pytest.mark.parametrize(
+    "told, shown",
+    [
+        ("3.2.0, OpenMP, /home/me/my env/lib/libdnnl.so.3", "3.2.0, OpenMP, libdnnl.so.3"),
+        (r"3.2.0, OpenMP, C:\Users\me\dnnl.dll", "3.2.0, OpenMP, dnnl.dll"),
+        ("no: switched off by DUALNET_ONEDNN=0", "no: switched off by DUALNET_ONEDNN=0"),
+        (2, "2"),
+    ],
+)
+def test_tables_name_a_library_and_not_its_folder(told, shown):
+    assert report._without_folders(told) == shown

@@ -109,13 +109,18 @@ def _programs(result: Result) -> list[str]:
         facts = told["facts"]
         kernels, device = facts.get("kernels", ""), facts.get("device") or facts.get("backend", "")
         if isinstance(kernels, list):
-            libraries = [f"{key}: {facts[key]}" for key in facts if "onednn" in key.lower()]
+            libraries = [f"{key}: {_without_folders(facts[key])}" for key in facts if "onednn" in key.lower()]
             kernels = "; ".join([f"{len(kernels)} of its own" if kernels else "none", *libraries])
         blas, threads = str(facts.get("blas", "")), result["settings"]["threads"]
         threads = threads if name == "dualnet" else facts.get("threads", threads)
         versions = [name, told["version"], told["python"], told["numpy"]]
         rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{told['import_ms']:.0f}"])
     return [*table(rows, left=4), "", "Import: what it takes beyond NumPy's own."]
+
+
+def _without_folders(words: Any) -> str:
+    """A library's own name instead of its path, which is nobody else's."""
+    return re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\\/,;]*[\\/])+", "", str(words))
 
 
 def _speed(result: Result, mode: str) -> list[str]:
