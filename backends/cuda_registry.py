@@ -105,9 +105,15 @@ _ALL = [
             True,
         ),
         (
+            "follow",
+            "follow",
+            "wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, "
+            "const wide* mean, const wide* variance, wide keep, wide rest, wide unbias, int C",
+        ),
+        (
             "normalise",
             "normalise",
-            "real* y, const real* x, const wide* mean, const wide* variance, const real* gamma, const real* beta, "
+            "real* y, const real* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta, "
             "wide epsilon, int relu, Layout in",
             False,
             TILE,
@@ -121,15 +127,14 @@ _ALL = [
         (
             "normalise_backward_end",
             "normalise_backward",
-            "real* dgamma, real* dbeta, wide* roads, const wide* partial, const wide* variance, wide epsilon, "
-            "Layout in",
+            "wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in",
             True,
         ),
         (
             "normalise_backward_dx",
             "normalise_backward",
             "real* dx, const real* dy, const real* x, const real* y, const wide* roads, const wide* mean, "
-            "const wide* variance, const real* gamma, wide epsilon, Layout in",
+            "const wide* variance, const wide* gamma, wide epsilon, Layout in",
             False,
             TILE,
         ),
@@ -146,7 +151,7 @@ _ALL = [
         (
             "cross_entropy_backward",
             "cross_entropy_backward",
-            "real* dy, const real* log_p, const long long* t, const real* dloss, wide factor, int count, int rows, "
+            "real* dy, const real* log_p, const long long* t, const wide* dloss, wide factor, int count, int rows, "
             "Divisor by_C, wide smoothing",
         ),
     ),
@@ -155,6 +160,8 @@ _ALL = [
         "REAL",
         ("sgd_update", "sgd_update", "Tensors all, Rule rule"),
         ("adam_update", "adam_update", "Tensors all, Rule rule"),
+        ("all_finite", "all_finite", "Tensors all, unsigned char* finite"),
+        ("unscale", "unscale", "Tensors all, const wide* by"),
     ),
     *_file(
         "convolution.cu",
@@ -175,6 +182,7 @@ _ALL = [
             "wide* partial, const real* x, const real* dy, int weights, int places, int chunk, Windows at, Bank bank",
         ),
     ),
+    *_file("banks.cu", "REAL", ("turn", "correlate", "real* to, const real* from, int rows, int columns", True)),
     *_file(
         "batch.cu",
         "REAL PIXEL",
@@ -226,6 +234,7 @@ def rule(wide: str) -> numpy.dtype:
     numbers = "lr weight_decay first second rest_1 rest_2 epsilon correction_1 correction_2".split()
     fields = [(name, wide) for name in numbers] + [("nesterov", "i4"), ("decoupled", "i4")]
     fields += [("beta_1", "f8"), ("beta_2", "f8"), ("device_lr", "u8"), ("device_steps", "u8")]
+    fields += [("unscale", "u8"), ("finite", "u8")]
     return numpy.dtype(fields, align=True)
 
 

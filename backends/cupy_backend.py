@@ -9,15 +9,20 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 from dualnet.backend import Array, Backend, BackendUnavailable
 
-from . import cupy_kernels, cupy_sums
+from . import cublas, cudnn_kernels, cudnn_plans, cupy_graph, cupy_kernels, cupy_sums
 
-KERNELS = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS}
+OWN = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS}
+KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
+    name: tuple(kernels[name] for kernels in (cudnn_kernels.KERNELS, OWN) if name in kernels) for name in OWN
+}
+"""cuDNN is asked first; it declines where it is not installed, or switched off."""
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 """Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
@@ -55,6 +60,7 @@ def load(device: int | None = None) -> Backend:
         locate=lambda array: f"cupy:{array.data.device_id}",
         activate=here.use,
         set_precision=set_precision,
+        recorder=lambda: cupy_graph.Recorder(cupy, here),
     )
 
 
@@ -185,6 +191,8 @@ def _describe(cupy: Any, here: Any) -> dict[str, str]:
             "cupy": cupy.__version__,
             "driver": f"CUDA {_version(runtime.driverGetVersion())}",
             "cuda": _version(runtime.runtimeGetVersion()),
+            "cublas": cublas.version(cupy) or "CuPy's",
+            **cudnn_plans.describe(),
             "gpu memory": (
                 f"{_mib(pool.used_bytes())} used and {_mib(pool.total_bytes())} reserved by CuPy's pool; "
                 f"{_mib(free)} of {_mib(total)} free"

@@ -3,18 +3,19 @@
 Each has the name and signature of its reference, and returns ``NotImplemented`` for what it does not serve: empty
 arrays, and those of 2³¹ elements or more. What a kernel reads is made C-contiguous first.
 
-Products of matrices are CuPy's (cuBLAS), always of two axes, which cuBLAS takes in any layout without a copy. They
-stand in :func:`product` alone: CuPy refuses them while a CUDA graph is captured. Everything else may be captured.
+Products of matrices are cuBLAS's, always of two axes, which it takes in any layout without a copy. All of these may be
+captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dualnet.backend import Array, backend_of
 from dualnet.geometry import Windows
 
+from . import cublas
 from .cuda_launch import launch, packing, served
 from .cuda_registry import LIMIT, WIDE, bank, divisor, structure, windows
 
@@ -27,8 +28,9 @@ FILTER_BLOCKS = 1024
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
-    """(M, K) × (K, D) -> (M, D), by cuBLAS."""
-    return backend_of(a).xp.matmul(a, b, out=out)
+    """(M, K) × (K, D) -> (M, D), by cuBLAS: our own handle, or CuPy's, which cannot be captured."""
+    y = cublas.product(a, b, out)
+    return backend_of(a).xp.matmul(a, b, out=out).astype(a.dtype, copy=False) if y is NotImplemented else y
 
 
 # -- convolution (E4, E11, E13) ----------------------------------------------------------------------------------------
@@ -46,12 +48,12 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1,
         launch(xp, "correlate_few", y.size, y, x, w, b, y.size, where, filters, relu, real=x.dtype.name)
         return y
     if groups != 1:
-        return NotImplemented
+        return _by_groups(lambda x, w, *b: correlate(x, w, *(b or (None,)), at, 1, relu), groups, x, w, *_given(b))
     y, matrix = xp.empty((N, *at.grid, D), dtype=x.dtype), xp.reshape(w, (-1, D))  # (k1·k2·C, D)
     for images, rows, inside, part in _blocks(at, x):
         target = xp.reshape(y[images, rows], (-1, D))  # a view: whole images, or rows of one
         product(_columns(x[images, inside], part), matrix, out=target)  # E4  Y = X W
-    return _biased(y, b, relu)
+    return biased(y, b, relu)
 
 
 def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
@@ -63,13 +65,13 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
     if C // groups <= FEW:
         return _filters_of_few(xp, x, dy, at, groups)
     if groups != 1:
-        return NotImplemented
+        return _by_groups(lambda x, dy: correlate_filters(x, dy, at), groups, x, dy)
     dw = None
     for images, rows, inside, part in _blocks(at, x):
         columns, deltas = _columns(x[images, inside], part), xp.reshape(dy[images, rows], (-1, D))
         term = product(columns.T, deltas)  # E11  dW = Xᵀ dY
-        dw = term if dw is None else dw + term
-    return xp.reshape(dw, (*at.window, C, D))
+        dw = term if dw is None else dw + term.astype(WIDE[term.dtype.name], copy=False)
+    return xp.reshape(dw.astype(x.dtype, copy=False), (*at.window, C, D))
 
 
 def _filters_of_few(xp: Any, x: Array, dy: Array, at: Windows, groups: int) -> Array:
@@ -98,13 +100,27 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
         launch(xp, "correlate_inputs_few", dx.size, dx, dy, w, dx.size, where, filters, real=dy.dtype.name)
         return dx
     if groups != 1:
-        return NotImplemented
+        return _by_groups(lambda dy, w: correlate_inputs(dy, w, at), groups, dy, w)
     matrix, step = xp.reshape(w, (-1, D)), max(1, COLUMN_BYTES // _image_bytes(at, C, dy.itemsize))
     for first in range(0, N, step):  # whole images: blocks of rows would overlap
         deltas = xp.reshape(dy[first : first + step], (-1, D))
         columns = product(deltas, matrix.T)  # E13  dX = dY Wᵀ
         _gather(columns, dx[first : first + step], at)
     return dx
+
+
+def _by_groups(one: Callable[..., Any], groups: int, *arrays: Array) -> Array:
+    """Each group by itself: channels, filters, biases and gradients are split, and joined, along the last axis."""
+    xp, widths = backend_of(arrays[0]).xp, [a.shape[-1] // groups for a in arrays]
+    parts = [
+        one(*(a[..., group * width : (group + 1) * width] for a, width in zip(arrays, widths)))
+        for group in range(groups)
+    ]
+    return xp.concat(parts, axis=-1)
+
+
+def _given(b: Array | None) -> tuple:
+    return () if b is None else (b,)
 
 
 def im2col(x: Array, at: Windows) -> Any:
@@ -166,10 +182,10 @@ def affine(x: Array, w: Array, b: Array | None = None) -> Any:
     """x w + b: the product by cuBLAS, the bias in one pass."""
     if not served(x, w):
         return NotImplemented
-    return _biased(product(x, w), b, relu=False)
+    return biased(product(x, w), b, relu=False)
 
 
-def _biased(y: Array, b: Array | None, relu: bool) -> Array:
+def biased(y: Array, b: Array | None, relu: bool) -> Array:
     """y ← y + b, and E7 with ``relu``, in place."""
     if b is None:
         return rectify(y) if relu else y
@@ -296,7 +312,7 @@ def philox(like: Array, count: int, seed: int, step: int) -> Any:
         return NotImplemented
     xp = backend_of(like).xp
     words = xp.empty((count,), dtype="uint32")
-    launch(xp, "philox", -(-count // 4), words, count, _key(seed, step), None, real="float32")
+    launch(xp, "philox", -(-count // 4), words, count, *_key(seed, step), real="float32")
     return words
 
 
@@ -306,13 +322,16 @@ def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> An
         return NotImplemented
     xp = backend_of(like).xp
     mask = xp.empty((count,), dtype="bool")
-    launch(xp, "drawn_above", -(-count // 4), mask, count, _key(seed, step), None, limit, real="float32")
+    launch(xp, "drawn_above", -(-count // 4), mask, count, *_key(seed, step), limit, real="float32")
     return mask
 
 
-def _key(seed: int, step: int) -> Any:
-    low = 0xFFFFFFFF
-    return structure("Key", seed_low=seed & low, seed_high=seed >> 32, step_low=step & low, step_high=step >> 32)
+def _key(seed: int, step: int | Array) -> tuple[Any, Array | None]:
+    """The key, and where on the device the step stands, in a step that is captured."""
+    low, on_device = 0xFFFFFFFF, None if isinstance(step, int) else step
+    step = 0 if on_device is not None else step
+    key = structure("Key", seed_low=seed & low, seed_high=seed >> 32, step_low=step & low, step_high=step >> 32)
+    return key, on_device
 
 
 def masked(x: Array, mask: Array, scale: float) -> Any:

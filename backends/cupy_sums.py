@@ -15,7 +15,7 @@ from dualnet.backend import Array, backend_of
 from dualnet.geometry import elements
 
 from .cuda_launch import launch, served
-from .cuda_registry import EACH, MOST, TENSORS, WIDE, divisor, layout, rule, structure
+from .cuda_registry import EACH, LIMIT, MOST, TENSORS, WIDE, divisor, layout, rule, structure
 
 BLOCKS = 1056
 """Blocks that add up a map together: eight for each of the 132 processors of an H100, which keeps them all at work."""
@@ -59,15 +59,30 @@ def channel_moments(x: Array) -> Any:
     return mean, variance
 
 
+def follow(
+    moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
+) -> Any:
+    """Running statistics after a batch, as new arrays or ``into`` the old."""
+    moving = moving_mean, moving_variance
+    real = moving_mean.dtype.name
+    if not served(*moving) or WIDE[real] != real or into and not all(a.flags.c_contiguous for a in moving):
+        return NotImplemented
+    xp, C = backend_of(moving_mean).xp, moving_mean.size
+    new = moving if into else tuple(map(_like, moving))
+    old = moving if into else _contiguous(*moving)
+    numbers = keep, 1 - keep, n / (n - 1), C
+    launch(xp, "follow", C, *new, *old, *_wide(xp, real, mean, variance), *numbers, real=real)
+    return new
+
+
 def normalise(
     x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False
 ) -> Any:
     """y = γ (x − μ) / s + β, and E7 with ``relu``."""
-    if not served(x, gamma, beta):
+    if not served(x):
         return NotImplemented
     xp, where, real = backend_of(x).xp, layout(x.size, x.shape[-1], PASS_BLOCKS), x.dtype.name
-    x, gamma, beta = map(xp.ascontiguousarray, (x, gamma, beta))
-    mean, variance = _wide(xp, real, mean, variance)
+    x, (mean, variance, gamma, beta) = xp.ascontiguousarray(x), _wide(xp, real, mean, variance, gamma, beta)
     y = xp.empty(x.shape, dtype=x.dtype)
     launch(xp, "normalise", _grid(where), y, x, mean, variance, gamma, beta, epsilon, relu, where, real=real)
     return y
@@ -77,20 +92,20 @@ def normalise_backward(
     dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
 ) -> Any:
     """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
-    if not served(dy, x, gamma, *(() if y is None else (y,))):
+    if not served(dy, x, *(() if y is None else (y,))):
         return NotImplemented
     xp, C, where, real = backend_of(dy).xp, x.shape[-1], _layout(x), x.dtype.name
-    dy, x, gamma, y = _contiguous(dy, x, gamma, y)
-    mean, variance = _wide(xp, real, mean, variance)
+    (dy, x, y), learned = _contiguous(dy, x, y), gamma.dtype
+    mean, variance, gamma = _wide(xp, real, mean, variance, gamma)
     partial = xp.empty((2, int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
     roads = xp.empty((2, C), dtype=WIDE[real])
-    dx, dgamma, dbeta = (xp.empty(shape, dtype=x.dtype) for shape in (x.shape, (C,), (C,)))
+    dx = xp.empty(x.shape, dtype=x.dtype)
     launch(xp, "normalise_backward_part", _grid(where), partial, dy, x, y, mean, where, real=real)
-    ends = (dgamma, dbeta, roads, partial, variance, epsilon, where)
-    launch(xp, "normalise_backward_end", (-(-C // 32),), *ends, real=real)
+    launch(xp, "normalise_backward_end", (-(-C // 32),), roads, partial, variance, epsilon, where, real=real)
     over = layout(x.size, C, PASS_BLOCKS)
     inputs = (dx, dy, x, y, roads, mean, variance, gamma, epsilon, over)
     launch(xp, "normalise_backward_dx", _grid(over), *inputs, real=real)
+    dbeta, dgamma = roads[0].astype(learned, copy=False), roads[1].astype(learned, copy=False)
     return dx, dgamma, dbeta
 
 
@@ -127,7 +142,7 @@ def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothi
         return NotImplemented
     xp, C = backend_of(log_p).xp, log_p.shape[-1]
     rows, log_p, t = log_p.size // C, xp.ascontiguousarray(log_p), _labels(xp, t)
-    on_device = dloss.astype(log_p.dtype, copy=False) if hasattr(dloss, "astype") else None
+    on_device = dloss.astype(WIDE[log_p.dtype.name], copy=False) if hasattr(dloss, "astype") else None
     factor, by_C = 0.0 if on_device is not None else dloss / rows, structure("Divisor", **_divisor(C))
     dy = xp.empty(log_p.shape, dtype=log_p.dtype)
     arguments = (dy, log_p, t, on_device, factor, dy.size, rows, by_C, smoothing)
@@ -146,7 +161,59 @@ def _divisor(n: int) -> dict[str, int]:
 # -- optimizers (E17) --------------------------------------------------------------------------------------------------
 
 
-def sgd_update(w: Array, g: Array, slots: dict[str, Array], lr: float, momentum: float, nesterov: bool) -> Any:
+Slots = dict[str, Array]
+
+
+def sgd_updates(
+    w: list[Array], g: list[Array], slots: list[Slots], lr: float | Array, momentum: float, nesterov: bool,
+    weight_decay: float, finite: Array | None, into: bool,
+) -> Any:  # fmt: skip
+    """All parameters' step."""
+    names = ("velocity",) if momentum else ()
+    step: dict[str, Any] = {"lr": lr, "first": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    return _step("sgd_update", w, g, slots, names, into, finite=finite, **step)
+
+
+def adam_updates(
+    w: list[Array], g: list[Array], slots: list[Slots], lr: float | Array, betas: tuple[float, float], epsilon: float,
+    steps: int | Array, decay: tuple[float, bool], finite: Array | None, into: bool,
+) -> Any:  # fmt: skip
+    """All parameters' step, after so many steps."""
+    step: dict[str, Any] = {"lr": lr, "first": betas[0], "second": betas[1], "epsilon": epsilon}
+    step |= {"t": steps if _on_device(steps) else steps + 1, "weight_decay": decay[0], "decoupled": decay[1]}
+    return _step("adam_update", w, g, slots, ("mean", "mean_square"), into, finite=finite, **step)
+
+
+def _step(
+    kernel: str, w: list[Array], g: list[Array], slots: list[Slots], names: tuple[str, ...], into: bool, **step: Any
+) -> Any:
+    """Parameters, and what is remembered of each under ``names``, by one kernel: new arrays, or ``into`` the old."""
+    old = [[value, *(kept[name] for name in names)] for value, kept in zip(w, slots)]
+    if not served(*(a for arrays in old for a in arrays)) or not all(served(gradient) for gradient in g):
+        return NotImplemented
+    if any(WIDE[gradient.dtype.name] != w[0].dtype.name for gradient in g):
+        return NotImplemented
+    if into and not all(a.flags.c_contiguous for arrays in old for a in arrays):
+        return NotImplemented
+    if into:
+        new = old
+    else:
+        old = [_contiguous(*arrays) for arrays in old]
+        new = [[_like(a) for a in arrays] for arrays in old]
+    sorts: dict[str, list[Parameter]] = {}  # in a network of 16 bits, batch norm's gradients are float32
+    for made, before, gradient in zip(new, old, g):
+        row = (*_three(made), None, *_three(before), *_contiguous(gradient))
+        sorts.setdefault(gradient.dtype.name, []).append(row)
+    for rows in sorts.values():
+        update(kernel, rows, **step)
+    return [(made[0], dict(zip(names, made[1:]))) for made in new]
+
+
+def _three(arrays: list[Array]) -> tuple[Array | None, ...]:
+    return tuple((*arrays, None, None)[:3])
+
+
+def sgd_update(w: Array, g: Array, slots: Slots, lr: float, momentum: float, nesterov: bool) -> Any:
     """One parameter's step, as new arrays: w, and its velocity where there is one."""
     if not served(w, g, *slots.values()):
         return NotImplemented
@@ -157,9 +224,7 @@ def sgd_update(w: Array, g: Array, slots: dict[str, Array], lr: float, momentum:
     return new_w, {} if new_velocity is None else {"velocity": new_velocity}
 
 
-def adam_update(
-    w: Array, g: Array, slots: dict[str, Array], lr: float, betas: tuple[float, float], epsilon: float, t: int
-) -> Any:
+def adam_update(w: Array, g: Array, slots: Slots, lr: float, betas: tuple[float, float], epsilon: float, t: int) -> Any:
     """One parameter's step t = 1, 2, …, as new arrays: w, and its mean and mean square."""
     if not served(w, g, *slots.values()):
         return NotImplemented
@@ -193,12 +258,16 @@ def update(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     decoupled: bool = False,
+    unscale: Array | None = None,
+    finite: Array | None = None,
 ) -> None:
     """Step many parameters at once, in place if wanted: 40 in a launch.
 
     Each is (w, a, b, shadow, old w, old a, old b, gradient): a is the velocity or the mean, b the mean square, shadow
     the value again in the gradient's dtype; None where there is none. ``lr`` and ``t`` may be arrays of one element on
-    the device, as in a captured step: lr in the dtype of w; t, in uint64, then counts the steps made before.
+    the device, as in a captured step: lr in the dtype of w; t, in uint64, then counts the steps made before. With a
+    loss scale, ``unscale`` (in the dtype of w) is what gradients are multiplied by, and where ``finite`` (bool) is
+    false nothing changes.
     """
     w, g = parameters[0][0], parameters[0][-1]
     xp, real, wide = backend_of(w).xp, g.dtype.name, w.dtype.name
@@ -215,6 +284,8 @@ def update(
         made["device_steps"] = t.data.ptr  # type: ignore[union-attr]
     else:
         made["correction_1"], made["correction_2"] = 1 - first**t, (1 - second**t) ** 0.5
+    for name, array in (("unscale", unscale), ("finite", finite)):
+        made[name] = 0 if array is None else array.data.ptr
     parameters = [p for p in parameters if p[0].size]
     for start in range(0, len(parameters), MOST):
         table, blocks = _table(xp, parameters[start : start + MOST])
@@ -229,28 +300,74 @@ def _table(xp: Any, parameters: Sequence[Parameter]) -> tuple[numpy.ndarray, int
     """The addresses of up to MOST parameters, and the blocks that they need. The arrays must be C-contiguous."""
     table, blocks = numpy.zeros((), TENSORS), 0
     for k, arrays in enumerate(parameters):
-        size = arrays[0].size
+        size = arrays[-1].size
         blocks += -(-size // EACH)
         table["at"][k] = (*(0 if a is None else a.data.ptr for a in arrays), size, blocks)
     return table, blocks
+
+
+# -- the loss scale ----------------------------------------------------------------------------------------------------
+
+
+def all_finite(first: Array, *others: Array) -> Any:
+    """Is every number of every gradient finite? A bool without axes; nothing is read back."""
+    xp, gradients = backend_of(first).xp, _by_dtype(first, *others)
+    if gradients is None:
+        return NotImplemented
+    finite = xp.ones((), dtype="bool")
+    for real, same in gradients.items():
+        for start in range(0, len(same), MOST):
+            table, blocks = _table(xp, [(*[None] * 7, g) for g in same[start : start + MOST]])
+            launch(xp, "all_finite", (blocks,), table, finite, real=real)
+    return finite
+
+
+def unscale(by: Array, *gradients: Array) -> Any:
+    """Every gradient times ``by``, in float32."""
+    xp, sorts = backend_of(by).xp, _by_dtype(*gradients)
+    if sorts is None or any(WIDE[real] != by.dtype.name for real in sorts):
+        return NotImplemented
+    made: dict[int, Array] = {}
+    for real, same in sorts.items():
+        for start in range(0, len(same), MOST):
+            part = same[start : start + MOST]
+            rows = [(xp.empty(g.shape, dtype=by.dtype), *[None] * 6, g) for g in part]
+            table, blocks = _table(xp, rows)
+            launch(xp, "unscale", (blocks,), table, by, real=real)
+            made.update((id(g), row[0]) for g, row in zip(part, rows))
+    return tuple(made[id(g)] for g in gradients)
+
+
+def _by_dtype(*gradients: Array) -> dict[str, list[Array]] | None:
+    """Gradients that kernels take as they are, by the name of their dtype."""
+    sorts: dict[str, list[Array]] = {}
+    for g in gradients:
+        if not served(g) or not g.flags.c_contiguous:
+            return None
+        sorts.setdefault(g.dtype.name, []).append(g)
+    return sorts or None
 
 
 # -- a batch of images that live on the device -------------------------------------------------------------------------
 
 
 def gather_batch(
-    images: Array, order: Array, moves: Array | None, mean: Array, scale: Array, dtype: str = "float32"
-) -> Array:
+    images: Array, order: Array, moves: Array | None, mean: Array, scale: Array, dtype: Any = "float32"
+) -> Any:
     """(images[order] − mean) · scale, each shifted and flipped: (M, H, W, C) -> (N, H, W, C).
 
     images are uint8 or floating, order (N,) int32, mean and scale (C,) in the dtype that sums have; moves (N, 3) int8
-    holds how far down and right each image is read, and whether it is flipped. What lies off an image is 0.
+    holds how far down and right each image is read, and whether it is flipped. What lies off an image is 0 before it
+    is normalised.
     """
     xp, (_, H, W, C), N = backend_of(images).xp, images.shape, order.size
+    if not 0 < N * H * W * C < LIMIT or not images.flags.c_contiguous:  # a copy of all images would be no gain
+        return NotImplemented
+    (order, moves), dtype = _contiguous(order, moves), numpy.dtype(dtype)
     y = xp.empty((N, H, W, C), dtype=dtype)
     divisors = [structure("Divisor", **_divisor(n)) for n in (H, W, C)]
     arguments = (y, images, order, moves, mean, scale, y.size, H, W, *divisors)
-    launch(xp, "gather_batch", y.size, *arguments, real=dtype, pixel=images.dtype.name)
+    launch(xp, "gather_batch", y.size, *arguments, real=dtype.name, pixel=images.dtype.name)
     return y
 
 
@@ -258,12 +375,18 @@ KERNELS = {
     kernel.__name__: kernel
     for kernel in (
         adam_update,
+        adam_updates,
+        all_finite,
         channel_moments,
         channel_sum,
         cross_entropy,
         cross_entropy_backward,
+        follow,
+        gather_batch,
         normalise,
         normalise_backward,
         sgd_update,
+        sgd_updates,
+        unscale,
     )
 }

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import blas, numpy_bands, numpy_passes, numpy_rows, threads
+from . import blas, numpy_bands, numpy_passes, numpy_rows, numpy_winograd, numpy_winograd_rows, threads
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -45,6 +45,10 @@ def correlate(
         T, biases = numpy_bands.bands(w, at), None if b is None else numpy.tile(b, at.grid[1])
         y = correlate(numpy_bands.flattened(x), T, biases, numpy_bands.along_height(at), relu=relu)
         return y.reshape(x.shape[0], *at.grid, w.shape[3])
+    if numpy_winograd.serves(at, x.shape[3], w.shape[3], x.shape[0]):
+        y = _winograd(x.shape[3], w.shape[3]).correlate(x, w, b, at, relu)
+        if y is not NotImplemented:
+            return y
     if numpy_rows.serves(at, x.shape[3], w.shape[3], x.dtype):
         return numpy_rows.correlate(x, w, b, at, relu)
     (N, _, _, C), D = x.shape, w.shape[3]
@@ -83,28 +87,39 @@ def _correlate_at_once(
     return y
 
 
+def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int, biased: bool) -> Any:
+    """E11, and E12 where its sums come with it."""
+    if not _served(x, dy, groups) or not numpy_winograd.serves(at, x.shape[3], dy.shape[3], x.shape[0]):
+        return NotImplemented
+    return _winograd(x.shape[3], dy.shape[3]).parameter_gradients(x, dy, at, biased)
+
+
 def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
-    """E11: each worker adds up its own blocks, and the workers' sums are added in their order."""
+    """E11: each portion of the blocks is added up, and the portions' sums in their order."""
     if not _served(x, dy, groups):
         return NotImplemented
     if numpy_bands.serves(at, x.shape[3], x.shape[0]):
         maps, deltas = numpy_bands.flattened(x), numpy_bands.flattened(dy)
         dT = correlate_filters(maps, deltas, numpy_bands.along_height(at))
         return numpy_bands.along_bands(dT, at, x.shape[3], dy.shape[3])
+    if numpy_winograd.serves(at, x.shape[3], dy.shape[3], x.shape[0]):
+        found = _winograd(x.shape[3], dy.shape[3]).parameter_gradients(x, dy, at, biased=False)
+        if found is not NotImplemented:
+            return found[0]
     if numpy_rows.serves(at, x.shape[3], dy.shape[3], x.dtype):
         return numpy_rows.correlate_filters(x, dy, at)
     (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
-    blocks = _blocks(at, N, C, x.itemsize)
-    sums = numpy.zeros((threads.workers(len(blocks)), K, D), x.dtype)
+    portions = threads.portions(_blocks(at, N, C, x.itemsize))
+    sums = numpy.zeros((len(portions), K, D), x.dtype)
 
-    def work(worker: int, block: Block) -> None:
-        images, rows, inside, part = block
-        deltas = numpy.ascontiguousarray(dy[images, rows]).reshape(-1, D)
-        product = threads.workspace("dw", (K, D), x.dtype)
-        numpy.matmul(columns(x[images, inside], part).T, deltas, out=product)  # E11  dW = Xᵀ dY
-        sums[worker] += product
+    def work(worker: int, portion: int) -> None:
+        for images, rows, inside, part in portions[portion]:
+            deltas = numpy.ascontiguousarray(dy[images, rows]).reshape(-1, D)
+            product = threads.workspace("dw", (K, D), x.dtype)
+            numpy.matmul(columns(x[images, inside], part).T, deltas, out=product)  # E11  dW = Xᵀ dY
+            sums[portion] += product
 
-    threads.share(blocks, work)
+    threads.share(range(len(portions)), work)
     return sums.sum(axis=0).reshape(*at.window, C, D)
 
 
@@ -117,6 +132,11 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
         dx = correlate_inputs(deltas, T, numpy_bands.along_height(at))
         return dx.reshape(dy.shape[0], *at.size, w.shape[2])
     back = _gathered(at)
+    if back is not None and numpy_winograd.serves(back, w.shape[3], w.shape[2], dy.shape[0]):
+        turned = w[::-1, ::-1].transpose(0, 1, 3, 2)  # rot180(w), channels and filters exchanged
+        dx = _winograd(*turned.shape[2:]).correlate(dy, turned, None, back, relu=False)
+        if dx is not NotImplemented:
+            return dx
     if back is not None and numpy_rows.serves(back, w.shape[3], w.shape[2], dy.dtype):
         return numpy_rows.correlate(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), None, back, relu=False)
     if numpy_rows.serves(at, w.shape[2], w.shape[3], dy.dtype):
@@ -211,6 +231,11 @@ def _transposed(at: Windows, C: int) -> bool:
     return C <= FEW and at.window[1] * C < at.grid[1]
 
 
+def _winograd(C: int, D: int) -> Any:
+    """In both directions, or for few channels along the height."""
+    return numpy_winograd_rows if numpy_winograd_rows.serves(C, D) else numpy_winograd
+
+
 def _served(x: numpy.ndarray, other: numpy.ndarray, groups: int) -> bool:
     return groups == 1 and x.dtype == other.dtype and x.dtype in (numpy.float32, numpy.float64)
 
@@ -222,4 +247,4 @@ def _blocks(at: Windows, batch: int, C: int, itemsize: int) -> list[Block]:
     return list(at.blocks(batch, at.taps * C * itemsize, most))
 
 
-KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs)}
+KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs, parameter_gradients)}

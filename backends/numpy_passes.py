@@ -16,8 +16,9 @@ from dualnet.geometry import Windows
 
 from . import blas, threads
 
-BLOCK = 2**16
-"""Elements of one block: a quarter of a megabyte in float32, so that a few of them lie in the L2 cache."""
+BLOCK = 2**18
+"""Elements of one block: a megabyte in float32, half of a common L2 cache. With smaller ones two threads take as long
+as one: between any two NumPy calls they wait for the interpreter's lock."""
 SMALL = 2**15
 """Below so many elements one NumPy pass beats blocks."""
 TINY = 2**16
@@ -25,7 +26,7 @@ TINY = 2**16
 PRODUCT = 2**20
 """Below so many multiplications a product is done before its work is shared out. BLAS is held all the same: a thread of
 its own that waits beside oneDNN's makes a step of LeNet-5 five times as long."""
-SHARED = 2**19
+SHARED = 2**18
 """From so many elements on it pays to wake a thread, which takes some 50 µs."""
 
 
@@ -135,18 +136,17 @@ def normalise(
     epsilon: float,
     relu: bool = False,
 ) -> Any:
-    """y = γ (x − μ) / s + β, and E7 with ``relu``."""
+    """y = γ (x − μ) / s + β as (γ/s) x + (β − μ γ/s), and E7 with ``relu``."""
     if x.ndim < 3 or not served(x):
         return NotImplemented
     y = numpy.empty_like(x)
     rows_x, rows_y, width = _rows(x), _rows(y), x.shape[-2]
-    mean, scale, beta = (numpy.tile(v, width) for v in (mean, gamma / numpy.sqrt(variance + epsilon), beta))
+    scale = gamma / numpy.sqrt(variance + epsilon)
+    scale, shift = numpy.tile(scale, width), numpy.tile(beta - mean * scale, width)
 
     def work(worker: int, part: slice) -> None:
-        out = rows_y[part]
-        numpy.subtract(rows_x[part], mean, out=out)
-        out *= scale
-        out += beta
+        out = numpy.multiply(rows_x[part], scale, out=rows_y[part])
+        out += shift
         if relu:
             numpy.maximum(out, 0, out=out)  # E7
 
@@ -169,7 +169,7 @@ def normalise_backward(
     n, width, C = x.size // x.shape[-1], x.shape[-2], x.shape[-1]
     inverse = 1 / numpy.sqrt(variance + epsilon)  # 1/s
     dx = numpy.empty_like(x)
-    rows_dx, rows_x, tiled = _rows(dx), _rows(x), numpy.tile(mean, width)
+    rows_dx, rows_x = _rows(dx), _rows(x)
     rows_dy, rows_y = _rows(dy), None if y is None else _rows(y)
     parts = _parts(len(rows_x), rows_x.shape[1])
     sums = numpy.zeros((2, len(parts), rows_x.shape[1]))
@@ -180,29 +180,27 @@ def normalise_backward(
         if rows_y is not None:
             active = numpy.greater(rows_y[part], 0, out=threads.workspace("active", block.shape, bool))
             deltas = numpy.multiply(deltas, active, out=rows_dx[part])  # E14
-        ones = numpy.full(len(block), 1, x.dtype)
-        off = numpy.subtract(block, tiled, out=threads.workspace("off", block.shape, x.dtype))
+        ones = numpy.ones(len(block), x.dtype)
         sums[0, number] = ones @ deltas
-        sums[1, number] = ones @ numpy.multiply(off, deltas, out=off)
+        sums[1, number] = ones @ numpy.multiply(block, deltas, out=threads.workspace("off", block.shape, x.dtype))
 
     threads.share(range(len(parts)), add_up, alone=x.size < SHARED)
-    dbeta, products = (_by_channel(each.sum(axis=0), C).astype(x.dtype) for each in sums)  # E12  Σ dy;  Σ dy (x − μ)
-    dgamma = products * inverse  # Σ dy x̂
-    through, shift, scale = (
-        numpy.tile(v.astype(x.dtype, copy=False), width)
-        for v in (-inverse * inverse * products / n, dbeta / n, gamma * inverse)
-    )
+    dbeta, products = (_by_channel(each.sum(axis=0), C) for each in sums)  # E12  Σ dy;  Σ dy x
+    products -= mean * dbeta  # Σ dy (x − μ)
+    scale = gamma * inverse  # dx̂ = γ dy, and 1/s
+    through = -scale * inverse * inverse * products / n  # through the variance, times x − μ
+    shift = -scale * dbeta / n - through * mean  # through the mean
+    scale, through, shift = (numpy.tile(v.astype(x.dtype, copy=False), width) for v in (scale, through, shift))
 
     def spread(worker: int, part: slice) -> None:
         out = rows_dx[part]
-        off = numpy.subtract(rows_x[part], tiled, out=threads.workspace("off", out.shape, x.dtype))
-        off *= through  # through the variance
-        off -= shift  # through the mean
-        numpy.add(rows_dy[part] if rows_y is None else out, off, out=out)  # directly
-        out *= scale  # dx̂ = γ dy, and 1/s
+        off = numpy.multiply(rows_x[part], through, out=threads.workspace("off", out.shape, x.dtype))
+        numpy.multiply(rows_dy[part] if rows_y is None else out, scale, out=out)  # directly
+        out += off
+        out += shift
 
     threads.share(parts, spread, alone=x.size < SHARED)
-    return dx, dgamma, dbeta
+    return dx, (products * inverse).astype(x.dtype), dbeta.astype(x.dtype)  # Σ dy x̂
 
 
 def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:
@@ -242,9 +240,14 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
     slices = list(at.slices())
 
     def work(worker: int, part: slice) -> None:
-        best, won, images = y[part], winners[part], x[part]
+        take(x[part], y[part], winners[part], larger)
+        largest = y[part].max()
+        if largest != largest:  # a NaN, than which nothing is larger, and which wins all the same
+            take(x[part], y[part], winners[part], larger_or_nan)
+
+    def take(images: numpy.ndarray, best: numpy.ndarray, won: numpy.ndarray, wins: Any) -> None:
         units = threads.workspace("units", best.shape, x.dtype)
-        wins, other = (threads.workspace(name, best.shape, bool) for name in ("wins", "other"))
+        hit = threads.workspace("hit", best.shape, bool)
         taps = threads.workspace("taps", best.shape, numpy.uint8)
         for tap, (rows, cols) in enumerate(slices):
             if tap == 0:
@@ -252,13 +255,18 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
                 won[...] = 0
                 continue
             numpy.copyto(units, images[:, rows, cols])
-            numpy.less_equal(units, best, out=wins)
-            numpy.logical_not(wins, out=wins)
-            numpy.equal(best, best, out=other)
-            numpy.logical_and(wins, other, out=wins)  # E8  larger, not equal: ties stay with the first; so does a NaN
+            wins(units, best, hit)
             numpy.maximum(best, units, out=best)
-            numpy.multiply(wins.view(numpy.uint8), tap, out=taps, casting="unsafe")
+            numpy.multiply(hit.view(numpy.uint8), tap, out=taps, casting="unsafe")
             numpy.maximum(won, taps, out=won)
+
+    def larger(units: numpy.ndarray, best: numpy.ndarray, hit: numpy.ndarray) -> None:
+        numpy.greater(units, best, out=hit)  # E8  larger, not equal: ties stay with the first
+
+    def larger_or_nan(units: numpy.ndarray, best: numpy.ndarray, hit: numpy.ndarray) -> None:
+        numpy.less_equal(units, best, out=hit)
+        numpy.logical_not(hit, out=hit)
+        numpy.logical_and(hit, best == best, out=hit)  # the first NaN stays
 
     threads.share(_parts(N, math.prod(y.shape[1:]) * 2), work, alone=x.size < SHARED)
     return y, winners

@@ -131,21 +131,22 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
 
 
 def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """E11: each worker adds up its own blocks, and the workers' sums are added in their order."""
+    """E11: each portion of the blocks is added up, and the portions' sums in their order."""
     (N, _, _, C), D, size = x.shape, dy.shape[3], x.itemsize
     rows, gemm = Rows(at, C, N, size), blas.product(x.dtype)
     K, starts = rows.K, [rows.start(m) * size for m in range(rows.k1)]
-    sums = numpy.zeros((threads.workers(len(rows.blocks)), rows.k1, K, D), x.dtype)
+    portions = threads.portions(rows.blocks)
+    sums = numpy.zeros((len(portions), rows.k1, K, D), x.dtype)
     to_dw = sums.ctypes.data
 
-    def work(worker: int, block: slice) -> None:
-        images = x[block]
-        a, deltas = rows.spread(images).ctypes.data, rows.deltas(dy[block]).ctypes.data
-        M, c = rows.lines(len(images)), to_dw + worker * sums[0].nbytes
-        for m, start in enumerate(starts):  # E11  dW_m += (A↓m)ᵀ dY
-            gemm(True, False, K, D, M, a + start, K, deltas, D, 1.0, c + m * K * D * size, D)
+    def work(worker: int, portion: int) -> None:
+        for block in portions[portion]:
+            images, c = x[block], to_dw + portion * sums[0].nbytes
+            a, deltas = rows.spread(images).ctypes.data, rows.deltas(dy[block]).ctypes.data
+            for m, start in enumerate(starts):  # E11  dW_m += (A↓m)ᵀ dY
+                gemm(True, False, K, D, rows.lines(len(images)), a + start, K, deltas, D, 1.0, c + m * K * D * size, D)
 
-    threads.share(rows.blocks, work)
+    threads.share(range(len(portions)), work)
     return sums.sum(axis=0).reshape(*at.window, C, D)
 
 

@@ -210,7 +210,7 @@ def _check(name: str, compute: Any, args: tuple, options: dict[str, Any]) -> Non
 
 def _spoil(fresh: numpy.ndarray) -> None:
     """What ``empty`` returns is not zero by luck: an element that nobody writes shows."""
-    if fresh.dtype.kind == "f":
+    if fresh.dtype.kind == "f" or fresh.dtype.name == "bfloat16":
         fresh.fill(numpy.nan)
     elif fresh.dtype.kind in "iu":
         fresh.fill(numpy.iinfo(fresh.dtype).max)

@@ -4,15 +4,16 @@ Two pools of threads on the same cores cost a factor of two, so the team works a
 one while a kernel runs, and put back afterwards. NumPy lets go of the interpreter's lock inside copies, ufuncs and
 matrix products, so plain Python threads are enough.
 
-Items are dealt out in fixed runs, by number, and each worker adds up its own part: with the same number of threads the
-result is the same to the last bit, whichever thread was faster. ``DUALNET_THREADS`` sets the number (default: the cores
-that this process may use). Where BLAS cannot be held, the team is one and BLAS keeps its threads.
+Whoever is free takes the next item. What is added up over items is added up in fixed portions: with the same number of
+threads the result is the same to the last bit, whichever thread was faster. ``DUALNET_THREADS`` sets the number
+(default: the cores that this process may use). Where BLAS cannot be held, the team is one and BLAS keeps its threads.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import mmap
 import os
 import queue
 import threading
@@ -27,6 +28,11 @@ from . import blas
 
 KEPT = 64
 """So many buffers with borders of 0 are kept by each thread: the layers of a large network, each of its own shape."""
+
+APART = 2**18
+"""Buffers of so many bytes are taken from the system."""
+PORTIONS = 4
+"""Portions of a sum for each thread."""
 
 _local = threading.local()
 _asked = reader("DUALNET_THREADS")
@@ -54,16 +60,16 @@ def workers(items: int) -> int:
 
 
 def share(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
-    """Call ``work(worker, item)`` for every item: worker k takes the k-th of equal runs of items, in order.
+    """Call ``work(worker, item)`` for every item: whoever is free takes the next, since cores are not equally fast.
 
-    The calling thread is worker 0. If the team is busy with another caller, the caller does all runs itself, in the
-    same portions, so that the result stays the same. ``alone`` says that there is too little to do to wake anyone.
+    The calling thread is worker 0. If the team is busy with another caller, the caller does all items itself. ``alone``
+    says that there is too little to do to wake anyone. What ``work`` does for an item must not depend on the worker.
     """
     threads = 1 if alone else workers(len(items))
-    runs = [items[k * len(items) // threads : (k + 1) * len(items) // threads] for k in range(threads)]
+    left = iter(items)  # one for all: next() is done under the interpreter's lock
 
     def run(worker: int) -> None:
-        for item in runs[worker]:
+        for item in left:
             work(worker, item)
 
     with blas.held():
@@ -73,13 +79,28 @@ def share(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = 
             run(0)
 
 
+def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """The items in a fixed number of equal runs, a few for each thread: what is added up, run by run and then over the
+    runs, is the same to the last bit whoever did which.
+    """
+    number = max(1, min(PORTIONS * count(), len(items)))
+    return [items[k * len(items) // number : (k + 1) * len(items) // number] for k in range(number)]
+
+
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     """A buffer of this thread's own, kept from call to call: a fresh one costs a page fault for every 4 KiB."""
     kept = _local.__dict__.setdefault("workspaces", {})
     size, key = math.prod(shape), (name, numpy.dtype(dtype))
     if key not in kept or kept[key].size < size:
-        kept[key] = numpy.empty(size, dtype)
+        kept[key] = apart(size, key[1])
     return kept[key][:size].reshape(shape)
+
+
+def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
+    """An array of its own pages: a large one that stays would be an island among the heap's that come and go."""
+    if size * dtype.itemsize < APART:
+        return numpy.empty(size, dtype)
+    return numpy.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype)
 
 
 def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:
@@ -107,6 +128,7 @@ class Team:
             threading.Thread(target=self._work, args=(worker, inbox), name=f"dualnet-{worker}", daemon=True).start()
 
     def _work(self, worker: int, inbox: queue.SimpleQueue) -> None:
+        numpy.seterr(all="ignore")  # the caller is told, by what it computes itself
         while True:
             function = inbox.get()
             try:

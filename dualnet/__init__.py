@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
-from . import check, data, models, ops, optimizers, schedules
+from . import check, data, models, ops, optimizers, recording, schedules
 from .backend import (
     BackendUnavailable,
     TransferForbidden,
@@ -19,6 +19,8 @@ from .backend import (
     transfers,
     use_backend,
 )
+from .callbacks import Callback, EarlyStopping, History
+from .capture import CaptureError, capture
 from .explain import explain
 from .files import load, save
 from .formats import CheckpointError
@@ -27,12 +29,13 @@ from .graph import graph
 from .initializers import Parameter
 from .layers import *  # noqa: F403
 from .layers.layer import Layer
+from .loss_scale import FixedLossScale, LossScale
 from .ops import Pullback, losses
 from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value
 from .parity import parity, twin
 from .summary import network_html, summary
 from .tracing import trace
-from .training import Callback, EarlyStopping, History, evaluate, fit, predict
+from .training import evaluate, fit, predict
 
 # The loop, the table and the files stand above the layers, which never look up: networks get them as methods here.
 Layer.fit, Layer.evaluate, Layer.predict = fit, evaluate, predict

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy
 
+from .dtypes import FLOATING, dtype_of, is_floating, is_half, is_real
 from .environment import reader as reader  # for the kernels
 from .loading import (
     Array,
@@ -73,9 +74,8 @@ __all__ = [
     "use_backend",
 ]
 
-FLOATING = ("float16", "float32", "float64")
 _kernels = reader("DUALNET_KERNELS")
-_FLOATING_DTYPES = frozenset(numpy.dtype(name) for name in FLOATING)  # of native byte order: others are not equal
+_FLOATING_DTYPES = frozenset(map(numpy.dtype, ("float16", "float32", "float64")))  # of native byte order alone
 
 
 # -- choosing ----------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def namespace(op: str, **arrays: Array | None) -> Any:
         backend = _owner(op, argument, array)
         if first is None:
             first, one, where = argument, array, backend
-            if array.dtype not in _FLOATING_DTYPES:
+            if array.dtype not in _FLOATING_DTYPES and array.dtype.name != "bfloat16":
                 raise TypeError(
                     f"{op}: {argument} has dtype {array.dtype}; expected one of {', '.join(FLOATING)}. "
                     f"Convert it with dn.asarray({argument}, dtype='float32')."
@@ -229,11 +229,21 @@ def namespace(op: str, **arrays: Array | None) -> Any:
         elif array.dtype != one.dtype:
             raise TypeError(
                 f"{op}: {first} is {one.dtype} and {argument} is {array.dtype}; expected one dtype. "
-                f"Convert one with dn.asarray({argument}, dtype='{one.dtype}')."
+                + _way_to_one(first, one, argument, array)
             )
     if first is None:
         raise TypeError(f"{op}: expected at least one array")
     return where.xp
+
+
+def _way_to_one(first: str, one: Array, argument: str, array: Array) -> str:
+    if is_half(one.dtype) and array.dtype.name == "float32":
+        return (
+            f"If {argument} is a parameter: in a network of {one.dtype} its value is float32, and a layer computes "
+            f"with self.{argument}.cast({first}.dtype) in place of self.{argument}.value. Else convert one with "
+            f"dn.asarray({argument}, dtype='{one.dtype}')."
+        )
+    return f"Convert one with dn.asarray({argument}, dtype='{one.dtype}')."
 
 
 def same_backend(op: str, **arrays: Array) -> Any:
@@ -294,15 +304,15 @@ def _host_array(x: Any, dtype: Any) -> numpy.ndarray:
         raise TypeError(f"asarray: cannot make an array of {type(x).__name__}: {error}") from None
     own = _dtype(host.dtype)
     if dtype is None:
-        dtype = default_dtype() if own.kind == "f" and not hasattr(x, "dtype") else own
+        dtype = default_dtype() if is_floating(own) and not hasattr(x, "dtype") else own
     return host.astype(_dtype(dtype), copy=False)
 
 
 def _dtype(dtype: Any) -> numpy.dtype:
-    result = numpy.dtype(dtype)
-    if result.kind not in "biuf" or result.itemsize > 8:
+    result = dtype_of(dtype)
+    if not is_real(result) or result.itemsize > 8:
         raise TypeError(f"asarray: dtype {result} is not supported; expected real numbers (bool, integer, float)")
-    return result.newbyteorder("=")
+    return result
 
 
 def to_numpy(x: Array) -> numpy.ndarray:
@@ -321,9 +331,9 @@ def to_numpy(x: Array) -> numpy.ndarray:
 
 
 def default_dtype() -> str:
-    """The dtype of new parameters: ``DUALNET_DTYPE``, or ``"float32"``.
+    """What new networks compute in: ``DUALNET_DTYPE``, or ``"float32"``.
 
-    >>> default_dtype() in ("float16", "float32", "float64")
+    >>> default_dtype() in ("float16", "bfloat16", "float32", "float64")
     True
     """
     name = os.environ.get("DUALNET_DTYPE", "").strip().lower() or "float32"
@@ -344,7 +354,7 @@ calls: Counter[tuple[str, str]] = Counter()
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
 
-    The kernels of the first argument's backend are asked in their order; one that cannot serve the call returns
+    The kernels of the first argument's backend (an array's, or that of a list's first) are asked in their order; one that cannot serve the call returns
     ``NotImplemented``, and the next or in the end the reference runs. ``DUALNET_KERNELS=reference`` turns all off.
 
     >>> from dualnet.ops.convolution import im2col
@@ -358,7 +368,7 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(reference)
     def dispatch(x: Array, /, *args: Any, **options: Any) -> Any:
-        backend = backend_of(x)
+        backend = backend_of(x[0] if type(x) is list else x)
         if backend is not None and name in backend.kernels and kernels_allowed():
             standing_in = backend.kernels[name]
             for kernel in (standing_in,) if callable(standing_in) else standing_in:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 
 from .backend import asarray, backend_of, to_numpy
+from .dtypes import is_floating
 from .layers.layer import Layer
 
 DIFFERENCE = 1e-7
@@ -209,7 +210,7 @@ def _problem(
 
 
 def _floating(array: Any) -> bool:
-    return backend_of(array) is not None and array.dtype.kind == "f"
+    return backend_of(array) is not None and is_floating(array.dtype)
 
 
 def _of_layer(layer: Layer, arrays: tuple, train: bool) -> _Problem:
@@ -244,7 +245,7 @@ def _in_float64(layer: Layer) -> Layer:
         part.dtype = numpy.dtype("float64")
         for name in part.state_names:
             state = getattr(part, name)
-            if backend_of(state) is not None and state.dtype.kind == "f":
+            if backend_of(state) is not None and is_floating(state.dtype):
                 setattr(part, name, state.astype("float64"))
     for parameter in layer.parameters().values():
         parameter.value = asarray(to_numpy(parameter.value), "float64")

@@ -20,6 +20,7 @@ import dualnet as dn
 
 from . import bench, data, models
 from .check import Report
+from .dtypes import FLOATING, master_dtype
 from .parity import command as parity
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
@@ -62,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=_count, default=64, metavar="N", help="images in a step (64)")
     train.add_argument("--lr", type=_rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
     train.add_argument("--optimizer", default="adam", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
+    train.add_argument("--augment", action="store_true", help="shift the images, and mirror those of cifar10")
+    train.add_argument("--capture", action="store_true", help="the whole step as one CUDA graph, on a GPU")
+    train.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
+    train.add_argument(
+        "--loss-scale",
+        type=_loss_scale,
+        default="auto",
+        metavar="S",
+        help="auto (dynamic for float16), none, or a number",
+    )
     train.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the order (0)")
     train.add_argument("--out", default=".", metavar="DIR", help="where the model is saved (this folder)")
 
@@ -125,7 +136,7 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="PEER[=PYTHON],...",
-        help="torch, jax, chainer, mygrad; PYTHON is the interpreter that has the peer (this one)",
+        help="torch, torch.compile, jax, chainer, mygrad; PYTHON is the interpreter that has the peer (this one)",
     )
     parser.add_argument(
         "--rounds", type=_count, default=3, metavar="N", help="times that each is measured; the best counts (3)"
@@ -133,6 +144,13 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_rate, default=1.0, metavar="S", help="how long each is measured in a round (1)"
     )
+    parser.add_argument(
+        "--dtype", type=_words, default=("float32",), metavar="D,...", help="float32, tf32, bfloat16, float16 (float32)"
+    )
+    parser.add_argument("--momentum", type=float, default=0.0, metavar="M", help="of SGD (0)")
+    parser.add_argument("--capture", action="store_true", help="dualnet's training step as one CUDA graph")
+    parser.add_argument("--stay", action="store_true", help="let processes wait between rounds, as on a GPU")
+    parser.add_argument("--limit", type=_rate, metavar="S", help="begin nothing more after S seconds")
     parser.add_argument("--threads", type=_count, metavar="N", help="threads for everyone (the cores of this process)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the data (0)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")
@@ -156,7 +174,7 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out} is a file; expected a folder")
     net = models.get(model)()
     (x, t), (x_test, t_test) = _load(options.dataset, options.data)
-    net.init(x.shape[1:], seed=options.seed)
+    net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
     steps = epochs * -(-len(x) // options.batch_size)
     optimizer = dn.optimizers.get(options.optimizer)
     peak = options.lr or (rate if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
@@ -165,8 +183,20 @@ def _train(options: argparse.Namespace) -> None:
     count = sum(p.value.size for p in net.parameters().values())
     print(f"{model} ({count:,} parameters) on {options.dataset}: {len(x):,} images to learn, {len(x_test):,} to test")
     print(f"backend {dn.get_backend()}, {options.optimizer}, one cycle up to {peak:g}, seed {options.seed}", flush=True)
+    augment = data.Augment(max(1, x.shape[1] // 8), options.dataset == "cifar10") if options.augment else None
+    x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
     begun = time.perf_counter()
-    net.fit(x, t, epochs=epochs, batch_size=options.batch_size, optimizer=optimizer, seed=options.seed)
+    net.fit(
+        x,
+        t,
+        epochs=epochs,
+        batch_size=options.batch_size,
+        optimizer=optimizer,
+        seed=options.seed,
+        augment=augment,
+        capture=options.capture,
+        loss_scale=options.loss_scale,
+    )
     seconds = time.perf_counter() - begun
     score = net.evaluate(x_test, t_test)
     out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +216,7 @@ def _predict(options: argparse.Namespace) -> None:
     if t is not None:
         print(f"{len(x):,} images, accuracy {100 * float(numpy.mean(classes == t)):.2f} %")
         return
-    shares = dn.to_numpy(dn.ops.softmax(dn.asarray(y))[0])
+    shares = dn.to_numpy(dn.ops.softmax(dn.asarray(y, master_dtype(y.dtype)))[0])
     for i, (label, share) in enumerate(zip(classes, shares)):
         print(f"image {i}: class {label} ({100 * share[label]:.1f} %)")
 
@@ -242,6 +272,11 @@ def _bench(options: argparse.Namespace) -> int:
     targets = [target for target in (options.markdown, options.json) if target]
     for target in targets:
         bench.place(target)  # said before anything is measured
+
+    def keep(seen: dict[str, Any]) -> None:
+        if options.json:  # whatever happens later, this is there
+            bench.write(json.dumps(seen, indent=1) + "\n", options.json)
+
     result = bench.run(
         options.nets or bench.DEFAULT,
         batches=options.batch,
@@ -252,7 +287,13 @@ def _bench(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         threads=options.threads,
         seed=options.seed,
+        dtypes=options.dtype,
+        momentum=options.momentum,
+        capture=options.capture,
+        stay=options.stay or None,
+        limit=options.limit,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
+        keep=keep,
     )
     text = bench.markdown(result)
     print(text)
@@ -367,6 +408,15 @@ def _rate(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def _loss_scale(text: str) -> str | float | None:
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        return _rate(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not auto, none or a positive number") from None
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ The description of a network, in JSON:
     layers                a flat table: each layer's class and arguments; layers inside are named by their number,
                           so that a layer that is shared is written once and stays shared
     network               the number of the outermost layer
-    input_shape, dtype    what ``init`` was called with
+    input_shape, dtype    what ``init`` was called with; the arrays of a network of 16 bits are float32
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
 
@@ -266,7 +266,7 @@ def _tied(net: Layer) -> dict[str, str]:
 def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
     """The described network with parameters that take no memory yet, once they are known to fit the arrays."""
     net = _assemble(document, custom)
-    sketch(net, tuple(document["input_shape"]), _one_of(DTYPES, document["dtype"], "dtype"))
+    sketch(net, tuple(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
     places = dict(net.walk())
     for name, first in document["tied"].items():
         _tie(places, name, first)
@@ -274,11 +274,17 @@ def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type
     wrong = [
         f"{name} is {given.get(name, 'missing')}, expected {expected.get(name, 'none')}"
         for name in sorted(expected.keys() | given.keys())
-        if expected.get(name) != given.get(name)
+        if expected.get(name) != given.get(name) and not _older(document, expected.get(name), given.get(name))
     ]
     if wrong:
         raise ValueError(f"the values do not fit the layers: {'; '.join(wrong)}")
     return net
+
+
+def _older(document: dict[str, Any], expected: str | None, given: str | None) -> bool:
+    """Before parameters were float32 in every network of 16 bits, files held those of float16 in float16."""
+    older = expected is not None and expected.startswith("float32 ") and expected.replace("float32", "float16", 1)
+    return document["dtype"] == "float16" and given == older
 
 
 def _kinds(state: dict[str, Any]) -> dict[str, str]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy
 
-from .backend import asarray, default_dtype
+from .backend import Array, asarray, default_dtype
+from .dtypes import FLOATING, dtype_of, is_half, master_dtype
+from .recording import Stateful
 
 Initializer = Callable[..., numpy.ndarray]
 """``f(rng, shape, fan_in, fan_out)``."""
@@ -101,19 +104,51 @@ def get(initializer: str | Initializer, owner: str = "initializer") -> Initializ
     return NAMES[initializer]
 
 
-class Parameter:
+class Parameter(Stateful):
     """An array that training changes. Its identity stays when its value moves to another backend or is loaded.
 
+    ``value`` is float32 in a network that computes in float16 or bfloat16 (the *master*: a step may be smaller than the
+    distance of two numbers of 16 bits), and a layer computes with ``cast(x.dtype)``.
+
     >>> import dualnet as dn
-    >>> net = dn.Sequential([dn.Dense(3)]).init((2,))
-    >>> net.parameters()["0.w"].shape
-    (2, 3)
+    >>> net = dn.Sequential([dn.Dense(3)]).init((2,), dtype="float16")
+    >>> w = net.parameters()["0.w"]
+    >>> w.shape, w.dtype.name, w.cast(net.dtype).dtype.name
+    ((2, 3), 'float32', 'float16')
     """
 
-    __slots__ = ("value",)
+    # _shadow is the value in 16 bits, made of the array _of; it holds as long as that is the value. Who overwrites the
+    # value in its place (a captured step) writes _shadow in the same launch, or says changed().
+    __slots__ = ("_of", "_shadow", "value")
+    unwatched = ("_of", "_shadow")
 
-    def __init__(self, value: object) -> None:
-        self.value = value
+    def __init__(self, value: Any) -> None:
+        self._shadow: Any = None
+        self.value: Any = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "value":
+            self._of = None  # also where it is the same array: w.value *= 0.5
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.value,)  # a copy makes its own shadow
+
+    def cast(self, dtype: Any) -> Array:
+        """The value as a layer needs it that computes in ``dtype``: rounded to 16 bits, once for each new value.
+
+        The value itself wherever that is not float32, or ``dtype`` not of 16 bits.
+        """
+        value = self.value
+        if dtype is None or value.dtype == dtype or not is_half(dtype) or value.dtype.name != "float32":
+            return value
+        if self._of is not value or self._shadow.dtype != dtype:
+            self._shadow, self._of = value.astype(dtype), value
+        return self._shadow
+
+    def changed(self) -> None:
+        """Say that the elements of ``value`` were overwritten in place: ``w.value[0] = 0.0; w.changed()``."""
+        self._of = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,14 +162,25 @@ class Parameter:
         return f"Parameter({self.shape}, {self.dtype})"
 
 
+def _computing(dtype: Any) -> numpy.dtype:
+    """What a network may compute in."""
+    result = dtype_of(dtype)
+    if result.name not in FLOATING:
+        raise TypeError(f"init: dtype is one of {', '.join(FLOATING)}; got {dtype!r}")
+    return result
+
+
 class Draw:
-    """Draws the initial values of one layer's parameters; ``child(i)`` those of the layer inside it at place i."""
+    """Draws the initial values of one layer's parameters; ``child(i)`` those of the layer inside it at place i.
+
+    ``dtype`` is what the layer computes in; parameters of layers that compute in 16 bits are float32.
+    """
 
     def __init__(self, seed: int, dtype: object = None, path: tuple[int, ...] = (), seen: dict | None = None) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, numpy.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.seed, self.path = int(seed), path
-        self.dtype = numpy.dtype(default_dtype() if dtype is None else dtype)
+        self.dtype = _computing(default_dtype() if dtype is None else dtype)
         self.seen = {} if seen is None else seen  # layers built already in this init, by id: shared layers
         self._number = 0
 
@@ -148,7 +194,7 @@ class Draw:
         value = get(initializer)(self._stream(), shape, fan_in, fan_out)
         if tuple(value.shape) != tuple(shape):
             raise ValueError(f"initializer {initializer!r} returned shape {value.shape}, expected {shape}")
-        return Parameter(asarray(value, self.dtype))
+        return Parameter(asarray(value, master_dtype(self.dtype)))
 
     def key(self) -> int:
         """A seed of 64 bits for a layer's own generator (dropout)."""

@@ -50,7 +50,8 @@ class Backend:
     ``array_types`` belong to this library alone. ``from_host`` and ``to_host`` copy between the device and NumPy;
     ``on_host`` says that there is nothing to copy. ``kernels`` holds code that stands in, by name, for functions marked
     with :func:`accelerated`. Where there are several devices, ``locate`` names the backend of one array, and
-    ``activate`` makes this one's device the current one.
+    ``activate`` makes this one's device the current one. ``recorder()`` makes what records one captured step: an object
+    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats what was recorded.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__
@@ -69,6 +70,7 @@ class Backend:
     locate: Callable[[Array], str] | None = None
     activate: Callable[[], None] = lambda: None
     set_precision: Callable[[str], None] = lambda name: None
+    recorder: Callable[[], Any] | None = None
 
 
 _loaded: dict[str, Backend] = {}

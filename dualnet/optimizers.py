@@ -6,8 +6,9 @@ All four put a direction in the place of the plain gradient; the formulas are Py
 η, the learning rate ``lr``, is a number or a schedule (see :mod:`dualnet.schedules`), and may be set while training.
 
 A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
-get new arrays, since a pullback may hold the old ones. What an optimizer remembers of a parameter (its *slots*) is kept
-under the parameter's name, made when first needed, and follows the parameter to another backend.
+get new arrays, since a pullback may hold the old ones. (Only a captured step, see :mod:`dualnet.capture`, overwrites what
+it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under the parameter's name, made
+when first needed, and follows the parameter to another backend.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .arguments import count, flag, number, positive, share
-from .backend import FLOATING, Array, accelerated, asarray, backend_of, namespace, to_numpy
+from .backend import FLOATING, Array, asarray, backend_of, namespace, to_numpy
+from .descent import adam_update, adam_updates, choose_all, clip_by_global_norm, clip_by_value, sgd_update, sgd_updates
 from .initializers import Parameter
 from .ops.sums import wide
+from .recording import Stateful, assign, counted, live, owned
 from .schedules import Schedule, rate, rate_at
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSProp", "clip_by_global_norm", "clip_by_value", "get"]
@@ -29,7 +32,7 @@ Slots = dict[str, Array]
 Rate = float | Callable[[int], float]
 
 
-class Optimizer:
+class Optimizer(Stateful):
     """Base class. One of your own defines ``slot_names`` and ``update(w, g, slots, lr) -> (new w, new slots)``.
 
     ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` shortens the gradients of a step
@@ -55,7 +58,8 @@ class Optimizer:
         self.weight_decay = number(weight_decay, "weight_decay", op=owner)
         self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
-        self.steps = 0
+        self._steps = 0
+        self._skipped: Array | None = None  # of those, how many were not finite: on the device, where that is known
         self._slots: dict[str, Slots] = {}
 
     # -- what an optimizer defines
@@ -68,6 +72,20 @@ class Optimizer:
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
         """The new value and the new slots of one parameter, as new arrays; ``self.steps`` steps were made before."""
         raise TypeError(f"{type(self).__name__} defines no update(w, g, slots, lr)")
+
+    def update_all(
+        self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, finite: Array | None, into: bool
+    ) -> list[tuple[Array, Slots]]:
+        """:meth:`update` for every parameter, weight decay included. An optimizer may have a shorter way.
+
+        Where ``finite`` is False, all stays as it is. With ``into`` the given arrays may be overwritten and returned.
+        """
+        made = []
+        for old, gradient, kept in zip(w, g, slots):
+            decay = self.weight_decay * old if self.weight_decay and not self.decoupled else None
+            direction = wide(gradient) if decay is None else wide(gradient) + decay
+            made.append(choose_all(finite, self.update(old, direction, kept, lr), (old, kept)))
+        return made
 
     # -- what every optimizer can do
 
@@ -83,7 +101,12 @@ class Optimizer:
     @property
     def current_lr(self) -> float:
         """The learning rate of the coming step."""
-        return rate_at(self._lr, self.steps, op=type(self).__name__)
+        return rate_at(self._lr, self._steps, op=type(self).__name__)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return live(self, "_steps")
 
     def observe(self, value: float) -> None:
         """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
@@ -91,8 +114,11 @@ class Optimizer:
         if listen is not None:
             listen(value)
 
-    def step(self, net: Any, grads: Gradients) -> None:
+    def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
         """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
+
+        With ``finite``, an array without axes that holds a bool, a step for which it is False changes nothing but the
+        number of steps, on which schedules go by (see :class:`dualnet.LossScale`); the value is not read back.
 
         Raises ``ValueError`` where names or shapes do not fit and ``TypeError`` where dtypes or backends do not; then
         nothing has changed.
@@ -102,18 +128,30 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
         parameters = net.parameters()
         self._check(parameters, grads)
-        gradients = self._clipped({name: wide(grads[name]) for name in parameters})
-        lr, values, slots = self.current_lr, {}, {}
-        for name, parameter in parameters.items():
-            w, g = wide(parameter.value), gradients[name]
-            if self.weight_decay and not self.decoupled:
-                g = g + self.weight_decay * w
-            value, slots[name] = self.update(w, g, self._slots_of(name, w), lr)
-            values[name] = value.astype(parameter.dtype, copy=False)
-        for name, parameter in parameters.items():  # from here on nothing can fail
-            parameter.value = values[name]
-        self._slots.update({name: kept for name, kept in slots.items() if kept})
-        self.steps += 1
+        counted(self, "_steps")
+        if parameters:
+            self._change(parameters, self._clipped({name: grads[name] for name in parameters}), finite)
+        self._steps += 1
+
+    def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
+        values = [wide(parameter.value) for parameter in parameters.values()]
+        slots = [self._slots_of(name, w) for name, w in zip(parameters, values)]
+        lr = live(self, "current_lr", values[0].dtype.name)
+        into = all(owned(parameter, "value") for parameter in parameters.values())
+        into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
+        made = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
+        rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), made)]
+        for (name, parameter), value, (_, kept) in zip(parameters.items(), rounded, made):  # now nothing can fail
+            assign(parameter, "value", value)
+            for slot, array in kept.items():
+                assign(self, ("_slots", name, slot), array)
+        if finite is not None:
+            before = backend_of(finite).xp.zeros((), dtype="uint64") if self._skipped is None else self._skipped
+            assign(self, "_skipped", before + (1 - finite.astype("uint64")))
+
+    def _made(self) -> Any:
+        """How many steps have changed something."""
+        return self.steps if self._skipped is None else self.steps - self._skipped
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, flat: ``steps``, the rate or the schedule's memory, arrays by name.
@@ -124,7 +162,8 @@ class Optimizer:
         >>> sorted(opt.state_dict())
         ['beta.velocity', 'gamma.velocity', 'lr', 'steps']
         """
-        state: dict[str, Any] = {"steps": self.steps}
+        state: dict[str, Any] = {"steps": self._steps}
+        state |= {} if self._skipped is None else {"skipped": self._skipped}
         if not callable(self._lr):
             state["lr"] = self._lr
         elif isinstance(self._lr, Schedule):
@@ -140,6 +179,7 @@ class Optimizer:
             expected = "steps" if callable(self._lr) else "steps and lr"
             raise ValueError(f"{owner}: the state of such an optimizer has {expected}; got {', '.join(sorted(state))}")
         steps = count(rest.pop("steps"), "steps", op=owner, least=0)
+        skipped = rest.pop("skipped", None)
         lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
         kept = {key for key in rest if key.rpartition(".")[2] in self.slot_names}
         memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
@@ -148,7 +188,8 @@ class Optimizer:
             self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
         elif memory:
             raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is no schedule that keeps a state")
-        self.steps, self._slots = steps, slots
+        self._steps, self._slots = steps, slots
+        self._skipped = None if skipped is None else asarray(skipped, "uint64")
         if lr is not None:
             self._lr = lr
 
@@ -180,9 +221,12 @@ class Optimizer:
             told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
             raise ValueError(f"{owner}: the gradients do not fit the parameters ({told}). Nothing was changed.")
         for name, parameter in parameters.items():
-            namespace(owner, **{name: parameter.value, f"the gradient of {name}": grads[name]})
+            namespace(owner, **{name: parameter.cast(grads[name].dtype), f"the gradient of {name}": grads[name]})
 
     def _clipped(self, gradients: Gradients) -> Gradients:
+        if self.clip_value is None and self.clip_norm is None:
+            return gradients
+        gradients = {name: wide(g) for name, g in gradients.items()}
         if self.clip_value is not None:
             gradients = clip_by_value(gradients, self.clip_value)
         if self.clip_norm is not None:
@@ -253,14 +297,10 @@ class SGD(Optimizer):
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
         return sgd_update(w, g, slots, lr, self.momentum, self.nesterov)  # E17
 
-
-@accelerated
-def sgd_update(w: Array, g: Array, slots: Slots, lr: float, momentum: float, nesterov: bool) -> tuple[Array, Slots]:
-    """E17 as SGD does it: the new w, and the new velocity if there is one."""
-    if not momentum:
-        return w - lr * g, {}  # E17
-    velocity = momentum * slots["velocity"] + g
-    return w - lr * (g + momentum * velocity if nesterov else velocity), {"velocity": velocity}  # E17
+    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
+        if type(self).update is not SGD.update:
+            return super().update_all(w, g, slots, lr, *how)
+        return sgd_updates(w, g, slots, lr, self.momentum, self.nesterov, self.weight_decay, *how)
 
 
 class RMSProp(Optimizer):
@@ -346,18 +386,13 @@ class Adam(Optimizer):
         return ("mean", "mean_square")
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self.steps + 1)  # E17
+        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self._made() + 1)  # E17
 
-
-@accelerated
-def adam_update(
-    w: Array, g: Array, slots: Slots, lr: float, betas: tuple[float, float], epsilon: float, t: int
-) -> tuple[Array, Slots]:
-    """E17 as Adam does it in step t = 1, 2, …: the new w, mean and mean square."""
-    mean = slots["mean"] + (1 - betas[0]) * (g - slots["mean"])
-    mean_square = betas[1] * slots["mean_square"] + (1 - betas[1]) * (g * g)
-    spread = backend_of(w).xp.sqrt(mean_square) / (1 - betas[1] ** t) ** 0.5 + epsilon
-    return w - lr / (1 - betas[0] ** t) * (mean / spread), {"mean": mean, "mean_square": mean_square}  # E17
+    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
+        if type(self).update not in (Adam.update, AdamW.update):
+            return super().update_all(w, g, slots, lr, *how)
+        decay, betas = (self.weight_decay, self.decoupled), (self.beta_1, self.beta_2)
+        return adam_updates(w, g, slots, lr, betas, self.epsilon, self._made(), decay, *how)
 
 
 class AdamW(Adam):
@@ -387,41 +422,6 @@ class AdamW(Adam):
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
         return super().update(w * (1 - lr * self.weight_decay), g, slots, lr)
-
-
-def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, Array]:
-    """Shorten all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
-
-    Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as an array without axes: nothing
-    is read back from the device.
-
-    >>> import dualnet as dn
-    >>> grads = {"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}
-    >>> clipped, norm = dn.optimizers.clip_by_global_norm(grads, max_norm=1.0)
-    >>> dn.to_numpy(clipped["w"]).round(4), float(dn.to_numpy(norm))
-    (array([0.6, 0. ], dtype=float32), 5.0)
-    """
-    max_norm = positive(max_norm, "max_norm", op="clip_by_global_norm")
-    if not grads:
-        return {}, asarray(0.0)
-    xp = namespace("clip_by_global_norm", **grads)
-    norm = xp.sqrt(sum(xp.sum(w * w) for w in map(wide, grads.values())))
-    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    return {name: g * factor.astype(g.dtype) for name, g in grads.items()}, norm
-
-
-def clip_by_value(grads: Gradients, limit: float) -> Gradients:
-    """Every element of every gradient brought into [−limit, limit].
-
-    >>> import dualnet as dn
-    >>> dn.to_numpy(dn.optimizers.clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])
-    array([ 1. , -0.5], dtype=float32)
-    """
-    limit = positive(limit, "limit", op="clip_by_value")
-    if not grads:
-        return {}
-    xp = namespace("clip_by_value", **grads)
-    return {name: xp.clip(g, -limit, limit) for name, g in grads.items()}
 
 
 NAMES: dict[str, Callable[[], Optimizer]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .backend import current
+from .dtypes import master_dtype
 from .initializers import Draw, Initializer, Parameter
 from .layers.layer import Layer, Shape, check_shape
 
@@ -22,7 +23,7 @@ class Sketch(Draw):
         self, initializer: str | Initializer, shape: tuple[int, ...], *, fan_in: int = 1, fan_out: int = 1
     ) -> Parameter:
         xp = current().xp
-        return Parameter(xp.broadcast_to(xp.zeros((), dtype=self.dtype), shape))
+        return Parameter(xp.broadcast_to(xp.zeros((), dtype=master_dtype(self.dtype)), shape))
 
     def key(self) -> int:
         return 0

@@ -1,156 +1,38 @@
 """The loop: batches in a seeded order, forward, loss, backward, E17, and what was seen on the way.
 
 Nothing in a step reads a value from the device: loss and hits are added up there and read once an epoch (and, for the
-progress bar, a few times a second).
+progress bar, a few times a second). So a step can be captured (:mod:`dualnet.capture`).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 
-from . import markup, optimizers
-from .arguments import flag, integer, real
+from . import optimizers
+from .arguments import flag, integer
 from .backend import Array, asarray, backend_of, to_numpy
+from .callbacks import Callback, History, Run, told
+from .capture import capture as captured
+from .data import Augment
 from .layers.containers import forward_of
 from .layers.layer import Layer
+from .loss_scale import LossScale, guarded
+from .loss_scale import get as scale_of
 from .ops import losses
+from .ops.sums import wide
 from .progress import Progress
+from .recording import assign, counted
 
-__all__ = ["Callback", "EarlyStopping", "History", "Run", "evaluate", "fit", "predict"]
+__all__ = ["evaluate", "fit", "predict"]
 
 Loss = str | Callable[..., Any]
-
-
-class History(dict):
-    """One list per figure, one entry per epoch: ``history["loss"]``, ``"accuracy"``, ``"val_loss"``, ``"seconds"``, ...
-
-    >>> import dualnet as dn
-    >>> h = dn.History(); h.add({"loss": 0.5}); h.add({"loss": 0.25}); h["loss"], h.epochs
-    ([0.5, 0.25], 2)
-    """
-
-    @property
-    def epochs(self) -> int:
-        return max(map(len, self.values()), default=0)
-
-    def add(self, figures: dict[str, float]) -> None:
-        """Append one epoch's figures."""
-        for name, value in figures.items():
-            self.setdefault(name, []).append(value)
-
-    def __str__(self) -> str:
-        rows = [{name: values[i] for name, values in self.items() if i < len(values)} for i in range(self.epochs)]
-        return "\n".join(f"epoch {i + 1:>3}  {told(row)}" for i, row in enumerate(rows)) or "no epochs"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The curves, the smallest or largest value of each figure, and every epoch in a table that unfolds."""
-        rows = [_curve(name, values) for name, values in self.items() if values]
-        headings = ("figure", "curve", "first", "last", "best", "epoch")
-        epochs = [
-            [str(i + 1), *(markup.figure(values[i], 4) if i < len(values) else "" for values in self.values())]
-            for i in range(self.epochs)
-        ]
-        curves = markup.scrolling(markup.table(f"{self.epochs} epochs", headings, rows, left=2, raw=(1,)))
-        return curves + markup.card(
-            "every epoch", markup.scrolling(markup.table("", ("epoch", *self), epochs)), opened=False
-        )
-
-
-def _curve(name: str, values: list[float]) -> list[str]:
-    """A figure's row: what grows is best where it is largest."""
-    grows = name.endswith("accuracy")
-    finite = [value for value in values if math.isfinite(value)]
-    best = (max if grows else min)(finite, default=math.nan)
-    line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
-    end = ["", ""] if name == "seconds" or not finite else [markup.figure(best, 4), str(values.index(best) + 1)]
-    return [name, line, markup.figure(values[0], 4), markup.figure(values[-1], 4), *end]
-
-
-@dataclass
-class Run:
-    """What a callback sees, and may change: ``run.stop = True`` ends the training after this step or epoch."""
-
-    net: Layer
-    optimizer: optimizers.Optimizer
-    history: History
-    epochs: int
-    steps_per_epoch: int
-    epoch: int = 0
-    step: int = 0
-    logs: dict[str, float] = field(default_factory=dict)
-    stop: bool = False
-
-
-class Callback:
-    """Hooks into :func:`fit`. Override what you need; a plain function is called as ``on_epoch_end``.
-
-    >>> import dualnet as dn
-    >>> class Stop(dn.Callback):
-    ...     def on_epoch_end(self, run):
-    ...         run.stop = run.logs["loss"] < 0.1
-    """
-
-    def on_fit_begin(self, run: Run) -> None:
-        """Before the first epoch."""
-
-    def on_epoch_begin(self, run: Run) -> None:
-        """``run.epoch`` counts from 0."""
-
-    def on_batch_end(self, run: Run) -> None:
-        """After each step of the optimizer; ``run.step`` counts all steps."""
-
-    def on_epoch_end(self, run: Run) -> None:
-        """``run.logs`` holds the epoch's figures, already in ``run.history``."""
-
-    def on_fit_end(self, run: Run) -> None:
-        """After the last epoch, also when training was stopped or broken off by an error."""
-
-
-class EarlyStopping(Callback):
-    """Stop when ``monitor`` has not improved by ``least`` for ``patience`` epochs; keep the best weights.
-
-    A figure whose name ends in ``accuracy`` is to grow, any other to fall. ``monitor=None`` takes ``val_loss`` where
-    there is validation data, else ``loss``.
-
-    >>> import dualnet as dn
-    >>> dn.EarlyStopping(patience=2, monitor="val_accuracy").patience
-    2
-    """
-
-    def __init__(
-        self, patience: int = 3, *, monitor: str | None = None, least: float = 0.0, restore_best: bool = True
-    ) -> None:
-        self.patience = integer(patience, "patience", op="EarlyStopping", least=0)
-        self.monitor, self.least = monitor, real(least, "least", op="EarlyStopping")
-        self.restore_best = flag(restore_best, "restore_best", op="EarlyStopping")
-
-    def on_fit_begin(self, run: Run) -> None:
-        self.best, self.waited, self.weights = math.inf, 0, None
-
-    def on_epoch_end(self, run: Run) -> None:
-        name = self.monitor or ("val_loss" if "val_loss" in run.logs else "loss")
-        if name not in run.logs:
-            raise ValueError(f"EarlyStopping: no figure {name!r}; this training shows {', '.join(run.logs)}")
-        value = -run.logs[name] if name.endswith("accuracy") else run.logs[name]
-        if value < self.best - self.least:
-            self.best, self.waited = value, 0
-            self.weights = run.net.state_dict() if self.restore_best else None  # values are replaced, never changed
-        else:
-            self.waited += 1
-            run.stop = run.stop or self.waited > self.patience
-
-    def on_fit_end(self, run: Run) -> None:
-        if self.weights is not None:
-            run.net.load_state_dict(self.weights)
 
 
 def fit(
@@ -167,6 +49,9 @@ def fit(
     seed: int = 0,
     verbose: int = 1,
     shuffle: bool = True,
+    augment: Augment | None = None,
+    capture: bool = False,
+    loss_scale: str | float | LossScale | None = "auto",
 ) -> History:
     """Train a network on inputs x (N, ...) and targets t, and return what was seen.
 
@@ -174,8 +59,13 @@ def fit(
     the network's dtype batch by batch. A network that has not been initialised takes its input shape from x and its
     weights from ``seed``, which also orders the batches: the same seed gives the same batches on every backend.
 
-    ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch without tqdm), 2 for a line per epoch.
-    Wrong shapes, labels and options raise before the first step.
+    ``augment`` (:class:`dualnet.data.Augment`) makes the batches from images x, uint8 or floating: it shifts, flips and
+    normalises, anew in every epoch. Images of ``validation_data`` are only normalised.
+
+    ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
+    on NumPy it changes nothing. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch without tqdm), 2 for a line per epoch.
+    ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a network of float16 and none else; or give one, or a
+    number. Wrong shapes, labels and options raise before the first step.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -191,24 +81,29 @@ def fit(
     function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
     if net.input_shape is None:
         net.init(tuple(x.shape[1:]), seed=seed)
-    _fits(net, x, t, function, "fit")
+    _fits(net, x, t, function, "fit", augment)
     if held_out is not None:
-        _fits(net, *held_out, function, "fit: validation_data")
+        _fits(net, *held_out, function, "fit: validation_data", augment)
     net.loss = loss  # type: ignore[attr-defined]
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
+    order = functools.partial(_order, len(x), seed, shuffle)
     hooks = [_hooked(callback) for callback in callbacks]
+    seen = Tally(function)
+    step = functools.partial(_step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen)
+    step = captured(step) if flag(capture, "capture", op="fit") else step
     _tell(hooks, "on_fit_begin", run)
     try:
         for run.epoch in range(epochs):
             _tell(hooks, "on_epoch_begin", run)
             begun = time.perf_counter()
             with Progress(run.epoch, epochs, steps, verbose) as progress:
-                seen = _epoch(
-                    run, hooks, x, t, batch_size, function, _order(len(x), seed, run.epoch, shuffle), progress
-                )
+                seen.begin()
+                moves = None if augment is None else augment.moves(len(x), seed=seed, epoch=run.epoch)
+                batches = _batches(net, x, t, batch_size, order(run.epoch), augment, moves)
+                _epoch(run, hooks, step, seen, batches, progress)
                 run.logs = seen.figures()
                 if held_out is not None:
-                    scores = evaluate(net, *held_out, loss=loss)
+                    scores = evaluate(net, *held_out, loss=loss, augment=augment)
                     run.logs |= {f"val_{name}": value for name, value in scores.items()}
                 run.logs["seconds"] = time.perf_counter() - begun
                 run.history.add(run.logs)
@@ -222,36 +117,65 @@ def fit(
     return run.history
 
 
+def _step(
+    net: Layer,
+    optimizer: optimizers.Optimizer,
+    loss: Callable[..., Any],
+    scale: LossScale | None,
+    seen: Any,
+    batch: Array,
+    target: Array,
+    need_dx: bool = False,
+) -> None:
+    """All that the device does for a batch."""
+    put_back = None if scale is None else guarded(net)
+    with numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore"):
+        y, pullback = forward_of(net, batch, train=True, need_dx=need_dx)
+        y = wide(y)  # the loss of 16 bits is float32
+        value, dloss = loss(y, target)
+        dy = dloss() if scale is None else dloss(scale.on(y))
+        _, gradients = pullback(dy.astype(pullback.dtype, copy=False))
+        pullback.free()
+        if scale is None:
+            optimizer.step(net, gradients)  # E17
+        else:
+            gradients, finite = scale.unscale(gradients)
+            optimizer.step(net, gradients, finite=finite)  # E17
+            put_back(finite)  # type: ignore[misc]
+            scale.update(finite)
+        seen.add(y, target, value)
+
+
 def _epoch(
     run: Run,
     hooks: list[Callback],
-    x: Any,
-    t: Any,
-    batch_size: int,
-    loss: Callable[..., Any],
-    order: numpy.ndarray,
+    step: Callable[[Array, Array], None],
+    seen: Tally,
+    batches: Iterable[tuple[Array, Array]],
     progress: Progress,
-) -> Tally:
-    seen, loss = Tally(loss), _unchecked(loss)
-    for batch, target in _batches(run.net, x, t, batch_size, order):
-        y, pullback = forward_of(run.net, batch, train=True, need_dx=False)
-        value, dloss = loss(y, target)
-        _, gradients = pullback(dloss())
-        pullback.free()
-        run.optimizer.step(run.net, gradients)  # E17
-        seen.add(y, target, value)
+) -> None:
+    for batch, target in batches:
+        step(batch, target)
         run.step += 1
         progress.step(seen.figures)
         _tell(hooks, "on_batch_end", run)
         if run.stop:
             break
-    return seen
 
 
-def evaluate(net: Layer, x: Any, t: Any, batch_size: int = 256, *, loss: Loss | None = None) -> dict[str, float]:
+def evaluate(
+    net: Layer,
+    x: Any,
+    t: Any,
+    batch_size: int = 256,
+    *,
+    loss: Loss | None = None,
+    augment: Augment | None = None,
+) -> dict[str, float]:
     """The mean loss over all examples and, for classes, the accuracy (share of right answers, 0 … 1).
 
-    ``loss`` defaults to the one the network was last trained with, else softmax cross-entropy.
+    ``loss`` defaults to the one the network was last trained with, else softmax cross-entropy. ``augment`` is the one
+    it was trained with, if any: it normalises the images, and moves none.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
@@ -261,10 +185,10 @@ def evaluate(net: Layer, x: Any, t: Any, batch_size: int = 256, *, loss: Loss | 
     batch_size = integer(batch_size, "batch_size", op="evaluate")
     x, t = _examples("evaluate", x, t)
     function = losses.get(getattr(net, "loss", "softmax_cross_entropy") if loss is None else loss)
-    _fits(net, x, t, function, "evaluate")
+    _fits(net, x, t, function, "evaluate", augment)
     seen, function = Tally(function), _unchecked(function)
-    for batch, target in _batches(net, x, t, batch_size, numpy.arange(len(x))):
-        y = net(batch)
+    for batch, target in _batches(net, x, t, batch_size, numpy.arange(len(x)), augment):
+        y = wide(net(batch))
         seen.add(y, target, function(y, target)[0])
     return seen.figures()
 
@@ -292,18 +216,26 @@ class Tally:
     """Adds up loss and hits over batches, on the device; reading the figures waits for it."""
 
     def __init__(self, loss: Callable[..., Any]) -> None:
-        self.loss, self.examples, self.answers = loss, 0, 0
+        self.loss = loss
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing was seen."""
+        self.examples, self.answers = 0, 0
         self.total: Any = 0.0
         self.hits: Any = None
 
     def add(self, y: Array, t: Array, value: Array) -> None:
+        counted(self, "examples")
         n = int(y.shape[0])
-        self.total, self.examples = self.total + value * n, self.examples + n
+        self.examples += n
+        assign(self, "total", self.total + value * n)
         right = _right(self.loss, y, t)
         if right is not None:
+            counted(self, "answers")
             self.answers += math.prod(right.shape)
             hits = backend_of(right).xp.sum(right)
-            self.hits = hits if self.hits is None else self.hits + hits
+            assign(self, "hits", hits if self.hits is None else self.hits + hits)
 
     def figures(self) -> dict[str, float]:
         figures = {"loss": float(to_numpy(self.total)) / max(1, self.examples)}
@@ -323,18 +255,41 @@ def _right(loss: Callable[..., Any], y: Array, t: Array) -> Array | None:
     return None
 
 
-def _batches(net: Layer, x: Any, t: Any, size: int, order: numpy.ndarray) -> Iterator[tuple[Array, Array]]:
+def _batches(
+    net: Layer,
+    x: Any,
+    t: Any,
+    size: int,
+    order: numpy.ndarray,
+    augment: Augment | None = None,
+    moves: numpy.ndarray | None = None,
+) -> Iterator[tuple[Array, Array]]:
     backend = _backend_of(net)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield _chosen(x, chosen, backend), None if t is None else _chosen(t, chosen, backend)
+    plain = augment is None
+    inputs = _chosen(x, order, size, backend) if plain else _augmented(augment, x, order, moves, size, net)
+    targets = itertools.repeat(None) if t is None else _chosen(t, order, size, backend)
+    return zip(inputs, targets)
 
 
-def _chosen(x: Any, chosen: numpy.ndarray, backend: str | None) -> Array:
+def _chosen(x: Any, order: numpy.ndarray, size: int, backend: str | None) -> Iterator[Array]:
+    """x in this order, in batches: those of the host are copied one by one, for the others the order is."""
     owner = backend_of(x)
-    if owner.on_host:
-        return asarray(x[chosen], backend=backend)
-    return owner.xp.take(x, asarray(chosen, backend=owner.name), axis=0)
+    if not owner.on_host:
+        order = asarray(order, backend=owner.name)
+    for start in range(0, order.shape[0], size):
+        chosen = order[start : start + size]
+        yield asarray(x[chosen], backend=backend) if owner.on_host else owner.xp.take(x, chosen, axis=0)
+
+
+def _augmented(
+    augment: Any, x: Any, order: numpy.ndarray, moves: numpy.ndarray | None, size: int, net: Layer
+) -> Iterator[Array]:
+    """Images of x in this order, moved and normalised where they are; order and moves are sent there once."""
+    backend, owner = _backend_of(net), backend_of(x)
+    there = [None if a is None else a if owner.on_host else asarray(a, backend=owner.name) for a in (order, moves)]
+    for start in range(0, len(order), size):
+        chosen, moved = (None if a is None else a[start : start + size] for a in there)
+        yield asarray(augment.batch(x, chosen, moved, dtype=net.dtype), backend=backend or owner.name)
 
 
 def _backend_of(net: Layer) -> str | None:
@@ -343,7 +298,7 @@ def _backend_of(net: Layer) -> str | None:
     return None
 
 
-def _order(examples: int, seed: int, epoch: int, shuffle: bool) -> numpy.ndarray:
+def _order(examples: int, seed: int, shuffle: bool, epoch: int) -> numpy.ndarray:
     if not shuffle:
         return numpy.arange(examples)
     stream = numpy.random.SeedSequence(seed, spawn_key=(2**31, epoch))  # far from the layers' places
@@ -369,9 +324,11 @@ def _pair(validation_data: Any) -> tuple[Any, Any]:
     return _examples("fit: validation_data", *validation_data)
 
 
-def _fits(net: Layer, x: Any, t: Any, loss: Callable[..., Any], op: str) -> None:
+def _fits(net: Layer, x: Any, t: Any, loss: Callable[..., Any], op: str, augment: Any = None) -> None:
     """One look at all targets, before the first step, instead of one in every step."""
-    net.enter(x[:1])
+    if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
+        raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
+    net.enter(x[:1] if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype))
     if loss is losses.softmax_cross_entropy and t.dtype.kind in "iub":
         losses.check_labels(op, t, net.output_shape(tuple(x.shape[1:]))[-1])
     elif loss is losses.softmax_cross_entropy:
@@ -404,10 +361,3 @@ def _hooked(callback: Any) -> Callback:
 def _tell(hooks: list[Callback], event: str, run: Run) -> None:
     for hook in hooks:
         getattr(hook, event)(run)
-
-
-def told(figures: dict[str, float]) -> str:
-    """Figures on one line: losses and accuracies with four digits, seconds with one."""
-    return "  ".join(
-        f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
-    )

@@ -127,7 +127,9 @@ def check_pointer(name: str, kind: str, held: np.ndarray) -> None:
     dtype = "uint8" if held.dtype == bool else held.dtype.name
     if kind.startswith("struct"):  # a pack, or a 16-bit float
         size = int(kind[6:])
-        assert held.dtype.kind in "fbui" and size % held.itemsize == 0, f"{name}: {dtype} for packs of {size} bytes"
+        assert (held.dtype.kind in "fbui" or held.dtype.name in HALVES) and size % held.itemsize == 0, (
+            f"{name}: {dtype} for packs of {size} bytes"
+        )
         assert held.size * held.itemsize % size == 0 and held.ctypes.data % size == 0, f"{name}: packs do not fit"
     else:
         assert dtype == kind, f"{name}: {dtype} for {kind}"

@@ -3,10 +3,12 @@
 What CuPy does and the strict backend alone does not show: every array lies on one device, and computing with it while
 another device is the current one fails; arrays have addresses and flags, and CUDA kernels run (on the host, see
 cuda_host.py). What ``empty`` returns lies between two fences, and a kernel that writes beyond its array is caught.
+A stream records graphs, as fake_graphs.py says, and products are cuBLAS's, called by address.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import weakref
@@ -16,12 +18,13 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 
 import cuda_host
+import fake_graphs
 import numpy
 import pristine
 import pytest
 
 import dualnet as dn
-from dualnet.backends import cupy_backend, strict_backend
+from dualnet.backends import cublas, cudnn, cupy_backend, strict_backend
 from dualnet.backends.strict_backend import StrictArray
 
 COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
@@ -30,7 +33,7 @@ COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
 def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     """Put a fresh fake into ``sys.modules``, with this many devices."""
     cupy = module("cupy", __version__="14.2.0", __file__="fake")
-    now = types.SimpleNamespace(device=0, synchronized=[], called=Counter())
+    now = types.SimpleNamespace(device=0, synchronized=[], called=Counter(), graphs=fake_graphs.Graphs())
     names = {name: getattr(strict_backend.Namespace(), name) for name in strict_backend.FUNCTIONS}
     dtypes = {name: getattr(numpy, name) for name in (*strict_backend.DTYPES, *strict_backend.CONSTANTS)}
     cupy.ndarray = _array_type(now)
@@ -39,14 +42,19 @@ def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     for name, value in dtypes.items():
         setattr(cupy, name, value)
     cupy.empty = _on_device(cupy.ndarray, now, lambda shape, dtype=float: StrictArray(fenced(shape, dtype)), "empty")
-    cupy.RawModule = RawModule
-    cupy.asarray = lambda host: cupy.ndarray(numpy.array(host), now.device)
-    cupy.asnumpy = lambda array: array._held.copy()
+    cupy.RawModule = functools.partial(RawModule, now.graphs)
+    cupy.asarray = now.graphs.forbidden(
+        "copies from the host", lambda host: cupy.ndarray(numpy.array(host), now.device)
+    )
+    cupy.asnumpy = now.graphs.forbidden("copies to the host", lambda array: array._held.copy())
+    library = fake_graphs.Cublas(now.graphs)
+    monkeypatch.setattr(cublas, "library", lambda: library)
+    monkeypatch.setattr(cublas, "WORKSPACE_BYTES", 256)
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
         used_bytes=lambda: 3 * 2**20, total_bytes=lambda: 5 * 2**20
     )
     cupy.now = now
-    cupy.cuda = types.SimpleNamespace(Device=_device_type(now), runtime=_runtime(now, devices))
+    cupy.cuda = types.SimpleNamespace(Device=_device_type(now), runtime=_runtime(now, devices), **now.graphs.cuda())
     computed = {}
     linalg = module(
         "cupy._core._routines_linalg",
@@ -57,6 +65,7 @@ def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     for fake in (cupy, module("cupy._core", __path__=[]), linalg):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
     cupy.computed = computed
+    monkeypatch.setattr(cudnn, "_found", [(None, "not here: the device is pretended")])  # fake_cudnn.py puts one there
     return cupy
 
 
@@ -85,6 +94,7 @@ def _array_type(now: types.SimpleNamespace) -> type:
 
         def __init__(self, held: numpy.ndarray, device: int | None = None) -> None:
             super().__init__(held)
+            now.graphs.born(held)
             number = now.device if device is None else device
             self.data = types.SimpleNamespace(device_id=number, ptr=held.ctypes.data)
 
@@ -103,7 +113,8 @@ def _array_type(now: types.SimpleNamespace) -> type:
         setattr(ndarray, name, guarded(getattr(StrictArray, name), name))
     for name in ("T", "mT"):
         setattr(ndarray, name, property(guarded(getattr(StrictArray, name).fget, name)))
-    ndarray.item = lambda self: self._held.item()
+    ndarray.item = now.graphs.forbidden("reads a value", lambda self: self._held.item())
+    ndarray.strides = property(lambda self: self._held.strides)
     ndarray.flags = property(lambda self: self._held.flags)
     ndarray.view = lambda self, dtype: ndarray(self._held.view(dtype))
     return ndarray
@@ -118,7 +129,7 @@ def _on_device(kind: type, now: types.SimpleNamespace, function, name: str):
                     f"Array device must be same as the current device: array device = {value.data.device_id} "
                     f"while current = {now.device}"
                 )
-        return _convert(kind, function(*args, **options))
+        return now.graphs.call(name, lambda: _convert(kind, function(*args, **options)))
 
     return call
 
@@ -154,6 +165,7 @@ def _device_type(now: types.SimpleNamespace) -> type:
             now.device = self.before
 
         def synchronize(self) -> None:
+            now.graphs.refuse("waits for the device")
             now.synchronized.append(self.id)
 
     return Device
@@ -206,11 +218,15 @@ def check_fences() -> None:
 class RawModule(cuda_host.RawModule):
     """Kernels of the host, with a look at the fences after each launch."""
 
+    def __init__(self, graphs: fake_graphs.Graphs, **options: object) -> None:
+        super().__init__(**options)
+        self.graphs = graphs
+
     def get_function(self, name: str):
         function = super().get_function(name)
 
         def call(grid: tuple, block: tuple, arguments: tuple) -> None:
-            function(grid, block, arguments)
+            self.graphs.call(name, lambda: function(grid, block, arguments))
             check_fences()
 
         return call

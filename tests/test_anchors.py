@@ -92,7 +92,7 @@ ANCHORS = {
         ("test_dense.py:test_dense", "test_dense.py:test_a_convolution_over_the_whole_map_is_dense_after_flatten"),
     ),
     "E17": Anchor(
-        ("optimizers.py:SGD.update", "training.py:_epoch"),
+        ("optimizers.py:SGD.update", "training.py:_step"),
         ("test_anchors.py:test_descent_goes_down_the_error_surface", "test_fixtures.py:test_optimizer"),
     ),
     "E18": Anchor(

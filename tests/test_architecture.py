@@ -20,12 +20,14 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {SIGNPOST})
 MACHINES = sorted(BACKENDS.glob("*.py"))
 
 ROWS = [  # from the ground up: a module imports from lower rows, and a package from itself
-    ["arguments", "environment", "traffic"],
+    ["arguments", "dtypes", "environment", "traffic"],
     ["geometry", "loading"],
     ["backend"],
-    ["about", "ops", "initializers"],
-    ["layers", "schedules", "data"],
-    ["optimizers", "check", "formats", "fusing", "progress", "sketch", "markup", "probe", "graph"],
+    ["about", "ops", "recording"],
+    ["initializers"],
+    ["layers", "schedules", "data", "descent", "capture"],
+    ["optimizers", "loss_scale", "check", "formats", "fusing", "progress", "sketch", "markup", "probe", "graph"],
+    ["callbacks"],
     ["summary", "training", "files", "tracing", "explain", "viz"],
     ["models"],
     ["bench", "parity"],

@@ -11,7 +11,7 @@ import dualnet as dn
 from dualnet.arguments import LIMIT, count, flag, index, integer, number, pair, positive, real, share
 
 NAN, INF = float("nan"), float("inf")
-NO_NUMBER = [None, "1", b"1", (1,), [], {}, object(), 1j, True, np.ones(1), np.ones((2, 2))]
+NO_NUMBER = [None, "1", b"1", (1,), [], {}, ..., 1j, True, np.ones(1), np.ones((2, 2))]
 NO_INTEGER = [*NO_NUMBER, 1.0, 1e18, np.float32(1), NAN]
 
 

@@ -159,7 +159,7 @@ def test_arrays_of_two_backends_are_refused():
         ({"x": None}, "op: expected at least one array"),
         (
             {"x": np.ones(1, int)},
-            r"op: x has dtype int64; expected one of float16, float32, float64. .*dtype='float32'",
+            r"op: x has dtype int64; expected one of float16, bfloat16, float32, float64. .*dtype='float32'",
         ),
         ({"x": np.ones(1, ">f4")}, "op: x has dtype >f4; expected"),
         (
@@ -279,7 +279,7 @@ def test_default_dtype(monkeypatch):
     assert dn.asarray([1.0]).dtype == np.float32
     monkeypatch.setenv("DUALNET_DTYPE", "int8")
     with pytest.raises(
-        ValueError, match="DUALNET_DTYPE: unknown dtype 'int8'; expected one of float16, float32, float64"
+        ValueError, match="DUALNET_DTYPE: unknown dtype 'int8'; expected one of float16, bfloat16, float32, float64"
     ):
         dn.asarray([1.0])
 

@@ -338,7 +338,7 @@ def test_dtypes_that_do_not_fit(backend):
     x, w = on_device([X, W])
     with pytest.raises(TypeError, match="x is float64 and w is float32; expected one dtype.*dn.asarray"):
         dn.ops.conv2d(x, w.astype("float32"))
-    with pytest.raises(TypeError, match="x has dtype int64; expected one of float16, float32, float64"):
+    with pytest.raises(TypeError, match="x has dtype int64; expected one of float16, bfloat16, float32, float64"):
         dn.ops.conv2d(x.astype("int64"), w)
     with pytest.raises(TypeError, match="x is a list; expected an array"):
         dn.ops.conv2d([1.0], w)

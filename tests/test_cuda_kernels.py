@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cuda_host
 import fake_cupy
+import ml_dtypes  # noqa: F401  makes "bfloat16" a name that NumPy knows
 import numpy as np
 import pytest
 from oracles import error, prove, tau
@@ -21,7 +22,7 @@ from dualnet.backend import references
 from dualnet.backends import cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
 from dualnet.geometry import windows
 
-DTYPES = ["float32", "float64", "float16"]
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def agree(name, *arguments, K, scale=1.0, **options):
         cuda_host.order["backwards"] = backwards
         moved = [{k: there(v) for k, v in a.items()} if isinstance(a, dict) else there(a) for a in arguments]
         before = [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")]
-        result = cupy_backend.KERNELS[name](*moved, **options)
+        result = cupy_backend.OWN[name](*moved, **options)
         assert result is not NotImplemented, name
         assert before == [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")], f"{name}: an input changed"
         results.append([dn.to_numpy(part) for part in flat(result)])
@@ -106,11 +107,10 @@ def test_columns_and_convolution(cupy, rng, monkeypatch, case, dtype):
     agree("im2col", x, at, K=0)
     agree("col2im", columns, x.shape, at, K=at.taps)
     K = max(at.taps * max(C, D), dy.size // D)
-    wide = 4.0 if dtype == "float16" else 1.0  # the reference rounds to float16 in between
     agree("correlate", x, w, b, at, groups, True, K=K)
     agree("correlate", x, w, None, at, groups, K=K)
-    agree("correlate_filters", x, dy, at, groups, K=K, scale=wide)
-    agree("correlate_inputs", dy, w, at, groups, K=K, scale=wide)
+    agree("correlate_filters", x, dy, at, groups, K=K)
+    agree("correlate_inputs", dy, w, at, groups, K=K)
 
 
 def pooled(rng, ceil_mode):
@@ -133,12 +133,11 @@ def test_pooling(cupy, rng, case, dtype):
     agree("largest", x, at, K=0)
     agree("max_unpool", dy, references["max_pool"].reference(x, at)[1], at, K=at.taps)
     x[~np.isfinite(x)] = 0
-    wide = 4.0 if dtype == "float16" else 1.0
     for counted in (False, True):
         agree("avg_pool", x, at, counted, K=at.taps)
-        agree("avg_unpool", dy, at, counted, K=at.taps, scale=wide)
-    agree("l2_pool", x, at, K=at.taps, scale=wide)
-    agree("l2_unpool", dy, x, references["l2_pool"].reference(x, at), at, K=at.taps, scale=wide)
+        agree("avg_unpool", dy, at, counted, K=at.taps)
+    agree("l2_pool", x, at, K=at.taps)
+    agree("l2_unpool", dy, x, references["l2_pool"].reference(x, at), at, K=at.taps)
 
 
 def test_winners_of_large_windows(cupy, rng):
@@ -175,8 +174,15 @@ def test_channels_and_batch_norm(cupy, rng, monkeypatch, shape, dtype):
         y = references["normalise"].reference(x, mean, variance, gamma, beta, 1e-5, True)
         agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, K=n, scale=8)
         agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y, K=n, scale=8)
-    given = (mean.astype(dtype), variance.astype(dtype))  # in inference they have the dtype of x
+        moving = [rng.random(C).astype(mean.dtype) for _ in range(2)]
+        agree("follow", *moving, mean, variance, 0.9, n, K=1)
+        agree("follow", *moving, mean.astype(dtype), variance.astype(dtype), 0.75, n, K=1)
+    given = (mean.astype(dtype), variance.astype(dtype))  # in inference they may have the dtype of x
     agree("normalise", x, *given, gamma, beta, 1e-5, K=n, scale=4)
+    learned = [each.astype(mean.dtype) for each in (gamma, beta)]  # in a network of 16 bits these are float32
+    agree("normalise", x, mean, variance, *learned, 1e-5, True, K=n, scale=4)
+    if n > 2:
+        agree("normalise_backward", dy, x, mean, variance, learned[0], 1e-5, y, K=n, scale=8)
 
 
 def dtype_of(number, dtype):
@@ -277,6 +283,57 @@ def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
         assert (dn.to_numpy(there_s[k]) == dn.to_numpy(there_w[k]).astype("f2")).all()
 
 
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
+def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
+    """Scaled gradients of 16 bits, divided on the way; where they are not finite, what is new is what was old."""
+    wide, adam = "float64" if dtype == "float64" else "float32", kernel == "adam_update"
+    w, a, b = (rng.standard_normal((33, 40)).astype(wide) for _ in range(3))
+    g = (64 * rng.standard_normal((33, 40))).astype(dtype)
+    g[0, 1] = g[0, 1] if finite else np.inf
+    there_w, there_a, there_b = (dn.asarray(v) for v in (w, a, b * b))
+    new = [cupy.empty(w.shape, dtype=wide) for _ in range(3)]
+    shadow, second = cupy.empty(w.shape, dtype=dtype), there_b if adam else None
+    row = (new[0], new[1], new[2] if adam else None, shadow, there_w, there_a, second, dn.asarray(g))
+    rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 3} if adam else {})}
+    by, flag = dn.asarray(np.asarray(1 / 64, wide)), dn.asarray(np.asarray(finite))
+    cupy_sums.update(kernel, [row], unscale=by, finite=flag, **rule)
+    if not finite:
+        wanted = [w, a, b * b]
+    elif adam:
+        slots = {"mean": a, "mean_square": b * b}
+        value, slots = references[kernel].reference(w, g.astype(wide) / 64, slots, 0.1, (0.9, 0.999), 1e-8, 3)
+        wanted = [value, *slots.values()]
+    else:
+        value, slots = references[kernel].reference(w, g.astype(wide) / 64, {"velocity": a}, 0.1, 0.9, False)
+        wanted = [value, *slots.values()]
+    for got, want in zip(new, wanted[: 3 if adam else 2]):
+        exact = dn.to_numpy(got).tobytes() == want.tobytes()
+        assert exact if not finite else error(dn.to_numpy(got), want) <= tau(wide, 1)
+    assert dn.to_numpy(shadow).tobytes() == dn.to_numpy(new[0]).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_over_all_gradients(cupy, rng, dtype):
+    """Fifty gradients of two dtypes: launches of 40. Each of them may hold the one bad number."""
+    wide = "float64" if dtype == "float64" else "float32"
+    arrays = [rng.standard_normal(int(n)).astype(dtype if n % 3 else wide) for n in rng.integers(1, 2500, 50)]
+    cuda_host.launches.clear()
+    agree("all_finite", *arrays, K=0)
+    agree("unscale", np.asarray(2.0**-9, wide), *arrays, K=0)
+    assert set(cuda_host.launches) == {"all_finite", "unscale"}
+    for k in (0, 17, 49):
+        for bad in (np.inf, -np.inf, np.nan):
+            worse = [array.copy() for array in arrays]
+            worse[k][rng.integers(worse[k].size)] = bad
+            agree("all_finite", *worse, K=0)
+            assert not dn.to_numpy(cupy_sums.all_finite(*map(dn.asarray, worse)))
+    empty = np.zeros(0, dtype)
+    assert cupy_sums.all_finite(dn.asarray(empty)) is NotImplemented
+    assert cupy_sums.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
+
+
 @pytest.mark.parametrize("source", ["uint8", "float32"])
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
@@ -293,25 +350,17 @@ def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
         assert error(dn.to_numpy(y)[n], (image - mean) * scale) <= tau("float32", 1)
 
 
-def test_bfloat16(cupy, rng):
-    """No array library here knows the type, so its bits travel as integers."""
+def test_bfloat16_is_rounded_as_by_the_host(cupy, rng):
+    """To the nearest, ties to even, from 1e-30 to 1e30."""
     x = (rng.standard_normal((3, 5, 8)) * 10 ** rng.uniform(-30, 30, (3, 5, 8))).astype("f4")
-    bits = x.view("u4")
-    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("u2")
-    y = cupy.empty(x.shape, dtype="uint16")
-    cuda_launch.launch(cupy, "rectify", 15, y, dn.asarray(rounded), 15, real="bfloat16", pack=8)
-    assert (dn.to_numpy(y) == np.where(x > 0, rounded, 0)).all()
-    w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="uint16")
-    g = dn.asarray(np.zeros(x.shape, "u2"))
-    with pytest.MonkeyPatch.context() as patch:  # a step of no length rounds the masters
-        patch.setattr(type(g), "dtype", property(lambda self: Bits(self._held.dtype)))
-        cupy_sums.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0)
-    assert (dn.to_numpy(shadow) == rounded).all()
-
-
-class Bits:
-    def __init__(self, dtype):
-        self.name = "bfloat16" if dtype == np.uint16 else dtype.name
+    x[0, 0, :4] = np.array([0x3F808000, 0x3F818000, 0x7F7F8000, 0xFF800000], "u4").view("f4")
+    rounded = x.astype("bfloat16")
+    agree("rectify", rounded, K=0)
+    w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="bfloat16")
+    g = dn.asarray(np.zeros(x.shape, "bfloat16"))
+    flag = dn.asarray(np.asarray(False))  # a step that does not count rounds the masters
+    cupy_sums.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
+    assert dn.to_numpy(shadow).tobytes() == rounded.tobytes()
 
 
 # -- ordinary ops, through the seam ------------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ def test_every_file_ships():
 
 def test_every_kernel_names_its_reference():
     named = {kernel.reference for kernel in cuda_registry.KERNELS.values()}
-    assert named - {"gather_batch"} <= references.keys()
+    assert named <= references.keys()
     assert cupy_backend.KERNELS.keys() <= references.keys()
-    assert named - {"gather_batch"} <= cupy_backend.KERNELS.keys()
+    assert named <= cupy_backend.KERNELS.keys()
 
 
 def test_no_kernel_uses_atomics_or_waits_for_the_host():
@@ -110,7 +110,7 @@ def test_nvrtc_would_complain(monkeypatch):
 
 
 def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
-    """What CuPy itself still does in a training step: products of matrices, and no other computation."""
+    """CuPy itself computes nothing in a training step: kernels do, and cuBLAS."""
     layers = [dn.Conv2D(8, 3, padding="same"), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2), dn.Conv2D(4, 3), dn.ReLU()]
     net = dn.Sequential([*layers, dn.Flatten(), dn.Dropout(0.3), dn.Dense(3)]).init((8, 8, 1), seed=0)
     x, t = dn.asarray(rng.standard_normal((4, 8, 8, 1), dtype="f4")), dn.asarray(np.array([0, 1, 2, 1]))
@@ -131,9 +131,7 @@ def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
         "channel_moments_part", "normalise_backward_dx", "drawn_above", "cross_entropy_rows", "adam_update",
     }  # fmt: skip
     views = {"empty", "reshape", "ascontiguousarray", "astype", "T", "__getitem__"}
-    running_statistics = {"__mul__", "__add__", "__sub__"}
-    assert set(cupy.now.called) - views - running_statistics == {"matmul"}, cupy.now.called
-    assert sum(cupy.now.called[name] for name in running_statistics) <= 8
+    assert set(cupy.now.called) - views == set(), cupy.now.called
 
 
 # -- that this can fail ------------------------------------------------------------------------------------------------
@@ -147,7 +145,7 @@ def test_wrong_arguments_are_caught(cupy):
         ((y, x, np.int64(8)), "for int32"),
         ((y, x), "2 arguments"),
     ]
-    function = fake_cupy.RawModule(code=cuda_registry.source("elementwise.cu"), options=("-DREAL=float", "-DPACK=1"))
+    function = cupy.RawModule(code=cuda_registry.source("elementwise.cu"), options=("-DREAL=float", "-DPACK=1"))
     rectify = function.get_function("rectify")
     rectify((1,), (256,), (y, x, np.int32(8)))
     for arguments, message in cases[1:]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet import optimizers, schedules
+from dualnet import descent, optimizers, schedules
 from dualnet.optimizers import SGD, Adam, AdamW, RMSProp
 
 SHAPES = {"0.w": (3, 4), "0.b": (4,), "1.w": (4, 2)}
@@ -193,15 +193,15 @@ def test_a_step_that_runs_out_of_memory_changes_nothing(rng, monkeypatch):
     start, path = drawn(rng, 2)
     opt, net = SGD(0.1, momentum=0.9), Net(start)
     opt.step(net, on_device(path[0]))
-    before, update, calls = net.values(), SGD.update, []
+    before, update, calls = net.values(), descent.sgd_update, []
 
-    def failing(self, *args):
+    def failing(*args):
         calls.append(1)
         if len(calls) == 3:
             raise MemoryError
-        return update(self, *args)
+        return update(*args)
 
-    monkeypatch.setattr(SGD, "update", failing)
+    monkeypatch.setattr(descent, "sgd_update", failing)
     with pytest.raises(MemoryError):
         opt.step(net, on_device(path[1]))
     assert equal(net.values(), before) and opt.steps == 1
@@ -405,7 +405,7 @@ def test_config(kind, loop, options):
     assert "lr=Cosine(" in repr(opt)
 
 
-BAD = [None, "three", math.nan, math.inf, -1, -0.5, (1, 2), [], object(), True]
+BAD = [None, "three", math.nan, math.inf, -1, -0.5, (1, 2), [], ..., True]
 NUMBERS = {
     SGD: ["lr", "momentum", "weight_decay"],
     RMSProp: ["lr", "rho", "momentum", "epsilon", "weight_decay"],

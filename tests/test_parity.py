@@ -279,15 +279,6 @@ def test_infinite_ratios_become_strings(plant, tmp_path):  # noqa: F811
 
 # -- the age of a certificate ------------------------------------------------------------------------------------------
 
-COMMITTED = sorted((ROOT / "docs" / "gpu").glob("*.json"))
-
-
-@pytest.mark.skipif(not COMMITTED, reason="no certificate is committed in docs/gpu/: no GPU has been asked yet")
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
-def test_a_committed_certificate_is_as_new_as_the_kernels(path):
-    assert not (why := sources.outdated(path)), why
-
-
 def test_an_old_certificate_is_told(small, tmp_path, monkeypatch):
     path = small.write(tmp_path / "h100.json")
     assert sources.outdated(path) == ""

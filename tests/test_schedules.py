@@ -113,7 +113,7 @@ def test_unknown_config(config):
         schedules.from_config(config)
 
 
-@pytest.mark.parametrize("bad", [None, "fast", float("nan"), float("inf"), -1, (1, 2), [], object(), True], ids=repr)
+@pytest.mark.parametrize("bad", [None, "fast", float("nan"), float("inf"), -1, (1, 2), [], ..., True], ids=repr)
 def test_constructors_refuse(bad):
     for kind, arguments in (
         (Step, {"lr": bad, "every": 1}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,14 +22,38 @@ needs_blas = pytest.mark.skipif(blas.library() is None, reason="the threads of t
 
 
 @needs_blas
-def test_every_item_once_in_fixed_runs():
-    done = [[] for _ in range(3)]
-    threads.share(range(8), lambda worker, item: done[worker].append(item))
-    assert done == [[0, 1], [2, 3, 4], [5, 6, 7]]
+def test_every_item_once():
+    done = []
+    threads.share(range(8), lambda worker, item: done.append((worker, item)))
+    assert sorted(item for _, item in done) == list(range(8)) and {worker for worker, _ in done} <= {0, 1, 2}
     threads.share([], lambda worker, item: pytest.fail("nothing to do"))
     seen = []
     threads.share("a", lambda worker, item: seen.append((worker, item, threading.current_thread())))
     assert seen == [(0, "a", threading.current_thread())]
+
+
+@needs_blas
+def test_who_is_slow_gets_less():
+    done, meet = [[] for _ in range(3)], threading.Barrier(3, timeout=10)
+
+    def work(worker, item):
+        if item < 3:
+            meet.wait()
+        if worker == 1:
+            time.sleep(0.2)
+        done[worker].append(item)
+
+    threads.share(range(9), work)
+    assert len(done[1]) == 1 and sorted(sum(done, [])) == list(range(9))
+
+
+@needs_blas
+@pytest.mark.parametrize("items", [0, 1, 5, 6, 7, 100])
+def test_portions_are_fixed(items):
+    portions = threads.portions(range(items))
+    assert [i for portion in portions for i in portion] == list(range(items))
+    assert len(portions) == max(1, min(items, 3 * threads.PORTIONS))
+    assert max(map(len, portions)) - min(map(len, portions)) <= 1
 
 
 @needs_blas
@@ -40,19 +65,23 @@ def test_the_work_is_really_shared():
 @needs_blas
 @pytest.mark.parametrize("culprit", [0, 2])
 def test_an_error_reaches_the_caller_and_the_team_lives_on(culprit):
+    meet = threading.Barrier(3, timeout=10)
+
     def work(worker, item):
+        if item < 3:
+            meet.wait()  # each worker has one of these
         if worker == culprit:
             raise ValueError(f"worker {worker}")
 
     with pytest.raises(ValueError, match=f"worker {culprit}"):
         threads.share(range(6), work)
-    test_every_item_once_in_fixed_runs()
+    test_every_item_once()
 
 
 @needs_blas
 def test_a_busy_team_leaves_the_work_to_the_caller():
-    """Several threads predict with one model: each gets the same portions, whoever computes them."""
-    inside, go, portions = threading.Event(), threading.Event(), []
+    """Several threads predict with one model: each item is done, whoever does it."""
+    inside, go, done = threading.Event(), threading.Event(), []
 
     def slow(worker, item):
         inside.set()
@@ -62,10 +91,10 @@ def test_a_busy_team_leaves_the_work_to_the_caller():
     first.start()
     inside.wait(10)
     me = threading.current_thread()
-    threads.share(range(6), lambda worker, item: portions.append((worker, item, threading.current_thread() is me)))
+    threads.share(range(6), lambda worker, item: done.append((item, threading.current_thread() is me)))
     go.set()
     first.join()
-    assert portions == [(i // 2, i, True) for i in range(6)]
+    assert done == [(i, True) for i in range(6)]
 
 
 @needs_blas

@@ -113,15 +113,25 @@ ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, Layou
     variance[c] = spread / n;
 }
 
+// Running statistics after a batch: keep · moving + rest · batch, with the variance · unbias. Old and new may be one array.
+ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, const wide* mean,
+             const wide* variance, wide keep, wide rest, wide unbias, int C) {
+    int c = thread_number();
+    if (c >= C) return;
+    new_mean[c] = moving_mean[c] * keep + mean[c] * rest;
+    new_variance[c] = moving_variance[c] * keep + variance[c] * unbias * rest;
+}
+
 // -- batch norm: every thread keeps the numbers of its channel and walks down its column ------------------------------
+// What there is one of for each channel is `wide`, also beside maps of 16 bits.
 
 // y = γ (x − μ) / s + β, and E7 with `relu`.
-ENTRY normalise(real* y, const real* x, const wide* mean, const wide* variance, const real* gamma, const real* beta,
+ENTRY normalise(real* y, const real* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
                 wide epsilon, int relu, Layout in) {
     int column = column_number(), c = column % in.C;
     if (column >= in.width) return;
     Rows rows = rows_of(blockIdx.y, in);
-    wide mu = mean[c], scale = wide(gamma[c]) / sqrt(variance[c] + epsilon), shift = wide(beta[c]);
+    wide mu = mean[c], scale = gamma[c] / sqrt(variance[c] + epsilon), shift = beta[c];
     for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
         int i = row * in.width + column;
         if (i >= in.total) continue;
@@ -157,9 +167,8 @@ ENTRY normalise_backward_part(wide* partial, const real* dy, const real* x, cons
     partial[(in.chunks + blockIdx.y) * in.width + column] = products;
 }
 
-// Second stage: dβ = Σ dy (E12), dγ = Σ dy x̂; roads (2, C) keeps both in full width for dx.
-ENTRY normalise_backward_end(real* dgamma, real* dbeta, wide* roads, const wide* partial, const wide* variance,
-                             wide epsilon, Layout in) {
+// Second stage: roads (2, C) with dβ = Σ dy (E12) and dγ = Σ dy x̂.
+ENTRY normalise_backward_end(wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in) {
     int c = column_number(), terms = in.chunks * (in.width / in.C);
     const wide *sums = partial, *products = partial + terms * in.C;
     wide sum = 0, product = 0;
@@ -171,21 +180,18 @@ ENTRY normalise_backward_end(real* dgamma, real* dbeta, wide* roads, const wide*
     sum = over_rows(sum);
     product = over_rows(product);
     if (threadIdx.y != 0 || c >= in.C) return;
-    product /= sqrt(variance[c] + epsilon);
-    dbeta[c] = real(sum);
-    dgamma[c] = real(product);
     roads[c] = sum;
-    roads[in.C + c] = product;
+    roads[in.C + c] = product / sqrt(variance[c] + epsilon);
 }
 
 // dx = γ/s · (dy − dβ / n − x̂ · dγ / n): directly, through the mean, through the variance.
 ENTRY normalise_backward_dx(real* dx, const real* dy, const real* x, const real* y, const wide* roads, const wide* mean,
-                            const wide* variance, const real* gamma, wide epsilon, Layout in) {
+                            const wide* variance, const wide* gamma, wide epsilon, Layout in) {
     int column = column_number(), c = column % in.C;
     if (column >= in.width) return;
     Rows rows = rows_of(blockIdx.y, in);
     wide n = wide(in.total / in.C), inverse = wide(1) / sqrt(variance[c] + epsilon), mu = mean[c];
-    wide shift = roads[c] / n, through = inverse * roads[in.C + c] / n, scale = wide(gamma[c]) * inverse;
+    wide shift = roads[c] / n, through = inverse * roads[in.C + c] / n, scale = gamma[c] * inverse;
     for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
         int i = row * in.width + column;
         if (i < in.total) dx[i] = real(scale * (delta_at(i, dy, y) - shift - (wide(x[i]) - mu) * through));

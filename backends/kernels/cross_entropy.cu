@@ -31,10 +31,10 @@ ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long lo
     for (int c = threadIdx.x; c < C; c += LANES) sum += exp(below_top(wide(logits[c]), top));
     wide log_sum = log(sum_of_warp(sum));
     for (int c = threadIdx.x; c < C; c += LANES) {
-        real value = real(below_top(wide(logits[c]), top) - log_sum);
-        log_p[row * C + c] = value;
-        if (c == t[row]) own = wide(value);
-        all += wide(value);
+        wide value = below_top(wide(logits[c]), top) - log_sum;
+        log_p[row * C + c] = real(value);
+        if (c == t[row]) own = value;
+        all += value;
     }
     own = sum_of_warp(own);  // all but one are 0
     wide loss = -(wide(1) - smoothing) * own;
@@ -43,13 +43,13 @@ ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long lo
 }
 
 // dy = (softmax(y) − q) · dloss / rows. dloss is a number, or lies on the device.
-ENTRY cross_entropy_backward(real* dy, const real* log_p, const long long* t, const real* dloss, wide factor, int count,
+ENTRY cross_entropy_backward(real* dy, const real* log_p, const long long* t, const wide* dloss, wide factor, int count,
                              int rows, Divisor by_C, wide smoothing) {
     int i = thread_number();
     if (i >= count) return;
     int row = i, c = take(row, by_C);
     wide q = c == t[row] ? wide(1) : wide(0);
     if (smoothing > 0) q = (wide(1) - smoothing) * q + smoothing / wide((int)by_C.divisor);
-    if (dloss) factor = wide(*dloss) / wide(rows);
+    if (dloss) factor = *dloss / wide(rows);
     dy[i] = real((exp(wide(log_p[i])) - q) * factor);  // E10
 }

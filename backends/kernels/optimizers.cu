@@ -1,6 +1,8 @@
 // E17 for many parameters in one launch. Parameters and what is remembered of them are `wide`; gradients are `real`, and
 // `shadow` takes the new value as `real` where that is narrower (null: nobody wants it). Old and new may be one array.
 // Addresses travel with the launch, not through the device's memory: nothing is copied, and a captured launch keeps them.
+// With a loss scale, `unscale` is what gradients are multiplied by, and a step whose gradients are not all finite changes
+// nothing: what is new is what was old.
 #include "common.h"
 
 #define MOST 40
@@ -26,6 +28,8 @@ struct Rule {
     double beta_1, beta_2;
     const wide* device_lr;                   // null, or where a captured step finds lr
     const unsigned long long* device_steps;  // null, or how many steps were made before
+    const wide* unscale;                     // null, or what gradients are multiplied by
+    const unsigned char* finite;             // null, or whether this step counts
 };
 
 // The tensor of this block, and where in it the block begins.
@@ -41,13 +45,29 @@ __device__ inline void keep(const Tensor& of, int i, wide value) {
     if (of.shadow) of.shadow[i] = real(value);
 }
 
+__device__ inline void keep_old(const Tensor& of, int i) {
+    keep(of, i, of.old_w[i]);
+    if (of.a) of.a[i] = of.old_a[i];
+    if (of.b) of.b[i] = of.old_b[i];
+}
+
+__device__ inline bool counts(const Rule& rule) { return !rule.finite || *rule.finite; }
+
+__device__ inline wide gradient(const Tensor& of, int i, const Rule& rule) {
+    return rule.unscale ? wide(of.g[i]) * *rule.unscale : wide(of.g[i]);
+}
+
 // v ← momentum · v + g;  w ← w − lr · v, with nesterov w ← w − lr · (g + momentum · v).
 ENTRY sgd_update(Tensors all, Rule rule) {
     int begin;
     const Tensor& of = mine(all, begin);
     wide lr = rule.device_lr ? *rule.device_lr : rule.lr;
     for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
-        wide w = of.old_w[i], g = wide(of.g[i]) + rule.weight_decay * w, direction = g;
+        if (!counts(rule)) {
+            keep_old(of, i);
+            continue;
+        }
+        wide w = of.old_w[i], g = gradient(of, i, rule) + rule.weight_decay * w, direction = g;
         if (of.a) {
             wide velocity = rule.first * of.old_a[i] + g;
             of.a[i] = velocity;
@@ -69,7 +89,11 @@ ENTRY adam_update(Tensors all, Rule rule) {
         correction_2 = wide(sqrt(1 - pow(rule.beta_2, t)));
     }
     for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
-        wide w = of.old_w[i], g = wide(of.g[i]);
+        if (!counts(rule)) {
+            keep_old(of, i);
+            continue;
+        }
+        wide w = of.old_w[i], g = gradient(of, i, rule);
         if (rule.decoupled) w *= wide(1) - lr * rule.weight_decay;
         else g += rule.weight_decay * w;
         wide mean = of.old_a[i] + rule.rest_1 * (g - of.old_a[i]);
@@ -79,4 +103,25 @@ ENTRY adam_update(Tensors all, Rule rule) {
         wide spread = sqrt(square) / correction_2 + rule.epsilon;
         keep(of, i, w - lr / correction_1 * (mean / spread));  // E17
     }
+}
+
+// -- the loss scale ---------------------------------------------------------------------------------------------------
+
+// finite ← 0 where a number of any g is infinite or NaN; `finite` was 1. All that write, write the same.
+ENTRY all_finite(Tensors all, unsigned char* finite) {
+    int begin;
+    const Tensor& of = mine(all, begin);
+    bool bad = false;
+    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+        wide g = wide(of.g[i]);
+        bad |= g - g != 0;  // ∞ − ∞ is NaN, and NaN is not 0
+    }
+    if (bad) *finite = 0;
+}
+
+// w ← g · by.
+ENTRY unscale(Tensors all, const wide* by) {
+    int begin;
+    const Tensor& of = mine(all, begin);
+    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) of.w[i] = wide(of.g[i]) * *by;
 }

@@ -15,7 +15,7 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("dualnet", "backends", "tests", "docs")
+FOLDERS = ("dualnet", "backends", "tests", "tools", "docs")
 HOME = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import math
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,38 +19,47 @@ from typing import Any
 
 import numpy
 
-from ..arguments import integer, number
+from ..arguments import flag, integer, number, share
 from ..backend import get_backend, use_backend
 from ..files import save
 from ..layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential
 from ..layers.layer import Layer
 from .nets import DEFAULT, NAMES, plan, weights
+from .results import TOLERANCE, best, ratios
+from .workers import Staying, once
 
-__all__ = ["MODES", "PROGRAMS", "Program", "run"]
+__all__ = ["DTYPES", "MODES", "PROGRAMS", "Program", "run"]
 
 HERE = Path(__file__).resolve().parent
 RUNNER = HERE / "peers" / "runner.py"
 MODES = ("training", "inference")
-TOLERANCE = 1e-3  # between what two programs compute, relative; float32 differs by far less
+DTYPES = tuple(TOLERANCE)
+NO_TIME = "no time was left"
+LEAST = 60  # seconds that importing may take, whatever the limit is
 LONGEST = 1200  # seconds that one measurement may take
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS", "PJRT_NPROC", "NPROC")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A library to measure: what to import, the script with its step, and the variants of which the best counts."""
+    """A library to measure: what to import, the script with its step, and the variants of which the best counts.
+
+    ``thorough``: it knows every kind of numbers, and momentum; the others are measured in float32 without.
+    """
 
     library: str
     script: str
     variants: tuple[str, ...] = ("",)
+    thorough: bool = False
 
     def path(self) -> str:
         return str(HERE / "peers" / self.script)
 
 
 PROGRAMS = {
-    "dualnet": Program("dualnet", "ours.py"),
-    "torch": Program("torch", "torch_peer.py", ("contiguous", "channels_last")),
+    "dualnet": Program("dualnet", "ours.py", thorough=True),
+    "torch": Program("torch", "torch_peer.py", ("contiguous", "channels_last"), thorough=True),
+    "torch.compile": Program("torch", "torch_peer.py", ("compiled",), thorough=True),
     "jax": Program("jax", "jax_peer.py"),
     "chainer": Program("chainer", "chainer_peer.py"),
     "mygrad": Program("mygrad", "mygrad_peer.py"),
@@ -70,14 +78,26 @@ def run(
     seconds: float = 1.0,
     threads: int | None = None,
     seed: int = 0,
+    dtypes: Sequence[str] = DTYPES[:1],
+    momentum: float = 0.0,
+    capture: bool = False,
+    stay: bool | None = None,
+    limit: float | None = None,
     tell: Callable[[str], Any] = lambda line: None,
+    keep: Callable[[dict[str, Any]], Any] = lambda result: None,
 ) -> dict[str, Any]:
     """Measure networks and return everything seen, as in ``docs/performance.md``; :func:`markdown` makes tables of it.
 
     ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; as a mapping it also says
     which Python runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,
     each in a process of its own; the best of ``rounds`` counts. ``threads`` defaults to the cores that this process may
-    use. Runs on the backend in force. ``tell`` hears of the progress, line by line.
+    use. Runs on the backend in force. ``tell`` hears of the progress, line by line; ``keep`` is given the result after
+    every network, as far as it is.
+
+    ``dtypes`` are ``"float32"``, ``"tf32"``, ``"bfloat16"`` and ``"float16"``: PyTorch has automatic mixed precision.
+    ``momentum`` is SGD's. With ``capture`` dualnet's training step is one CUDA graph (:func:`dualnet.capture`). With
+    ``stay``, as always on a GPU, a program's process waits between the rounds instead of being started anew. After
+    ``limit`` seconds nothing more is begun, and the result says what was left out.
 
     Raises ``ValueError`` or ``TypeError`` for what cannot be measured, before anything is. A peer that is not installed
     is left out, and the result says so.
@@ -92,30 +112,43 @@ def run(
     rounds, seconds = integer(rounds, "rounds", op="bench"), number(seconds, "seconds", op="bench")
     seed = integer(seed, "seed", op="bench", least=0)
     threads = _cores() if threads is None else integer(threads, "threads", op="bench")
+    dtypes, momentum = _known_dtypes(dtypes), share(momentum, "momentum", op="bench")
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as folder:
         plans = _planned(nets, seed, Path(folder), bool(peers))
         bench = Bench(peers, rounds, seconds, threads, seed, tell, rehearsal(Path(folder)))
-        programs = bench.programs()
-        results = [row for at in plans for n in batches for mode in modes for row in bench.cell(at, n, mode)]
-        shares = [bench.layers(at, n) for at in plans for n in batches] if layers else []
-    return {
-        "format": 1,
-        "made": time.strftime("%Y-%m-%d"),
-        "machine": _machine(),
-        "settings": {
-            "backend": get_backend(),
-            "threads": threads,
-            "rounds": rounds,
-            "seconds": seconds,
-            "seed": seed,
-            "environment": {k: os.path.basename(v) for k, v in sorted(os.environ.items()) if k.startswith("DUALNET_")},
-        },
-        "programs": programs,
-        "nets": [{key: value for key, value in at.items() if key not in ("layers", "weights", "net")} for at in plans],
-        "results": results,
-        "ratios": [ratio for cell in _cells(results) for ratio in _ratios(cell)],
-        "layers": shares,
-    }
+        bench.momentum, bench.capture = momentum, flag(capture, "capture", op="bench")
+        bench.staying = bench.device == "cuda" if stay is None else flag(stay, "stay", op="bench")
+        if limit is not None:
+            bench.until = time.monotonic() + number(limit, "limit", op="bench")
+        result: dict[str, Any] = {
+            "format": 1,
+            "made": time.strftime("%Y-%m-%d"),
+            "machine": {**_machine(), **({"gpu": gpu()} if bench.device == "cuda" else {})},
+            "settings": {
+                "backend": get_backend(),
+                "threads": threads,
+                "rounds": rounds,
+                "seconds": seconds,
+                "seed": seed,
+                "momentum": momentum,
+                "capture": capture,
+                "environment": {
+                    k: os.path.basename(v) for k, v in sorted(os.environ.items()) if k.startswith("DUALNET_")
+                },
+            },
+            "programs": bench.programs(),
+            "nets": [{key: at[key] for key in at if key not in ("layers", "weights", "net")} for at in plans],
+            "results": [],
+            "ratios": [],
+            "layers": [],
+        }
+        for at, dtype, n, mode in itertools.product(plans, dtypes, batches, modes):
+            result["results"] += bench.cell(at, n, mode, dtype)
+            result["ratios"] = ratios(result["results"])
+            keep(result)
+        if layers:
+            result["layers"] = [bench.layers(at, n, dtype) for at in plans for dtype in dtypes for n in batches]
+    return result
 
 
 class Bench:
@@ -136,6 +169,8 @@ class Bench:
         self.device = "cuda" if get_backend().startswith("cupy") else "cpu"
         self.rehearsal = rehearsal
         self.absent: dict[str, str] = {}
+        self.momentum, self.capture, self.staying = 0.0, False, False
+        self.until = math.inf
 
     def programs(self) -> dict[str, dict[str, Any]]:
         """Versions, threads and the time of an import (the best of several), by name."""
@@ -143,7 +178,8 @@ class Bench:
         for name in self.pythons:
             answer = told[name] = self.ask(name, {"measure": "import"})
             if "version" in answer:
-                again = [self.ask(name, {"measure": "import"}) for _ in range(self.rounds - 1)]
+                several = 0 if self.staying else self.rounds - 1
+                again = [self.ask(name, {"measure": "import"}) for _ in range(several)]
                 answer["import_ms"] = min(one.get("import_ms", math.inf) for one in [answer, *again])
                 answer.pop("ran", None)
             else:
@@ -153,64 +189,76 @@ class Bench:
             raise ValueError(f"bench: a new process cannot import dualnet: {self.absent['dualnet']}")
         return told
 
-    def cell(self, at: dict[str, Any], batch: int, mode: str) -> list[dict[str, Any]]:
-        """One network, batch and mode: a row for every program and variant, measured in turn, to and fro."""
-        where = {"net": at["name"], "batch": batch, "mode": mode}
-        turns = [(name, variant) for name in self.pythons for variant in PROGRAMS[name].variants]
+    def cell(self, at: dict[str, Any], batch: int, mode: str, dtype: str = DTYPES[0]) -> list[dict[str, Any]]:
+        """One network, batch, mode and kind of numbers: a row for every program and variant, in turn, to and fro."""
+        where = {"net": at["name"], "batch": batch, "mode": mode, "dtype": dtype}
+        turns = [(name, variant) for name in self.pythons for variant in self._variants(name, mode)]
         answers: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
-        for turn in range(self.rounds):
-            for name, variant in turns if turn % 2 == 0 else reversed(turns):
-                seen = answers[name, variant]
-                if seen and "min_ms" not in seen[-1]:
-                    continue  # it cannot; once is enough
-                answer = self._absent(name, at)
-                if not answer:
-                    task = {**at, "batch": batch, "mode": mode, "variant": variant, "checked": 2 + (mode == MODES[0])}
-                    answer = self.ask(name, {**task, "measure": "step"})
-                seen.append(answer)
-                self._tell_of(f"{at['name']}, batch {batch}, {mode}", turn, f"{name} {variant}".rstrip(), answer)
-        return [{**where, "program": name, "variant": v, **_best(answers[name, v])} for name, v in turns]
+        task = {**at, "batch": batch, "mode": mode, "dtype": dtype, "checked": 2 + (mode == MODES[0])}
+        with contextlib.ExitStack() as processes:
+            asked = {turn: self._asker(turn[0], {**task, "variant": turn[1]}, processes) for turn in turns}
+            for turn in range(self.rounds):
+                for who in turns if turn % 2 == 0 else reversed(turns):
+                    seen = answers[who]
+                    if seen and ("min_ms" not in seen[-1] or self._left() <= 0):
+                        continue  # it cannot, and once is enough; or the time is over, and once must do
+                    seen.append(self._absent(who[0], at, dtype) or asked[who]())
+                    told = f"{at['name']}, batch {batch}, {mode}" + (f", {dtype}" if dtype != DTYPES[0] else "")
+                    self._tell_of(told, turn, " ".join(filter(None, who)), seen[-1])
+        return [{**where, "program": name, "variant": v, **best(answers[name, v])} for name, v in turns]
 
-    def layers(self, at: dict[str, Any], batch: int) -> dict[str, Any]:
+    def layers(self, at: dict[str, Any], batch: int, dtype: str = DTYPES[0]) -> dict[str, Any]:
         """Where a training step of ours spends its time."""
         self.tell(f"{at['name']}, batch {batch}, layer by layer")
-        answer = self.ask("dualnet", {**at, "batch": batch, "mode": "training", "measure": "layers"})
-        return {"net": at["name"], "batch": batch, **answer.get("layers", {"failed": answer.get("failed")})}
+        task = {**at, "batch": batch, "mode": "training", "dtype": dtype, "measure": "layers"}
+        answer = self.ask("dualnet", task)
+        told = answer.get("layers", {"failed": answer.get("failed")})
+        return {"net": at["name"], "batch": batch, "dtype": dtype, **told}
 
-    def _absent(self, name: str, at: dict[str, Any]) -> dict[str, Any]:
+    def _variants(self, name: str, mode: str) -> tuple[str, ...]:
+        if name == "dualnet" and self.capture and mode == MODES[0]:
+            return ("captured",)
+        variants = PROGRAMS[name].variants
+        return ("channels_last",) if self.device == "cuda" and "channels_last" in variants else variants
+
+    def _asker(self, name: str, task: dict[str, Any], processes: contextlib.ExitStack) -> Callable[[], dict[str, Any]]:
+        """What measures a program once more, as its process stays or is started anew."""
+        if not self.staying:
+            return lambda: self.ask(name, {**task, "measure": "step"})
+        staying = processes.enter_context(
+            Staying(
+                [self.pythons[name], str(RUNNER)], self._task(name, {**task, "stay": True}), self._environment(name)
+            )
+        )
+        return lambda: staying(self._left()) if self._left() > 0 else {"skipped": NO_TIME}
+
+    def _absent(self, name: str, at: dict[str, Any], dtype: str) -> dict[str, Any]:
         reason = self.absent.get(name) or (at.get("unsupported") if name != "dualnet" else None)
+        if not reason and not PROGRAMS[name].thorough and (dtype != DTYPES[0] or self.momentum):
+            reason = f"the peer's step is in {DTYPES[0]} and without momentum"
+        if not reason and self._left() <= 0:
+            reason = NO_TIME
         return {"skipped": reason} if reason else {}
+
+    def _left(self) -> float:
+        return min(LONGEST, self.until - time.monotonic())
 
     def _tell_of(self, what: str, turn: int, who: str, answer: dict[str, Any]) -> None:
         said = answer.get("skipped") or answer.get("failed") or f"{answer['min_ms']:.2f} ms"
+        if turn == 0 and "ready_seconds" in answer:
+            said += f" (ready after {answer['ready_seconds']:.0f} s)"
         self.tell(f"{what}, round {turn + 1} of {self.rounds}: {who}: {said}")
 
     def ask(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
         """Run one task in a process of its own; its answer, or why there is none."""
+        longest = LONGEST if self.until == math.inf else max(LEAST, self._left())
+        return once([self.pythons[name], str(RUNNER)], self._task(name, task), self._environment(name), longest)
+
+    def _task(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
         program = PROGRAMS[name]
-        task = {
-            **task,
-            **{
-                "rehearsal": self.rehearsal,
-                "library": program.library,
-                "script": program.path(),
-                "device": self.device,
-            },
-            **{"threads": self.threads, "seconds": self.seconds, "seed": self.seed},
-        }
-        command = [self.pythons[name], str(RUNNER)]
-        options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": LONGEST}
-        try:
-            done = subprocess.run(command, input=json.dumps(task), env=self._environment(name), **options)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"no answer within {LONGEST} s"}
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            return {"failed": said[-1].strip() if said else f"ended with exit code {done.returncode}"}
-        try:
-            return json.loads(done.stdout.strip().splitlines()[-1])
-        except (ValueError, IndexError):
-            return {"failed": f"no answer, but {done.stdout[-200:]!r}"}
+        mine = {"library": program.library, "script": program.path(), "device": self.device}
+        ours = {"threads": self.threads, "seconds": self.seconds, "seed": self.seed, "momentum": self.momentum}
+        return {**task, "rehearsal": self.rehearsal, **mine, **ours}
 
     def _environment(self, name: str) -> dict[str, str]:
         environment = {**os.environ, **dict.fromkeys(LIMITS, str(self.threads)), "PYTHONUTF8": "1"}
@@ -252,6 +300,15 @@ def _known_modes(modes: Sequence[str]) -> list[str]:
     return list(modes)
 
 
+def _known_dtypes(dtypes: Sequence[str]) -> list[str]:
+    if isinstance(dtypes, str):
+        raise TypeError(f"bench: dtypes is a list such as ['float32', 'bfloat16'], got {dtypes!r}")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ValueError(f"bench: unknown dtype {dtype!r}; the dtypes are {', '.join(DTYPES)}")
+    return list(dtypes)
+
+
 def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bool) -> list[dict[str, Any]]:
     """The plan of each network, and a file with its weights for the peers."""
     if isinstance(nets, (str, Layer)):
@@ -291,65 +348,13 @@ def _machine() -> dict[str, Any]:
     return {"processor": processor, "cores": _cores(), "system": f"{platform.system()} {platform.machine()}"}
 
 
-# -- what came of it ---------------------------------------------------------------------------------------------------
-
-
-def _best(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """All rounds of one program as one: the best time, the median of medians, the memory of the middle round."""
-    good = [answer for answer in answers if "min_ms" in answer]
-    if not good or good != answers:
-        return {key: answers[-1][key] for key in ("skipped", "failed") if answers[-1].get(key)}
-    told = {
-        "min_ms": min(answer["min_ms"] for answer in good),
-        "median_ms": statistics.median(answer["median_ms"] for answer in good),
-        "rounds": [{key: answer[key] for key in ("min_ms", "median_ms", "runs")} for answer in good],
-        **{key: _middle([answer[key] for answer in good]) for key in ("peak_bytes", "above_imports_bytes")},
-        "values": good[0]["values"],
-    }
-    return {**told, "ran": good[0]["ran"]} if "ran" in good[0] else told
-
-
-def _middle(values: list[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return statistics.median_low(known) if known else None
-
-
-def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows that belong together: one network, batch and mode."""
-    cells: dict[Any, list[dict[str, Any]]] = {}
-    for row in results:
-        cells.setdefault((row["net"], row["batch"], row["mode"]), []).append(row)
-    return list(cells.values())
-
-
-def _ratios(cell: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How many times the speed of each peer's better variant dualnet has, and its share of that peer's least memory."""
-    (ours, *_), ratios = (row for row in cell if row["program"] == "dualnet"), []
-    for name in dict.fromkeys(row["program"] for row in cell if row is not ours):
-        rows = [row for row in cell if row["program"] == name and "min_ms" in row]
-        if not rows or "min_ms" not in ours:
-            continue
-        for row in rows:
-            if not _same(ours["values"], row["values"]):
-                row["differs"] = f"{name} computes {row['values']}, dualnet {ours['values']}"
-        rows = [row for row in rows if "differs" not in row]
-        if rows:
-            ratios.append(_ratio(ours, rows))
-    return ratios
-
-
-def _ratio(ours: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    best = min(rows, key=lambda row: row["min_ms"])
-    peaks = [row["peak_bytes"] for row in rows if row["peak_bytes"]]
-    return {
-        **{key: best[key] for key in ("net", "batch", "mode")},
-        "peer": best["program"],
-        "variant": best["variant"],
-        "speed": best["min_ms"] / ours["min_ms"],
-        "speed_of_medians": min(row["median_ms"] for row in rows) / ours["median_ms"],
-        "memory": ours["peak_bytes"] / min(peaks) if peaks and ours["peak_bytes"] is not None else None,
-    }
-
-
-def _same(ours: list[float], theirs: list[float]) -> bool:
-    return all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in zip(ours, theirs))
+def gpu() -> dict[str, str]:
+    """What NVIDIA's own tool tells of the first GPU, clocks and all; nothing where it is not there."""
+    asked = "name driver_version memory.total clocks.sm clocks.max.sm clocks.mem power.limit temperature.gpu pstate"
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked.split())}", "--format=csv,noheader", "--id=0"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in told.stdout.strip().split(",")]
+    return dict(zip(asked.split(), values)) if told.returncode == 0 and len(values) == len(asked.split()) else {}

@@ -39,20 +39,29 @@ def wide() -> Sequential:
     return Sequential([Conv2D(WIDE, 3, padding=1)])
 
 
-NAMES = (*models.NAMES, "wide")
+def vgg16_bn() -> Sequential:
+    """VGG-16 with batch norm and without dropout: each program would draw other masks, and compute something else."""
+    return models.vgg16(dropout=0.0)
+
+
+NAMES = (*models.NAMES, "vgg16_bn", "wide")
 """Every network that has a name here."""
 
 
-def network(name: str, seed: int = 0) -> Layer:
-    """The network of this name, initialised in float32, or the one in this file; on the backend in force.
+def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
+    """The network of this name, initialised, or the one in this file; on the backend in force.
 
     >>> network("lenet5").input_shape
     (28, 28, 1)
     """
     if name == "wide":
-        return wide().init((16, 16, WIDE), seed=seed, dtype="float32")
+        return wide().init((16, 16, WIDE), seed=seed, dtype=dtype)
+    if name == "vgg16_bn":
+        return vgg16_bn().init((32, 32, 3), seed=seed, dtype=dtype)
     if name in models.NAMES:
-        return models.get(name)().init(models.INPUT_SHAPES[name], seed=seed, dtype="float32")
+        return models.get(name)().init(models.INPUT_SHAPES[name], seed=seed, dtype=dtype)
+    if dtype != "float32":
+        raise NotImplementedError(f"a network in a file is measured in its own dtype, not in {dtype}")
     if not Path(name).is_file():
         raise ValueError(f"bench: {name!r} is neither a file nor a network; the networks are {', '.join(NAMES)}")
     return load(name)

@@ -17,8 +17,8 @@ Cells = list[str]
 def markdown(result: Result) -> str:
     """The tables of what :func:`run` returned.
 
-    >>> row = {"net": "tiny", "batch": 2, "mode": "inference", "program": "dualnet", "variant": "", "min_ms": 0.5,
-    ...        "median_ms": 0.6, "peak_bytes": 2**20}
+    >>> row = {"net": "tiny", "batch": 2, "mode": "inference", "dtype": "float32", "program": "dualnet", "variant": "",
+    ...        "min_ms": 0.5, "median_ms": 0.6, "peak_bytes": 2**20}
     >>> print("\\n".join(_speed({"results": [row], "ratios": []}, "inference")))
     **Inference**: best time of a batch in ms; ×: how many times the peer's speed
     <BLANKLINE>
@@ -94,11 +94,19 @@ def _about(result: Result) -> list[str]:
     machine, settings = result["machine"], result["settings"]
     cores = f"{settings['threads']} of {machine['cores']} cores"
     environment = " ".join(f"{name}={value}" for name, value in settings["environment"].items())
-    return [
-        f"{result['made']}; {machine['processor']}, {cores}, {machine['system']}; backend {settings['backend']}; "
-        f"best of {settings['rounds']} rounds of {settings['seconds']:g} s; float32; seed {settings['seed']}"
-        + (f"; {environment}" if environment else "")
-    ]
+    dtypes = dict.fromkeys(row["dtype"] for row in result["results"])
+    parts = [result["made"], f"{machine['processor']}, {cores}, {machine['system']}", _gpu(machine.get("gpu", {}))]
+    parts += [f"backend {settings['backend']}", f"best of {settings['rounds']} rounds of {settings['seconds']:g} s"]
+    parts += [", ".join(dtypes), f"SGD with momentum {settings['momentum']:g}" if settings["momentum"] else ""]
+    parts += ["dualnet's step captured" if settings["capture"] else "", f"seed {settings['seed']}", environment]
+    return ["; ".join(filter(None, parts))]
+
+
+def _gpu(told: Result) -> str:
+    if not told:
+        return ""
+    clocks = f"at most {told['clocks.max.sm']}, memory {told['clocks.mem']}, {told['power.limit']}"
+    return f"{told['name']} ({clocks}), driver {told['driver_version']}"
 
 
 def _programs(result: Result) -> list[str]:
@@ -126,26 +134,35 @@ def _without_folders(words: Any) -> str:
 def _speed(result: Result, mode: str) -> list[str]:
     rows = [row for row in result["results"] if row["mode"] == mode]
     peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet" and "min_ms" in row))
-    heading = ["net", "batch", "dualnet", "images/s"]
+    dtypes = _several_dtypes(result)
+    heading = ["net", *dtypes, "batch", "dualnet", "images/s"]
     lines = [[*heading, *(word for peer in peers for word in (peer, "×"))]]
-    for net, batch in dict.fromkeys((row["net"], row["batch"]) for row in rows):
-        here = [row for row in rows if (row["net"], row["batch"]) == (net, batch)]
+    for net, dtype, batch in dict.fromkeys((row["net"], row["dtype"], row["batch"]) for row in rows):
+        here = [row for row in rows if (row["net"], row["dtype"], row["batch"]) == (net, dtype, batch)]
         ours = next(row for row in here if row["program"] == "dualnet")
         speed = _number(ours["batch"] / ours["min_ms"] * 1e3) if "min_ms" in ours else "–"
-        cells = [net, str(batch), _ms(ours.get("min_ms")), speed]
+        cells = [net, *([dtype] if dtypes else []), str(batch), _ms(ours.get("min_ms")), speed]
         for peer in peers:
             times = [(row["min_ms"], row["variant"]) for row in here if row["program"] == peer and "min_ms" in row]
-            best = min(times, default=(None, ""))
-            cells += [_ms(best[0]) + (f" ({best[1]})" if best[1] else ""), _times(result, net, batch, mode, peer)]
+            fastest = min(times, default=(None, ""))
+            several = len({row["variant"] for row in rows if row["program"] == peer}) > 1
+            told = f" ({fastest[1]})" if fastest[1] and several else ""
+            cells += [_ms(fastest[0]) + told, _times(result, ours, peer)]
         lines.append(cells)
     what = "training step" if mode == "training" else "batch"
     title = f"**{mode.capitalize()}**: best time of a {what} in ms; ×: how many times the peer's speed"
-    return [title, "", *table(lines)] if rows else []
+    return [title, "", *table(lines, left=1 + len(dtypes))] if rows else []
 
 
-def _times(result: Result, net: str, batch: int, mode: str, peer: str, what: str = "speed") -> str:
+def _several_dtypes(result: Result) -> Cells:
+    """The heading of a column for the kind of numbers, where they are not all float32."""
+    return ["dtype"] if any(row["dtype"] != "float32" for row in result["results"]) else []
+
+
+def _times(result: Result, ours: Result, peer: str, what: str = "speed") -> str:
+    cell = ("net", "batch", "mode", "dtype")
     for ratio in result["ratios"]:
-        if (ratio["net"], ratio["batch"], ratio["mode"], ratio["peer"]) == (net, batch, mode, peer):
+        if ratio["peer"] == peer and all(ratio[key] == ours[key] for key in cell):
             return "–" if ratio[what] is None else f"{ratio[what]:.2f}"
     return "–"
 
@@ -153,15 +170,18 @@ def _times(result: Result, net: str, batch: int, mode: str, peer: str, what: str
 def _memory(result: Result) -> list[str]:
     rows = [row for row in result["results"] if row.get("peak_bytes") is not None]
     peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet"))
-    lines = [["net", "mode", "batch", "dualnet", *(word for peer in peers for word in (peer, "share"))]]
-    for net, mode, batch in dict.fromkeys((row["net"], row["mode"], row["batch"]) for row in rows):
-        here = [row for row in rows if (row["net"], row["mode"], row["batch"]) == (net, mode, batch)]
-        cells = [net, mode, str(batch), _mib(here, "dualnet")]
+    dtypes = _several_dtypes(result)
+    lines = [["net", "mode", *dtypes, "batch", "dualnet", *(word for peer in peers for word in (peer, "share"))]]
+    cell = ("net", "mode", "dtype", "batch")
+    for where in dict.fromkeys(tuple(row[key] for key in cell) for row in rows):
+        here = [row for row in rows if tuple(row[key] for key in cell) == where]
+        net, mode, dtype, batch = where
+        cells = [net, mode, *([dtype] if dtypes else []), str(batch), _mib(here, "dualnet")]
         for peer in peers:
-            cells += [_mib(here, peer), _times(result, net, batch, mode, peer, "memory")]
+            cells += [_mib(here, peer), _times(result, here[0], peer, "memory")]
         lines.append(cells)
     title = "**Peak memory** of a step, in MiB; share: dualnet's of the peer's"
-    return [title, "", *table(lines, left=2)] if rows else []
+    return [title, "", *table(lines, left=2 + len(dtypes))] if rows else []
 
 
 def _mib(rows: list[Result], program: str) -> str:
@@ -170,7 +190,8 @@ def _mib(rows: list[Result], program: str) -> str:
 
 
 def _layers(shares: Result) -> list[str]:
-    title = f"**{shares['net']}, batch {shares['batch']}, layer by layer**"
+    few = "" if shares["dtype"] == "float32" else f", {shares['dtype']}"
+    title = f"**{shares['net']}, batch {shares['batch']}{few}, layer by layer**"
     if "rows" not in shares:
         return [f"{title}: {shares['failed']}"]
     lines = [["layer", "forward ms", "GFLOP/s", "backward ms", "GFLOP/s", "share"]]
@@ -203,7 +224,8 @@ def _notes(result: Result) -> list[str]:
     told = {note[2:].partition(":")[0] for note in notes}
     for row in result["results"]:
         who = f"{row['program']} {row['variant']}".rstrip()
-        where = f"{row['net']}, batch {row['batch']}, {row['mode']}, {who}"
+        few = "" if row["dtype"] == "float32" else f"{row['dtype']}, "
+        where = f"{row['net']}, batch {row['batch']}, {row['mode']}, {few}{who}"
         for key, word in (("failed", "failed"), ("skipped", "left out"), ("differs", "no ratio, since")):
             if row.get(key) and row["program"] not in told:
                 notes.append(f"- {where}: {word}: {row[key]}")

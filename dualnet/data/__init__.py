@@ -5,6 +5,7 @@ downloaded: a missing file raises ``FileNotFoundError`` that says how to place i
 says raises :class:`DataError`, and no array is made of it.
 """
 
+from .augment import *  # noqa: F403
 from .cifar import *  # noqa: F403
 from .digits import *  # noqa: F403
 from .idx import *  # noqa: F403

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 from .. import markup
+from ..dtypes import finfo
 from .reading import Target
 from .terms import Account, Cell, Term
 
@@ -151,7 +152,7 @@ class Explanation:
 
 def tolerance(dtype: numpy.dtype, account: Account) -> float:
     """τ of docs/numerics.md, for one entry: relative to the size of its terms."""
-    kind = numpy.finfo(dtype)
+    kind = finfo(dtype)
     u = float(kind.eps) / 2
     tau = u * (8 + 4 * math.sqrt(max(len(account.terms), 1)))
     size = account.size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from .. import ops
+from ..dtypes import finfo
 from ..layers import activation, pooling
 from ..layers.convolution import Conv2D
 from ..layers.layer import Layer
@@ -146,10 +147,10 @@ def _fitting(use: Use, image: int, name: str, index: tuple[int, ...], room: int)
     for most in CHANNELS:
         view = viewer(use, image, _chosen(use, name, index, most))  # type: ignore[misc]
         packed = {key: value for key, value in view.items() if isinstance(value, numpy.ndarray)}
-        size = sum(value.size * value.itemsize // 4 for value in packed.values())
+        size = sum(value.size * max(value.itemsize // 4, 1) for value in packed.values())
         if size <= room:
             dtype = "float64" if use.x.dtype.itemsize == 8 else "float32"
-            u = float(numpy.finfo(use.x.dtype).eps) / 2
+            u = float(finfo(use.x.dtype).eps) / 2
             return view | {key: _packed(value, dtype) for key, value in packed.items()} | {"numbers": size, "u": u}
     return None
 

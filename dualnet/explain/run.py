@@ -13,6 +13,7 @@ from ..backend import Array, asarray, backend_of, to_numpy
 from ..initializers import Parameter
 from ..layers.containers import Sequential
 from ..layers.layer import Layer
+from ..layers.normalization import Normalization
 from ..ops.pullback import Pullback
 from ..probe import arrived, home
 from .reading import Target
@@ -126,7 +127,9 @@ def _watch(layer: Layer) -> list[Use]:
             """As before; ``need_dx=False``, by which a chain leaves out the first layer's dx, is not passed on."""
             state = {name: _host(getattr(self, name)) for name in kind.state_names}
             y, way = super().forward(x, train)
-            values = {name: to_numpy(p.value) for name, p in vars(self).items() if isinstance(p, Parameter)}
+            as_it_is = isinstance(self, Normalization)  # else in the layer's dtype, which may be one of 16 bits
+            parameters = {name: p for name, p in vars(self).items() if isinstance(p, Parameter)}
+            values = {name: to_numpy(p.value if as_it_is else p.cast(x.dtype)) for name, p in parameters.items()}
             use = Use(self, title, train, to_numpy(x), to_numpy(y), values, state, way, backend_of(y).name)
             uses.append(use)
 

@@ -50,8 +50,10 @@ class FilterBank(Layer):
         self.w = draw.parameter(self.initializer, shape, fan_in=fan_in, fan_out=fan_out)
         self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
 
-    def _values(self) -> tuple[Array, Array | None]:
-        return self.w.value, None if self.b is None else self.b.value
+    def _values(self, x: Array) -> tuple[Array, Array | None]:
+        """w and b as x needs them."""
+        dtype = getattr(x, "dtype", None)  # of what is no array, the op says so
+        return self.w.cast(dtype), None if self.b is None else self.b.cast(dtype)
 
 
 class Conv2D(FilterBank):
@@ -103,7 +105,7 @@ class Conv2D(FilterBank):
         return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
 
     def infer(self, x: Array, relu: bool = False) -> Array:
-        w, b = self.w.value, None if self.b is None else self.b.value
+        w, b = self._values(x)
         if type(x) is not type(w):
             return self.forward(x, relu=relu)[0]  # which says what does not fit
         at = self._windows(x.shape[1:3])
@@ -114,7 +116,7 @@ class Conv2D(FilterBank):
     ) -> tuple[Array, Pullback]:
         y, way = ops.conv2d(
             x,
-            *self._values(),
+            *self._values(x),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -179,7 +181,7 @@ class Conv2DTranspose(FilterBank):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         y, way = ops.conv_transpose2d(
             x,
-            *self._values(),
+            *self._values(x),
             stride=self.stride,
             padding=self.padding,
             output_padding=self.output_padding,

@@ -62,12 +62,16 @@ class Dense(Layer):
         return product(input_shape) * self.units
 
     def infer(self, x: Array) -> Array:
-        w, b = self.w.value, None if self.b is None else self.b.value
+        w, b = self._values(x)
         if type(x) is not type(w) or x.ndim != 2:
             return self.forward(x)[0]
         return affine(x, w, b)
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
-        b = None if self.b is None else self.b.value
-        y, way = ops.dense(x, self.w.value, b, need_dx=need_dx)
+        y, way = ops.dense(x, *self._values(x), need_dx=need_dx)
         return y, with_gradients(self, way, "w", "b")
+
+    def _values(self, x: Array) -> tuple[Array, Array | None]:
+        """w and b as x needs them."""
+        dtype = getattr(x, "dtype", None)  # of what is no array, the op says so
+        return self.w.cast(dtype), None if self.b is None else self.b.cast(dtype)

@@ -7,6 +7,7 @@ from ..arguments import share
 from ..backend import Array
 from ..initializers import Draw
 from ..ops.pullback import Pullback
+from ..recording import live
 from .layer import Layer, Shape, positions, with_gradients
 
 __all__ = ["Dropout", "SpatialDropout2D"]
@@ -42,7 +43,7 @@ class Dropout(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         if not train:
             return x, Pullback(type(self).__name__, lambda dy: (dy, {}), x)
-        y, way = ops.dropout(x, self.rate, key=(self.seed, self.step), shared_axes=self.shared_axes)
+        y, way = ops.dropout(x, self.rate, key=(self.seed, live(self, "step")), shared_axes=self.shared_axes)
         self.step += 1  # the one layer whose training pass leaves a trace: the next mask is another
         return y, with_gradients(self, way)
 

@@ -7,7 +7,7 @@ A layer of your own needs ``forward`` and, as far as it has any, ``build`` (make
             self.g = draw.parameter("ones", (input_shape[-1],))
 
         def forward(self, x, train=False):
-            g = self.g.value
+            g = self.g.cast(x.dtype)  # the value; in a network of 16 bits, a copy of it
             y = x * g
 
             def pullback(dy):
@@ -29,8 +29,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..backend import Array, asarray, backend_of, current, load, to_numpy
+from ..dtypes import is_real
 from ..initializers import Draw, Parameter
 from ..ops.pullback import Pullback
+from ..recording import Stateful
 
 __all__ = ["Layer"]
 
@@ -38,7 +40,7 @@ Shape = tuple[int, ...]
 Gradients = dict[str, Array]
 
 
-class Layer:
+class Layer(Stateful):
     """Base class of layers and networks.
 
     >>> import dualnet as dn
@@ -103,8 +105,9 @@ class Layer:
     def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None) -> Layer:
         """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.
 
-        The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` defaults to
-        ``DUALNET_DTYPE`` or float32.
+        The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` is what the layers compute
+        in and defaults to ``DUALNET_DTYPE`` or float32. With ``"float16"`` or ``"bfloat16"`` (which needs ``pip install
+        "dualnet[bfloat16]"``) parameters and running statistics stay float32: see :class:`dualnet.LossScale`.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
@@ -148,7 +151,7 @@ class Layer:
                 f"as given to init.{_missing_axis(x, self.input_shape)}"
             )
         if x.dtype != self.dtype:
-            if x.dtype.kind not in "biuf":
+            if not is_real(x.dtype):
                 raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
             x = x.astype(self.dtype)
         return x

@@ -9,8 +9,10 @@ from ..arguments import flag, integer, share
 from ..backend import Array, backend_of
 from ..geometry import elements
 from ..initializers import Draw, Parameter
-from ..ops.normalization import check_axes, check_epsilon, check_groups
+from ..ops.normalization import check_axes, check_epsilon, check_groups, follow
 from ..ops.pullback import Pullback
+from ..ops.sums import wide_dtype
+from ..recording import assign, owned
 from .layer import Layer, Shape, with_gradients
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
@@ -34,11 +36,11 @@ class Normalization(Layer):
         self.beta = draw.parameter("zeros", shape) if self.center else None
 
     def _values(self, x: Array, shape: Shape) -> tuple[Array, Array]:
-        """γ and β; 1 and 0 where they are not learned."""
-        xp = backend_of(x).xp
+        """γ and β, in float32 also for an x of 16 bits; 1 and 0 where they are not learned."""
+        xp, dtype = backend_of(x).xp, wide_dtype(x)
         return (
-            xp.ones(shape, dtype=x.dtype) if self.gamma is None else self.gamma.value,
-            xp.zeros(shape, dtype=x.dtype) if self.beta is None else self.beta.value,
+            xp.ones(shape, dtype=dtype) if self.gamma is None else self.gamma.value,
+            xp.zeros(shape, dtype=dtype) if self.beta is None else self.beta.value,
         )
 
     def _named(self, way: Pullback) -> Pullback:
@@ -101,11 +103,11 @@ class BatchNorm(Normalization):
         return y, self._named(way)
 
     def _follow(self, mean: Array, variance: Array, n: int) -> None:
-        """New arrays, never the old ones changed: a pullback or a saved state may hold those."""
-        old, new, dtype = self.momentum, 1 - self.momentum, self.moving_mean.dtype
-        unbiased = variance * (n / (n - 1))
-        self.moving_mean = self.moving_mean * old + mean.astype(dtype, copy=False) * new
-        self.moving_variance = self.moving_variance * old + unbiased.astype(dtype, copy=False) * new
+        """New arrays, the old ones stay as they are: a pullback or a saved state may hold those."""
+        into = owned(self, "moving_mean") and owned(self, "moving_variance")  # in a captured step they are its own
+        moved = follow(self.moving_mean, self.moving_variance, mean, variance, self.momentum, n, into)
+        assign(self, "moving_mean", moved[0])
+        assign(self, "moving_variance", moved[1])
 
 
 class LayerNorm(Normalization):

@@ -9,7 +9,7 @@ case), f' is written as a function of y: for the sigmoid f' = y(1 − y).
 All of them are right at 0, at ±inf and at everything between, without a warning on the way: exp only ever sees numbers
 that it cannot overflow on, and products of 0 and ∞ are avoided where their limit is known. NaN stays NaN. A choice
 between two values is written as a product with a condition (0 or 1), which runs many times faster than ``where`` when
-the signs of x follow no order.
+the signs of x follow no order. Numbers of 16 bits are computed with in float32, and the result is rounded once.
 
 Shapes: x, y of any one shape, in one floating dtype, which the result has too.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from ..arguments import flag, index, number
 from ..backend import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
-from .sums import summed, wide
+from .sums import narrow, rounded_once, summed, wide
 
 __all__ = [
     "elu",
@@ -66,6 +66,7 @@ def relu(x: Array) -> tuple[Array, Pullback]:
 
 
 @accelerated
+@rounded_once
 def rectify(x: Array) -> Array:
     """E7: max(0, x)."""
     return backend_of(x).xp.maximum(x, 0.0)
@@ -78,6 +79,7 @@ def rectify_backward(dy: Array, y: Array) -> Array:
 
 
 @accelerated
+@rounded_once
 def add(x: Array, other: Array, relu: bool = False) -> Array:
     """x + other, where two branches meet; max(0, x + other) with ``relu`` (E7)."""
     y = x + other
@@ -97,12 +99,13 @@ def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
     """
     xp = namespace("leaky_relu", x=x)
     alpha = number(alpha, "alpha", op="leaky_relu")
-    y = xp.maximum(x, 0.0)  # E7
+    y = xp.maximum(wide(x), 0.0)  # E7
     if alpha > 0.0:  # 0 · −inf would be NaN
-        y = y + alpha * xp.minimum(x, 0.0)  # E7
+        y = y + alpha * xp.minimum(wide(x), 0.0)  # E7
+    y = narrow(y, x)
 
     def pullback(dy: Array) -> Array:
-        return dy * (y > 0.0) + alpha * dy * (y <= 0.0)  # E14  y has the sign of x
+        return dy * (y > 0.0) + narrow(alpha * wide(dy), dy) * (y <= 0.0)  # E14  y has the sign of x
 
     return y, Pullback("leaky_relu", pullback, y, y=y)
 
@@ -123,10 +126,12 @@ def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
     """
     xp = namespace("elu", x=x)
     alpha = number(alpha, "alpha", op="elu")
-    y = xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))  # E7  one of the two terms is 0
+    y = xp.maximum(wide(x), 0.0) + alpha * xp.expm1(xp.minimum(wide(x), 0.0))  # E7  one of the two terms is 0
+    y = narrow(y, x)
 
     def pullback(dy: Array) -> Array:
-        return dy * (y > 0.0) + dy * (xp.minimum(y, 0.0) + alpha) * (y <= 0.0)  # E14  y has the sign of x
+        dx = dy * (y > 0.0) + dy * (xp.minimum(wide(y), 0.0) + alpha) * (y <= 0.0)  # E14  y has the sign of x
+        return narrow(dx, dy)
 
     return y, Pullback("elu", pullback, y, y=y)
 
@@ -142,10 +147,10 @@ def sigmoid(x: Array) -> tuple[Array, Pullback]:
     (array([0. , 0.5, 1. ], dtype=float32), array([0.  , 0.25, 0.  ], dtype=float32))
     """
     xp = namespace("sigmoid", x=x)
-    y = logistic(xp, x)  # E7
+    y = narrow(logistic(xp, wide(x)), x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return dy * (y * (1.0 - y))  # E14
+        return narrow(dy * (wide(y) * (1.0 - wide(y))), dy)  # E14
 
     return y, Pullback("sigmoid", pullback, y, y=y)
 
@@ -161,10 +166,10 @@ def tanh(x: Array) -> tuple[Array, Pullback]:
     (array([-1.,  0.,  1.], dtype=float32), array([0., 1., 0.], dtype=float32))
     """
     xp = namespace("tanh", x=x)
-    y = xp.tanh(x)  # E7
+    y = narrow(xp.tanh(wide(x)), x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return dy * ((1.0 - y) * (1.0 + y))  # E14  1 − y², without the rounding of y²
+        return narrow(dy * ((1.0 - wide(y)) * (1.0 + wide(y))), dy)  # E14  1 − y², without the rounding of y²
 
     return y, Pullback("tanh", pullback, y, y=y)
 
@@ -181,10 +186,11 @@ def softplus(x: Array) -> tuple[Array, Pullback]:
     (array([0.00e+00, 6.93e-01, 1.00e+04], dtype=float32), array([0. , 0.5, 1. ], dtype=float32))
     """
     xp = namespace("softplus", x=x)
-    y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))  # E7  of max(x, 0) the larger term is taken out of the log
+    y = xp.maximum(wide(x), 0.0) + xp.log1p(xp.exp(-xp.abs(wide(x))))  # E7  the larger term is taken out of the log
+    y = narrow(y, x)
 
     def pullback(dy: Array) -> Array:
-        return dy * -xp.expm1(-y)  # E14
+        return narrow(dy * -xp.expm1(-wide(y)), dy)  # E14
 
     return y, Pullback("softplus", pullback, y, y=y)
 
@@ -204,12 +210,13 @@ def silu(x: Array) -> tuple[Array, Pullback]:
     (array([    0., 10000.], dtype=float32), array([0.5, 1. ], dtype=float32))
     """
     xp = namespace("silu", x=x)
-    y = xp.maximum(x, -800.0) * logistic(xp, x)  # E7  σ(−800) is 0 in every floating type, and 0 · ∞ NaN
+    y = xp.maximum(wide(x), -800.0) * logistic(xp, wide(x))  # E7  σ(−800) is 0 in every floating type, and 0 · ∞ NaN
+    y = narrow(y, x)
 
     def pullback(dy: Array) -> Array:
-        near = xp.clip(x, -800.0, 800.0)
+        near = xp.clip(wide(x), -800.0, 800.0)
         gate = logistic(xp, near)
-        return dy * (gate * (1.0 + near * (1.0 - gate)))  # E14
+        return narrow(dy * (gate * (1.0 + near * (1.0 - gate))), dy)  # E14
 
     return y, Pullback("silu", pullback, y, x=x)
 
@@ -231,19 +238,19 @@ def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
     slope, cubic = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
 
     if approximate:
-        near = xp.clip(x, -FAR, FAR)
+        near = xp.clip(wide(x), -FAR, FAR)
         gate = logistic(xp, slope * (near + cubic * near * near * near))
     else:
-        gate = normal_cdf(x)
-    y = xp.maximum(x, -FAR) * gate  # E7  the gate is 0 at −40, and 0 · ∞ NaN
+        gate = normal_cdf(wide(x))
+    y = narrow(xp.maximum(wide(x), -FAR) * gate, x)  # E7  the gate is 0 at −40, and 0 · ∞ NaN
 
     def pullback(dy: Array) -> Array:
-        near = xp.clip(x, -FAR, FAR)
+        near = xp.clip(wide(x), -FAR, FAR)
         if approximate:
             density = gate * (1.0 - gate) * (slope * (1.0 + 3.0 * cubic * near * near))
         else:
             density = xp.exp(-0.5 * near * near) * (1.0 / math.sqrt(2.0 * math.pi))
-        return dy * (gate + near * density)  # E14
+        return narrow(dy * (gate + near * density), dy)  # E14
 
     return y, Pullback("gelu", pullback, y, x=x, gate=gate)
 
@@ -267,12 +274,12 @@ def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     """
     xp = namespace("softmax", x=x)
     axis = check_axis(axis, x.shape, op="softmax")
-    e = xp.exp(below_top(xp, x, axis))
-    y = (e / summed(wide(e), axis)).astype(x.dtype, copy=False)  # E7
+    e = xp.exp(below_top(xp, wide(x), axis))
+    y = narrow(e / summed(e, axis), x)  # E7
 
     def pullback(dy: Array) -> Array:
-        mean = summed(wide(dy * y), axis)  # Σⱼ dyⱼ yⱼ   one for each row
-        return (y * (dy - mean)).astype(y.dtype, copy=False)  # E14
+        mean = summed(wide(dy) * wide(y), axis)  # Σⱼ dyⱼ yⱼ   one for each row
+        return narrow(wide(y) * (dy - mean), dy)  # E14
 
     return y, Pullback("softmax", pullback, y, y=y)
 
@@ -291,11 +298,11 @@ def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     """
     xp = namespace("log_softmax", x=x)
     axis = check_axis(axis, x.shape, op="log_softmax")
-    below = below_top(xp, x, axis)
-    y = (below - xp.log(summed(wide(xp.exp(below)), axis))).astype(x.dtype, copy=False)  # E7
+    below = below_top(xp, wide(x), axis)
+    y = narrow(below - xp.log(summed(xp.exp(below), axis)), x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return (dy - xp.exp(y) * summed(wide(dy), axis)).astype(y.dtype, copy=False)  # E14
+        return narrow(wide(dy) - xp.exp(wide(y)) * summed(wide(dy), axis), dy)  # E14
 
     return y, Pullback("log_softmax", pullback, y, y=y)
 
@@ -336,11 +343,10 @@ TAIL_FLOAT32 = (
 
 
 @accelerated
+@rounded_once
 def normal_cdf(x: Array) -> Array:
     """Φ(x) = ½ erfc(−x/√2), the probability that a standard normal variable is below x; exact in the left tail too."""
     xp = backend_of(x).xp
-    if x.dtype.name == "float16":
-        return normal_cdf(x.astype("float32")).astype("float16")
     a = xp.minimum(xp.abs(x), FAR)
     p = polynomial(xp, (a - 4.0) / (a + 4.0), TAIL_FLOAT64 if x.dtype.name == "float64" else TAIL_FLOAT32)
     h = xp.floor(256.0 * a) * (1.0 / 256.0)  # few digits, so that h² is exact; e^(−a²/2) would magnify a rounding of a²

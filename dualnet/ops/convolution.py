@@ -27,7 +27,7 @@ from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import Extent, Padding, Windows, transposed, windows
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
-from .sums import channel_sum
+from .sums import channel_sum, rounded_once
 
 __all__ = ["conv2d", "conv_transpose2d"]
 
@@ -141,6 +141,7 @@ def conv_transpose2d(
 
 
 @accelerated
+@rounded_once
 def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1, relu: bool = False) -> Array:
     """E4, E6, and E7 with ``relu``: (N, H, W, C), (k1, k2, C/g, D), (D,) -> (N, H', W', D)."""
     xp = backend_of(x).xp
@@ -157,6 +158,7 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1,
 
 
 @accelerated
+@rounded_once
 def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Array:
     """E11: the input correlated with the deltas. (N, H, W, C), (N, H', W', D) -> (k1, k2, C/g, D)."""
     xp = backend_of(x).xp
@@ -178,6 +180,7 @@ def parameter_gradients(x: Array, dy: Array, at: Windows, groups: int, biased: b
 
 
 @accelerated
+@rounded_once
 def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Array:
     """E13: the full convolution of the deltas with the kernel. (N, H', W', D), (k1, k2, C/g, D) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
@@ -205,6 +208,7 @@ def im2col(x: Array, at: Windows) -> Array:
 
 
 @accelerated
+@rounded_once
 def col2im(columns: Array, shape: tuple[int, int, int, int], at: Windows) -> Array:
     """(N·H'·W', k1·k2·C) -> (N, H, W, C): the adjoint of im2col; windows that overlap add up."""
     xp = backend_of(columns).xp

@@ -14,7 +14,7 @@ import math
 
 from ..backend import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
-from .sums import channel_sum
+from .sums import channel_sum, rounded_once
 
 __all__ = ["dense", "flatten"]
 
@@ -78,6 +78,7 @@ def dense(x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True) -
 
 
 @accelerated
+@rounded_once
 def affine(x: Array, w: Array, b: Array | None = None) -> Array:
     """x w + b: (M, K), (K, D), (D,) -> (M, D)."""
     y = backend_of(x).xp.matmul(x, w)

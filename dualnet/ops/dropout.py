@@ -21,6 +21,7 @@ from typing import Any
 from ..arguments import share
 from ..backend import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
+from .sums import rounded_once
 
 __all__ = ["dropout"]
 
@@ -65,6 +66,7 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
 
 
 @accelerated
+@rounded_once
 def masked(x: Array, mask: Array, scale: float) -> Array:
     """E7, E14: x · mask · scale."""
     return x * mask * scale
@@ -105,17 +107,24 @@ def philox4x32(counter: tuple, key: tuple[int, int]) -> tuple:
     return c0, c1, c2, c3
 
 
-def check_key(key: Any) -> tuple[int, int]:
+def check_key(key: Any) -> tuple[int, Any]:
     """``seed | (seed, step)`` as two integers of 64 bits."""
     both = key if isinstance(key, (tuple, list)) else (key, 0)
     if len(both) != 2:
         raise ValueError(f"dropout: key is a seed or (seed, step), got {key!r}")
-    if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both):
+    if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both if not _on_device(n)):
         raise TypeError(f"dropout: key is an integer or two, (seed, step), got {key!r}")
+    if _on_device(both[1]):  # where a step that is captured counts
+        return operator.index(both[0]), both[1]
     seed, step = map(operator.index, both)
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
         raise ValueError(f"dropout: seed and step of a key are at least 0 and below 2**64, got {key!r}")
     return seed, step
+
+
+def _on_device(number: Any) -> bool:
+    backend = backend_of(number)
+    return backend is not None and not backend.on_host
 
 
 def shared_shape(shape: Sequence[int], shared_axes: Any) -> tuple[int, ...]:

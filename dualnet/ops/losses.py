@@ -4,7 +4,8 @@
     dy = pullback()          # ∂E/∂y;   pullback(s) is s · ∂E/∂y
 
 Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, where y lives.
-The targets t are constants: they may have any real dtype, are read as y's, and get no gradient.
+The targets t are constants: they may have any real dtype, are read as y's, and get no gradient. With a y of 16 bits
+everything between is float32; a loss that must not be rounded to them, nor dy yet, is that of ``y.astype("float32")``.
 
 Targets that cannot be meant are refused (class 10 of 10, a probability of 255). To look at them a device has to wait
 for one small copy to the host; ``check_labels=False`` trusts them, for a loop that has looked at all of them before.
@@ -17,9 +18,10 @@ from typing import Any
 
 from ..arguments import positive, share
 from ..backend import Array, accelerated, backend_of, namespace, same_backend, to_numpy
+from ..dtypes import is_half, is_real
 from .activation import log_softmax, logistic
 from .pullback import LossPullback
-from .sums import summed, wide
+from .sums import narrow, rounded_once, summed, wide, wide_dtype
 
 __all__ = [
     "binary_cross_entropy",
@@ -32,8 +34,8 @@ __all__ = [
 
 Loss = Callable[..., tuple[Array, LossPullback]]
 
-SLACK = 1e-3
-"""How far the probabilities of a row may be from 1 in sum: rounding, in float16."""
+SLACK = {"bfloat16": 1e-2}
+"""How far the probabilities of a row may be from 1 in sum, for their rounding; else 1e-3, enough for float16."""
 
 
 def softmax_cross_entropy(
@@ -69,6 +71,7 @@ def softmax_cross_entropy(
 
 
 @accelerated
+@rounded_once
 def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
     """E10: the loss, −Σ q log softmax(y) averaged over the rows, and log softmax(y) (N, ..., C)."""
     xp = backend_of(y).xp
@@ -78,6 +81,7 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
 
 
 @accelerated
+@rounded_once
 def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Array:
     """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
     xp = backend_of(log_p).xp
@@ -101,11 +105,11 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     _namespace("mean_squared_error", y, t)
     _check_shape("mean_squared_error", y, t)
     N = y.shape[0]
-    residual = y - t.astype(y.dtype)
-    loss = _mean(0.5 * residual * residual, N)  # E10
+    residual, dtype = _less(y, t), y.dtype
+    loss = _mean(0.5 * residual * residual, N).astype(dtype, copy=False)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return residual * _share(dloss, residual, N)  # E10
+        return (residual * _share(dloss, residual, N)).astype(dtype, copy=False)  # E10
 
     return loss, LossPullback("mean_squared_error", pullback, loss, residual=residual)
 
@@ -134,13 +138,13 @@ def binary_cross_entropy(
     _check_shape(op, y, t)
     if check_labels:
         check_answers(op, t)
-    q = (1.0 - smoothing) * t.astype(y.dtype) + 0.5 * smoothing
+    q = (1.0 - smoothing) * t.astype(wide_dtype(y)) + 0.5 * smoothing
     wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
-    far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
-    loss = _mean(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
+    far = xp.where(wrong > 0.0, xp.abs(wide(y)), 0.0)  # 0 · ∞ would be NaN
+    loss = narrow(_mean(xp.log1p(xp.exp(-xp.abs(wide(y)))) + wrong * far, y.size), y)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return (logistic(xp, y) - q) * _share(dloss, y, y.size)  # E10
+        return narrow((logistic(xp, wide(y)) - q) * _share(dloss, q, y.size), y)  # E10
 
     return loss, LossPullback(op, pullback, loss, y=y, q=q)
 
@@ -160,14 +164,15 @@ def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullbac
     xp = _namespace("huber", y, t)
     delta = positive(delta, "delta", op="huber")
     _check_shape("huber", y, t)
-    residual = y - t.astype(y.dtype)
+    residual, dtype, elements = _less(y, t), y.dtype, y.size
     far = xp.abs(residual)
     near = xp.minimum(far, delta)
-    loss = _mean(near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
-    elements = y.size
+    loss = _mean(near * (far - 0.5 * near), elements)  # E10  both cases in one: near is |r| or δ
+    loss = loss.astype(dtype, copy=False)
 
     def pullback(dloss: float | Array) -> Array:
-        return xp.clip(residual, -delta, delta) * _share(dloss, residual, elements)  # E10
+        dy = xp.clip(residual, -delta, delta) * _share(dloss, residual, elements)  # E10
+        return dy.astype(dtype, copy=False)
 
     return loss, LossPullback("huber", pullback, loss, residual=residual)
 
@@ -236,7 +241,7 @@ def _check_classes(op: str, y: Array, t: Array, check: bool) -> None:
     if check and t.ndim < y.ndim:
         check_labels(op, t, shape[-1])
     elif check:
-        check_probabilities(op, t.astype(y.dtype))
+        check_probabilities(op, t if is_half(t.dtype) else t.astype(wide_dtype(y)))
 
 
 def _check_integers(op: str, t: Array) -> None:
@@ -246,9 +251,11 @@ def _check_integers(op: str, t: Array) -> None:
 
 def check_probabilities(op: str, q: Array) -> None:
     xp = backend_of(q).xp
-    gap = xp.max(xp.abs(summed(wide(q), -1) - 1.0))
+    slack = SLACK.get(q.dtype.name, 1e-3)
+    q = wide(q)
+    gap = xp.max(xp.abs(summed(q, -1) - 1.0))
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
-    if not (least >= 0.0 and gap <= SLACK):
+    if not (least >= 0.0 and gap <= slack):
         raise ValueError(
             f"{op}: t of y's shape holds probabilities, at least 0 and 1 in sum over the last axis; got {least:g} as "
             f"the least, and a row whose sum is off by {gap:g}. Class numbers have y's shape without the last axis."
@@ -276,7 +283,7 @@ def _wanted(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
 
 def _namespace(op: str, y: Array, t: Array) -> Any:
     same_backend(op, y=y, t=t)
-    if t.dtype.kind not in "biuf":
+    if not is_real(t.dtype):
         raise TypeError(f"{op}: t has dtype {t.dtype}; expected real numbers")
     return namespace(op, y=y)
 
@@ -296,9 +303,15 @@ def _rows(y: Array) -> int:
     return y.size // y.shape[-1]
 
 
+def _less(y: Array, t: Array) -> Array:
+    """y − t, of 16 bits in float32."""
+    y = wide(y)
+    return y - t.astype(y.dtype, copy=False)
+
+
 def _mean(terms: Array, count: int) -> Array:
     """Σ terms / count, a 0-d array."""
-    return (summed(wide(terms), keepdims=False) / count).astype(terms.dtype, copy=False)
+    return summed(terms, keepdims=False) / count
 
 
 def _share(dloss: float | Array, y: Array, count: int) -> float | Array:

@@ -26,7 +26,8 @@ Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ th
 In batch norm γ is the same for the whole set, so the two sums in dx are γ dβ and γ dγ. In inference μ and σ² are
 given numbers: only the direct road is left to x, and the other two end in dμ and dσ².
 
-float16 is computed in float32, since its sums would stop growing at 2048.
+16 bits are computed with in float32, since their sums would stop growing at 2048 or 256. What there is one of for each
+channel, γ, β, μ and σ², may then be float32: so it is in a network of 16 bits, whose γ of 1.001 would else be 1.
 
 Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinton (2016); Wu and He (2018).
 """
@@ -36,11 +37,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import integer, positive
-from ..backend import Array, accelerated, backend_of, namespace
+from ..backend import Array, accelerated, backend_of, namespace, same_backend
 from ..geometry import elements
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
-from .sums import channel_sum, like, summed, wide
+from .sums import channel_sum, narrow, summed, wide, wide_dtype
 
 __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
@@ -67,7 +68,7 @@ def batch_norm(
     >>> dn.to_numpy(dgamma).round(3), dn.to_numpy(dbeta)
     (array([1.], dtype=float32), array([1.], dtype=float32))
     """
-    _namespace("batch_norm", x=x, gamma=gamma, beta=beta)
+    _namespace("batch_norm", x, gamma=gamma, beta=beta)
     _check_channels("batch_norm", x, gamma=gamma, beta=beta)
     epsilon = check_epsilon(epsilon, "batch_norm")
     if elements(x.shape[:-1]) < 2:
@@ -105,6 +106,19 @@ def channel_moments(x: Array) -> tuple[Array, Array]:
 
 
 @accelerated
+def follow(
+    moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
+) -> tuple[Array, Array]:
+    """Running statistics after a batch of n values a channel: keep · moving + (1 − keep) · batch, all (C,).
+
+    The unbiased variance goes in, · n / (n − 1). With ``into`` a kernel may overwrite the running statistics.
+    """
+    new, dtype = 1 - keep, moving_mean.dtype
+    unbiased = variance.astype(dtype, copy=False) * (n / (n - 1))
+    return moving_mean * keep + mean.astype(dtype, copy=False) * new, moving_variance * keep + unbiased * new
+
+
+@accelerated
 def normalise(
     x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False
 ) -> Array:
@@ -128,8 +142,8 @@ def normalise_backward(
     xp = backend_of(x).xp
     dy = dy if y is None else rectify_backward(dy, y)  # E14
     n = elements(x.shape[:-1])
-    inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
-    centred = wide(x) - mean  # (N, ..., C)
+    inverse = 1 / xp.sqrt(wide(variance) + epsilon)  # 1/s
+    centred = wide(x) - wide(mean)  # (N, ..., C)
     dgamma = channel_sum(dy * centred) * inverse  # Σ dy x̂
     dbeta = channel_sum(wide(dy))  # E12  Σ dy
     dx = centred  # overwritten from here on
@@ -137,7 +151,7 @@ def normalise_backward(
     dx += dy  # directly
     dx -= dbeta / n  # through the mean
     dx *= wide(gamma) * inverse  # dx̂ = γ dy, and 1/s
-    return like(dy, dx, dgamma, dbeta)
+    return narrow(dx, dy), narrow(dgamma, gamma), narrow(dbeta, gamma)
 
 
 def batch_norm_inference(
@@ -156,7 +170,7 @@ def batch_norm_inference(
     array([0., 1.], dtype=float32)
     """
     op = "batch_norm_inference"
-    xp = _namespace(op, x=x, gamma=gamma, beta=beta, mean=mean, variance=variance)
+    xp = _namespace(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     _check_channels(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     epsilon = check_epsilon(epsilon, op)
 
@@ -173,7 +187,8 @@ def batch_norm_inference(
         dbeta = channel_sum(wide(dy))  # E12  Σ dy
         dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
         dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
-        return like(dy, dx, dgamma, dbeta, dmean, dvariance)
+        small = (narrow(dgamma, gamma), narrow(dbeta, gamma), narrow(dmean, mean), narrow(dvariance, variance))
+        return narrow(dx, dy), *small
 
     return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
 
@@ -194,7 +209,7 @@ def layer_norm(
     array([[-1.,  1.],
            [-1.,  1.]], dtype=float32)
     """
-    xp = _namespace("layer_norm", x=x, gamma=gamma, beta=beta)
+    xp = _namespace("layer_norm", x, gamma=gamma, beta=beta)
     axes = check_axes(axis, x.ndim, "layer_norm")
     epsilon = check_epsilon(epsilon, "layer_norm")
     inside = tuple(x.shape[a] for a in axes)
@@ -203,6 +218,7 @@ def layer_norm(
     along = tuple(extent if a in axes else 1 for a, extent in enumerate(x.shape))
     others = [a for a in range(x.ndim) if a not in axes]
 
+    learned = gamma.dtype
     gamma, beta = (xp.reshape(wide(each), along) for each in (gamma, beta))
     x_hat, inverse = standardise(x, axes, epsilon)
     y = (x_hat * gamma + beta).astype(x.dtype, copy=False)
@@ -212,7 +228,7 @@ def layer_norm(
         dx = standardise_backward(dy * gamma, x_hat, inverse, axes)  # dx̂ = γ dy
         dgamma = summed(dy * x_hat, others, keepdims=False)  # Σ dy x̂
         dbeta = summed(wide(dy), others, keepdims=False)  # E12  Σ dy
-        return like(dy, dx, dgamma, dbeta)
+        return narrow(dx, dy), dgamma.astype(learned, copy=False), dbeta.astype(learned, copy=False)
 
     return y, Pullback("layer_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
@@ -230,7 +246,7 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
     >>> dn.to_numpy(y).round(3)
     array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-    xp = _namespace("group_norm", x=x, gamma=gamma, beta=beta)
+    xp = _namespace("group_norm", x, gamma=gamma, beta=beta)
     _check_channels("group_norm", x, gamma=gamma, beta=beta)
     epsilon, groups = check_epsilon(epsilon, "group_norm"), check_groups(groups, x.shape[-1], "group_norm")
     _check_some("group_norm", x, elements(x.shape[1:]))
@@ -247,7 +263,7 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
         dx = xp.reshape(standardise_backward(dx_hat, xp.reshape(x_hat, grouped), inverse, axes), dy.shape)
         dgamma = channel_sum(dy * x_hat)  # Σ dy x̂
         dbeta = channel_sum(wide(dy))  # E12  Σ dy
-        return like(dy, dx, dgamma, dbeta)
+        return narrow(dx, dy), narrow(dgamma, gamma), narrow(dbeta, gamma)
 
     return y, Pullback("group_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
@@ -304,12 +320,17 @@ def check_groups(groups: Any, channels: int, op: str) -> int:
     return groups
 
 
-def _namespace(op: str, **arrays: Array) -> Any:
-    """The namespace of arrays none of which may be absent."""
-    for name, array in arrays.items():
+def _namespace(op: str, x: Array, **vectors: Array) -> Any:
+    """The namespace of arrays none of which may be absent. Beside an x of 16 bits the others may be float32."""
+    for name, array in {"x": x, **vectors}.items():
         if array is None:
             raise TypeError(f"{op}: {name} is None; expected an array")
-    return namespace(op, **arrays)
+    if backend_of(x) is None or x.dtype.itemsize > 2:
+        return namespace(op, x=x, **vectors)
+    wider = {name: v for name, v in vectors.items() if getattr(v, "dtype", None) == wide_dtype(x)}
+    xp = namespace(op, x=x, **{name: v for name, v in vectors.items() if name not in wider})
+    same_backend(op, x=x, **wider)
+    return xp
 
 
 def _check_channels(op: str, x: Array, **vectors: Array) -> None:

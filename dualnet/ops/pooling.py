@@ -25,7 +25,7 @@ from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import Extent, Padding, Windows, windows
 from .convolution import pad
 from .pullback import Pullback
-from .sums import wide_dtype
+from .sums import narrow, rounded_once, wide, wide_dtype
 
 __all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "l2_pool2d", "max_pool2d"]
 
@@ -156,7 +156,7 @@ def global_avg_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
 
     def pullback(dy: Array) -> Array:
         """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
-        share = xp.reshape(dy, (N, 1, 1, C)) / (H * W)  # E15
+        share = narrow(wide(xp.reshape(dy, (N, 1, 1, C))) / (H * W), dy)  # E15
         return xp.broadcast_to(share, shape).copy()
 
     return y, Pullback("global_avg_pool2d", pullback, y)
@@ -178,17 +178,17 @@ def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
     N, H, W, C = _map_shape("global_max_pool2d", x)
     keepdims = flag(keepdims, "keepdims", op="global_max_pool2d")
 
-    units = xp.reshape(x, (N, H * W, C))
+    units = xp.reshape(wide(x), (N, H * W, C))
     largest = xp.max(units, axis=1, keepdims=True)  # (N, 1, C)  E8
     equals = (units == largest) | (units != units)  # where the largest stands; if it is NaN, where a NaN stands
     winners = xp.argmax(equals, axis=1).astype(_tap_dtype(xp, H * W))  # (N, C)  the first of them
-    y = xp.reshape(largest, (N, 1, 1, C) if keepdims else (N, C))
+    y = narrow(xp.reshape(largest, (N, 1, 1, C) if keepdims else (N, C)), x)
 
     def pullback(dy: Array) -> Array:
         """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
         won = xp.arange(H * W)[:, None] == winners[:, None, :]  # (N, H·W, C)
-        dx = xp.where(won, xp.reshape(dy, (N, 1, C)), 0.0)  # E15
-        return xp.reshape(dx, (N, H, W, C))
+        dx = xp.where(won, xp.reshape(wide(dy), (N, 1, C)), 0.0)  # E15
+        return narrow(xp.reshape(dx, (N, H, W, C)), dy)
 
     return y, Pullback("global_max_pool2d", pullback, y, winners=winners)
 
@@ -197,6 +197,7 @@ def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
 
 
 @accelerated
+@rounded_once
 def max_pool(x: Array, at: Windows) -> tuple[Array, Array]:
     """E8: (N, H, W, C) -> the largest unit of every window, and its tap; both (N, H', W', C)."""
     xp = backend_of(x).xp
@@ -214,6 +215,7 @@ def max_pool(x: Array, at: Windows) -> tuple[Array, Array]:
 
 
 @accelerated
+@rounded_once
 def largest(x: Array, at: Windows) -> Array:
     """E8: the largest unit of every window, (N, H, W, C) -> (N, H', W', C), without its tap: for inference."""
     xp = backend_of(x).xp
@@ -226,6 +228,7 @@ def largest(x: Array, at: Windows) -> Array:
 
 
 @accelerated
+@rounded_once
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
     """E15: the whole error of a window goes to its winning unit. (N, H', W', C) twice -> (N, H, W, C)."""
     xp = backend_of(dy).xp
@@ -241,13 +244,15 @@ def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
 
 
 @accelerated
+@rounded_once
 def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Array:
     """E8: the mean of every window, (N, H, W, C) -> (N, H', W', C)."""
     xp = backend_of(x).xp
-    return (_sums(xp, x, at) / _units(xp, x, at, count_include_pad)).astype(x.dtype, copy=False)  # E8
+    return _sums(xp, x, at) / _units(xp, x, at, count_include_pad)  # E8
 
 
 @accelerated
+@rounded_once
 def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Array:
     """E15: every unit of a window gets 1 / M of its error, (N, H', W', C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
@@ -255,10 +260,11 @@ def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Array
     dx = _padded_zeros(xp, dy, at)
     for rows, cols in at.slices():
         dx[:, rows, cols, :] += share  # E15  the adjoint of the sums: windows that overlap add up
-    return _crop(dx, at).astype(dy.dtype, copy=False)
+    return _crop(dx, at)
 
 
 @accelerated
+@rounded_once
 def l2_pool(x: Array, at: Windows) -> Array:
     """E8: the length of every window, (N, H, W, C) -> (N, H', W', C)."""
     xp = backend_of(x).xp
@@ -267,14 +273,15 @@ def l2_pool(x: Array, at: Windows) -> Array:
     for rows, cols in at.slices():
         xp.maximum(scale, padded[:, rows, cols, :], out=scale)
     scale = xp.where((scale == 0) | xp.isinf(scale), 1.0, scale)
-    squares = xp.zeros(scale.shape, dtype=wide_dtype(x))
+    squares = xp.zeros(scale.shape, dtype=x.dtype)
     for rows, cols in at.slices():
         part = padded[:, rows, cols, :] / scale  # between 0 and 1: its square neither overflows nor vanishes
         squares += part * part
-    return (scale * xp.sqrt(squares)).astype(x.dtype, copy=False)  # E8
+    return scale * xp.sqrt(squares)  # E8
 
 
 @accelerated
+@rounded_once
 def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
     """E15: a unit gets x / y of the error of each of its windows, (N, H', W', C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
@@ -282,7 +289,7 @@ def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
     length = xp.where(y == 0, 1.0, y)  # a window of zeros sends 0 / 1
     for rows, cols in at.slices():
         dx[:, rows, cols, :] += padded[:, rows, cols, :] / length * dy  # E15  windows that overlap add up
-    return _crop(dx, at).astype(dy.dtype, copy=False)
+    return _crop(dx, at)
 
 
 # -- taps and units ----------------------------------------------------------------------------------------------------
@@ -311,7 +318,7 @@ def _addresses(xp: Any, winners: Array, at: Windows) -> Array:
 def _sums(xp: Any, x: Array, at: Windows) -> Array:
     """(N, H, W, C) -> (N, H', W', C): the sum of every window, padding counting as 0."""
     padded = pad(x, at)
-    total = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=wide_dtype(x))
+    total = xp.zeros((x.shape[0], *at.grid, x.shape[3]), dtype=x.dtype)
     for rows, cols in at.slices():
         total += padded[:, rows, cols, :]
     return total
@@ -330,7 +337,7 @@ def _units(xp: Any, x: Array, at: Windows, count_include_pad: bool) -> Array | i
 def _padded_zeros(xp: Any, dy: Array, at: Windows) -> Array:
     """An empty padded map to add dy's parts into."""
     (H, W), ((top, bottom), (left, right)) = at.size, at.reach
-    return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=wide_dtype(dy))
+    return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=dy.dtype)
 
 
 def _crop(padded: Array, at: Windows) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 
 from .. import ops
+from ..dtypes import dtype_of
 from . import draws
 
 __all__ = ["KINDS", "LAYOUTS", "OPS", "Case", "draw", "skipped"]
@@ -88,7 +89,9 @@ def draw(op: str, number: int, seed: int = 0, dtype: str = "float32") -> Case:
     layout = LAYOUTS[0] if kind in ("plain", "refused") and number < len(KINDS) else str(rng.choice(LAYOUTS))
     drawn = draws.DRAWS[op](rng, kind)
     arrays = {name: _rounded(a, dtype) for name, a in drawn.arrays.items()}
-    options = drawn.options | {k: float(numpy.asarray(v, dtype)) for k, v in drawn.options.items() if k in FACTORS}
+    options = drawn.options | {
+        k: float(numpy.asarray(v, dtype_of(dtype))) for k, v in drawn.options.items() if k in FACTORS
+    }
     return Case(op, number, seed, dtype, kind, arrays, options, layout, drawn.refused)
 
 
@@ -121,4 +124,4 @@ def _rounded(array: numpy.ndarray | None, dtype: str) -> numpy.ndarray | None:
     if array is None or array.dtype.kind != "f":
         return array
     with numpy.errstate(over="ignore"):
-        return array.astype(dtype)
+        return array.astype(dtype_of(dtype))

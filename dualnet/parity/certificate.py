@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import BackendUnavailable, calls, info, load, use_backend
-from . import cases, controls, kernel_cases, report, training
+from ..dtypes import HALVES
+from . import cases, controls, kernel_cases, pieces, report, training
 from .compare import compare
 from .judging import judge, judge_case, pairs_of
 from .lockstep import references
@@ -109,7 +110,7 @@ class _Run:
         self.ops = _chosen(ops, cases.OPS, "op")
         self.networks = _chosen(networks, tuple(training.NETWORKS), "network")
         self.networks = self.networks[:1] if quick and networks is None else self.networks
-        self.dtypes = _chosen(dtypes, ("float16", *DTYPES), "dtype")
+        self.dtypes = _chosen(dtypes, (*HALVES, *DTYPES), "dtype")
         self.seed, self.quick, self.command, self.tell = seed, quick, command, tell
         self.causes, self.backends = {}, ["numpy"]
         for name in dict.fromkeys(backends):
@@ -136,6 +137,7 @@ class _Run:
         chosen = [op for op in kernel_cases.LARGE if op in self.ops]
         for way in self.ways:
             found["kernel_checks"] += kernel_cases.judge_kernels(way, chosen, self.seed) if way.kernels else []
+            found["kernel_checks"] += pieces.judge_pieces(way, self.seed) if way.kernels else []
         self.tell("controls", 0.3)
         references_of = [way for way in self.ways if not way.kernels]
         found["controls"] += controls.controls(references_of, self.ops, self.seed, 4 if self.quick else QUICK)

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="one case of every kind and 20 training steps: some seconds")
     add("--ops", type=_words, metavar="OP,...", help="some ops instead of all")
     add("--networks", type=_words, metavar="NET,...", help="some of lenet5, vgg6 and resnet20, or none")
-    add("--dtype", type=_words, metavar="D,...", help="float32, float64, float16 (the first two)")
+    add("--dtype", type=_words, metavar="D,...", help="float32, float64, float16, bfloat16 (the first two)")
     add("--out", metavar="FILE.json", help="write the certificate as JSON")
     add("--markdown", metavar="FILE.md", help="write it as a page")
     add("--html", metavar="FILE.html", help="write it as a page for a browser")

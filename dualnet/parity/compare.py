@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 
+from ..dtypes import finfo
 from .cases import Case
 from .limits import Limit
 from .truth import Expected
@@ -129,7 +130,7 @@ def _ratio(error: float | None, bound: float | None) -> float:
 def _flushed(x: numpy.ndarray, r: numpy.ndarray, dtype: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Both as float64, and 0 where both are at most about the smallest normal number."""
     x, r = x.astype(numpy.float64), r.astype(numpy.float64)
-    small = numpy.maximum(numpy.abs(x), numpy.abs(r)) < 1.01 * float(numpy.finfo(dtype).tiny)
+    small = numpy.maximum(numpy.abs(x), numpy.abs(r)) < 1.01 * float(finfo(dtype).tiny)
     return numpy.where(small, 0.0, x), numpy.where(small, 0.0, r)
 
 

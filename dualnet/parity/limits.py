@@ -4,6 +4,8 @@ u is the unit round-off and K the number of terms in the longest sum. Rounding e
 random walk, so a sum may be off by √K of them:
 
     τ = u · (8 + 4 √K)
+
+Numbers of 16 bits are added up in float32 and rounded at the end, and so have float32's τ and a bound for the rounding.
 """
 
 from __future__ import annotations
@@ -14,11 +16,16 @@ from typing import Any
 
 import numpy
 
-UNIT = {"float16": 4.88e-4, "float32": 5.96e-8, "float64": 1.11e-16}
+from ..dtypes import HALVES, dtype_of, finfo
+
+UNIT = {"float16": 4.88e-4, "bfloat16": 3.91e-3, "float32": 5.96e-8, "float64": 1.11e-16}
 """Half the distance from 1 to the next number."""
 
-HALF_SUM, HALF_NORM = 1e-3, 2e-3
-"""float16 with sums in float32: what is rounded once at the end, and what is normalised on the way."""
+ROUNDED = {"float16": 1e-3, "bfloat16": 1e-2}
+"""For sums in float32 of numbers of 16 bits: twice their unit, with room. One rounding is needed, two happen where a
+matrix product of 16 bits comes before another sum."""
+NORMALISED = {"float16": 2e-3, "bfloat16": 2e-2}
+"""For what is normalised on the way."""
 
 
 def tau(dtype: Any, K: int) -> float:
@@ -27,7 +34,13 @@ def tau(dtype: Any, K: int) -> float:
     >>> f"{tau('float32', 576):.1e}"
     '6.2e-06'
     """
-    return UNIT[numpy.dtype(dtype).name] * (8 + 4 * math.sqrt(K))
+    name = dtype_of(dtype).name
+    return UNIT[adding(name)] * (8 + 4 * math.sqrt(K)) + ROUNDED.get(name, 0.0)
+
+
+def adding(dtype: str) -> str:
+    """The dtype in which sums are kept: float32 for those of 16 bits."""
+    return "float32" if dtype in HALVES else dtype
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> 
     The few elements of a small result may all cancel by chance, and its norm then says nothing; so ‖R‖ counts as at
     least ‖|A||B|‖ / √K, which is the size that K random terms have.
     """
-    bound = max(tau(dtype, K), HALF_SUM if dtype == "float16" else 0.0)
+    bound = tau(dtype, K)
     size = max(_norm(r), _norm(magnitude) / math.sqrt(max(K, 1)))
     return Limit(f"τ, K = {K}", magnitude, size, norm=bound, each=bound)
 
@@ -75,9 +88,12 @@ def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> 
 def normed(
     r: numpy.ndarray, dtype: str, bound: float, why: str, magnitude: numpy.ndarray | None = None, K: int = 1
 ) -> Limit:
-    """A bound on the norm alone, for what is normalised on the way: there each element depends on all others."""
+    """A bound on the norm alone, for what is normalised on the way: there each element depends on all others.
+
+    ``bound`` is that of the dtype in which sums are kept.
+    """
     size = max(_norm(r), 0.0 if magnitude is None else _norm(magnitude) / math.sqrt(max(K, 1)))
-    return Limit(why, numpy.abs(r), size, norm=max(bound, HALF_NORM if dtype == "float16" else 0.0))
+    return Limit(why, numpy.abs(r), size, norm=bound + NORMALISED.get(dtype, 0.0))
 
 
 def _norm(r: numpy.ndarray) -> float:
@@ -86,6 +102,6 @@ def _norm(r: numpy.ndarray) -> float:
 
 def _spacing(scale: numpy.ndarray, dtype: str) -> numpy.ndarray:
     """The distance of two neighbouring numbers of the dtype, at each element."""
-    limits = numpy.finfo(dtype)
+    limits = finfo(dtype)
     inside = numpy.clip(numpy.nan_to_num(scale, nan=1.0, posinf=1.0), float(limits.tiny), float(limits.max))
     return numpy.spacing(inside.astype(dtype)).astype(numpy.float64)

@@ -18,6 +18,7 @@ import numpy
 from ..arguments import integer
 from ..backend import asarray, backend_of, to_numpy
 from ..check import CheckError
+from ..dtypes import is_floating
 from ..layers.layer import Layer
 from ..ops import losses
 from ..optimizers import Optimizer
@@ -252,8 +253,9 @@ class _Run:
             if right is None or right.value is None or right.limit is None:
                 return self._missing(call, output, noted, None)
             sides = self._sides(case, output, noted, got)
-            each = [measure(side, right.value, right.limit, case.dtype) for side in sides]
-            measured = measure(sides[1], sides[0], right.limit.times(2.0), case.dtype)
+            dtype = noted.dtype.name  # γ and β of a network of 16 bits are float32
+            each = [measure(side, right.value, right.limit, dtype) for side in sides]
+            measured = measure(sides[1], sides[0], right.limit.times(2.0), dtype)
             wrong = [way.name for way, m in zip(self.ways, each) if not m.ok]
             culprit = " and ".join(wrong)
             measured = max([measured, *each], key=lambda m: math.inf if m.mismatch else m.ratio)
@@ -282,7 +284,7 @@ class _Run:
             return
         self.report.compared += 1
         a, b = (to_numpy(v) if backend_of(v) is not None else numpy.asarray(v) for v in (a, b))
-        if a.dtype.kind != "f":
+        if not is_floating(a.dtype):
             if not numpy.array_equal(a, b):
                 raise _Stopped(Divergence(self.report.steps, where, "", what, math.inf, math.inf, 0.0, "integers"))
             return
@@ -314,7 +316,7 @@ def references(op: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     reference = Way("numpy")
 
     def run(arrays: tuple, options: Any) -> Any:
-        wide = [None if a is None else a.astype("float64") if a.dtype.kind == "f" else a for a in arrays]
+        wide = [None if a is None else a.astype("float64") if is_floating(a.dtype) else a for a in arrays]
         return function(Case(op, 0, 0, "float64", "", {}))(*wide, **options)
 
     def forward(*arrays: Any, **options: Any) -> Any:

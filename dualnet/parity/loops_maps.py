@@ -24,7 +24,8 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wide(value: Any) -> Any:
-    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+    floating = isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16")
+    return value.astype(np.float64) if floating else value
 
 
 # -- where windows stand (E6) ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ..backend import asarray, to_numpy
 from ..check import CheckError, _in_float64
 from ..layers.layer import Layer
 from ..ops import losses
+from ..ops.sums import narrow, wide
 from . import limits
 from .lockstep import Twin, pair, twin
 from .tape import Tape
@@ -111,7 +112,7 @@ def parity(
     ways = list(dict.fromkeys(Way.parse(name) for name in _names(backends)))
     x, t = pair(net, (x, t), "parity")
     function = losses.get(loss)
-    report = NetworkParity(type(net).__name__, str(numpy.dtype(net.dtype)), len(x))
+    report = NetworkParity(type(net).__name__, numpy.dtype(net.dtype).name, len(x))
     truth, envelope = envelope_of(net, x, t, function, report.dtype, seed)
     for way in ways:
         _compare(report, way, results(net, way, x, t, function), truth, envelope)
@@ -148,8 +149,8 @@ def results(net: Layer, way: Way, x: numpy.ndarray, t: numpy.ndarray, loss: Call
     with way.in_force():
         tape.net.to(way.backend)
         y, back = tape.net.forward(asarray(x), train=True)
-        value, dloss = loss(y, asarray(t))
-        _, gradients = back(dloss())
+        value, dloss = loss(wide(y), asarray(t))
+        _, gradients = back(narrow(dloss(), y))
         found = {"y": y, "loss": value, **{f"gradient {name}": g for name, g in gradients.items()}}
         switches = [call.switches for call in tape.calls if call.switches is not None]
         return Results({name: numpy.array(to_numpy(a)) for name, a in found.items()}, switches, _sizes(tape))
@@ -195,12 +196,12 @@ def envelope_of(
 
 
 def moved(net: Layer, rng: numpy.random.Generator) -> Layer:
-    """A copy with every weight one unit in the last place higher or lower."""
+    """A copy with every weight one unit in the last place higher or lower: that of 16 bits, where layers compute so."""
     other = net.copy()
     for parameter in other.parameters().values():
-        value = to_numpy(parameter.value)
+        value = to_numpy(parameter.cast(net.dtype))
         towards = numpy.where(rng.random(value.shape) < 0.5, -numpy.inf, numpy.inf).astype(value.dtype)
-        parameter.value = asarray(numpy.nextafter(value, towards))
+        parameter.value = asarray(numpy.nextafter(value, towards).astype(parameter.dtype, copy=False))
     return other
 
 
@@ -227,7 +228,7 @@ def _compare(report: NetworkParity, way: Way, found: Results, truth: Results, en
         value = found.values.get(name)
         if value is None or value.shape != r.shape:
             report.rows.append(Row(name, way.name, float("inf"), 0.0, "shape"))
-        elif value.dtype.name != report.dtype:
+        elif value.dtype.name not in (report.dtype, report.dtype if name == "y" else limits.adding(report.dtype)):
             report.rows.append(Row(name, way.name, float("inf"), 0.0, f"dtype, {value.dtype}"))
         else:
             gap = truth.apart(found, name)

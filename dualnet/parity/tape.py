@@ -16,6 +16,7 @@ import numpy
 from ..backend import Array, asarray, backend_of, to_numpy
 from ..layers import BatchNorm, Conv2D, Conv2DTranspose, Dense, Dropout, Flatten, GroupNorm, LayerNorm
 from ..layers.layer import Layer, OpLayer
+from ..layers.normalization import Normalization
 from ..ops.pullback import Pullback
 from .cases import OPS, Case
 from .limits import UNIT
@@ -119,7 +120,9 @@ def as_case(call: Call) -> Case | None:
     op, names, options = found
     if op + "_relu" * bool(call.options.get("relu")) not in OPS:
         return None
-    parameters = {name: to_numpy(p.value) for name in names if (p := getattr(layer, name)) is not None}
+    norm = isinstance(layer, Normalization)
+    learned = {name: p for name in names if (p := getattr(layer, name)) is not None}
+    parameters = {name: to_numpy(p.value if norm else p.cast(call.x.dtype)) for name, p in learned.items()}
     arrays: dict[str, Any] = {"x": call.x, **{name: parameters.get(name) for name in names}}
     if op in ("batch_norm", "batch_norm_inference", "layer_norm", "group_norm"):
         shape = call.x.shape[-1:] if op != "layer_norm" else next(iter(parameters.values()), call.x[:1, ..., :1]).shape

@@ -29,8 +29,8 @@ SUMS = (
 )
 SHARES = ("softmax", "log_softmax")
 NORMS = ("batch_norm", "batch_norm_inference", "layer_norm", "group_norm")
-ULPS_OF_EXP = {"float16": 4, "float32": 8, "float64": 8}
-"""exp, log, tanh and what is made of them. float16 is rounded in every step of a formula, and a formula has up to 4."""
+ULPS_OF_EXP = {"float16": 2, "bfloat16": 2, "float32": 8, "float64": 8}
+"""exp, log, tanh and what is made of them. Of 16 bits, the result is rounded, and y where f' is written with y."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def _rectified(case: Case, y: numpy.ndarray, forward: Any, options: Any) -> tupl
 
 def _upstream(case: Case, found: dict[str, Any]) -> numpy.ndarray:
     """|dy|, as far as it passes."""
-    dy = numpy.abs(case.dy)  # type: ignore[arg-type]
+    dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
     return dy * (found["y"] > 0) if case.rectified else dy
 
 
 def _unsigned(arrays: Any) -> list[numpy.ndarray | None]:
-    return [None if a is None else numpy.abs(a) for a in arrays.values()]
+    return [None if a is None else numpy.abs(a.astype(numpy.float64)) for a in arrays.values()]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source
     The two GELUs round what stands in the exponent. In the approximate one that is an error of the order of x; in the
     other it is the truth's, x²/2 in the loops' erfc, and shows in float64.
     """
-    n, x, scale = ULPS_OF_EXP[case.dtype], case.arrays["x"], None
+    n, x, scale = ULPS_OF_EXP[case.dtype], case.arrays["x"].astype(numpy.float64), None  # type: ignore[union-attr]
     if case.op == "gelu" and case.options.get("approximate"):
         scale = x
     elif case.op == "gelu" and case.dtype == "float64":
@@ -150,7 +150,8 @@ def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source
 
 def _steep(case: Case) -> numpy.ndarray:
     """|dy| times what f' is made of: numbers of the size of 1, of x for SiLU, and of x · v(x) for GELU's exponent v."""
-    dy, x = numpy.abs(case.dy), numpy.clip(numpy.abs(case.arrays["x"]), 1.0, 8.0)  # type: ignore[arg-type]
+    dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))  # type: ignore[union-attr]
+    x = numpy.clip(x, 1.0, 8.0)
     return dy * {"silu": x, "gelu": x * x}.get(case.op, 1.0)
 
 
@@ -159,7 +160,8 @@ def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: So
     forward, backward = source(case.base)
     if case.op == "max_pool2d":
         largest = limits.exact(found["y"])  # dy goes to the winner; where windows overlap, several add up
-        magnitude = backward(numpy.abs(case.dy), case.arrays["x"], **options)  # type: ignore[arg-type]
+        dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
+        magnitude = backward(dy, case.arrays["x"], **options)
         return {"y": largest, "dx": limits.products(found["dx"], case.dtype, _terms(case)["dx"], magnitude)}
     arrays = _unsigned(case.arrays)
     back = backward(_upstream(case, found), *arrays, **options)
@@ -199,7 +201,7 @@ def _shares(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
     bound, why = _of_classes(case.dtype, case.arrays["x"].shape[case.options.get("axis", -1)])  # type: ignore[union-attr]
     y = found["y"] if case.op == "softmax" else numpy.exp(found["y"])
     axis = case.options.get("axis", -1)
-    dy = numpy.abs(case.dy)  # type: ignore[arg-type]
+    dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
     if case.op == "softmax":
         parts = y * (dy + numpy.sum(dy * y, axis, keepdims=True))
     else:
@@ -212,18 +214,19 @@ def _shares(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
 
 
 def _of_classes(dtype: str, C: int) -> tuple[float, str]:
-    return limits.UNIT[dtype] * (16 + 4 * math.sqrt(C)), f"u (16 + 4 √C), C = {C}"
+    return limits.UNIT[limits.adding(dtype)] * (16 + 4 * math.sqrt(C)), f"u (16 + 4 √C), C = {C}"
 
 
 def _norms(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """τ · (1 + |μ| / σ), over the values that share a mean; γ, β, μ, σ² get sums over all who share those."""
-    x, gamma = case.arrays["x"], numpy.abs(case.arrays["gamma"])  # type: ignore[arg-type]
+    arrays = {name: a.astype(numpy.float64) for name, a in case.arrays.items()}  # type: ignore[union-attr]
+    x, gamma = arrays["x"], numpy.abs(arrays["gamma"])
     mean, deviation, n = statistics(case.base, x, case.arrays, case.options)  # type: ignore[arg-type]
     ratio = _spread(case)[0]
     dy, x_hat = _upstream(case, found), numpy.abs((x - mean) / deviation)
     axes = tuple(range(x.ndim - gamma.ndim))  # type: ignore[union-attr]
     several = max(1, math.prod(x.shape[a] for a in axes))  # type: ignore[union-attr]
-    parts = {"y": gamma * x_hat + numpy.abs(case.arrays["beta"]), "dx": dy * gamma / deviation}  # type: ignore[arg-type]
+    parts = {"y": gamma * x_hat + numpy.abs(arrays["beta"]), "dx": dy * gamma / deviation}
     added_up = {"dgamma": dy * x_hat, "dbeta": dy}
     if case.base == "batch_norm_inference":
         added_up |= {"dmean": dy * gamma / deviation, "dvariance": 0.5 * dy * x_hat * gamma / deviation**2}
@@ -231,7 +234,7 @@ def _norms(case: Case, found: dict[str, Any], options: dict[str, Any], source: S
     for name, r in found.items():
         K = several if name in added_up else n
         magnitude = parts[name] if name in parts else numpy.sum(added_up[name], axes)
-        bound = limits.tau(case.dtype, K) * ratio
+        bound = limits.tau(limits.adding(case.dtype), K) * ratio
         result[name] = limits.normed(
             r, case.dtype, bound, f"τ (1 + |μ|/σ), K = {K}", magnitude, 1 if name in parts else K
         )
@@ -279,7 +282,7 @@ def _losses(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
             "loss": limits.normed(loss, case.dtype, bound, why, numpy.maximum(numpy.abs(loss), 1.0)),
             "dy": limits.normed(dy, case.dtype, bound, why, parts),
         }
-    total = limits.tau(case.dtype, y.size)
+    total = limits.tau(limits.adding(case.dtype), y.size)
     parts = numpy.abs(dy)
     if case.op == "binary_cross_entropy":
         parts = (1.0 / (1.0 + numpy.exp(-y)) + numpy.abs(t)) / y.size  # σ(y) + q

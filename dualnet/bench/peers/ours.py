@@ -2,66 +2,89 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from dualnet import loss_scale
 from dualnet.about import report
-from dualnet.backend import asarray, calls, current, to_numpy
+from dualnet.backend import asarray, calls, current, set_precision, to_numpy, transfers
 from dualnet.bench.layers import layer_times
 from dualnet.bench.nets import network
-from dualnet.layers.containers import forward_of
+from dualnet.capture import capture
 from dualnet.ops import losses
 from dualnet.optimizers import SGD
+from dualnet.training import _step as one_step
 
 
 def facts(task: dict) -> dict[str, Any]:
     return {name: value for name, value in report().items() if name not in ("ran", "backends")}
 
 
+def waiting(task: dict) -> Any:
+    return current().synchronize
+
+
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
-    net = network(task["net"], seed=task["seed"])
-    x, t, wait = asarray(x), asarray(t), current().synchronize
+    net, x, t = placed(task, x, t)
     if task["mode"] == "inference":
-
-        def infer() -> Any:
-            y = net(x)
-            wait()
-            return y
-
-        return infer, to_numpy
-
-    train = training_step(net, x, t, task)
+        return lambda: net(x), to_numpy
+    train = training_step(net, task)
+    if task["variant"] == "captured":
+        train = capture(train)
 
     def run() -> Any:
-        loss = train()
-        wait()
-        return loss
+        return train(x, t)
 
+    steps["last"] = run
     return run, to_numpy
 
 
-def training_step(net: Any, x: Any, t: Any, task: dict) -> Any:
-    """Forward, loss, backward, SGD, as ``fit`` does it."""
-    loss, options = losses.get(task["loss"]), {}
-    if loss is losses.softmax_cross_entropy:
-        options = {"check_labels": False}  # fit looks at all labels once, before the first step
-    optimizer = SGD(lr=task["lr"])
+def placed(task: dict, x: Any, t: Any) -> tuple[Any, Any, Any]:
+    """The network, and data beside it in its dtype."""
+    set_precision("tf32" if task["dtype"] == "tf32" else "strict")
+    dtype = "float32" if task["dtype"] == "tf32" else task["dtype"]
+    net = network(task["net"], task["seed"], dtype)
+    return net, asarray(x, dtype), asarray(t, dtype if t.dtype.kind == "f" else None)
 
-    def train() -> Any:
-        y, pullback = forward_of(net, x, train=True, need_dx=task["need_dx"])
-        value, dloss = loss(y, t, **options)
-        _, gradients = pullback(dloss())
-        pullback.free()
-        optimizer.step(net, gradients)
-        return value
+
+def training_step(net: Any, task: dict) -> Any:
+    """A step as ``fit`` makes it: forward, loss, backward, SGD; with a loss scale in float16."""
+    loss = losses.get(task["loss"])
+    if loss is losses.softmax_cross_entropy:
+        loss = functools.partial(loss, check_labels=False)  # fit looks at all labels once, before the first step
+    optimizer, scale, seen = SGD(lr=task["lr"], momentum=task["momentum"]), loss_scale.get("auto", net.dtype), Seen()
+
+    def train(x: Any, t: Any) -> Any:
+        one_step(net, optimizer, loss, scale, seen, x, t, task["need_dx"])
+        return seen.value
 
     return train
 
 
+class Seen:
+    """What a step hands on to whoever adds up figures."""
+
+    value: Any = None
+
+    def add(self, y: Any, t: Any, value: Any) -> None:
+        self.value = value
+
+
 def layers(task: dict, x: Any, t: Any, weights: dict) -> dict[str, Any]:
-    net = network(task["net"], seed=task["seed"])
-    step = training_step(net, asarray(x), asarray(t), task)
-    return layer_times(net, step, task["batch"], task["seconds"], need_dx=task["need_dx"])
+    net, x, t = placed(task, x, t)
+    step = training_step(net, task)
+    return layer_times(net, lambda: step(x, t), task["batch"], task["seconds"], need_dx=task["need_dx"])
+
+
+steps: dict[str, Any] = {}
+"""The step that was built last."""
 
 
 def after(task: dict) -> dict[str, Any]:
-    return {"ran": {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}}
+    told: dict[str, Any] = {"ran": {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}}
+    if task["device"] == "cuda" and steps:
+        with transfers() as moved:
+            steps["last"]()
+        copies = {"to_device": moved.to_device, "to_host": moved.to_host}
+        told["device"] = {"memory": current().describe().get("gpu memory", ""), "copies_in_a_step": copies}
+    return told

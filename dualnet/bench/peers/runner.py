@@ -5,10 +5,14 @@ The task says which library to import and which script builds the step. The scri
 
     facts(task) -> dict                     versions, threads, BLAS
     build(task, x, t, weights) -> run, value
-        run()            one step, complete when it returns (a device is waited for)
+        run()            one step, complete when it returns, unless the script has ``waiting``
         value(result)    what ``run`` returned, as a NumPy array: a loss in training, an output in inference
 
-and may have ``after(task) -> dict`` (what to tell when all is over) and ``layers(task, x, t, weights) -> dict``.
+and may have ``waiting(task) -> wait`` (then ``run`` only queues the step on a device, and ``wait()`` waits for it),
+``after(task) -> dict`` (what to tell when all is over) and ``layers(task, x, t, weights) -> dict``.
+
+A task with ``stay`` is answered twice or more: when the step is built, and after every further line, by what the next
+round came to. The end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -17,37 +21,54 @@ import gc
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 Answer = dict  # of JSON
+BURST = 0.05  # seconds
 
 
 def main() -> None:
-    task = json.load(sys.stdin)
-    answer = measure(task)
-    sys.stdout.write("\n" + json.dumps(answer, default=str) + "\n")
+    task = json.loads(sys.stdin.readline())
+    if not task.get("stay"):
+        sys.stdout.write("\n" + json.dumps(measure(task), default=str) + "\n")
+        return
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for answer in rounds(task):
+        answers.write(json.dumps(answer, default=str) + "\n")
+        answers.flush()
+
+
+def rounds(task: dict) -> Iterator[Answer]:
+    """Build once, and measure at every line that comes in."""
+    answer, library = imported(task)
+    if library is None:
+        yield answer
+        return
+    script = load(task["script"])
+    answer["facts"] = script.facts(task)
+    try:
+        run, value = script.build(task, *data(task), weights(task))
+        values = [size(value(run())) for _ in range(task["checked"])]
+    except NotImplementedError as error:
+        yield {"skipped": str(error)}
+        return
+    wait = script.waiting(task) if hasattr(script, "waiting") else lambda: None
+    yield {**answer, "values": values}
+    while sys.stdin.readline():
+        told = times_of(bursts(run, wait, task["seconds"])) | {"peak_bytes": None, "above_imports_bytes": None}
+        yield told | (script.after(task) if hasattr(script, "after") else {})
 
 
 def measure(task: dict) -> Answer:
     """The answer to a task: import time and facts; with ``task["measure"]`` "step" or "layers" also those."""
-    begun = time.perf_counter()
-    import numpy
-
-    middle = time.perf_counter()
-    try:
-        library = importlib.import_module(task["library"])
-    except Exception as error:  # an old library on a new NumPy fails with whatever it trips over
-        return {"skipped": f"{task['library']} cannot be imported ({type(error).__name__}: {error})"}
-    ended = time.perf_counter()
-    answer: Answer = {
-        "version": str(getattr(library, "__version__", "unknown")),
-        "python": sys.version.split()[0],
-        "numpy": numpy.__version__,
-        "numpy_import_ms": (middle - begun) * 1e3,
-        "import_ms": (ended - middle) * 1e3,
-    }
+    answer, library = imported(task)
+    if library is None:
+        return answer
     script = load(task["script"])
     answer["facts"] = script.facts(task)
     if task["measure"] == "step":
@@ -56,6 +77,27 @@ def measure(task: dict) -> Answer:
         answer["layers"] = script.layers(task, *data(task), weights(task))
     answer.update(script.after(task) if hasattr(script, "after") else {})
     return answer
+
+
+def imported(task: dict) -> tuple[Answer, Any]:
+    """Versions and the times of imports, and the library; None where it cannot be imported."""
+    begun = time.perf_counter()
+    import numpy
+
+    middle = time.perf_counter()
+    try:
+        library = importlib.import_module(task["library"])
+    except Exception as error:  # an old library on a new NumPy fails with whatever it trips over
+        return {"skipped": f"{task['library']} cannot be imported ({type(error).__name__}: {error})"}, None
+    ended = time.perf_counter()
+    answer: Answer = {
+        "version": str(getattr(library, "__version__", "unknown")),
+        "python": sys.version.split()[0],
+        "numpy": numpy.__version__,
+        "numpy_import_ms": (middle - begun) * 1e3,
+        "import_ms": (ended - middle) * 1e3,
+    }
+    return answer, library
 
 
 def load(path: str) -> Any:
@@ -72,7 +114,7 @@ def step(task: dict, script: Any) -> Answer:
     A tiny network is run first: libraries import, start threads and load code when something is first asked of them,
     and that belongs to no step. Memory is counted from there, less code that was loaded later still.
     """
-    imported = resident()
+    after_imports = resident()
     try:
         rehearse(task, script)
         before, code_before = resident(), code()
@@ -80,17 +122,20 @@ def step(task: dict, script: Any) -> Answer:
         values = [size(value(run())) for _ in range(task["checked"])]  # also the warm-up
     except NotImplementedError as error:
         return {"skipped": str(error)}
+    wait = script.waiting(task) if hasattr(script, "waiting") else None
     forget_peak()
-    times = timed(run, task["seconds"])
+    times = timed(run if wait is None else lambda: (run(), wait()), task["seconds"])
     peak, loaded = resident(peak=True), code() - code_before
     return {
-        "min_ms": min(times) * 1e3,
-        "median_ms": sorted(times)[len(times) // 2] * 1e3,
-        "runs": len(times),
+        **times_of(times),
         "peak_bytes": None if peak is None or before is None else max(0, peak - before - loaded),
-        "above_imports_bytes": None if peak is None or imported is None else max(0, peak - imported),
+        "above_imports_bytes": None if peak is None or after_imports is None else max(0, peak - after_imports),
         "values": values,
     }
+
+
+def times_of(times: list[float]) -> Answer:
+    return {"min_ms": min(times) * 1e3, "median_ms": sorted(times)[len(times) // 2] * 1e3, "runs": len(times)}
 
 
 def rehearse(task: dict, script: Any) -> None:
@@ -114,6 +159,30 @@ def timed(run: Any, seconds: float) -> list[float]:
         times.append(b - a)
         if b - begun >= seconds and (len(times) >= 3 or b - begun >= 4 * seconds):
             return times
+
+
+def bursts(run: Any, wait: Any, seconds: float) -> list[float]:
+    """Seconds of a step, from bursts of so many that waiting for the device at the end of each hardly counts."""
+    several = 1
+    while True:
+        took = burst(run, wait, several)
+        if took >= BURST or several >= 4096:
+            break
+        several = min(4096, max(several + 1, round(1.2 * several * BURST / max(took, BURST / 50))))
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        times.append(burst(run, wait, several) / several)
+    return times
+
+
+def burst(run: Any, wait: Any, several: int) -> float:
+    wait()
+    begun = time.perf_counter()
+    for _ in range(several):
+        run()
+    wait()
+    return time.perf_counter() - begun
 
 
 def size(array: Any) -> float:

@@ -1,4 +1,9 @@
-"""The same step in PyTorch, in the layout that the task names: contiguous (NCHW) or channels_last (NHWC)."""
+"""The same step in PyTorch, in the layout that the task names: contiguous (NCHW) or channels_last (NHWC).
+
+Kinds of numbers other than float32 are TF32, or automatic mixed precision (for float16 with a gradient scaler).
+"compiled" is ``torch.compile`` over network and loss, on CUDA with ``mode="max-autotune"``. On CUDA cuDNN tries its
+algorithms, and the update is one fused kernel.
+"""
 
 from __future__ import annotations
 
@@ -13,50 +18,114 @@ def facts(task: dict) -> dict[str, Any]:
     said = torch.__config__.show()
     blas, mkl = re.search(r"BLAS_INFO=(\w+)", said), re.search(r"Math Kernel Library Version ([\d.]+)", said)
     kernels = re.search(r"MKL-DNN (v[\d.]+)", said) if torch.backends.mkldnn.is_available() else None
-    return {
+    told = {
         "threads": torch.get_num_threads(),
         "blas": f"MKL {mkl[1]}" if mkl else blas[1] if blas else "unknown",
         "kernels": f"oneDNN {kernels[1]}" if kernels else "no oneDNN",
-        "device": torch.cuda.get_device_name() if task["device"] == "cuda" else "cpu",
+        "device": "cpu",
     }
+    if task["device"] == "cuda":
+        version = torch.backends.cudnn.version()
+        told |= {
+            "device": torch.cuda.get_device_name(),
+            "blas": f"cuBLAS of CUDA {torch.version.cuda}",
+            "kernels": f"cuDNN {version // 10000}.{version % 10000 // 100}.{version % 100}" if version else "no cuDNN",
+            "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+            "triton": _version_of("triton"),
+        }
+    return told
+
+
+def _version_of(library: str) -> str:
+    import importlib
+
+    try:
+        return str(importlib.import_module(library).__version__)
+    except Exception as error:
+        return f"none ({type(error).__name__})"
+
+
+def waiting(task: dict) -> Any:
+    import torch
+
+    return torch.cuda.synchronize if task["device"] == "cuda" else lambda: None
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
     import torch
     from torch.nn import functional
 
-    layout = getattr(torch, {"contiguous": "contiguous_format"}.get(task["variant"], task["variant"]))
+    on_cuda, compiled = task["device"] == "cuda", "compiled" in task["variant"]
+    set_precision(task)
+    layout = torch.contiguous_format if task["variant"] == "contiguous" else torch.channels_last
+    few = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(task["dtype"])
     net = chain(task["layers"], weights).to(task["device"])
     x, t = (torch.from_numpy(first(a)).to(task["device"]) for a in (x, t))
     if x.ndim == 4:
         net, x = net.to(memory_format=layout), x.to(memory_format=layout)
-    wait = torch.cuda.synchronize if task["device"] == "cuda" else None
-    if task["mode"] == "inference":
-        net.train(False)
-
-        def infer() -> Any:
-            with torch.inference_mode():
-                y = net(x)
-            return y if wait is None else (y, wait())[0]
-
-        return infer, lambda y: y.cpu().numpy()
+    if few is not None and not task["need_dx"]:
+        x = x.to(few)  # as autocast would in every step
 
     def squared(y: Any, t: Any) -> Any:
         return 0.5 * functional.mse_loss(y, t, reduction="sum") / len(y)
 
     loss = functional.cross_entropy if task["loss"] == "softmax_cross_entropy" else squared
-    optimizer = torch.optim.SGD(net.parameters(), lr=task["lr"])
+
+    def forward(x: Any) -> Any:
+        with torch.autocast(task["device"], few, enabled=few is not None):
+            return net(x)
+
+    def value_of(x: Any, t: Any) -> Any:
+        return loss(forward(x).float(), t)
+
+    def quick(function: Any) -> Any:
+        how: Any = {"mode": "max-autotune"} if on_cuda else {}
+        return torch.compile(function, dynamic=False, **how) if compiled else function
+
+    if task["mode"] == "inference":
+        net.train(False)
+        outputs = quick(forward)
+
+        def infer() -> Any:
+            with torch.inference_mode():
+                return outputs(x)
+
+        return infer, lambda y: y.float().cpu().numpy()
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=task["lr"], momentum=task["momentum"], fused=on_cuda or None)
+    scaler = torch.amp.GradScaler(task["device"], enabled=on_cuda and few is torch.float16)
     x.requires_grad_(task["need_dx"])
+
+    quick_value_of = quick(value_of)
 
     def train() -> Any:
         optimizer.zero_grad(set_to_none=True)
         x.grad = None
-        value = loss(net(x), t)
-        value.backward()
-        optimizer.step()
-        return value if wait is None else (value, wait())[0]
+        value = quick_value_of(x, t)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return value
 
     return train, lambda value: value.detach().cpu().numpy()
+
+
+def set_precision(task: dict) -> None:
+    """TF32 only where it is asked for: cuDNN takes it by default."""
+    import torch
+
+    if task["device"] == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = task["dtype"] != "float32"
+        torch.set_float32_matmul_precision("highest" if task["dtype"] == "float32" else "high")
+
+
+def after(task: dict) -> dict[str, Any]:
+    import torch
+
+    if task["device"] != "cuda":
+        return {}
+    return {"device": {"memory": f"{torch.cuda.max_memory_reserved() / 2**20:.0f} MiB reserved"}}
 
 
 def first(array: Any) -> Any:

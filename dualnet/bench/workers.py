@@ -1,0 +1,129 @@
+"""Programs that are measured, each in a process of its own: one for every round, or one that stays between the rounds.
+
+A process that stays builds and compiles once. It is waiting while others are measured, and a GPU knows nothing of it
+but the memory that it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+from typing import Any
+
+__all__ = ["Staying", "once"]
+
+Answer = dict[str, Any]
+PATIENCE = 10.0  # seconds in which a process may end by itself
+
+
+def once(command: list[str], task: Answer, environment: dict[str, str], longest: float) -> Answer:
+    """One task in a process that ends with it: its answer, or why there is none."""
+    options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": longest}
+    try:
+        done = subprocess.run(command, input=json.dumps(task), env=environment, **options)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer within {longest:g} s"}
+    if done.returncode:
+        return {"failed": _last_words(done.stderr, done.returncode)}
+    return _answer(done.stdout.strip().splitlines()[-1:], done.stdout)
+
+
+class Staying:
+    """A process that builds the step once and measures it whenever it is called. A context: at its end it is gone."""
+
+    def __init__(self, command: list[str], task: Answer, environment: dict[str, str]) -> None:
+        self.command, self.task, self.environment = command, task, environment
+        self.process: subprocess.Popen | None = None
+        self.ready: Answer = {}
+
+    def __enter__(self) -> Staying:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process is not None:
+            self._end()
+
+    def __call__(self, longest: float) -> Answer:
+        """Measure, for the first time after building; what came of both."""
+        until = time.monotonic() + longest
+        if self.process is None:
+            begun = time.monotonic()
+            self._start()
+            self._say(json.dumps(self.task))
+            self.ready = self._hear(until, longest)
+            if "failed" in self.ready or "skipped" in self.ready:
+                return self.ready
+            self.ready["ready_seconds"] = round(time.monotonic() - begun, 1)
+        if "failed" in self.ready or "skipped" in self.ready:
+            return self.ready
+        self._say("measure")
+        answer = {**self.ready, **self._hear(until, longest)}
+        if "failed" in answer:
+            self.ready = {"failed": answer["failed"]}
+        return answer
+
+    def _start(self) -> None:
+        self.errors = tempfile.TemporaryFile()  # not a pipe: compilers say more than one holds
+        self.process = subprocess.Popen(
+            self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+            encoding="utf-8", errors="replace",
+        )  # fmt: skip
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        with self.process.stdout as answers:  # type: ignore[union-attr]
+            for line in answers:
+                self.lines.put(line)
+
+    def _say(self, line: str) -> None:
+        try:
+            self.process.stdin.write(line + "\n")  # type: ignore[union-attr]
+            self.process.stdin.flush()  # type: ignore[union-attr]
+        except OSError:
+            pass  # it is gone, which its silence will show
+
+    def _hear(self, until: float, longest: float) -> Answer:
+        """The next line, unless the process ends or the time is over. Its children may keep the pipe open."""
+        while True:
+            ended = self.process.poll() is not None  # type: ignore[union-attr]
+            try:
+                return _answer([self.lines.get(timeout=0.5 if not ended else 0.2)])
+            except queue.Empty:
+                pass
+            if ended:
+                self.errors.seek(0)
+                said = self.errors.read().decode("utf-8", "replace")
+                return {"failed": _last_words(said, self.process.returncode)}  # type: ignore[union-attr]
+            if time.monotonic() > until:
+                self._end(patience=0.0)
+                return {"failed": f"no answer within {longest:.0f} s"}
+
+    def _end(self, patience: float = PATIENCE) -> None:
+        """Closing its input ends it; if not, it is killed."""
+        process: Any = self.process
+        try:
+            process.stdin.close()
+            process.wait(patience)
+        except (OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
+        self.listener.join(1.0)
+        self.errors.close()
+
+
+def _answer(lines: list[str], all_of_it: str = "") -> Answer:
+    try:
+        return json.loads(lines[-1])
+    except (ValueError, IndexError):
+        return {"failed": f"no answer, but {(all_of_it or ''.join(lines))[-200:]!r}"}
+
+
+def _last_words(said: str, code: int) -> str:
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"ended with exit code {code}"

@@ -1,0 +1,248 @@
+"""Batches of images, shifted, flipped and normalised as they are gathered, wherever the images live.
+
+    y[n, i, j, c] = (x[order[n], i + down, j′ + right, c] − mean[c]) · scale[c]      j′ = j, or W − 1 − j where flipped
+
+What lies off an image is 0 before it is normalised, which is black: an image padded with zeros, cropped, flipped and
+normalised, in this order. On a GPU it is one kernel (``backends/kernels/batch.cu``), and the images never leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from ..arguments import flag, integer, real
+from ..backend import Array, accelerated, asarray, backend_of, to_numpy
+from ..dtypes import dtype_of, is_floating
+
+__all__ = ["Augment"]
+
+MOST = 127
+"""The longest shift: moves are kept in bytes."""
+STREAM = 2**31 + 1
+"""Where moves are drawn from, far from the layers' places and from the order of the batches."""
+
+Numbers = float | Sequence[float] | None
+
+
+class Augment:
+    """The usual way to make more of small images: shifted by up to ``shift`` pixels each way, flipped, normalised.
+
+    Every image is moved up or down and left or right by a random whole number of pixels, black coming in from outside
+    (what PyTorch calls a random crop of the padded image), and with ``flip`` every other one is mirrored. Then comes
+    ``(x − mean) · scale``, by channel or with one number for all. Bytes count as shares of 255, so that one ``Augment``
+    serves uint8 images and floating ones in [0, 1] alike; ``mean`` is 0 and ``scale`` is 1 if nothing is said, and
+    :meth:`measured` takes both from the images.
+
+    Moves are drawn on the host from a seed, the epoch and the place in it: the same on every backend, in any order of
+    calls. Source: Krizhevsky, Sutskever and Hinton (2012), section 4.1; He et al. (2016), section 4.2, for the numbers.
+
+    >>> import numpy, dualnet as dn
+    >>> augment = dn.data.Augment(shift=1)
+    >>> images = numpy.arange(9, dtype="uint8").reshape(1, 3, 3, 1) * 17
+    >>> y = augment.batch(images, [0], [[1, 0, 1]])  # read one row further down, and mirrored
+    >>> print((15 * y[0, :, :, 0]).round(3))
+    [[5. 4. 3.]
+     [8. 7. 6.]
+     [0. 0. 0.]]
+    """
+
+    def __init__(self, shift: int = 4, flip: bool = True, mean: Numbers = None, scale: Numbers = None) -> None:
+        self.shift = integer(shift, "shift", op="Augment", least=0)
+        if self.shift > MOST:
+            raise ValueError(f"Augment: shift is at most {MOST} pixels, got {shift!r}")
+        self.flip = flag(flip, "flip", op="Augment")
+        self.mean, self.scale = _numbers(mean, "mean"), _numbers(scale, "scale")
+        self._vectors: dict[tuple, tuple[Array, Array]] = {}
+
+    @classmethod
+    def measured(cls, images: Array, shift: int = 4, flip: bool = True) -> Augment:
+        """With the images' own mean and 1 / standard deviation of each channel: what comes out has mean 0, variance 1.
+
+        Images on a device are summed up there. A channel without any spread is left as large as it is.
+
+        >>> import numpy, dualnet as dn
+        >>> images = numpy.array([0, 255, 255, 0], dtype="uint8").reshape(1, 2, 2, 1)
+        >>> dn.data.Augment.measured(images)
+        Augment(shift=4, flip=True, mean=(0.5,), scale=(2.0,))
+        """
+        xp, share = _of_images("Augment.measured", images), _share(images)
+        if not images.size:
+            raise ValueError(f"Augment.measured: there is nothing to measure in images of shape {tuple(images.shape)}")
+        C, sums = images.shape[3], []
+        for start in range(0, images.shape[0], BLOCK):  # float64 is eight times as large as a byte
+            block = images[start : start + BLOCK].astype("float64") * share
+            sums.append(xp.stack([xp.sum(block, axis=(0, 1, 2)), xp.sum(block * block, axis=(0, 1, 2))]))
+        total = to_numpy(xp.sum(xp.stack(sums), axis=0)) / (images.size // C)
+        mean, spread = total[0], numpy.sqrt(numpy.maximum(total[1] - total[0] ** 2, 0.0))
+        scale = 1 / numpy.where(spread > 1e-6, spread, 1.0)
+        return cls(shift, flip, tuple(map(float, mean)), tuple(map(float, scale)))
+
+    def moves(self, examples: int, *, seed: int = 0, epoch: int = 0) -> numpy.ndarray:
+        """What is done to the images of an epoch, by their place in it: (examples, 3) int8, down, right and flipped.
+
+        >>> import dualnet as dn
+        >>> moves = dn.data.Augment(shift=2).moves(1000, seed=7)
+        >>> moves.min(axis=0).tolist(), moves.max(axis=0).tolist()
+        ([-2, -2, 0], [2, 2, 1])
+        """
+        examples = integer(examples, "examples", op="Augment.moves", least=0)
+        stream = numpy.random.SeedSequence(
+            integer(seed, "seed", op="Augment.moves", least=0),
+            spawn_key=(STREAM, integer(epoch, "epoch", op="Augment.moves", least=0)),
+        )
+        rng = numpy.random.Generator(numpy.random.PCG64(stream))
+        moves = rng.integers(-self.shift, self.shift + 1, (examples, 3), dtype=numpy.int8)
+        flipped = rng.integers(0, 2, examples, dtype=numpy.int8)
+        moves[:, 2] = flipped if self.flip else 0
+        return moves
+
+    def batch(self, images: Array, order: Any, moves: Any = None, *, dtype: Any = "float32") -> Array:
+        """The images ``order`` (N,), moved by ``moves`` (N, 3), where ``images`` (M, H, W, C) live: (N, H, W, C).
+
+        ``images`` are uint8 or floating. ``order`` and ``moves`` may lie on the host, where they are checked, or
+        beside the images, where looking at them would keep the device waiting: then they must be right. Without
+        ``moves`` the images are only normalised. Raises ``TypeError`` and ``ValueError`` for what does not fit.
+
+        >>> import numpy, dualnet as dn
+        >>> images = dn.asarray(numpy.full((5, 2, 2, 3), 255, "uint8"))
+        >>> dn.data.Augment(mean=0.5, scale=2).batch(images, [4, 0]).shape
+        (2, 2, 2, 3)
+        """
+        backend = backend_of(images)
+        _of_images("Augment.batch", images)
+        order = _order(order, images, backend)
+        moves = None if moves is None else _moves(moves, order, backend)
+        dtype = dtype_of(dtype)
+        if not is_floating(dtype):
+            raise TypeError(f"Augment.batch: a batch has floating numbers, got dtype {dtype}")
+        mean, scale = self._on(images, backend, "float64" if dtype.name == "float64" else "float32")
+        return gather_batch(images, order, moves, mean, scale, dtype)
+
+    def normalise(self, images: Array, *, dtype: Any = "float32") -> Array:
+        """All images as they are, normalised: what a network is tested with that was trained with this.
+
+        >>> import numpy, dualnet as dn
+        >>> print(dn.data.Augment(scale=2).normalise(numpy.full((1, 1, 1, 1), 51, "uint8")).round(4))
+        [[[[0.4]]]]
+        """
+        _of_images("Augment.normalise", images)
+        return self.batch(images, numpy.arange(images.shape[0]), dtype=dtype)
+
+    def _on(self, images: Array, backend: Any, dtype: str) -> tuple[Array, Array]:
+        """Mean and scale of each channel in the images' own units, beside the images; kept for the next batch."""
+        C, share = images.shape[3], _share(images)
+        for name, numbers in (("mean", self.mean), ("scale", self.scale)):
+            if numbers is not None and len(numbers) not in (1, C):
+                raise ValueError(
+                    f"Augment: {name} has {len(numbers)} numbers and the images have {C} channels; expected one for "
+                    "each, or one for all"
+                )
+        key = (backend.name, C, share, dtype)
+        if key not in self._vectors:
+            given = ((self.mean or (0.0,), 1 / share), (self.scale or (1.0,), share))
+            vectors = [numpy.broadcast_to(numpy.array(n) * unit, (C,)).astype(dtype) for n, unit in given]
+            mean, scale = (asarray(vector, backend=backend.name) for vector in vectors)
+            self._vectors[key] = mean, scale
+        return self._vectors[key]
+
+    def __repr__(self) -> str:
+        return f"Augment(shift={self.shift}, flip={self.flip}, mean={self.mean}, scale={self.scale})"
+
+
+BLOCK = 1024
+"""Images that are added up at once."""
+
+
+@accelerated
+def gather_batch(
+    images: Array, order: Array, moves: Array | None, mean: Array, scale: Array, dtype: Any = "float32"
+) -> Array:
+    """The formula at the top of this file: images (M, H, W, C), order (N,), moves (N, 3) -> (N, H, W, C).
+
+    order is int32 and moves int8; mean and scale (C,) are float64 where ``dtype`` is, else float32.
+    """
+    xp, (M, H, W, C) = backend_of(images).xp, images.shape
+    if moves is None:
+        x = xp.take(images, order, axis=0).astype(mean.dtype)
+        return ((x - mean) * scale).astype(dtype, copy=False)
+    down, right, flipped = (moves[:, k : k + 1].astype("int64") for k in range(3))  # (N, 1)
+    row = xp.arange(H) + down  # (N, H)
+    column = xp.where(flipped != 0, xp.arange(W - 1, -1, -1), xp.arange(W)) + right  # (N, W)
+    inside = ((row >= 0) & (row < H))[:, :, None] & ((column >= 0) & (column < W))[:, None, :]  # (N, H, W)
+    row, column = xp.clip(row, 0, H - 1)[:, :, None], xp.clip(column, 0, W - 1)[:, None, :]
+    source = (order.astype("int64")[:, None, None] * H + row) * W + column  # (N, H, W)
+    x = xp.take(images.reshape(M * H * W, C), source, axis=0).astype(mean.dtype)  # (N, H, W, C)
+    x = xp.where(inside[..., None], x, xp.zeros((), dtype=mean.dtype))
+    return ((x - mean) * scale).astype(dtype, copy=False)
+
+
+# -- what may be asked -------------------------------------------------------------------------------------------------
+
+
+def _numbers(given: Numbers, name: str) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    several = tuple(given) if isinstance(given, (tuple, list, numpy.ndarray)) and numpy.ndim(given) == 1 else (given,)
+    numbers = tuple(real(number, name, op="Augment") for number in several)
+    if not numbers or not numpy.isfinite(numbers).all():
+        raise ValueError(f"Augment: {name} is one finite number, or one for each channel; got {given!r}")
+    return numbers
+
+
+def _of_images(owner: str, images: Array) -> Any:
+    backend = backend_of(images)
+    if backend is None:
+        raise TypeError(f"{owner}: images is a {type(images).__name__}; expected an array. Make one with dn.asarray.")
+    if images.ndim != 4:
+        raise ValueError(f"{owner}: images have shape {tuple(images.shape)}; expected (M, H, W, C)")
+    if images.dtype.name != "uint8" and not is_floating(images.dtype):
+        raise TypeError(f"{owner}: images are {images.dtype}; expected uint8 or floating numbers")
+    return backend.xp
+
+
+def _share(images: Array) -> float:
+    """What one unit of the images' numbers is worth."""
+    return 1 / 255 if images.dtype.name == "uint8" else 1.0
+
+
+def _order(given: Any, images: Array, backend: Any) -> Array:
+    order, looked_at = _beside("order", given, backend)
+    if order.ndim != 1 or (order.dtype.kind not in "iu" and order.size):
+        raise ValueError(f"Augment.batch: order is {_told(order)}; expected integers (N,)")
+    if looked_at and order.size and not 0 <= order.min() <= order.max() < len(images):
+        raise ValueError(
+            f"Augment.batch: order reaches from {order.min()} to {order.max()}; there are images 0 … {len(images) - 1}"
+        )
+    return asarray(order.astype("int32", copy=False), backend=backend.name)
+
+
+def _moves(given: Any, order: Array, backend: Any) -> Array:
+    moves, looked_at = _beside("moves", given, backend)
+    if moves.dtype.kind not in "iu" or tuple(moves.shape) != (len(order), 3):
+        raise ValueError(
+            f"Augment.batch: moves are {_told(moves)}; expected integers ({len(order)}, 3): down, right and flipped of "
+            "each image"
+        )
+    if looked_at and moves.size and not -MOST <= moves.min() <= moves.max() <= MOST:
+        raise ValueError(f"Augment.batch: moves reach from {moves.min()} to {moves.max()}; at most {MOST} pixels")
+    return asarray(moves.astype("int8", copy=False), backend=backend.name)
+
+
+def _beside(name: str, given: Any, backend: Any) -> tuple[Array, bool]:
+    """The array, and whether its values may be looked at: what lies on a device would keep it waiting."""
+    owner = backend_of(given)
+    if owner is None or owner.on_host:
+        return numpy.asarray(given), True
+    if owner is not backend:
+        raise TypeError(
+            f"Augment.batch: {name} lives on {owner.name} and the images on {backend.name}; expected both on one "
+            f"backend. Move it with dn.asarray({name}, backend={backend.name!r})."
+        )
+    return given, False
+
+
+def _told(array: Array) -> str:
+    return f"{array.dtype} of shape {tuple(array.shape)}"

@@ -1,0 +1,240 @@
+"""CUDA graphs on the pretend device: a stream that records what is launched, and repeats it.
+
+As on a GPU, what is recorded is not computed: when the recording ends, memory is as it was before. A launch repeats
+every call with the arrays and numbers that it was recorded with. Memory that was allocated while recording is filled
+with NaN before each launch, so that a step which reads what an earlier one left there is seen. Copies to and from the
+host, waiting for the device, and CuPy's own cuBLAS fail while a stream records, as they do in CuPy 14.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
+REAL = {0: np.float32, 1: np.float64, 2: np.float16}
+
+
+class Graphs:
+    """The streams of a pretend machine, and what one of them is recording."""
+
+    def __init__(self) -> None:
+        self.streams = [Stream(self, 0)]  # the last one is current; the first is CUDA's default stream
+        self.made = 0
+        self.recording: list[Any] | None = None  # (call, its result) one after another
+        self.inside = 0  # a call made by a call is not recorded
+        self.memory: dict[int, weakref.ref] = {}
+        self.fresh: list[np.ndarray] = []  # what was allocated while recording
+        self.launched = 0
+
+    def cuda(self) -> dict[str, Any]:
+        """What ``cupy.cuda`` has of it."""
+
+        @contextmanager
+        def using_allocator(allocator: Any):
+            assert allocator.__self__.__class__ is Pool
+            yield
+
+        def stream(non_blocking: bool = False) -> Stream:
+            self.made += 1
+            return Stream(self, 1000 + self.made, non_blocking)
+
+        return {
+            "Stream": stream,
+            "MemoryPool": Pool,
+            "using_allocator": using_allocator,
+            "get_current_stream": lambda: self.streams[-1],
+        }
+
+    # -- what happens on the device
+
+    def call(self, name: str, function: Callable[[], Any]) -> Any:
+        if self.recording is None or self.inside:
+            return function()
+        if name in CUBLAS_OF_CUPY:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        self.inside += 1
+        try:
+            result = function()
+        finally:
+            self.inside -= 1
+        self.recording.append((function, result))
+        return result
+
+    def refuse(self, what: str) -> None:
+        if self.recording is not None:
+            raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: a step {what} while a stream records it")
+
+    def forbidden(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.refuse(what)
+            return function(*args, **options)
+
+        return call
+
+    def born(self, held: np.ndarray) -> None:
+        """An array of the device came to be, over old memory or new."""
+        base = _base(held)
+        known = self.memory.get(id(base))
+        if known is not None and known() is base:
+            return
+        self.memory[id(base)] = weakref.ref(base)
+        if self.recording is not None:
+            self.fresh.append(base)
+
+    # -- recording
+
+    def begin(self) -> None:
+        assert self.recording is None, "two streams record at once"
+        self.memory = {key: ref for key, ref in self.memory.items() if ref() is not None}
+        self.before = [(base, base.copy()) for base in (ref() for ref in self.memory.values()) if base is not None]
+        self.recording, self.fresh = [], []
+
+    def end(self) -> Graph:
+        steps, self.recording = self.recording, None
+        for base, content in self.before:
+            if base.flags.writeable:
+                base[...] = content
+        del self.before
+        return Graph(self, steps, self.fresh)
+
+
+class Graph:
+    def __init__(self, graphs: Graphs, steps: list[Any], fresh: list[np.ndarray]) -> None:
+        self.graphs, self.steps, self.fresh, self.uploaded = graphs, steps, fresh, False
+        self.spoil()
+
+    def upload(self, stream: Stream) -> None:
+        self.uploaded = True
+
+    def launch(self, stream: Stream) -> None:
+        assert self.uploaded and self.graphs.recording is None
+        self.graphs.launched += 1
+        self.spoil()
+        for function, result in self.steps:
+            again = function()
+            for new, old in zip(_arrays(again), _arrays(result), strict=True):
+                if not np.may_share_memory(new, old):
+                    old[...] = new
+
+    def spoil(self) -> None:
+        for base in self.fresh:
+            if base.flags.writeable:
+                base.fill(
+                    True if base.dtype == bool else np.iinfo(base.dtype).max if base.dtype.kind in "iu" else np.nan
+                )
+
+
+class Stream:
+    def __init__(self, graphs: Graphs, ptr: int, non_blocking: bool = False) -> None:
+        self.graphs, self.ptr, self.non_blocking = graphs, ptr, non_blocking
+
+    def __enter__(self) -> Stream:
+        self.graphs.streams.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.graphs.streams.pop() is self
+
+    def synchronize(self) -> None:
+        self.graphs.refuse("waits for a stream")
+
+    def is_capturing(self) -> bool:
+        return self.graphs.recording is not None
+
+    def begin_capture(self) -> None:
+        assert self.non_blocking, "cudaErrorStreamCaptureImplicit: a blocking stream cannot be recorded"
+        assert self.graphs.streams[-1] is self, "the stream that records is not the current one"
+        self.graphs.begin()
+
+    def end_capture(self) -> Graph:
+        return self.graphs.end()
+
+
+class Pool:
+    def malloc(self, size: int) -> None: ...
+
+
+class Cublas:
+    """cuBLAS's own functions, over addresses of the host."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.handles, self.products, self.computed = graphs, {}, 0, []
+
+    def cublasCreate_v2(self, handle: Any) -> int:
+        handle._obj.value = 7000 + len(self.handles)
+        self.handles[handle._obj.value] = {"stream": None, "workspace": None}
+        return 0
+
+    def cublasSetStream_v2(self, handle: Any, stream: int) -> int:
+        self.handles[handle.value] = {"stream": stream, "workspace": None}
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: Any, address: int, size: int) -> int:
+        assert address % 256 == 0 or size == 256
+        self.handles[handle.value]["workspace"] = address
+        return 0
+
+    def cublasGetVersion_v2(self, handle: Any, version: Any) -> int:
+        version._obj.value = 120804
+        return 0
+
+    def cublasGemmEx(self, handle, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
+        at = self.handles[handle.value]
+        assert at["stream"] == self.graphs.streams[-1].ptr and at["workspace"], "a handle of another stream"
+        assert lda >= (k if ta else m) and ldb >= (n if tb else k) and ldc >= m
+        assert (alpha._obj.value, beta._obj.value) == (1.0, 0.0) and how[1] == -1
+        assert type(alpha._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
+        self.products += 1
+        self.computed.append(how[0])
+
+        def multiply() -> None:
+            first = _matrix(a, a_type, m, k, lda, ta)
+            second = _matrix(b, b_type, k, n, ldb, tb)
+            wide = np.float64 if c_type == 1 else np.float32
+            _put(c, c_type, ldc, (first.astype(wide) @ second.astype(wide)))
+
+        self.graphs.call("cublasGemmEx", multiply)
+        return 0
+
+
+def _matrix(address: int, kind: int, rows: int, columns: int, ld: int, transposed: int) -> np.ndarray:
+    """A column-major matrix, once it is transposed if that was asked for."""
+    down, across = (columns, rows) if transposed else (rows, columns)
+    whole = _memory(address, kind, ld, down, across)
+    return whole.T if transposed else whole
+
+
+def _memory(address: int, kind: int, ld: int, rows: int, columns: int) -> np.ndarray:
+    dtype = np.dtype(REAL[kind]) if kind in REAL else _bfloat16()
+    size = (ld * (columns - 1) + rows) * dtype.itemsize
+    flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (dtype.itemsize, ld * dtype.itemsize))
+
+
+def _put(address: int, kind: int, ld: int, value: np.ndarray) -> None:
+    whole = _memory(address, kind, ld, *value.shape)
+    whole[...] = value.astype(whole.dtype)
+
+
+def _bfloat16() -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _base(held: np.ndarray) -> np.ndarray:
+    while isinstance(held.base, np.ndarray):
+        held = held.base
+    return held
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in _arrays(part)]
+    return [result._held] if hasattr(result, "_held") else []

@@ -1,0 +1,312 @@
+"""tools/: the one command for a machine with a GPU, tried out without one, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_gpu_results import ROOT, tool
+
+import dualnet as dn
+
+TOOLS = ROOT / "tools"
+check_tool = tool("gpu_check")
+
+
+def command(*words, timeout=100, **variables):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DUALNET_", "PYTEST_", "GPU_SUITE"))}
+    environment |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run([str(w) for w in words], env=environment, capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
+
+
+def check(out, *words, **variables):
+    return command(TOOLS / "gpu_check.sh", "--backend", "numpy", "--out", out, *words, **variables)
+
+
+def summary(out):
+    """The lines after the last headline, by part."""
+    lines = [line.partition("] ")[2] for line in out.splitlines()]
+    begin = max(i for i, line in enumerate(lines) if line.startswith("-- summary"))
+    return {line.split()[0]: line for line in lines[begin + 1 :]}
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_tells_its_options():
+    code, out, _ = command("bash", TOOLS / "gpu_check.sh", "--help")
+    assert code == 0 and all(f"--{option}" in out for option in ("only", "out", "data", "torch", "seconds", "backend"))
+    assert os.access(TOOLS / "gpu_check.sh", os.X_OK)
+    page = (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    assert all(f"| `{part}` |" in page for part in check_tool.PARTS) and f"`--seconds`, {check_tool.SECONDS} " in page
+
+
+def test_tests_that_fail_are_told_of_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "test_mixed.py").write_text(
+        textwrap.dedent(
+            """
+            import os, warnings, pytest
+            def test_good():
+                warnings.warn("new in this version", DeprecationWarning)  # no error there
+                assert os.environ["DUALNET_BACKEND"] == "numpy"
+            def test_bad():
+                assert 1 == 2, "one is not two"
+            def test_skipped():
+                pytest.skip("not here")
+            @pytest.fixture
+            def broken():
+                raise OSError("no such fixture")
+            def test_error(broken):
+                pass
+            """
+        )
+    )
+    out = tmp_path / "results"
+    code, said, _ = check(out, "--only", "tests,cifar", "--tests", tmp_path / "test_mixed.py", DUALNET_BACKEND="strict")
+    parts = summary(said)
+    assert code == 1 and "exit code 1" in parts["NOT"]
+    assert "FAILED" in parts["tests"] and "1 error, 1 failed, 1 passed, 1 skipped" in parts["tests"]
+    assert "test_bad: AssertionError: one is not two" in parts["tests"]
+    assert "NOT-RUN" in parts["cifar"] and "--data DIR" in parts["cifar"]
+    (path,) = out.glob("*.json")
+    found = json.loads(path.read_text("utf-8"))
+    assert path.name == "dry-numpy-tests.json" and found["complete"] and found["skips"] == {"not here": 1}
+    assert [f["when"] for f in found["failures"]] == ["call", "setup"] and len(found["kernels"]["sha256"]) == 64
+    assert str(tmp_path) not in path.read_text("utf-8") and str(ROOT) not in path.read_text("utf-8")
+    assert (out / "gpu-check.log").read_text("utf-8").count("\n") > 10
+    assert "**Tests** with `DUALNET_BACKEND=numpy`" in said  # the tables
+
+
+def test_all_well_is_exit_code_0(tmp_path):
+    code, said, error = check(tmp_path, "--only", "tests", "--tests", "tests/test_arguments.py")
+    assert code == 0, said + error
+    assert "all well" in said and summary(said)["tests"].split()[1] == "ok"
+
+
+@pytest.mark.skipif("cupy" in dn.available_backends(), reason="there is a device")
+def test_without_a_device_nothing_is_run(tmp_path):
+    code, said, _ = command(TOOLS / "gpu_check.sh", "--out", tmp_path)
+    assert code == 2 and "nothing can be run: cupy: " in said and "pip install" in said
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--only", "speed"], "unknown part 'speed'; the parts are parity, tests, bench, profile, cifar"),
+        (["--out", "/dev/null/there"], "--out /dev/null/there"),
+        (["--seconds", "soon"], "invalid float value: 'soon'"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(words, told):
+    code, _, error = command(TOOLS / "gpu_check.sh", *words)
+    assert code == 2 and told in error and "Traceback" not in error
+
+
+def test_an_interruption_still_sums_up(tmp_path):
+    (tmp_path / "test_slow.py").write_text(
+        "import os, pathlib, time\n"
+        "def test_slow():\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+    )
+    words = [sys.executable, TOOLS / "gpu_check.py", "--backend", "numpy", "--out", tmp_path / "out", "--only", "tests"]
+    process = subprocess.Popen(
+        [*map(str, words), "--tests", str(tmp_path / "test_slow.py")], stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in said and "tests" in summary(said)
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# -- its parts, one by one ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A check on which ``run`` does what the test says instead of starting processes."""
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--backend", "cupy", "--out", str(tmp_path)])
+    made = check_tool.Check(check_tool._options())
+    made.facts = {"name": "h100", "title": "H100", "gpu": {"name": "H100"}, "versions": {}, "kernels": {"sha256": "0"}}
+
+    def answering(*answers):
+        answers, asked = list(answers), []
+
+        def run(part, words, seconds, quiet=False, **variables):
+            asked.append(words)
+            code, lines, content = answers.pop(0)
+            if content is not None:
+                path = next(w for i, w in enumerate(words) if words[i - 1] in ("--json", "--out"))
+                Path(path).write_text(json.dumps(content))
+            return code, lines
+
+        monkeypatch.setattr(made, "run", run)
+        return asked
+
+    made.answering = answering
+    return made
+
+
+def ran(machine, name):
+    state, told = check_tool.STEPS[name](machine, check_tool.Part(name), 100.0)
+    path = machine.path("cifar10" if name == "cifar" else name)
+    return state, told, json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+CERTIFICATE = {"reasons": {"cupy:0": []}, "seconds": 20.0, "kind": "dualnet parity certificate"}
+
+
+def test_the_full_certificate_follows_the_quick_one(machine):
+    quick, full = ({**CERTIFICATE, "verdict": v, "quick": q} for v, q in (("PARTIAL", True), ("PASS", False)))
+    asked = machine.answering((3, [], quick), (0, [], full))
+    state, told, found = ran(machine, "parity")
+    assert state == "PASS" and not found["quick"] and found["command"] == "dualnet parity --backend cupy"
+    assert "--quick" in asked[0] and "--quick" not in asked[1]
+    machine.answering((3, [], quick), (124, [], None))
+    state, told, found = ran(machine, "parity")
+    assert state == "PARTIAL" and "quick; the full one: no end after 100 s" in told and found["quick"]
+    machine.answering((1, [], {**quick, "verdict": "FAIL", "reasons": {"cupy:0": ["FAIL: relu differs"]}}))
+    assert ran(machine, "parity")[:2] == ("FAIL", "certificate of 20 s, quick; FAIL: relu differs")
+    machine.answering((2, ["dualnet parity: no room"], None))
+    assert ran(machine, "parity")[:2] == ("FAILED", "no certificate: dualnet parity: no room")
+
+
+def measured(program, **more):
+    return {"program": program, "net": "lenet5", "dtype": "tf32", **({"min_ms": 1.0} if not more else more)}
+
+
+def test_the_benchmark_keeps_what_it_has(machine):
+    good = {"results": [measured("dualnet"), measured("torch")]}
+    bad = {"results": [measured("dualnet"), measured("torch.compile", failed="no C compiler")]}
+    asked = machine.answering((0, [], good), (0, [], good))
+    assert ran(machine, "bench")[:2] == ("ok", "4 of 4 times measured")
+    assert f"torch={sys.executable}" in asked[0] and f"torch.compile={sys.executable}" in asked[1]
+    assert {"--capture", "--stay"} <= set(asked[0]) and "bfloat16,tf32" in asked[0]
+    machine.answering((0, [], good), (1, [], bad))
+    state, told, found = ran(machine, "bench")
+    assert state == "FAILED" and "3 of 4 times measured; torch.compile, lenet5 tf32: no C compiler" in told
+    assert len(found["runs"]) == 4
+    assert [run["results"][1]["program"] for run in found["runs"][2:]] == ["torch", "torch.compile"]  # two of before
+    machine.facts["kernels"] = {"sha256": "1"}  # what was measured before is of other kernels
+    machine.answering((124, [], good), (2, ["dualnet bench: no device"], None))
+    state, told, found = ran(machine, "bench")
+    assert state == "FAILED" and "torch: stopped after" in told and "torch.compile: dualnet bench: no device" in told
+    assert len(found["runs"]) == 1  # what was measured until then
+    machine.answering((0, [], {"results": [measured("torch", skipped="torch cannot be imported")]}), (0, [], good))
+    assert "torch, lenet5 tf32: torch cannot be imported" in ran(machine, "bench")[1]
+
+
+def test_cifar_wants_its_accuracy(machine, tmp_path):
+    machine.options.data = tmp_path
+    found = {"accuracy": 0.941, "epochs": 30, "seconds": 60.0, "complete": True, "history": {"loss": [1.0] * 30}}
+    machine.answering((0, [], found))
+    assert ran(machine, "cifar")[:2] == ("ok", "94.10 % after 30 epochs in 1.00 minutes")
+    machine.answering((0, ["test accuracy 92.00 %"], {**found, "accuracy": 0.92}))
+    assert ran(machine, "cifar")[0] == "FAILED"
+    machine.answering((124, [], {**found, "complete": False, "history": {"loss": [1.0] * 9}}))
+    state, told, _ = ran(machine, "cifar")
+    assert state == "FAILED" and "stopped after epoch 9" in told
+    machine.answering((1, ["train_cifar: CIFAR-10: the folder 'x' does not exist."], None))
+    assert ran(machine, "cifar")[:2] == ("FAILED", "train_cifar: CIFAR-10: the folder 'x' does not exist.")
+
+
+def test_a_part_has_its_share_of_the_time(machine, monkeypatch):
+    seconds = {}
+    monkeypatch.setattr(
+        check_tool, "STEPS", {n: lambda c, p, s: seconds.update({p.name: s}) or ("ok", "") for n in ("tests", "bench")}
+    )
+    tests, bench = check_tool.Part("tests"), check_tool.Part("bench")
+    check_tool.perform(machine, tests, [bench])
+    check_tool.perform(machine, bench, [])
+    assert seconds == {"tests": pytest.approx(540 * 3 / 8, abs=3), "bench": pytest.approx(540, abs=3)}
+    machine.options.seconds = 0.0
+    check_tool.perform(machine, bench, [])
+    assert (bench.state, bench.told) == ("NOT-RUN", "no time was left")
+
+
+def test_a_mistake_in_a_part_costs_that_part_alone(machine, monkeypatch):
+    monkeypatch.setattr(check_tool, "STEPS", {"tests": lambda *_: 1 / 0})
+    part = check_tool.Part("tests")
+    check_tool.perform(machine, part, [])
+    assert (part.state, part.told) == ("FAILED", "ZeroDivisionError: division by zero")
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(machine, tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    part = check_tool.Part("tests")
+    begun = time.monotonic()
+    code, lines = machine.run(part, [sys.executable, "-c", parent], 2.0)
+    assert code == 124 and lines[:1] == ["begun"] and time.monotonic() - begun < 12 and part.running == []
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    "title, name",
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090"),
+        ("Tesla T4", "tesla-t4"),
+        ("NVIDIA H100 PCIe", "h100"),
+    ],
+)
+def test_results_are_named_after_the_gpu(title, name):
+    assert check_tool.slug(title) == name
+
+
+# -- CIFAR-10 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Six small files: dark images are of class 0, light ones of class 1."""
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels = rng.integers(0, 2, (12, 1), dtype="uint8")
+        pixels = rng.integers(0, 100, (12, 3072), dtype="uint8") + 120 * labels
+        np.concatenate([labels, pixels], axis=1).astype("uint8").tofile(tmp_path / name)
+    return tmp_path
+
+
+def test_training_on_cifar(cifar, backend, capsys, monkeypatch):
+    train = tool("train_cifar")
+    options = ["--backend", backend, "--dtype", "float32", "--model", "digits_cnn", "--epochs", "4", "--batch", "20"]
+    found = []
+    for _ in range(2):
+        before = dn.get_backend()
+        try:
+            assert train.main([str(cifar), *options, "--lr", "0.005", "--json", str(cifar / "found.json")]) == 0
+        finally:
+            dn.set_backend(before)
+        found.append(json.loads((cifar / "found.json").read_text("utf-8")))
+    said = capsys.readouterr().out
+    assert "digits_cnn in float32 on" in said and said.count("epoch   4 of 4: loss ") == 2
+    assert found[0]["complete"] and found[0]["accuracy"] == found[1]["accuracy"] >= 0.9  # the same seed
+    assert found[0]["history"]["loss"] == found[1]["history"]["loss"] and len(found[0]["history"]["test_accuracy"]) == 4
+    assert str(cifar) not in json.dumps(found)
+
+
+def test_cifar_that_is_not_there(tmp_path):
+    code, _, error = command(sys.executable, TOOLS / "train_cifar.py", tmp_path, PYTHONPATH=str(ROOT))
+    assert code == 1 and error.startswith("train_cifar: CIFAR-10: not in") and "Traceback" not in error

@@ -1,0 +1,490 @@
+"""What tools/gpu_check.sh runs: parts of a check, each a process with a time limit, and a summary whatever happens.
+
+Results are JSON files in --out, each with versions, date, command and the hash of the kernels. A part that fails, hangs
+or lacks something leaves the others alone; the exit code is 0 if all went well, 1 if not, 2 if nothing could be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / "tools"
+PARTS = ("parity", "tests", "bench", "profile", "cifar")
+DEFAULT = ("parity", "tests", "bench")
+SECONDS = 540  # for everything: well under ten minutes
+NETS, DTYPES = ("lenet5", "resnet18", "vgg16_bn"), ("bfloat16", "tf32")
+GOOD = {"PASS", "ok"}
+
+FACTS = """
+import importlib.metadata, json, sys
+import dualnet as dn
+from dualnet.bench import measure
+from dualnet.parity.sources import fingerprint
+try:
+    dn.set_backend(sys.argv[1])
+except (ValueError, dn.BackendUnavailable) as error:
+    sys.exit(str(error))
+table = dict(dn.info())
+for word in ("ran", "kernels", "backends", "chosen by", "gpu memory"):
+    table.pop(word, None)
+wanted = ("cupy", "numpy", "ml-dtypes", "torch", "triton", "nvidia-cublas", "nvidia-cudnn", "nvidia-cuda", "pytest")
+names = {str(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+table["packages"] = {name: names[name] for name in sorted(names) if name.startswith(wanted)}
+gpu = measure.gpu() if table["backend"].startswith("cupy") else {}
+print(json.dumps({"versions": table, "gpu": gpu, "kernels": fingerprint()}, default=str))
+"""
+
+
+@dataclass
+class Part:
+    """One part: its lines of output, the processes that are running, and what came of it in one line."""
+
+    name: str
+    state: str = "not begun"
+    told: str = ""
+    seconds: float = 0.0
+    running: list[subprocess.Popen] = field(default_factory=list)
+
+
+@dataclass
+class Check:
+    """The whole: options, time, log, facts."""
+
+    options: argparse.Namespace
+    parts: dict[str, Part] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def left(self) -> float:
+        return self.options.seconds - (time.monotonic() - self.begun)
+
+    def say(self, line: str, part: str = "check", quiet: bool = False) -> None:
+        with self.lock:
+            text = f"[{time.monotonic() - self.begun:5.0f} s {part:7}] {line}"
+            if not quiet:
+                print(text, flush=True)
+            try:
+                with open(self.options.out / "gpu-check.log", "a", encoding="utf-8") as log:
+                    log.write(text + "\n")
+            except OSError:
+                pass
+
+    def path(self, part: str) -> Path:
+        return self.options.out / f"{self.facts['name']}-{part}.json"
+
+    def head(self, part: str) -> dict[str, Any]:
+        """What every result begins with."""
+        gpu = {key: self.facts["gpu"][key] for key in self.facts["gpu"]}
+        return {
+            "kind": f"dualnet gpu {part}",
+            "format": 1,
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "command": self.options.command,
+            "gpu": gpu,
+            "machine": {"platform": platform.platform(), "cores": _cores()},
+            "versions": self.facts["versions"],
+            "kernels": self.facts["kernels"],
+        }
+
+    def write(self, part: str, **found: Any) -> None:
+        self.put(self.path(part), {**self.head(part), **found})
+
+    def put(self, path: Path, found: Any) -> None:
+        """As a whole or not at all; and without the folders of this machine."""
+        text = json.dumps(found, indent=1, ensure_ascii=False)
+        for folder, name in ((ROOT, "."), (self.options.out, "out"), (sys.prefix, "python"), (Path.home(), "~")):
+            if len(str(folder)) > 1:
+                text = text.replace(str(folder), name)
+        beside = path.with_suffix(".part")
+        beside.write_text(text + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+    def run(
+        self, part: Part, command: list[str], seconds: float, quiet: bool = False, **variables: str
+    ) -> tuple[int, list[str]]:
+        """A process of its own group, heard line by line; after ``seconds`` it and its children are ended (124).
+
+        What it says goes into the log, and unless it is to be ``quiet`` onto the terminal.
+        """
+        self.say("$ " + shlex.join(["python" if word == sys.executable else word for word in command]), part.name)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(**variables), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", process_group=0,
+        )  # fmt: skip
+        part.running.append(process)
+        lines: list[str] = []
+
+        def hear() -> None:
+            with process.stdout as output:  # type: ignore[union-attr]
+                for line in output:
+                    lines.append(line.rstrip())
+                    self.say(lines[-1][:400], part.name, quiet)
+
+        listener = threading.Thread(target=hear, daemon=True)
+        listener.start()
+        try:
+            code = process.wait(max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            self.say(f"no end after {seconds:.0f} s: stopped", part.name)
+            code = 124
+        end(process)
+        part.running.remove(process)
+        listener.join(2.0)
+        return code, lines
+
+
+def main() -> int:
+    options = _options()
+    check = Check(options, {name: Part(name) for name in options.only})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    code = 1
+    try:
+        check.facts = facts(check)
+        check.say(f"{check.facts['name']}: {check.facts['title']}; {options.seconds:.0f} s; results in {options.out}")
+        together = [check.parts[name] for name in ("parity", "tests") if name in check.parts]
+        rest = [check.parts[name] for name in ("bench", "profile", "cifar") if name in check.parts]
+        if len(together) == 2 and _cores() >= 4:  # both are busy with Python for the most part
+            threads = [threading.Thread(target=perform, args=(check, part, rest), daemon=True) for part in together]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.5)
+        else:
+            rest = [*together, *rest]
+        for i, part in enumerate(rest):
+            perform(check, part, rest[i + 1 :])
+    except NothingRuns as error:
+        check.say(str(error))
+        code = 2
+    except (KeyboardInterrupt, SystemExit):
+        check.say("interrupted")
+        code = 130
+    finally:
+        for part in check.parts.values():
+            for process in part.running:
+                end(process)
+    return summary(check, code)
+
+
+class NothingRuns(RuntimeError):
+    """No part can be begun."""
+
+
+def perform(check: Check, part: Part, others: list[Part]) -> None:
+    """One part, with its share of the time that is left."""
+    begun, part.state = time.monotonic(), "running"
+    share = WEIGHTS[part.name] / sum(WEIGHTS[one.name] for one in (part, *others))
+    try:
+        if check.left() < 5:
+            part.state, part.told = "NOT-RUN", "no time was left"
+        else:
+            part.state, part.told = STEPS[part.name](check, part, share * check.left())
+    except Exception as error:  # a mistake in here must not cost the other parts
+        part.state, part.told = "FAILED", f"{type(error).__name__}: {error}"
+    part.seconds = time.monotonic() - begun
+    check.say(f"{part.state}: {part.told}", part.name)
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
+    """The quick certificate, and over it the full one if there is time."""
+    path, verdict, until = check.path("parity"), "FAILED", time.monotonic() + seconds
+    against = check.options.backend if check.options.backend.partition(":")[0] != "numpy" else "strict"
+    made, cause = check.options.out / "certificate.part", ""
+    for more in [["--quick"]] + ([] if check.options.quick else [[]]):
+        made.unlink(missing_ok=True)
+        words = ["parity", "--backend", against, *more]
+        command = [sys.executable, "-m", "dualnet", *words, "--out", str(made)]
+        code, last = check.run(part, command, until - time.monotonic(), quiet=True)
+        if not made.exists() or code == 124:
+            cause = f"no end after {seconds:.0f} s" if code == 124 else _last(last)
+            break
+        certificate = json.loads(made.read_text(encoding="utf-8"))
+        certificate["command"] = shlex.join(["dualnet", *words])
+        check.put(path, certificate)
+        verdict = certificate["verdict"]
+        if verdict in ("FAIL", "INVALID"):
+            break
+    made.unlink(missing_ok=True)
+    if verdict == "FAILED":
+        return "FAILED", f"no certificate: {cause}"
+    reasons = [reason for several in certificate["reasons"].values() for reason in several]
+    told = f"certificate of {certificate['seconds']:.0f} s" + (", quick" if certificate["quick"] else "")
+    told += f"; the full one: {cause}" if cause else ""
+    return verdict, "; ".join([told, *dict.fromkeys(reasons)])[:600]
+
+
+def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:
+    """The whole suite, apart from what takes minutes, with new arrays on the device."""
+    found = check.options.out / "tests.part"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_suite", "--tb=short"]
+    command += ["-W", "default"]  # what is new in the libraries here may warn, and is told of in the log
+    workers = min(8, _cores() // 2)
+    if workers > 1 and importlib.util.find_spec("xdist") is not None:
+        command += ["-p", "xdist", "-n", str(workers)]
+    backend = check.options.backend
+    variables = {"DUALNET_BACKEND": backend, "GPU_SUITE_JSON": str(found), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    variables |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
+    variables["PYTHONHASHSEED"] = "0"  # processes that share the tests out must find them in one order
+    found.unlink(missing_ok=True)
+    code, last = check.run(part, [*command, *check.options.tests], seconds, **variables)
+    if not found.exists():
+        return "FAILED", f"pytest did not begin: {_last(last)}"
+    seen = json.loads(found.read_text(encoding="utf-8"))
+    found.unlink()
+    check.write("tests", backend=backend, pytest=shlex.join(command[2:]), timed_out=code == 124, **seen)
+    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(seen["counts"].items())) or "no test ran"
+    bad = seen["counts"].get("failed", 0) + seen["counts"].get("error", 0)
+    first = [f"{f['test']}: {f['why']}" for f in seen["failures"][:5]]
+    if code == 124:
+        told += f", then stopped after {seconds:.0f} s, in {', '.join(seen['running'][:4]) or 'no test'}"
+    well = code == 0 and seen["complete"] and not bad and seen["counts"].get("passed")
+    return "ok" if well else "FAILED", "; ".join([told, *first])
+
+
+def bench(check: Check, part: Part, seconds: float) -> tuple[str, str]:
+    """First all networks against PyTorch as it is, then against torch.compile, which takes minutes to compile."""
+    until, faults, options, runs = time.monotonic() + seconds, [], check.options, []
+    before = kept(check)
+    for i, peer in enumerate(("torch", "torch.compile")):
+        left = until - time.monotonic()
+        limit = (left - 15) * (0.5 if i == 0 else 1.0)
+        beside = options.out / f"bench-{peer}.part"
+        command = [sys.executable, "-m", "dualnet", "bench", *options.nets, "--backend", options.backend]
+        command += ["--batch", str(options.batch), "--mode", "training", "--dtype", ",".join(options.dtypes)]
+        command += ["--momentum", "0.9", "--capture", "--stay", "--rounds", str(options.rounds), "--seconds", "0.7"]
+        command += ["--against", f"{peer}={options.torch}", "--limit", f"{max(limit, 1):.0f}", "--json", str(beside)]
+        code, last = check.run(part, command, limit + 15)
+        if beside.exists():
+            runs.append(json.loads(beside.read_text(encoding="utf-8")))
+            check.write("bench", runs=[*before, *runs])
+            beside.unlink()
+        elif code:
+            faults.append(f"{peer}: {_last(last)}")
+        if code == 124:
+            faults.append(f"{peer}: stopped after {limit + 15:.0f} s")
+    rows = [row for run in runs for row in run["results"]]
+    missing = [row for row in rows if "min_ms" not in row or "differs" in row]
+    why = dict.fromkeys(
+        f"{r['program']}, {r['net']} {r['dtype']}: {r.get('failed') or r.get('differs') or r.get('skipped')}"
+        for r in missing
+    )
+    measured = len(rows) - len(missing)
+    told = [f"{measured} of {len(rows)} times measured", *faults, *list(why)[:8]]
+    return "ok" if rows and not missing and not faults else "FAILED", "; ".join(told)[:1500]
+
+
+def kept(check: Check) -> list[dict[str, Any]]:
+    """What was measured before on such a GPU, with the same kernels: a benchmark may be made in several goes."""
+    for folder in (check.options.out, ROOT / "docs" / "gpu"):
+        path = folder / check.path("bench").name
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["kernels"]["sha256"] == check.facts["kernels"]["sha256"]:
+                return found["runs"]
+    return []
+
+
+def profile(check: Check, part: Part, seconds: float) -> tuple[str, str]:
+    """Where the time of a step goes, kernel by kernel."""
+    command = [sys.executable, str(TOOLS / "gpu_profile.py"), "--backend", check.options.backend]
+    beside = check.options.out / "profile.part"
+    command += ["--json", str(beside), "--batch", str(check.options.batch), *check.options.nets]
+    code, last = check.run(part, [*command, "--dtype", ",".join(check.options.dtypes)], seconds)
+    if not beside.exists():
+        return "FAILED", _last(last)
+    found = json.loads(beside.read_text(encoding="utf-8"))
+    beside.unlink()
+    check.write("profile", profiles=found)
+    return ("ok", f"{len(found)} steps profiled") if code == 0 else ("FAILED", _last(last))
+
+
+def cifar(check: Check, part: Part, seconds: float) -> tuple[str, str]:
+    """CIFAR-10 with ResNet-18, to an accuracy of 93 % and more."""
+    options = check.options
+    if options.data is None:
+        return "NOT-RUN", "say where CIFAR-10 is (the binary version), with --data DIR"
+    beside = options.out / "cifar.part"
+    command = [sys.executable, str(TOOLS / "train_cifar.py"), str(options.data), "--backend", options.backend]
+    code, last = check.run(part, [*command, "--json", str(beside), *shlex.split(options.cifar)], seconds)
+    if not beside.exists():
+        return "FAILED", _last(last)
+    found = json.loads(beside.read_text(encoding="utf-8"))
+    beside.unlink()
+    check.write("cifar10", **found)
+    told = f"{100 * found['accuracy']:.2f} % after {found['epochs']} epochs in {found['seconds'] / 60:.2f} minutes"
+    if not found["complete"]:
+        told = f"stopped after epoch {len(found['history']['loss'])}; {told}"
+    well = code == 0 and found["complete"] and found["accuracy"] >= options.least
+    return "ok" if well else "FAILED", told if well else f"{told}; expected {100 * options.least:g} %; {_last(last)}"
+
+
+STEPS: dict[str, Callable[[Check, Part, float], tuple[str, str]]] = {
+    "parity": parity, "tests": tests, "bench": bench, "profile": profile, "cifar": cifar,
+}  # fmt: skip
+WEIGHTS = {"parity": 3, "tests": 3, "bench": 5, "profile": 1, "cifar": 4}
+"""How the time is shared out; what a part leaves goes to those after it."""
+
+
+# -- what is here ------------------------------------------------------------------------------------------------------
+
+
+def facts(check: Check) -> dict[str, Any]:
+    """Versions, the GPU, the hash of the kernels; raises where the backend does not work."""
+    command = [sys.executable, "-c", FACTS, check.options.backend]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise NothingRuns(f"{check.options.backend} does not answer within 120 s") from None
+    if done.returncode:
+        raise NothingRuns(f"nothing can be run: {_last(done.stderr.splitlines())}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    title = found["gpu"].get("name") or str(found["versions"].get("gpu", "")).partition(" (")[0]
+    found["title"] = title or f"no GPU, a dry run on {check.options.backend}"
+    found["name"] = slug(title) if title else f"dry-{check.options.backend.partition(':')[0]}"
+    return found
+
+
+def slug(title: str) -> str:
+    """ "NVIDIA H100 80GB HBM3" -> "h100"."""
+    words = re.sub(r"[^a-z0-9]+", " ", title.lower()).split()
+    kept = [
+        w for w in words if w not in ("nvidia", "pcie", "sxm", "sxm4", "sxm5", "nvl") and not re.match(r"\d+gb$|hbm", w)
+    ]
+    return "-".join(kept) or "gpu"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The package from this folder, nothing of dualnet's own settings, and caches where they can be written."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUALNET_", "PYTEST_"))}
+    if data := os.environ.get("DUALNET_DATA"):
+        kept["DUALNET_DATA"] = data
+    paths = [str(ROOT), str(TOOLS), os.environ.get("PYTHONPATH", "")]
+    kept |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        for name in ("CUPY_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+            kept.setdefault(name, os.path.join(tempfile.gettempdir(), f"dualnet-{name.lower()}"))
+    return {**kept, **variables}
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and all that it has started."""
+    for stop, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        try:
+            os.killpg(process.pid, stop)
+        except (ProcessLookupError, PermissionError):
+            return
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+        time.sleep(0.05)
+
+
+def summary(check: Check, code: int) -> int:
+    """A line for each part, and the exit code."""
+    if check.facts and any(part.state in GOOD | {"FAILED", "PARTIAL"} for part in check.parts.values()):
+        tables = [sys.executable, str(TOOLS / "gpu_tables.py"), str(check.options.out)]
+        if check.options.out == (ROOT / "docs" / "gpu").resolve():
+            tables += ["--page", str(ROOT / "docs" / "gpu.md")]
+        done = subprocess.run(tables, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+        for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines():
+            check.say(line)
+    check.say("-- summary " + "-" * 60)
+    for part in check.parts.values():
+        check.say(f"{part.name:7} {part.state:9} {part.seconds:4.0f} s  {part.told}")
+    wanted = GOOD | ({"PARTIAL"} if check.options.quick else set())
+    well = all(part.state in wanted for part in check.parts.values())
+    code = 0 if well else code
+    check.say(
+        f"{'all well' if well else 'NOT all well'} after {time.monotonic() - check.begun:.0f} s; exit code {code}"
+    )
+    return code
+
+
+def _last(lines: list[str]) -> str:
+    """The last line that says something."""
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][:300] if said else "it said nothing"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/gpu_check.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--only", action="append", type=_words, metavar="PART,...", help=f"of {', '.join(PARTS)} ({', '.join(DEFAULT)})"
+    )
+    add("--out", type=Path, default=ROOT / "docs" / "gpu", metavar="DIR", help="where results go (docs/gpu)")
+    add("--backend", default="cupy", metavar="B", help="cupy or cupy:N; numpy for a dry run without a GPU (cupy)")
+    add("--seconds", type=float, default=SECONDS, metavar="S", help=f"for everything ({SECONDS})")
+    add("--torch", default=sys.executable, metavar="PYTHON", help="the interpreter that has PyTorch (this one)")
+    add("--data", type=Path, metavar="DIR", help="the folder with CIFAR-10's binary files, for cifar")
+    add("--quick", action="store_true", help="the quick certificate only")
+    add("--nets", type=_words, default=list(NETS), metavar="NET,...", help=f"for bench and profile ({','.join(NETS)})")
+    add(
+        "--dtypes",
+        type=_words,
+        default=list(DTYPES),
+        metavar="D,...",
+        help=f"for bench and profile ({','.join(DTYPES)})",
+    )
+    add("--batch", type=int, default=256, metavar="N", help="images in a batch, for bench and profile (256)")
+    add("--rounds", type=int, default=3, metavar="N", help="of bench (3)")
+    add("--tests", action="append", default=[], metavar="TEST", help="some tests instead of all; may be repeated")
+    add("--cifar", default="", metavar="OPTIONS", help="for tools/train_cifar.py, in quotes")
+    add("--least", type=float, default=0.93, metavar="SHARE", help="the accuracy that cifar must reach (0.93)")
+    options = parser.parse_args()
+    options.only = [part for several in options.only or [list(DEFAULT)] for part in several]
+    if unknown := [part for part in options.only if part not in PARTS]:
+        parser.error(f"--only: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    words = [
+        os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]
+    ]  # no folders of a machine
+    options.command = shlex.join(["tools/gpu_check.sh", *words])
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "gpu-check.log").write_text(f"{options.command}\n", encoding="utf-8")
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}")
+    options.out = options.out.resolve()
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Where the time of a training step goes, kernel by kernel: python tools/gpu_profile.py lenet5 --dtype bfloat16
+
+PyTorch's profiler listens to everything that its process runs on the GPU, kernels of CuPy and cuDNN as well. Each step
+is launched from Python (a graph runs the same kernels, without the gaps), dualnet's first and then PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+import dualnet as dn
+from dualnet.bench import measure, nets
+from dualnet.bench.peers import runner
+
+STEPS = 5
+SHOWN = 14
+
+
+def main() -> int:
+    options = _options()
+    if options.backend:
+        dn.set_backend(options.backend)
+    import torch
+
+    device = "cuda" if dn.get_backend().startswith("cupy") else "cpu"
+    if device == "cuda":
+        torch.ones(1, device="cuda")  # wakes its profiler up
+    found, wrong = [], 0
+    for dtype in options.dtype.split(","):
+        for net in options.nets:
+            for who in ("dualnet", "torch"):
+                try:
+                    found.append(profiled(who, net, dtype, options.batch, device, torch))
+                except Exception as error:  # the others may still be seen
+                    wrong += 1
+                    print(f"{net} {dtype}, {who}: {type(error).__name__}: {error}", flush=True)
+                    continue
+                print("\n".join(shown(found[-1])), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 1 if wrong else 0
+
+
+def profiled(who: str, net: str, dtype: str, batch: int, device: str, torch: Any) -> dict[str, Any]:
+    """Microseconds of each kernel in a step."""
+    script = runner.load(measure.PROGRAMS[who].path())
+    with tempfile.TemporaryDirectory() as folder:
+        task = {**nets.plan(net), "batch": batch, "mode": "training", "dtype": dtype, "device": device, "seed": 0}
+        task |= {"momentum": 0.9, "variant": "channels_last" if who == "torch" else "", "threads": 1, "seconds": 0.2}
+        task["weights"] = str(Path(folder) / "weights.npz")
+        numpy.savez(task["weights"], **nets.weights(net))
+        run, value = script.build(task, *runner.data(task), runner.weights(task))
+    wait = script.waiting(task)
+    for _ in range(3):
+        value(run())
+    whole = min(runner.bursts(run, wait, 0.2))
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CUDA if device == "cuda" else kinds.CPU]) as profiler:
+        for _ in range(STEPS):
+            run()
+        wait()
+    kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    for event in profiler.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:  # the kernels themselves, and not who launched them
+            kernels[event.name][0] += 1 / STEPS
+            kernels[event.name][1] += event.time_range.elapsed_us() / STEPS
+    rows = [{"kernel": n, "launches": round(k, 2), "us": round(us, 2)} for n, (k, us) in kernels.items()]
+    rows.sort(key=lambda row: -row["us"])
+    busy = sum(row["us"] for row in rows)
+    step = {"program": who, "net": net, "dtype": dtype, "batch": batch, "step_us": round(whole * 1e6, 1)}
+    return {
+        **step,
+        "busy_us": round(busy, 1),
+        "launches": round(sum(r["launches"] for r in rows)),
+        "kernels": rows[:60],
+    }
+
+
+def shown(found: dict[str, Any]) -> list[str]:
+    """A few lines of text."""
+    head = f"{found['net']} {found['dtype']}, batch {found['batch']}, {found['program']}"
+    told = f"{found['step_us']:.0f} µs a step from Python, "
+    told += f"kernels {found['busy_us']:.0f} µs in {found['launches']} launches"
+    lines = [f"{head}: {told}"]
+    for row in found["kernels"][:SHOWN]:
+        share = 100 * row["us"] / found["busy_us"]
+        lines.append(f"  {row['us']:9.1f} µs {share:5.1f} % {row['launches']:6.1f} ×  {row['kernel'][:80]}")
+    return lines
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/gpu_profile.py", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("nets", nargs="+", metavar="NET", help=f"of {', '.join(nets.NAMES)}")
+    add("--backend", metavar="B", help="cupy or cupy:N (DUALNET_BACKEND, or numpy, which has no kernels to show)")
+    add("--dtype", default="bfloat16", metavar="D,...", help="float32, tf32, bfloat16, float16 (bfloat16)")
+    add("--batch", type=int, default=256, metavar="N", help="images in a batch (256)")
+    add("--json", type=Path, metavar="FILE", help="write all numbers")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
+        sys.exit(f"gpu_profile: {' '.join(str(error).split())}")

@@ -1,0 +1,208 @@
+"""The results in docs/gpu/*.json as tables: python tools/gpu_tables.py [FOLDER] [--page docs/gpu.md]
+
+With --page they are put between ``<!-- gpu: measured -->`` and ``<!-- gpu: end -->``; the rest of the page is left as
+it is. A test holds the page to the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, PAGE = ROOT / "docs" / "gpu", ROOT / "docs" / "gpu.md"
+MARKS = re.compile(r"(<!-- gpu: measured -->\n).*?(<!-- gpu: end -->)", re.DOTALL)
+
+NOT_RUN = """\
+**NOT-RUN.** No machine with a GPU has been asked yet: there is no certificate, and no number. This is left to run, on a
+machine with an NVIDIA GPU, CuPy, and PyTorch to compare with; it needs no network:
+
+```sh
+tools/gpu_check.sh
+tools/gpu_check.sh --only cifar --data ~/data/cifar10
+tools/gpu_check.sh --only profile
+```
+
+The first line runs the test suite on `cupy`, `dualnet parity --backend cupy` and the benchmarks, and ends within ten
+minutes. Results are JSON files in `docs/gpu/`, and `python tools/gpu_tables.py --page docs/gpu.md` shows them here.
+"""
+PARTS = ("parity", "tests", "bench", "cifar10", "profile")
+
+
+def tables(folder: Path = FOLDER) -> str:
+    """What lies in a folder, as Markdown; that nothing was run where nothing lies there."""
+    found = read(folder)
+    sections = [section(name, parts) for name, parts in sorted(found.items())]
+    return "\n".join(sections) if sections else NOT_RUN
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files by GPU and part: ``h100-bench.json``."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        name, _, part = path.stem.rpartition("-")
+        if name and part in PARTS:
+            found.setdefault(name, {})[part] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def section(name: str, parts: dict[str, Any]) -> str:
+    title = next((p["gpu"]["name"] for p in parts.values() if p.get("gpu", {}).get("name")), name)
+    paragraphs = [f"### {title}", about(parts)]
+    for part in PARTS:
+        if part in parts:
+            paragraphs += SHOWN[part](parts[part])
+    missing = [part for part in ("parity", "tests", "bench", "cifar10") if part not in parts]
+    if missing:
+        paragraphs.append(f"NOT-RUN on this machine: {', '.join(missing)}.")
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def about(parts: dict[str, Any]) -> str:
+    """Versions, of the newest result that tells them."""
+    told = [part for part in parts.values() if "versions" in part]
+    if not told:
+        return ""
+    newest = max(told, key=lambda part: part["date"])
+    versions, gpu, packages = newest["versions"], newest["gpu"], newest["versions"].get("packages", {})
+    words = [f"driver {gpu['driver_version']}" if "driver_version" in gpu else ""]
+    words += [f"CUDA {versions['cuda']}" if "cuda" in versions else ""]
+    for package, title in (
+        ("nvidia-cublas", "cuBLAS"),
+        ("nvidia-cudnn-cu", "cuDNN"),
+        ("nvidia-cudnn-frontend", "cuDNN frontend"),
+    ):
+        words += [f"{title} {version}" for name, version in packages.items() if name.startswith(package)][:1]
+    words += [f"CuPy {versions['cupy']}" if "cupy" in versions else ""]
+    words += [f"PyTorch {packages['torch']}" if "torch" in packages else "", f"NumPy {versions['numpy']}"]
+    words += [f"Python {versions['python']}", f"dualnet {versions['dualnet']}"]
+    clocks = f"clocks up to {gpu['clocks.max.sm']}, {gpu['power.limit']}" if "clocks.max.sm" in gpu else ""
+    return "; ".join(filter(None, [", ".join(filter(None, words)), clocks])) + "."
+
+
+def certificate(found: dict[str, Any]) -> list[str]:
+    verdicts = ", ".join(f"{backend} {verdict}" for backend, verdict in found["verdicts"].items())
+    controls = sum(row["made"] for row in found.get("controls", []))
+    caught = sum(row["found"] for row in found.get("controls", []))
+    ops = len({row["op"] for row in found.get("ops", [])})
+    text = f"**Certificate: {found['verdict']}** ({found['date']}; {verdicts}). {ops} ops and "
+    text += f"{len(found.get('networks', []))} networks compared; of {controls} mistakes made on purpose {caught} were "
+    text += "found."
+    reasons = list(dict.fromkeys(reason for several in found["reasons"].values() for reason in several))
+    return [text, "\n".join(f"- {reason}" for reason in reasons[:12])]
+
+
+def suite(found: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{n:,} {outcome}" for outcome, n in sorted(found["counts"].items()))
+    state = "" if found["complete"] else " The run was stopped before its end."
+    text = f"**Tests** with `DUALNET_BACKEND={found['backend']}` ({found['date']}): "
+    text += f"{counts} in {found['seconds']:.0f} s.{state}"
+    return [text, "\n".join(f"- `{failure['test']}`: {failure['why']}" for failure in found["failures"][:12])]
+
+
+def speed(found: dict[str, Any]) -> list[str]:
+    """A row for each network and kind of numbers; × from the run in which both were measured in turn."""
+    cells: dict[tuple, dict[str, Any]] = {}
+    for run in found["runs"]:
+        for row in run["results"]:
+            cell = cells.setdefault((row["net"], row["dtype"], row["batch"]), {"programs": {}, "ratios": {}})
+            known = cell["programs"].get(row["program"])
+            if "min_ms" in row and (known is None or row["min_ms"] < known):
+                cell["programs"][row["program"]] = row["min_ms"]
+        for ratio in run["ratios"]:
+            cells[ratio["net"], ratio["dtype"], ratio["batch"]]["ratios"][ratio["peer"]] = ratio["speed"]
+    peers = list(dict.fromkeys(peer for cell in cells.values() for peer in cell["programs"] if peer != "dualnet"))
+    lines = [
+        ["net", "numbers", "batch", "dualnet ms", "images/s", *(w for p in peers for w in (f"{TITLES[p]} ms", "×"))]
+    ]
+    for (net, dtype, batch), cell in cells.items():
+        ours = cell["programs"].get("dualnet")
+        row = [net, dtype, str(batch), _ms(ours), f"{batch / ours * 1e3:,.0f}" if ours else "–"]
+        for peer in peers:
+            times = cell["ratios"].get(peer)
+            row += [_ms(cell["programs"].get(peer)), f"{times:.2f}" if times else "–"]
+        lines.append(row)
+    settings = found["runs"][0]["settings"]
+    step = "one captured graph" if settings["capture"] else "launched from Python"
+    text = f"**Training** ({found['date']}): best time of a step in ms, of {settings['rounds']} rounds in turn; "
+    text += f"×: how many times the peer's speed. dualnet's step is {step}; SGD with momentum {settings['momentum']:g}."
+    faults = dict.fromkeys(
+        f"- {row['net']}, {row['dtype']}, {TITLES.get(row['program'], row['program'])}: {word}"
+        for run in found["runs"]
+        for row in run["results"]
+        if (word := row.get("failed") or row.get("differs") or row.get("skipped"))
+        and (row.get("differs") or row["program"] not in cells[row["net"], row["dtype"], row["batch"]]["programs"])
+    )
+    return [text, "\n".join(_table(lines)), "\n".join(faults)]
+
+
+def accuracy(found: dict[str, Any]) -> list[str]:
+    settings = found["settings"]
+    text = f"**CIFAR-10, {settings['model']}** in {settings['dtype']} ({found['date']}): "
+    text += f"{100 * found['accuracy']:.2f} % of the test images after {len(found['history']['loss'])} epochs, "
+    text += f"{found['seconds'] / 60:.2f} minutes in all, compiling and testing included"
+    if found.get("images_per_second"):
+        text += f"; {found['images_per_second']:,} images a second in the fastest epoch"
+    return [text + "." + ("" if found["complete"] else " The training was stopped before its end.")]
+
+
+def profiles(found: dict[str, Any]) -> list[str]:
+    """The most expensive kernels of each of dualnet's steps."""
+    lines = [["net", "numbers", "kernels µs", "launches", "PyTorch's µs", "the longest"]]
+    steps = {(p["program"], p["net"], p["dtype"]): p for p in found["profiles"]}
+    for (program, net, dtype), mine in steps.items():
+        if program != "dualnet":
+            continue
+        theirs = steps.get(("torch", net, dtype), {})
+        longest = ", ".join(f"`{_short(row['kernel'])}` {row['us']:.0f}" for row in mine["kernels"][:4])
+        lines.append(
+            [net, dtype, f"{mine['busy_us']:,.0f}", str(mine["launches"]), f"{theirs.get('busy_us', 0):,.0f}", longest]
+        )
+    return [f"**Kernels of a step** ({found['date']}), in µs", "\n".join(_table(lines))] if len(lines) > 1 else []
+
+
+SHOWN = {"parity": certificate, "tests": suite, "bench": speed, "cifar10": accuracy, "profile": profiles}
+TITLES = {"dualnet": "dualnet", "torch": "PyTorch", "torch.compile": "torch.compile"}
+
+
+def _short(kernel: str) -> str:
+    return re.sub(r"^void |<.*|\(.*|`", "", kernel).strip()[:48] or kernel[:48]
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def _table(rows: list[list[str]], left: int = 2) -> list[str]:
+    rule = ["---" if i < left else "--:" for i in range(len(rows[0]))]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+
+
+def placed(page: str, text: str) -> str:
+    """The page with the tables in their place. Raises ``ValueError`` where it has none."""
+    if not MARKS.search(page):
+        raise ValueError("the page has no '<!-- gpu: measured -->' with '<!-- gpu: end -->' after it")
+    return MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/gpu_tables.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="where the files lie (docs/gpu)")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put them into a page")
+    options = parser.parse_args()
+    text = tables(options.folder)
+    if options.page:
+        options.page.write_text(placed(options.page.read_text(encoding="utf-8"), text), encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"gpu_tables: {error}")
