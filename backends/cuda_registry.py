@@ -162,6 +162,7 @@ _ALL = [
         ("adam_update", "adam_update", "Tensors all, Rule rule"),
         ("all_finite", "all_finite", "Tensors all, unsigned char* finite"),
         ("unscale", "unscale", "Tensors all, const wide* by"),
+        ("round_all", "round_all", "Tensors all"),
     ),
     *_file(
         "convolution.cu",

@@ -9,9 +9,9 @@ import numpy
 
 from dualnet.backend import Backend, BackendUnavailable
 
-from . import memory, numpy_kernels, numpy_passes, onednn, onednn_kernels, threads
+from . import memory, numpy_kernels, numpy_passes, numpy_steps, onednn, onednn_kernels, threads
 
-OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS}
+OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS, **numpy_steps.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
     name: tuple(kernels[name] for kernels in (onednn_kernels.KERNELS, OWN) if name in kernels)
     for name in (*OWN, *(name for name in onednn_kernels.KERNELS if name not in OWN))

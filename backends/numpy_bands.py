@@ -1,19 +1,21 @@
-"""Convolution of maps with few channels on NumPy: a row of the map times a band matrix.
+"""Convolution of maps with few channels on NumPy: several output columns at a time, by a band matrix.
 
-Where k2·C is small, im2col copies a lot for products too thin for BLAS. A whole row of the map is long enough: with the
-row x_i (W·C numbers, as they lie in memory) and for each row m of taps the matrix T_m (W·C, W'·D), which holds
-w[m, n, c, d] where output column j meets input column j·s + n·r − p, and 0 elsewhere,
+With few channels and filters, windows are rows too short to copy and products too thin for BLAS. So q neighbouring
+columns are computed at a time. They read one window of (q − 1)·s + k2 columns, and their matrix T holds
 
-    E4    y_i'   =  Σ_m  x_{i'·s + m·r − p} T_m
-    E11   dT_m   =  Σ_i'  x_iᵀ dy_i',    dw[m, n] = the sum of dT_m along the band
-    E13   dx_i  +=  dy_i' T_mᵀ
+    T[m, j·s + n, c, j·D + d]  =  w[m, n, c, d]        for the columns j = 0 … q − 1, and 0 elsewhere
 
-which is a convolution of a map of W·C channels and width 1 along its height alone, and done by the kernels for those.
-All the zeros of T_m are multiplied too, W/k2 times the work: still sooner, by measurement, within the limits below.
+E4 and E11 with T are those of a convolution with stride q·s and q·D filters, on the same maps:
+
+    E4    y, seen as (N, H', W'/q, q·D), is x ∗ T
+    E11   dw[m, n]  =  the sum of dT along the band
+
+The zeros of T are multiplied too, up to some three times the work: still sooner done.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy
@@ -21,73 +23,64 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-WASTE = 6
-"""Up to so many times the work: LeNet-5's first layer (5.6) gains, a 3 × 3 filter on 28 columns (9.3) loses."""
-RUN = 10
-"""E4 and E11 gain where a window's row has at most so many numbers, k2·C."""
-CHANNELS = 8
-"""E13 gains where the map has at most so many channels: the deltas' way to few channels is the thinnest product."""
+FILTERS = 16
+"""Up to so many filters, and ..."""
+RUN = 80
+"""... so many numbers in a row of the window, k2·C."""
 IMAGES = 8
-"""From so many images on: the band matrix is made for each call."""
+"""From so many images on: T is made for each call."""
+LANES = 16
+PRODUCTS, COPIED, STARTED = 85.0, 0.3, 8.0
+"""The cost of a window, by measurement: products in 1 ns (with filters in whole lanes), ns for each number that is
+copied and for each row of the window."""
 
 
-def serves(at: Windows, C: int, images: int) -> bool:
-    """Is E4 or E11 sooner by bands?"""
-    return at.window[1] * C <= RUN and _worth(at, images)
+def at_once(at: Windows, C: int, D: int, images: int) -> int:
+    """How many columns q are best computed at a time; 1 says that this module has nothing to offer."""
+    if images < IMAGES or D > FILTERS or at.window[1] * C > RUN or at.dilation[1] != 1:
+        return 1
+    return _best(at, C, D)
 
 
-def serves_inputs(at: Windows, C: int, images: int) -> bool:
-    """Is E13 sooner by bands?"""
-    return C <= CHANNELS and _worth(at, images)
+@functools.lru_cache(maxsize=256)
+def _best(at: Windows, C: int, D: int) -> int:
+    (k1, _), Q = at.window, at.grid[1]
+
+    def cost(q: int) -> float:
+        K, lanes = k1 * _width(at, q) * C, -(-q * D // LANES) * LANES
+        return (K * lanes / PRODUCTS + K * COPIED + k1 * STARTED) / q
+
+    return min((q for q in range(1, Q + 1) if Q % q == 0), key=cost, default=1)
 
 
-def _worth(at: Windows, images: int) -> bool:
-    return images >= IMAGES and 1 < at.window[1] and at.size[1] <= WASTE * at.window[1]
+def _width(at: Windows, q: int) -> int:
+    return (q - 1) * at.stride[1] + at.window[1]
 
 
-def along_height(at: Windows) -> Windows:
-    """The same windows on a map of width 1."""
-    height = (each[0] for each in (at.size, at.window, at.stride, at.dilation, at.grid, at.overhang))
-    size, window, stride, dilation, grid, overhang = ((n, 1) for n in height)
-    return Windows(size, window, stride, (at.pads[0], (0, 0)), dilation, grid, (overhang[0], 0))
+@functools.lru_cache(maxsize=256)
+def windows(at: Windows, q: int) -> Windows:
+    """The windows of q columns each."""
+    (k1, _), (s1, s2), (P, Q) = at.window, at.stride, at.grid
+    return Windows(at.size, (k1, _width(at, q)), (s1, q * s2), at.pads, at.dilation, (P, Q // q), at.overhang)
 
 
-def flattened(maps: numpy.ndarray) -> numpy.ndarray:
-    """(N, H, W, C) -> (N, H, 1, W·C)."""
-    N, H, W, C = maps.shape
-    return maps.reshape(N, H, 1, W * C)
+def bank(w: numpy.ndarray, at: Windows, q: int) -> numpy.ndarray:
+    """T, as a bank (k1, (q − 1)·s + k2, C, q·D)."""
+    k1, _, C, D = w.shape
+    T = numpy.zeros((k1, _width(at, q), C, q * D), w.dtype)
+    _band(T, at, q)[...] = w[:, :, :, None, :]
+    return T
 
 
-def bands(w: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """T_0 … T_{k1−1}, as a bank (k1, 1, W·C, W'·D)."""
-    padded, inside = _empty(at, w.shape[2], w.shape[3], w.dtype)
-    _band(padded, at, w.shape[2], w.shape[3])[...] = w[:, :, :, None, :]
-    return padded[:, inside][:, None]
+def along_band(dT: numpy.ndarray, at: Windows, q: int) -> numpy.ndarray:
+    """E11: dw (k1, k2, C, D), each weight's sum over the q columns."""
+    return _band(numpy.ascontiguousarray(dT), at, q).sum(axis=3)
 
 
-def along_bands(dT: numpy.ndarray, at: Windows, C: int, D: int) -> numpy.ndarray:
-    """E11: dw (k1, k2, C, D), each weight's sum over the output columns, from dT (k1, 1, W·C, W'·D)."""
-    padded, inside = _empty(at, C, D, dT.dtype)
-    padded[:, inside] = dT[:, 0]
-    return _band(padded, at, C, D).sum(axis=3)
-
-
-def _empty(at: Windows, C: int, D: int, dtype: Any) -> tuple[numpy.ndarray, slice]:
-    """Zeros (k1, (left + W + right)·C, W'·D), and which rows of them are on the map."""
-    left, right = at.reach[1]
-    padded = numpy.zeros((at.window[0], (left + at.size[1] + right) * C, at.grid[1] * D), dtype)
-    return padded, slice(left * C, (left + at.size[1]) * C)
-
-
-def _band(padded: numpy.ndarray, at: Windows, C: int, D: int) -> numpy.ndarray:
-    """The view (k1, k2, C, W', D) of the places of w[m, n, c, d] for each output column."""
-    by_tap, by_row, by_number = padded.strides
-    shape = (*at.window, C, at.grid[1], D)
-    strides = (
-        by_tap,
-        at.dilation[1] * C * by_row,
-        by_row,
-        at.stride[1] * C * by_row + D * by_number,
-        by_number,
-    )
-    return as_strided(padded, shape, strides)
+def _band(T: numpy.ndarray, at: Windows, q: int) -> Any:
+    """The view (k1, k2, C, q, D) of the places of w[m, n, c, d] for each column."""
+    by_row, by_col, by_channel, by_filter = T.strides
+    D = T.shape[3] // q
+    shape = (*at.window, T.shape[2], q, D)
+    strides = (by_row, by_col, by_channel, at.stride[1] * by_col + D * by_filter, by_filter)
+    return as_strided(T, shape, strides)

@@ -12,6 +12,7 @@ What else pays, by measurement (docs/performance.md):
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy
@@ -41,19 +42,24 @@ def correlate(
         return NotImplemented
     if x.shape[0] * at.grid[0] * at.grid[1] * at.taps * x.shape[3] * w.shape[3] < numpy_passes.PRODUCT:
         return _correlate_at_once(x, w, b, at, relu)
-    if numpy_bands.serves(at, x.shape[3], x.shape[0]):
-        T, biases = numpy_bands.bands(w, at), None if b is None else numpy.tile(b, at.grid[1])
-        y = correlate(numpy_bands.flattened(x), T, biases, numpy_bands.along_height(at), relu=relu)
-        return y.reshape(x.shape[0], *at.grid, w.shape[3])
     if numpy_winograd.serves(at, x.shape[3], w.shape[3], x.shape[0]):
         y = _winograd(x.shape[3], w.shape[3]).correlate(x, w, b, at, relu)
         if y is not NotImplemented:
             return y
+    if (q := numpy_bands.at_once(at, x.shape[3], w.shape[3], x.shape[0])) > 1:
+        T, biases = numpy_bands.bank(w, at, q), None if b is None else numpy.tile(b, q)
+        return _by_columns(x, T, biases, numpy_bands.windows(at, q), relu).reshape(x.shape[0], *at.grid, w.shape[3])
     if numpy_rows.serves(at, x.shape[3], w.shape[3], x.dtype):
         return numpy_rows.correlate(x, w, b, at, relu)
+    return _by_columns(x, w, b, at, relu)
+
+
+def _by_columns(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> numpy.ndarray:
+    """E4, E6 (and E7), each block's columns in the cache."""
     (N, _, _, C), D = x.shape, w.shape[3]
     bank = numpy.ascontiguousarray(w).reshape(-1, D)  # (k1·k2·C, D)
     y = numpy.empty((N, *at.grid, D), x.dtype)
+    biases = None if b is None else numpy.tile(b, at.grid[1])  # of a row of the map: NumPy's inner loop is a long one
 
     def work(worker: int, block: Block) -> None:
         images, rows, inside, part = block
@@ -61,8 +67,8 @@ def correlate(
         direct = target.flags.c_contiguous
         out = target.reshape(-1, D) if direct else threads.workspace("y", (target.size // D, D), x.dtype)
         numpy.matmul(columns(x[images, inside], part), bank, out=out)  # E4  Y = X W
-        if b is not None:
-            out += b  # E4
+        if biases is not None:
+            numpy.add(by_row := out.reshape(-1, biases.size), biases, out=by_row)  # E4
         if relu:
             numpy.maximum(out, 0, out=out)  # E7
         if not direct:
@@ -95,19 +101,24 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups
 
 
 def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
-    """E11: each portion of the blocks is added up, and the portions' sums in their order."""
+    """E11."""
     if not _served(x, dy, groups):
         return NotImplemented
-    if numpy_bands.serves(at, x.shape[3], x.shape[0]):
-        maps, deltas = numpy_bands.flattened(x), numpy_bands.flattened(dy)
-        dT = correlate_filters(maps, deltas, numpy_bands.along_height(at))
-        return numpy_bands.along_bands(dT, at, x.shape[3], dy.shape[3])
     if numpy_winograd.serves(at, x.shape[3], dy.shape[3], x.shape[0]):
         found = _winograd(x.shape[3], dy.shape[3]).parameter_gradients(x, dy, at, biased=False)
         if found is not NotImplemented:
             return found[0]
+    if (q := numpy_bands.at_once(at, x.shape[3], dy.shape[3], x.shape[0])) > 1:
+        wide = numpy_bands.windows(at, q)
+        dT = _filters_by_columns(x, dy.reshape(dy.shape[0], *wide.grid, q * dy.shape[3]), wide)
+        return numpy_bands.along_band(dT, at, q)
     if numpy_rows.serves(at, x.shape[3], dy.shape[3], x.dtype):
         return numpy_rows.correlate_filters(x, dy, at)
+    return _filters_by_columns(x, dy, at)
+
+
+def _filters_by_columns(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
+    """E11: each portion of the blocks is added up, and the portions' sums in their order."""
     (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
     portions = threads.portions(_blocks(at, N, C, x.itemsize))
     sums = numpy.zeros((len(portions), K, D), x.dtype)
@@ -127,16 +138,14 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
     """E13: as a correlation with the rotated bank where that reads less than col2im would add, else by columns."""
     if not _served(dy, w, groups):
         return NotImplemented
-    if numpy_bands.serves_inputs(at, w.shape[2], dy.shape[0]):
-        T, deltas = numpy_bands.bands(w, at), numpy_bands.flattened(dy)
-        dx = correlate_inputs(deltas, T, numpy_bands.along_height(at))
-        return dx.reshape(dy.shape[0], *at.size, w.shape[2])
     back = _gathered(at)
     if back is not None and numpy_winograd.serves(back, w.shape[3], w.shape[2], dy.shape[0]):
         turned = w[::-1, ::-1].transpose(0, 1, 3, 2)  # rot180(w), channels and filters exchanged
         dx = _winograd(*turned.shape[2:]).correlate(dy, turned, None, back, relu=False)
         if dx is not NotImplemented:
             return dx
+    if back is not None and numpy_bands.at_once(back, w.shape[3], w.shape[2], dy.shape[0]) > 1:
+        return correlate(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), None, back)
     if back is not None and numpy_rows.serves(back, w.shape[3], w.shape[2], dy.dtype):
         return numpy_rows.correlate(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), None, back, relu=False)
     if numpy_rows.serves(at, w.shape[2], w.shape[3], dy.dtype):
@@ -244,7 +253,12 @@ def _blocks(at: Windows, batch: int, C: int, itemsize: int) -> list[Block]:
     """Blocks of the batch, at least one for each thread where there is enough to do."""
     whole = batch * at.grid[0] * at.grid[1] * at.taps * C * itemsize
     most = min(BLOCK_BYTES, max(LEAST_BYTES, -(-whole // threads.count())))
-    return list(at.blocks(batch, at.taps * C * itemsize, most))
+    return _cut(at, batch, at.taps * C * itemsize, most)
+
+
+@functools.lru_cache(maxsize=256)
+def _cut(at: Windows, batch: int, bytes_per_position: int, most: int) -> list[Block]:
+    return list(at.blocks(batch, bytes_per_position, most))
 
 
 KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs, parameter_gradients)}

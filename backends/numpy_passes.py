@@ -213,7 +213,7 @@ def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:
         block = rows[parts[number]]
         sums[number] = numpy.full(len(block), 1, x.dtype) @ block
 
-    threads.share(range(len(parts)), work, alone=x.size < SHARED)
+    threads.share(range(len(parts)), work, alone=x.size < 4 * SHARED)  # one short operation
     return _by_channel(sums.sum(axis=0), x.shape[-1])
 
 

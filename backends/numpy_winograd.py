@@ -42,8 +42,8 @@ BLOCK_BYTES = 2**21
 """V of one block: twice a common L2 cache, for fewer hand-overs of the interpreter's lock."""
 LEAST = 16
 """From so many channels and filters on."""
-PRODUCTS = 2**22
-"""From so many multiplications (of the plain sum) on."""
+PRODUCTS, PLACES = 2**22, 2**9
+"""From so many multiplications (of the plain sum) and output positions on: the bank is transformed for each call."""
 UNPACKED = 10**6
 """OpenBLAS multiplies matrices in place, without packing them first, up to so many multiplications."""
 ROOMS = 256
@@ -237,11 +237,13 @@ def _tiles(at: Windows, C: int, D: int, images: int, dtype: Any, team: int, bloc
 
 def serves(at: Windows, C: int, D: int, images: int) -> bool:
     """3 × 3 filters at stride 1, and enough to do?"""
+    places = images * at.grid[0] * at.grid[1]
     return (
         at.window == (3, 3)
         and at.stride == at.dilation == (1, 1)
         and min(C, D) >= LEAST
-        and images * at.grid[0] * at.grid[1] * 9 * C * D >= PRODUCTS
+        and places >= PLACES
+        and places * 9 * C * D >= PRODUCTS
         and min(*at.reach[0], *at.reach[1]) >= 0
     )
 

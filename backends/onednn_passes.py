@@ -13,7 +13,12 @@ from .onednn_plans import Plan
 
 FLOAT32 = numpy.dtype(numpy.float32)
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
-MULTIPLY, LARGER, GREATER = 0x1FFF1, 0x1FFF2, 0x1FFF7
+ADD, MULTIPLY, LARGER, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF7
+ELU, LINEAR = 0x22, 0x26
+
+RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
+"""E7, after another function. oneDNN's own ReLU makes 0 of NaN; its ELU, x where x > 0 and else α (eˣ − 1), keeps NaN,
+and with α = 0 it is the ReLU. The linear function adds 0, which makes 0 of −0."""
 
 ZERO = numpy.zeros((1, 1), numpy.float32)
 SMALL = 2**15
@@ -57,6 +62,30 @@ def _masked(plan: Plan, size: int) -> None:
     arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero), onednn.SECOND[1]: plan.slot(units)}
     arguments[onednn.SECOND[0]] = arguments[onednn.OTHER]
     plan.step(largest, {**arguments, onednn.DST: plan.slot(units)})
+
+
+# -- a sum, and E7 behind it -------------------------------------------------------------------------------------------
+
+
+def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
+    """x + other, and E7 with ``relu``."""
+    if not float32(x, other) or x.shape != other.shape:
+        return NotImplemented
+    run = onednn.plan(_add, x.size, relu)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty(x.shape, FLOAT32)
+    run(flat(x), flat(other), y)
+    return y
+
+
+def _add(plan: Plan, size: int, relu: bool) -> None:
+    if size < SMALL:
+        raise Refused("sooner done than handed over")
+    units = plan.described((1, size), (size, 1))
+    total = plan.primitive_desc("binary", ADD, units, units, units, plan.attributes(*(RELU if relu else ())))
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(units)}
+    plan.step(total, {**arguments, onednn.DST: plan.slot(units)})
 
 
 # -- batch norm --------------------------------------------------------------------------------------------------------
@@ -167,4 +196,4 @@ def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
     return plan.maps(x[0], M, 1, C), plan.vector(C)
 
 
-KERNELS = (rectify_backward, batch_normalise, normalise, normalise_backward)
+KERNELS = (add, rectify_backward, batch_normalise, normalise, normalise_backward)

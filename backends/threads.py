@@ -100,7 +100,8 @@ def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
     """An array of its own pages: a large one that stays would be an island among the heap's that come and go."""
     if size * dtype.itemsize < APART:
         return numpy.empty(size, dtype)
-    return numpy.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
+    return numpy.frombuffer(mmap.mmap(-1, size * dtype.itemsize, **private), dtype)  # a forked child has its own
 
 
 def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:

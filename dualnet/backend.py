@@ -354,8 +354,9 @@ calls: Counter[tuple[str, str]] = Counter()
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
 
-    The kernels of the first argument's backend (an array's, or that of a list's first) are asked in their order; one that cannot serve the call returns
-    ``NotImplemented``, and the next or in the end the reference runs. ``DUALNET_KERNELS=reference`` turns all off.
+    The kernels of the first argument's backend (an array's, or that of a list's first) are asked in their order; one
+    that cannot serve the call returns ``NotImplemented``, and the next or in the end the reference runs.
+    ``DUALNET_KERNELS=reference`` turns all off.
 
     >>> from dualnet.ops.convolution import im2col
     >>> im2col is references["im2col"]

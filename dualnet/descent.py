@@ -3,8 +3,8 @@
     E17   w ← w − η · ∂E/∂w
 
 ``sgd_updates`` and ``adam_updates`` step all parameters of a network at once, as one kernel does on a GPU. Where
-``finite``, an array without axes, holds False, all stays as it is (see :mod:`dualnet.loss_scale`); with ``into`` a kernel
-may overwrite the old arrays, which a reference never does.
+``finite``, an array without axes, holds False, all stays as it is (see :mod:`dualnet.loss_scale`); with ``into`` a
+kernel may overwrite the old arrays, which a reference never does.
 """
 
 from __future__ import annotations

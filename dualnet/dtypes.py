@@ -1,9 +1,9 @@
 """The kinds of numbers, by name, and what NumPy does not know of bfloat16.
 
-bfloat16 has the exponents of float32 and 8 of its 24 digits. It comes from the package ml_dtypes, which is imported when
-the name is first used. To NumPy it is a type of its own: its ``kind`` is ``"V"``, ``numpy.finfo`` does not know it, and
-with a Python number it becomes float32 (``x * 2.0``) or even float64 (``where(…, x, 0.0)``). So kinds are asked for here,
-and ops compute with 16-bit numbers in float32 (:mod:`dualnet.ops.sums`).
+bfloat16 has the exponents of float32 and 8 of its 24 digits. It comes from the package ml_dtypes, which is imported
+when the name is first used. To NumPy it is a type of its own: its ``kind`` is ``"V"``, ``numpy.finfo`` does not know
+it, and with a Python number it becomes float32 (``x * 2.0``) or even float64 (``where(…, x, 0.0)``). So kinds are asked
+for here, and ops compute with 16-bit numbers in float32 (:mod:`dualnet.ops.sums`).
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ one output sees, ``fan_out`` how many outputs one input reaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy
 
-from .backend import Array, asarray, default_dtype
+from .backend import Array, accelerated, asarray, default_dtype
 from .dtypes import FLOATING, dtype_of, is_half, master_dtype
 from .recording import Stateful
 
@@ -140,7 +140,8 @@ class Parameter(Stateful):
         The value itself wherever that is not float32, or ``dtype`` not of 16 bits.
         """
         value = self.value
-        if dtype is None or value.dtype == dtype or not is_half(dtype) or value.dtype.name != "float32":
+        own = value.dtype
+        if own is dtype or dtype is None or own == dtype or not is_half(dtype) or own.name != "float32":
             return value
         if self._of is not value or self._shadow.dtype != dtype:
             self._shadow, self._of = value.astype(dtype), value
@@ -160,6 +161,20 @@ class Parameter(Stateful):
 
     def __repr__(self) -> str:
         return f"Parameter({self.shape}, {self.dtype})"
+
+
+def cast_all(parameters: Iterable[Parameter], dtype: Any) -> None:
+    """Cast at once all that were cast before and have a new value since: what the next forward pass will ask for."""
+    stale = [p for p in parameters if p._shadow is not None and p._of is not p.value and p._shadow.dtype == dtype]
+    if stale:
+        for parameter, shadow in zip(stale, round_all([p.value for p in stale], dtype)):
+            parameter._shadow, parameter._of = shadow, parameter.value
+
+
+@accelerated
+def round_all(values: list[Array], dtype: Any) -> list[Array]:
+    """Each array in ``dtype``."""
+    return [value.astype(dtype) for value in values]
 
 
 def _computing(dtype: Any) -> numpy.dtype:

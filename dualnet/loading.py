@@ -51,7 +51,7 @@ class Backend:
     ``on_host`` says that there is nothing to copy. ``kernels`` holds code that stands in, by name, for functions marked
     with :func:`accelerated`. Where there are several devices, ``locate`` names the backend of one array, and
     ``activate`` makes this one's device the current one. ``recorder()`` makes what records one captured step: an object
-    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats what was recorded.
+    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats it.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__

@@ -4,8 +4,8 @@ float16 has no numbers between 0 and 6e-8, and few digits below 6e-5, and most o
 The chain rule is linear in the error: s · E has s times its gradients, all along the way. So the way back starts from
 s · ∂E/∂y, its end is divided by s in float32, and in between nothing is lost as long as nothing exceeds 65504.
 
-Which s? As large as it goes (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. A step in which
-a gradient is infinite or NaN changes nothing, neither parameters nor what the optimizer remembers, and halves s.
+Which s? As large as it goes (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. A step in
+which a gradient is infinite or NaN changes nothing, neither parameters nor what the optimizer remembers, and halves s.
 bfloat16 has the range of float32 and needs none of this.
 
 Nothing is read back in a step: s, the count of good steps and of those left out are arrays without axes, where the
@@ -23,13 +23,13 @@ from .layers.layer import Layer
 from .ops.sums import wide
 from .recording import Stateful, assign, owned
 
-__all__ = ["FixedLossScale", "LossScale", "all_finite", "get", "unscale"]
+__all__ = ["FixedLossScale", "LossScale", "all_finite", "get", "guarded", "unscale"]
 
 Gradients = dict[str, Array]
 
 
 class LossScale(Stateful):
-    """A loss scale that finds its size: ``scale`` at first, doubled after ``interval`` good steps, halved by an overflow.
+    """A loss scale that finds its size: ``scale`` first, doubled after ``interval`` good steps, halved by an overflow.
 
     ``growth`` and ``backoff`` are the factors; the scale stays between ``least`` and ``most``. All are numbers above 0;
     powers of two change no digit of a gradient. ``fit(..., loss_scale="auto")`` makes one for a network of float16.

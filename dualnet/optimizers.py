@@ -6,9 +6,9 @@ All four put a direction in the place of the plain gradient; the formulas are Py
 η, the learning rate ``lr``, is a number or a schedule (see :mod:`dualnet.schedules`), and may be set while training.
 
 A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
-get new arrays, since a pullback may hold the old ones. (Only a captured step, see :mod:`dualnet.capture`, overwrites what
-it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under the parameter's name, made
-when first needed, and follows the parameter to another backend.
+get new arrays, since a pullback may hold the old ones. (Only a captured step, see :mod:`dualnet.capture`, overwrites
+what it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under the parameter's name,
+made when first needed, and follows the parameter to another backend.
 """
 
 from __future__ import annotations

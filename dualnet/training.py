@@ -21,6 +21,8 @@ from .backend import Array, asarray, backend_of, to_numpy
 from .callbacks import Callback, History, Run, told
 from .capture import capture as captured
 from .data import Augment
+from .dtypes import is_half
+from .initializers import cast_all
 from .layers.containers import forward_of
 from .layers.layer import Layer
 from .loss_scale import LossScale, guarded
@@ -63,9 +65,9 @@ def fit(
     normalises, anew in every epoch. Images of ``validation_data`` are only normalised.
 
     ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
-    on NumPy it changes nothing. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch without tqdm), 2 for a line per epoch.
-    ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a network of float16 and none else; or give one, or a
-    number. Wrong shapes, labels and options raise before the first step.
+    on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a network of float16 and
+    none else; or give one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch without
+    tqdm), 2 for a line per epoch. Wrong shapes, labels and options raise before the first step.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -129,6 +131,8 @@ def _step(
 ) -> None:
     """All that the device does for a batch."""
     put_back = None if scale is None else guarded(net)
+    if is_half(net.dtype):
+        cast_all(net.parameters().values(), net.dtype)
     with numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore"):
         y, pullback = forward_of(net, batch, train=True, need_dx=need_dx)
         y = wide(y)  # the loss of 16 bits is float32

@@ -117,7 +117,8 @@ class Graph:
         self.graphs.launched += 1
         self.spoil()
         for function, result in self.steps:
-            again = function()
+            with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
+                again = function()
             for new, old in zip(_arrays(again), _arrays(result), strict=True):
                 if not np.may_share_memory(new, old):
                     old[...] = new

@@ -314,6 +314,19 @@ def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
     assert dn.to_numpy(shadow).tobytes() == dn.to_numpy(new[0]).astype(dtype).tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_many_parameters_in_16_bits(cupy, rng, dtype):
+    """Fifty in two launches, each as the host rounds it; and what is left to the reference."""
+    values = [rng.standard_normal(int(n)).astype("f4") for n in rng.integers(1, 2500, 50)]
+    kind, there_w = np.dtype(dtype), [dn.asarray(w) for w in values]
+    cuda_host.launches.clear()
+    for got, w in zip(cupy_sums.round_all(there_w, kind), values, strict=True):
+        assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
+    assert cuda_host.launches == ["round_all"] * 2
+    for wrong, to in (([dn.asarray(values[0], "float64")], kind), (there_w[:1], np.dtype("f4"))):
+        assert cupy_sums.round_all(wrong, to) is NotImplemented
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_over_all_gradients(cupy, rng, dtype):
     """Fifty gradients of two dtypes: launches of 40. Each of them may hold the one bad number."""

@@ -174,7 +174,8 @@ def test_threads_that_wait_in_vain_are_caught(cupy, monkeypatch):
 @pytest.mark.slow
 @needs_compiler
 def test_the_ordinary_suite_on_the_pretend_device():
-    files = "activation convolution dense dropout fixtures losses normalization optimizers pooling sums training"
+    files = "activation convolution dense dropout fixtures loss_scale losses "
+    files += "normalization optimizers pooling sums training"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_device", "-p", "no:cacheprovider", "-k", "cupy"]
     done = subprocess.run(
         [*command, *(f"test_{file}.py" for file in files.split())], cwd=TESTS, capture_output=True, text=True

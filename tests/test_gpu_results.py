@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,7 +22,11 @@ if not (ROOT / "tools").exists():
 def tool(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "tools"))  # as when it is run
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
     return module
 
 
@@ -32,6 +37,7 @@ CERTIFICATES = [path for path in RESULTS if path.stem.endswith("-parity")]
 # -- what is committed -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif("GPU_SUITE_JSON" in os.environ, reason="tools/gpu_check.sh is writing results at this moment")
 def test_the_page_shows_what_lies_in_the_folder():
     page = PAGE.read_text("utf-8")
     assert tables.placed(page, tables.tables(FOLDER)) == page, "run python tools/gpu_tables.py --page docs/gpu.md"
@@ -79,7 +85,8 @@ HEAD = {
     "date": "2026-01-02 03:04 UTC",
     "gpu": {"name": "NVIDIA H100", "driver_version": "580.1", "clocks.max.sm": "1980 MHz", "power.limit": "700.00 W"},
     "versions": {"dualnet": "0.1.0", "python": "3.12.3", "numpy": "2.5", "cuda": "13.0", "cupy": "14.2.0",
-                 "packages": {"torch": "2.11.0", "nvidia-cublas": "13.1", "nvidia-cudnn-cu13": "9.19"}},
+                 "cublas": "13.1.0", "cudnn": "no: not here",
+                 "packages": {"torch": "2.11.0", "nvidia-cublas": "13.0", "nvidia-cudnn-cu13": "9.19"}},
 }  # fmt: skip
 
 
@@ -122,7 +129,7 @@ def test_tables_of_all_parts(tmp_path):
     text = tables.tables(tmp_path)
     for words in (
         "### NVIDIA H100\n",
-        "driver 580.1, CUDA 13.0, cuBLAS 13.1, cuDNN 9.19, CuPy 14.2.0, PyTorch 2.11.0, NumPy 2.5, Python 3.12.3",
+        "driver 580.1, CUDA 13.0, cuBLAS 13.1.0, cuDNN 9.19, CuPy 14.2.0, PyTorch 2.11.0, NumPy 2.5, Python 3.12.3",
         "clocks up to 1980 MHz, 700.00 W.",
         "**Certificate: PARTIAL**",
         "**Tests** with `DUALNET_BACKEND=cupy` (2026-01-02 03:04 UTC): 1 failed, 3,000 passed in 99 s.",

@@ -65,9 +65,8 @@ def agree(name, *arguments, K, scale=1.0, **options):
 def test_convolution(team, small_blocks, monkeypatch, rng, case, dtype):
     if case % 3 == 1:  # by rows, where BLAS can be called
         monkeypatch.setattr(numpy_rows, "serves", lambda *a: blas.product(dtype) is not None)
-    monkeypatch.setattr(numpy_bands, "_worth", lambda at, images: case % 3 == 2 and at.window[1] > 1)
-    monkeypatch.setattr(numpy_bands, "RUN", 100)
-    monkeypatch.setattr(numpy_bands, "CHANNELS", 100)
+    q = int(rng.integers(1, 9)) if case % 3 == 2 else 1  # several columns at a time, where they divide the row
+    monkeypatch.setattr(numpy_bands, "at_once", lambda at, *a: 1 if at.grid[1] % q or at.dilation[1] > 1 else q)
     at, N, C, D = placed(rng), int(rng.integers(0, 5)), int(rng.integers(1, 12)), int(rng.integers(1, 9))
     x, dy = (rng.standard_normal(s).astype(dtype) for s in ((N, *at.size, C), (N, *at.grid, D)))
     w, b = rng.standard_normal((*at.window, C, D)).astype(dtype), rng.standard_normal(D).astype(dtype)
@@ -114,12 +113,11 @@ def test_maps_of_one_padded_shape_and_several_borders(rng):
             agree("correlate_inputs", dy, w, at, K=600)
 
 
-def test_by_bands_where_that_was_measured_to_pay(rng):
+def test_several_columns_at_a_time_where_that_was_measured_to_pay(rng):
     first, inner = windows("conv2d", (28, 28), (5, 5), padding=2), windows("conv2d", (14, 14), (5, 5))
-    small = windows("conv2d", (28, 28), (3, 3), padding=1)
-    assert numpy_bands.serves(first, 1, 64) and not numpy_bands.serves(first, 1, 1)
-    assert not numpy_bands.serves(inner, 6, 64) and numpy_bands.serves_inputs(inner, 6, 64)
-    assert not numpy_bands.serves(small, 1, 64) and not numpy_bands.serves_inputs(small, 16, 64)
+    assert numpy_bands.at_once(first, 1, 6, 64) == 14 and numpy_bands.at_once(first, 1, 6, 1) == 1
+    assert numpy_bands.at_once(inner, 6, 16, 64) in (2, 5) and numpy_bands.at_once(inner, 60, 16, 64) == 1
+    assert numpy_bands.at_once(windows("conv2d", (32, 32), (3, 3), padding=1), 3, 32, 64) == 1
     x, w, b = (rng.standard_normal(shape, dtype="f4") for shape in ((9, 28, 28, 1), (5, 5, 1, 6), (6,)))
     agree("correlate", x, w, b, first, K=25)
     agree("correlate", x, w, b, first, relu=True, K=25)

@@ -183,6 +183,34 @@ def test_products_agree_whichever_factor_is_transposed(
 
 
 @needs_library
+@pytest.mark.parametrize("relu", [False, True])
+def test_sums_are_exact(number: str, relu: bool, rng: np.random.Generator) -> None:
+    x, other = float32(rng, 3, 50, 40, 7), float32(rng, 3, 50, 40, 7)
+    for odd in (np.nan, np.inf, -np.inf, 0.0, -0.0):
+        for array in (x, other):
+            array.flat[rng.integers(0, x.size, 50)] = odd
+    for X, Y in ((x, other), (x[:, ::-1], other), (x, np.asfortranarray(other))):
+        with np.errstate(invalid="ignore"):
+            got, want = onednn_passes.add(X, Y, relu), references["add"].reference(X, Y, relu)
+        assert np.array_equal(got, want, equal_nan=True)
+        assert got.tobytes() == onednn_passes.add(X, Y, relu).tobytes()
+    assert onednn_passes.add(x, other[:1], relu) is NotImplemented
+    assert onednn_passes.add(x.astype("f8"), other.astype("f8"), relu) is NotImplemented
+
+
+@needs_library
+def test_many_channels_on_large_maps_are_left_to_winograd(rng: np.random.Generator) -> None:
+    w = float32(rng, 3, 3, 128, 128)
+    for size, left in (((16, 16), True), ((8, 8), False)):
+        at, x = windows("test", size, (3, 3), padding=1), float32(rng, 8, *size, 128)
+        assert (kernels.correlate(x, w, None, at) is NotImplemented) == left
+        assert (kernels.correlate_inputs(x, w, at) is NotImplemented) == left
+        assert kernels.correlate_filters(x, x, at) is not NotImplemented
+        got, want = references["correlate"](x, w, None, at), references["correlate"].reference(x, w, None, at)
+        assert error(got, want) <= 2 * tau("float32", 9 * 128)
+
+
+@needs_library
 def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) -> None:
     for shape in ((3, 5, 7, 2), (1,), (4, 33)):
         y, dy = np.maximum(float32(rng, *shape), 0), float32(rng, *shape)

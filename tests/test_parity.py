@@ -279,6 +279,7 @@ def test_infinite_ratios_become_strings(plant, tmp_path):  # noqa: F811
 
 # -- the age of a certificate ------------------------------------------------------------------------------------------
 
+
 def test_an_old_certificate_is_told(small, tmp_path, monkeypatch):
     path = small.write(tmp_path / "h100.json")
     assert sources.outdated(path) == ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fake_cupy
 import pytest
 
-from dualnet.backend import load
-from dualnet.backends import cupy_backend
-from dualnet.parity import cases, kernel_cases, pieces
+import dualnet as dn
+from dualnet.backend import get_precision, load
+from dualnet.backends import cupy_backend, cupy_kernels
+from dualnet.parity import cases, controls, kernel_cases, pieces
 from dualnet.parity.ways import Way
 
 IN_NETWORKS = {"affine", "follow"}  # dense layers, and batch norm's running statistics, which no op keeps
@@ -60,10 +61,31 @@ def test_a_mistake_in_a_kernel_shows(pretend, monkeypatch, name):
         if isinstance(value, (list, tuple)):
             return type(value)(map(spoiled, value))
         if value.dtype.kind == "f":
-            return value * (1 + 1e-4)
+            return value * (1 + (1e-4 if value.itemsize > 2 else 1e-2))
         return ~value if value.dtype.kind == "b" else value + 1
 
     monkeypatch.setitem(load("cupy").kernels, name, lambda *a: spoiled(asked(*a)))
     monkeypatch.setattr(pieces, "PIECES", (name,))
     rows = pieces.judge_pieces(Way("cupy:0", kernels=True))
     assert all(row["failed"] for row in rows), rows
+
+
+def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
+    """On products as networks have them, through the kernels: elsewhere TF32 may not be taken although it may be."""
+    product = cupy_kernels.product
+
+    def rounding(a, b, out=None):
+        if get_precision() == "tf32":
+            a, b = (dn.asarray(controls.tf32(dn.to_numpy(v))) for v in (a, b))
+        return product(a, b, out)
+
+    for honours, found in ((True, True), (False, False)):
+        monkeypatch.setattr(cupy_kernels, "product", rounding if honours else product)
+        rows = [
+            r for op in controls.PRODUCTS for r in controls._switched_on(controls.SwitchedOn("cupy:0", True), op, 0)
+        ]
+        assert [(row["op"], row["made"], row["found"]) for row in rows] == [
+            ("conv2d", 2, 2 * found),
+            ("conv2d_relu", 2, 2 * found),
+            ("dense", 1, 1 * found),
+        ]

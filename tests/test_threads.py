@@ -132,6 +132,19 @@ def test_a_forked_child_makes_its_own_team():
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("size", [10, threads.APART])
+def test_a_forked_child_has_buffers_of_its_own(size):
+    mine = threads.workspace("forked", (size,), np.float32)
+    mine[...] = 1
+    child = os.fork()
+    if child == 0:
+        threads.workspace("forked", (size,), np.float32)[...] = 2
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (mine == 1).all()
+
+
 def test_buffers_are_kept_by_thread_and_borders_stay_zero():
     a = threads.workspace("test", (4, 5), np.float32)
     assert threads.workspace("test", (2, 3), np.float32).base is a.base

@@ -42,6 +42,7 @@ def test_the_references_numbers(monkeypatch, rng, case, dtype, threads, by):
         monkeypatch.setattr(by, "UNPACKED", 3000)
     monkeypatch.setattr(numpy_winograd, "LEAST", 1)
     monkeypatch.setattr(numpy_winograd, "PRODUCTS", 0)
+    monkeypatch.setattr(numpy_winograd, "PLACES", 0)
     at, x, w, b, dy = drawn(rng, dtype)
     N, D, limit = len(x), w.shape[3], 2 * tau(dtype, 9 * w.shape[2])
     y = by.correlate(x, w, b, at, relu=False)
@@ -86,6 +87,20 @@ def test_it_stands_in_for_rows_and_any_memory_layout_does(monkeypatch, rng, D, b
         assert numpy_kernels.correlate_inputs(DY, W, at).tobytes() == dx.tobytes()
 
 
+@pytest.mark.parametrize("D, by", [(80, numpy_winograd), (48, numpy_winograd_rows)])
+def test_what_others_left_in_the_buffers_does_not_matter(monkeypatch, rng, D, by):
+    monkeypatch.setenv("DUALNET_THREADS", "1")
+    at, x, w, b, dy = served(rng, D)
+    kept = numpy_winograd.kept
+    for call in (lambda: by.correlate(x, w, b, at, relu=False), lambda: by.parameter_gradients(x, dy, at, True)[0]):
+        first = call()
+        kept.buffers[x.dtype][:], kept.border = np.nan, None
+        assert call().tobytes() == first.tobytes()
+    assert kept.rooms
+    kept.buffer(kept.buffers[x.dtype].size + 1, x.dtype)
+    assert not kept.rooms, "views would keep the smaller buffer alive"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("D, by", [(80, numpy_winograd), (48, numpy_winograd_rows)])
 def test_what_is_not_finite_stays_where_it_belongs(rng, value, D, by):
@@ -112,6 +127,7 @@ def test_what_is_not_served(rng):
     assert numpy_winograd.serves(same, 32, 32, 64)
     assert not numpy_winograd.serves(same, 3, 32, 64) and not numpy_winograd.serves(same, 32, 8, 64)
     assert not numpy_winograd.serves(windows("conv2d", (8, 8), (3, 3), padding=1), 16, 16, 1), "too little to do"
+    assert not numpy_winograd.serves(windows("conv2d", (8, 8), (3, 3), padding=1), 512, 512, 1), "for so large a bank"
     for options in ({"stride": 2}, {"dilation": 2}):
         assert not numpy_winograd.serves(windows("conv2d", (32, 32), (3, 3), padding=1, **options), 32, 32, 64)
     assert not numpy_winograd.serves(windows("conv2d", (32, 32), (5, 5), padding=2), 32, 32, 64)

@@ -11,12 +11,10 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,32 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT / "tools"
+from gpu_facts import ROOT, TOOLS, environment, slug
+
 PARTS = ("parity", "tests", "bench", "profile", "cifar")
 DEFAULT = ("parity", "tests", "bench")
 SECONDS = 540  # for everything: well under ten minutes
 NETS, DTYPES = ("lenet5", "resnet18", "vgg16_bn"), ("bfloat16", "tf32")
 GOOD = {"PASS", "ok"}
-
-FACTS = """
-import importlib.metadata, json, sys
-import dualnet as dn
-from dualnet.bench import measure
-from dualnet.parity.sources import fingerprint
-try:
-    dn.set_backend(sys.argv[1])
-except (ValueError, dn.BackendUnavailable) as error:
-    sys.exit(str(error))
-table = dict(dn.info())
-for word in ("ran", "kernels", "backends", "chosen by", "gpu memory"):
-    table.pop(word, None)
-wanted = ("cupy", "numpy", "ml-dtypes", "torch", "triton", "nvidia-cublas", "nvidia-cudnn", "nvidia-cuda", "pytest")
-names = {str(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-table["packages"] = {name: names[name] for name in sorted(names) if name.startswith(wanted)}
-gpu = measure.gpu() if table["backend"].startswith("cupy") else {}
-print(json.dumps({"versions": table, "gpu": gpu, "kernels": fingerprint()}, default=str))
-"""
 
 
 @dataclass
@@ -309,7 +288,7 @@ def kept(check: Check) -> list[dict[str, Any]]:
 
 def profile(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     """Where the time of a step goes, kernel by kernel."""
-    command = [sys.executable, str(TOOLS / "gpu_profile.py"), "--backend", check.options.backend]
+    command = [check.options.torch, str(TOOLS / "gpu_profile.py"), "--backend", check.options.backend]
     beside = check.options.out / "profile.part"
     command += ["--json", str(beside), "--batch", str(check.options.batch), *check.options.nets]
     code, last = check.run(part, [*command, "--dtype", ",".join(check.options.dtypes)], seconds)
@@ -344,7 +323,7 @@ def cifar(check: Check, part: Part, seconds: float) -> tuple[str, str]:
 STEPS: dict[str, Callable[[Check, Part, float], tuple[str, str]]] = {
     "parity": parity, "tests": tests, "bench": bench, "profile": profile, "cifar": cifar,
 }  # fmt: skip
-WEIGHTS = {"parity": 3, "tests": 3, "bench": 5, "profile": 1, "cifar": 4}
+WEIGHTS = {"parity": 4, "tests": 4, "bench": 5, "profile": 1, "cifar": 4}
 """How the time is shared out; what a part leaves goes to those after it."""
 
 
@@ -353,7 +332,7 @@ WEIGHTS = {"parity": 3, "tests": 3, "bench": 5, "profile": 1, "cifar": 4}
 
 def facts(check: Check) -> dict[str, Any]:
     """Versions, the GPU, the hash of the kernels; raises where the backend does not work."""
-    command = [sys.executable, "-c", FACTS, check.options.backend]
+    command = [sys.executable, str(TOOLS / "gpu_facts.py"), check.options.backend]
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
@@ -365,32 +344,6 @@ def facts(check: Check) -> dict[str, Any]:
     found["title"] = title or f"no GPU, a dry run on {check.options.backend}"
     found["name"] = slug(title) if title else f"dry-{check.options.backend.partition(':')[0]}"
     return found
-
-
-def slug(title: str) -> str:
-    """ "NVIDIA H100 80GB HBM3" -> "h100"."""
-    words = re.sub(r"[^a-z0-9]+", " ", title.lower()).split()
-    kept = [
-        w for w in words if w not in ("nvidia", "pcie", "sxm", "sxm4", "sxm5", "nvl") and not re.match(r"\d+gb$|hbm", w)
-    ]
-    return "-".join(kept) or "gpu"
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """The package from this folder, nothing of dualnet's own settings, and caches where they can be written."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUALNET_", "PYTEST_"))}
-    if data := os.environ.get("DUALNET_DATA"):
-        kept["DUALNET_DATA"] = data
-    paths = [str(ROOT), str(TOOLS), os.environ.get("PYTHONPATH", "")]
-    kept |= {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    if not os.access(os.path.expanduser("~"), os.W_OK):
-        for name in ("CUPY_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
-            kept.setdefault(name, os.path.join(tempfile.gettempdir(), f"dualnet-{name.lower()}"))
-    return {**kept, **variables}
 
 
 def end(process: subprocess.Popen) -> None:

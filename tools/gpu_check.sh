@@ -10,5 +10,5 @@
 # PYTHON chooses the interpreter (python3): the one that has CuPy, and PyTorch to compare with.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 PYTHONUTF8=1
 exec "${PYTHON:-python3}" "$here/gpu_check.py" "$@"

@@ -71,12 +71,9 @@ def about(parts: dict[str, Any]) -> str:
     versions, gpu, packages = newest["versions"], newest["gpu"], newest["versions"].get("packages", {})
     words = [f"driver {gpu['driver_version']}" if "driver_version" in gpu else ""]
     words += [f"CUDA {versions['cuda']}" if "cuda" in versions else ""]
-    for package, title in (
-        ("nvidia-cublas", "cuBLAS"),
-        ("nvidia-cudnn-cu", "cuDNN"),
-        ("nvidia-cudnn-frontend", "cuDNN frontend"),
-    ):
-        words += [f"{title} {version}" for name, version in packages.items() if name.startswith(package)][:1]
+    for key, package, title in (("cublas", "nvidia-cublas", "cuBLAS"), ("cudnn", "nvidia-cudnn-cu", "cuDNN")):
+        said = [str(versions.get(key, ""))] + [v for name, v in packages.items() if name.startswith(package)]
+        words += [f"{title} {version}" for version in said if version[:1].isdigit()][:1]
     words += [f"CuPy {versions['cupy']}" if "cupy" in versions else ""]
     words += [f"PyTorch {packages['torch']}" if "torch" in packages else "", f"NumPy {versions['numpy']}"]
     words += [f"Python {versions['python']}", f"dualnet {versions['dualnet']}"]

@@ -125,3 +125,12 @@ ENTRY unscale(Tensors all, const wide* by) {
     const Tensor& of = mine(all, begin);
     for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) of.w[i] = wide(of.g[i]) * *by;
 }
+
+// -- parameters of 16 bits --------------------------------------------------------------------------------------------
+
+// shadow ← w.
+ENTRY round_all(Tensors all) {
+    int begin;
+    const Tensor& of = mine(all, begin);
+    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) of.shadow[i] = real(of.old_w[i]);
+}

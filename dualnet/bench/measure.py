@@ -205,7 +205,9 @@ class Bench:
                     seen.append(self._absent(who[0], at, dtype) or asked[who]())
                     told = f"{at['name']}, batch {batch}, {mode}" + (f", {dtype}" if dtype != DTYPES[0] else "")
                     self._tell_of(told, turn, " ".join(filter(None, who)), seen[-1])
-        return [{**where, "program": name, "variant": v, **best(answers[name, v])} for name, v in turns]
+            clock = gpu().get("clocks.sm") if self.device == "cuda" else None  # just after the last of them
+        more = {"clock": clock} if clock else {}
+        return [{**where, "program": name, "variant": v, **best(answers[name, v]), **more} for name, v in turns]
 
     def layers(self, at: dict[str, Any], batch: int, dtype: str = DTYPES[0]) -> dict[str, Any]:
         """Where a training step of ours spends its time."""

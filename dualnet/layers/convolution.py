@@ -105,7 +105,9 @@ class Conv2D(FilterBank):
         return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
 
     def infer(self, x: Array, relu: bool = False) -> Array:
-        w, b = self._values(x)
+        w, b = self.w.value, None if self.b is None else self.b.value
+        if w.dtype is not x.dtype:
+            w, b = self._values(x)
         if type(x) is not type(w):
             return self.forward(x, relu=relu)[0]  # which says what does not fit
         at = self._windows(x.shape[1:3])

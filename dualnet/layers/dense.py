@@ -62,7 +62,9 @@ class Dense(Layer):
         return product(input_shape) * self.units
 
     def infer(self, x: Array) -> Array:
-        w, b = self._values(x)
+        w, b = self.w.value, None if self.b is None else self.b.value
+        if w.dtype is not x.dtype:
+            w, b = self._values(x)
         if type(x) is not type(w) or x.ndim != 2:
             return self.forward(x)[0]
         return affine(x, w, b)

@@ -7,6 +7,7 @@ passes, the certificate is INVALID, whatever else it says.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ import numpy
 from ..backend import get_precision, set_precision
 from .cases import OPS, Case, draw
 from .compare import Comparison, compare
+from .kernel_cases import large_cases
+from .lockstep import references
 from .truth import SUMS, expected
 from .ways import Outcome, Way
 
@@ -25,6 +28,8 @@ PLANTED = 1e-4
 """The relative error that is planted: a tenth of the field's usual tolerance."""
 
 PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense")
+LARGE = 2**22
+"""Multiplications of a product for which any library takes tensor cores, if it may."""
 VISIBLE = ("plain", "one image", "long sums", "short sums", "wide")
 """Kinds of cases whose factors have more digits than TF32."""
 
@@ -94,11 +99,27 @@ def _rounding(ways: list[Way], op: str, seed: int, cases: int) -> Iterator[dict[
     drawn = [case for i in range(cases) if (case := draw(op, i, seed, "float32")).kind in VISIBLE]
     known = [(case, expected(case)) for case in drawn]
     for way in ways:
-        wrong: list[tuple[str, Way]] = [("factors rounded to TF32's 10 bits", TF32(way.backend, way.kernels))]
-        if way.backend.startswith("cupy"):
-            wrong.append(('TF32 switched on: set_precision("tf32")', SwitchedOn(way.backend, way.kernels)))
-        for what, mistaken in wrong:
-            yield _row(what, op, way, [compare(case, what, mistaken.run(case), truth) for case, truth in known])
+        what, mistaken = "factors rounded to TF32's 10 bits", TF32(way.backend, way.kernels)
+        yield _row(what, op, way, [compare(case, what, mistaken.run(case), truth) for case, truth in known])
+    for backend in dict.fromkeys(way.backend for way in ways if way.backend.startswith("cupy")):
+        yield from _switched_on(SwitchedOn(backend, kernels=True), op, seed)
+
+
+def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Products as networks have them: of small ones a library may decide that tensor cores are not worth it."""
+    what = 'TF32 switched on: set_precision("tf32")'
+    drawn = [case for case in large_cases(op, "float32", seed) if _multiplications(case) >= LARGE]
+    known = [(case, expected(case, references)) for case in drawn]
+    found = [compare(case, what, way.run(case), truth) for case, truth in known]
+    if found:
+        yield _row(what, op, way, found)
+
+
+def _multiplications(case: Case) -> int:
+    """Of one product of the op, if it is one product: rows × sum × columns; 0 for grouped convolution."""
+    x, w = case.arrays["x"], case.arrays["w"]
+    rows = math.prod(x.shape[:-1]) // case.options.get("stride", 1) ** 2 if case.options.get("groups", 1) == 1 else 0  # type: ignore[union-attr]
+    return rows * w.size if min(w.shape[-2:]) >= 32 else 0  # type: ignore[union-attr]
 
 
 def _planted(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,69 @@
+"""What is here: versions, the GPU and the hash of the kernels, as JSON; and in which environment parts of a check run.
+
+python tools/gpu_facts.py cupy
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(__file__).resolve().parent
+ROOT = TOOLS.parent
+PACKAGES = ("cupy", "numpy", "ml-dtypes", "torch", "triton", "nvidia-cublas", "nvidia-cudnn", "nvidia-cuda", "pytest")
+LEFT_OUT = ("ran", "kernels", "backends", "chosen by", "gpu memory")
+
+
+def facts(backend: str) -> dict[str, Any]:
+    """Raises ``ValueError`` or ``dn.BackendUnavailable`` where the backend does not work."""
+    import dualnet as dn
+    from dualnet.bench import measure
+    from dualnet.parity.sources import fingerprint
+
+    dn.set_backend(backend)
+    table = {key: value for key, value in dn.info().items() if key not in LEFT_OUT}
+    found = {str(d.metadata["Name"] or ""): d.version for d in importlib.metadata.distributions()}
+    names = {name.lower().replace("_", "-"): version for name, version in found.items()}
+    table["packages"] = {name: names[name] for name in sorted(names) if name.startswith(PACKAGES)}
+    gpu = measure.gpu() if table["backend"].startswith("cupy") else {}
+    return {"versions": table, "gpu": gpu, "kernels": fingerprint()}
+
+
+def slug(title: str) -> str:
+    """ "NVIDIA H100 80GB HBM3" -> "h100"."""
+    words = re.sub(r"[^a-z0-9]+", " ", title.lower()).split()
+    kept = [
+        w for w in words if w not in ("nvidia", "pcie", "sxm", "sxm4", "sxm5", "nvl") and not re.match(r"\d+gb$|hbm", w)
+    ]
+    return "-".join(kept) or "gpu"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The package from this folder, nothing of dualnet's own settings, and caches where they can be written."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUALNET_", "PYTEST_"))}
+    if data := os.environ.get("DUALNET_DATA"):
+        kept["DUALNET_DATA"] = data
+    paths = [str(ROOT), str(TOOLS), os.environ.get("PYTHONPATH", "")]
+    kept |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        for name in ("CUPY_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+            kept.setdefault(name, os.path.join(tempfile.gettempdir(), f"dualnet-{name.lower()}"))
+    return {**kept, **variables}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(facts(sys.argv[1]), default=str))
+    except (ValueError, RuntimeError) as error:  # BackendUnavailable is one
+        sys.exit(str(error))
