@@ -17,6 +17,13 @@ collect_ignore = ["pretend_device.py"]
 """A plug-in that puts a pretend CuPy in place where it is imported, which looking for doctests would do."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a pretend GPU of their own heed no DUALNET_BACKEND: ``-m "not pretend"`` leaves them out."""
+    for item in items:
+        if {"cupy", "gpu"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("pretend")
+
+
 @pytest.fixture(params=dn.available_backends())
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs once on every backend that works here, with that one in force."""

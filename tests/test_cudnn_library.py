@@ -319,7 +319,7 @@ def test_it_is_not_imported_before_it_is_needed():
     code = (
         "import sys, dualnet as dn, numpy as np\n"
         "net = dn.Sequential([dn.Conv2D(8, 3), dn.Conv2D(8, 3)]).init((9, 9, 3), seed=0)\n"
-        "net(np.ones((1, 9, 9, 3), 'f4')); dn.info()\n"
+        "net(dn.asarray(np.ones((1, 9, 9, 3), 'f4'))); dn.info()\n"
         "import dualnet.backends.cupy_backend\n"
         "assert 'cudnn' not in sys.modules\n"
     )
