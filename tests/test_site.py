@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ class Page(HTMLParser):
             self.loads.append(given.get("href", ""))
         elif tag in ("script", "img", "iframe", "source", "video", "object", "embed") and "src" in given:
             self.loads.append(given["src"])
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,27 @@ def test_no_page_is_heavy(site, pages):
         if size > HEAVIEST:
             heavy[name] = size
     assert not heavy
+
+
+@needs_chromium
+def test_no_page_is_wider_than_its_window(site):
+    """From a phone to a wide screen; furo changes its columns in between, and our style its own widths."""
+    pages = ("index.html", "performance.html", "derivation.html", "how-to/capture.html", "tutorials/first-network.html")
+    frames = [
+        f'<iframe src="{page}" style="width: {width}px"></iframe>'
+        for page in pages
+        for width in (360, 740, 1000, 1090, 1200, 1300, 1440, 1560, 1680, 1920)
+    ]
+    script = """<script>onload = () => { for (const frame of document.querySelectorAll("iframe")) {
+        const root = frame.contentDocument.documentElement;
+        if (root.scrollWidth > root.clientWidth) document.body.append(`${frame.outerHTML} is ${root.scrollWidth};`); }
+        document.body.append("all " + document.querySelectorAll("iframe").length) }</script>"""
+    (site / "widths.html").write_text(f"<body>{''.join(frames)}{script}</body>", encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", (site / "widths.html").as_uri()]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout.rpartition("</script>")[2]
+    (site / "widths.html").unlink()
+    assert told.startswith(f"all {len(frames)}"), told
 
 
 def test_equations_are_drawn_without_script(site, pages):
