@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Sequence
 
-__all__ = ["BLUE", "GREY", "ORANGE", "card", "escape", "figure", "scrolling", "sparkline", "table"]
+__all__ = ["BLUE", "GREY", "ORANGE", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
 
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
 """Two colours that colour-blind readers tell apart, and a neutral one; all three read on white and on black."""
@@ -95,3 +95,20 @@ def sparkline(values: Sequence[float], *, width: int = 160, height: int = 32, co
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'role="img" aria-label="{escape(label)}" style="vertical-align:middle;display:inline-block">{lines}</svg>'
     )
+
+
+def ruled(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of plain text: the headings, the rows and the totals, with a rule between them.
+
+    >>> print("\\n".join(ruled([("layer", "ms"), ("Dense", "1.5"), ("all", "1.5")])))
+    ----------
+    layer   ms
+    ----------
+    Dense  1.5
+    ----------
+    all    1.5
+    """
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return [rule, lines[0], rule, *lines[1:-1], rule, lines[-1]]

@@ -110,9 +110,7 @@ class Optimizer(Stateful):
 
     def observe(self, value: float) -> None:
         """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
-        listen = getattr(self._lr, "observe", None)
-        if listen is not None:
-            listen(value)
+        getattr(self._lr, "observe", lambda value: None)(value)
 
     def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
         """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
@@ -146,24 +144,25 @@ class Optimizer(Stateful):
             for slot, array in kept.items():
                 assign(self, ("_slots", name, slot), array)
         if finite is not None:
-            before = backend_of(finite).xp.zeros((), dtype="uint64") if self._skipped is None else self._skipped
-            assign(self, "_skipped", before + (1 - finite.astype("uint64")))
+            assign(self, "_skipped", self._skipped_at(finite) + (1 - finite.astype("uint64")))
 
-    def _made(self) -> Any:
+    def _made(self, w: Array) -> Any:
         """How many steps have changed something."""
-        return self.steps if self._skipped is None else self.steps - self._skipped
+        return self.steps if self._skipped is None else self.steps - self._skipped_at(w)
+
+    def _skipped_at(self, like: Array) -> Any:
+        return 0 if self._skipped is None else asarray(self._skipped, backend=backend_of(like).name)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, flat: ``steps``, the rate or the schedule's memory, arrays by name.
 
         >>> import dualnet as dn
-            >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
+        >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
         >>> opt.step(net, {"gamma": dn.asarray([1.0, 2.0]), "beta": dn.asarray([0.0, 0.0])})
         >>> sorted(opt.state_dict())
         ['beta.velocity', 'gamma.velocity', 'lr', 'steps']
         """
-        state: dict[str, Any] = {"steps": self._steps}
-        state |= {} if self._skipped is None else {"skipped": self._skipped}
+        state: dict[str, Any] = {"steps": self._steps} | ({} if self._skipped is None else {"skipped": self._skipped})
         if not callable(self._lr):
             state["lr"] = self._lr
         elif isinstance(self._lr, Schedule):
@@ -386,13 +385,13 @@ class Adam(Optimizer):
         return ("mean", "mean_square")
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self._made() + 1)  # E17
+        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self._made(w) + 1)  # E17
 
     def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
         if type(self).update not in (Adam.update, AdamW.update):
             return super().update_all(w, g, slots, lr, *how)
         decay, betas = (self.weight_decay, self.decoupled), (self.beta_1, self.beta_2)
-        return adam_updates(w, g, slots, lr, betas, self.epsilon, self._made(), decay, *how)
+        return adam_updates(w, g, slots, lr, betas, self.epsilon, self._made(w[0]), decay, *how)
 
 
 class AdamW(Adam):

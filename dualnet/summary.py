@@ -64,11 +64,8 @@ class Summary:
         return sum(row.activation_bytes for row in self.rows)
 
     def __str__(self) -> str:
-        table = [HEADINGS, *map(_cells, self.rows), self._totals()]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([self._title(), rule, lines[0], rule, *lines[1:-1], rule, lines[-1], *self._sharing()])
+        table = markup.ruled([HEADINGS, *map(_cells, self.rows), self._totals()])
+        return "\n".join([self._title(), *table, *self._sharing()])
 
     __repr__ = __str__
 

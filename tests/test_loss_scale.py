@@ -252,3 +252,16 @@ def test_float32_needs_none_and_may_have_one(backend, rng):
 def test_no_gradients():
     with pytest.raises(ValueError, match="LossScale.unscale: expected at least one gradient"):
         dn.LossScale().unscale({})
+
+
+def test_skipped_steps_follow_the_network_to_another_backend():
+    """Adam's t counts the steps that changed something, wherever the count was made or loaded."""
+    net, opt = dn.Sequential([dn.Dense(2)]).init((3,)), dn.Adam()
+    for name, finite in (("strict", False), ("strict", True), ("numpy", None), ("numpy", False), ("strict", True)):
+        net.to(name)
+        grads = {key: dn.asarray(np.ones(p.shape, "f4"), backend=name) for key, p in net.parameters().items()}
+        opt.step(net, grads, finite=None if finite is None else dn.asarray(np.array(finite), backend=name))
+        fresh = dn.Adam()
+        fresh.load_state_dict(opt.state_dict())
+        opt = fresh
+    assert opt.steps == 5 and int(dn.to_numpy(opt.state_dict()["skipped"])) == 2

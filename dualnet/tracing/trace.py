@@ -99,12 +99,9 @@ class Trace:
         return sum(row.backward_ms for row in self.rows)
 
     def __str__(self) -> str:
-        table = [HEADINGS, *map(_cells, self.rows), self._totals()]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        table = markup.ruled([HEADINGS, *map(_cells, self.rows), self._totals()])
         told = self.findings or ["nothing stands out"]
-        return "\n".join([self.title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1], *told])
+        return "\n".join([self.title, *table, *told])
 
     __repr__ = __str__
 
