@@ -10,7 +10,8 @@ E4 and E11 with T are those of a convolution with stride q·s and q·D filters, 
     E4    y, seen as (N, H', W'/q, q·D), is x ∗ T
     E11   dw[m, n]  =  the sum of dT along the band
 
-The zeros of T are multiplied too, up to some three times the work: still sooner done.
+The zeros of T are multiplied too, up to some three times the work: still sooner done. But 0 · ∞ is NaN, so E4 with T is
+for finite maps only; along the band, where E11 reads dT, there are no such zeros.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import functools
 from typing import Any
 
 import numpy
-from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
@@ -83,4 +83,4 @@ def _band(T: numpy.ndarray, at: Windows, q: int) -> Any:
     D = T.shape[3] // q
     shape = (*at.window, T.shape[2], q, D)
     strides = (by_row, by_col, by_channel, at.stride[1] * by_col + D * by_filter, by_filter)
-    return as_strided(T, shape, strides)
+    return numpy.ndarray(shape, T.dtype, T, 0, strides)

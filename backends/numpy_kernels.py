@@ -46,7 +46,7 @@ def correlate(
         y = _winograd(x.shape[3], w.shape[3]).correlate(x, w, b, at, relu)
         if y is not NotImplemented:
             return y
-    if (q := numpy_bands.at_once(at, x.shape[3], w.shape[3], x.shape[0])) > 1:
+    if (q := numpy_bands.at_once(at, x.shape[3], w.shape[3], x.shape[0])) > 1 and numpy_passes.finite(x):
         T, biases = numpy_bands.bank(w, at, q), None if b is None else numpy.tile(b, q)
         return _by_columns(x, T, biases, numpy_bands.windows(at, q), relu).reshape(x.shape[0], *at.grid, w.shape[3])
     if numpy_rows.serves(at, x.shape[3], w.shape[3], x.dtype):

@@ -1,4 +1,4 @@
-"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling, the dense product.
+"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling, the dense product, the loss.
 
 Each is a few short operations on a block that stays in the cache, the blocks shared out among threads. Channels are few
 and NumPy's inner loops short where it broadcasts (C,) against (N, H, W, C), so maps are seen as rows of W·C numbers and
@@ -38,6 +38,13 @@ def served(*arrays: numpy.ndarray) -> bool:
         and first.dtype in (numpy.float32, numpy.float64)
         and all(a.flags.c_contiguous and a.dtype == first.dtype for a in arrays)
     )
+
+
+def finite(x: numpy.ndarray) -> bool:
+    """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels. (It may overflow.)"""
+    units = x.reshape(-1)
+    with blas.held(), numpy.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(numpy.dot(units, units))
 
 
 # -- E7, E14: ReLU -----------------------------------------------------------------------------------------------------
@@ -327,6 +334,25 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
     return y
 
 
+# -- E10: the loss -----------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(y: numpy.ndarray, t: numpy.ndarray, smoothing: float) -> Any:
+    """E10 for class numbers: the loss, without one-hot rows, and log softmax(y). Where that is not finite, the
+    reference knows the limits.
+    """
+    if smoothing or t.ndim >= y.ndim or y.dtype not in (numpy.float32, numpy.float64):
+        return NotImplemented
+    rows, classes = y.reshape(-1, y.shape[-1]), t.reshape(-1).astype(numpy.uint64)
+    if classes.max() >= rows.shape[1]:
+        return NotImplemented  # a label that is no class (−1 is a large number here)
+    with numpy.errstate(invalid="ignore", over="ignore"):
+        log_p = rows - rows.max(axis=1, keepdims=True)
+        log_p -= numpy.log(numpy.exp(log_p).sum(axis=1, keepdims=True))
+        loss = -log_p[numpy.arange(len(rows)), classes].sum() / y.dtype.type(len(rows))  # E10
+    return (loss, log_p.reshape(y.shape)) if math.isfinite(loss) else NotImplemented
+
+
 def _parts(length: int, width: int = 1) -> list[slice]:
     """Slices of at most BLOCK elements, at least one for each thread."""
     step = max(1, min(BLOCK // max(1, width), -(-length // threads.count())))
@@ -340,6 +366,7 @@ KERNELS = {
         affine,
         channel_moments,
         channel_sum,
+        cross_entropy,
         max_pool,
         max_unpool,
         normalise,

@@ -33,11 +33,12 @@ from dualnet.backend import reader
 
 from . import threads
 
-SPIN = "6000"
-"""GOMP_SPINCOUNT: turns of about 50 ns that an idle thread of GNU OpenMP waits before it sleeps, 0.2 ms in all.
+SPIN = "30000"
+"""GOMP_SPINCOUNT: turns of about 15 ns that an idle thread of GNU OpenMP waits before it sleeps, 0.45 ms in all.
 
-It is awake for the next layer of a small network (asleep at once, LeNet-5's layers take 1.8 × as long), and soon out of
-the way of the threads of NumPy's kernels and of other processes: the default, 15 ms, cost a factor of 2 to 10 there."""
+It is awake for the next layer of a small network (to wake it takes 50 µs: asleep at once, LeNet-5's layers take 1.8
+times as long; after 0.1 ms, which its dense layers outlast, its step 1.07 times), and soon out of the way of NumPy's
+threads and of other processes: the default, ten times as long and more, cost a factor of 2 to 10 there."""
 WHEELS = ("onednn-cpu-gomp", "onednn-cpu-iomp", "onednn-cpu-tbb")
 NAMES = ("libdnnl.so.3", "libdnnl.3.dylib", "dnnl.dll")
 RUNTIMES = {1: "sequential", 2: "OpenMP", 4: "TBB"}  # those that are done when execute returns

@@ -1,4 +1,7 @@
-"""oneDNN's passes over memory: the way back of ReLU, and batch norm. See onednn_kernels for what holds for all."""
+"""oneDNN's passes over memory: ReLU and its way back, sums, batch norm and SGD's step.
+
+What holds for all is said in onednn_kernels.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,28 @@ def flat(x: numpy.ndarray) -> numpy.ndarray:
     return x if x.flags.c_contiguous else numpy.ascontiguousarray(x)
 
 
-# -- E14: ReLU ---------------------------------------------------------------------------------------------------------
+# -- E7, E14: ReLU -----------------------------------------------------------------------------------------------------
+
+
+def rectify(x: numpy.ndarray) -> Any:
+    """E7: max(0, x)."""
+    if x.dtype != FLOAT32:
+        return NotImplemented
+    run = onednn.plan(_rectify, x.size)
+    if run is None:
+        return NotImplemented
+    y = numpy.empty(x.shape, FLOAT32)
+    run(flat(x), ZERO, y)
+    return y
+
+
+def _rectify(plan: Plan, size: int) -> None:
+    if size < SMALL:
+        raise Refused("sooner done than handed over")
+    units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
+    total = plan.primitive_desc("binary", ADD, units, zero, units, plan.attributes(*RELU))  # x + 0, then max(0, ·)
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(zero)}
+    plan.step(total, {**arguments, onednn.DST: plan.slot(units)})
 
 
 def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
@@ -86,6 +110,39 @@ def _add(plan: Plan, size: int, relu: bool) -> None:
     total = plan.primitive_desc("binary", ADD, units, units, units, plan.attributes(*(RELU if relu else ())))
     arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(units)}
     plan.step(total, {**arguments, onednn.DST: plan.slot(units)})
+
+
+# -- E17: SGD ----------------------------------------------------------------------------------------------------------
+
+
+def sgd_update(w: Any, g: Any, slots: dict[str, Any], lr: float, momentum: float, nesterov: bool) -> Any:
+    """E17 of one parameter, to the last bit."""
+    if not float32(w, g, *slots.values()) or w.shape != g.shape or type(lr) is not float:
+        return NotImplemented
+    run = onednn.plan(_scaled_sum, w.size)
+    if run is None:
+        return NotImplemented
+
+    def scaled_sum(x: numpy.ndarray, factor: float, other: numpy.ndarray) -> numpy.ndarray:
+        y = numpy.empty(w.shape, FLOAT32)
+        run(flat(x), numpy.full((1, 1), factor, FLOAT32), flat(other), y)
+        return y
+
+    if not momentum:
+        return scaled_sum(g, -lr, w), {}  # E17
+    velocity = scaled_sum(slots["velocity"], momentum, g)
+    direction = scaled_sum(velocity, momentum, g) if nesterov else velocity
+    return scaled_sum(direction, -lr, w), {"velocity": velocity}  # E17
+
+
+def _scaled_sum(plan: Plan, size: int) -> None:
+    """x · factor + other."""
+    if size < SMALL:
+        raise Refused("sooner done than handed over")
+    units, factor = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
+    product = plan.primitive_desc("binary", MULTIPLY, units, factor, units, plan.attributes((ADD, units)))
+    arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(factor), onednn.SECOND[0]: plan.slot(units)}
+    plan.step(product, {**arguments, onednn.DST: plan.slot(units)})
 
 
 # -- batch norm --------------------------------------------------------------------------------------------------------
@@ -196,4 +253,4 @@ def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
     return plan.maps(x[0], M, 1, C), plan.vector(C)
 
 
-KERNELS = (add, rectify_backward, batch_normalise, normalise, normalise_backward)
+KERNELS = (add, rectify, rectify_backward, sgd_update, batch_normalise, normalise, normalise_backward)

@@ -33,6 +33,9 @@ def pair(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int]:
     >>> pair(3, "stride", op="conv2d")
     (3, 3)
     """
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        if least <= value[0] <= LIMIT and least <= value[1] <= LIMIT:
+            return value  # as it comes from a layer, in every step
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")

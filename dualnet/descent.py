@@ -1,4 +1,5 @@
-"""E17 as pure functions: what becomes of parameters and of what is remembered of them, and how gradients are clipped.
+"""E17 as pure functions: what becomes of parameters and of what is remembered of them; how gradients are checked and
+clipped.
 
     E17   w ← w − η · ∂E/∂w
 
@@ -13,11 +14,13 @@ from typing import Any
 
 from .arguments import positive
 from .backend import Array, accelerated, asarray, backend_of, namespace
+from .initializers import Parameter
 from .ops.sums import wide
 
 __all__ = [
     "adam_update",
     "adam_updates",
+    "check_gradients",
     "choose_all",
     "clip_by_global_norm",
     "clip_by_value",
@@ -27,6 +30,35 @@ __all__ = [
 
 Gradients = dict[str, Array]
 Slots = dict[str, Array]
+
+
+def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradients) -> None:
+    """Raise unless there is one gradient for each parameter, of its shape, its dtype (or 16 bits of it) and backend."""
+    if len(grads) == len(parameters) and all(_fits(grads.get(name), p.value) for name, p in parameters.items()):
+        return
+    shapes = {name: tuple(getattr(g, "shape", ())) for name, g in grads.items() if g is not None}
+    faults = {
+        "missing": parameters.keys() - shapes.keys(),
+        "unknown": shapes.keys() - parameters.keys(),
+        "of another shape": {
+            f"{name} {shapes[name]}, expected {parameter.shape}"
+            for name, parameter in parameters.items()
+            if shapes.get(name, parameter.shape) != parameter.shape
+        },
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
+        raise ValueError(f"{owner}: the gradients do not fit the parameters ({told}). Nothing was changed.")
+    for name, parameter in parameters.items():
+        namespace(owner, **{name: parameter.cast(grads[name].dtype), f"the gradient of {name}": grads[name]})
+
+
+def _fits(gradient: Any, value: Array) -> bool:
+    """Is it a gradient of this value beyond doubt? (One of 16 bits, or with something amiss, is looked at closely.)"""
+    backend = backend_of(gradient)
+    if backend is None or backend is not backend_of(value):
+        return False
+    return gradient.shape == value.shape and gradient.dtype == value.dtype and value.dtype.kind == "f"
 
 
 @accelerated

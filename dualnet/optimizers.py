@@ -18,8 +18,17 @@ from collections.abc import Callable
 from typing import Any
 
 from .arguments import count, flag, number, positive, share
-from .backend import FLOATING, Array, asarray, backend_of, namespace, to_numpy
-from .descent import adam_update, adam_updates, choose_all, clip_by_global_norm, clip_by_value, sgd_update, sgd_updates
+from .backend import FLOATING, Array, asarray, backend_of, to_numpy
+from .descent import (
+    adam_update,
+    adam_updates,
+    check_gradients,
+    choose_all,
+    clip_by_global_norm,
+    clip_by_value,
+    sgd_update,
+    sgd_updates,
+)
 from .initializers import Parameter
 from .ops.sums import wide
 from .recording import Stateful, assign, counted, live, owned
@@ -125,7 +134,7 @@ class Optimizer(Stateful):
             got = f"({type(net).__name__}, {type(grads).__name__})"
             raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
         parameters = net.parameters()
-        self._check(parameters, grads)
+        check_gradients(f"{type(self).__name__}.step", parameters, grads)
         counted(self, "_steps")
         if parameters:
             self._change(parameters, self._clipped({name: grads[name] for name in parameters}), finite)
@@ -203,24 +212,6 @@ class Optimizer(Stateful):
     def __repr__(self) -> str:
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
-    def _check(self, parameters: dict[str, Parameter], grads: Gradients) -> None:
-        owner = f"{type(self).__name__}.step"
-        shapes = {name: tuple(getattr(g, "shape", ())) for name, g in grads.items() if g is not None}
-        faults = {
-            "missing": parameters.keys() - shapes.keys(),
-            "unknown": shapes.keys() - parameters.keys(),
-            "of another shape": {
-                f"{name} {shapes[name]}, expected {parameter.shape}"
-                for name, parameter in parameters.items()
-                if shapes.get(name, parameter.shape) != parameter.shape
-            },
-        }
-        if any(faults.values()):
-            told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
-            raise ValueError(f"{owner}: the gradients do not fit the parameters ({told}). Nothing was changed.")
-        for name, parameter in parameters.items():
-            namespace(owner, **{name: parameter.cast(grads[name].dtype), f"the gradient of {name}": grads[name]})
 
     def _clipped(self, gradients: Gradients) -> Gradients:
         if self.clip_value is None and self.clip_norm is None:

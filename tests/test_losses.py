@@ -106,7 +106,8 @@ def test_one_hot_targets_are_labels(backend, rng):
     loss, dy = run("softmax_cross_entropy", y, labels)
     for kind in ("float64", "float32", "uint8", "bool"):
         same, same_dy = run("softmax_cross_entropy", y, np.eye(4, dtype=kind)[labels])
-        assert same == loss and np.array_equal(same_dy, dy)
+        assert error(same, loss) <= tau("float64", y.size)  # class numbers may have a kernel of their own
+        assert np.array_equal(same_dy, dy)
     for kind in ("int8", "uint8", "uint64"):
         assert run("softmax_cross_entropy", y, labels.astype(kind))[0] == loss
 

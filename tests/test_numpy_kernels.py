@@ -127,6 +127,19 @@ def test_several_columns_at_a_time_where_that_was_measured_to_pay(rng):
     agree("correlate_inputs", dy[:, :, ::-1], w[::-1], first, K=150)
 
 
+def test_a_band_matrix_does_not_spread_what_is_not_finite(rng):
+    """Beside the band stand zeros, and 0 · ∞ is NaN."""
+    at = windows("conv2d", (28, 28), (5, 5), padding=2)
+    x, w = rng.standard_normal((9, 28, 28, 1), dtype="f4"), rng.standard_normal((5, 5, 1, 6), dtype="f4")
+    dy = rng.standard_normal((9, 28, 28, 6), dtype="f4")
+    x[3, 10, 11, 0], x[5, 2, 3, 0] = np.inf, np.nan
+    with np.errstate(invalid="ignore"):
+        got, want = KERNELS["correlate"](x, w, None, at), REFERENCES["correlate"](x, w, None, at)
+        assert np.array_equal(np.isnan(got), np.isnan(want)) and np.array_equal(np.isinf(got), np.isinf(want))
+        dw, expected = KERNELS["correlate_filters"](x, dy, at), REFERENCES["correlate_filters"](x, dy, at)
+        assert np.array_equal(np.isfinite(dw), np.isfinite(expected))
+
+
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_any_memory_layout(team, small_blocks, monkeypatch, rng, by_rows):
     if by_rows:
@@ -219,6 +232,29 @@ def test_dense(team, monkeypatch, rng, M, K, D):
     agree("affine", x, w, b, K=K)
     agree("affine", x.T, rng.standard_normal((M, D), dtype="f4"), K=max(M, 1))
     agree("affine", rng.standard_normal((M, D), dtype="f4"), w.T, K=D)
+
+
+@pytest.mark.parametrize("shape", [(64, 10), (3, 5, 7), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy(rng, shape, dtype):
+    y = (rng.standard_normal(shape) * 20).astype(dtype)
+    for kind in ("int64", "uint8", "int32"):
+        agree("cross_entropy", y, rng.integers(0, shape[-1], shape[:-1]).astype(kind), 0.0, K=y.size)
+    t = rng.integers(0, shape[-1], shape[:-1])
+    far = t.copy()
+    far.flat[0] = shape[-1]
+    for labels, smoothing in ((np.eye(shape[-1], dtype=dtype)[t], 0.0), (t, 0.1), (far, 0.0), (t - 99, 0.0)):
+        assert KERNELS["cross_entropy"](y, labels, smoothing) is NotImplemented
+    assert KERNELS["cross_entropy"](y.astype("f2"), t, 0.0) is NotImplemented
+
+
+def test_the_limits_of_cross_entropy_are_the_references(rng):
+    y, t = rng.standard_normal((4, 3), dtype="f4"), np.array([0, 1, 2, 0])
+    y[0, 1] = -np.inf
+    agree("cross_entropy", y, t, 0.0, K=12)
+    for odd in (np.inf, np.nan, -np.inf):
+        y[0, 0] = odd
+        assert KERNELS["cross_entropy"](y, t, 0.0) is NotImplemented
 
 
 def test_a_network_trains_to_the_same_numbers(team, monkeypatch, rng):

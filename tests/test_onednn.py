@@ -32,6 +32,10 @@ SPECIAL = [  # N, size, C, window, D, stride, padding, dilation, groups
     (2, (9, 9), 32, (3, 3), 16, 2, 1, 1, 4),
     (1, (5, 5), 2, (5, 5), 3, 1, "full", 1, 1),
     (1, (1, 1), 1, (1, 1), 1, 1, 0, 1, 1),
+    (8, (11, 12), 1, (5, 5), 6, 1, 2, 1, 1),  # from here on, several columns at a time: 2
+    (9, (9, 15), 3, (3, 2), 5, (2, 1), ((1, 0), (0, 1)), 1, 1),  # 3
+    (8, (3, 17), 8, (1, 2), 2, 1, 0, 1, 1),  # 8
+    (8, (4, 13), 2, (3, 3), 1, 1, 1, 1, 1),  # 13, a whole row
 ]
 
 
@@ -102,6 +106,19 @@ def test_convolution_agrees_with_its_reference(case: tuple[Any, ...], number: st
     dx = expected("correlate_inputs", dy, w, at, groups)
     assert error(served("correlate_inputs", dy, w, at, groups), dx) <= tau("float32", at.taps * dy.shape[3])
     assert kept == [a.tobytes() for a in (x, w, b, dy)], "an input was changed"
+
+
+@needs_library
+def test_how_many_columns_at_a_time(rng: np.random.Generator) -> None:
+    def of(case: tuple[Any, ...]) -> int:
+        x, w, _, _, at, _ = convolution(rng, case)
+        return kernels.columns_at_once(at, x.shape[3], w.shape[3], len(x))
+
+    assert [of(case) for case in SPECIAL[-4:]] == [2, 3, 8, 13]
+    assert of((8, (28, 28), 1, (5, 5), 9, 1, 2, 1, 1)) == 1  # nine filters leave no room for nine more
+    assert of((8, (13, 13), 1, (3, 3), 6, 1, 1, 1, 1)) == 1  # 13 columns are no pairs
+    assert of((8, (12, 12), 1, (3, 3), 6, (1, 2), 1, 1, 1)) == of((8, (12, 12), 1, (3, 3), 6, 1, 2, (1, 2), 1)) == 1
+    assert of((7, (28, 28), 1, (5, 5), 6, 1, 2, 1, 1)) == of((8, (28, 28), 9, (5, 5), 6, 1, 2, 1, 1)) == 1
 
 
 @needs_library
@@ -219,13 +236,33 @@ def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) 
         dy.reshape(-1)[-3:] = (np.nan, np.inf, -np.inf)[: dy.size]
         with np.errstate(invalid="ignore"):
             assert np.array_equal(served("rectify_backward", dy, y), dy * (y > 0), equal_nan=True)
+            for x in (y, dy, -y):
+                rectified = served("rectify", x)
+                assert np.array_equal(rectified, np.maximum(x, 0), equal_nan=True)
+                assert not np.signbit(rectified[~np.isnan(rectified)]).any(), "ReLU made −0"
+
+
+@needs_library
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_is_exact(number: str, momentum: float, nesterov: bool, rng: np.random.Generator) -> None:
+    w, g, velocity = (float32(rng, 33, 70) for _ in range(3))
+    g.flat[:6] = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-44)
+    slots = {"velocity": velocity} if momentum else {}
+    options = (0.1, momentum, nesterov)
+    with np.errstate(invalid="ignore"):
+        want, kept = references["sgd_update"].reference(w, g, slots, *options)
+    got, after = onednn_passes.sgd_update(w, np.asfortranarray(g), slots, *options)
+    assert got.tobytes() == want.tobytes() and after.keys() == kept.keys()
+    assert all(after[name].tobytes() == kept[name].tobytes() for name in kept)
+    assert onednn_passes.sgd_update(w, g, slots, np.float32(0.1), momentum, nesterov) is NotImplemented
+    assert onednn_passes.sgd_update(w.astype("f8"), g.astype("f8"), {}, 0.1, 0.0, False) is NotImplemented
 
 
 # -- NaN and infinities ------------------------------------------------------------------------------------------------
 
 
 @needs_library
-@pytest.mark.parametrize("case", [SPECIAL[i] for i in (0, 1, 2, 3, 5, 7, 8, 9)], ids=repr)
+@pytest.mark.parametrize("case", [SPECIAL[i] for i in (0, 1, 2, 3, 5, 7, 8, 9, 12, 14)], ids=repr)
 def test_nan_and_infinities_reach_the_same_places(case: tuple[Any, ...], rng: np.random.Generator) -> None:
     x, w, b, dy, at, groups = convolution(rng, case)
     x[0, 2, 2, 0], x[-1, -1, -1, -1], x[0, 0, 3, -1] = np.nan, np.inf, -np.inf
@@ -242,11 +279,15 @@ def test_nan_and_infinities_reach_the_same_places(case: tuple[Any, ...], rng: np
 
 
 @needs_library
-@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_max_pooling_leaves_what_it_would_pass_over_to_numpy(odd: float, rng: np.random.Generator) -> None:
-    x = float32(rng, 2, 4, 4, 3)
-    x[1, 2, 3, 1] = odd
-    assert kernels.max_pool(x, pool_windows("test", (4, 4), 2)) is NotImplemented
+    x, at = float32(rng, 2, 5, 4, 3), pool_windows("test", (5, 4), 2)
+    x[1, 2, 3, 1] = 1e38
+    assert kernels.max_pool(x, at)[0][1, 1, 1, 1] == 1e38
+    x[1, 4, 2, 0] = odd  # in no window, but who knows
+    assert kernels.max_pool(x, at) is NotImplemented
+    x[1, 2, 3, 1], x[1, 4, 2, 0] = odd, 0
+    assert kernels.max_pool(x, at) is NotImplemented
 
 
 # -- arrays of every kind ----------------------------------------------------------------------------------------------
@@ -284,6 +325,8 @@ def test_other_dtypes_are_left_to_the_next(dtype: str, rng: np.random.Generator)
     assert onednn_passes.normalise_backward(x, x, vector, vector, vector, 1e-5) is NotImplemented
     assert kernels.affine(np.ones((300, 300), dtype), np.ones((300, 300), dtype)) is NotImplemented
     assert onednn_passes.rectify_backward(np.ones(10**5, dtype), np.ones(10**5, dtype)) is NotImplemented
+    assert onednn_passes.rectify(np.ones(10**5, dtype)) is NotImplemented
+    assert onednn_passes.sgd_update(np.ones(10**5, dtype), np.ones(10**5, dtype), {}, 0.1, 0.0, False) is NotImplemented
 
 
 @needs_library
@@ -328,6 +371,7 @@ def network(rng: np.random.Generator) -> Any:
             *served("batch_normalise", x, vector, vector, 1e-5, True),
             served("normalise", x, vector, vector, vector, vector, 1e-5),
             *served("normalise_backward", x, x, vector, vector, vector, 1e-5),
+            served("rectify", dy),
             served("rectify_backward", dy, dy),
             served("affine", left, right),
         ]

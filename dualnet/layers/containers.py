@@ -92,13 +92,12 @@ class Sequential(Container):
         ReLU and max pooling may change places, max(0, ·) being monotonic: if the way back is wanted, a ReLU between a
         convolution and a max pooling runs after the pooling, forward and backward on the smaller map.
         """
-        place, last = 0, len(self.layers)
-        while place < last:
-            kind, *followers = [type(layer) for layer in self.layers[place : place + 3]]
-            if not self.together or followers[:1] != [ReLU] or kind not in TAKES_RELU:
+        kinds, place = [*map(type, self.layers), None, None], 0
+        while (kind := kinds[place]) is not None:
+            if not self.together or kinds[place + 1] is not ReLU or kind not in TAKES_RELU:
                 yield place, False
                 place += 1
-            elif way_back and kind is Conv2D and followers == [ReLU, MaxPool2D]:
+            elif way_back and kind is Conv2D and kinds[place + 2] is MaxPool2D:
                 yield from ((place, False), (place + 2, False), (place + 1, False))
                 place += 3
             else:

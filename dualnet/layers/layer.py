@@ -158,7 +158,17 @@ class Layer(Stateful):
 
     def parameters(self) -> dict[str, Parameter]:
         """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
-        return _unshared(self._all(_own_parameters))
+        found: dict[str, Parameter] = {}
+        self._gather("", found, set())
+        return found
+
+    def _gather(self, prefix: str, found: dict[str, Parameter], seen: set[int]) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter) and id(value) not in seen:
+                seen.add(id(value))
+                found[prefix + name] = value
+        for name, child in self.children().items():
+            child._gather(f"{prefix}{name}.", found, seen)
 
     def state_dict(self) -> dict[str, Array]:
         """Parameters and running statistics by name: all that the layer has learned."""
@@ -318,17 +328,6 @@ def _short(value: Any) -> Any:
     while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
     return value
-
-
-def _own_parameters(layer: Layer) -> dict[str, Any]:
-    return {name: value for name, value in vars(layer).items() if isinstance(value, Parameter)}
-
-
-def _unshared(found: list[tuple[str, Parameter]]) -> dict[str, Parameter]:
-    first: dict[int, str] = {}
-    for name, parameter in found:
-        first.setdefault(id(parameter), name)
-    return {name: parameter for name, parameter in found if first[id(parameter)] == name}
 
 
 def _like(value: Any, mine: Any) -> Any:
