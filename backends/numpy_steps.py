@@ -1,7 +1,8 @@
-"""Adam's step on NumPy: E17 for all parameters of a network, piece by piece, while a piece is in the cache.
+"""E17 on NumPy for all parameters of a network: the references' numbers to the last bit.
 
-The formula's fourteen operations would each read and write whole arrays; here each works on a piece, into arrays that
-are there. The numbers are the reference's to the last bit. SGD's two operations gain nothing.
+Adam's fourteen operations would each read and write whole arrays; here each works on a piece that stays in the cache,
+into arrays that are there. SGD's few gain nothing by that, but its many small parameters (biases, those of batch norm)
+by little Python for each.
 """
 
 from __future__ import annotations
@@ -10,15 +11,51 @@ from typing import Any
 
 import numpy
 
+from dualnet.descent import sgd_update
+
 from . import threads
 
 PIECE = 2**17
 """Elements of one piece."""
 LEAST = 2**18
-"""From so many parameters on."""
+"""Adam: from so many parameters on."""
+LARGE = 2**15
+"""SGD: a parameter of so many elements is worth a call of its own."""
 
 Arrays = list[numpy.ndarray]
 Slots = dict[str, numpy.ndarray]
+
+
+def sgd_updates(
+    w: Arrays,
+    g: Arrays,
+    slots: list[Slots],
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    finite: Any,
+    into: bool,
+) -> Any:
+    """E17 as SGD does it, of small parameters here, of large ones by whoever is best at it."""
+    fit = all(a.dtype == b.dtype and a.itemsize >= 4 for a, b in zip(w, g))
+    if finite is not None or type(lr) not in (int, float) or not fit:
+        return NotImplemented
+    made = []
+    for old, d, kept in zip(w, g, slots):
+        if weight_decay:
+            d = d + weight_decay * old
+        if old.size >= LARGE:
+            made.append(sgd_update(old, d, kept, lr, momentum, nesterov))
+            continue
+        new = {}
+        if momentum:
+            velocity = momentum * kept["velocity"]
+            velocity += d
+            d, new = d + momentum * velocity if nesterov else velocity, {"velocity": velocity}
+        step = numpy.multiply(lr, d, out=numpy.empty_like(old))
+        made.append((numpy.subtract(old, step, out=step), new))  # E17
+    return made
 
 
 def adam_updates(
@@ -84,4 +121,4 @@ def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step
     return [(new[0], dict(zip(names, new[1:]))) for new in news]
 
 
-KERNELS = {adam_updates.__name__: adam_updates}
+KERNELS = {kernel.__name__: kernel for kernel in (adam_updates, sgd_updates)}

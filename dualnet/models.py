@@ -216,9 +216,8 @@ class PaddedShortcut(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         xp = namespace("PaddedShortcut", x=x)
         s, C, shape, dtype = self.stride, x.shape[3], x.shape, x.dtype
-        kept = x[:, ::s, ::s, :]  # (N, H, W, C) -> (N, H', W', C)
-        zeros = xp.zeros((*kept.shape[:3], self.filters - C), dtype=dtype)
-        y = xp.concat([kept, zeros], axis=-1)  # (N, H', W', filters)
+        y = xp.zeros((shape[0], *self.output_shape(shape[1:])), dtype=dtype)  # (N, H', W', filters)
+        y[..., :C] = x[:, ::s, ::s, :]  # (N, H, W, C) -> (N, H', W', C)
 
         def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
             dx = xp.zeros(shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Adam's step on NumPy, piece by piece: the reference's numbers to the last bit."""
+"""SGD's and Adam's step on NumPy: the references' numbers to the last bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from dualnet.backend import references
 from dualnet.backends import numpy_steps
 
-SHAPES = [(3, 3, 2, 5), (7,), (400, 300), (1,), (0,)]
+SHAPES = [(3, 3, 2, 5), (7,), (400, 300), (1,), (0,), ()]
 
 
 @pytest.fixture(params=["1", "3"])
@@ -19,8 +19,12 @@ def team(request, monkeypatch):
 
 
 def drawn(rng, dtype, names):
-    w, g = ([rng.standard_normal(shape).astype(dtype) for shape in SHAPES] for _ in range(2))
-    return w, g, [{name: np.abs(rng.standard_normal(shape)).astype(dtype) for name in names} for shape in SHAPES]
+    w, g = ([np.asarray(rng.standard_normal(shape)).astype(dtype) for shape in SHAPES] for _ in range(2))
+    return (
+        w,
+        g,
+        [{name: np.abs(np.asarray(rng.standard_normal(shape))).astype(dtype) for name in names} for shape in SHAPES],
+    )
 
 
 def agree(name, *arguments):
@@ -31,6 +35,18 @@ def agree(name, *arguments):
         assert kept.keys() == slots.keys() and all(kept[k].tobytes() == slots[k].tobytes() for k in slots)
         assert not np.shares_memory(value, old)
     assert all(np.array_equal(a, b) for a, b in zip(before, arguments[0])), "the old values are left alone"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_sgd(rng, dtype, momentum, nesterov, decay):
+    w, g, slots = drawn(rng, dtype, ["velocity"] if momentum else [])
+    rest = (momentum, nesterov, decay)
+    agree("sgd_updates", w, g, slots, 0.1, *rest, None, False)
+    assert numpy_steps.sgd_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
+    assert numpy_steps.sgd_updates(w, [a.astype("f2") for a in g], slots, 0.1, *rest, None, False) is NotImplemented
+    assert numpy_steps.sgd_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -122,7 +122,7 @@ class Sequential(Container):
             parts = []
             for place in reversed(ways):
                 dy, gradients = ways[place](dy)  # the chain rule: E13, E14, E15, E16 layer by layer, last to first
-                parts.append((self.layers[place], gradients))
+                parts.append((str(place), self.layers[place], gradients))
             return dy, merge(self, parts)
 
         return x, Pullback("Sequential", pullback, x, children={str(place): ways[place] for place in sorted(ways)})
@@ -171,11 +171,11 @@ class Residual(Container):
         def pullback(dy: Array) -> tuple[Array, Gradients]:
             dy = rectify_backward(dy, kept) if relu else dy  # E14
             dx, gradients = ways["layer"](dy)
-            parts = [(self.layer, gradients)]
+            parts = [("layer", self.layer, gradients)]
             if self.shortcut is None:
                 return add(dx, dy), merge(self, parts)
             direct, gradients = ways["shortcut"](dy)
-            return add(dx, direct), merge(self, [*parts, (self.shortcut, gradients)])
+            return add(dx, direct), merge(self, [*parts, ("shortcut", self.shortcut, gradients)])
 
         return y, Pullback("Residual", pullback, y, children=ways, y=kept)
 
@@ -240,12 +240,12 @@ class Parallel(Container):
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
             dx, parts, start = None, [], 0
-            for layer, way, width in zip(self.layers, ways.values(), channels):
+            for (place, way), layer, width in zip(ways.items(), self.layers, channels):
                 part = dy if self.merge == "add" else dy[..., start : start + width]
                 start += width
                 branch, gradients = way(part)
                 dx = branch if dx is None else dx + branch
-                parts.append((layer, gradients))
+                parts.append((place, layer, gradients))
             return dx, merge(self, parts)
 
         return y, Pullback("Parallel", pullback, y, children=ways)

@@ -305,6 +305,6 @@ class SeparableConv2D(Layer):
         def pullback(dy: Array) -> tuple[Array | None, Gradients]:
             dbetween, pointwise = second(dy)
             dx, depthwise = first(dbetween)
-            return dx, merge(self, [(self.depthwise, depthwise), (self.pointwise, pointwise)])
+            return dx, merge(self, [("depthwise", self.depthwise, depthwise), ("pointwise", self.pointwise, pointwise)])
 
         return y, Pullback("SeparableConv2D", pullback, y, children={"depthwise": first, "pointwise": second})

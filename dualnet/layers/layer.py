@@ -273,16 +273,19 @@ def check_shape(shape: Any, owner: str) -> Shape:
     return result
 
 
-def merge(owner: Layer, parts: list[tuple[Layer, Gradients]]) -> Gradients:
-    """The gradients of the layers inside under the owner's names; those of a shared parameter add up."""
-    names = {id(parameter): name for name, parameter in owner.parameters().items()}
-    total: Gradients = {}
-    for layer, gradients in parts:
-        inner = (layer.parameters() if layer.children() else vars(layer)) if gradients else {}
+def merge(owner: Layer, parts: list[tuple[str, Layer, Gradients]]) -> Gradients:
+    """The gradients of the layers inside, which come with their names, under the owner's names; those of a shared
+    parameter add up.
+    """
+    parameters, total = owner.parameters(), {}
+    for child, layer, gradients in parts:
         for local, gradient in gradients.items():
-            name = names[id(inner[local])]
+            name = f"{child}.{local}"
+            if name not in parameters:  # it is shared, and stands under its first name
+                inner = layer.parameters() if layer.children() else vars(layer)
+                name = next(known for known, parameter in parameters.items() if parameter is inner[local])
             total[name] = total[name] + gradient if name in total else gradient
-    return {name: total[name] for name in names.values() if name in total}
+    return {name: total[name] for name in parameters if name in total}
 
 
 def with_gradients(layer: Layer, way: Pullback, *names: str) -> Pullback:
