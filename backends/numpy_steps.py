@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from dualnet.descent import sgd_update
+from dualnet.backend import references
 
 from . import threads
 
@@ -46,7 +46,7 @@ def sgd_updates(
         if weight_decay:
             d = d + weight_decay * old
         if old.size >= LARGE:
-            made.append(sgd_update(old, d, kept, lr, momentum, nesterov))
+            made.append(references["sgd_update"](old, d, kept, lr, momentum, nesterov))
             continue
         new = {}
         if momentum:

@@ -6,6 +6,7 @@ What holds for all is said in onednn_kernels.
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import numpy
@@ -156,9 +157,14 @@ def batch_normalise(x: numpy.ndarray, gamma: numpy.ndarray, beta: numpy.ndarray,
     if run is None:
         return NotImplemented
     y, mean, variance = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
-    run(flat(x), mean, variance, flat(gamma), flat(beta), y)
-    if relu and not all(numpy.isfinite(v).all() for v in (mean, variance, gamma, beta)):
+    if not relu:
+        run(flat(x), mean, variance, flat(gamma), flat(beta), y)
+        return y, mean, variance
+    active = numpy.empty(run.sizes[0], numpy.uint8)
+    run(flat(x), mean, variance, flat(gamma), flat(beta), active, y)
+    if not all(numpy.isfinite(v).all() for v in (mean, variance, gamma, beta)):
         return NotImplemented
+    _remember(y, active)
     return y, mean, variance
 
 
@@ -171,7 +177,7 @@ def _batch_normalise(plan: Plan, x: Any, gamma: Any, beta: Any, epsilon: float, 
     arguments = {onednn.SRC: plan.slot(maps)}
     arguments |= {n: plan.slot(each) for n in (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.SHIFT)}
     if relu:
-        arguments[onednn.WORKSPACE] = plan.buffer(plan.query(forward, onednn.WORKSPACE_MD))  # y tells where it is > 0
+        arguments[onednn.WORKSPACE] = plan.slot(_active(plan, forward))
     plan.step(forward, {**arguments, onednn.DST: plan.slot(maps)})
 
 
@@ -217,31 +223,57 @@ def normalise_backward(
     """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
     if not float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:
         return NotImplemented
-    relu = y is not None
-    if relu and (not float32(y) or y.shape != x.shape):
+    if y is not None and (not float32(y) or y.shape != x.shape):
         return NotImplemented
+    active = None if y is None else _remembered(y)
+    relu = "" if y is None else "y" if active is None else "active"
     run = onednn.plan(_normalise_backward, x.shape, mean.shape, variance.shape, gamma.shape, epsilon, relu)
     if run is None:
         return NotImplemented
     dx, dgamma, dbeta = (numpy.empty(shape, FLOAT32) for shape in (x.shape, gamma.shape, gamma.shape))
-    masked = (flat(y), ZERO, flat(dy), dx) if relu else ()
-    deltas = dx if relu else flat(dy)
-    run(*masked, deltas, flat(x), flat(mean), flat(variance), flat(gamma), dgamma, dbeta, dx)
+    masked = (flat(y), ZERO, flat(dy), dx) if relu == "y" else ()  # type: ignore[arg-type]
+    deltas = dx if relu == "y" else flat(dy)
+    known = () if active is None else (active,)
+    run(*masked, deltas, flat(x), flat(mean), flat(variance), flat(gamma), dgamma, dbeta, *known, dx)
     return dx, dgamma, dbeta
 
 
-def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float, relu: bool) -> None:
+def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float, relu: str) -> None:
     maps, each = _normalisation(plan, x, mean, variance, gamma)
-    if relu:  # E14, into dx, where the deltas are then overwritten
+    if relu == "y":  # E14, into dx, where the deltas are then overwritten
         _masked(plan, math.prod(x))
-    flags = USE_SCALE | USE_SHIFT
+    flags = USE_SCALE | USE_SHIFT | (FUSE_RELU if relu == "active" else 0)
     hint = plan.primitive_desc("batch_normalization_forward", onednn.TRAINING, maps, maps, epsilon, flags, None)
     of = (onednn.BACKWARD, maps, maps, maps, epsilon, flags, hint, plan.attributes())
     backward = plan.primitive_desc("batch_normalization_backward", *of)
     arguments = {onednn.DIFF_DST: plan.slot(maps), onednn.SRC: plan.slot(maps)}
     vectors = (onednn.MEAN, onednn.VARIANCE, onednn.SCALE, onednn.DIFF_SCALE, onednn.DIFF_SHIFT)
     arguments |= {n: plan.slot(each) for n in vectors}
+    if relu == "active":
+        arguments[onednn.WORKSPACE] = plan.slot(_active(plan, hint))
     plan.step(backward, {**arguments, onednn.DIFF_SRC: plan.slot(maps)})
+
+
+def _active(plan: Plan, forward: Any) -> Any:
+    """The descriptor of a bit for each unit, which says whether it is > 0; its size is the plan's first."""
+    bits = plan.query(forward, onednn.WORKSPACE_MD)
+    plan.sizes.append(plan.library.slow.dnnl_memory_desc_get_size(bits))
+    return bits
+
+
+_of_results: dict[int, tuple[weakref.ref, numpy.ndarray]] = {}
+"""Which units of a result are > 0, as the library has noted it, as long as the result lives: on the way back it need not
+be read again, which takes a third of the time."""
+
+
+def _remember(y: numpy.ndarray, active: numpy.ndarray) -> None:
+    key = id(y)
+    _of_results[key] = (weakref.ref(y, lambda gone: _of_results.pop(key, None)), active)
+
+
+def _remembered(y: numpy.ndarray) -> numpy.ndarray | None:
+    result, active = _of_results.get(id(y), (lambda: None, None))
+    return active if result() is y else None
 
 
 def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:

@@ -86,6 +86,7 @@ class Plan:
         self._scratch_bytes = 0
         self._stream = _of_thread.stream(found)
         self.implementations: list[str] = []
+        self.sizes: list[int] = []  # bytes of what the library lays out as it likes
 
     def __del__(self) -> None:
         for destroy, handle in reversed(self.__dict__.get("_handles", [])):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from onednn_tools import number as number  # a fixture
 
 import dualnet as dn
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from onednn_tools import expected, float32, needs_library, served
 from oracles import error, tau
 
 from dualnet.backend import references
@@ -17,8 +17,6 @@ from dualnet.backends import onednn_kernels as kernels
 from dualnet.geometry import Windows, windows
 from dualnet.ops.pooling import pool_windows
 
-WORKS, WHY = onednn.available()
-needs_library = pytest.mark.skipif(not WORKS, reason=f"oneDNN: {WHY}")
 SPECIAL = [  # N, size, C, window, D, stride, padding, dilation, groups
     (1, (28, 28), 1, (5, 5), 6, 1, "same", 1, 1),
     (3, (14, 14), 6, (5, 5), 16, 1, 0, 1, 1),
@@ -39,21 +37,6 @@ SPECIAL = [  # N, size, C, window, D, stride, padding, dilation, groups
 ]
 
 
-@pytest.fixture(params=["1", "2"])
-def number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Threads, which share out even the smallest work."""
-    monkeypatch.setenv("DUALNET_THREADS", request.param)
-    monkeypatch.setattr(kernels, "PRODUCTS_ALONE", 0)
-    monkeypatch.setattr(onednn_passes, "SMALL", 0)
-    onednn_plans._of_thread.plans.clear()
-    yield request.param
-    onednn_plans._of_thread.plans.clear()
-
-
-def float32(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
 def convolution(rng: np.random.Generator, case: tuple[Any, ...]) -> tuple[Any, ...]:
     N, size, C, window, D, stride, padding, dilation, groups = case
     at = windows("test", size, window, stride=stride, padding=padding, dilation=dilation)
@@ -70,18 +53,6 @@ def drawn(seed: int) -> tuple[Any, ...]:
     channels, filters = (int(rng.choice([1, 2, 3, 5, 8, 16, 17, 33])) * groups for _ in range(2))
     ints = [tuple(int(i) for i in pair) for pair in (size, window, rng.integers(1, 4, 2), dilation)]
     return int(rng.integers(1, 5)), ints[0], channels, ints[1], filters, ints[2], padding, ints[3], groups
-
-
-def expected(name: str, *arrays: Any) -> Any:
-    """The reference in float64."""
-    wide = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == np.float32 else a for a in arrays]
-    return references[name].reference(*wide)
-
-
-def served(name: str, *arguments: Any, **options: Any) -> Any:
-    result = kernels.KERNELS[name](*arguments, **options)
-    assert result is not NotImplemented, f"{name} was not served"
-    return result
 
 
 # -- the same numbers --------------------------------------------------------------------------------------------------
@@ -148,43 +119,6 @@ def test_pooling_agrees_with_its_reference(seed: int, number: str) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("shape", [(2, 3, 4, 1), (4, 5, 6, 17), (1, 9, 2, 8), (64, 5), (8, 7, 3, 2, 16)])
-@pytest.mark.parametrize("offset", [0, 30])
-def test_batch_norm_agrees_with_its_reference(
-    shape: tuple[int, ...], offset: float, number: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, dy = float32(rng, *shape) + np.float32(offset), float32(rng, *shape)
-    axes, C = tuple(range(x.ndim - 1)), shape[-1]
-    mean, variance, gamma, beta = x.mean(axes), x.var(axes), float32(rng, C), float32(rng, C)
-    limit = tau("float32", x.size // C) * (1 + offset)
-    y = served("normalise", x, mean, variance, gamma, beta, 1e-5)
-    assert error(y, expected("normalise", x, mean, variance, gamma, beta, 1e-5)) <= limit
-    found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5)
-    for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5), strict=True):
-        assert error(g, wanted) <= limit
-    monkeypatch.setattr(onednn_passes, "SMALL", 0)
-    for relu in (False, True):
-        found = served("batch_normalise", x, gamma, beta, 1e-5, relu)
-        for g, wanted in zip(found, expected("batch_normalise", x, gamma, beta, 1e-5, relu), strict=True):
-            assert g.dtype == np.float32 and error(g, wanted) <= 2 * limit
-    y = found[0]
-    kept = [a.tobytes() for a in (x, y, dy)]
-    found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y)
-    for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y), strict=True):
-        assert error(g, wanted) <= limit
-    assert kept == [a.tobytes() for a in (x, y, dy)], "an input was changed"
-
-
-@needs_library
-def test_batch_norm_with_relu_leaves_nan_to_the_reference(number: str) -> None:
-    one, x = np.ones(4, np.float32), np.ones((2, 3, 3, 4), np.float32)
-    x[0, 0, 0, 1] = np.nan
-    assert onednn_passes.batch_normalise(x, one, one, 1e-5, True) is NotImplemented
-    assert np.isnan(onednn_passes.batch_normalise(x, one, one, 1e-5, False)[0][..., 1]).all()
-    assert onednn_passes.normalise(x, one, one, one, one, 1e-5, True) is NotImplemented
-
-
-@needs_library
 def test_products_agree_whichever_factor_is_transposed(
     number: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,22 +134,6 @@ def test_products_agree_whichever_factor_is_transposed(
 
 
 @needs_library
-@pytest.mark.parametrize("relu", [False, True])
-def test_sums_are_exact(number: str, relu: bool, rng: np.random.Generator) -> None:
-    x, other = float32(rng, 3, 50, 40, 7), float32(rng, 3, 50, 40, 7)
-    for odd in (np.nan, np.inf, -np.inf, 0.0, -0.0):
-        for array in (x, other):
-            array.flat[rng.integers(0, x.size, 50)] = odd
-    for X, Y in ((x, other), (x[:, ::-1], other), (x, np.asfortranarray(other))):
-        with np.errstate(invalid="ignore"):
-            got, want = onednn_passes.add(X, Y, relu), references["add"].reference(X, Y, relu)
-        assert np.array_equal(got, want, equal_nan=True)
-        assert got.tobytes() == onednn_passes.add(X, Y, relu).tobytes()
-    assert onednn_passes.add(x, other[:1], relu) is NotImplemented
-    assert onednn_passes.add(x.astype("f8"), other.astype("f8"), relu) is NotImplemented
-
-
-@needs_library
 def test_many_channels_on_large_maps_are_left_to_winograd(rng: np.random.Generator) -> None:
     w = float32(rng, 3, 3, 128, 128)
     for size, left in (((16, 16), True), ((8, 8), False)):
@@ -225,37 +143,6 @@ def test_many_channels_on_large_maps_are_left_to_winograd(rng: np.random.Generat
         assert kernels.correlate_filters(x, x, at) is not NotImplemented
         got, want = references["correlate"](x, w, None, at), references["correlate"].reference(x, w, None, at)
         assert error(got, want) <= 2 * tau("float32", 9 * 128)
-
-
-@needs_library
-def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) -> None:
-    for shape in ((3, 5, 7, 2), (1,), (4, 33)):
-        y, dy = np.maximum(float32(rng, *shape), 0), float32(rng, *shape)
-        special = (np.nan, np.inf, 0.0, -0.0, 1e-45)
-        y.reshape(-1)[: len(special)] = special[: y.size]
-        dy.reshape(-1)[-3:] = (np.nan, np.inf, -np.inf)[: dy.size]
-        with np.errstate(invalid="ignore"):
-            assert np.array_equal(served("rectify_backward", dy, y), dy * (y > 0), equal_nan=True)
-            for x in (y, dy, -y):
-                rectified = served("rectify", x)
-                assert np.array_equal(rectified, np.maximum(x, 0), equal_nan=True)
-                assert not np.signbit(rectified[~np.isnan(rectified)]).any(), "ReLU made −0"
-
-
-@needs_library
-@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
-def test_sgd_is_exact(number: str, momentum: float, nesterov: bool, rng: np.random.Generator) -> None:
-    w, g, velocity = (float32(rng, 33, 70) for _ in range(3))
-    g.flat[:6] = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-44)
-    slots = {"velocity": velocity} if momentum else {}
-    options = (0.1, momentum, nesterov)
-    with np.errstate(invalid="ignore"):
-        want, kept = references["sgd_update"].reference(w, g, slots, *options)
-    got, after = onednn_passes.sgd_update(w, np.asfortranarray(g), slots, *options)
-    assert got.tobytes() == want.tobytes() and after.keys() == kept.keys()
-    assert all(after[name].tobytes() == kept[name].tobytes() for name in kept)
-    assert onednn_passes.sgd_update(w, g, slots, np.float32(0.1), momentum, nesterov) is NotImplemented
-    assert onednn_passes.sgd_update(w.astype("f8"), g.astype("f8"), {}, 0.1, 0.0, False) is NotImplemented
 
 
 # -- NaN and infinities ------------------------------------------------------------------------------------------------
