@@ -262,8 +262,8 @@ def _active(plan: Plan, forward: Any) -> Any:
 
 
 _of_results: dict[int, tuple[weakref.ref, numpy.ndarray]] = {}
-"""Which units of a result are > 0, as the library has noted it, as long as the result lives: on the way back it need not
-be read again, which takes a third of the time."""
+"""Which units of a result are > 0, as the library has noted it, as long as the result lives: the way back takes two
+thirds of the time where it need not read them."""
 
 
 def _remember(y: numpy.ndarray, active: numpy.ndarray) -> None:
