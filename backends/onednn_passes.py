@@ -12,11 +12,12 @@ from typing import Any
 import numpy
 
 from . import onednn_plans as onednn
-from .onednn import Refused
+from .onednn import Refused, ints
 from .onednn_plans import Plan
 
 FLOAT32 = numpy.dtype(numpy.float32)
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
+AVG_ON_MAP = 0x3FF
 ADD, MULTIPLY, LARGER, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF7
 ELU, LINEAR = 0x22, 0x26
 
@@ -111,6 +112,37 @@ def _add(plan: Plan, size: int, relu: bool) -> None:
     total = plan.primitive_desc("binary", ADD, units, units, units, plan.attributes(*(RELU if relu else ())))
     arguments = {onednn.SRC: plan.slot(units), onednn.OTHER: plan.slot(units)}
     plan.step(total, {**arguments, onednn.DST: plan.slot(units)})
+
+
+# -- E12: sums over channels -------------------------------------------------------------------------------------------
+
+
+def channel_sum(x: numpy.ndarray) -> Any:
+    """E12 and others: (N, H, W, C) -> (C,), column by column first, so that short sums are added up."""
+    if x.dtype != FLOAT32 or x.ndim != 4:
+        return NotImplemented
+    run = onednn.plan(_channel_sum, x.shape)
+    if run is None:
+        return NotImplemented
+    N, H, W, C = x.shape
+    means = numpy.empty((N, W * C), FLOAT32)
+    run(flat(x), means)
+    return means.sum(axis=0).reshape(W, C).sum(axis=0) * numpy.float32(H)
+
+
+def _channel_sum(plan: Plan, x: Any) -> None:
+    if math.prod(x) < SMALL or 0 in x:
+        raise Refused("sooner done than handed over")
+    column_means(plan, x, plan.slot(plan.maps(*x)))
+
+
+def column_means(plan: Plan, x: Any, units: Any) -> None:
+    """A step: the mean of every column of every map, (N, H, W, C) -> (N, W·C). It is finite only where each unit is."""
+    N, H, W, C = x
+    rows, means = plan.maps(N, H, 1, W * C), plan.maps(N, 1, 1, W * C)
+    whole = (ints(1, 1), ints(H, 1), ints(0, 0), ints(0, 0), ints(0, 0))  # stride, window, no dilation, no padding
+    mean = plan.primitive_desc("pooling_forward", onednn.INFERENCE, AVG_ON_MAP, rows, means, *whole, plan.attributes())
+    plan.step(mean, {onednn.SRC: units, onednn.DST: plan.slot(means)})
 
 
 # -- E17: SGD ----------------------------------------------------------------------------------------------------------
@@ -285,4 +317,4 @@ def _normalisation(plan: Plan, x: Any, *vectors: Any) -> tuple[Any, Any]:
     return plan.maps(x[0], M, 1, C), plan.vector(C)
 
 
-KERNELS = (add, rectify, rectify_backward, sgd_update, batch_normalise, normalise, normalise_backward)
+KERNELS = (add, channel_sum, rectify, rectify_backward, sgd_update, batch_normalise, normalise, normalise_backward)

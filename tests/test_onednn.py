@@ -213,6 +213,7 @@ def test_other_dtypes_are_left_to_the_next(dtype: str, rng: np.random.Generator)
     assert kernels.affine(np.ones((300, 300), dtype), np.ones((300, 300), dtype)) is NotImplemented
     assert onednn_passes.rectify_backward(np.ones(10**5, dtype), np.ones(10**5, dtype)) is NotImplemented
     assert onednn_passes.rectify(np.ones(10**5, dtype)) is NotImplemented
+    assert onednn_passes.channel_sum(np.ones((9, 9, 99, 9), dtype)) is NotImplemented
     assert onednn_passes.sgd_update(np.ones(10**5, dtype), np.ones(10**5, dtype), {}, 0.1, 0.0, False) is NotImplemented
 
 
@@ -258,6 +259,7 @@ def network(rng: np.random.Generator) -> Any:
             *served("batch_normalise", x, vector, vector, 1e-5, True),
             served("normalise", x, vector, vector, vector, vector, 1e-5),
             *served("normalise_backward", x, x, vector, vector, vector, 1e-5),
+            served("channel_sum", dy),
             served("rectify", dy),
             served("rectify_backward", dy, dy),
             served("affine", left, right),

@@ -71,6 +71,20 @@ def test_batch_norm_with_relu_leaves_nan_to_the_reference(number: str) -> None:
 
 
 @needs_library
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 4, 7), (2, 1, 9, 16), (64, 32, 3, 33)])
+def test_sums_over_channels(number: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    x = float32(rng, *shape) + np.float32(3)
+    got, want = served("channel_sum", x), expected("channel_sum", x)
+    assert got.dtype == np.float32 and error(got, want) <= tau("float32", x.size // shape[-1])
+    assert np.array_equal(served("channel_sum", np.asfortranarray(x)), got)
+    for odd in (np.nan, np.inf, -np.inf):
+        x[-1, 0, -1, -1] = odd
+        assert np.array_equal(served("channel_sum", x)[-1], odd, equal_nan=True)
+        assert np.array_equal(np.isfinite(served("channel_sum", x)[:-1]), np.ones(shape[-1] - 1, bool))
+    assert onednn_passes.channel_sum(x[:0]) is onednn_passes.channel_sum(x[0]) is NotImplemented
+
+
+@needs_library
 @pytest.mark.parametrize("relu", [False, True])
 def test_sums_are_exact(number: str, relu: bool, rng: np.random.Generator) -> None:
     x, other = float32(rng, 3, 50, 40, 7), float32(rng, 3, 50, 40, 7)
