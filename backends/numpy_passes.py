@@ -101,6 +101,8 @@ def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
 
 def channel_sum(x: numpy.ndarray) -> Any:
     """E12 and others: (N, ..., C) -> (C,)."""
+    if x.ndim == 2 and x.dtype in (numpy.float32, numpy.float64):
+        return x.sum(axis=0)  # the reference's numbers, without its axes one by one
     if x.ndim < 3 or not served(x):
         return NotImplemented
     return _channel_sums(x).astype(x.dtype)

@@ -391,7 +391,9 @@ def kernels_allowed() -> bool:
     >>> kernels_allowed() in (True, False)
     True
     """
-    asked = _kernels().strip().lower()
+    if (asked := _kernels()) == "":
+        return True  # as in most calls
+    asked = asked.strip().lower()
     if asked not in ("", "auto", "reference"):
         raise ValueError(f"DUALNET_KERNELS is 'auto' or 'reference', got {asked!r}")
     return asked != "reference"
