@@ -405,3 +405,16 @@ def test_measured_processes_use_this_python():
 )
 def test_tables_name_a_library_and_not_its_folder(told, shown):
     assert report._without_folders(told) == shown
+
+
+def test_tables_name_every_library_that_may_run():
+    facts = {
+        "kernels": ["affine"],
+        "cudnn": "9.19, /opt/lib/libcudnn.so.9",
+        "cublas": "13.1",
+        "backend": "cupy:0",
+        "cupy": "14",
+    }
+    told = {"version": "1", "python": "3", "numpy": "2", "import_ms": 1.0, "facts": facts}
+    rows = report._programs({"programs": {"dualnet": told}, "settings": {"threads": 2}})
+    assert "1 of its own; cudnn: 9.19, libcudnn.so.9; cublas: 13.1" in "\n".join(rows)

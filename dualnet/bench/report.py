@@ -10,6 +10,9 @@ from typing import Any
 
 __all__ = ["markdown", "place", "write", "wrong"]
 
+LIBRARIES = ("onednn", "cudnn", "cublas")
+"""Whose kernels may run besides dualnet's own, as ``dn.info()`` calls them."""
+
 Result = dict[str, Any]
 Cells = list[str]
 
@@ -117,7 +120,8 @@ def _programs(result: Result) -> list[str]:
         facts = told["facts"]
         kernels, device = facts.get("kernels", ""), facts.get("device") or facts.get("backend", "")
         if isinstance(kernels, list):
-            libraries = [f"{key}: {_without_folders(facts[key])}" for key in facts if "onednn" in key.lower()]
+            named = [key for key in facts if any(library in key.lower() for library in LIBRARIES)]
+            libraries = [f"{key}: {_without_folders(facts[key])}" for key in named]
             kernels = "; ".join([f"{len(kernels)} of its own" if kernels else "none", *libraries])
         blas, threads = str(facts.get("blas", "")), result["settings"]["threads"]
         threads = threads if name == "dualnet" else facts.get("threads", threads)
