@@ -343,7 +343,7 @@ def cross_entropy(y: numpy.ndarray, t: numpy.ndarray, smoothing: float) -> Any:
     """E10 for class numbers: the loss, without one-hot rows, and log softmax(y). Where that is not finite, the
     reference knows the limits.
     """
-    if smoothing or t.ndim >= y.ndim or y.dtype not in (numpy.float32, numpy.float64):
+    if smoothing or t.ndim >= y.ndim or not y.size or y.dtype not in (numpy.float32, numpy.float64):
         return NotImplemented
     rows, classes = y.reshape(-1, y.shape[-1]), t.reshape(-1).astype(numpy.uint64)
     if classes.max() >= rows.shape[1]:
@@ -353,6 +353,9 @@ def cross_entropy(y: numpy.ndarray, t: numpy.ndarray, smoothing: float) -> Any:
         log_p -= numpy.log(numpy.exp(log_p).sum(axis=1, keepdims=True))
         loss = -log_p[numpy.arange(len(rows)), classes].sum() / y.dtype.type(len(rows))  # E10
     return (loss, log_p.reshape(y.shape)) if math.isfinite(loss) else NotImplemented
+
+
+# -- what is shared out ------------------------------------------------------------------------------------------------
 
 
 def _parts(length: int, width: int = 1) -> list[slice]:

@@ -72,7 +72,7 @@ def columns_at_once(at: Windows, C: int, D: int, images: int) -> int:
     LeNet-5's first layer, of six filters, takes 0.6 times as long with two columns, and its dw half as long.
     """
     Q = at.grid[1]
-    if D > LANES // 2 or C > THIN or Q < WIDE or images < IMAGES or at.stride[1] != 1 or at.dilation[1] != 1:
+    if not 0 < D <= LANES // 2 or C > THIN or Q < WIDE or images < IMAGES or at.stride[1] != 1 or at.dilation[1] != 1:
         return 1
     return max(q for q in range(1, LANES // D + 1) if Q % q == 0)
 

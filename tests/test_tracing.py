@@ -101,6 +101,9 @@ def test_the_update_is_that_of_the_coming_step(backend, rng, optimizer):
     rows = by_name(net.trace(x, t, optimizer=optimizer))
     twin, used = net.copy(), optimizer if isinstance(optimizer, str) else dn.optimizers.get(optimizer)
     used = dn.optimizers.get(used)
+    twin.together = (
+        False  # as trace runs it: a bias before batch norm has a gradient of mere rounding, which Adam scales
+    )
     y, pullback = twin.forward(x, train=True)
     _, grads = pullback(dn.losses.softmax_cross_entropy(y, t)[1]())
     before = {name: host(p.value) for name, p in twin.parameters().items()}
