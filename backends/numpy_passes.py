@@ -42,9 +42,14 @@ def served(*arrays: numpy.ndarray) -> bool:
 
 def finite(x: numpy.ndarray) -> bool:
     """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels. (It may overflow.)"""
+    return math.isfinite(squares(x))
+
+
+def squares(x: numpy.ndarray) -> float:
+    """The sum of squares."""
     units = x.reshape(-1)
     with blas.held(), numpy.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(numpy.dot(units, units))
+        return float(numpy.dot(units, units))
 
 
 # -- E7, E14: ReLU -----------------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ FLOAT32 = numpy.dtype(numpy.float32)
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
 AVG_ON_MAP = 0x3FF
 ADD, MULTIPLY, LARGER, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF7
-ELU, LINEAR = 0x22, 0x26
+OWN_RELU, ELU, LINEAR = 0x20, 0x22, 0x26
 
 RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
 """E7, after another function. oneDNN's own ReLU makes 0 of NaN; its ELU, x where x > 0 and else α (eˣ − 1), keeps NaN,
 and with α = 0 it is the ReLU. The linear function adds 0, which makes 0 of −0."""
+MAX_0 = ((OWN_RELU, 0.0, 0.0),)
+"""E7 where no NaN can be. It computes no eˣ."""
 
 ZERO = numpy.zeros((1, 1), numpy.float32)
 SMALL = 2**15

@@ -22,6 +22,7 @@ def number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("DUALNET_THREADS", request.param)
     monkeypatch.setattr(kernels, "PRODUCTS_ALONE", 0)
     monkeypatch.setattr(kernels, "SUMMED", 0 if request.param == "2" else 10**9)  # biases: apart, or with the filters
+    monkeypatch.setattr(kernels, "MANY_RESULTS", 0 if request.param == "2" else 10**9)  # ReLU: the library's, or ELU
     monkeypatch.setattr(onednn_passes, "SMALL", 0)
     onednn_plans._of_thread.plans.clear()
     yield request.param

@@ -166,6 +166,21 @@ def test_nan_and_infinities_reach_the_same_places(case: tuple[Any, ...], rng: np
 
 
 @needs_library
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["x", "w", "b"])
+def test_the_librarys_own_relu_follows_only_where_no_nan_can_be(
+    place: int, odd: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "MANY_RESULTS", 0)
+    x, w, b, _, at, _ = convolution(rng, SPECIAL[2])
+    assert kernels._relu(x, w, b, at) is kernels._relu(x, w, None, at) is onednn_passes.MAX_0
+    (x, w, b)[place].flat[0] = odd
+    assert kernels._relu(x, w, b, at) is onednn_passes.RELU
+    y = served("correlate", x, w, b, at)
+    assert error(served("correlate", x, w, b, at, relu=True), np.maximum(y, 0)) < 1e-5
+
+
+@needs_library
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_max_pooling_leaves_what_it_would_pass_over_to_numpy(odd: float, rng: np.random.Generator) -> None:
     x, at = float32(rng, 2, 5, 4, 3), pool_windows("test", (5, 4), 2)
