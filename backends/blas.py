@@ -86,7 +86,7 @@ def held() -> Held:
     return _HELD
 
 
-def product(dtype: Any) -> Callable[..., None] | None:
+def product(dtype: Any) -> Any:
     """BLAS's gemm for this dtype (:func:`_gemm` says how it is called), or None."""
     found = library()
     return found.gemm.get(numpy.dtype(dtype)) if found else None

@@ -131,4 +131,4 @@ def _shape(way: str, like: Array, N: int, C: int, D: int, groups: int, at: Windo
 KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs)}
 
 for _kernel in KERNELS.values():
-    _kernel.library = "cuDNN"  # type: ignore[attr-defined]  # as counted in dualnet.backend.calls
+    _kernel.library = "cuDNN"  # as counted in dualnet.backend.calls

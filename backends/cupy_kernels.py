@@ -48,7 +48,7 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1,
         launch(xp, "correlate_few", y.size, y, x, w, b, y.size, where, filters, relu, real=x.dtype.name)
         return y
     if groups != 1:
-        return _by_groups(lambda x, w, *b: correlate(x, w, *(b or (None,)), at, 1, relu), groups, x, w, *_given(b))
+        return _by_groups(lambda x, w, b=None: correlate(x, w, b, at, 1, relu), groups, x, w, *_given(b))
     y, matrix = xp.empty((N, *at.grid, D), dtype=x.dtype), xp.reshape(w, (-1, D))  # (k1·k2·C, D)
     for images, rows, inside, part in _blocks(at, x):
         target = xp.reshape(y[images, rows], (-1, D))  # a view: whole images, or rows of one

@@ -209,7 +209,7 @@ def _step(
     return [(made[0], dict(zip(names, made[1:]))) for made in new]
 
 
-def _three(arrays: list[Array]) -> tuple[Array | None, ...]:
+def _three(arrays: list[Array]) -> Any:
     return tuple((*arrays, None, None)[:3])
 
 
@@ -277,11 +277,11 @@ def update(
     for name, value in given.items():
         made[name] = value
     if _on_device(lr):
-        made["device_lr"] = lr.data.ptr  # type: ignore[union-attr]
+        made["device_lr"] = lr.data.ptr
     else:
         made["lr"] = lr
     if _on_device(t):
-        made["device_steps"] = t.data.ptr  # type: ignore[union-attr]
+        made["device_steps"] = t.data.ptr
     else:
         made["correction_1"], made["correction_2"] = 1 - first**t, (1 - second**t) ** 0.5
     for name, array in (("unscale", unscale), ("finite", finite)):

@@ -254,7 +254,7 @@ def _candidates() -> Iterator[str]:
             files: Iterable[Any] = importlib.metadata.files(wheel) or ()
         except importlib.metadata.PackageNotFoundError:
             continue
-        yield from (os.path.abspath(f.locate()) for f in files if f.name in NAMES)  # type: ignore[type-var]
+        yield from (os.path.abspath(f.locate()) for f in files if f.name in NAMES)
     for name in NAMES:
         yield os.path.join(sys.prefix, "lib", name)
     yield from NAMES  # wherever the system's loader looks

@@ -397,4 +397,4 @@ KERNELS = {
 }
 
 for _kernel in KERNELS.values():
-    _kernel.library = "onednn"  # type: ignore[attr-defined]  # as counted in dualnet.backend.calls
+    _kernel.library = "onednn"  # as counted in dualnet.backend.calls

@@ -120,7 +120,8 @@ class EarlyStopping(Callback):
         self.restore_best = flag(restore_best, "restore_best", op="EarlyStopping")
 
     def on_fit_begin(self, run: Run) -> None:
-        self.best, self.waited, self.weights = math.inf, 0, None
+        self.best, self.waited = math.inf, 0
+        self.weights: dict[str, Any] | None = None
 
     def on_epoch_end(self, run: Run) -> None:
         name = self.monitor or ("val_loss" if "val_loss" in run.logs else "loss")

@@ -95,7 +95,8 @@ class Take:
         self.step, self.backend, self.recording = step, backend, recording
         self.recorder, self.eager = backend.recorder(), eager or _off()  # type: ignore[misc]
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
-        self.steps, self.outputs, self.moves = 0, None, {}
+        self.steps, self.outputs = 0, None
+        self.moves: dict = {}
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):

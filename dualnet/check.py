@@ -219,7 +219,7 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> _Problem:
     if len(arrays) > 1:
         raise ValueError(f"check: a layer takes one batch x, got {len(arrays)} arrays")
     layer = _in_float64(layer)
-    shape = (2, *layer.input_shape)
+    shape = (2, *layer.input_shape)  # type: ignore[misc]
     x = to_numpy(arrays[0]) if arrays else numpy.random.default_rng(1).standard_normal(shape)
     parameters = layer.parameters()
     values = {"x": x.astype(numpy.float64), **{name: to_numpy(p.value) for name, p in parameters.items()}}

@@ -318,8 +318,8 @@ def _subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
     if options.model is None and options.images is None:
         from .explain.example import subject
 
-        net, x, t = subject(options.image, options.seed)
-        return net, x, t if options.label is None else [options.label]
+        example, x, t = subject(options.image, options.seed)
+        return example, x, t if options.label is None else [options.label]
     name = options.model or "digits_cnn"
     if name in DATASETS or name in models.NAMES:
         model = DATASETS[name][0] if name in DATASETS else name

@@ -19,7 +19,7 @@ def reader(name: str) -> Callable[[], str]:
     """
     try:
         values, key = os.environ._data, os.environ.encodekey(name)  # type: ignore[attr-defined]
-        decode = os.environ.decodevalue  # type: ignore[attr-defined]
+        decode = os.environ.decodevalue
     except AttributeError:  # another Python
         return lambda: os.environ.get(name, "")
 

@@ -28,7 +28,7 @@ BLOCK_BYTES = 4 * 2**20
 """Columns are built for as many windows at a time as fit in this many bytes."""
 
 
-def check_padding(padding: Any, *, op: str) -> Padding:
+def check_padding(padding: Any, *, op: str) -> str | Pads:
     """Any form of padding, checked and in its shortest form: a name, or ``((top, bottom), (left, right))``."""
     if isinstance(padding, str):
         if padding not in ("valid", "same", "full"):
@@ -138,12 +138,11 @@ def placed(
     op: str, size: Pair, window: Pair, stride: Pair, padding: str | Pads, dilation: Pair, ceil_mode: bool = False
 ) -> Windows:
     """:func:`windows` for arguments that were checked before, as a layer's are."""
-    axes = [
+    (pads_1, P, over_1), (pads_2, Q, over_2) = (
         _along(op, axis, n, k, s, r, padding if isinstance(padding, str) else padding[i], ceil_mode)
         for i, (axis, n, k, s, r) in enumerate(zip(("height", "width"), size, window, stride, dilation))
-    ]
-    pads, grid, overhang = ((a[i], b[i]) for i in range(3) for a, b in [axes])
-    return Windows(size, window, stride, pads, dilation, grid, overhang)
+    )
+    return Windows(size, window, stride, (pads_1, pads_2), dilation, (P, Q), (over_1, over_2))
 
 
 def _along(
@@ -151,15 +150,15 @@ def _along(
 ) -> tuple[Pair, int, int]:
     """Padding, positions and overhang along one axis."""
     extent = r * (k - 1) + 1
-    if padding == "valid":
+    if not isinstance(padding, str):
+        before, after = padding
+    elif padding == "valid":
         before = after = 0
     elif padding == "full":
         before = after = extent - 1
-    elif padding == "same":
+    else:  # "same"
         total = max((-(-n // s) - 1) * s + extent - n, 0)
         before, after = total // 2, total - total // 2
-    else:
-        before, after = padding
     room = n + before + after - extent
     if n == 0 or room < 0:
         raise ValueError(
@@ -212,7 +211,7 @@ def transposed(
             )
         size.append(n)
         pads.append((before, after))
-    return Windows(tuple(size), tuple(window), stride, tuple(pads), dilation, tuple(grid))
+    return Windows((size[0], size[1]), window, stride, (pads[0], pads[1]), dilation, (grid[0], grid[1]))
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -153,11 +153,11 @@ class Parameter(Stateful):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)  # type: ignore[attr-defined]
+        return tuple(self.value.shape)
 
     @property
     def dtype(self) -> numpy.dtype:
-        return self.value.dtype  # type: ignore[attr-defined]
+        return self.value.dtype
 
     def __repr__(self) -> str:
         return f"Parameter({self.shape}, {self.dtype})"

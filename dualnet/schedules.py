@@ -62,7 +62,7 @@ class Schedule:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in arguments)})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.config() == other.config()  # type: ignore[attr-defined]
+        return type(other) is type(self) and self.config() == other.config()
 
     __hash__ = None  # type: ignore[assignment]
 

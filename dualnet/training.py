@@ -86,12 +86,14 @@ def fit(
     _fits(net, x, t, function, "fit", augment)
     if held_out is not None:
         _fits(net, *held_out, function, "fit: validation_data", augment)
-    net.loss = loss  # type: ignore[attr-defined]
+    net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
     order = functools.partial(_order, len(x), seed, shuffle)
     hooks = [_hooked(callback) for callback in callbacks]
     seen = Tally(function)
-    step = functools.partial(_step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen)
+    step: Callable[..., None] = functools.partial(
+        _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
+    )
     step = captured(step) if flag(capture, "capture", op="fit") else step
     _tell(hooks, "on_fit_begin", run)
     try:
@@ -210,7 +212,7 @@ def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
     x = x if backend_of(x) is not None else to_numpy(asarray(x, backend="numpy"))
     if net.input_shape is None:
         net.enter(x)  # says what to do
-    if len(x) == 0:
+    elif len(x) == 0:
         return numpy.empty((0, *net.output_shape(net.input_shape)), net.dtype)
     parts = [to_numpy(net(batch)) for batch, _ in _batches(net, x, None, batch_size, numpy.arange(len(x)))]
     return numpy.concatenate(parts)

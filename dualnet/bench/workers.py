@@ -77,21 +77,21 @@ class Staying:
         self.listener.start()
 
     def _listen(self) -> None:
-        with self.process.stdout as answers:  # type: ignore[union-attr]
+        with self.process.stdout as answers:
             for line in answers:
                 self.lines.put(line)
 
     def _say(self, line: str) -> None:
         try:
-            self.process.stdin.write(line + "\n")  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
         except OSError:
             pass  # it is gone, which its silence will show
 
     def _hear(self, until: float, longest: float) -> Answer:
         """The next line, unless the process ends or the time is over. Its children may keep the pipe open."""
         while True:
-            ended = self.process.poll() is not None  # type: ignore[union-attr]
+            ended = self.process.poll() is not None
             try:
                 return _answer([self.lines.get(timeout=0.5 if not ended else 0.2)])
             except queue.Empty:
@@ -99,7 +99,7 @@ class Staying:
             if ended:
                 self.errors.seek(0)
                 said = self.errors.read().decode("utf-8", "replace")
-                return {"failed": _last_words(said, self.process.returncode)}  # type: ignore[union-attr]
+                return {"failed": _last_words(said, self.process.returncode)}
             if time.monotonic() > until:
                 self._end(patience=0.0)
                 return {"failed": f"no answer within {longest:.0f} s"}

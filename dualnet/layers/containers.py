@@ -304,7 +304,7 @@ def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = 
     options = {"relu": True} if relu else {}
     if layer.takes_need_dx and not need_dx:
         options["need_dx"] = False
-    return layer.forward(x, train, **options)  # type: ignore[call-arg]
+    return layer.forward(x, train, **options)
 
 
 def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:

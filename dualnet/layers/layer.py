@@ -227,11 +227,11 @@ class Layer(Stateful):
 
     def config(self) -> dict[str, Any]:
         """The arguments that make this layer again, read from the attributes of the same names."""
-        arguments = list(_arguments(type(self)))
+        arguments = list(_arguments(type(self)))  # type: ignore[arg-type]  # a class can be hashed
         return {name: getattr(self, name) for name in arguments}
 
     def __repr__(self) -> str:
-        arguments = _arguments(type(self))
+        arguments = _arguments(type(self))  # type: ignore[arg-type]
         given = [
             f"{name}={_short(value)!r}"
             for name, value in self.config().items()
@@ -277,7 +277,8 @@ def merge(owner: Layer, parts: list[tuple[str, Layer, Gradients]]) -> Gradients:
     """The gradients of the layers inside, which come with their names, under the owner's names; those of a shared
     parameter add up.
     """
-    parameters, total = owner.parameters(), {}
+    parameters = owner.parameters()
+    total: Gradients = {}
     for child, layer, gradients in parts:
         for local, gradient in gradients.items():
             name = f"{child}.{local}"

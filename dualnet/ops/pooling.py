@@ -224,7 +224,7 @@ def largest(x: Array, at: Windows) -> Array:
     for rows, cols in at.slices():
         units = padded[:, rows, cols, :]
         y = units if y is None else xp.maximum(y, units)  # E8
-    return y.copy() if at.taps == 1 else y  # type: ignore[union-attr]
+    return y.copy() if at.taps == 1 else y
 
 
 @accelerated

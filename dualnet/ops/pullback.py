@@ -101,8 +101,8 @@ class Pullback:
 class LossPullback(Pullback):
     """The pullback of a loss: its output is one number, so ``pullback()`` starts from dE/dE = 1."""
 
-    def __call__(self, dloss: float = 1.0) -> Any:  # type: ignore[override]
+    def __call__(self, dloss: float = 1.0) -> Any:
         if hasattr(dloss, "shape") and tuple(dloss.shape) != ():
             raise ValueError(f"{self.op} pullback: a loss is one number, so its gradient is too; got {dloss.shape}")
         on_device = backend_of(dloss) is self._backend
-        return self._run(dloss.astype(self.dtype) if on_device else float(dloss))  # type: ignore[union-attr]
+        return self._run(dloss.astype(self.dtype) if on_device else float(dloss))  # type: ignore[attr-defined]

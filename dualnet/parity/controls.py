@@ -118,8 +118,8 @@ def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]
 def _multiplications(case: Case) -> int:
     """Of one product of the op, if it is one product: rows × sum × columns; 0 for grouped convolution."""
     x, w = case.arrays["x"], case.arrays["w"]
-    rows = math.prod(x.shape[:-1]) // case.options.get("stride", 1) ** 2 if case.options.get("groups", 1) == 1 else 0  # type: ignore[union-attr]
-    return rows * w.size if min(w.shape[-2:]) >= 32 else 0  # type: ignore[union-attr]
+    rows = math.prod(x.shape[:-1]) // case.options.get("stride", 1) ** 2 if case.options.get("groups", 1) == 1 else 0
+    return rows * w.size if min(w.shape[-2:]) >= 32 else 0
 
 
 def _planted(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:

@@ -164,7 +164,7 @@ def _sizes(tape: Tape) -> dict[str, float]:
     sizes = {}
     for call in tape.calls:
         for name in {"b", "beta"} & call.gradients.keys():
-            dy = numpy.abs(call.dy.astype(numpy.float64)).reshape(-1, call.dy.shape[-1])  # type: ignore[union-attr]
+            dy = numpy.abs(call.dy.astype(numpy.float64)).reshape(-1, call.dy.shape[-1])
             sizes[f"gradient {call.path}.{name}".replace(" .", " ")] = float(
                 numpy.linalg.norm(dy.sum(0)) / numpy.sqrt(max(1, len(dy)))
             )

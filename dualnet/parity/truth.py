@@ -97,7 +97,7 @@ def _rectified(case: Case, y: numpy.ndarray, forward: Any, options: Any) -> tupl
 
 def _upstream(case: Case, found: dict[str, Any]) -> numpy.ndarray:
     """|dy|, as far as it passes."""
-    dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
+    dy = numpy.abs(case.dy.astype(numpy.float64))
     return dy * (found["y"] > 0) if case.rectified else dy
 
 
@@ -137,11 +137,11 @@ def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source
     The two GELUs round what stands in the exponent. In the approximate one that is an error of the order of x; in the
     other it is the truth's, x²/2 in the loops' erfc, and shows in float64.
     """
-    n, x, scale = ULPS_OF_EXP[case.dtype], case.arrays["x"].astype(numpy.float64), None  # type: ignore[union-attr]
+    n, x, scale = ULPS_OF_EXP[case.dtype], case.arrays["x"].astype(numpy.float64), None
     if case.op == "gelu" and case.options.get("approximate"):
         scale = x
     elif case.op == "gelu" and case.dtype == "float64":
-        scale = found["y"] * numpy.clip(numpy.abs(x), 1.0, 40.0) ** 2  # type: ignore[arg-type]
+        scale = found["y"] * numpy.clip(numpy.abs(x), 1.0, 40.0) ** 2
     return {
         "y": limits.ulps(found["y"], case.dtype, n, scale),
         "dx": limits.ulps(found["dx"], case.dtype, n, _steep(case)),
@@ -150,7 +150,7 @@ def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source
 
 def _steep(case: Case) -> numpy.ndarray:
     """|dy| times what f' is made of: numbers of the size of 1, of x for SiLU, and of x · v(x) for GELU's exponent v."""
-    dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))  # type: ignore[union-attr]
+    dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))
     x = numpy.clip(x, 1.0, 8.0)
     return dy * {"silu": x, "gelu": x * x}.get(case.op, 1.0)
 
@@ -160,7 +160,7 @@ def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: So
     forward, backward = source(case.base)
     if case.op == "max_pool2d":
         largest = limits.exact(found["y"])  # dy goes to the winner; where windows overlap, several add up
-        dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
+        dy = numpy.abs(case.dy.astype(numpy.float64))
         magnitude = backward(dy, case.arrays["x"], **options)
         return {"y": largest, "dx": limits.products(found["dx"], case.dtype, _terms(case)["dx"], magnitude)}
     arrays = _unsigned(case.arrays)
@@ -177,10 +177,10 @@ def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: So
 def _terms(case: Case) -> dict[str, int]:
     """K, the length of the longest sum, for the output and each gradient."""
     x, w = case.arrays["x"], case.arrays.get("w")
-    shape = tuple(x.shape)  # type: ignore[union-attr]
+    shape = tuple(x.shape)
     if case.op == "dense":
         rows = math.prod(shape[:-1])
-        return {"y": w.shape[0], "dx": w.shape[1], "dw": rows, "db": rows}  # type: ignore[union-attr]
+        return {"y": w.shape[0], "dx": w.shape[1], "dw": rows, "db": rows}
     if case.op == "global_avg_pool2d":
         return {"y": shape[1] * shape[2], "dx": 1}
     if w is None:
@@ -198,10 +198,10 @@ def _terms(case: Case) -> dict[str, int]:
 
 def _shares(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """u (16 + 4 √C). A gradient is a difference, dy − Σ dy y, whose two parts have the size of dy."""
-    bound, why = _of_classes(case.dtype, case.arrays["x"].shape[case.options.get("axis", -1)])  # type: ignore[union-attr]
+    bound, why = _of_classes(case.dtype, case.arrays["x"].shape[case.options.get("axis", -1)])
     y = found["y"] if case.op == "softmax" else numpy.exp(found["y"])
     axis = case.options.get("axis", -1)
-    dy = numpy.abs(case.dy.astype(numpy.float64))  # type: ignore[union-attr]
+    dy = numpy.abs(case.dy.astype(numpy.float64))
     if case.op == "softmax":
         parts = y * (dy + numpy.sum(dy * y, axis, keepdims=True))
     else:
@@ -219,13 +219,13 @@ def _of_classes(dtype: str, C: int) -> tuple[float, str]:
 
 def _norms(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """τ · (1 + |μ| / σ), over the values that share a mean; γ, β, μ, σ² get sums over all who share those."""
-    arrays = {name: a.astype(numpy.float64) for name, a in case.arrays.items()}  # type: ignore[union-attr]
+    arrays = {name: a.astype(numpy.float64) for name, a in case.arrays.items()}
     x, gamma = arrays["x"], numpy.abs(arrays["gamma"])
-    mean, deviation, n = statistics(case.base, x, case.arrays, case.options)  # type: ignore[arg-type]
+    mean, deviation, n = statistics(case.base, x, case.arrays, case.options)
     ratio = _spread(case)[0]
     dy, x_hat = _upstream(case, found), numpy.abs((x - mean) / deviation)
-    axes = tuple(range(x.ndim - gamma.ndim))  # type: ignore[union-attr]
-    several = max(1, math.prod(x.shape[a] for a in axes))  # type: ignore[union-attr]
+    axes = tuple(range(x.ndim - gamma.ndim))
+    several = max(1, math.prod(x.shape[a] for a in axes))
     parts = {"y": gamma * x_hat + numpy.abs(arrays["beta"]), "dx": dy * gamma / deviation}
     added_up = {"dgamma": dy * x_hat, "dbeta": dy}
     if case.base == "batch_norm_inference":

@@ -104,7 +104,7 @@ def load(path: str) -> Any:
     """The script that builds the step."""
     spec = importlib.util.spec_from_file_location("measured", path)
     script = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(script)  # type: ignore[union-attr]
+    spec.loader.exec_module(script)
     return script
 
 
