@@ -133,7 +133,7 @@ class EarlyStopping(Callback):
             self.weights = _kept(run.net.state_dict()) if self.restore_best else None
         else:
             self.waited += 1
-            run.stop = run.stop or self.waited > self.patience
+            run.stop = run.stop or self.waited >= self.patience
 
     def on_fit_end(self, run: Run) -> None:
         if self.weights is not None:

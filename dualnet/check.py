@@ -19,6 +19,7 @@ import numpy
 
 from .backend import asarray, backend_of, to_numpy
 from .dtypes import is_floating
+from .layers.containers import forward_of
 from .layers.layer import Layer
 
 DIFFERENCE = 1e-7
@@ -153,7 +154,7 @@ def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -
         v = rng.standard_normal(problem.values[argument].shape)
         y, pull = problem.run(problem.values)
         g = rng.standard_normal(y.shape)
-        gradient = pull(g)[argument]
+        gradient = _of(pull(g), argument)
         up, down = (_value(problem, argument, sign * STEP * v, g) for sign in (1, -1))
         here = float(numpy.vdot(y, g))
         numeric = (up - down) / (2 * STEP)
@@ -169,6 +170,20 @@ def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -
     return row
 
 
+class NoGradient(ValueError):
+    """A pullback returned nothing for an argument."""
+
+
+def _of(gradients: dict[str, numpy.ndarray], argument: str) -> numpy.ndarray:
+    if argument not in gradients:
+        hint = ", or choose the arguments that have one with wrt=[0]" if argument.startswith("argument") else ""
+        raise NoGradient(
+            f"check: the pullback returned no gradient for {argument}, only for {', '.join(gradients) or 'nothing'}. "
+            f"Return one{hint}."
+        )
+    return gradients[argument]
+
+
 def _value(problem: _Problem, argument: str, step: numpy.ndarray, g: numpy.ndarray) -> float:
     moved = {**problem.values, argument: problem.values[argument] + step}
     return float(numpy.vdot(problem.run(moved)[0], g))
@@ -179,7 +194,7 @@ def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator)
     zero = problem.run({**problem.values, argument: numpy.zeros_like(v)})[0]
     moved = problem.run({**problem.values, argument: v})[0] - zero
     g = rng.standard_normal(moved.shape)
-    transposed = problem.run(problem.values)[1](g)[argument]
+    transposed = _of(problem.run(problem.values)[1](g), argument)
     forward, backward = float(numpy.vdot(moved, g)), float(numpy.vdot(v, transposed))
     norm = float(numpy.linalg.norm(moved) * numpy.linalg.norm(g) + numpy.linalg.norm(v) * numpy.linalg.norm(transposed))
     return Row(argument, backward, forward, abs(forward - backward) / norm if norm else 0.0, ADJOINT)
@@ -195,6 +210,10 @@ def _problem(
         name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
     }
     wanted = [names[i] for i in (range(len(arrays)) if wrt is None else wrt) if names[i] in given]
+
+    if not wanted:
+        kinds = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arrays) or "nothing"
+        raise ValueError(f"check: got {kinds}; expected an array of floating dtype, to differentiate with respect to")
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
         y, pullback = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
@@ -228,7 +247,7 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> _Problem:
         with _undisturbed(layer):
             for name, parameter in parameters.items():
                 parameter.value = asarray(values[name])
-            y, pullback = layer.forward(layer.enter(asarray(values["x"])), train)
+            y, pullback = forward_of(layer, layer.enter(asarray(values["x"])), train, need_dx=True)
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
             dx, gradients = pullback(asarray(g))

@@ -9,6 +9,9 @@ The description of a network, in JSON:
     input_shape, dtype    what ``init`` was called with; the arrays of a network of 16 bits are float32
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
+    loss                  the name of the loss it was trained with, if it was; null for a function of your own
+    optimizer             its class and the numbers of its state, if it was saved too; its arrays are named
+                          ``optimizer/...``
 
 Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. The
 files themselves are formats.py's.
@@ -41,10 +44,13 @@ from .formats import (
 )
 from .initializers import Parameter
 from .layers.layer import Layer
+from .ops import losses
+from .optimizers import Optimizer
 from .sketch import sketch
 
 __all__ = ["load", "save"]
 
+OF_OPTIMIZER = "optimizer/"
 MOST_PLACES = 20_000
 MOST_DEPTH = 100
 BUILT_IN: dict[str, type[Layer]] = {
@@ -64,8 +70,10 @@ def built_in(kind: type[Layer]) -> type[Layer]:
 # -- a network in a file -----------------------------------------------------------------------------------------------
 
 
-def save(net: Layer, path: str | os.PathLike) -> Path:
+def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = None) -> Path:
     """Write a network, its architecture and its weights, to ``path``; returns the path written.
+
+    With ``optimizer`` its state is in the file too, from which training can go on: ``dn.load(path, optimizer=...)``.
 
     The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
     ``.safetensors`` is added if it can be written, else ``.npz``. The file is replaced as a whole or not at all: after
@@ -88,6 +96,7 @@ def save(net: Layer, path: str | os.PathLike) -> Path:
     if net.input_shape is None:
         raise ValueError("save: the network has no parameters yet: call net.init(input_shape) first")
     document, arrays = _describe(net)
+    remembered = _describe_optimizer(optimizer, document)
     own = _own_classes(net)
     try:
         _restore(document, arrays, own)  # the way back is tried now, while the network is still here
@@ -96,14 +105,20 @@ def save(net: Layer, path: str | os.PathLike) -> Path:
             f"save: this network could not be made again from the arguments of its layers ({error}). If layers were "
             "exchanged after init, call net.init again; a layer's config() must return the arguments of its class."
         ) from error
-    write(target, document, arrays)
+    write(target, document, arrays | remembered)
     return target
 
 
-def load(path: str | os.PathLike, custom: Mapping[str, type[Layer]] | None = None) -> Layer:
+def load(
+    path: str | os.PathLike,
+    custom: Mapping[str, type[Layer]] | None = None,
+    *,
+    optimizer: Optimizer | None = None,
+) -> Layer:
     """The network in a file that :func:`save` wrote, on the backend in force.
 
     The format is told by the content. ``custom={"Name": Class}`` gives the layer classes that are not dualnet's own.
+    An ``optimizer``, made with the arguments of the one that was saved, takes over the state of that one.
 
     Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
     ``FileNotFoundError`` where there is none; without a suffix the two known ones are tried.
@@ -121,9 +136,22 @@ def load(path: str | os.PathLike, custom: Mapping[str, type[Layer]] | None = Non
             raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
     found = _found(path)
     document, arrays = read(found)
+    remembered = {name: arrays.pop(name) for name in list(arrays) if name.startswith(OF_OPTIMIZER)}
+    if optimizer is not None and "optimizer" not in document:
+        raise ValueError(f"load: {found} holds no optimizer's state; net.save(path, optimizer=...) writes one")
     try:
         net = _restore(document, arrays, custom or {})
         net.load_state_dict({**arrays, **document["numbers"]})
+        if "loss" in document:
+            net.loss = None if document["loss"] is None else _one_of([*losses.NAMES], document["loss"], "loss")
+        if optimizer is not None:
+            numbers = {name: _number_in(n) for name, n in document["optimizer"]["numbers"].items()}
+            of = document["optimizer"]["class"]
+            if of != type(optimizer).__name__:
+                raise ValueError(f"it holds the state of {of}, which {type(optimizer).__name__} cannot take over")
+            optimizer.load_state_dict(
+                numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in remembered.items()}
+            )
     except MALFORMED as error:
         raise CheckpointError(f"{found}: {error}") from error
     return net
@@ -177,7 +205,27 @@ def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
         "numbers": numbers,
         "tied": _tied(net),
     }
+    if "loss" in vars(net):
+        document["loss"] = _loss(vars(net)["loss"])
     return document, arrays
+
+
+def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -> Arrays:
+    """Its numbers, into the description, and its arrays."""
+    if optimizer is None:
+        return {}
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"save: optimizer is {optimizer!r}; expected the dn.Optimizer that trained the network")
+    state = optimizer.state_dict()
+    arrays = {name: value for name, value in state.items() if backend_of(value) is not None}
+    numbers = {name: _plain(value, name, [], {}) for name, value in state.items() if name not in arrays}
+    document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers}
+    return {OF_OPTIMIZER + name: _host(value) for name, value in arrays.items()}
+
+
+def _loss(loss: Any) -> str | None:
+    """A loss's name, if a file can hold it: a function of somebody's own, or with options, it cannot."""
+    return next((name for name, known in losses.NAMES.items() if loss == name or loss is known), None)
 
 
 def _host(value: Any) -> numpy.ndarray:
@@ -325,6 +373,11 @@ def _assemble(document: dict[str, Any], custom: Mapping[str, type[Layer]]) -> La
         made.append(kind(**config))
         sizes.append((places, depth))
     return made[document["network"]]
+
+
+def _number_in(value: Any) -> Any:
+    """A number of the description; one that JSON lacks is an object with one key."""
+    return float(value["float"]) if isinstance(value, dict) else value
 
 
 def _class_of(entry: dict[str, Any], custom: Mapping[str, type[Layer]]) -> type[Layer]:

@@ -23,7 +23,7 @@ from .capture import capture as captured
 from .data import Augment
 from .dtypes import is_half
 from .initializers import cast_all
-from .layers.containers import forward_of
+from .layers.containers import Container, forward_of
 from .layers.layer import Layer
 from .loss_scale import LossScale, guarded
 from .loss_scale import get as scale_of
@@ -43,11 +43,12 @@ def fit(
     t: Any,
     *,
     epochs: int = 1,
+    initial_epoch: int = 0,
     batch_size: int = 64,
     optimizer: str | optimizers.Optimizer = "adam",
     loss: Loss = "softmax_cross_entropy",
     validation_data: tuple[Any, Any] | None = None,
-    callbacks: Iterable[Any] = (),
+    callbacks: Any = (),
     seed: int = 0,
     verbose: int = 1,
     shuffle: bool = True,
@@ -58,8 +59,12 @@ def fit(
     """Train a network on inputs x (N, ...) and targets t, and return what was seen.
 
     x and t may lie on the host (each batch is then copied to the network's backend) or on its device. x is converted to
-    the network's dtype batch by batch. A network that has not been initialised takes its input shape from x and its
-    weights from ``seed``, which also orders the batches: the same seed gives the same batches on every backend.
+    the network's dtype batch by batch. A network that has not been initialised takes its input shape from x. Layers
+    without parameters draw them from ``seed``, which also orders the batches: the same seed gives the same batches on
+    every backend. Layers that have parameters go on from there.
+
+    ``initial_epoch`` is for going on with a training: ``epochs=5, initial_epoch=3`` trains the fourth and the fifth
+    epoch, with the batches that they have in a training of five.
 
     ``augment`` (:class:`dualnet.data.Augment`) makes the batches from images x, uint8 or floating: it shifts, flips and
     normalises, anew in every epoch. Images of ``validation_data`` are only normalised.
@@ -77,19 +82,21 @@ def fit(
     (1.0, True)
     """
     epochs = integer(epochs, "epochs", op="fit", least=0)
+    initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
     batch_size = integer(batch_size, "batch_size", op="fit")
     x, t = _examples("fit", x, t)
     held_out = None if validation_data is None else _pair(validation_data)
     function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
-    if net.input_shape is None:
-        net.init(tuple(x.shape[1:]), seed=seed)
+    if not _ready(net):
+        net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
     _fits(net, x, t, function, "fit", augment)
     if held_out is not None:
         _fits(net, *held_out, function, "fit: validation_data", augment)
     net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
     order = functools.partial(_order, len(x), seed, shuffle)
-    hooks = [_hooked(callback) for callback in callbacks]
+    given = [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks
+    hooks = [_hooked(callback) for callback in given]
     seen = Tally(function)
     step: Callable[..., None] = functools.partial(
         _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
@@ -97,7 +104,7 @@ def fit(
     step = captured(step) if flag(capture, "capture", op="fit") else step
     _tell(hooks, "on_fit_begin", run)
     try:
-        for run.epoch in range(epochs):
+        for run.epoch in range(initial_epoch, epochs):
             _tell(hooks, "on_epoch_begin", run)
             begun = time.perf_counter()
             with Progress(run.epoch, epochs, steps, verbose) as progress:
@@ -113,7 +120,9 @@ def fit(
                 run.history.add(run.logs)
                 progress.done(told(run.logs))
             _observe(run)
+            told_already = set(run.logs)
             _tell(hooks, "on_epoch_end", run)
+            run.history.add({name: value for name, value in run.logs.items() if name not in told_already})
             if run.stop:
                 break
     finally:
@@ -190,7 +199,7 @@ def evaluate(
     """
     batch_size = integer(batch_size, "batch_size", op="evaluate")
     x, t = _examples("evaluate", x, t)
-    function = losses.get(getattr(net, "loss", "softmax_cross_entropy") if loss is None else loss)
+    function = losses.of(net, loss)
     _fits(net, x, t, function, "evaluate", augment)
     seen, function = Tally(function), _unchecked(function)
     for batch, target in _batches(net, x, t, batch_size, numpy.arange(len(x)), augment):
@@ -214,6 +223,8 @@ def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
         net.enter(x)  # says what to do
     elif len(x) == 0:
         return numpy.empty((0, *net.output_shape(net.input_shape)), net.dtype)
+    elif tuple(x.shape[1:]) != net.input_shape:
+        _tried(net, x[:1], tuple(x.shape), "predict")
     parts = [to_numpy(net(batch)) for batch, _ in _batches(net, x, None, batch_size, numpy.arange(len(x)))]
     return numpy.concatenate(parts)
 
@@ -252,7 +263,7 @@ class Tally:
 
 def _right(loss: Callable[..., Any], y: Array, t: Array) -> Array | None:
     """Which answers are right; None where the loss is not about classes."""
-    xp = backend_of(y).xp
+    xp, loss = backend_of(y).xp, _bare(loss)
     if loss is losses.softmax_cross_entropy:
         label = t if t.ndim < y.ndim else xp.argmax(t, axis=-1)
         return xp.argmax(y, axis=-1) == label
@@ -324,6 +335,12 @@ def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
     return x, t
 
 
+def _ready(net: Layer) -> bool:
+    """Has every layer met the shape of its input? (A layer that was put into a trained network has not.)"""
+    inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
+    return all(layer.input_shape is not None for layer in (net, *inside))
+
+
 def _pair(validation_data: Any) -> tuple[Any, Any]:
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise ValueError("fit: validation_data is a pair (x, t)")
@@ -334,18 +351,55 @@ def _fits(net: Layer, x: Any, t: Any, loss: Callable[..., Any], op: str, augment
     """One look at all targets, before the first step, instead of one in every step."""
     if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
         raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
-    net.enter(x[:1] if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype))
-    if loss is losses.softmax_cross_entropy and t.dtype.kind in "iub":
-        losses.check_labels(op, t, net.output_shape(tuple(x.shape[1:]))[-1])
-    elif loss is losses.softmax_cross_entropy:
+    one = x[:1] if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
+    y, kind = _tried(net, one, tuple(x.shape), op), _bare(loss)
+    _fit_together(y, t, loss, op)
+    if kind is losses.softmax_cross_entropy and t.ndim < y.ndim:
+        losses.check_labels(op, t, y.shape[-1])
+    elif kind is losses.softmax_cross_entropy:
         losses.check_probabilities(op, t)
-    elif loss is losses.binary_cross_entropy:
+    elif kind is losses.binary_cross_entropy:
         losses.check_answers(op, t)
 
 
+def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
+    """The output for one example. (What else is wrong with the numbers the first step will tell.)"""
+    try:
+        with numpy.errstate(all="ignore"):
+            return net(asarray(net.enter(one), backend=_backend_of(net)))
+    except (ValueError, TypeError) as error:
+        if shape[1:] == net.input_shape:
+            raise
+        raise type(error)(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
+
+
+def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
+    """Does the loss take one output of the network and its target?"""
+    if t.dtype.kind not in "biufV":
+        raise TypeError(
+            f"{op}: t has dtype {t.dtype}; expected numbers. numpy.unique(t, return_inverse=True) makes class numbers "
+            "of names."
+        )
+    try:
+        with numpy.errstate(all="ignore"):
+            _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
+    except (ValueError, TypeError) as error:
+        raise type(error)(
+            f"{op}: the loss does not take outputs of shape (N, {', '.join(map(str, y.shape[1:]))}) with targets t of "
+            f"shape {tuple(t.shape)}, {t.dtype}: {error}"
+        ) from error
+
+
 def _unchecked(loss: Callable[..., Any]) -> Callable[..., Any]:
-    if loss in (losses.softmax_cross_entropy, losses.binary_cross_entropy):
+    if _bare(loss) in (losses.softmax_cross_entropy, losses.binary_cross_entropy):
         return functools.partial(loss, check_labels=False)
+    return loss
+
+
+def _bare(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss itself, where it was given options by functools.partial."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
     return loss
 
 

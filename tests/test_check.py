@@ -100,3 +100,13 @@ def test_what_cannot_be_checked():
 
 def test_a_report_of_nothing_is_not_a_proof():
     assert not dn.check.Report("nothing", "difference")
+
+
+def test_a_missing_gradient_is_named(backend, rng):
+    y, t = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))
+    with pytest.raises(ValueError, match=r"no gradient for argument 1, only for argument 0.*wrt=\[0\]"):
+        dn.check.gradient(dn.losses.huber, y, t)
+    assert dn.check.gradient(dn.losses.huber, y, t, wrt=[0])
+    for arrays, got in (((), "got nothing"), ((np.arange(3),), "got int64")):
+        with pytest.raises(ValueError, match=got):
+            dn.check.gradient(dn.ops.relu, *arrays)

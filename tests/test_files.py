@@ -259,3 +259,63 @@ def test_a_link_stays_a_link_and_permissions_follow_the_mask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "link.npz").is_symlink() and (tmp_path / "real" / "m.npz").stat().st_mode & 0o777 == 0o640
+
+
+# -- the loss and the optimizer ----------------------------------------------------------------------------------------
+
+
+def squares(y, t):
+    return dn.losses.mean_squared_error(y, t)
+
+
+@BOTH
+@pytest.mark.parametrize("loss", ["mean_squared_error", dn.losses.mean_squared_error, squares, None])
+def test_a_network_remembers_its_loss(tmp_path, backend, suffix, loss):
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((2,))
+    x, t = np.ones((4, 2), np.float32), np.full((4, 2), 0.5, np.float32)
+    if loss is not None:
+        net.fit(x, t, loss=loss, verbose=0)
+    back = load(save(net, tmp_path / f"m{suffix}"))
+    if loss is squares:
+        with pytest.raises(ValueError, match="trained with a loss of your own, which its file does not hold"):
+            back.evaluate(x, t)
+        assert back.evaluate(x, t, loss=squares) == net.evaluate(x, t)
+        again = load(save(back, tmp_path / f"again{suffix}"))
+        assert again.loss is None, "it is not forgotten that it is not known"
+    else:
+        assert back.evaluate(x, t) == net.evaluate(x, t)
+        assert hasattr(back, "loss") == (loss is not None)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dn.SGD(lr=0.1),
+        lambda: dn.SGD(lr=dn.schedules.Plateau(0.1), momentum=0.9),
+        lambda: dn.Adam(lr=dn.schedules.Cosine(0.1, steps=9)),
+    ],
+)
+def test_the_optimizers_state_comes_along(tmp_path, backend, suffix, make):
+    net, optimizer = trained(small()), make()
+    x, t = np.ones((4, 6, 5, 2), np.float32), np.zeros(4, int)
+    net.fit(x, t, epochs=2, optimizer=optimizer, verbose=0)
+    path, fresh = save(net, tmp_path / f"m{suffix}", optimizer=optimizer), make()
+    back = load(path, optimizer=fresh)
+    assert same_bits(net, back) and fresh.state_dict().keys() == optimizer.state_dict().keys()
+    for name, value in optimizer.state_dict().items():
+        assert np.array_equal(dn.to_numpy(dn.asarray(value)), dn.to_numpy(dn.asarray(fresh.state_dict()[name]))), name
+    assert same_bits(load(path), net), "who does not ask for it gets the network alone"
+
+
+def test_an_optimizers_state_that_is_not_there_or_of_another(tmp_path):
+    net, optimizer = trained(small()), dn.SGD(lr=0.1)
+    path = save(net, tmp_path / "without.npz")
+    with pytest.raises(ValueError, match=r"holds no optimizer's state; net.save\(path, optimizer=...\) writes one"):
+        load(path, optimizer=optimizer)
+    path = save(net, tmp_path / "with.npz", optimizer=dn.Adam())
+    with pytest.raises(CheckpointError, match="it holds the state of Adam, which SGD cannot take over"):
+        load(path, optimizer=optimizer)
+    with pytest.raises(TypeError, match="save: optimizer is 'adam'; expected the dn.Optimizer that trained"):
+        save(net, tmp_path / "other.npz", optimizer="adam")
+    assert not (tmp_path / "other.npz").exists()

@@ -172,3 +172,127 @@ def test_repr_shows_what_was_given():
     assert (
         repr(dn.Conv2D(4, (3, 2), padding=1, groups=2)) == "Conv2D(filters=4, kernel_size=(3, 2), padding=1, groups=2)"
     )
+
+
+# -- init, and trained layers ------------------------------------------------------------------------------------------
+
+
+def bits(net):
+    return {name: dn.to_numpy(value).tobytes() for name, value in net.state_dict().items() if hasattr(value, "dtype")}
+
+
+def body():
+    layers = [dn.Conv2D(3, 3), dn.BatchNorm(), dn.SeparableConv2D(2, 3), dn.Dropout(0.1), dn.Flatten()]
+    net = dn.Sequential(layers).init((6, 6, 1), seed=3)
+    net[1].moving_mean = net[1].moving_mean + 2.0
+    return net
+
+
+def test_trained_layers_keep_what_they_learned_under_a_new_head(backend):
+    trained = body()
+    before, identities = bits(trained), {name: id(p) for name, p in trained.parameters().items()}
+    net = dn.Sequential([trained, dn.Dense(2)]).init((6, 6, 1), seed=9, keep=True)
+    fresh = dn.Sequential([body(), dn.Dense(2)]).init((6, 6, 1), seed=9)
+    assert bits(trained) == before and {name: id(p) for name, p in trained.parameters().items()} == identities
+    assert bits(net[1]) == bits(fresh[1]), "what is drawn does not depend on what is kept"
+    assert bits(fresh[0]) != before, "without keep all is drawn anew"
+
+
+def test_kept_layers_settle_the_dtype(backend):
+    trained = dn.Sequential([dn.Dense(3)]).init((4,), dtype="float64")
+    net = dn.Sequential([trained, dn.Dense(2)]).init((4,), keep=True)
+    assert {p.value.dtype.name for p in net.parameters().values()} == {"float64"}
+    with pytest.raises(ValueError, match=r"its w is float64 \(4, 3\), but an input .* needs float32 \(4, 3\)"):
+        dn.Sequential([trained]).init((4,), dtype="float32", keep=True)
+
+
+def test_an_init_that_fails_changes_nothing(backend):
+    trained = body()
+    before, shapes = bits(trained), [layer.input_shape for _, layer in trained.walk()]
+    net = dn.Sequential([*trained.layers, dn.Dense(2)]).init((6, 6, 1), keep=True)
+    with pytest.raises(
+        ValueError, match=r"layer 5 \(Dense\): its w is .* \(8, 2\), but an input .* Nothing was changed"
+    ):
+        net.init((7, 7, 1), keep=True)
+    assert bits(trained) == before and [layer.input_shape for _, layer in trained.walk()] == shapes
+    assert net.input_shape == (6, 6, 1) and net.output_shape((6, 6, 1)) == (2,)
+
+    def late(rng, shape, fan_in, fan_out):
+        raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        dn.Sequential([*trained.layers, dn.Dense(2, initializer=late)]).init((6, 6, 1))
+    assert bits(trained) == before
+
+
+def test_a_layer_without_parameters_says_what_to_do():
+    with pytest.raises(
+        AttributeError, match=r"'Dense' object has no attribute 'w'. It has no parameters yet: call init"
+    ):
+        dn.Dense(2).forward(np.ones((1, 2), np.float32))
+    layer = dn.Dense(2).init((2,))
+    with pytest.raises(AttributeError, match="has no attribute 'weights'$"):
+        layer.weights  # noqa: B018
+    assert not hasattr(dn.Dense(2), "w") and hasattr(layer, "w")
+
+
+# -- what a layer of one's own may get wrong -------------------------------------------------------------------------
+
+
+class Plain(Scale):
+    def build(self, input_shape, draw):
+        self.g = draw.parameter("ones", (input_shape[-1],))
+        self.h = dn.asarray([1.0])
+
+    def gradients(self, gradients):
+        return {**gradients, "h": gradients["g"]}
+
+    def forward(self, x, train=False):
+        y, way = super().forward(x, train)
+        return y, dn.Pullback("plain", lambda dy: (lambda dx, found: (dx, self.gradients(found)))(*way(dy)), y)
+
+
+class Misnamed(Plain):
+    def gradients(self, gradients):
+        return {"gamma": gradients["g"]}
+
+
+class Function(Scale):
+    def forward(self, x, train=False):
+        return x, lambda dy: (dy, {})
+
+
+class Alone(Scale):
+    def forward(self, x, train=False):
+        return x
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (Plain, r"layer 1 \(Plain\): its pullback returned a gradient 'h', but it has g. A parameter is made by"),
+        (Misnamed, r"layer 1 \(Misnamed\): its pullback returned a gradient 'gamma', but it has g"),
+        (
+            Function,
+            r"layer 1 \(Function\): Function: forward returned \(ndarray, function\); expected y and its pullback",
+        ),
+        (Alone, r"layer 1 \(Alone\): Alone: forward returned \(ndarray\); expected y and its pullback"),
+    ],
+)
+def test_a_layer_of_ones_own_that_breaks_the_contract_is_told(kind, message):
+    net, x = dn.Sequential([dn.Flatten(), kind()]).init((2,)), np.ones((3, 2), np.float32)
+    with pytest.raises((TypeError, ValueError), match=message):
+        y, pullback = net.forward(x, train=True)
+        pullback(y)
+
+
+def test_an_error_inside_names_the_place_and_stays_of_its_class():
+    class Wrong(dn.Layer):
+        def forward(self, x, train=False):
+            raise np.linalg.LinAlgError("as it was")
+
+    net = dn.Sequential([dn.Identity(), dn.Sequential([Wrong()])]).init((2,))
+    for run in (net, net.forward):
+        with pytest.raises(np.linalg.LinAlgError, match="^as it was") as caught:
+            run(np.ones((1, 2), np.float32))
+        assert caught.value.__notes__ == ["in layer 0 (Wrong)", "in layer 1 (Sequential)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import weakref
@@ -122,7 +123,7 @@ def test_a_step_moves_only_its_batch():
         net = small()
         with dn.transfers("count") as moved:
             net.fit(x, t, epochs=1, batch_size=8, verbose=0)
-        assert (moved.to_device, moved.to_host) == (2 * 5, 2)
+        assert (moved.to_device, moved.to_host) == (2 * 5 + 2, 2)  # and one example, tried before the first step
         x, t = dn.asarray(x), dn.asarray(t)
         with dn.transfers("count") as moved:
             net.fit(x, t, epochs=2, batch_size=8, verbose=0)
@@ -286,3 +287,105 @@ def test_predict_of_nothing(backend):
 def test_a_callback_must_be_one():
     with pytest.raises(TypeError, match="a callback is a dn.Callback or a function"):
         small().fit(X, T, callbacks=[3], verbose=0)
+
+
+# -- going on, and building on what was trained ------------------------------------------------------------------------
+
+
+def test_going_on_is_as_if_training_had_not_stopped(backend, tmp_path):
+    x, t = bars(40)
+    whole, optimizer = small(), dn.Adam(lr=0.01)
+    history = whole.fit(x, t, epochs=4, batch_size=8, optimizer=optimizer, verbose=0)
+    first, optimizer = small(), dn.Adam(lr=0.01)
+    first.fit(x, t, epochs=2, batch_size=8, optimizer=optimizer, verbose=0)
+    path = first.save(tmp_path / "half.npz", optimizer=optimizer)
+    optimizer = dn.Adam(lr=0.01)
+    second = dn.load(path, optimizer=optimizer)
+    rest = second.fit(x, t, epochs=4, initial_epoch=2, batch_size=8, optimizer=optimizer, verbose=0)
+    assert rest["loss"] == history["loss"][2:]
+    for name, value in whole.state_dict().items():
+        assert np.array_equal(dn.to_numpy(value), dn.to_numpy(second.state_dict()[name])), name
+    assert second.fit(x, t, epochs=2, initial_epoch=2, verbose=0).epochs == 0
+
+
+def test_a_new_head_in_its_place_is_drawn_and_the_rest_stays(backend):
+    x, t = bars(40)
+    net = small()
+    w = net[0].w
+    before = dn.to_numpy(w.value).copy()
+    net.layers[-1] = dn.Dense(2)
+    net.fit(x, t, epochs=0, verbose=0)
+    assert net[0].w is w and np.array_equal(dn.to_numpy(w.value), before) and net[-1].w.shape == (16, 2)
+    other = dn.Sequential([*net.layers[:-1], dn.Dense(3)])
+    other.fit(x, t, epochs=1, verbose=0)
+    assert other[0].w is w
+
+
+@pytest.mark.parametrize("patience, epochs", [(0, 2), (1, 2), (2, 3), (3, 4)])
+def test_patience_counts_the_epochs_that_were_no_better(patience, epochs):
+    x, t = bars(16)
+    stop, net = dn.EarlyStopping(patience=patience, monitor="worse"), small()
+
+    def worse(run):
+        run.logs["worse"] = run.epoch
+
+    history = net.fit(x, t, epochs=9, callbacks=[worse, stop], verbose=0)
+    assert history.epochs == epochs and history["worse"] == list(range(epochs))
+
+
+def test_one_callback_needs_no_list():
+    x, t = bars(16)
+    assert small().fit(x, t, epochs=5, callbacks=dn.EarlyStopping(patience=9), verbose=0).epochs == 5
+    told = []
+    small().fit(x, t, epochs=2, callbacks=told.append, verbose=0)
+    assert len(told) == 2
+
+
+def test_a_loss_with_options_still_tells_the_accuracy(backend):
+    x, t = bars(16)
+    smooth = functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1)
+    net = small()
+    assert "accuracy" in net.fit(x, t, loss=smooth, verbose=0) and "accuracy" in net.evaluate(x, t)
+    with pytest.raises(ValueError, match="label 2 is out of range"):
+        net.fit(x, t + 1, loss=smooth, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda x, t: (x, t[:, None]),
+            r"fit: the loss does not take outputs of shape \(N, 2\) with .* \(16, 1\), int64",
+        ),
+        (lambda x, t: (x, t.astype(str)), r"fit: t has dtype <U21; expected numbers. numpy.unique"),
+        (lambda x, t: (x, t.astype(object)), "fit: t has dtype object; expected numbers"),
+        (lambda x, t: (x, t.astype(float)), "labels are integers, got float64"),
+        (
+            lambda x, t: (np.ones((16, 9, 9, 1)), t),
+            r"x has shape \(16, 9, 9, 1\), where init was given \(6, 6, 1\); layer 6 \(Dense\): dense: x \(1, 36\) has",
+        ),
+        (lambda x, t: (x[..., 0], t), r"x has shape \(1, 6, 6\); expected \(N, 6, 6, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(change, message):
+    x, t = change(*bars(16))
+    net, begun = small(), []
+    callback = dn.Callback()
+    callback.on_fit_begin = begun.append
+    with pytest.raises((TypeError, ValueError), match=message):
+        net.fit(x, t, callbacks=callback, verbose=0)
+    if x.ndim == 4 and len(x[0]) == 9:
+        with pytest.raises(ValueError, match=message):
+            net.predict(x)
+        with pytest.raises(ValueError, match="fit: validation_data: " + message):
+            net.fit(*bars(16), validation_data=(x, t), callbacks=callback, verbose=0)
+    assert not begun
+
+
+def test_outputs_and_targets_of_two_shapes_are_both_shown():
+    x, t = bars(16)
+    message = (
+        r"outputs of shape \(N, 2\) with targets t of shape \(16,\), int64: mean_squared_error: y has shape \(1, 2\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        small().fit(x, t, loss="mean_squared_error", verbose=0)

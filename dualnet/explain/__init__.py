@@ -23,7 +23,7 @@ def explain(
     *,
     t: Any = None,
     dy: Any = None,
-    loss: Any = "softmax_cross_entropy",
+    loss: Any = None,
     train: bool = True,
 ) -> Explanation:
     """One entry of what a layer or network computes on a batch x (N, ...), as the sum that it is, with its numbers.
@@ -32,9 +32,10 @@ def explain(
     input), ``"dw[0,1,2,5]"``, ``"db[5]"`` (the gradients of the parameters); inside a network the layer's name stands
     in front, ``"0.dw[0,1,2,5]"``. Without a target it is the largest gradient of the first convolution.
 
-    Gradients begin at the output: with targets ``t`` and a ``loss``, or with ``dy``, the gradient of the loss with
-    respect to the output. With neither, dy is drawn at random, always the same. ``train=False`` explains inference
-    (running statistics, no dropout). The layer itself is not changed.
+    Gradients begin at the output: with targets ``t`` and a ``loss`` (else the one that the network was last trained
+    with, else softmax cross-entropy), or with ``dy``, the gradient of the loss with respect to the output. With
+    neither, dy is drawn at random, always the same. ``train=False`` explains inference (running statistics, no
+    dropout). The layer itself is not changed.
 
     The :class:`~dualnet.explain.explanation.Explanation` prints as text and as a table in notebooks; it has
     ``.terms``, ``.cells``, ``.value``, ``.anchor``, ``.ok``, and ``.to_html(path)`` writes the interactive page.

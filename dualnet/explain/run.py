@@ -61,7 +61,8 @@ class Call:
     def __init__(self, net: Layer, x: Any, t: Any, dy: Any, loss: Any, train: bool) -> None:
         if t is not None and dy is not None:
             raise ValueError("explain: give t or dy, not both: from t and the loss follows dy")
-        self.net, self.loss, self.train = net, ops.losses.get(loss), bool(train)
+        self.net, self.train = net, bool(train)
+        self.loss: Any = None if t is None and loss is None else ops.losses.of(net, loss)
         self.x = arrived(net, x, "explain")
         self.t = None if t is None else asarray(t, backend=home(net))
         self.dy = None if dy is None else asarray(dy, net.dtype, backend=home(net))

@@ -11,7 +11,7 @@ from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
 from .activation import ReLU
 from .convolution import Conv2D
-from .layer import Gradients, Layer, Shape, merge, named
+from .layer import Gradients, Layer, Shape, blame, both, merge, named
 from .normalization import BatchNorm
 from .pooling import MaxPool2D
 
@@ -107,14 +107,20 @@ class Sequential(Container):
     def infer(self, x: Array) -> Array:
         for place, relu in self._order(way_back=False):
             layer = self.layers[place]
-            x = layer.infer(x, relu=True) if relu else layer.infer(x)  # type: ignore[call-arg]
+            try:
+                x = layer.infer(x, relu=True) if relu else layer.infer(x)  # type: ignore[call-arg]
+            except (ValueError, TypeError) as error:
+                blame(str(place), layer, error)
         return x
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
         x = self.enter(x)
         ways: dict[int, Pullback] = {}
         for place, relu in self._order(way_back=True):
-            x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu)
+            try:
+                x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu)
+            except (ValueError, TypeError) as error:
+                blame(str(place), self.layers[place], error)
             if relu:  # its E14 is in the pullback of the layer before it
                 ways[place + 1] = Pullback("ReLU", lambda dy: (dy, {}), x)
 
@@ -304,7 +310,7 @@ def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = 
     options = {"relu": True} if relu else {}
     if layer.takes_need_dx and not need_dx:
         options["need_dx"] = False
-    return layer.forward(x, train, **options)
+    return both(layer, layer.forward(x, train, **options))
 
 
 def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:

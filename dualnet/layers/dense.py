@@ -65,8 +65,8 @@ class Dense(Layer):
         w, b = self.w.value, None if self.b is None else self.b.value
         if w.dtype is not x.dtype:
             w, b = self._values(x)
-        if type(x) is not type(w) or x.ndim != 2:
-            return self.forward(x)[0]
+        if type(x) is not type(w) or x.ndim != 2 or x.shape[1] != w.shape[0]:
+            return self.forward(x)[0]  # which says what does not fit
         return affine(x, w, b)
 
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:

@@ -26,7 +26,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backend import Array, asarray, backend_of, current, load, to_numpy
 from ..dtypes import is_real
@@ -71,6 +71,18 @@ class Layer(Stateful):
     def __init__(self) -> None:
         """A layer without arguments."""
 
+    if not TYPE_CHECKING:  # who checks types is to miss what no class declares
+
+        def __getattr__(self, name: str) -> Any:
+            """What to do about an attribute that is not there (yet)."""
+            hint = ""
+            if vars(self).get("input_shape") is None and not name.startswith("_"):
+                hint = (
+                    ". It has no parameters yet: call init(input_shape) on the network in which it stands, with "
+                    "keep=True if the other layers are to keep theirs"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
     # -- what a layer defines
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
@@ -96,18 +108,21 @@ class Layer(Stateful):
 
     def infer(self, x: Array) -> Array:
         """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
-        return self.forward(x, train=False)[0]
+        return both(self, self.forward(x, train=False))[0]
 
     def __call__(self, x: Array) -> Array:
         """Inference: the output for x (N, ...), keeping nothing."""
         return self.infer(self.enter(x))
 
-    def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None) -> Layer:
+    def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None, keep: bool = False) -> Layer:
         """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.
 
         The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` is what the layers compute
         in and defaults to ``DUALNET_DTYPE`` or float32. With ``"float16"`` or ``"bfloat16"`` (which needs ``pip install
         "dualnet[bfloat16]"``) parameters and running statistics stay float32: see :class:`dualnet.LossScale`.
+
+        Layers that have parameters get new ones, unless ``keep=True``: then they keep them, running statistics and all,
+        and only the others are drawn, as for a new head on trained layers. Where they do not fit, nothing changes.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
@@ -115,10 +130,21 @@ class Layer(Stateful):
         (3456, 10)
         """
         shape = check_shape(input_shape, type(self).__name__)
+        before = [(name, layer, dict(vars(layer))) for name, layer in self.walk()]
+        if keep and dtype is None:
+            dtype = next((layer.dtype for _, layer, _ in before if layer.input_shape is not None), None)
         draw = Draw(seed, dtype)
         current()  # an unusable backend is said now, before anything is drawn
         self.output_shape(shape)  # everything must fit before anything is allocated
-        self.init_from(shape, draw)
+        try:
+            self.init_from(shape, draw)
+            for name, layer, had in before if keep else ():
+                _keep(name, layer, had)
+        except BaseException:
+            for _, layer, had in before:
+                vars(layer).clear()
+                vars(layer).update(had)
+            raise
         return self
 
     def init_from(self, input_shape: Shape, draw: Draw) -> Shape:
@@ -250,6 +276,35 @@ class Layer(Stateful):
         return dict(self.walk())[path], attribute
 
 
+def both(layer: Layer, result: Any) -> tuple[Array, Pullback]:
+    """What ``forward`` returned, once it is known to be y and its pullback."""
+    if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
+        return result
+    kinds = ", ".join(type(part).__name__ for part in (result if type(result) is tuple else (result,)))
+    raise TypeError(
+        f"{type(layer).__name__}: forward returned ({kinds}); expected y and its pullback, as in "
+        "return y, dn.Pullback(name, function of dy, y)"
+    )
+
+
+def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
+    """Give a layer back the parameters and statistics that it had, if it had any."""
+    if had.get("input_shape") is None:
+        return
+    for attribute, old in had.items():
+        new = vars(layer).get(attribute)
+        if isinstance(old, Parameter):
+            kinds = [f"{p.value.dtype} {tuple(p.shape)}" if isinstance(p, Parameter) else "none" for p in (old, new)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"layer {name or 0} ({type(layer).__name__}): its {attribute} is {kinds[0]}, but an input of shape "
+                    f"{layer.input_shape} needs {kinds[1]}. Put a new layer there, or call init without keep=True, "
+                    "which draws all parameters anew. Nothing was changed."
+                )
+        if isinstance(old, (Parameter, Layer)) or attribute in layer.state_names:
+            setattr(layer, attribute, old)
+
+
 class OpLayer(Layer):
     """A layer without parameters that is its op: the op's options are the constructor's arguments."""
 
@@ -283,8 +338,14 @@ def merge(owner: Layer, parts: list[tuple[str, Layer, Gradients]]) -> Gradients:
         for local, gradient in gradients.items():
             name = f"{child}.{local}"
             if name not in parameters:  # it is shared, and stands under its first name
-                inner = layer.parameters() if layer.children() else vars(layer)
-                name = next(known for known, parameter in parameters.items() if parameter is inner[local])
+                inner = (layer.parameters() if layer.children() else vars(layer)).get(local)
+                name = next((known for known, parameter in parameters.items() if parameter is inner), "")
+            if not name:
+                raise ValueError(
+                    f"layer {child} ({type(layer).__name__}): its pullback returned a gradient {local!r}, but it has "
+                    f"{', '.join(layer.parameters()) or 'no parameters'}. A parameter is made by draw.parameter(...), "
+                    "in build, and its gradient goes by the attribute's name."
+                )
             total[name] = total[name] + gradient if name in total else gradient
     return {name: total[name] for name in parameters if name in total}
 
@@ -305,15 +366,22 @@ def named(name: str, layer: Layer) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if type(error) not in (ValueError, TypeError):
-            raise
+        blame(name, layer, error)
+
+
+def blame(name: str, layer: Layer, error: Exception) -> NoReturn:
+    """Raise the error with the layer's name in front of its message; one of a class of its own with a note."""
+    if type(error) in (ValueError, TypeError):
         raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
+    error.add_note(f"in layer {name} ({type(layer).__name__})")
+    raise error
 
 
 def positions(shape: Shape, owner: str) -> tuple[int, int]:
     """H, W of a feature map (H, W, C)."""
     if len(shape) != 3:
-        raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. A Dense layer's output has no map.")
+        hint = "Images (N, H, W) lack their channel: x[..., None]." if len(shape) == 2 else "It is no map any more."
+        raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. {hint}")
     return shape[0], shape[1]
 
 

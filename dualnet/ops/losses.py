@@ -200,6 +200,21 @@ def get(loss: str | Loss) -> Loss:
     return NAMES[loss]
 
 
+def of(net: Any, loss: str | Loss | None = None) -> Loss:
+    """The loss given, else the one that the network was last trained with, else softmax cross-entropy.
+
+    >>> import dualnet as dn
+    >>> dn.losses.of(dn.Dense(2)) is dn.losses.softmax_cross_entropy
+    True
+    """
+    known = getattr(net, "loss", softmax_cross_entropy) if loss is None else loss
+    if known is None:
+        raise ValueError(
+            "this network was trained with a loss of your own, which its file does not hold; say which, with loss=..."
+        )
+    return get(known)
+
+
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ def parity(
     t: Any,
     *,
     backends: Sequence[str | Way] = ("numpy", "strict"),
-    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    loss: str | Callable[..., Any] | None = None,
     seed: int = 0,
     raises: bool = False,
 ) -> NetworkParity:
@@ -49,7 +49,8 @@ def parity(
     The truth is the network in float64 on NumPy's references; the limit is ten times what one unit in the last place of
     the weights changes. Then each pair of backends runs one training step in lock-step (:func:`dualnet.twin`), where
     the limit is each op's own. A name in ``backends`` is a backend as it is used, ``"numpy reference"`` NumPy without
-    kernels. The network stays as it is. Raises :class:`dualnet.check.CheckError` only with ``raises=True``.
+    kernels. ``loss`` is by default the one that the network was last trained with, else softmax cross-entropy. The
+    network stays as it is. Raises :class:`dualnet.check.CheckError` only with ``raises=True``.
 
     Where a unit lies so near 0, or two maxima so near each other, that another one is on or wins, a gradient jumps and
     its distance says nothing; it is shown with that note and left to the lock-step, where every layer gets equal
@@ -74,7 +75,7 @@ def twin(
     steps: int = 10,
     batch_size: int = 16,
     optimizer: str | Optimizer = "sgd",
-    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    loss: str | Callable[..., Any] | None = None,
     seed: int = 0,
     raises: bool = True,
 ) -> Twin:

@@ -106,7 +106,7 @@ def twin(
     steps: int = 10,
     batch_size: int = 16,
     optimizer: str | Optimizer = "sgd",
-    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    loss: str | Callable[..., Any] | None = None,
     seed: int = 0,
     raises: bool = True,
     tick: Callable[[], None] = lambda: None,
@@ -115,7 +115,7 @@ def twin(
     first, second = two(backends)
     steps, batch_size = integer(steps, "steps", op="twin"), integer(batch_size, "batch_size", op="twin")
     x, t = pair(net, data, "twin")
-    run = _Run(net, first, second, optimizer, losses.get(loss))
+    run = _Run(net, first, second, optimizer, losses.of(net, loss))
     order = numpy.random.default_rng(seed)
     report = Twin((first.name, second.name), str(numpy.dtype(net.dtype)), wanted=steps)
     run.report = report

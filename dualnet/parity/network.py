@@ -104,14 +104,14 @@ def parity(
     t: Any,
     *,
     backends: Sequence[str | Way] = ("numpy", "strict"),
-    loss: str | Callable[..., Any] = "softmax_cross_entropy",
+    loss: str | Callable[..., Any] | None = None,
     seed: int = 0,
     raises: bool = False,
 ) -> NetworkParity:
     """See :func:`dualnet.parity.parity`, which calls this when it is needed."""
     ways = list(dict.fromkeys(Way.parse(name) for name in _names(backends)))
     x, t = pair(net, (x, t), "parity")
-    function = losses.get(loss)
+    function = losses.of(net, loss)
     report = NetworkParity(type(net).__name__, numpy.dtype(net.dtype).name, len(x))
     truth, envelope = envelope_of(net, x, t, function, report.dtype, seed)
     for way in ways:

@@ -164,7 +164,7 @@ def trace(
     >>> trace.findings
     []
     """
-    chosen = losses.get(getattr(net, "loss", "softmax_cross_entropy") if loss is None else loss)
+    chosen = losses.of(net, loss)
     optimizer = _optimizer(optimizer)
     batch, target = arrived(net, x, "trace"), asarray(t, backend=home(net))
     if target.ndim == 0 or target.shape[0] != batch.shape[0]:

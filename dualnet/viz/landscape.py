@@ -9,8 +9,9 @@ import numpy
 from ..arguments import integer, positive
 from ..backend import Array, asarray, backend_of, to_numpy
 from ..layers.layer import Layer
+from ..ops import losses
 from .canvas import BLUE, ORANGE, one_axes, plain
-from .passes import batch_of, forward, loss_of, target_batch
+from .passes import batch_of, forward, target_batch
 
 __all__ = ["landscape", "loss_landscape"]
 
@@ -71,7 +72,7 @@ def landscape(
     """The steps (points,) and the losses (points,) or, with rows for β, (points, points)."""
     batch = batch_of(net, x, "loss_landscape")
     target = target_batch(net, t, int(batch.shape[0]), "loss_landscape")
-    chosen = loss_of(net, loss)
+    chosen = losses.of(net, loss)
     if not net.parameters():
         raise ValueError(f"viz.loss_landscape: the {type(net).__name__} has no weights to move")
     start = {name: to_numpy(p.value).astype(numpy.float64) for name, p in net.parameters().items()}

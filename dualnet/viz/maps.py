@@ -10,9 +10,10 @@ import numpy
 from ..arguments import integer
 from ..backend import to_numpy
 from ..layers.layer import Layer
+from ..ops import losses
 from ..probe import Visit, one_of
 from .canvas import at_most, blank, draw_mosaic, frames, host, mosaic, one_axes
-from .passes import batch_of, checked, forward, loss_of, maps_of, target_batch, visit_of
+from .passes import batch_of, checked, forward, maps_of, target_batch, visit_of
 
 __all__ = ["deltas", "feature_maps", "filters"]
 
@@ -91,7 +92,7 @@ def deltas(
     limit = at_most(limit, "deltas")
     x = _single(net, x, "deltas")
     t = target_batch(net, t, 1, "deltas")
-    chosen = loss_of(net, loss)
+    chosen = losses.of(net, loss)
     probe, y, pullback = forward(net, x)
     visit = maps_of(visit_of(net, probe, layer, "deltas", lambda: _first_maps(probe.visits)), "deltas")
     pullback(chosen(y, t)[1]())

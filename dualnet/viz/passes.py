@@ -10,10 +10,9 @@ import numpy
 from ..backend import Array, asarray, backend_of, to_numpy
 from ..layers import AveragePool2D, L2Pool2D, MaxPool2D
 from ..layers.layer import Layer
-from ..ops import losses
 from ..probe import Probe, Visit, arrived, home, one_of
 
-__all__ = ["batch_of", "forward", "loss_of", "maps_of", "targets", "visit_of"]
+__all__ = ["batch_of", "forward", "maps_of", "targets", "visit_of"]
 
 POOLING = (AveragePool2D, L2Pool2D, MaxPool2D)
 
@@ -94,11 +93,6 @@ def score_gradient(y: Array, classes: numpy.ndarray) -> Array:
     chosen = numpy.zeros(tuple(y.shape), y.dtype.name)
     chosen[numpy.arange(len(classes)), classes] = 1
     return asarray(chosen, backend=backend_of(y).name)
-
-
-def loss_of(net: Layer, loss: Any) -> Callable[..., Any]:
-    """The loss given, else the one that the network was trained with, else softmax cross-entropy."""
-    return losses.get(getattr(net, "loss", "softmax_cross_entropy") if loss is None else loss)
 
 
 def target_batch(net: Layer, t: Any, examples: int, op: str) -> Array:
