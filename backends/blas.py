@@ -73,10 +73,22 @@ class Held:
         if found is None:
             return
         with _lock:
-            _holders[0] -= 1
+            _holders[0] = max(0, _holders[0] - 1)  # 0 already, where the holder itself has forked
             if _holders[0] == 0 and _holders[1] != 1:
                 found.set(_holders[1])
 
+
+def _let_go() -> None:
+    """In a forked child nobody holds BLAS: the holders were other threads, which are not there."""
+    found = library() if _holders[0] else None
+    if found is not None and _holders[1] != 1:
+        found.set(_holders[1])
+    _holders[0] = 0
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # nobody is between two of these lines when a fork copies them
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_let_go)
 
 _HELD = Held()  # it has no state of its own
 

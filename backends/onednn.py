@@ -24,12 +24,11 @@ import ctypes
 import importlib.metadata
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from ctypes import byref, c_char, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from typing import Any
 
-from dualnet.backend import reader
+from dualnet.backend import in_forked_child, lock, reader
 
 from . import threads
 
@@ -153,7 +152,7 @@ class Library:
 
 
 _found: list[tuple[Library | None, str]] = []
-_lock = threading.Lock()
+_lock = lock()
 _process = {"forked": False, "parallel": False}
 
 
@@ -267,8 +266,6 @@ def ints(*values: int) -> Any:
 
 def _after_fork() -> None:
     _process["forked"] = _process["forked"] or _process["parallel"]
-    _lock._at_fork_reinit()  # type: ignore[attr-defined]  # another thread may have held it
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_forked_child(_after_fork)

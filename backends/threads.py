@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy
 
-from dualnet.backend import reader
+from dualnet.backend import lock, reader
 
 from . import blas
 
@@ -162,7 +162,7 @@ class Team:
 
 
 _team_in_force: list[Team] = []
-_team_lock = threading.Lock()
+_team_lock = lock()
 
 
 def _team(threads: int) -> Team:

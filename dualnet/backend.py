@@ -32,7 +32,7 @@ from typing import Any
 import numpy
 
 from .dtypes import FLOATING, dtype_of, is_floating, is_half, is_real
-from .environment import reader as reader  # for the kernels
+from .environment import reader as reader  # for the kernels, as in_forked_child and lock
 from .loading import (
     Array,
     Backend,
@@ -45,6 +45,8 @@ from .loading import (
     resolve,
     set_precision,
 )
+from .locks import in_forked_child as in_forked_child
+from .locks import lock as lock
 from .traffic import TransferForbidden, Transfers, record, transfers
 
 __all__ = [

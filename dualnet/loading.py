@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
+
+from . import locks
 
 __all__ = [
     "Array",
@@ -75,7 +76,7 @@ class Backend:
 
 _loaded: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}
-_lock = threading.RLock()
+_lock = locks.lock(again=True)
 _precision = "strict"
 
 

@@ -20,7 +20,7 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {SIGNPOST})
 MACHINES = sorted(BACKENDS.glob("*.py"))
 
 ROWS = [  # from the ground up: a module imports from lower rows, and a package from itself
-    ["arguments", "dtypes", "environment", "traffic"],
+    ["arguments", "dtypes", "environment", "locks", "traffic"],
     ["geometry", "loading"],
     ["backend"],
     ["about", "ops", "recording"],
