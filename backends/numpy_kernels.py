@@ -113,7 +113,9 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: 
         dT = _filters_by_columns(x, dy.reshape(dy.shape[0], *wide.grid, q * dy.shape[3]), wide)
         return numpy_bands.along_band(dT, at, q)
     if numpy_rows.serves(at, x.shape[3], dy.shape[3], x.dtype):
-        return numpy_rows.correlate_filters(x, dy, at)
+        dw = numpy_rows.correlate_filters(x, dy, at)
+        if numpy_passes.finite(dw):  # else it may be 0 · ∞ of a unit that no window reads
+            return dw
     return _filters_by_columns(x, dy, at)
 
 
@@ -138,6 +140,8 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
     """E13: as a correlation with the rotated bank where that reads less than col2im would add, else by columns."""
     if not _served(dy, w, groups):
         return NotImplemented
+    if not numpy_passes.finite(w):
+        return _scattered(dy, w, at)  # the others multiply a border of 0 by w too, and 0 · ∞ is NaN
     back = _gathered(at)
     if back is not None and numpy_winograd.serves(back, w.shape[3], w.shape[2], dy.shape[0]):
         turned = w[::-1, ::-1].transpose(0, 1, 3, 2)  # rot180(w), channels and filters exchanged

@@ -140,6 +140,25 @@ def test_a_band_matrix_does_not_spread_what_is_not_finite(rng):
         assert np.array_equal(np.isfinite(dw), np.isfinite(expected))
 
 
+def test_rows_do_not_reach_what_no_window_reads(rng):
+    """The rows between two windows, and the border, are multiplied by 0, and 0 · ∞ is NaN."""
+    at = windows("conv2d", (6, 7), (3, 3), stride=2)  # the last row is read by none
+    x, w = np.ones((16, 6, 7, 32), np.float32), np.ones((3, 3, 32, 6), np.float32)
+    dy = rng.standard_normal((16, *at.grid, 6), dtype="f4")
+    for place in ((0, 5, 6, 0), (0, 4, 3, 0)):
+        spoiled = x.copy()
+        spoiled[place] = np.inf
+        dw, expected = KERNELS["correlate_filters"](spoiled, dy, at), REFERENCES["correlate_filters"](spoiled, dy, at)
+        assert np.array_equal(np.isnan(dw), np.isnan(expected))
+    for size, channels, step in (((9, 9), 32, 2), ((22, 9), 3, 1)):
+        at = windows("conv2d", size, (3, 3), stride=step)
+        w, dy = np.ones((3, 3, channels, 6), np.float32), rng.standard_normal((16, *at.grid, 6), dtype="f4")
+        w[0, 0, 0, 0] = np.inf
+        with np.errstate(invalid="ignore"):
+            dx, expected = KERNELS["correlate_inputs"](dy, w, at), REFERENCES["correlate_inputs"](dy, w, at)
+        assert np.array_equal(np.isnan(dx), np.isnan(expected)) and np.array_equal(np.isinf(dx), np.isinf(expected))
+
+
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_any_memory_layout(team, small_blocks, monkeypatch, rng, by_rows):
     if by_rows:
