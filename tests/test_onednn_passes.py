@@ -73,7 +73,7 @@ def test_batch_norm_with_relu_leaves_nan_to_the_reference(number: str) -> None:
 @needs_library
 @pytest.mark.parametrize("far, served_here", [(9e2, True), (1e4, False), (-1e5, False)])
 def test_a_variance_far_from_0_is_left_to_numpy(number: str, far: float, served_here: bool) -> None:
-    """The library adds up one by one: at a mean of 10⁴ spreads its variance was 0.4 % off, at 10⁵ 500 times as large."""
+    """The library adds one by one: at a mean of 10⁴ spreads its variance was 0.4 % off, at 10⁵ 500 times as large."""
     x = float32(np.random.default_rng(0), 16, 32, 32, 3)
     x[..., 1] += np.float32(far)
     gamma, beta = np.ones(3, np.float32), np.zeros(3, np.float32)
