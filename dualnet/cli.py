@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(commands, "predict", _predict, "tell the classes of images with a saved network")
     predict.add_argument("model", metavar="MODEL", help="a file that `dualnet train` or net.save() wrote")
     predict.add_argument(
-        "images", metavar="IMAGES", help="an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10"
+        "images", metavar="IMAGES", help="a photo, an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10"
     )
     predict.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
 
@@ -378,6 +378,9 @@ def _images(name: str, net: dn.Layer) -> numpy.ndarray:
         raise ValueError(f"{name!r} is neither a file nor one of {', '.join(DATASETS)}")
     if name.endswith(".npy"):
         x = numpy.load(name, mmap_mode="r", allow_pickle=False)  # a mapping: the file's own size is the limit
+    elif name.lower().endswith(data.folder.SUFFIXES):
+        height, width, channels = net.input_shape or ()
+        x = data.read_image(name, (height, width), grey=channels == 1)
     else:
         x = data.read_idx(name)
     shape = net.input_shape or ()

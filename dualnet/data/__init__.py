@@ -8,5 +8,6 @@ says raises :class:`DataError`, and no array is made of it.
 from .augment import *  # noqa: F403
 from .cifar import *  # noqa: F403
 from .digits import *  # noqa: F403
+from .folder import *  # noqa: F403
 from .idx import *  # noqa: F403
 from .reading import DataError as DataError
