@@ -370,7 +370,8 @@ def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
     except (ValueError, TypeError) as error:
         if shape[1:] == net.input_shape:
             raise
-        raise type(error)(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
 
 
 def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
@@ -384,7 +385,8 @@ def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
         with numpy.errstate(all="ignore"):
             _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
     except (ValueError, TypeError) as error:
-        raise type(error)(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
             f"{op}: the loss does not take outputs of shape (N, {', '.join(map(str, y.shape[1:]))}) with targets t of "
             f"shape {tuple(t.shape)}, {t.dtype}: {error}"
         ) from error
