@@ -1,7 +1,7 @@
 """The command line: ``dualnet train | predict | summary | check | explain | zoo | bench | parity | info``.
 
-What a user can get wrong (an argument, a file, a backend) ends in one line on stderr and exit code 2. A gradient check
-that fails ends in exit code 1.
+What a user can get wrong (a file, a name, a backend) ends in one line on stderr and exit code 2; above it stands the
+usage where the argument itself cannot be read. A gradient check that fails ends in exit code 1.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def fuse(net: Layer) -> Layer:
     """A copy of an initialised network, for inference only, in which every batch norm that follows a convolution or
     dense layer of a chain is folded into it. The outputs agree within rounding.
 
-    A layer that stands in several places is folded nowhere. The copy is a network of ordinary layers: it can be saved.
+    A layer that stands in several places is folded nowhere. The copy is a network of ordinary layers and can be saved,
+    unless a class of your own makes the layers inside it, for then a file would make them as they were.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3, use_bias=False), dn.BatchNorm(), dn.ReLU()]).init((6, 6, 1))
