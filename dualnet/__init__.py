@@ -30,7 +30,7 @@ from .initializers import Parameter
 from .layers import *  # noqa: F403
 from .layers.layer import Layer
 from .loss_scale import FixedLossScale, LossScale
-from .ops import Pullback, losses
+from .ops import LossPullback, Pullback, losses
 from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value
 from .parity import parity, twin
 from .summary import network_html, summary

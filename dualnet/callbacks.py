@@ -95,7 +95,7 @@ class Callback:
         """After each step of the optimizer; ``run.step`` counts all steps."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """``run.logs`` holds the epoch's figures, already in ``run.history``."""
+        """``run.logs`` holds the epoch's figures, already in ``run.history``, which takes over what is added here."""
 
     def on_fit_end(self, run: Run) -> None:
         """After the last epoch, also when training was stopped or broken off by an error."""
@@ -104,8 +104,8 @@ class Callback:
 class EarlyStopping(Callback):
     """Stop when ``monitor`` has not improved by ``least`` for ``patience`` epochs; keep the best weights.
 
-    A figure whose name ends in ``accuracy`` is to grow, any other to fall. ``monitor=None`` takes ``val_loss`` where
-    there is validation data, else ``loss``.
+    ``monitor=None`` takes ``val_loss`` where there is validation data, else ``loss``. ``mode="max"`` says that the
+    figure is to grow, ``"min"`` that it is to fall; ``"auto"`` lets what ends in ``accuracy`` grow.
 
     >>> import dualnet as dn
     >>> dn.EarlyStopping(patience=2, monitor="val_accuracy").patience
@@ -113,8 +113,17 @@ class EarlyStopping(Callback):
     """
 
     def __init__(
-        self, patience: int = 3, *, monitor: str | None = None, least: float = 0.0, restore_best: bool = True
+        self,
+        patience: int = 3,
+        *,
+        monitor: str | None = None,
+        mode: str = "auto",
+        least: float = 0.0,
+        restore_best: bool = True,
     ) -> None:
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f"EarlyStopping: mode is 'auto', 'max' or 'min', got {mode!r}")
+        self.mode = mode
         self.patience = integer(patience, "patience", op="EarlyStopping", least=0)
         self.monitor, self.least = monitor, real(least, "least", op="EarlyStopping")
         self.restore_best = flag(restore_best, "restore_best", op="EarlyStopping")
@@ -127,7 +136,8 @@ class EarlyStopping(Callback):
         name = self.monitor or ("val_loss" if "val_loss" in run.logs else "loss")
         if name not in run.logs:
             raise ValueError(f"EarlyStopping: no figure {name!r}; this training shows {', '.join(run.logs)}")
-        value = -run.logs[name] if name.endswith("accuracy") else run.logs[name]
+        grows = name.endswith("accuracy") if self.mode == "auto" else self.mode == "max"
+        value = -run.logs[name] if grows else run.logs[name]
         if value < self.best - self.least:
             self.best, self.waited = value, 0
             self.weights = _kept(run.net.state_dict()) if self.restore_best else None

@@ -46,7 +46,7 @@ def fit(
     initial_epoch: int = 0,
     batch_size: int = 64,
     optimizer: str | optimizers.Optimizer = "adam",
-    loss: Loss = "softmax_cross_entropy",
+    loss: Loss | None = None,
     validation_data: tuple[Any, Any] | None = None,
     callbacks: Any = (),
     seed: int = 0,
@@ -61,7 +61,8 @@ def fit(
     x and t may lie on the host (each batch is then copied to the network's backend) or on its device. x is converted to
     the network's dtype batch by batch. A network that has not been initialised takes its input shape from x. Layers
     without parameters draw them from ``seed``, which also orders the batches: the same seed gives the same batches on
-    every backend. Layers that have parameters go on from there.
+    every backend. Layers that have parameters go on from there, and ``loss`` is by default the one that the network was
+    last trained with, else softmax cross-entropy.
 
     ``initial_epoch`` is for going on with a training: ``epochs=5, initial_epoch=3`` trains the fourth and the fifth
     epoch, with the batches that they have in a training of five.
@@ -86,6 +87,7 @@ def fit(
     batch_size = integer(batch_size, "batch_size", op="fit")
     x, t = _examples("fit", x, t)
     held_out = None if validation_data is None else _pair(validation_data)
+    loss = losses.known(net) if loss is None else loss
     function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
     if not _ready(net):
         net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)

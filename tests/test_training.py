@@ -333,6 +333,33 @@ def test_patience_counts_the_epochs_that_were_no_better(patience, epochs):
     assert history.epochs == epochs and history["worse"] == list(range(epochs))
 
 
+@pytest.mark.parametrize(
+    "monitor, mode, kept", [("f1", "max", 4), ("f1", "min", 0), ("f1", "auto", 0), ("my_accuracy", "auto", 4)]
+)
+def test_what_is_better(monitor, mode, kept):
+    """A figure that grows: the last weights are the best, or the first."""
+    x, t = bars(16)
+    seen = []
+
+    def score(run):
+        run.logs[monitor] = 0.1 * run.epoch
+        seen.append(dn.to_numpy(run.net[-1].w.value).copy())
+
+    net = small()
+    net.fit(x, t, epochs=5, callbacks=[score, dn.EarlyStopping(9, monitor=monitor, mode=mode)], verbose=0)
+    assert np.array_equal(dn.to_numpy(net[-1].w.value), seen[kept])
+    with pytest.raises(ValueError, match="mode is 'auto', 'max' or 'min', got 'most'"):
+        dn.EarlyStopping(mode="most")
+
+
+def test_training_goes_on_with_its_loss(backend):
+    x, t = bars(16)
+    net, target = small(), np.eye(2, dtype=np.float32)[t]
+    assert "accuracy" not in net.fit(x, target, loss="mean_squared_error", verbose=0)
+    assert "accuracy" not in net.fit(x, target, verbose=0) and net.loss == "mean_squared_error"
+    assert "accuracy" in net.fit(x, target, loss="softmax_cross_entropy", verbose=0)
+
+
 def test_one_callback_needs_no_list():
     x, t = bars(16)
     assert small().fit(x, t, epochs=5, callbacks=dn.EarlyStopping(patience=9), verbose=0).epochs == 5

@@ -207,12 +207,17 @@ def of(net: Any, loss: str | Loss | None = None) -> Loss:
     >>> dn.losses.of(dn.Dense(2)) is dn.losses.softmax_cross_entropy
     True
     """
-    known = getattr(net, "loss", softmax_cross_entropy) if loss is None else loss
-    if known is None:
+    return get(known(net) if loss is None else loss)
+
+
+def known(net: Any) -> str | Loss:
+    """The loss that the network was last trained with, as it was given, else softmax cross-entropy's name."""
+    loss = getattr(net, "loss", softmax_cross_entropy.__name__)
+    if loss is None:
         raise ValueError(
             "this network was trained with a loss of your own, which its file does not hold; say which, with loss=..."
         )
-    return get(known)
+    return loss
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
