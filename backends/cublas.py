@@ -22,7 +22,20 @@ COMPUTE = {"float32": 68, "float64": 70, "float16": 68, "bfloat16": 68}
 """cublasComputeType: sums are float32, or float64."""
 TF32 = 77
 """float32 with factors rounded to TF32."""
-SYMBOLS = ("cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx", "cublasGetVersion_v2")
+FULL_SUMS = 16
+"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: where a sum is split among blocks, its parts stay float32 too.
+
+By default they may take the type of the result, in which a part can be beyond the largest float16 and the sum not.
+Which precision factors have is no matter of the mode here: each product says so with its compute type.
+"""
+SYMBOLS = (
+    "cublasCreate_v2",
+    "cublasSetMathMode",  # without _v2: it is younger than the second interface
+    "cublasSetStream_v2",
+    "cublasSetWorkspace_v2",
+    "cublasGemmEx",
+    "cublasGetVersion_v2",
+)
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Any:
@@ -82,6 +95,7 @@ def declared(found: Any) -> Any:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     found.cublasCreate_v2.argtypes = [ctypes.POINTER(pointer)]
+    found.cublasSetMathMode.argtypes = [pointer, integer]
     found.cublasSetStream_v2.argtypes = [pointer, pointer]
     found.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     found.cublasGetVersion_v2.argtypes = [pointer, ctypes.POINTER(integer)]
@@ -113,6 +127,7 @@ class Handle:
         self.pointer, self.stream = ctypes.c_void_p(), None
         self.workspaces: dict[int, Array] = {}
         _check(cublas.cublasCreate_v2(ctypes.byref(self.pointer)), "cublasCreate")
+        _check(cublas.cublasSetMathMode(self.pointer, FULL_SUMS), "cublasSetMathMode")
 
 
 def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:

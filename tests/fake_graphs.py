@@ -18,6 +18,7 @@ import numpy as np
 
 CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
 REAL = {0: np.float32, 1: np.float64, 2: np.float16}
+DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 
 class Graphs:
@@ -162,14 +163,23 @@ class Pool:
 
 
 class Cublas:
-    """cuBLAS's own functions, over addresses of the host."""
+    """cuBLAS's own functions, over addresses of the host.
+
+    As the real one may, it splits a sum into parts, which take the type of the result unless the mode forbids it.
+    """
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs, self.handles, self.products, self.computed = graphs, {}, 0, []
+        self.modes: dict[int, int] = {}
 
     def cublasCreate_v2(self, handle: Any) -> int:
         handle._obj.value = 7000 + len(self.handles)
         self.handles[handle._obj.value] = {"stream": None, "workspace": None}
+        self.modes[handle._obj.value] = 0
+        return 0
+
+    def cublasSetMathMode(self, handle: Any, mode: int) -> int:
+        self.modes[handle.value] = mode
         return 0
 
     def cublasSetStream_v2(self, handle: Any, stream: int) -> int:
@@ -193,12 +203,17 @@ class Cublas:
         assert type(alpha._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
         self.products += 1
         self.computed.append(how[0])
+        full = self.modes[handle.value] & DISALLOW_REDUCED_PRECISION_REDUCTION
 
         def multiply() -> None:
             first = _matrix(a, a_type, m, k, lda, ta)
             second = _matrix(b, b_type, k, n, ldb, tb)
             wide = np.float64 if c_type == 1 else np.float32
-            _put(c, c_type, ldc, (first.astype(wide) @ second.astype(wide)))
+            part, result = wide if full else _dtype(c_type), _memory(c, c_type, ldc, m, n)
+            first, second = first.astype(wide), second.astype(wide)
+            with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
+                parts = [(first[:, s] @ second[s]).astype(part) for s in (np.s_[: k // 2], np.s_[k // 2 :])]
+                result[...] = (parts[0].astype(wide) + parts[1]).astype(result.dtype)
 
         self.graphs.call("cublasGemmEx", multiply)
         return 0
@@ -212,18 +227,15 @@ def _matrix(address: int, kind: int, rows: int, columns: int, ld: int, transpose
 
 
 def _memory(address: int, kind: int, ld: int, rows: int, columns: int) -> np.ndarray:
-    dtype = np.dtype(REAL[kind]) if kind in REAL else _bfloat16()
+    dtype = _dtype(kind)
     size = (ld * (columns - 1) + rows) * dtype.itemsize
     flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (dtype.itemsize, ld * dtype.itemsize))
 
 
-def _put(address: int, kind: int, ld: int, value: np.ndarray) -> None:
-    whole = _memory(address, kind, ld, *value.shape)
-    whole[...] = value.astype(whole.dtype)
-
-
-def _bfloat16() -> np.dtype:
+def _dtype(kind: int) -> np.dtype:
+    if kind in REAL:
+        return np.dtype(REAL[kind])
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)

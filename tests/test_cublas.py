@@ -88,6 +88,14 @@ def test_precision(cupy):
     assert library.computed[-1] == 70
 
 
+def test_parts_of_a_sum_are_not_rounded_to_16_bits(cupy):
+    """60000 + 60000 − 60000 − 60000 = 0, and its first half is beyond the largest float16."""
+    a = dn.asarray(np.array([[300, 300, 300, 300]], "f2"))
+    b = dn.asarray(np.array([[200], [200], [-200], [-200]], "f2"))
+    assert dn.to_numpy(cublas.product(a, b)) == 0.0
+    assert set(cublas.library().modes.values()) == {16}
+
+
 def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
     """The pretend library refuses a handle that is set to another stream, or has lost its workspace."""
     x, library = dn.asarray(np.ones((2, 2), "f4")), cublas.library()
