@@ -1,8 +1,8 @@
 """Products of matrices by cuBLAS, through a handle of our own.
 
-CuPy refuses cuBLAS while a CUDA graph is recorded, since its handle's workspace is nobody's. Ours lives as long as the
-process, one for each stream, so that products may be recorded; and a step that is launched from Python calls the same.
-The library is the one that CuPy uses.
+CuPy refuses cuBLAS while a CUDA graph is recorded, since its handle's workspace is nobody's. Ours has one for each
+stream, and what a product was recorded with lives as long as the process, so that products may be recorded; and a step
+that is launched from Python calls the same. The library is the one that CuPy uses.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ def version(xp: Any) -> str:
 # -- handles -----------------------------------------------------------------------------------------------------------
 
 _held = threading.local()
+_recorded: dict[int, Array] = {}
+"""Workspaces that graphs use: never let go, also when the thread that recorded has ended."""
 
 
 class Handle:
@@ -137,7 +139,8 @@ def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
     handle = handles.get((cublas, device))
     if handle is None:
         handle = handles[cublas, device] = Handle(cublas)
-    stream = xp.cuda.get_current_stream().ptr
+    current = xp.cuda.get_current_stream()
+    stream = current.ptr
     if stream != handle.stream:
         if stream not in handle.workspaces:
             handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
@@ -145,6 +148,8 @@ def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
         _check(cublas.cublasSetStream_v2(handle.pointer, stream), "cublasSetStream")  # forgets the workspace
         _check(cublas.cublasSetWorkspace_v2(handle.pointer, workspace.data.ptr, WORKSPACE_BYTES), "cublasSetWorkspace")
         handle.stream = stream
+    if current.is_capturing():
+        _recorded[id(handle.workspaces[stream])] = handle.workspaces[stream]
     return handle.pointer
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import fake_cupy
 import fake_graphs
@@ -113,6 +115,27 @@ def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
     other.start()
     other.join()
     assert len(library.handles) == 2
+
+
+def test_the_workspace_of_a_recorded_product_outlives_its_thread(cupy):
+    """And that of any other does not: threads may come and go."""
+    x, stream, held = dn.asarray(np.ones((2, 2), "f4")), cupy.cuda.Stream(non_blocking=True), []
+
+    def workspaces():
+        cublas.product(x, x)
+        with stream:
+            cublas.product(x, x)
+            stream.begin_capture()
+            cublas.product(x, x)
+            stream.end_capture()
+        (handle,) = cublas._held.handles.values()
+        held.extend(weakref.ref(fake_graphs._base(handle.workspaces[s]._held)) for s in (0, stream.ptr))
+
+    other = threading.Thread(target=workspaces)
+    other.start()
+    other.join()
+    gc.collect()
+    assert [ref() is not None for ref in held] == [False, True]
 
 
 def test_a_failure_is_named(cupy, monkeypatch):
