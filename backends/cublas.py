@@ -14,6 +14,8 @@ from typing import Any
 
 from dualnet.backend import Array, backend_of, get_precision
 
+from .cuda_registry import WIDE
+
 WORKSPACE_BYTES = 32 * 2**20
 """What cuBLAS takes for itself on an H100."""
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -38,13 +40,15 @@ SYMBOLS = (
 )
 
 
-def product(a: Array, b: Array, out: Array | None = None) -> Any:
+def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Any:
     """(M, K) × (K, D) -> (M, D), into ``out`` where it is given; ``NotImplemented`` for what cuBLAS does not take.
 
-    a and b may be transposed views; ``out`` is C-contiguous.
+    a and b may be transposed views; ``out`` is C-contiguous, and may be float32 where they have 16 bits. With ``add``
+    the product is added to what is there.
     """
     cublas, kind = library(), a.dtype.name
-    if cublas is None or kind not in TYPES or b.dtype != a.dtype:
+    result = kind if out is None else out.dtype.name
+    if cublas is None or kind not in TYPES or b.dtype != a.dtype or result not in (kind, WIDE.get(kind)):
         return NotImplemented
     (M, K), D = a.shape, b.shape[1]
     ours, theirs = _layout(a), _layout(b)
@@ -60,7 +64,7 @@ def product(a: Array, b: Array, out: Array | None = None) -> Any:
         cublas.cublasGemmEx(
             _handle(cublas, xp), theirs[0], ours[0], D, M, K, one,
             b.data.ptr, TYPES[kind], theirs[1], a.data.ptr, TYPES[kind], ours[1],
-            zero, out.data.ptr, TYPES[kind], D, compute, -1,
+            one if add else zero, out.data.ptr, TYPES[result], D, compute, -1,
         ),
         "cublasGemmEx",
     )  # fmt: skip
@@ -166,4 +170,4 @@ _SCALARS = {
     double: tuple(_scalar(ctypes.c_double if double else ctypes.c_float, value) for value in (1.0, 0.0))
     for double in (False, True)
 }
-"""α = 1 and β = 0, where cuBLAS can read them on the host."""
+"""1 and 0 for α and β, where cuBLAS can read them on the host."""

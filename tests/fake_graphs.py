@@ -18,6 +18,7 @@ import numpy as np
 
 CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
 REAL = {0: np.float32, 1: np.float64, 2: np.float16}
+HALVES = {2, 14}
 DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 
@@ -199,8 +200,10 @@ class Cublas:
         at = self.handles[handle.value]
         assert at["stream"] == self.graphs.streams[-1].ptr and at["workspace"], "a handle of another stream"
         assert lda >= (k if ta else m) and ldb >= (n if tb else k) and ldc >= m
-        assert (alpha._obj.value, beta._obj.value) == (1.0, 0.0) and how[1] == -1
-        assert type(alpha._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
+        assert alpha._obj.value == 1.0 and beta._obj.value in (0.0, 1.0) and how[1] == -1
+        assert type(alpha._obj) is type(beta._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
+        assert a_type == b_type and c_type in {a_type, 0 if a_type in HALVES else a_type}, "not a row of cuBLAS's table"
+        adds = beta._obj.value == 1.0
         self.products += 1
         self.computed.append(how[0])
         full = self.modes[handle.value] & DISALLOW_REDUCED_PRECISION_REDUCTION
@@ -213,7 +216,8 @@ class Cublas:
             first, second = first.astype(wide), second.astype(wide)
             with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
                 parts = [(first[:, s] @ second[s]).astype(part) for s in (np.s_[: k // 2], np.s_[k // 2 :])]
-                result[...] = (parts[0].astype(wide) + parts[1]).astype(result.dtype)
+                total = parts[0].astype(wide) + parts[1]
+                result[...] = (total + result.astype(wide) if adds else total).astype(result.dtype)
 
         self.graphs.call("cublasGemmEx", multiply)
         return 0

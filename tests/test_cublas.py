@@ -65,11 +65,27 @@ def test_into_an_array(cupy, rng):
     assert not dn.to_numpy(whole)[[0, 1, 6, 7, 8]].any()
 
 
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_added_to_what_is_there(cupy, rng, monkeypatch, dtype, ours):
+    """Factors of 16 bits into float32, which is not rounded: by our handle, and by CuPy's."""
+    if not ours:
+        monkeypatch.setattr(cublas, "library", lambda: None)
+    a, b = drawn(rng, (4, 5), dtype), drawn(rng, (5, 3), dtype)
+    wide = "float64" if dtype == "float64" else "float32"
+    out = cupy.full((4, 3), 1000.0, dtype=wide)
+    exact = a.astype("f8") @ b.astype("f8")
+    for add, expected in ((True, exact + 1000.0), (False, exact)):
+        cupy_kernels.product(dn.asarray(a), dn.asarray(b), out, add)
+        np.testing.assert_allclose(dn.to_numpy(out), expected, rtol=1e-6, atol=2e-6)
+
+
 def test_what_it_leaves_to_cupy(cupy):
     f4, f8, empty = (dn.asarray(np.ones((2, 2), kind)) for kind in ("f4", "f8", "f4"))
     integers = dn.asarray(np.ones((2, 2), "i4"))
     assert cublas.product(f4, f8) is NotImplemented
     assert cublas.product(integers, integers) is NotImplemented
+    assert cublas.product(f4, f4, f8) is NotImplemented
     assert cublas.product(empty[:0], f4) is NotImplemented
     assert dn.to_numpy(cupy_kernels.product(empty[:0], f4)).shape == (0, 2)
 

@@ -19,7 +19,7 @@ from oracles import error, prove, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends import cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
+from dualnet.backends import cublas, cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
 from dualnet.geometry import windows
 
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
@@ -111,6 +111,21 @@ def test_columns_and_convolution(cupy, rng, monkeypatch, case, dtype):
     agree("correlate", x, w, None, at, groups, K=K)
     agree("correlate_filters", x, dy, at, groups, K=K)
     agree("correlate_inputs", dy, w, at, groups, K=K)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_filters_are_rounded_once(cupy, rng, monkeypatch, dtype):
+    """However many blocks they are added up from: whole numbers, whose sums are exact in float32 and not in 16 bits."""
+    at = windows("conv2d", (9, 8), (3, 3))
+    x, dy = rng.integers(0, 16, (4, 9, 8, 8)), rng.integers(0, 16, (4, *at.grid, 5))
+    exact = references["correlate_filters"].reference(x.astype("f8"), dy.astype("f8"), at)
+    x, dy = dn.asarray(x.astype("f4"), dtype), dn.asarray(dy.astype("f4"), dtype)
+    for size in (cupy_kernels.COLUMN_BYTES, 2000):
+        monkeypatch.setattr(cupy_kernels, "COLUMN_BYTES", size)
+        before = cublas.library().products
+        dw = dn.to_numpy(cupy_kernels.correlate_filters(x, dy, at))
+        assert (cublas.library().products - before > 10) == (size == 2000)
+        assert dw.tobytes() == exact.astype(dtype).tobytes()
 
 
 def pooled(rng, ceil_mode):
