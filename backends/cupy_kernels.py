@@ -83,6 +83,7 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
     for number, (images, rows, inside, part) in enumerate(blocks):
         columns, deltas = _columns(x[images, inside], part), xp.reshape(dy[images, rows], (-1, D))
         product(columns.T, deltas, out=dw, add=number > 0)  # E11  dW = Xᵀ dY
+        del columns  # the next ones take their memory: two blocks in turn would not fit into the L2 cache
     return xp.reshape(dw.astype(x.dtype, copy=False), (*at.window, C, D))
 
 
@@ -118,6 +119,7 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
         deltas = xp.reshape(dy[first : first + step], (-1, D))
         columns = product(deltas, matrix.T)  # E13  dX = dY Wᵀ
         _gather(columns, dx[first : first + step], at)
+        del columns  # as above
     return dx
 
 
