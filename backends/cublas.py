@@ -15,6 +15,7 @@ from typing import Any
 from dualnet.backend import Array, backend_of, get_precision
 
 from .cuda_registry import WIDE
+from .cupy_graph import lasting
 
 WORKSPACE_BYTES = 32 * 2**20
 """What cuBLAS takes for itself on an H100."""
@@ -147,7 +148,8 @@ def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
     stream = current.ptr
     if stream != handle.stream:
         if stream not in handle.workspaces:
-            handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
+            with lasting(xp):
+                handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
         workspace = handle.workspaces[stream]
         _check(cublas.cublasSetStream_v2(handle.pointer, stream), "cublasSetStream")  # forgets the workspace
         _check(cublas.cublasSetWorkspace_v2(handle.pointer, workspace.data.ptr, WORKSPACE_BYTES), "cublasSetWorkspace")

@@ -1,15 +1,17 @@
 """Recording a training step as a CUDA graph, through CuPy.
 
 Everything that the step allocates comes from a memory pool of the graph's own, which nobody else draws from: the graph
-writes to the same addresses at every launch.
+writes to the same addresses at every launch. The pool gives it back when the graph is dropped, in whole blocks, so what
+outlives a step (parameters, what an optimizer remembers, workspaces) is allocated elsewhere: see :func:`lasting`.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 
@@ -21,33 +23,44 @@ class Recorder:
         with device:
             self.stream = _stream(cupy, device.id)
             self.pool = cupy.cuda.MemoryPool()
+        _empty_left()
         self.graph: Any = None
+        self.outputs: Any = None
+        """What the step returned: arrays in the pool, which the next step overwrites."""
 
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step from Python, on the stream and in the memory that it will be recorded with."""
         with self._here():
-            outputs = step()
+            self.outputs = step()
             self.stream.synchronize()
-        return outputs
+        return self.outputs
 
     def record(self, step: Callable[[], Any]) -> Any:
         """Run a step's Python without computing anything; its launches become the graph."""
         with self._here(), _no_finalisers():
             self.stream.begin_capture()
             try:
-                outputs = step()
+                self.outputs = step()
             except BaseException:
                 self._break_off()
                 raise
             self.graph = self.stream.end_capture()
             self.graph.upload(self.stream)
             self.stream.synchronize()
-        return outputs
+        return self.outputs
 
     def launch(self) -> None:
         """Repeat the step, on the stream that is current, after whatever was queued there."""
         with self.device:
             self.graph.launch(self.cupy.cuda.get_current_stream())
+
+    def __del__(self) -> None:
+        """A pool that is merely dropped keeps its memory for ever: free blocks and their list hold each other."""
+        if "outputs" not in self.__dict__ or sys.is_finalizing():  # then the driver may be gone already
+            return
+        self.graph = self.outputs = None
+        _left.append((self.device, self.pool))
+        _empty_left()
 
     @contextmanager
     def _here(self) -> Iterator[None]:
@@ -62,6 +75,25 @@ class Recorder:
             self.stream.end_capture()
         except Exception:
             pass  # the recording was invalid already
+
+
+def lasting(cupy: Any) -> AbstractContextManager[None]:
+    """Inside, memory comes from CuPy's own pool, for what is still there when the graph is dropped."""
+    return cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc)
+
+
+_left: list[tuple[Any, Any]] = []
+"""Devices and pools of graphs that were dropped: a pool stays while something lies in it that a step gave away."""
+
+
+def _empty_left() -> None:
+    """Give back what nobody uses any more."""
+    for device, pool in tuple(_left):
+        with device:
+            pool.free_all_blocks()
+            if not pool.total_bytes():
+                with suppress(ValueError):  # another thread was sooner
+                    _left.remove((device, pool))
 
 
 @functools.cache

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
+import fake_memory
 import numpy as np
 
 CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
@@ -33,14 +33,10 @@ class Graphs:
         self.memory: dict[int, weakref.ref] = {}
         self.fresh: list[np.ndarray] = []  # what was allocated while recording
         self.launched = 0
+        self.device = fake_memory.DeviceMemory()
 
     def cuda(self) -> dict[str, Any]:
         """What ``cupy.cuda`` has of it."""
-
-        @contextmanager
-        def using_allocator(allocator: Any):
-            assert allocator.__self__.__class__ is Pool
-            yield
 
         def stream(non_blocking: bool = False) -> Stream:
             self.made += 1
@@ -48,8 +44,7 @@ class Graphs:
 
         return {
             "Stream": stream,
-            "MemoryPool": Pool,
-            "using_allocator": using_allocator,
+            **self.device.cuda(),
             "get_current_stream": lambda: self.streams[-1],
         }
 
@@ -86,6 +81,7 @@ class Graphs:
         if known is not None and known() is base:
             return
         self.memory[id(base)] = weakref.ref(base)
+        self.device.born(base)
         if self.recording is not None:
             self.fresh.append(base)
 
@@ -103,7 +99,8 @@ class Graphs:
             if base.flags.writeable:
                 base[...] = content
         del self.before
-        return Graph(self, steps, self.fresh)
+        fresh, self.fresh = self.fresh, []
+        return Graph(self, steps, fresh)
 
 
 class Graph:
@@ -157,10 +154,6 @@ class Stream:
 
     def end_capture(self) -> Graph:
         return self.graphs.end()
-
-
-class Pool:
-    def malloc(self, size: int) -> None: ...
 
 
 class Cublas:
