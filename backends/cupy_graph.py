@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
+OUT_OF_MEMORY = (
+    "out of memory while a step was recorded as a CUDA graph: CuPy has returned memory to the device that the graph "
+    "would go on using. Nothing was done. Take smaller batches, or free memory first, such as captured steps that are "
+    "done with, or cupy.get_default_memory_pool().free_all_blocks()"
+)
+
 
 class Recorder:
     """The stream, the memory and the graph of one captured step on one device."""
@@ -22,11 +28,11 @@ class Recorder:
         self.cupy, self.device = cupy, device
         with device:
             self.stream = _stream(cupy, device.id)
-            self.pool = cupy.cuda.MemoryPool()
+            self.taken = Taken(cupy)
+            self.pool = cupy.cuda.MemoryPool(self.taken.malloc)
         _empty_left()
         self.graph: Any = None
-        self.outputs: Any = None
-        """What the step returned: arrays in the pool, which the next step overwrites."""
+        self.outputs: Any = None  # what the step returned: arrays in the pool, which the next step overwrites
 
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step from Python, on the stream and in the memory that it will be recorded with."""
@@ -38,13 +44,17 @@ class Recorder:
     def record(self, step: Callable[[], Any]) -> Any:
         """Run a step's Python without computing anything; its launches become the graph."""
         with self._here(), _no_finalisers():
+            before = self._given_back()
             self.stream.begin_capture()
             try:
                 self.outputs = step()
             except BaseException:
                 self._break_off()
                 raise
-            self.graph = self.stream.end_capture()
+            graph = self.stream.end_capture()
+            if self._given_back() != before:
+                raise MemoryError(OUT_OF_MEMORY)  # the graph would write to what is nobody's, or another's
+            self.graph = graph
             self.graph.upload(self.stream)
             self.stream.synchronize()
         return self.outputs
@@ -69,12 +79,28 @@ class Recorder:
             with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
                 yield
 
+    def _given_back(self) -> int:
+        """How many bytes the pool has ever returned to the device: more than before, and what was there is gone."""
+        return self.taken.bytes - self.pool.total_bytes()
+
     def _break_off(self) -> None:
         """End a recording that failed; what failed in it is raised, not what CUDA says of the end."""
         try:
             self.stream.end_capture()
         except Exception:
             pass  # the recording was invalid already
+
+
+class Taken:
+    """Takes memory from the device for a pool, and counts it in bytes."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy, self.bytes = cupy, 0
+
+    def malloc(self, size: int) -> Any:
+        memory = self.cupy.cuda.Memory(size)
+        self.bytes += size
+        return self.cupy.cuda.MemoryPointer(memory, 0)
 
 
 def lasting(cupy: Any) -> AbstractContextManager[None]:

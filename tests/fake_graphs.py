@@ -115,12 +115,14 @@ class Graph:
         assert self.uploaded and self.graphs.recording is None
         self.graphs.launched += 1
         self.spoil()
+        self.graphs.device.replays = True
         for function, result in self.steps:
             with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
                 again = function()
             for new, old in zip(_arrays(again), _arrays(result), strict=True):
                 if not np.may_share_memory(new, old):
                     old[...] = new
+        self.graphs.device.replays = False
 
     def spoil(self) -> None:
         for base in self.fresh:

@@ -29,6 +29,7 @@ class DeviceMemory:
         self.blocks: list[Block] = []  # of all pools, also of those that were dropped
         self.default = Pool(self)
         self.allocators: list[Callable[[int], Any]] = [self.default.malloc]  # the last one is current
+        self.replays = False  # a graph that is launched allocates nothing; the pretend one makes arrays on the way
 
     def cuda(self) -> dict[str, Any]:
         """What ``cupy.cuda`` has of it."""
@@ -50,7 +51,7 @@ class DeviceMemory:
 
     def born(self, array: Any) -> None:
         """An array came to be, and lies where the allocator in force puts it for as long as it is there."""
-        if array.nbytes:
+        if array.nbytes and not self.replays:
             weakref.finalize(array, self.allocators[-1](array.nbytes).free)
 
     def beside_the_default_pool(self) -> int:

@@ -85,6 +85,32 @@ def test_also_where_a_step_failed(cupy, rng):
     assert device.beside_the_default_pool() == 0
 
 
+def test_memory_that_is_given_back_under_a_recording_is_an_error(cupy, rng):
+    """CuPy returns free blocks where the device has no room; recorded launches may use them."""
+    device, net = cupy.now.graphs.device, network("float32")
+    opt, sizes = dn.Adam(), [1, 1, 2, 4, 4]
+    inner = training_step(net, opt)
+
+    def step(x, t):
+        cupy.empty((sizes.pop(0), 2**20), dtype="uint8")
+        return inner(x, t)
+
+    captured, (x, t) = dn.capture(step), batch(rng)
+    captured(x, t), captured(x, t)
+    before = {name: dn.to_numpy(value).tobytes() for name, value in net.state_dict().items()}
+    room, device.room = device.room, device.taken + 3 * 2**19
+    with pytest.raises(MemoryError, match="out of memory while a step was recorded as a CUDA graph"):
+        captured(x, t)
+    assert opt.steps == 2 and not cupy.now.graphs.launched and captured.graphs == 0
+    assert before == {name: dn.to_numpy(value).tobytes() for name, value in net.state_dict().items()}
+    device.room = device.taken
+    with pytest.raises(MemoryError, match="Out of memory allocating 4,1"):  # CuPy's own, where nothing helps
+        captured(x, t)
+    device.room = room
+    captured(x, t), captured(x, t)
+    assert opt.steps == 4 and captured.graphs == 1
+
+
 def test_fit_leaves_nothing_behind(cupy, rng):
     x, t = rng.standard_normal((10, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 10)
     net = network("float16")
