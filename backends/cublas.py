@@ -1,8 +1,8 @@
 """Products of matrices by cuBLAS, through a handle of our own.
 
-CuPy refuses cuBLAS while a CUDA graph is recorded, since its handle's workspace is nobody's. Ours lives as long as the
-process, one for each stream, so that products may be recorded; and a step that is launched from Python calls the same.
-The library is the one that CuPy uses.
+CuPy refuses cuBLAS while a CUDA graph is recorded, since its handle's workspace is nobody's. Ours has one for each
+stream, and what a product was recorded with lives as long as the process, so that products may be recorded; and a step
+that is launched from Python calls the same. The library is the one that CuPy uses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 
 from dualnet.backend import Array, backend_of, get_precision
 
+from .cuda_registry import WIDE
+from .cupy_graph import lasting
+
 WORKSPACE_BYTES = 32 * 2**20
 """What cuBLAS takes for itself on an H100."""
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -22,16 +25,31 @@ COMPUTE = {"float32": 68, "float64": 70, "float16": 68, "bfloat16": 68}
 """cublasComputeType: sums are float32, or float64."""
 TF32 = 77
 """float32 with factors rounded to TF32."""
-SYMBOLS = ("cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx", "cublasGetVersion_v2")
+FULL_SUMS = 16
+"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: where a sum is split among blocks, its parts stay float32 too.
+
+By default they may take the type of the result, in which a part can be beyond the largest float16 and the sum not.
+Which precision factors have is no matter of the mode here: each product says so with its compute type.
+"""
+SYMBOLS = (
+    "cublasCreate_v2",
+    "cublasSetMathMode",  # without _v2: it is younger than the second interface
+    "cublasSetStream_v2",
+    "cublasSetWorkspace_v2",
+    "cublasGemmEx",
+    "cublasGetVersion_v2",
+)
 
 
-def product(a: Array, b: Array, out: Array | None = None) -> Any:
+def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Any:
     """(M, K) × (K, D) -> (M, D), into ``out`` where it is given; ``NotImplemented`` for what cuBLAS does not take.
 
-    a and b may be transposed views; ``out`` is C-contiguous.
+    a and b may be transposed views; ``out`` is C-contiguous, and may be float32 where they have 16 bits. With ``add``
+    the product is added to what is there.
     """
     cublas, kind = library(), a.dtype.name
-    if cublas is None or kind not in TYPES or b.dtype != a.dtype:
+    result = kind if out is None else out.dtype.name
+    if cublas is None or kind not in TYPES or b.dtype != a.dtype or result not in (kind, WIDE.get(kind)):
         return NotImplemented
     (M, K), D = a.shape, b.shape[1]
     ours, theirs = _layout(a), _layout(b)
@@ -47,7 +65,7 @@ def product(a: Array, b: Array, out: Array | None = None) -> Any:
         cublas.cublasGemmEx(
             _handle(cublas, xp), theirs[0], ours[0], D, M, K, one,
             b.data.ptr, TYPES[kind], theirs[1], a.data.ptr, TYPES[kind], ours[1],
-            zero, out.data.ptr, TYPES[kind], D, compute, -1,
+            one if add else zero, out.data.ptr, TYPES[result], D, compute, -1,
         ),
         "cublasGemmEx",
     )  # fmt: skip
@@ -82,6 +100,7 @@ def declared(found: Any) -> Any:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     found.cublasCreate_v2.argtypes = [ctypes.POINTER(pointer)]
+    found.cublasSetMathMode.argtypes = [pointer, integer]
     found.cublasSetStream_v2.argtypes = [pointer, pointer]
     found.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     found.cublasGetVersion_v2.argtypes = [pointer, ctypes.POINTER(integer)]
@@ -104,6 +123,8 @@ def version(xp: Any) -> str:
 # -- handles -----------------------------------------------------------------------------------------------------------
 
 _held = threading.local()
+_recorded: dict[int, Array] = {}
+"""Workspaces that graphs use: never let go, also when the thread that recorded has ended."""
 
 
 class Handle:
@@ -113,6 +134,7 @@ class Handle:
         self.pointer, self.stream = ctypes.c_void_p(), None
         self.workspaces: dict[int, Array] = {}
         _check(cublas.cublasCreate_v2(ctypes.byref(self.pointer)), "cublasCreate")
+        _check(cublas.cublasSetMathMode(self.pointer, FULL_SUMS), "cublasSetMathMode")
 
 
 def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
@@ -122,14 +144,18 @@ def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
     handle = handles.get((cublas, device))
     if handle is None:
         handle = handles[cublas, device] = Handle(cublas)
-    stream = xp.cuda.get_current_stream().ptr
+    current = xp.cuda.get_current_stream()
+    stream = current.ptr
     if stream != handle.stream:
         if stream not in handle.workspaces:
-            handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
+            with lasting(xp):
+                handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
         workspace = handle.workspaces[stream]
         _check(cublas.cublasSetStream_v2(handle.pointer, stream), "cublasSetStream")  # forgets the workspace
         _check(cublas.cublasSetWorkspace_v2(handle.pointer, workspace.data.ptr, WORKSPACE_BYTES), "cublasSetWorkspace")
         handle.stream = stream
+    if current.is_capturing():
+        _recorded[id(handle.workspaces[stream])] = handle.workspaces[stream]
     return handle.pointer
 
 
@@ -146,4 +172,4 @@ _SCALARS = {
     double: tuple(_scalar(ctypes.c_double if double else ctypes.c_float, value) for value in (1.0, 0.0))
     for double in (False, True)
 }
-"""α = 1 and β = 0, where cuBLAS can read them on the host."""
+"""1 and 0 for α and β, where cuBLAS can read them on the host."""

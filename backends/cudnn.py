@@ -22,6 +22,8 @@ from typing import Any
 
 from dualnet.backend import Array, reader
 
+from .cupy_graph import lasting
+
 OLDEST, OLDEST_LIBRARY = (1, 24), 90000
 ALIGNED = 16
 """cuDNN reads arrays from addresses that are multiples of this."""
@@ -130,7 +132,8 @@ class Handle:
         """Memory of at least so many bytes, that work on this stream alone uses."""
         held = self.workspaces.get(stream)
         if held is None or held.size < size:
-            held = self.workspaces[stream] = xp.empty((max(size, ALIGNED),), dtype="uint8")
+            with lasting(xp):
+                held = self.workspaces[stream] = xp.empty((max(size, ALIGNED),), dtype="uint8")
         return held
 
     @contextmanager

@@ -61,6 +61,7 @@ def load(device: int | None = None) -> Backend:
         activate=here.use,
         set_precision=set_precision,
         recorder=lambda: cupy_graph.Recorder(cupy, here),
+        lasting=lambda: cupy_graph.lasting(cupy),
     )
 
 

@@ -22,15 +22,26 @@ from .cuda_registry import LIMIT, WIDE, bank, divisor, structure, windows
 COLUMN_BYTES = 32 * 2**20
 """Columns of one block of the batch: they stay in the L2 cache (50 MiB on an H100) until the product has read them."""
 FEW = 6
-"""Up to so many channels in a group, convolution computes without columns."""
+"""Up to so many channels in a group, convolution computes without columns; the gradient of its filters only where there
+are several groups, because a product of matrices needs far fewer instructions for it."""
 FILTER_BLOCKS = 1024
-"""Blocks that add up the gradient of few-channel filters."""
+"""Blocks that add up the gradient of filters without columns."""
 
 
-def product(a: Array, b: Array, out: Array | None = None) -> Array:
-    """(M, K) × (K, D) -> (M, D), by cuBLAS: our own handle, or CuPy's, which cannot be captured."""
-    y = cublas.product(a, b, out)
-    return backend_of(a).xp.matmul(a, b, out=out).astype(a.dtype, copy=False) if y is NotImplemented else y
+def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Array:
+    """(M, K) × (K, D) -> (M, D), by cuBLAS: our own handle, or CuPy's, which cannot be captured.
+
+    ``out`` may be wider than the factors, and with ``add`` the product is added to what it holds.
+    """
+    y = cublas.product(a, b, out, add)
+    if y is not NotImplemented:
+        return y
+    xp = backend_of(a).xp
+    if out is None or (out.dtype == a.dtype and not add):
+        return xp.matmul(a, b, out=out).astype(a.dtype, copy=False)
+    term = xp.matmul(a.astype(out.dtype, copy=False), b.astype(out.dtype, copy=False))
+    out[...] = out + term if add else term
+    return out
 
 
 # -- convolution (E4, E11, E13) ----------------------------------------------------------------------------------------
@@ -62,15 +73,18 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
         return NotImplemented
     xp, C, D = backend_of(x).xp, x.shape[3], dy.shape[3]
     x, dy = xp.ascontiguousarray(x), xp.ascontiguousarray(dy)
-    if C // groups <= FEW:
+    if groups != 1 and C // groups <= FEW:
         return _filters_of_few(xp, x, dy, at, groups)
     if groups != 1:
         return _by_groups(lambda x, dy: correlate_filters(x, dy, at), groups, x, dy)
-    dw = None
-    for images, rows, inside, part in _blocks(at, x):
+    blocks = list(_blocks(at, x))
+    # Sums of several products are kept as wide as cuBLAS keeps each, so that 16 bits are rounded to once, at the end.
+    dtype = x.dtype if len(blocks) == 1 else WIDE[x.dtype.name]
+    dw = xp.empty((at.taps * C, D), dtype=dtype)
+    for number, (images, rows, inside, part) in enumerate(blocks):
         columns, deltas = _columns(x[images, inside], part), xp.reshape(dy[images, rows], (-1, D))
-        term = product(columns.T, deltas)  # E11  dW = Xᵀ dY
-        dw = term if dw is None else dw + term.astype(WIDE[term.dtype.name], copy=False)
+        product(columns.T, deltas, out=dw, add=number > 0)  # E11  dW = Xᵀ dY
+        del columns  # the next ones take their memory: two blocks in turn would not fit into the L2 cache
     return xp.reshape(dw.astype(x.dtype, copy=False), (*at.window, C, D))
 
 
@@ -106,6 +120,7 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
         deltas = xp.reshape(dy[first : first + step], (-1, D))
         columns = product(deltas, matrix.T)  # E13  dX = dY Wᵀ
         _gather(columns, dx[first : first + step], at)
+        del columns  # as above
     return dx
 
 

@@ -95,8 +95,9 @@ class Take:
         self.step, self.backend, self.recording = step, backend, recording
         self.recorder, self.eager = backend.recorder(), eager or _off()  # type: ignore[misc]
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
-        self.steps, self.outputs = 0, None
+        self.steps = 0
         self.moves: dict = {}
+        self.kept: list = []  # what the graph writes to and its memory does not hold
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):
@@ -105,7 +106,7 @@ class Take:
                 buffer[...] = given if where is self.backend else asarray(given, backend=self.backend.name)
         self.recording.prepare()
         if self.eager or self.steps < WARM_UPS:
-            self.outputs = self.recorder.run(self._python)
+            self.recorder.run(self._python)
         elif self.steps == WARM_UPS:
             self._record()
         else:
@@ -113,13 +114,13 @@ class Take:
         if not self.eager and self.steps >= WARM_UPS:
             self.recorder.launch()
         self.steps += 1
-        return self.outputs
+        return self.recorder.outputs
 
     def _record(self) -> None:
         before = self.recording.counts()
-        self.recording.closed = True
+        self.recording.closed, self.recording.kept = True, []
         try:
-            self.outputs = self.recorder.record(self._python)
+            self.recorder.record(self._python)
         except BaseException as error:
             after = self.recording.counts()
             self.recording.move({key: before[key] - after[key] for key in before})  # nothing was done
@@ -130,7 +131,7 @@ class Take:
                 ) from error
             raise
         finally:
-            self.recording.closed = False
+            self.recording.closed, self.kept = False, self.recording.kept
         after = self.recording.counts()
         self.moves = {key: after[key] - before[key] for key in before if after[key] != before[key]}
 

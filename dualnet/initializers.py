@@ -17,7 +17,7 @@ import numpy
 
 from .backend import Array, accelerated, asarray, default_dtype
 from .dtypes import FLOATING, dtype_of, is_half, master_dtype
-from .recording import Stateful
+from .recording import Stateful, lasting
 
 Initializer = Callable[..., numpy.ndarray]
 """``f(rng, shape, fan_in, fan_out)``."""
@@ -144,7 +144,7 @@ class Parameter(Stateful):
         if own is dtype or dtype is None or own == dtype or not is_half(dtype) or own.name != "float32":
             return value
         if self._of is not value or self._shadow.dtype != dtype:
-            self._shadow, self._of = value.astype(dtype), value
+            self._shadow, self._of = lasting(lambda: value.astype(dtype)), value
         return self._shadow
 
     def changed(self) -> None:
@@ -167,7 +167,7 @@ def cast_all(parameters: Iterable[Parameter], dtype: Any) -> None:
     """Cast at once all that were cast before and have a new value since: what the next forward pass will ask for."""
     stale = [p for p in parameters if p._shadow is not None and p._of is not p.value and p._shadow.dtype == dtype]
     if stale:
-        for parameter, shadow in zip(stale, round_all([p.value for p in stale], dtype)):
+        for parameter, shadow in zip(stale, lasting(lambda: round_all([p.value for p in stale], dtype))):
             parameter._shadow, parameter._of = shadow, parameter.value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,8 @@ class Backend:
     ``on_host`` says that there is nothing to copy. ``kernels`` holds code that stands in, by name, for functions marked
     with :func:`accelerated`. Where there are several devices, ``locate`` names the backend of one array, and
     ``activate`` makes this one's device the current one. ``recorder()`` makes what records one captured step: an object
-    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats it.
+    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats it; its
+    ``outputs`` are what f returned. Inside ``lasting()`` memory is not the recorder's own, which goes when it goes.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__
@@ -72,6 +74,7 @@ class Backend:
     activate: Callable[[], None] = lambda: None
     set_precision: Callable[[str], None] = lambda name: None
     recorder: Callable[[], Any] | None = None
+    lasting: Callable[[], AbstractContextManager] = nullcontext
 
 
 _loaded: dict[str, Backend] = {}

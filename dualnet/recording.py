@@ -15,7 +15,7 @@ In a step that is captured, setting an attribute of a layer, a parameter or an o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import Any
 
 from .backend import Array, Backend, backend_of
 
-__all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "live", "owned"]
+__all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "lasting", "live", "owned"]
 
 Name = str | tuple[str, ...]
 """An attribute, or one followed by the keys of dictionaries inside it: ``("_slots", "0.w", "velocity")``."""
@@ -102,6 +102,18 @@ def owned(owner: Any, name: Name) -> bool:
     return recording is not None and recording.owns(owner, name)
 
 
+def lasting(make: Callable[[], Any]) -> Any:
+    """What ``make()`` makes, for someone who keeps it: in a captured step it does not lie in the graph's own memory.
+
+    That memory is given back when the graph is dropped, but not the block of it in which something is still used.
+
+    >>> lasting(lambda: [1.0])
+    [1.0]
+    """
+    recording = _recording.get()
+    return make() if recording is None else recording.lasting(make)
+
+
 @dataclass
 class Number:
     """A number of the host, and the arrays of the device that hold what it was at the beginning of this step."""
@@ -152,6 +164,7 @@ class Recording:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.closed = False  # is Python running for the last time? Then nothing new may turn up
+        self.kept: list[Any] = []  # what was made to last while it did: the graph writes there
         self._numbers: dict[tuple[int, str], Number] = {}
         self._cells: dict[tuple[int, Name], Cell] = {}
 
@@ -183,13 +196,13 @@ class Recording:
             number = self._numbers[key]
             setattr(number.owner, number.name, getattr(number.owner, number.name) + amount)
 
-    # -- what live, assign and Stateful ask
+    # -- what live, assign, lasting and Stateful ask
 
     def live(self, owner: Any, name: str, dtype: str) -> Array:
         number, value = self.number(owner, name), getattr(owner, name)
         if dtype not in number.arrays:
             self._known(owner, name)
-            array = number.arrays[dtype] = self.backend.xp.zeros((), dtype=dtype)
+            array = number.arrays[dtype] = self.lasting(lambda: self.backend.xp.zeros((), dtype=dtype))
             array[...] = number.written
         if value == number.written:
             return number.arrays[dtype]
@@ -213,13 +226,21 @@ class Recording:
             self._known(owner, name)
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
-            array = value.astype(dtype)  # a copy, nobody else's: what held the old array or this one keeps it
+            # a copy, nobody else's: what held the old array or this one keeps it
+            array = self.lasting(lambda: value.astype(dtype))
             _set(owner, name, array)
             self._cells[id(owner), name] = Cell(owner, name, array)
         else:
             if value is not cell.array:
                 cell.array[...] = value
             _say_changed(owner)
+
+    def lasting(self, make: Callable[[], Any]) -> Any:
+        with self.backend.lasting():
+            made = make()
+        if self.closed:
+            self.kept.append(made)
+        return made
 
     def owns(self, owner: Any, name: Name) -> bool:
         cell = self._cells.get((id(owner), name))

@@ -3,7 +3,8 @@
 What CuPy does and the strict backend alone does not show: every array lies on one device, and computing with it while
 another device is the current one fails; arrays have addresses and flags, and CUDA kernels run (on the host, see
 cuda_host.py). What ``empty`` returns lies between two fences, and a kernel that writes beyond its array is caught.
-A stream records graphs, as fake_graphs.py says, and products are cuBLAS's, called by address.
+Arrays lie in pools of memory (fake_memory.py), a stream records graphs (fake_graphs.py), and products are cuBLAS's,
+called by address.
 """
 
 from __future__ import annotations
@@ -50,9 +51,7 @@ def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     library = fake_graphs.Cublas(now.graphs)
     monkeypatch.setattr(cublas, "library", lambda: library)
     monkeypatch.setattr(cublas, "WORKSPACE_BYTES", 256)
-    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
-        used_bytes=lambda: 3 * 2**20, total_bytes=lambda: 5 * 2**20
-    )
+    cupy.get_default_memory_pool = lambda: now.graphs.device.default
     cupy.now = now
     cupy.cuda = types.SimpleNamespace(Device=_device_type(now), runtime=_runtime(now, devices), **now.graphs.cuda())
     computed = {}

@@ -11,13 +11,15 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
+import fake_memory
 import numpy as np
 
 CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
 REAL = {0: np.float32, 1: np.float64, 2: np.float16}
+HALVES = {2, 14}
+DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 
 class Graphs:
@@ -31,14 +33,10 @@ class Graphs:
         self.memory: dict[int, weakref.ref] = {}
         self.fresh: list[np.ndarray] = []  # what was allocated while recording
         self.launched = 0
+        self.device = fake_memory.DeviceMemory()
 
     def cuda(self) -> dict[str, Any]:
         """What ``cupy.cuda`` has of it."""
-
-        @contextmanager
-        def using_allocator(allocator: Any):
-            assert allocator.__self__.__class__ is Pool
-            yield
 
         def stream(non_blocking: bool = False) -> Stream:
             self.made += 1
@@ -46,8 +44,7 @@ class Graphs:
 
         return {
             "Stream": stream,
-            "MemoryPool": Pool,
-            "using_allocator": using_allocator,
+            **self.device.cuda(),
             "get_current_stream": lambda: self.streams[-1],
         }
 
@@ -84,6 +81,7 @@ class Graphs:
         if known is not None and known() is base:
             return
         self.memory[id(base)] = weakref.ref(base)
+        self.device.born(base)
         if self.recording is not None:
             self.fresh.append(base)
 
@@ -101,7 +99,8 @@ class Graphs:
             if base.flags.writeable:
                 base[...] = content
         del self.before
-        return Graph(self, steps, self.fresh)
+        fresh, self.fresh = self.fresh, []
+        return Graph(self, steps, fresh)
 
 
 class Graph:
@@ -116,12 +115,14 @@ class Graph:
         assert self.uploaded and self.graphs.recording is None
         self.graphs.launched += 1
         self.spoil()
+        self.graphs.device.replays = True
         for function, result in self.steps:
             with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
                 again = function()
             for new, old in zip(_arrays(again), _arrays(result), strict=True):
                 if not np.may_share_memory(new, old):
                     old[...] = new
+        self.graphs.device.replays = False
 
     def spoil(self) -> None:
         for base in self.fresh:
@@ -157,19 +158,24 @@ class Stream:
         return self.graphs.end()
 
 
-class Pool:
-    def malloc(self, size: int) -> None: ...
-
-
 class Cublas:
-    """cuBLAS's own functions, over addresses of the host."""
+    """cuBLAS's own functions, over addresses of the host.
+
+    As the real one may, it splits a sum into parts, which take the type of the result unless the mode forbids it.
+    """
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs, self.handles, self.products, self.computed = graphs, {}, 0, []
+        self.modes: dict[int, int] = {}
 
     def cublasCreate_v2(self, handle: Any) -> int:
         handle._obj.value = 7000 + len(self.handles)
         self.handles[handle._obj.value] = {"stream": None, "workspace": None}
+        self.modes[handle._obj.value] = 0
+        return 0
+
+    def cublasSetMathMode(self, handle: Any, mode: int) -> int:
+        self.modes[handle.value] = mode
         return 0
 
     def cublasSetStream_v2(self, handle: Any, stream: int) -> int:
@@ -189,16 +195,24 @@ class Cublas:
         at = self.handles[handle.value]
         assert at["stream"] == self.graphs.streams[-1].ptr and at["workspace"], "a handle of another stream"
         assert lda >= (k if ta else m) and ldb >= (n if tb else k) and ldc >= m
-        assert (alpha._obj.value, beta._obj.value) == (1.0, 0.0) and how[1] == -1
-        assert type(alpha._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
+        assert alpha._obj.value == 1.0 and beta._obj.value in (0.0, 1.0) and how[1] == -1
+        assert type(alpha._obj) is type(beta._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
+        assert a_type == b_type and c_type in {a_type, 0 if a_type in HALVES else a_type}, "not a row of cuBLAS's table"
+        adds = beta._obj.value == 1.0
         self.products += 1
         self.computed.append(how[0])
+        full = self.modes[handle.value] & DISALLOW_REDUCED_PRECISION_REDUCTION
 
         def multiply() -> None:
             first = _matrix(a, a_type, m, k, lda, ta)
             second = _matrix(b, b_type, k, n, ldb, tb)
             wide = np.float64 if c_type == 1 else np.float32
-            _put(c, c_type, ldc, (first.astype(wide) @ second.astype(wide)))
+            part, result = wide if full else _dtype(c_type), _memory(c, c_type, ldc, m, n)
+            first, second = first.astype(wide), second.astype(wide)
+            with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
+                parts = [(first[:, s] @ second[s]).astype(part) for s in (np.s_[: k // 2], np.s_[k // 2 :])]
+                total = parts[0].astype(wide) + parts[1]
+                result[...] = (total + result.astype(wide) if adds else total).astype(result.dtype)
 
         self.graphs.call("cublasGemmEx", multiply)
         return 0
@@ -212,18 +226,15 @@ def _matrix(address: int, kind: int, rows: int, columns: int, ld: int, transpose
 
 
 def _memory(address: int, kind: int, ld: int, rows: int, columns: int) -> np.ndarray:
-    dtype = np.dtype(REAL[kind]) if kind in REAL else _bfloat16()
+    dtype = _dtype(kind)
     size = (ld * (columns - 1) + rows) * dtype.itemsize
     flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (dtype.itemsize, ld * dtype.itemsize))
 
 
-def _put(address: int, kind: int, ld: int, value: np.ndarray) -> None:
-    whole = _memory(address, kind, ld, *value.shape)
-    whole[...] = value.astype(whole.dtype)
-
-
-def _bfloat16() -> np.dtype:
+def _dtype(kind: int) -> np.dtype:
+    if kind in REAL:
+        return np.dtype(REAL[kind])
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import fake_cupy
 import fake_graphs
@@ -63,11 +65,27 @@ def test_into_an_array(cupy, rng):
     assert not dn.to_numpy(whole)[[0, 1, 6, 7, 8]].any()
 
 
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_added_to_what_is_there(cupy, rng, monkeypatch, dtype, ours):
+    """Factors of 16 bits into float32, which is not rounded: by our handle, and by CuPy's."""
+    if not ours:
+        monkeypatch.setattr(cublas, "library", lambda: None)
+    a, b = drawn(rng, (4, 5), dtype), drawn(rng, (5, 3), dtype)
+    wide = "float64" if dtype == "float64" else "float32"
+    out = cupy.full((4, 3), 1000.0, dtype=wide)
+    exact = a.astype("f8") @ b.astype("f8")
+    for add, expected in ((True, exact + 1000.0), (False, exact)):
+        cupy_kernels.product(dn.asarray(a), dn.asarray(b), out, add)
+        np.testing.assert_allclose(dn.to_numpy(out), expected, rtol=1e-6, atol=2e-6)
+
+
 def test_what_it_leaves_to_cupy(cupy):
     f4, f8, empty = (dn.asarray(np.ones((2, 2), kind)) for kind in ("f4", "f8", "f4"))
     integers = dn.asarray(np.ones((2, 2), "i4"))
     assert cublas.product(f4, f8) is NotImplemented
     assert cublas.product(integers, integers) is NotImplemented
+    assert cublas.product(f4, f4, f8) is NotImplemented
     assert cublas.product(empty[:0], f4) is NotImplemented
     assert dn.to_numpy(cupy_kernels.product(empty[:0], f4)).shape == (0, 2)
 
@@ -88,6 +106,14 @@ def test_precision(cupy):
     assert library.computed[-1] == 70
 
 
+def test_parts_of_a_sum_are_not_rounded_to_16_bits(cupy):
+    """60000 + 60000 − 60000 − 60000 = 0, and its first half is beyond the largest float16."""
+    a = dn.asarray(np.array([[300, 300, 300, 300]], "f2"))
+    b = dn.asarray(np.array([[200], [200], [-200], [-200]], "f2"))
+    assert dn.to_numpy(cublas.product(a, b)) == 0.0
+    assert set(cublas.library().modes.values()) == {16}
+
+
 def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
     """The pretend library refuses a handle that is set to another stream, or has lost its workspace."""
     x, library = dn.asarray(np.ones((2, 2), "f4")), cublas.library()
@@ -105,6 +131,27 @@ def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
     other.start()
     other.join()
     assert len(library.handles) == 2
+
+
+def test_the_workspace_of_a_recorded_product_outlives_its_thread(cupy):
+    """And that of any other does not: threads may come and go."""
+    x, stream, held = dn.asarray(np.ones((2, 2), "f4")), cupy.cuda.Stream(non_blocking=True), []
+
+    def workspaces():
+        cublas.product(x, x)
+        with stream:
+            cublas.product(x, x)
+            stream.begin_capture()
+            cublas.product(x, x)
+            stream.end_capture()
+        (handle,) = cublas._held.handles.values()
+        held.extend(weakref.ref(fake_graphs._base(handle.workspaces[s]._held)) for s in (0, stream.ptr))
+
+    other = threading.Thread(target=workspaces)
+    other.start()
+    other.join()
+    gc.collect()
+    assert [ref() is not None for ref in held] == [False, True]
 
 
 def test_a_failure_is_named(cupy, monkeypatch):

@@ -8,10 +8,12 @@ wrapper together: arithmetic, indices, sizes, the order and types of arguments. 
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import cuda_host
 import fake_cupy
+import fake_graphs
 import ml_dtypes  # noqa: F401  makes "bfloat16" a name that NumPy knows
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from oracles import error, prove, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends import cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
+from dualnet.backends import cublas, cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
 from dualnet.geometry import windows
 
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
@@ -111,6 +113,42 @@ def test_columns_and_convolution(cupy, rng, monkeypatch, case, dtype):
     agree("correlate", x, w, None, at, groups, K=K)
     agree("correlate_filters", x, dy, at, groups, K=K)
     agree("correlate_inputs", dy, w, at, groups, K=K)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_filters_are_rounded_once(cupy, rng, monkeypatch, dtype):
+    """However many blocks they are added up from: whole numbers, whose sums are exact in float32 and not in 16 bits."""
+    at = windows("conv2d", (9, 8), (3, 3))
+    x, dy = rng.integers(0, 16, (4, 9, 8, 8)), rng.integers(0, 16, (4, *at.grid, 5))
+    exact = references["correlate_filters"].reference(x.astype("f8"), dy.astype("f8"), at)
+    x, dy = dn.asarray(x.astype("f4"), dtype), dn.asarray(dy.astype("f4"), dtype)
+    for size in (cupy_kernels.COLUMN_BYTES, 2000):
+        monkeypatch.setattr(cupy_kernels, "COLUMN_BYTES", size)
+        before = cublas.library().products
+        dw = dn.to_numpy(cupy_kernels.correlate_filters(x, dy, at))
+        assert (cublas.library().products - before > 10) == (size == 2000)
+        assert dw.tobytes() == exact.astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("name", ["correlate", "correlate_filters", "correlate_inputs"])
+def test_columns_of_one_block_at_a_time(cupy, rng, monkeypatch, name):
+    """The next block's take the memory of the last one's, which the L2 cache holds."""
+    monkeypatch.setattr(cupy_kernels, "COLUMN_BYTES", 2000)
+    at, alive = windows("conv2d", (6, 6), (3, 3)), []
+    x, dy, w = (rng.standard_normal(s).astype("f4") for s in ((3, 6, 6, 8), (3, *at.grid, 5), (3, 3, 8, 5)))
+
+    def empty(shape, dtype):
+        made = born(shape, dtype)
+        if shape[-1] == at.taps * 8:
+            assert not any(ref() is not None for ref in alive), "two blocks of columns at a time"
+            alive.append(weakref.ref(fake_graphs._base(made._held)))
+        return made
+
+    born = cupy.empty
+    monkeypatch.setattr(cupy, "empty", empty)
+    inputs = {"correlate": (x, w, None), "correlate_filters": (x, dy), "correlate_inputs": (dy, w)}[name]
+    cupy_backend.OWN[name](*map(there, inputs), at)
+    assert len(alive) > 2
 
 
 def pooled(rng, ceil_mode):

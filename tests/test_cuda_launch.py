@@ -16,7 +16,8 @@ import pytest
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends import cuda_launch, cuda_registry, cupy_backend
+from dualnet.backends import cublas, cuda_launch, cuda_registry, cupy_backend, cupy_kernels
+from dualnet.geometry import windows
 
 TESTS = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(cuda_host.COMPILER is None, reason="g++ is not installed")
@@ -112,6 +113,7 @@ def test_nvrtc_would_complain(monkeypatch):
 def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
     """CuPy itself computes nothing in a training step: kernels do, and cuBLAS."""
     layers = [dn.Conv2D(8, 3, padding="same"), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2), dn.Conv2D(4, 3), dn.ReLU()]
+    layers.append(dn.Conv2D(4, 2, groups=4))
     net = dn.Sequential([*layers, dn.Flatten(), dn.Dropout(0.3), dn.Dense(3)]).init((8, 8, 1), seed=0)
     x, t = dn.asarray(rng.standard_normal((4, 8, 8, 1), dtype="f4")), dn.asarray(np.array([0, 1, 2, 1]))
     optimizer = dn.Adam()
@@ -132,6 +134,17 @@ def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
     }  # fmt: skip
     views = {"empty", "reshape", "ascontiguousarray", "astype", "T", "__getitem__"}
     assert set(cupy.now.called) - views == set(), cupy.now.called
+
+
+def test_filters_over_few_channels_learn_by_a_product(cupy, rng):
+    """Without columns only where there are several groups: a thread for each weight is slow over a whole batch."""
+    at = windows("conv2d", (6, 6), (3, 3))
+    for C, D, groups, launched in ((1, 6, 1, "im2col"), (6, 16, 1, "im2col"), (4, 4, 4, "correlate_filters_few")):
+        x, dy = (dn.asarray(rng.standard_normal(s, dtype="f4")) for s in ((2, 6, 6, C), (2, *at.grid, D)))
+        cuda_host.launches.clear()
+        before = cublas.library().products
+        cupy_kernels.correlate_filters(x, dy, at, groups)
+        assert cuda_host.launches[0] == launched and cublas.library().products - before == (groups == 1)
 
 
 # -- that this can fail ------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def test_a_captured_training_gives_the_same_bits(world, rng):
         assert {name for name, by in calls if by == "kernel of cuDNN"} >= {"correlate", "correlate_inputs"}
         trained.append({name: dn.to_numpy(p).tobytes() for name, p in net.state_dict().items()})
     assert world.cupy.now.graphs.launched and trained[0] == trained[1]
+    assert world.cupy.now.graphs.device.beside_the_default_pool() == 0  # where cuDNN's workspaces do not lie
     assert cudnn._captured
 
 

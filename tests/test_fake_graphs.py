@@ -45,6 +45,20 @@ def test_what_is_recorded_is_not_computed(cupy):
     assert dn.to_numpy(a).tolist() == [3.0, 3.0]
 
 
+def test_a_pool_keeps_what_arrays_leave_and_gives_it_back_when_asked(cupy):
+    device, pool = cupy.now.graphs.device, cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        a, b = cupy.zeros((1000,), dtype="uint8"), cupy.zeros((3000,), dtype="uint8")
+        del b
+        c = cupy.zeros((500,), dtype="uint8")
+    assert (pool.used_bytes(), pool.total_bytes()) == (1024 + 512, 1024 + 3072) and device.taken >= 4096
+    del a
+    pool.free_all_blocks()
+    assert (pool.used_bytes(), pool.total_bytes()) == (512, 3072)  # the block of b, since c lies in it
+    del c, pool
+    assert device.beside_the_default_pool() == 3072  # dropped and not asked: lost for ever
+
+
 def test_cupys_own_products_are_not_recorded(cupy):
     """As in CuPy 14; ours are."""
     a, stream = dn.asarray(np.ones((2, 2), "f4")), cupy.cuda.Stream(non_blocking=True)

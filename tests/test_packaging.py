@@ -103,6 +103,7 @@ def test_what_the_wheel_says_of_itself(wheel):
     assert dict(points["console_scripts"]) == {"dualnet": "dualnet.cli:main"}
     needs = " ".join(said.get_all("Requires-Dist"))
     assert "safetensors!=0.8.0" in needs  # 0.8.0 writes arrays that are not contiguous wrongly
+    assert re.search(r"numpy>=2\.1\.2\s*; *extra == .bfloat16", needs)  # CuPy knows the type beside no older one
     assert not re.search(r"\bcupy\b(?!-cuda)", needs)  # never CuPy without its CUDA version
     assert any(name.endswith("LICENSE") for name in archive.namelist())
 
