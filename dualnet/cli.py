@@ -361,7 +361,10 @@ def _network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
         return models.get(name)().init(input_shape or models.INPUT_SHAPES[name])
     if not Path(name).exists():
         raise ValueError(f"{name!r} is neither a file nor a model; the models are {', '.join(models.NAMES)}")
-    return dn.load(name)
+    net = dn.load(name)
+    if input_shape not in (None, net.input_shape):
+        raise ValueError(f"{name} was made for inputs of {net.input_shape}; --input-shape is for models without a file")
+    return net
 
 
 def _load(dataset: str, folder: str | None) -> Any:

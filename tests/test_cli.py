@@ -164,3 +164,10 @@ def test_mnist(capsys, tmp_path):
         pytest.skip("DUALNET_DATA names no folder with mnist/")
     code, out, _ = run(capsys, "train", "mnist", "--data", folder, "--epochs", 5, "--out", tmp_path)
     assert code == 0 and float(out.split()[-2]) >= 98.9
+
+
+def test_a_file_knows_its_input_shape(tmp_path, capsys):
+    path = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((4, 4, 1)).save(tmp_path / "m.npz")
+    assert run(capsys, "summary", str(path), "--input-shape", "4,4,1")[0] == 0
+    code, _, told = run(capsys, "summary", str(path), "--input-shape", "8,8,1")
+    assert code == 2 and "was made for inputs of (4, 4, 1); --input-shape is for models" in told
