@@ -34,6 +34,8 @@ WORKSPACE = 2**30
 CANDIDATES, PATIENCE = 12, 2.0
 """So many of the proposed plans are timed, from the first on; no more are made after 2 s (some are compiled first)."""
 ROUNDS, REPEATS = 3, 5
+FILLING, FILLINGS, MOST_FILLINGS = 2**27, 16, 512
+"""What keeps the device busy until everything that is to be timed has been asked for: zeros, so many bytes so often."""
 CLOSE = 1.03
 """Of plans that take the same time within 3 % the first is chosen, so that the choice hangs less on chance."""
 NEVER = ("NONDETERMINISTIC", "WINOGRAD", "FFT", "REDUCED_PRECISION_REDUCTION")
@@ -252,18 +254,38 @@ def _passes_nan(xp: Any, compute: Compute, plan: Plan) -> bool:
 
 def _seconds(xp: Any, work: Callable[[], Any], timed: bool = True) -> float:
     """How long the device takes for this, by its own clock; infinitely long where it is not served."""
-    shortest = float("inf")
     if work() is NotImplemented or not timed:
-        return shortest
-    for _ in range(ROUNDS):
-        start, end = xp.cuda.Event(), xp.cuda.Event()
-        start.record()
-        for _ in range(REPEATS):
-            work()
-        end.record()
-        end.synchronize()
-        shortest = min(shortest, xp.cuda.get_elapsed_time(start, end) / 1000 / REPEATS)
-    return shortest
+        return float("inf")
+    taken: list[float] = []
+    fillings = FILLINGS
+    while len(taken) < ROUNDS:
+        seconds, queued = _round(xp, work, fillings)
+        if queued or fillings >= MOST_FILLINGS:
+            taken.append(seconds)
+        else:
+            fillings *= 2
+    return min(taken)
+
+
+def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool]:
+    """The seconds of a call, and whether all calls were in the queue before the device came to the first of them.
+
+    Only then it is the device that is timed: Python takes longer to ask for a small convolution (with the frontend's
+    look at each of a graph's plans, 20 µs) than the device for computing it, and all of its plans would look alike.
+    """
+    begun = time.perf_counter()
+    idle, start, end = (xp.cuda.Event() for _ in range(3))
+    idle.record()
+    for _ in range(fillings):
+        xp.zeros((FILLING,), dtype="uint8")
+    start.record()
+    for _ in range(REPEATS):
+        work()
+    end.record()
+    asking = time.perf_counter() - begun
+    end.synchronize()
+    filling = xp.cuda.get_elapsed_time(idle, start) / 1000
+    return xp.cuda.get_elapsed_time(start, end) / 1000 / REPEATS, asking < filling
 
 
 def tuning() -> bool:

@@ -3,7 +3,7 @@
 It is stricter than the real one: dims, strides, dtypes and the order of calls must be exact, addresses aligned and of
 the arrays that were described. ``execute_plan_at_index`` computes the declared convolution as plain loops over taps,
 from the raw addresses, and writes over the whole workspace first. Each plan takes as long as :data:`PLANS` says, by a
-clock that the pretend events read; kernels and products beside cuDNN move that clock too.
+clock that the pretend events read (fake_clock.py); kernels and products beside cuDNN move that clock too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import time
+import types
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,6 +20,7 @@ from math import prod
 from typing import Any
 
 import cuda_host
+import fake_clock
 import fake_cupy
 import numpy as np
 import pytest
@@ -50,7 +53,7 @@ PLANS: list[tuple[str, str, float]] = [  # name, notes, seconds
     ("eng_good", "", 5e-6),
     ("eng_alike", "", 4.9e-6),
 ]
-LAUNCH, PRODUCT = 1e-6, 1e-4  # what a kernel and a product beside cuDNN take
+LAUNCH, PRODUCT, FILLING = 1e-6, 1e-4, 4e-5  # what a kernel, a product and 128 MiB of zeros beside cuDNN take
 
 
 LIMITS = {"float16": 1e-3, "bfloat16": 1e-2}
@@ -126,8 +129,19 @@ class World:
     version: int = 91900
     product: float = PRODUCT
 
-    def now(self) -> float:
-        return self.clock + LAUNCH * len(cuda_host.launches) + self.product * cublas.library().products
+    def __post_init__(self) -> None:
+        self.clocks = fake_clock.Clock(self.busy, self.calls)
+
+    def busy(self) -> float:
+        beside = LAUNCH * len(cuda_host.launches) + self.product * cublas.library().products
+        return self.clock + beside + FILLING * self.cupy.now.called["zeros"]
+
+    def calls(self) -> int:
+        beside = len(cuda_host.launches) + cublas.library().products + self.cupy.now.called["zeros"]
+        return len(self.executed) + beside
+
+    def event(self) -> fake_clock.Event:
+        return fake_clock.Event(self.clocks, self.cupy.now.graphs.refuse, lambda: self.counted.update({"waits": 1}))
 
 
 def install(monkeypatch: Any, cupy: Any) -> World:
@@ -147,8 +161,10 @@ def install(monkeypatch: Any, cupy: Any) -> World:
         pygraph=lambda **options: Graph(world, **options),
     )
     monkeypatch.setitem(sys.modules, "cudnn", module)
-    monkeypatch.setattr(cupy.cuda, "Event", lambda: Event(world), raising=False)
-    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", _elapsed, raising=False)
+    monkeypatch.setattr(cupy.cuda, "Event", world.event, raising=False)
+    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", fake_clock.elapsed, raising=False)
+    clocks = types.SimpleNamespace(monotonic=time.monotonic, perf_counter=world.clocks.host)
+    monkeypatch.setattr(cudnn_plans, "time", clocks)
     fresh(monkeypatch)
     return world
 
@@ -163,25 +179,6 @@ def fresh(monkeypatch: Any) -> None:
     monkeypatch.setattr(cudnn_plans, "reasons", {})
     for variable in ("DUALNET_CUDNN", "DUALNET_CUDNN_AUTOTUNE"):
         monkeypatch.delenv(variable, raising=False)
-
-
-class Event:
-    def __init__(self, world: World) -> None:
-        self.world, self.at, self.waited = world, None, False
-
-    def record(self) -> None:
-        self.world.cupy.now.graphs.refuse("records an event")
-        self.at = self.world.now()
-
-    def synchronize(self) -> None:
-        self.world.cupy.now.graphs.refuse("waits for an event")
-        self.world.counted["waits"] += 1
-        self.waited = True
-
-
-def _elapsed(start: Event, end: Event) -> float:
-    assert end.waited, "cudaErrorNotReady"
-    return (end.at - start.at) * 1000
 
 
 def _create_handle(world: World) -> Handle:

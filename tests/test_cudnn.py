@@ -239,6 +239,25 @@ def test_what_is_sooner_without_cudnn_is_left(world, small):
     assert set(cudnn_plans.reasons.values()) == {"sooner without"}
 
 
+@pytest.mark.parametrize("each", [2e-6, 18e-6])
+def test_the_device_is_timed_and_not_python(world, small, monkeypatch, each):
+    """Asking for a plan takes longer than computing it: still the fastest is found, and the rival compared with it."""
+    monkeypatch.setattr(cudnn_plans, "REPEATS", 5)
+    at, x, w, b, _ = small
+    world.clocks.each = each
+    agree("correlate", x, w, None, at, K=72)
+    assert plan_of(world) == "eng_good"
+    world.product = 0.0  # now two launches do it, in 2 µs
+    assert asked("correlate", x[:1], w, None, at) is NotImplemented
+    assert list(cudnn_plans.reasons.values()) == ["sooner without"]
+
+
+def test_a_host_that_is_hopelessly_slow_ends_too(world, small):
+    at, x, w, _, _ = small
+    world.clocks.each = 1.0
+    assert asked("correlate", x, w, None, at) is not NotImplemented
+
+
 def test_without_autotuning_the_first_is_taken(world, small, monkeypatch):
     monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "0")
     at, x, w, b, dy = small
