@@ -1,7 +1,9 @@
 """cuDNN through NVIDIA's frontend: finding it, its handles and workspaces, and what a captured graph holds on to.
 
 cuDNN is the library of convolutions that the large frameworks call on NVIDIA GPUs; CuPy 14 no longer brings it.
-``pip install "dualnet[cudnn]"`` does (the module ``cudnn``, and the library ``libcudnn`` of version 9 that it loads).
+``pip install "dualnet[cudnn12x]"`` or ``cudnn13x`` does (the module ``cudnn``, and the library ``libcudnn`` of version
+9 that it loads). Where a libcudnn is already, as PyTorch brings one, the module alone is enough, and a second wheel of
+the library would overwrite the first.
 
 ``DUALNET_CUDNN=0`` switches it off; ``all`` gives it also the shapes that other kernels are expected to do sooner.
 Nothing is imported before the first kernel call on CuPy arrays, or before ``dn.info()`` is asked there.
@@ -13,6 +15,7 @@ for as long as the process lives, since the graph goes on using it.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import sys
 import threading
@@ -27,7 +30,8 @@ from .cupy_graph import lasting
 OLDEST, OLDEST_LIBRARY = (1, 24), 90000
 ALIGNED = 16
 """cuDNN reads arrays from addresses that are multiples of this."""
-INSTALL = 'pip install "dualnet[cudnn]"'
+LIBRARY = "libcudnn.so.9"
+FRONTEND = 'pip install "nvidia-cudnn-frontend>=1.24,<1.29"'
 
 
 # -- the library -------------------------------------------------------------------------------------------------------
@@ -77,21 +81,35 @@ def _search() -> tuple[Any, str]:
         cudnn = importlib.import_module("cudnn")
     except ModuleNotFoundError as error:
         if error.name == "cudnn":
-            return None, f"not installed; {INSTALL}"
+            return None, f"not installed; {_install_line()}"
         return None, f"it cannot be imported: {first_line(error)}"
     except Exception as error:
         return None, f"it cannot be imported: {first_line(error)}"
     version = getattr(cudnn, "__version__", "")
     if not hasattr(cudnn, "pygraph") or _numbers(version) < OLDEST:
         wanted = ".".join(map(str, OLDEST))
-        return None, f"frontend {version or 'of unknown version'} is too old, {wanted} is needed; {INSTALL}"
+        return None, f"frontend {version or 'of unknown version'} is too old, {wanted} is needed; {_install_line()}"
     try:
         number = cudnn.backend_version()
     except Exception as error:
-        return None, f"frontend {version} finds no library: {first_line(error)}; {INSTALL}"
+        return None, f"frontend {version} finds no library: {first_line(error)}; {_install_line()}"
     if number < OLDEST_LIBRARY:
-        return None, f"cuDNN {_version(number)} is too old, {_version(OLDEST_LIBRARY)} is needed; {INSTALL}"
+        return None, f"cuDNN {_version(number)} is too old, {_version(OLDEST_LIBRARY)} is needed; {_install_line()}"
     return cudnn, ""
+
+
+def _install_line() -> str:
+    """The line that installs what is missing: never a second libcudnn over one that is here."""
+    try:
+        ctypes.CDLL(LIBRARY)
+        return FRONTEND
+    except OSError:
+        pass
+    from .cupy_backend import _driver  # not above: it imports this file
+
+    if driver := _driver():
+        return f'pip install "dualnet[{"cudnn13x" if driver >= 13000 else "cudnn12x"}]"'
+    return 'pip install "dualnet[cudnn12x]" (for a CUDA 13 driver: "dualnet[cudnn13x]")'
 
 
 def _numbers(version: str) -> tuple[int, ...]:

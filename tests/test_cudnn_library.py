@@ -282,6 +282,35 @@ def test_what_cannot_be_used_says_why(world, small, monkeypatch, spoil, said):
     assert error(dn.to_numpy(y), references["correlate"].reference(x, w, b, at)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("libraries", "driver", "line"),
+    [
+        (["libcudnn.so.9"], 13000, 'pip install "nvidia-cudnn-frontend>=1.24,<1.29"'),  # as beside PyTorch
+        ([], 13000, 'pip install "dualnet[cudnn13x]"'),
+        ([], 12080, 'pip install "dualnet[cudnn12x]"'),
+        ([], 0, 'pip install "dualnet[cudnn12x]" (for a CUDA 13 driver: "dualnet[cudnn13x]")'),
+    ],
+)
+def test_the_hint_installs_no_library_over_another(world, monkeypatch, libraries, driver, line):
+    loading(monkeypatch, libraries)
+    monkeypatch.setattr(cupy_backend, "_driver", lambda: driver)
+    monkeypatch.setattr(cudnn.importlib, "import_module", absent)
+    assert dn.info()["cudnn"] == f"no: not installed; {line}"
+
+
+def loading(monkeypatch, libraries):
+    """Only these can be loaded; those that were."""
+    loaded = []
+
+    def load(name):
+        if name not in libraries:
+            raise OSError(f"{name}: cannot open shared object file")
+        loaded.append(name)
+
+    monkeypatch.setattr(cudnn.ctypes, "CDLL", load)
+    return loaded
+
+
 def missing():
     raise RuntimeError("Unable to find symbol cudnnGetVersion\nand more")
 
