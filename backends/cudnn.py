@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from dualnet.backend import Array, reader
@@ -77,6 +79,7 @@ def available() -> tuple[bool, str]:
 
 def _search() -> tuple[Any, str]:
     """The module, or None and the reason."""
+    _preload()
     try:
         cudnn = importlib.import_module("cudnn")
     except ModuleNotFoundError as error:
@@ -96,6 +99,24 @@ def _search() -> tuple[Any, str]:
     if number < OLDEST_LIBRARY:
         return None, f"cuDNN {_version(number)} is too old, {_version(OLDEST_LIBRARY)} is needed; {_install_line()}"
     return cudnn, ""
+
+
+def _preload() -> None:
+    """Load the library of the package ``nvidia.cudnn``, wherever Python has that; the frontend then gets it by name.
+
+    By itself the frontend looks only where its own Python installs packages, and not where ``--target``, ``--user`` or
+    ``--system-site-packages`` have them. With a libcudnn on LD_LIBRARY_PATH nothing is done: the loader takes all parts
+    of cuDNN from there, and they do not go with the head of another.
+    """
+    told = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    if any((Path(folder) / LIBRARY).exists() for folder in told):
+        return
+    for folder in sys.path:  # the packages named nvidia may be spread over several, which one import does not see
+        path = Path(folder, "nvidia", "cudnn", "lib", LIBRARY)
+        if path.exists():
+            with suppress(OSError):  # then the frontend says what it finds instead
+                ctypes.CDLL(str(path))
+            return
 
 
 def _install_line() -> str:

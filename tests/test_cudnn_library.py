@@ -311,6 +311,23 @@ def loading(monkeypatch, libraries):
     return loaded
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_the_library_is_loaded_from_wherever_python_has_its_package(world, monkeypatch, tmp_path, other):
+    """Installed with --target, say. But a libcudnn on LD_LIBRARY_PATH is left alone: its parts belong together."""
+    path, elsewhere = tmp_path / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9", tmp_path / "elsewhere"
+    path.parent.mkdir(parents=True), elsewhere.mkdir()
+    path.write_bytes(b""), (elsewhere / "libcudnn.so.8").write_bytes(b"")
+    if other:
+        (elsewhere / path.name).write_bytes(b"")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f":{elsewhere}")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded, seen = loading(monkeypatch, [str(path)]), []
+    find = cudnn.importlib.import_module
+    monkeypatch.setattr(cudnn.importlib, "import_module", lambda name: seen.append(list(loaded)) or find(name))
+    assert cudnn.library() is not None
+    assert seen == [[] if other else [str(path)]]  # before the frontend looks
+
+
 def missing():
     raise RuntimeError("Unable to find symbol cudnnGetVersion\nand more")
 
