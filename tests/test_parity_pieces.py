@@ -85,7 +85,22 @@ def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
             r for op in controls.PRODUCTS for r in controls._switched_on(controls.SwitchedOn("cupy:0", True), op, 0)
         ]
         assert [(row["op"], row["made"], row["found"]) for row in rows] == [
-            ("conv2d", 2, 2 * found),
-            ("conv2d_relu", 2, 2 * found),
-            ("dense", 1, 1 * found),
+            ("conv2d", 1, found),
+            ("conv2d_relu", 1, found),
+            ("dense", 1, found),
         ]
+
+
+def test_the_products_of_that_control_are_large():
+    """8 images of 16 x 16 with 64 channels, and 256 x 512 x 512: none that a library may rather compute in full."""
+    shapes = {
+        op: [
+            c.arrays["x"].shape
+            for c in kernel_cases.large_cases(op, "float32", 0)
+            if controls._multiplications(c) >= controls.LARGE
+        ]
+        for op in controls.PRODUCTS
+    }
+    assert shapes == {
+        "conv2d": [(8, 16, 16, 64)], "conv2d_relu": [(8, 16, 16, 64)], "conv_transpose2d": [], "dense": [(256, 512)],
+    }  # fmt: skip

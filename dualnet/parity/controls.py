@@ -28,8 +28,9 @@ PLANTED = 1e-4
 """The relative error that is planted: a tenth of the field's usual tolerance."""
 
 PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense")
-LARGE = 2**22
-"""Multiplications of a product for which any library takes tensor cores, if it may."""
+LARGE = 2**26
+"""Multiplications of a product for which any library takes tensor cores, if it may; it may find smaller ones sooner in
+full, and then there is nothing to be found."""
 VISIBLE = ("plain", "one image", "long sums", "short sums", "wide")
 """Kinds of cases whose factors have more digits than TF32."""
 
