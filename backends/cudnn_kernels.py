@@ -93,7 +93,7 @@ def turned_back(xp: Any, bank: Array) -> Array:
 
 def _transposed(xp: Any, matrix: Array, rows: int, columns: int, shape: tuple[int, ...]) -> Array:
     if min(rows, columns) == 1:
-        return xp.reshape(matrix, shape)
+        return _ready(xp, xp.reshape(matrix, shape))
     out = xp.empty(shape, dtype=matrix.dtype)
     grid = (-(-columns // 32), -(-rows // 32))
     launch(xp, "turn", grid, out, matrix, rows, columns, real=matrix.dtype.name)

@@ -146,6 +146,21 @@ def test_a_bank_is_turned_and_turned_back(world, rng, dtype, shape):
     assert dn.to_numpy(cudnn_kernels.turned_back(world.cupy, there)).tobytes() == w.tobytes()
 
 
+def test_a_bank_that_needs_no_turning_lies_on_16_bytes_too(world, rng, monkeypatch):
+    """A view into a larger array, of one filter or of windows of one unit with one channel."""
+    monkeypatch.setenv("DUALNET_CUDNN", "all")
+    for at, D in ((windows("conv2d", (6, 5), (3, 3)), 1), (windows("conv2d", (6, 5), (1, 1)), 4)):
+        x, w, _, dy = arrays(rng, at, 2, 1, D, 1)
+        held = dn.asarray(np.concatenate([np.zeros(1, np.float32), w.ravel()]))
+        view = dn.backend.backend_of(held).xp.reshape(held[1:], w.shape)
+        assert view.data.ptr % 16
+        for kernel, given in (("correlate", (x, w, None)), ("correlate_inputs", (dy, w))):
+            moved = [view if a is w else a if a is None else dn.asarray(a) for a in given]
+            y = getattr(cudnn_kernels, kernel)(*moved, at)
+            assert y is not NotImplemented, cudnn_plans.reasons
+            assert error(dn.to_numpy(y), references[kernel].reference(*given, at)) < 1e-6
+
+
 # -- which plan --------------------------------------------------------------------------------------------------------
 
 
