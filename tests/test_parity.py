@@ -7,12 +7,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import fake_cudnn
+import fake_cupy
 import numpy as np
 import pytest
 from faults import in_float64, not_a_number, one_element, plant, refusing, scaled  # noqa: F401  a fixture
 
 import dualnet as dn
-from dualnet.parity import cases, certify, compare, controls, judging, kernel_cases, limits, sources, truth
+from dualnet.parity import cases, certify, compare, controls, judging, kernel_cases, limits, pieces, sources, truth
 from dualnet.parity.certificate import Certificate, one_case
 from dualnet.parity.ways import Way, kernels, placed
 
@@ -206,6 +208,27 @@ def test_kernels_that_nobody_asked_are_named():
     found = kernel_cases.reached(["numpy"], {("affine", "kernel of numpy"): 3})
     assert found["numpy"]["served"]["affine (numpy)"] == 3
     assert "affine" not in found["numpy"]["never"] and "correlate" in found["numpy"]["never"]
+
+
+def test_each_library_is_counted():
+    """Beside a kernel of its own, cuDNN's for the same function may not have been asked."""
+    with pytest.MonkeyPatch.context() as patch, fake_cupy.in_force(patch) as cupy:
+        fake_cudnn.install(patch, cupy)
+        for served, times in (({}, 0), ({("correlate", "kernel of cuDNN"): 2}, 2)):
+            found = kernel_cases.reached(["cupy"], {("correlate", "kernel of cupy"): 3, **served})["cupy"]
+            assert found["libraries"] == {"cuDNN": times, "cupy": 3} and "correlate" not in found["never"]
+            assert kernel_cases.idle(found["libraries"], dn.info()) == ([] if times else ["cuDNN"])
+
+
+@pytest.mark.parametrize("allowed", ["1", "0"])
+def test_a_library_that_works_and_was_not_asked_is_told(monkeypatch, allowed):
+    monkeypatch.setattr(pieces, "judge_pieces", lambda *_: [])  # they take seconds
+    with fake_cupy.in_force(monkeypatch) as cupy:
+        fake_cudnn.install(monkeypatch, cupy)
+        monkeypatch.setenv("DUALNET_CUDNN", allowed)
+        found = certify(backends=["cupy"], ops=["relu"], dtypes=["float32"], networks=[], quick=True)
+    told = "PARTIAL: cuDNN works here and was never asked to serve"
+    assert (told in found.data["reasons"]["cupy:0"]) == (allowed == "1")
 
 
 # -- the certificate ---------------------------------------------------------------------------------------------------

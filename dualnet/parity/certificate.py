@@ -151,7 +151,8 @@ class _Run:
         return Certificate({**self._head(found), **found})
 
     def _head(self, found: dict[str, Any]) -> dict[str, Any]:
-        reasons = {name: self._reasons(name, found) for name in self.backends}
+        facts = {name: _facts(name) for name in self.backends}
+        reasons = {name: self._reasons(name, found) + _idle(name, found, facts[name]) for name in self.backends}
         verdicts = {name: _verdict(reasons[name]) for name in self.backends}
         verdicts |= dict.fromkeys(self.causes, "NOT-RUN")
         told = {name: [f"{kind}: {text}" for kind, text in rs] for name, rs in reasons.items()}
@@ -168,7 +169,7 @@ class _Run:
             "quick": self.quick,
             "command": self.command or f"dualnet parity --seed {self.seed}{' --quick' if self.quick else ''}",
             "machine": {"platform": platform.platform(), "processor": _processor(), "command line": sys.argv[0]},
-            "backends": {name: _facts(name) for name in self.backends},
+            "backends": facts,
             "kernels": fingerprint(),
             "skipped": self.skipped,
         }
@@ -214,6 +215,12 @@ class _Run:
         if self.quick:
             reasons.append(("PARTIAL", f"--quick: {QUICK} cases of each op instead of {FULL}, {FEW} training steps"))
         return reasons
+
+
+def _idle(name: str, found: dict[str, Any], facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """A library that is there and was never asked leaves what it would compute unknown."""
+    idle = kernel_cases.idle(found["kernels_reached"][name]["libraries"], facts)
+    return [("PARTIAL", f"{library} works here and was never asked to serve") for library in idle]
 
 
 def _verdict(reasons: list[tuple[str, str]]) -> str:

@@ -6,6 +6,7 @@ loops; so a difference here is the kernel's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ from .lockstep import references
 from .truth import expected
 from .ways import Way
 
-__all__ = ["LARGE", "judge_kernels", "reached"]
+__all__ = ["LARGE", "idle", "judge_kernels", "reached"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -110,17 +111,29 @@ def judge_kernels(way: Way, ops: Iterable[str], seed: int = 0) -> list[dict[str,
 
 
 def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict[str, dict[str, Any]]:
-    """Which kernels of each backend were asked, how often; and those that no case and no network came to."""
+    """Which kernels of each backend were asked, how often, and those that no case and no network came to; and how
+    often each library served, since a kernel of another library may have stood in for its own."""
     found = {}
     for backend in backends:
         counts: dict[str, int] = {}
-        never = []
+        never, libraries = [], Counter[str]()
         for name, standing_in in load(backend).kernels.items():
             several = (standing_in,) if callable(standing_in) else standing_in
-            libraries = [f"kernel of {getattr(kernel, 'library', backend)}" for kernel in several]
-            asked = {f"{name} ({by.removeprefix('kernel of ')})": served.get((name, by), 0) for by in libraries}
-            counts |= asked
+            names = [getattr(kernel, "library", backend) for kernel in several]
+            asked = {library: served.get((name, f"kernel of {library}"), 0) for library in names}
+            counts |= {f"{name} ({library})": times for library, times in asked.items()}
+            libraries.update(asked)
             if not any(asked.values()):
                 never.append(name)
-        found[backend] = {"served": counts, "never": never}
+        found[backend] = {"served": counts, "never": never, "libraries": dict(libraries)}
     return found
+
+
+def idle(libraries: dict[str, int], facts: dict[str, Any]) -> list[str]:
+    """Libraries that work here, as ``dn.info()`` says, and served not once: of their kernels nothing is known.
+
+    >>> idle({"cuDNN": 0, "oneDNN": 0, "numpy": 5}, {"cudnn": "9.19.0", "onednn": "no: no library found"})
+    ['cuDNN']
+    """
+    works = {name for name, words in facts.items() if words and not str(words).startswith("no")}
+    return [library for library, times in libraries.items() if not times and library.lower() in works]
