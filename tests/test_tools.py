@@ -18,7 +18,7 @@ from test_gpu_results import ROOT, tool
 import dualnet as dn
 
 TOOLS = ROOT / "tools"
-check_tool = tool("gpu_check")
+check_tool, options_tool = tool("gpu_check"), tool("gpu_options")
 
 
 def command(*words, timeout=100, **variables):
@@ -47,7 +47,9 @@ def test_the_command_tells_its_options():
     assert code == 0 and all(f"--{option}" in out for option in ("only", "out", "data", "torch", "seconds", "backend"))
     assert os.access(TOOLS / "gpu_check.sh", os.X_OK)
     page = (ROOT / "docs" / "gpu.md").read_text("utf-8")
-    assert all(f"| `{part}` |" in page for part in check_tool.PARTS) and f"`--seconds`, {check_tool.SECONDS} " in page
+    assert (
+        all(f"| `{part}` |" in page for part in options_tool.PARTS) and f"`--seconds`, {options_tool.SECONDS} " in page
+    )
 
 
 def test_tests_that_fail_are_told_of_and_the_rest_goes_on(tmp_path):
@@ -147,7 +149,7 @@ def alive(pid):
 def machine(tmp_path, monkeypatch):
     """A check on which ``run`` does what the test says instead of starting processes."""
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--backend", "cupy", "--out", str(tmp_path)])
-    made = check_tool.Check(check_tool._options())
+    made = check_tool.Check(options_tool.options(""))
     made.facts = {"name": "h100", "title": "H100", "gpu": {"name": "H100"}, "versions": {}, "kernels": {"sha256": "0"}}
 
     def answering(*answers):

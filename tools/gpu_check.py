@@ -23,12 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import gpu_options
 from gpu_facts import ROOT, TOOLS, environment, slug
 
-PARTS = ("parity", "tests", "bench", "profile", "cifar")
-DEFAULT = ("parity", "tests", "bench")
-SECONDS = 540  # for everything: well under ten minutes
-NETS, DTYPES = ("lenet5", "resnet18", "vgg16_bn"), ("bfloat16", "tf32")
 GOOD = {"PASS", "ok"}
 
 
@@ -132,7 +129,7 @@ class Check:
 
 
 def main() -> int:
-    options = _options()
+    options = gpu_options.options(__doc__ or "")
     check = Check(options, {name: Part(name) for name in options.only})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     code = 1
@@ -389,54 +386,6 @@ def _last(lines: list[str]) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/gpu_check.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--only", action="append", type=_words, metavar="PART,...", help=f"of {', '.join(PARTS)} ({', '.join(DEFAULT)})"
-    )
-    add("--out", type=Path, default=ROOT / "docs" / "gpu", metavar="DIR", help="where results go (docs/gpu)")
-    add("--backend", default="cupy", metavar="B", help="cupy or cupy:N; numpy for a dry run without a GPU (cupy)")
-    add("--seconds", type=float, default=SECONDS, metavar="S", help=f"for everything ({SECONDS})")
-    add("--torch", default=sys.executable, metavar="PYTHON", help="the interpreter that has PyTorch (this one)")
-    add("--data", type=Path, metavar="DIR", help="the folder with CIFAR-10's binary files, for cifar")
-    add("--quick", action="store_true", help="the quick certificate only")
-    add("--nets", type=_words, default=list(NETS), metavar="NET,...", help=f"for bench and profile ({','.join(NETS)})")
-    add(
-        "--dtypes",
-        type=_words,
-        default=list(DTYPES),
-        metavar="D,...",
-        help=f"for bench and profile ({','.join(DTYPES)})",
-    )
-    add("--batch", type=int, default=256, metavar="N", help="images in a batch, for bench and profile (256)")
-    add("--rounds", type=int, default=3, metavar="N", help="of bench (3)")
-    add("--tests", action="append", default=[], metavar="TEST", help="some tests instead of all; may be repeated")
-    add("--cifar", default="", metavar="OPTIONS", help="for tools/train_cifar.py, in quotes")
-    add("--least", type=float, default=0.93, metavar="SHARE", help="the accuracy that cifar must reach (0.93)")
-    options = parser.parse_args()
-    options.only = [part for several in options.only or [list(DEFAULT)] for part in several]
-    if unknown := [part for part in options.only if part not in PARTS]:
-        parser.error(f"--only: unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    words = [
-        os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]
-    ]  # no folders of a machine
-    options.command = shlex.join(["tools/gpu_check.sh", *words])
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "gpu-check.log").write_text(f"{options.command}\n", encoding="utf-8")
-    except OSError as error:
-        parser.error(f"--out {options.out}: {error.strerror}")
-    options.out = options.out.resolve()
-    return options
 
 
 if __name__ == "__main__":
