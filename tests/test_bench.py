@@ -321,6 +321,24 @@ def test_a_table_is_written_into_a_page(tmp_path):
     assert page.read_text() == text
 
 
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, link = tmp_path / "found.json", tmp_path / "link.json"
+    bench.write("{}", path)
+    link.symlink_to(path)
+    bench.write("[1]", link)
+    assert path.read_text() == "[1]" and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+    def broken(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.os, "replace", broken)
+    with pytest.raises(KeyboardInterrupt):
+        bench.write("[1, 2]", path)
+    assert path.read_text() == "[1]"
+    bench.write("to nobody", os.devnull)  # is written to, and stays what it is
+    assert not Path(os.devnull).is_file()
+
+
 def test_tables_have_equal_rows():
     lines = report.table([["a", "number"], ["long name", "1"]])
     assert lines == ["| a         | number |", "|-----------|-------:|", "| long name |      1 |"]

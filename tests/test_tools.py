@@ -219,6 +219,55 @@ def test_the_benchmark_keeps_what_it_has(machine):
     assert "torch, lenet5 tf32: torch cannot be imported" in ran(machine, "bench")[1]
 
 
+def test_the_benchmark_takes_up_what_earlier_calls_left(machine, tmp_path, monkeypatch):
+    """One net in a call, results of the last one in docs/gpu; and files whose writing was broken off."""
+    before, folder = machine.path("bench"), tmp_path / "root" / "docs" / "gpu"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(check_tool, "ROOT", tmp_path / "root")
+    machine.options.nets = ["vgg16_bn"]
+    run = {"results": [measured("dualnet")]}
+    text = json.dumps({"kernels": {"sha256": "0"}, "runs": [run, {**run, "nets": 2}]})
+    for mine, other, runs in ((text, "", 2), ("", text, 2), (text, text, 2), (text[:-9], "{", 0), (text, "{", 2)):
+        before.write_text(mine), (folder / before.name).write_text(other)
+        (tmp_path / "bench-torch.compile.part").write_text(json.dumps({"results": [], "stale": 1}))
+        asked = machine.answering((0, [], {**run, "nets": 3}), (124, [], None))
+        state, _, found = ran(machine, "bench")
+        assert state == "FAILED" and len(found["runs"]) == runs + 1 and found["runs"][-1]["nets"] == 3
+        assert asked[0][asked[0].index("bench") + 1] == "vgg16_bn" and asked[0].count("lenet5") == 0
+
+
+def test_a_file_whose_writing_was_broken_off_costs_no_other_part(machine):
+    quick = {**CERTIFICATE, "verdict": "PARTIAL", "quick": True}
+    machine.answering((3, [], quick), (0, ["killed"], "no certificate"))
+    run = machine.run
+
+    def half(part, words, *rest, **variables):
+        code, lines = run(part, words, *rest, **variables)
+        path = Path(next(w for i, w in enumerate(words) if words[i - 1] in ("--json", "--out")))
+        if "certificate" in path.read_text()[:20]:
+            path.write_text(path.read_text()[:-5])
+        return code, lines
+
+    machine.run = half
+    state, told, found = ran(machine, "parity")
+    assert state == "PARTIAL" and "the full one: killed" in told and found["quick"]
+
+
+def test_the_suite_tells_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    suite, path = tool("gpu_suite"), tmp_path / "tests.part"
+    report = suite.Report(path)
+    report.write(complete=False)
+    before = path.read_text()
+
+    def broken(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.os, "replace", broken)
+    with pytest.raises(KeyboardInterrupt):
+        report.write(complete=True)
+    assert path.read_text() == before
+
+
 def test_cifar_wants_its_accuracy(machine, tmp_path):
     machine.options.data = tmp_path
     found = {"accuracy": 0.941, "epochs": 30, "seconds": 60.0, "complete": True, "history": {"loss": [1.0] * 30}}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_options
-from gpu_facts import ROOT, TOOLS, environment, slug
+from gpu_facts import ROOT, TOOLS, environment, read, slug
 
 GOOD = {"PASS", "ok"}
 
@@ -90,7 +90,7 @@ class Check:
         for folder, name in ((ROOT, "."), (self.options.out, "out"), (sys.prefix, "python"), (Path.home(), "~")):
             if len(str(folder)) > 1:
                 text = text.replace(str(folder), name)
-        beside = path.with_suffix(".part")
+        beside = path.with_name(f"{path.name}.new")
         beside.write_text(text + "\n", encoding="utf-8")
         os.replace(beside, path)
 
@@ -190,14 +190,15 @@ def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     against = check.options.backend if check.options.backend.partition(":")[0] != "numpy" else "strict"
     made, cause = check.options.out / "certificate.part", ""
     for more in [["--quick"]] + ([] if check.options.quick else [[]]):
-        made.unlink(missing_ok=True)
+        _fresh(made)
         words = ["parity", "--backend", against, *more]
         command = [sys.executable, "-m", "dualnet", *words, "--out", str(made)]
         code, last = check.run(part, command, until - time.monotonic(), quiet=True)
-        if not made.exists() or code == 124:
+        found = read(made)
+        if found is None or code == 124:
             cause = f"no end after {seconds:.0f} s" if code == 124 else _last(last)
             break
-        certificate = json.loads(made.read_text(encoding="utf-8"))
+        certificate = found
         certificate["command"] = shlex.join(["dualnet", *words])
         check.put(path, certificate)
         verdict = certificate["verdict"]
@@ -224,11 +225,11 @@ def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     variables = {"DUALNET_BACKEND": backend, "GPU_SUITE_JSON": str(found), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     variables |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
     variables["PYTHONHASHSEED"] = "0"  # processes that share the tests out must find them in one order
-    found.unlink(missing_ok=True)
+    _fresh(found)
     code, last = check.run(part, [*command, *check.options.tests], seconds, **variables)
-    if not found.exists():
+    seen = read(found)
+    if seen is None:
         return "FAILED", f"pytest did not begin: {_last(last)}"
-    seen = json.loads(found.read_text(encoding="utf-8"))
     found.unlink()
     check.write("tests", backend=backend, pytest=shlex.join(command[2:]), timed_out=code == 124, **seen)
     told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(seen["counts"].items())) or "no test ran"
@@ -247,14 +248,14 @@ def bench(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     for i, peer in enumerate(("torch", "torch.compile")):
         left = until - time.monotonic()
         limit = (left - 15) * (0.5 if i == 0 else 1.0)
-        beside = options.out / f"bench-{peer}.part"
+        beside = _fresh(options.out / f"bench-{peer}.part")
         command = [sys.executable, "-m", "dualnet", "bench", *options.nets, "--backend", options.backend]
         command += ["--batch", str(options.batch), "--mode", "training", "--dtype", ",".join(options.dtypes)]
         command += ["--momentum", "0.9", "--capture", "--stay", "--rounds", str(options.rounds), "--seconds", "0.7"]
         command += ["--against", f"{peer}={options.torch}", "--limit", f"{max(limit, 1):.0f}", "--json", str(beside)]
         code, last = check.run(part, command, limit + 15)
-        if beside.exists():
-            runs.append(json.loads(beside.read_text(encoding="utf-8")))
+        if (run := read(beside)) is not None:
+            runs.append(run)
             check.write("bench", runs=[*before, *runs])
             beside.unlink()
         elif code:
@@ -274,24 +275,23 @@ def bench(check: Check, part: Part, seconds: float) -> tuple[str, str]:
 
 def kept(check: Check) -> list[dict[str, Any]]:
     """What was measured before on such a GPU, with the same kernels: a benchmark may be made in several goes."""
-    for folder in (check.options.out, ROOT / "docs" / "gpu"):
-        path = folder / check.path("bench").name
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["kernels"]["sha256"] == check.facts["kernels"]["sha256"]:
-                return found["runs"]
-    return []
+    runs: list[dict[str, Any]] = []
+    for folder in (ROOT / "docs" / "gpu", check.options.out):
+        found = read(folder / check.path("bench").name)
+        if found and found["kernels"]["sha256"] == check.facts["kernels"]["sha256"]:
+            runs += [run for run in found["runs"] if run not in runs]
+    return runs
 
 
 def profile(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     """Where the time of a step goes, kernel by kernel."""
     command = [check.options.torch, str(TOOLS / "gpu_profile.py"), "--backend", check.options.backend]
-    beside = check.options.out / "profile.part"
+    beside = _fresh(check.options.out / "profile.part")
     command += ["--json", str(beside), "--batch", str(check.options.batch), *check.options.nets]
     code, last = check.run(part, [*command, "--dtype", ",".join(check.options.dtypes)], seconds)
-    if not beside.exists():
+    found = read(beside)
+    if found is None:
         return "FAILED", _last(last)
-    found = json.loads(beside.read_text(encoding="utf-8"))
     beside.unlink()
     check.write("profile", profiles=found)
     return ("ok", f"{len(found)} steps profiled") if code == 0 else ("FAILED", _last(last))
@@ -302,12 +302,12 @@ def cifar(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     options = check.options
     if options.data is None:
         return "NOT-RUN", "say where CIFAR-10 is (the binary version), with --data DIR"
-    beside = options.out / "cifar.part"
+    beside = _fresh(options.out / "cifar.part")
     command = [sys.executable, str(TOOLS / "train_cifar.py"), str(options.data), "--backend", options.backend]
     code, last = check.run(part, [*command, "--json", str(beside), *shlex.split(options.cifar)], seconds)
-    if not beside.exists():
+    found = read(beside)
+    if found is None:
         return "FAILED", _last(last)
-    found = json.loads(beside.read_text(encoding="utf-8"))
     beside.unlink()
     check.write("cifar10", **found)
     told = f"{100 * found['accuracy']:.2f} % after {found['epochs']} epochs in {found['seconds'] / 60:.2f} minutes"
@@ -376,6 +376,12 @@ def summary(check: Check, code: int) -> int:
         f"{'all well' if well else 'NOT all well'} after {time.monotonic() - check.begun:.0f} s; exit code {code}"
     )
     return code
+
+
+def _fresh(path: Path) -> Path:
+    """Without what a run that was ended has left there."""
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _last(lines: list[str]) -> str:

@@ -35,6 +35,14 @@ def facts(backend: str) -> dict[str, Any]:
     return {"versions": table, "gpu": gpu, "kernels": fingerprint()}
 
 
+def read(path: Path) -> Any:
+    """The JSON in a file; None where there is none, or not all of it because its writing was broken off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def slug(title: str) -> str:
     """ "NVIDIA H100 80GB HBM3" -> "h100"."""
     words = re.sub(r"[^a-z0-9]+", " ", title.lower()).split()

@@ -61,7 +61,7 @@ class Report:
             "slowest": self.slowest,
             "running": list(self.running)[-16:],
         }
-        beside = self.path.with_suffix(".part")
+        beside = self.path.with_name(f"{self.path.name}.new")
         beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, self.path)
 

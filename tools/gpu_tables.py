@@ -46,7 +46,10 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         name, _, part = path.stem.rpartition("-")
         if name and part in PARTS:
-            found.setdefault(name, {})[part] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found.setdefault(name, {})[part] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path.name} is broken: {error}") from None
     return found
 
 

@@ -39,14 +39,20 @@ def write(text: str, target: str | os.PathLike) -> None:
     """Write the tables to a file, or between two marks of a page.
 
     ``page.md#numpy`` stands for what lies between ``<!-- bench: numpy -->`` and ``<!-- bench: end -->`` in page.md; the
-    rest of the page is left alone. ``ValueError`` where it has no such place.
+    rest of the page is left alone. ``ValueError`` where it has no such place. The file is written as a whole or not at
+    all: what was measured until then stays, whenever the process is ended.
     """
     path, inside = place(target)
-    if inside is None:
+    if inside is not None:
+        page, start, end = inside
+        text = f"{page[:start]}\n\n{text}\n{page[end:]}"
+    if path.exists() and not path.is_file():  # a pipe or a terminal
         path.write_text(text, encoding="utf-8")
         return
-    page, start, end = inside
-    path.write_text(f"{page[:start]}\n\n{text}\n{page[end:]}", encoding="utf-8")
+    whole = path.resolve()  # not the link to it
+    beside = whole.with_name(f"{whole.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, whole)
 
 
 def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]:
