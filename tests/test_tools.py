@@ -313,6 +313,16 @@ def test_a_process_that_hangs_is_ended_with_its_children(machine, tmp_path):
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def test_a_cold_machine_has_time_to_begin(machine, monkeypatch):
+    def run(command, timeout, **options):
+        assert timeout >= 240
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(check_tool.subprocess, "run", run)
+    with pytest.raises(check_tool.NothingRuns, match="cupy does not answer within 240 s"):
+        check_tool.facts(machine)
+
+
 @pytest.mark.parametrize(
     "title, name",
     [

@@ -27,6 +27,7 @@ import gpu_options
 from gpu_facts import ROOT, TOOLS, environment, read, slug
 
 GOOD = {"PASS", "ok"}
+FIRST = 240  # seconds: on a cold machine CuPy, its context, cuBLAS and the first compilations take minutes
 
 
 @dataclass
@@ -331,9 +332,9 @@ def facts(check: Check) -> dict[str, Any]:
     """Versions, the GPU, the hash of the kernels; raises where the backend does not work."""
     command = [sys.executable, str(TOOLS / "gpu_facts.py"), check.options.backend]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=FIRST)
     except subprocess.TimeoutExpired:
-        raise NothingRuns(f"{check.options.backend} does not answer within 120 s") from None
+        raise NothingRuns(f"{check.options.backend} does not answer within {FIRST} s") from None
     if done.returncode:
         raise NothingRuns(f"nothing can be run: {_last(done.stderr.splitlines())}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
