@@ -85,7 +85,7 @@ HEAD = {
     "date": "2026-01-02 03:04 UTC",
     "gpu": {"name": "NVIDIA H100", "driver_version": "580.1", "clocks.max.sm": "1980 MHz", "power.limit": "700.00 W"},
     "versions": {"dualnet": "0.1.0", "python": "3.12.3", "numpy": "2.5", "cuda": "13.0", "cupy": "14.2.0",
-                 "cublas": "13.1.0", "cudnn": "no: not here",
+                 "cublas": "13.1.0", "cudnn": "9.18.1, frontend 1.28.0; 3 of 4 shapes so far",
                  "packages": {"torch": "2.11.0", "nvidia-cublas": "13.0", "nvidia-cudnn-cu13": "9.19"}},
 }  # fmt: skip
 
@@ -129,7 +129,8 @@ def test_tables_of_all_parts(tmp_path):
     text = tables.tables(tmp_path)
     for words in (
         "### NVIDIA H100\n",
-        "driver 580.1, CUDA 13.0, cuBLAS 13.1.0, cuDNN 9.19, CuPy 14.2.0, PyTorch 2.11.0, NumPy 2.5, Python 3.12.3",
+        "driver 580.1, CUDA 13.0, cuBLAS 13.1.0, cuDNN 9.18.1, frontend 1.28.0, CuPy 14.2.0, ",
+        "PyTorch 2.11.0, NumPy 2.5, Python 3.12.3",
         "clocks up to 1980 MHz, 700.00 W.",
         "**Certificate: PARTIAL**",
         "**Tests** with `DUALNET_BACKEND=cupy` (2026-01-02 03:04 UTC): 1 failed, 3,000 passed in 99 s.",
@@ -143,7 +144,21 @@ def test_tables_of_all_parts(tmp_path):
         "| resnet18 | bfloat16 | 3,900 | 140 | 0 | `sm90_conv` 800 |",
     ):
         assert words in text, words
-    assert "NOT-RUN" not in text
+    assert "NOT-RUN" not in text and "Without cuDNN" not in text
+
+
+def test_what_ran_without_cudnn_says_so_and_shows_no_version_of_it(tmp_path):
+    """The library may be installed, by PyTorch, and nothing called it."""
+    results(tmp_path)
+    for part in ("bench", "tests"):
+        path = tmp_path / f"h100-{part}.json"
+        found = json.loads(path.read_text("utf-8"))
+        found["versions"]["cudnn"] = 'no: not installed; pip install "nvidia-cudnn-frontend"'
+        found["date"] = "2026-01-03 00:00 UTC"
+        path.write_text(json.dumps(found), "utf-8")
+    text = tables.tables(tmp_path)
+    assert '**Without cuDNN** (bench, tests): not installed; pip install "nvidia-cudnn-frontend". Every' in text
+    assert "cuDNN 9" not in text and "cuBLAS 13.1.0, CuPy 14.2.0" in text
 
 
 def test_what_is_missing_is_said(tmp_path):

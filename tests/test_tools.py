@@ -313,6 +313,17 @@ def test_a_process_that_hangs_is_ended_with_its_children(machine, tmp_path):
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize("said", ["no: not installed; pip install it", "9.19.0, frontend 1.28.0", None])
+def test_a_gpu_without_cudnn_is_said_loudly(machine, capsys, said):
+    machine.facts["versions"] = {"cudnn": said} if said else {}  # none: a dry run on NumPy
+    machine.write("tests", counts={})
+    found = json.loads(machine.path("tests").read_text("utf-8"))
+    check_tool.summary(machine, 0)
+    told = capsys.readouterr().out
+    assert ("!!! WITHOUT cuDNN: not installed; pip install it" in told) == bool(said and said.startswith("no"))
+    assert found.get("without cudnn") == ("not installed; pip install it" if said and said.startswith("no") else None)
+
+
 def test_a_cold_machine_has_time_to_begin(machine, monkeypatch):
     def run(command, timeout, **options):
         assert timeout >= 240

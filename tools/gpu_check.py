@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_options
-from gpu_facts import ROOT, TOOLS, environment, read, slug
+from gpu_facts import ROOT, TOOLS, environment, read, slug, without_cudnn
 
 GOOD = {"PASS", "ok"}
 FIRST = 240  # seconds: on a cold machine CuPy, its context, cuBLAS and the first compilations take minutes
@@ -70,16 +70,17 @@ class Check:
 
     def head(self, part: str) -> dict[str, Any]:
         """What every result begins with."""
-        gpu = {key: self.facts["gpu"][key] for key in self.facts["gpu"]}
+        without = without_cudnn(self.facts["versions"])
         return {
             "kind": f"dualnet gpu {part}",
             "format": 1,
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "command": self.options.command,
-            "gpu": gpu,
+            "gpu": dict(self.facts["gpu"]),
             "machine": {"platform": platform.platform(), "cores": _cores()},
             "versions": self.facts["versions"],
             "kernels": self.facts["kernels"],
+            **({"without cudnn": without} if without else {}),
         }
 
     def write(self, part: str, **found: Any) -> None:
@@ -137,6 +138,7 @@ def main() -> int:
     try:
         check.facts = facts(check)
         check.say(f"{check.facts['name']}: {check.facts['title']}; {options.seconds:.0f} s; results in {options.out}")
+        warn(check)
         together = [check.parts[name] for name in ("parity", "tests") if name in check.parts]
         rest = [check.parts[name] for name in ("bench", "profile", "cifar") if name in check.parts]
         if len(together) == 2 and _cores() >= 4:  # both are busy with Python for the most part
@@ -370,6 +372,7 @@ def summary(check: Check, code: int) -> int:
     check.say("-- summary " + "-" * 60)
     for part in check.parts.values():
         check.say(f"{part.name:7} {part.state:9} {part.seconds:4.0f} s  {part.told}")
+    warn(check)
     wanted = GOOD | ({"PARTIAL"} if check.options.quick else set())
     well = all(part.state in wanted for part in check.parts.values())
     code = 0 if well else code
@@ -383,6 +386,13 @@ def _fresh(path: Path) -> Path:
     """Without what a run that was ended has left there."""
     path.unlink(missing_ok=True)
     return path
+
+
+def warn(check: Check) -> None:
+    """Loudly: without cuDNN every time is another, and nobody would see it in the tables."""
+    if why := without_cudnn(check.facts.get("versions", {})):
+        check.say(f"!!! WITHOUT cuDNN: {why}")
+        check.say("!!! every convolution runs as im2col and a product by cuBLAS; no result here says anything of cuDNN")
 
 
 def _last(lines: list[str]) -> str:

@@ -35,6 +35,12 @@ def facts(backend: str) -> dict[str, Any]:
     return {"versions": table, "gpu": gpu, "kernels": fingerprint()}
 
 
+def without_cudnn(versions: dict[str, Any]) -> str:
+    """Why convolutions run without cuDNN, and what mends it; "" where they have it, and where there is no GPU."""
+    said = str(versions.get("cudnn", ""))
+    return said.partition(":")[2].strip() or "not there" if said.startswith("no") else ""
+
+
 def read(path: Path) -> Any:
     """The JSON in a file; None where there is none, or not all of it because its writing was broken off."""
     try:

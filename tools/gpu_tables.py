@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpu_facts import without_cudnn
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = ROOT / "docs" / "gpu", ROOT / "docs" / "gpu.md"
 MARKS = re.compile(r"(<!-- gpu: measured -->\n).*?(<!-- gpu: end -->)", re.DOTALL)
@@ -55,7 +57,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def section(name: str, parts: dict[str, Any]) -> str:
     title = next((p["gpu"]["name"] for p in parts.values() if p.get("gpu", {}).get("name")), name)
-    paragraphs = [f"### {title}", about(parts)]
+    paragraphs = [f"### {title}", about(parts), *without(parts)]
     for part in PARTS:
         if part in parts:
             paragraphs += SHOWN[part](parts[part])
@@ -74,14 +76,26 @@ def about(parts: dict[str, Any]) -> str:
     versions, gpu, packages = newest["versions"], newest["gpu"], newest["versions"].get("packages", {})
     words = [f"driver {gpu['driver_version']}" if "driver_version" in gpu else ""]
     words += [f"CUDA {versions['cuda']}" if "cuda" in versions else ""]
-    for key, package, title in (("cublas", "nvidia-cublas", "cuBLAS"), ("cudnn", "nvidia-cudnn-cu", "cuDNN")):
-        said = [str(versions.get(key, ""))] + [v for name, v in packages.items() if name.startswith(package)]
-        words += [f"{title} {version}" for version in said if version[:1].isdigit()][:1]
+    for key, title in (("cublas", "cuBLAS"), ("cudnn", "cuDNN")):  # what ran, and not what is installed
+        said = str(versions.get(key, ""))
+        words += [f"{title} {said.partition(';')[0]}"] if said[:1].isdigit() else []
     words += [f"CuPy {versions['cupy']}" if "cupy" in versions else ""]
     words += [f"PyTorch {packages['torch']}" if "torch" in packages else "", f"NumPy {versions['numpy']}"]
     words += [f"Python {versions['python']}", f"dualnet {versions['dualnet']}"]
     clocks = f"clocks up to {gpu['clocks.max.sm']}, {gpu['power.limit']}" if "clocks.max.sm" in gpu else ""
     return "; ".join(filter(None, [", ".join(filter(None, words)), clocks])) + "."
+
+
+def without(parts: dict[str, Any]) -> list[str]:
+    """Which results say nothing of cuDNN, and how that is mended."""
+    reasons: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        if why := without_cudnn(part.get("versions", {})):
+            reasons.setdefault(why, []).append(name)
+    return [
+        f"**Without cuDNN** ({', '.join(names)}): {why}. Every convolution ran as `im2col` and a product by cuBLAS."
+        for why, names in reasons.items()
+    ]
 
 
 def certificate(found: dict[str, Any]) -> list[str]:
