@@ -157,6 +157,7 @@ def machine(tmp_path, monkeypatch):
 
         def run(part, words, seconds, quiet=False, **variables):
             asked.append(words)
+            made.variables.append(variables)
             code, lines, content = answers.pop(0)
             if content is not None:
                 path = next(w for i, w in enumerate(words) if words[i - 1] in ("--json", "--out"))
@@ -166,12 +167,12 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(made, "run", run)
         return asked
 
-    made.answering = answering
+    made.answering, made.variables = answering, []
     return made
 
 
-def ran(machine, name):
-    state, told = check_tool.STEPS[name](machine, check_tool.Part(name), 100.0)
+def ran(machine, name, seconds=500.0):
+    state, told = check_tool.STEPS[name](machine, check_tool.Part(name), seconds)
     path = machine.path("cifar10" if name == "cifar" else name)
     return state, told, json.loads(path.read_text("utf-8")) if path.exists() else None
 
@@ -187,11 +188,37 @@ def test_the_full_certificate_follows_the_quick_one(machine):
     assert "--quick" in asked[0] and "--quick" not in asked[1]
     machine.answering((3, [], quick), (124, [], None))
     state, told, found = ran(machine, "parity")
-    assert state == "PARTIAL" and "quick; the full one: no end after 100 s" in told and found["quick"]
+    assert state == "PARTIAL" and "quick; the full one: no end after 500 s" in told and found["quick"]
     machine.answering((1, [], {**quick, "verdict": "FAIL", "reasons": {"cupy:0": ["FAIL: relu differs"]}}))
     assert ran(machine, "parity")[:2] == ("FAIL", "certificate of 20 s, quick; FAIL: relu differs")
     machine.answering((2, ["dualnet parity: no room"], None))
     assert ran(machine, "parity")[:2] == ("FAILED", "no certificate: dualnet parity: no room")
+
+
+def test_the_certificate_is_of_cudnn_and_of_what_stands_in_for_it(machine):
+    """Not of whichever the clock chose: of small shapes cuDNN would get few or none."""
+    machine.facts["versions"] = {"cudnn": "9.19.0, frontend 1.28.0"}
+    quick, full = ({**CERTIFICATE, "verdict": v, "quick": q} for v, q in (("PARTIAL", True), ("PASS", False)))
+    asked = machine.answering((3, [], quick), (3, [], quick), (0, [], full))
+    state, _, found = ran(machine, "parity")
+    assert state == "PASS" and ["--quick" in words for words in asked] == [True, True, False]
+    assert [v["DUALNET_CUDNN"] for v in machine.variables] == ["0", "all", "all"]
+    assert found["command"] == "DUALNET_CUDNN=all dualnet parity --backend cupy"
+    assert [run["verdict"] for run in found["runs"]] == ["PARTIAL", "PARTIAL", "PASS"]
+    assert found["runs"][0]["command"] == "DUALNET_CUDNN=0 dualnet parity --backend cupy --quick"
+    machine.answering((3, [], {**quick, "verdict": "FAIL"}))
+    assert ran(machine, "parity")[0] == "FAIL"  # and no other is made over it
+    machine.variables.clear()
+    machine.facts["versions"] = {"cudnn": "no: not installed"}
+    machine.answering((3, [], quick), (0, [], full))
+    assert ran(machine, "parity")[0] == "PASS" and machine.variables == [{}, {}]
+
+
+def test_a_full_certificate_that_cannot_end_is_not_begun(machine):
+    asked = machine.answering((3, [], {**CERTIFICATE, "verdict": "PARTIAL", "quick": True}))
+    state, told, _ = ran(machine, "parity", 200.0)
+    assert state == "PARTIAL" and len(asked) == 1
+    assert "the full one: left out, it takes about 260 s; --only parity,tests --seconds 560 has room" in told
 
 
 def measured(program, **more):

@@ -27,6 +27,8 @@ import gpu_options
 from gpu_facts import ROOT, TOOLS, environment, read, slug, without_cudnn
 
 GOOD = {"PASS", "ok"}
+FULL = 260  # seconds: about what the full certificate takes, for which less is a waste
+ALL = {"DUALNET_CUDNN": "all"}
 FIRST = 240  # seconds: on a cold machine CuPy, its context, cuBLAS and the first compilations take minutes
 
 
@@ -188,23 +190,28 @@ def perform(check: Check, part: Part, others: list[Part]) -> None:
 
 
 def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
-    """The quick certificate, and over it the full one if there is time."""
+    """The quick certificates, and over them the full one if there is time."""
     path, verdict, until = check.path("parity"), "FAILED", time.monotonic() + seconds
     against = check.options.backend if check.options.backend.partition(":")[0] != "numpy" else "strict"
-    made, cause = check.options.out / "certificate.part", ""
-    for more in [["--quick"]] + ([] if check.options.quick else [[]]):
+    made, cause, runs = check.options.out / "certificate.part", "", []
+    for switches, more in certificates(check):
+        left = until - time.monotonic()
+        if not more and left < FULL:
+            cause = f"left out, it takes about {FULL} s; --only parity,tests --seconds 560 has room for it"
+            break
         _fresh(made)
         words = ["parity", "--backend", against, *more]
         command = [sys.executable, "-m", "dualnet", *words, "--out", str(made)]
-        code, last = check.run(part, command, until - time.monotonic(), quiet=True)
+        code, last = check.run(part, command, left, quiet=True, **switches)
         found = read(made)
         if found is None or code == 124:
             cause = f"no end after {seconds:.0f} s" if code == 124 else _last(last)
             break
-        certificate = found
-        certificate["command"] = shlex.join(["dualnet", *words])
-        check.put(path, certificate)
-        verdict = certificate["verdict"]
+        certificate, verdict = found, found["verdict"]
+        said = shlex.join([*(f"{name}={value}" for name, value in switches.items()), "dualnet", *words])
+        runs.append({"command": said, "verdict": verdict, "seconds": found["seconds"]})
+        facts = {key: check.facts[key] for key in ("gpu", "versions")}
+        check.put(path, {**certificate, **facts, "command": said, "runs": runs})
         if verdict in ("FAIL", "INVALID"):
             break
     made.unlink(missing_ok=True)
@@ -212,8 +219,21 @@ def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
         return "FAILED", f"no certificate: {cause}"
     reasons = [reason for several in certificate["reasons"].values() for reason in several]
     told = f"certificate of {certificate['seconds']:.0f} s" + (", quick" if certificate["quick"] else "")
-    told += f"; the full one: {cause}" if cause else ""
+    told += f"; the {'next' if more else 'full'} one: {cause}" if cause else ""
     return verdict, "; ".join([told, *dict.fromkeys(reasons)])[:600]
+
+
+def certificates(check: Check) -> list[tuple[dict[str, str], list[str]]]:
+    """Variables and options of each run. With cuDNN one run is without it, and in the others it has every shape that it
+    can do: left to the clock, it would have few of the small ones, and which would be chance."""
+    switches = [{"DUALNET_CUDNN": "0"}, ALL] if _cudnn(check) else [{}]
+    runs = [(switch, ["--quick"]) for switch in switches]
+    return runs if check.options.quick else [*runs, (switches[-1], [])]
+
+
+def _cudnn(check: Check) -> bool:
+    versions = check.facts["versions"]
+    return "cudnn" in versions and not without_cudnn(versions)
 
 
 def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:

@@ -106,6 +106,8 @@ def certificate(found: dict[str, Any]) -> list[str]:
     text = f"**Certificate: {found['verdict']}** ({found['date']}; {verdicts}). {ops} ops and "
     text += f"{len(found.get('networks', []))} networks compared; of {controls} mistakes made on purpose {caught} were "
     text += "found."
+    others = [f"`{run['command']}` {run['verdict']}" for run in found.get("runs", [])]
+    text += f" In turn: {', '.join(others)}." if others else ""
     reasons = list(dict.fromkeys(reason for several in found["reasons"].values() for reason in several))
     return [text, "\n".join(f"- {reason}" for reason in reasons[:12])]
 
