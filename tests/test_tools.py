@@ -50,6 +50,10 @@ def test_the_command_tells_its_options():
     assert (
         all(f"| `{part}` |" in page for part in options_tool.PARTS) and f"`--seconds`, {options_tool.SECONDS} " in page
     )
+    split = [line.split() for line in page.splitlines() if line.startswith("tools/gpu_check.sh --only bench --nets")][
+        :2
+    ]
+    assert sorted(net for line in split for net in line[4].split(",")) == sorted(options_tool.NETS)  # none is left out
 
 
 def test_tests_that_fail_are_told_of_and_the_rest_goes_on(tmp_path):

@@ -25,12 +25,16 @@ machine with an NVIDIA GPU, CuPy, and PyTorch to compare with; it needs no netwo
 
 ```sh
 tools/gpu_check.sh
+tools/gpu_check.sh --only parity,tests --seconds 560
+tools/gpu_check.sh --only bench --nets lenet5,vgg16_bn --seconds 570
+tools/gpu_check.sh --only bench --nets resnet18 --seconds 570
 tools/gpu_check.sh --only cifar --data ~/data/cifar10
 tools/gpu_check.sh --only profile
 ```
 
-The first line runs the test suite on `cupy`, `dualnet parity --backend cupy` and the benchmarks, and ends within ten
-minutes. Results are JSON files in `docs/gpu/`, and `python tools/gpu_tables.py --page docs/gpu.md` shows them here.
+The first line is a first look at everything, within ten minutes: the test suite on `cupy`, `dualnet parity --backend
+cupy` and the benchmarks. The next three do it in full, each within ten minutes. Results are JSON files in `docs/gpu/`,
+and `python tools/gpu_tables.py --page docs/gpu.md` shows them here.
 """
 PARTS = ("parity", "tests", "bench", "cifar10", "profile")
 
