@@ -110,7 +110,8 @@ def results(folder):
     ]  # fmt: skip
     parts = {
         "bench": {"runs": runs},
-        "tests": {"backend": "cupy", "counts": {"passed": 3000, "failed": 1}, "complete": True, "seconds": 99.0,
+        "tests": {"backend": "cupy", "switches": {"DUALNET_CUDNN": "all"},
+                  "counts": {"passed": 3000, "failed": 1}, "complete": True, "seconds": 99.0,
                   "failures": [{"test": "tests/test_x.py::test_y", "why": "assert 1 == 2"}]},
         "cifar10": {"accuracy": 0.945, "seconds": 90.0, "complete": True, "images_per_second": 40000,
                     "settings": {"model": "resnet18", "dtype": "bfloat16"}, "history": {"loss": [1.0] * 30}},
@@ -136,7 +137,8 @@ def test_tables_of_all_parts(tmp_path):
         "clocks up to 1980 MHz, 700.00 W.",
         "**Certificate: PARTIAL**",
         "In turn: `DUALNET_CUDNN=0 dualnet parity --quick` PARTIAL.",
-        "**Tests** with `DUALNET_BACKEND=cupy` (2026-01-02 03:04 UTC): 1 failed, 3,000 passed in 99 s.",
+        "**Tests** with `DUALNET_BACKEND=cupy DUALNET_CUDNN=all` (2026-01-02 03:04 UTC): ",
+        " UTC): 1 failed, 3,000 passed in 99 s.",
         "- `tests/test_x.py::test_y`: assert 1 == 2",
         "| net | numbers | batch | dualnet ms | images/s | PyTorch ms | × | torch.compile ms | × |",
         "| resnet18 | bfloat16 | 256 | 4.000 | 64,000 | 10.0 | 2.00 | 4.800 | 1.20 |",

@@ -218,6 +218,14 @@ def test_the_certificate_is_of_cudnn_and_of_what_stands_in_for_it(machine):
     assert ran(machine, "parity")[0] == "PASS" and machine.variables == [{}, {}]
 
 
+@pytest.mark.parametrize("cudnn", [True, False])
+def test_the_suite_asks_cudnn_wherever_it_can(machine, cudnn):
+    machine.facts["versions"] = {"cudnn": "9.19.0" if cudnn else "no: not installed"}
+    machine.answering((1, ["nothing"], None))
+    assert ran(machine, "tests")[:2] == ("FAILED", "pytest did not begin: nothing")
+    assert machine.variables[0].get("DUALNET_CUDNN") == ("all" if cudnn else None)
+
+
 def test_a_full_certificate_that_cannot_end_is_not_begun(machine):
     asked = machine.answering((3, [], {**CERTIFICATE, "verdict": "PARTIAL", "quick": True}))
     state, told, _ = ran(machine, "parity", 200.0)

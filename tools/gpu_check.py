@@ -245,7 +245,12 @@ def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     if workers > 1 and importlib.util.find_spec("xdist") is not None:
         command += ["-p", "xdist", "-n", str(workers)]
     backend = check.options.backend
-    variables = {"DUALNET_BACKEND": backend, "GPU_SUITE_JSON": str(found), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    switches = ALL if _cudnn(check) else {}  # else few of the suite's small shapes would be cuDNN's
+    variables = switches | {
+        "DUALNET_BACKEND": backend,
+        "GPU_SUITE_JSON": str(found),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     variables |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
     variables["PYTHONHASHSEED"] = "0"  # processes that share the tests out must find them in one order
     _fresh(found)
@@ -254,7 +259,9 @@ def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     if seen is None:
         return "FAILED", f"pytest did not begin: {_last(last)}"
     found.unlink()
-    check.write("tests", backend=backend, pytest=shlex.join(command[2:]), timed_out=code == 124, **seen)
+    check.write(
+        "tests", backend=backend, switches=switches, pytest=shlex.join(command[2:]), timed_out=code == 124, **seen
+    )
     told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(seen["counts"].items())) or "no test ran"
     bad = seen["counts"].get("failed", 0) + seen["counts"].get("error", 0)
     first = [f"{f['test']}: {f['why']}" for f in seen["failures"][:5]]

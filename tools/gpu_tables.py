@@ -119,7 +119,9 @@ def certificate(found: dict[str, Any]) -> list[str]:
 def suite(found: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{n:,} {outcome}" for outcome, n in sorted(found["counts"].items()))
     state = "" if found["complete"] else " The run was stopped before its end."
-    text = f"**Tests** with `DUALNET_BACKEND={found['backend']}` ({found['date']}): "
+    variables = {"DUALNET_BACKEND": found["backend"], **found.get("switches", {})}
+    words = " ".join(f"{name}={value}" for name, value in variables.items())
+    text = f"**Tests** with `{words}` ({found['date']}): "
     text += f"{counts} in {found['seconds']:.0f} s.{state}"
     return [text, "\n".join(f"- `{failure['test']}`: {failure['why']}" for failure in found["failures"][:12])]
 
