@@ -74,10 +74,10 @@ def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
     """On products as networks have them, through the kernels: elsewhere TF32 may not be taken although it may be."""
     product = cupy_kernels.product
 
-    def rounding(a, b, out=None):
+    def rounding(a, b, *into, **how):
         if get_precision() == "tf32":
             a, b = (dn.asarray(controls.tf32(dn.to_numpy(v))) for v in (a, b))
-        return product(a, b, out)
+        return product(a, b, *into, **how)
 
     for honours, found in ((True, True), (False, False)):
         monkeypatch.setattr(cupy_kernels, "product", rounding if honours else product)
