@@ -33,7 +33,7 @@ OLDEST, OLDEST_LIBRARY = (1, 24), 90000
 ALIGNED = 16
 """cuDNN reads arrays from addresses that are multiples of this."""
 LIBRARY = "libcudnn.so.9"
-FRONTEND = 'pip install "nvidia-cudnn-frontend>=1.24,<1.29"'
+FRONTEND = 'pip install "dualnet[cudnn]"'
 
 
 # -- the library -------------------------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ def test_what_cannot_be_used_says_why(world, small, monkeypatch, spoil, said):
 @pytest.mark.parametrize(
     ("libraries", "driver", "line"),
     [
-        (["libcudnn.so.9"], 13000, 'pip install "nvidia-cudnn-frontend>=1.24,<1.29"'),  # as beside PyTorch
+        (["libcudnn.so.9"], 13000, 'pip install "dualnet[cudnn]"'),  # as beside PyTorch
         ([], 13000, 'pip install "dualnet[cudnn13x]"'),
         ([], 12080, 'pip install "dualnet[cudnn12x]"'),
         ([], 0, 'pip install "dualnet[cudnn12x]" (for a CUDA 13 driver: "dualnet[cudnn13x]")'),
