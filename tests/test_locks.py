@@ -91,6 +91,11 @@ def test_blas_that_another_thread_holds_is_free_in_a_child(rng):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_children_of_a_busy_program_compute(rng):
+    with dn.use_backend("numpy"):
+        children_compute(rng)
+
+
+def children_compute(rng: np.random.Generator) -> None:
     net = dn.Sequential([dn.Conv2D(8, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((10, 10, 1), dtype="float64")
     x = rng.random((16, 10, 10, 1))
     want, stop = dn.to_numpy(net(x)), threading.Event()
