@@ -145,13 +145,7 @@ def load(
         if "loss" in document:
             net.loss = None if document["loss"] is None else _one_of([*losses.NAMES], document["loss"], "loss")
         if optimizer is not None:
-            numbers = {name: _number_in(n) for name, n in document["optimizer"]["numbers"].items()}
-            of = document["optimizer"]["class"]
-            if of != type(optimizer).__name__:
-                raise ValueError(f"it holds the state of {of}, which {type(optimizer).__name__} cannot take over")
-            optimizer.load_state_dict(
-                numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in remembered.items()}
-            )
+            _go_on(optimizer, document["optimizer"], remembered)
     except MALFORMED as error:
         raise CheckpointError(f"{found}: {error}") from error
     return net
@@ -187,9 +181,7 @@ def _found(path: str | os.PathLike) -> Path:
 
 def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
     """Everything about a network, as a description and host arrays."""
-    state = net.state_dict()
-    arrays = {name: _host(value) for name, value in state.items() if backend_of(value) is not None}
-    numbers = {name: value for name, value in state.items() if name not in arrays}
+    arrays, numbers = _split(net.state_dict())
     for name, value in numbers.items():
         if type(value) not in (int, float):
             raise TypeError(f"save: state {name!r} is a {type(value).__name__}; expected an array, an int or a float")
@@ -216,11 +208,25 @@ def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -
         return {}
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"save: optimizer is {optimizer!r}; expected the dn.Optimizer that trained the network")
-    state = optimizer.state_dict()
-    arrays = {name: value for name, value in state.items() if backend_of(value) is not None}
-    numbers = {name: _plain(value, name, [], {}) for name, value in state.items() if name not in arrays}
+    arrays, numbers = _split(optimizer.state_dict())
+    numbers = {name: _plain(value, name, [], {}) for name, value in numbers.items()}
     document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers}
-    return {OF_OPTIMIZER + name: _host(value) for name, value in arrays.items()}
+    return {OF_OPTIMIZER + name: array for name, array in arrays.items()}
+
+
+def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> None:
+    """Give an optimizer the state that a file holds."""
+    saved, mine = described["class"], type(optimizer).__name__
+    if saved != mine:
+        raise ValueError(f"it holds the state of {saved}, which {mine} cannot take over")
+    numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
+    optimizer.load_state_dict(numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in arrays.items()})
+
+
+def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of a state, on the host, and the rest of it."""
+    arrays = {name: _host(value) for name, value in state.items() if backend_of(value) is not None}
+    return arrays, {name: value for name, value in state.items() if name not in arrays}
 
 
 def _loss(loss: Any) -> str | None:
