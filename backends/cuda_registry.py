@@ -20,6 +20,8 @@ INCLUDE = '#include "common.h"\n'
 THREADS = (256,)
 TILE = (32, 8)
 """Threads of a block that owns 32 columns, or 8 rows by a warp each."""
+TALL = (32, 32)
+"""Threads of a block that adds up what others have left of 32 columns."""
 
 REAL = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 """What ``real`` is in C, by NumPy's name."""
@@ -94,15 +96,16 @@ _ALL = [
     ),
     *_file(
         "channels.cu",
-        "REAL",
-        ("channel_sum_part", "channel_sum", "wide* partial, const real* x, Layout in", True),
-        ("channel_sum_end", "channel_sum", "real* out, const wide* partial, int terms, int C, wide scale", True),
-        ("channel_moments_part", "channel_moments", "wide* partial, const real* x, Layout in", True),
+        "REAL PACK",
+        ("channel_sum_part", "channel_sum", "wide* partial, const Pack* x, Layout in", True),
+        ("channel_sum_end", "channel_sum", "real* out, const wide* partial, int terms, int C, wide scale", True, TALL),
+        ("channel_moments_part", "channel_moments", "wide* partial, const Pack* x, Layout in", True),
         (
             "channel_moments_end",
             "channel_moments",
             "wide* mean, wide* variance, const wide* partial, Layout in",
             True,
+            TALL,
         ),
         (
             "follow",
@@ -113,7 +116,7 @@ _ALL = [
         (
             "normalise",
             "normalise",
-            "real* y, const real* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta, "
+            "Pack* y, const Pack* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta, "
             "wide epsilon, int relu, Layout in",
             False,
             TILE,
@@ -121,7 +124,7 @@ _ALL = [
         (
             "normalise_backward_part",
             "normalise_backward",
-            "wide* partial, const real* dy, const real* x, const real* y, const wide* mean, Layout in",
+            "wide* partial, const Pack* dy, const Pack* x, const Pack* y, const wide* mean, Layout in",
             True,
         ),
         (
@@ -129,11 +132,12 @@ _ALL = [
             "normalise_backward",
             "wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in",
             True,
+            TALL,
         ),
         (
             "normalise_backward_dx",
             "normalise_backward",
-            "real* dx, const real* dy, const real* x, const real* y, const wide* roads, const wide* mean, "
+            "Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* roads, const wide* mean, "
             "const wide* variance, const wide* gamma, wide epsilon, Layout in",
             False,
             TILE,
@@ -270,10 +274,11 @@ def windows(at: Windows, channels: int) -> numpy.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def layout(total: int, channels: int, blocks: int) -> numpy.ndarray:
-    """A map as rows, which about so many blocks share: see kernels/channels.cu."""
-    width = channels * max(1, TILE[0] // channels)
-    rows, tiles = -(-total // width), -(-width // TILE[0])
-    chunk = max(TILE[1], -(-rows * tiles // blocks))
+    """A map of so many packs as rows, which about so many blocks share: see kernels/channels.cu."""
+    lanes, warps = TILE
+    width = channels * max(1, lanes // channels)
+    rows, tiles = -(-total // width), -(-width // lanes)
+    chunk = warps * -(-rows * tiles // (warps * blocks))
     return structure(
         "Layout", total=total, width=width, C=channels, rows=rows, chunks=-(-rows // chunk), chunk=chunk
     )  # fmt: skip

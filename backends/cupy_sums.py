@@ -14,35 +14,54 @@ import numpy
 from dualnet.backend import Array, backend_of
 from dualnet.geometry import elements
 
-from .cuda_launch import launch, served
+from .cuda_launch import launch, packing, served
 from .cuda_registry import EACH, LIMIT, MOST, TENSORS, WIDE, divisor, layout, rule, structure
 
-BLOCKS = 1056
-"""Blocks that add up a map together: eight for each of the 132 processors of an H100, which keeps them all at work."""
-PASS_BLOCKS = 2 * BLOCKS
+BLOCKS = 528
+"""Blocks that add up a map together: four for each of the 132 processors of an H100, each with several packs under way
+for every thread. More would leave more for the second stage."""
+PASS_BLOCKS = 4 * BLOCKS
 """Blocks that pass over a map: more, since nobody has to add up what they leave."""
 
 
 # -- sums over channels (E12) and batch norm ---------------------------------------------------------------------------
 
 
+class Shared:
+    """How blocks share maps of one shape, and as which packs they read them. See kernels/channels.cu."""
+
+    def __init__(self, blocks: int, *maps: Array) -> None:
+        self.C, self.types = maps[0].shape[-1], {"real": maps[0].dtype.name, "pack": packing(maps[0].shape[-1], *maps)}
+        self.xp, pack = backend_of(maps[0]).xp, self.types["pack"]
+        self.layout = layout(maps[0].size // pack, self.C // pack, blocks)
+        self.chunks = int(self.layout["chunks"])
+
+    def over(self, name: str, *arguments: Any) -> None:
+        """Launch a kernel that walks over the maps."""
+        grid = -(-int(self.layout["width"]) // 32), self.chunks
+        launch(self.xp, name, grid, *arguments, self.layout, **self.types)
+
+    def end(self, name: str, *arguments: Any) -> None:
+        """Launch a kernel that adds up what the blocks left."""
+        launch(self.xp, name, (-(-self.C // 32),), *arguments, **self.types)
+
+    def sums(self, *shape: int) -> Array:
+        """(..., C), as wide as sums are kept."""
+        return self.xp.empty((*shape, self.C), dtype=WIDE[self.types["real"]])
+
+
 def channel_sum(x: Array) -> Any:
     """E12 and others: (N, ..., C) -> (C,)."""
     if not served(x):
         return NotImplemented
-    return _channel_sum(backend_of(x).xp, x, x.dtype)
+    return _channel_sum(backend_of(x).xp.ascontiguousarray(x), x.dtype)
 
 
-def _channel_sum(xp: Any, x: Array, dtype: Any, scale: float = 1.0) -> Array:
-    x, where, real = xp.ascontiguousarray(x), _layout(x), x.dtype.name
-    partial = xp.empty((int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
-    launch(xp, "channel_sum_part", _grid(where), partial, x, where, real=real)
-    return _end(xp, partial, x.shape[-1], dtype, real, scale)
-
-
-def _end(xp: Any, partial: Array, C: int, dtype: Any, real: str, scale: float = 1.0) -> Array:
-    out = xp.empty((C,), dtype=dtype)
-    launch(xp, "channel_sum_end", (-(-C // 32),), out, partial, partial.size // C, C, scale, real=real)
+def _channel_sum(x: Array, dtype: Any, scale: float = 1.0) -> Array:
+    shared = Shared(BLOCKS, x)
+    partial, out = shared.sums(shared.chunks), shared.xp.empty((shared.C,), dtype=dtype)
+    shared.over("channel_sum_part", partial, x)
+    shared.end("channel_sum_end", out, partial, shared.chunks, shared.C, scale)
     return out
 
 
@@ -50,12 +69,11 @@ def channel_moments(x: Array) -> Any:
     """Mean and biased variance of every channel."""
     if not served(x):
         return NotImplemented
-    xp, C, where, real = backend_of(x).xp, x.shape[-1], _layout(x), x.dtype.name
-    x = xp.ascontiguousarray(x)
-    partial = xp.empty((2, int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
-    mean, variance = (xp.empty((C,), dtype=WIDE[real]) for _ in range(2))
-    launch(xp, "channel_moments_part", _grid(where), partial, x, where, real=real)
-    launch(xp, "channel_moments_end", (-(-C // 32),), mean, variance, partial, where, real=real)
+    x = backend_of(x).xp.ascontiguousarray(x)
+    shared = Shared(BLOCKS, x)
+    partial, mean, variance = shared.sums(2, shared.chunks), shared.sums(), shared.sums()
+    shared.over("channel_moments_part", partial, x)
+    shared.end("channel_moments_end", mean, variance, partial, shared.layout)
     return mean, variance
 
 
@@ -81,10 +99,10 @@ def normalise(
     """y = γ (x − μ) / s + β, and E7 with ``relu``."""
     if not served(x):
         return NotImplemented
-    xp, where, real = backend_of(x).xp, layout(x.size, x.shape[-1], PASS_BLOCKS), x.dtype.name
+    xp, real = backend_of(x).xp, x.dtype.name
     x, (mean, variance, gamma, beta) = xp.ascontiguousarray(x), _wide(xp, real, mean, variance, gamma, beta)
     y = xp.empty(x.shape, dtype=x.dtype)
-    launch(xp, "normalise", _grid(where), y, x, mean, variance, gamma, beta, epsilon, relu, where, real=real)
+    Shared(PASS_BLOCKS, x).over("normalise", y, x, mean, variance, gamma, beta, epsilon, relu)
     return y
 
 
@@ -94,27 +112,18 @@ def normalise_backward(
     """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
     if not served(dy, x, *(() if y is None else (y,))):
         return NotImplemented
-    xp, C, where, real = backend_of(dy).xp, x.shape[-1], _layout(x), x.dtype.name
-    (dy, x, y), learned = _contiguous(dy, x, y), gamma.dtype
+    xp, real, learned = backend_of(dy).xp, x.dtype.name, gamma.dtype
+    dy, x, y = _contiguous(dy, x, y)
     mean, variance, gamma = _wide(xp, real, mean, variance, gamma)
-    partial = xp.empty((2, int(where["chunks"]), int(where["width"])), dtype=WIDE[real])
-    roads = xp.empty((2, C), dtype=WIDE[real])
-    dx = xp.empty(x.shape, dtype=x.dtype)
-    launch(xp, "normalise_backward_part", _grid(where), partial, dy, x, y, mean, where, real=real)
-    launch(xp, "normalise_backward_end", (-(-C // 32),), roads, partial, variance, epsilon, where, real=real)
-    over = layout(x.size, C, PASS_BLOCKS)
-    inputs = (dx, dy, x, y, roads, mean, variance, gamma, epsilon, over)
-    launch(xp, "normalise_backward_dx", _grid(over), *inputs, real=real)
+    maps = (dy, x) if y is None else (dy, x, y)
+    shared, dx = Shared(BLOCKS, *maps), xp.empty(x.shape, dtype=x.dtype)
+    partial, roads = shared.sums(2, shared.chunks), shared.sums(2)
+    shared.over("normalise_backward_part", partial, dy, x, y, mean)
+    shared.end("normalise_backward_end", roads, partial, variance, epsilon, shared.layout)
+    inputs = (dx, dy, x, y, roads, mean, variance, gamma, epsilon)
+    Shared(PASS_BLOCKS, *maps).over("normalise_backward_dx", *inputs)
     dbeta, dgamma = roads[0].astype(learned, copy=False), roads[1].astype(learned, copy=False)
     return dx, dgamma, dbeta
-
-
-def _layout(x: Array) -> numpy.ndarray:
-    return layout(x.size, x.shape[-1], BLOCKS)
-
-
-def _grid(where: numpy.ndarray) -> tuple[int, int]:
-    return -(-int(where["width"]) // 32), int(where["chunks"])
 
 
 def _wide(xp: Any, real: str, *vectors: Array) -> list[Array]:
@@ -132,7 +141,7 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> Any:
     rows, y, t = elements(y.shape[:-1]), xp.ascontiguousarray(y), _labels(xp, t)
     log_p, losses = xp.empty(y.shape, dtype=y.dtype), xp.empty((rows, 1), dtype=WIDE[real])
     launch(xp, "cross_entropy_rows", (-(-rows // 8),), log_p, losses, y, t, rows, C, smoothing, real=real)
-    loss = _channel_sum(xp, losses, losses.dtype, 1.0 / rows)
+    loss = _channel_sum(losses, losses.dtype, 1.0 / rows)
     return xp.reshape(loss, ()).astype(y.dtype, copy=False), log_p
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -173,3 +174,23 @@ def compile_for(arch: str, file: str, options: tuple[str, ...]) -> bytes:
     lib.nvrtcGetCUBIN(program, code)
     lib.nvrtcDestroyProgram(ctypes.byref(program))
     return code.raw
+
+
+def registers(code: bytes) -> dict[str, int]:
+    """How many registers a thread of each kernel takes: read from the machine code, which is an ELF file."""
+    start, count, names = (*struct.unpack_from("<Q", code, 0x28), *struct.unpack_from("<HH", code, 0x3C))
+    sections = [struct.unpack_from("<IIQQQQIIQQ", code, start + 64 * i) for i in range(count)]  # 4: place, 5: size
+
+    def text(table: int, at: int) -> str:
+        return code[sections[table][4] + at : code.index(b"\0", sections[table][4] + at)].decode()
+
+    by_name = {text(names, section[0]): section for section in sections}
+    info, symbols = by_name[".nv.info"], by_name[".symtab"]
+    found, at = {}, info[4]
+    while at < info[4] + info[5]:
+        form, attribute, size = struct.unpack_from("<BBH", code, at)
+        if (form, attribute) == (4, 0x2F):  # a kernel's symbol, and its registers
+            symbol, used = struct.unpack_from("<II", code, at + 4)
+            found[text(symbols[6], *struct.unpack_from("<I", code, symbols[4] + 24 * symbol))] = used
+        at += 4 + (size if form == 4 else 0)
+    return found

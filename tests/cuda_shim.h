@@ -15,6 +15,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(threads)
 #define __shared__ static
 using std::exp;
 using std::fabs;

@@ -194,7 +194,8 @@ def test_lengths_out_of_range(cupy):
 
 
 @pytest.mark.parametrize(
-    "shape", [(5, 3, 3, 1), (2, 7, 5, 3), (300, 10), (7, 2, 3, 31), (3, 5, 4, 40), (4, 64), (2, 1)]
+    "shape",
+    [(5, 3, 3, 1), (2, 7, 5, 3), (300, 10), (7, 2, 3, 31), (3, 5, 4, 40), (9, 5, 3, 8), (4, 64), (37, 272), (2, 1)],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channels_and_batch_norm(cupy, rng, monkeypatch, shape, dtype):
@@ -221,6 +222,25 @@ def test_channels_and_batch_norm(cupy, rng, monkeypatch, shape, dtype):
     agree("normalise", x, mean, variance, *learned, 1e-5, True, K=n, scale=4)
     if n > 2:
         agree("normalise_backward", dy, x, mean, variance, learned[0], 1e-5, y, K=n, scale=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_of_maps_off_their_packs(cupy, rng, monkeypatch, dtype):
+    """Maps that do not begin on 16 bytes are read in smaller packs, and each map of a launch in the same."""
+    monkeypatch.setattr(cupy_sums, "BLOCKS", 3)
+    maps = [dn.asarray(rng.standard_normal(41 * 16).astype(dtype)) for _ in range(3)]
+    packs = set()
+    for starts in [(0, 0, 0), (1, 0, 0), (0, 2, 0), (0, 4, 4)]:
+        dy, x, y = (dn.asarray(whole)[start : start + 40 * 16].reshape(40, 16) for whole, start in zip(maps, starts))
+        packs.add(cupy_sums.Shared(3, dy, x, y).types["pack"])
+        host = [dn.to_numpy(a) for a in (dy, x, y)]
+        mean, variance = references["channel_moments"].reference(host[1])
+        numbers = mean, variance, mean + 1, 1e-5
+        got = cupy_backend.OWN["normalise_backward"](dy, x, *map(there, numbers[:3]), 1e-5, y)
+        want = references["normalise_backward"].reference(host[0], host[1], *numbers, host[2])
+        for ours, theirs in zip(got, want, strict=True):
+            assert error(dn.to_numpy(ours), theirs) <= 16 * tau(ours.dtype, 40)
+    assert len(packs) > 1
 
 
 def dtype_of(number, dtype):

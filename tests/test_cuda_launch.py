@@ -68,9 +68,9 @@ def test_no_kernel_uses_atomics_or_waits_for_the_host():
 def test_kernels_that_work_together_are_marked():
     for file in cuda_registry.FILES:
         text = (cuda_registry.FOLDER / file).read_text(encoding="utf-8")
-        bodies = dict(re.findall(r"^ENTRY (\w+)\(.*?\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL))
+        bodies = dict(re.findall(r"^\w*ENTRY (\w+)\(.*?\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL))
         for name, body in bodies.items():
-            talks = bool(re.search(r"over_rows|of_warp|__syncthreads|__shfl", body))
+            talks = bool(re.search(r"over_rows|over_block|of_warp|__syncthreads|__shfl", body))
             assert cuda_registry.KERNELS[name].together == talks, name
 
 
@@ -98,6 +98,9 @@ def test_nvrtc_compiles(file, arch):
     for real, pack in COMBINATIONS[arch]:
         code = cuda_host.compile_for(arch, file, cuda_launch.defines(kernel, real, pack, "int32", real))
         assert all(f".text.{k.name}".encode() in code for k in kernels)
+        used = cuda_host.registers(code)
+        for k in kernels:  # a processor has 65,536, and hands them out by 8 to each thread of a block
+            assert 0 < -(-used[k.name] // 8) * 8 * np.prod(k.block) <= 65536, f"{k.name}: {used[k.name]} registers"
 
 
 @needs_nvrtc

@@ -1,114 +1,145 @@
 // Sums over everything but the channels, and batch norm on top of them.
 //
-// A map is seen as rows of `width` numbers: as many whole places as fill a warp where channels are few (so that no lane
-// idles), else one place. A block of 32 × 8 threads owns 32 columns of a chunk of rows and adds them up; a second kernel
-// adds up the chunks. Both in a fixed order: the same bits in every run.
+// A map is seen as rows of `width` packs: as many whole places as fill a warp where channels are few (so that no lane
+// idles), else one place. A block of 32 × 8 threads owns 32 columns of a chunk of rows and adds up what it has of each
+// channel; a second kernel adds up the chunks. Both in a fixed order: the same bits in every run.
 #include "common.h"
 
 #define LANES 32
-#define ROWS 8
+#define ROWS 8   // of threads in a block that reads a map
+#define TALL 32  // in one that adds up chunks; so many threads can have 64 registers each
+#define TALL_ENTRY extern "C" __global__ void __launch_bounds__(LANES * TALL)
 
 struct Layout {
-    int total, width, C;      // elements, columns, channels; width is a multiple of C
+    int total, width, C;      // packs of the map, of a row, of a place; width is a multiple of C
     int rows, chunks, chunk;  // rows in all, blocks that share them, rows of one block
 };
 
-struct Rows {
-    int first, last;
-};
-
-__device__ inline Rows rows_of(int chunk, const Layout& in) {
-    Rows rows = {chunk * in.chunk, min(chunk * in.chunk + in.chunk, in.rows)};
-    return rows;
-}
-
 __device__ inline int column_number() { return blockIdx.x * LANES + threadIdx.x; }
 
-// The sum of what the 8 threads of a column hold, known to all of them.
-__device__ inline wide over_rows(wide value) {
-    __shared__ wide held[ROWS][LANES];
+struct Column {
+    unsigned int first, end, step;  // the packs of this thread: every 8th row of its column in the block's chunk
+};
+
+__device__ inline Column my_column(const Layout& in) {
+    unsigned int column = column_number(), row = blockIdx.y * in.chunk;
+    unsigned int last = min(row + in.chunk, (unsigned int)in.rows);
+    Column mine = {(row + threadIdx.y) * in.width + column, min(last * in.width, (unsigned int)in.total), 0};
+    mine.step = ROWS * in.width;
+    if (column >= in.width) mine.first = mine.end;
+    return mine;
+}
+
+// The first channel of this thread's packs.
+__device__ inline int my_channel(const Layout& in) { return column_number() % in.C * PACK; }
+
+// Does this thread write what its block knows of its channels? One of those that share them does.
+__device__ inline bool speaks(const Layout& in) { return threadIdx.y == 0 && column_number() < in.C; }
+
+// What the block's threads hold of a channel, added up, known to all of them: value[v] of channel my_channel + v.
+__device__ inline void over_block(wide* value, const Layout& in) {
+    __shared__ wide held[ROWS][PACK][LANES];
     __syncthreads();  // the block may have read the last result a moment ago
+    for (int v = 0; v < PACK; v++) held[threadIdx.y][v][threadIdx.x] = value[v];
+    __syncthreads();
+    for (int v = threadIdx.y; v < PACK; v += ROWS)
+        for (int y = 1; y < ROWS; y++) held[0][v][threadIdx.x] += held[y][v][threadIdx.x];
+    __syncthreads();
+    int step = min(in.C, LANES);  // lanes that stand a place apart share their channels
+    for (int v = 0; v < PACK; v++) {
+        value[v] = 0;
+        for (int lane = threadIdx.x % step; lane < LANES; lane += step) value[v] += held[0][v][lane];
+    }
+}
+
+// The sum of what the 32 threads of a column hold, known to all of them.
+__device__ inline wide over_rows(wide value) {
+    __shared__ wide held[TALL][LANES];
+    __syncthreads();
     held[threadIdx.y][threadIdx.x] = value;
     __syncthreads();
     wide sum = 0;
-    for (int y = 0; y < ROWS; y++) sum += held[y][threadIdx.x];
+#pragma unroll 8
+    for (int y = 0; y < TALL; y++) sum += held[y][threadIdx.x];
     return sum;
 }
 
-// E12, first stage: partial (chunks, width).
-ENTRY channel_sum_part(wide* partial, const real* x, Layout in) {
-    int column = column_number();
-    Rows rows = rows_of(blockIdx.y, in);
-    wide sum = 0;
-    if (column < in.width)
-        for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-            int i = row * in.width + column;
-            if (i < in.total) sum += wide(x[i]);
-        }
-    sum = over_rows(sum);
-    if (threadIdx.y == 0 && column < in.width) partial[blockIdx.y * in.width + column] = sum;
+__device__ inline void store(wide* partial, const wide* value, const Layout& in) {
+    if (!speaks(in)) return;
+    for (int v = 0; v < PACK; v++) partial[my_channel(in) + v] = value[v];
+}
+
+// E12, first stage: partial (chunks, C).
+ENTRY channel_sum_part(wide* partial, const Pack* x, Layout in) {
+    Column mine = my_column(in);
+    wide sum[PACK] = {};
+#pragma unroll 4
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        for (int v = 0; v < PACK; v++) sum[v] += wide(values.at[v]);
+    }
+    over_block(sum, in);
+    store(partial + blockIdx.y * in.C * PACK, sum, in);
 }
 
 // Second stage: out[c] = scale · Σ partial[t, c] over the `terms` rows of (terms, C).
-ENTRY channel_sum_end(real* out, const wide* partial, int terms, int C, wide scale) {
+TALL_ENTRY channel_sum_end(real* out, const wide* partial, int terms, int C, wide scale) {
     int c = column_number();
     wide sum = 0;
     if (c < C)
-        for (int t = threadIdx.y; t < terms; t += ROWS) sum += partial[t * C + c];
+        for (int t = threadIdx.y; t < terms; t += TALL) sum += partial[t * C + c];
     sum = over_rows(sum);
     if (threadIdx.y == 0 && c < C) out[c] = real(sum * scale);
 }
 
 // -- mean and variance ------------------------------------------------------------------------------------------------
 
-// How many values a column has within a chunk: the last row may be cut short.
-__device__ inline int values(int chunk, int column, const Layout& in) {
-    Rows rows = rows_of(chunk, in);
-    int cut = rows.last == in.rows && (in.rows - 1) * in.width + column >= in.total;
-    return rows.last - rows.first - cut;
+// How many values a chunk has of each channel: the last one may be cut short.
+__device__ inline int values_of(int chunk, const Layout& in) {
+    int places = in.chunk * (in.width / in.C);
+    return min(places, in.total / in.C - chunk * places);
 }
 
-// First stage: partial (2, chunks, width) with the mean μ of each chunk's column, and Σ (x − μ)². The second pass over
-// the chunk finds it in the cache.
-ENTRY channel_moments_part(wide* partial, const real* x, Layout in) {
-    int column = column_number();
-    Rows rows = rows_of(blockIdx.y, in);
-    wide sum = 0, squares = 0;
-    if (column < in.width)
-        for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-            int i = row * in.width + column;
-            if (i < in.total) sum += wide(x[i]);
+// First stage: partial (2, chunks, C) with the mean μ of each chunk, and Σ (x − μ)². The second pass over the chunk
+// finds it in the cache.
+ENTRY channel_moments_part(wide* partial, const Pack* x, Layout in) {
+    Column mine = my_column(in);
+    wide mean[PACK] = {}, squares[PACK] = {}, n = wide(values_of(blockIdx.y, in));
+#pragma unroll 4
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        for (int v = 0; v < PACK; v++) mean[v] += wide(values.at[v]);
+    }
+    over_block(mean, in);
+    for (int v = 0; v < PACK; v++) mean[v] /= n;
+#pragma unroll 4
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        for (int v = 0; v < PACK; v++) {
+            wide off = wide(values.at[v]) - mean[v];
+            squares[v] += off * off;
         }
-    wide mean = over_rows(sum) / wide(max(values(blockIdx.y, column, in), 1));
-    if (column < in.width)
-        for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-            int i = row * in.width + column;
-            if (i >= in.total) continue;
-            wide off = wide(x[i]) - mean;
-            squares += off * off;
-        }
-    squares = over_rows(squares);
-    if (threadIdx.y != 0 || column >= in.width) return;
-    partial[blockIdx.y * in.width + column] = mean;
-    partial[(in.chunks + blockIdx.y) * in.width + column] = squares;
+    }
+    over_block(squares, in);
+    store(partial + blockIdx.y * in.C * PACK, mean, in);
+    store(partial + (in.chunks + blockIdx.y) * in.C * PACK, squares, in);
 }
 
-// Second stage (Chan, Golub and LeVeque 1979): n σ² = Σ_t (Σ (x − μ_t)² + n_t (μ_t − μ)²), the terms t of one channel.
-ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, Layout in) {
-    int c = column_number(), fold = in.width / in.C, terms = in.chunks * fold;
-    const wide *means = partial, *squares = partial + terms * in.C;
+// Second stage (Chan, Golub and LeVeque 1979): n σ² = Σ_t (Σ (x − μ_t)² + n_t (μ_t − μ)²), over the chunks t.
+TALL_ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, Layout in) {
+    int c = column_number(), C = in.C * PACK;
+    const wide *means = partial, *squares = partial + in.chunks * C;
     wide sum = 0, spread = 0, n = wide(in.total / in.C);
-    if (c < in.C)
-        for (int t = threadIdx.y; t < terms; t += ROWS)
-            sum += wide(values(t / fold, t % fold * in.C + c, in)) * means[t * in.C + c];
+    if (c < C)
+        for (int t = threadIdx.y; t < in.chunks; t += TALL) sum += wide(values_of(t, in)) * means[t * C + c];
     wide mu = over_rows(sum) / n;
-    if (c < in.C)
-        for (int t = threadIdx.y; t < terms; t += ROWS) {
-            wide off = means[t * in.C + c] - mu;
-            spread += squares[t * in.C + c] + wide(values(t / fold, t % fold * in.C + c, in)) * off * off;
+    if (c < C)
+        for (int t = threadIdx.y; t < in.chunks; t += TALL) {
+            wide off = means[t * C + c] - mu;
+            spread += squares[t * C + c] + wide(values_of(t, in)) * off * off;
         }
     spread = over_rows(spread);
-    if (threadIdx.y != 0 || c >= in.C) return;
+    if (threadIdx.y != 0 || c >= C) return;
     mean[c] = mu;
     variance[c] = spread / n;
 }
@@ -122,78 +153,100 @@ ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const 
     new_variance[c] = moving_variance[c] * keep + variance[c] * unbias * rest;
 }
 
-// -- batch norm: every thread keeps the numbers of its channel and walks down its column ------------------------------
+// -- batch norm: every thread keeps the numbers of its channels and walks down its column -----------------------------
 // What there is one of for each channel is `wide`, also beside maps of 16 bits.
 
 // y = γ (x − μ) / s + β, and E7 with `relu`.
-ENTRY normalise(real* y, const real* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
+ENTRY normalise(Pack* y, const Pack* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
                 wide epsilon, int relu, Layout in) {
-    int column = column_number(), c = column % in.C;
-    if (column >= in.width) return;
-    Rows rows = rows_of(blockIdx.y, in);
-    wide mu = mean[c], scale = gamma[c] / sqrt(variance[c] + epsilon), shift = beta[c];
-    for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-        int i = row * in.width + column;
-        if (i >= in.total) continue;
-        wide value = (wide(x[i]) - mu) * scale + shift;
-        y[i] = real(relu ? positive_part(value) : value);
+    Column mine = my_column(in);
+    wide mu[PACK], scale[PACK], shift[PACK];
+    for (int v = 0; v < PACK; v++) {
+        int c = my_channel(in) + v;
+        mu[v] = mean[c];
+        scale[v] = gamma[c] / sqrt(variance[c] + epsilon);
+        shift[v] = beta[c];
+    }
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        for (int v = 0; v < PACK; v++) {
+            wide value = (wide(values.at[v]) - mu[v]) * scale[v] + shift[v];
+            values.at[v] = real(relu ? positive_part(value) : value);
+        }
+        y[i] = values;
     }
 }
 
 // dy, and E14 where a ReLU with output y came behind.
-__device__ inline wide delta_at(int i, const real* dy, const real* y) {
-    return y ? wide(dy[i]) * wide(wide(y[i]) > 0) : wide(dy[i]);
+struct Deltas {
+    wide at[PACK];
+};
+
+__device__ inline Deltas deltas_at(unsigned int i, const Pack* dy, const Pack* y) {
+    Pack values = dy[i], outputs = y ? y[i] : values;
+    Deltas deltas;
+    for (int v = 0; v < PACK; v++) {
+        wide delta = wide(values.at[v]);
+        deltas.at[v] = y ? delta * wide(wide(outputs.at[v]) > 0) : delta;
+    }
+    return deltas;
 }
 
-// First stage: partial (2, chunks, width) with Σ dy and Σ dy (x − μ).
-ENTRY normalise_backward_part(wide* partial, const real* dy, const real* x, const real* y, const wide* mean, Layout in) {
-    int column = column_number();
-    Rows rows = rows_of(blockIdx.y, in);
-    wide sum = 0, products = 0;
-    if (column < in.width) {
-        wide mu = mean[column % in.C];
-        for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-            int i = row * in.width + column;
-            if (i >= in.total) continue;
-            wide delta = delta_at(i, dy, y);
-            sum += delta;
-            products += delta * (wide(x[i]) - mu);
+// First stage: partial (2, chunks, C) with Σ dy and Σ dy (x − μ).
+ENTRY normalise_backward_part(wide* partial, const Pack* dy, const Pack* x, const Pack* y, const wide* mean, Layout in) {
+    Column mine = my_column(in);
+    wide sum[PACK] = {}, products[PACK] = {}, mu[PACK];
+    for (int v = 0; v < PACK; v++) mu[v] = mean[my_channel(in) + v];
+#pragma unroll 2
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        Deltas deltas = deltas_at(i, dy, y);
+        for (int v = 0; v < PACK; v++) {
+            sum[v] += deltas.at[v];
+            products[v] += deltas.at[v] * (wide(values.at[v]) - mu[v]);
         }
     }
-    sum = over_rows(sum);
-    products = over_rows(products);
-    if (threadIdx.y != 0 || column >= in.width) return;
-    partial[blockIdx.y * in.width + column] = sum;
-    partial[(in.chunks + blockIdx.y) * in.width + column] = products;
+    over_block(sum, in);
+    over_block(products, in);
+    store(partial + blockIdx.y * in.C * PACK, sum, in);
+    store(partial + (in.chunks + blockIdx.y) * in.C * PACK, products, in);
 }
 
 // Second stage: roads (2, C) with dβ = Σ dy (E12) and dγ = Σ dy x̂.
-ENTRY normalise_backward_end(wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in) {
-    int c = column_number(), terms = in.chunks * (in.width / in.C);
-    const wide *sums = partial, *products = partial + terms * in.C;
+TALL_ENTRY normalise_backward_end(wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in) {
+    int c = column_number(), C = in.C * PACK;
+    const wide *sums = partial, *products = partial + in.chunks * C;
     wide sum = 0, product = 0;
-    if (c < in.C)
-        for (int t = threadIdx.y; t < terms; t += ROWS) {
-            sum += sums[t * in.C + c];
-            product += products[t * in.C + c];
+    if (c < C)
+        for (int t = threadIdx.y; t < in.chunks; t += TALL) {
+            sum += sums[t * C + c];
+            product += products[t * C + c];
         }
     sum = over_rows(sum);
     product = over_rows(product);
-    if (threadIdx.y != 0 || c >= in.C) return;
+    if (threadIdx.y != 0 || c >= C) return;
     roads[c] = sum;
-    roads[in.C + c] = product / sqrt(variance[c] + epsilon);
+    roads[C + c] = product / sqrt(variance[c] + epsilon);
 }
 
 // dx = γ/s · (dy − dβ / n − x̂ · dγ / n): directly, through the mean, through the variance.
-ENTRY normalise_backward_dx(real* dx, const real* dy, const real* x, const real* y, const wide* roads, const wide* mean,
+ENTRY normalise_backward_dx(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* roads, const wide* mean,
                             const wide* variance, const wide* gamma, wide epsilon, Layout in) {
-    int column = column_number(), c = column % in.C;
-    if (column >= in.width) return;
-    Rows rows = rows_of(blockIdx.y, in);
-    wide n = wide(in.total / in.C), inverse = wide(1) / sqrt(variance[c] + epsilon), mu = mean[c];
-    wide shift = roads[c] / n, through = inverse * roads[in.C + c] / n, scale = gamma[c] * inverse;
-    for (int row = rows.first + threadIdx.y; row < rows.last; row += ROWS) {
-        int i = row * in.width + column;
-        if (i < in.total) dx[i] = real(scale * (delta_at(i, dy, y) - shift - (wide(x[i]) - mu) * through));
+    Column mine = my_column(in);
+    wide n = wide(in.total / in.C), mu[PACK], shift[PACK], through[PACK], scale[PACK];
+    for (int v = 0; v < PACK; v++) {
+        int c = my_channel(in) + v;
+        wide inverse = wide(1) / sqrt(variance[c] + epsilon);
+        mu[v] = mean[c];
+        shift[v] = roads[c] / n;
+        through[v] = inverse * roads[in.C * PACK + c] / n;
+        scale[v] = gamma[c] * inverse;
+    }
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i];
+        Deltas deltas = deltas_at(i, dy, y);
+        for (int v = 0; v < PACK; v++)
+            values.at[v] = real(scale[v] * (deltas.at[v] - shift[v] - (wide(values.at[v]) - mu[v]) * through[v]));
+        dx[i] = values;
     }
 }
