@@ -99,6 +99,7 @@ _ALL = [
         "REAL PACK",
         ("channel_sum_part", "channel_sum", "wide* partial, const Pack* x, Layout in", True),
         ("channel_sum_end", "channel_sum", "real* out, const wide* partial, int terms, int C, wide scale", True, TALL),
+        ("channel_sum_short", "channel_sum", "real* out, const real* x, int terms, int C, wide scale", True, TALL),
         ("channel_moments_part", "channel_moments", "wide* partial, const Pack* x, Layout in", True),
         (
             "channel_moments_end",

@@ -22,6 +22,8 @@ BLOCKS = 528
 for every thread. More would leave more for the second stage."""
 PASS_BLOCKS = 4 * BLOCKS
 """Blocks that pass over a map: more, since nobody has to add up what they leave."""
+SHORT = 1024
+"""Rows that one block for 32 channels adds up by itself: what it takes is less than a second launch."""
 
 
 # -- sums over channels (E12) and batch norm ---------------------------------------------------------------------------
@@ -58,8 +60,12 @@ def channel_sum(x: Array) -> Any:
 
 
 def _channel_sum(x: Array, dtype: Any, scale: float = 1.0) -> Array:
-    shared = Shared(BLOCKS, x)
-    partial, out = shared.sums(shared.chunks), shared.xp.empty((shared.C,), dtype=dtype)
+    shared, rows = Shared(BLOCKS, x), x.size // x.shape[-1]
+    out = shared.xp.empty((shared.C,), dtype=dtype)
+    if rows <= SHORT:
+        shared.end("channel_sum_short", out, x, rows, shared.C, scale)
+        return out
+    partial = shared.sums(shared.chunks)
     shared.over("channel_sum_part", partial, x)
     shared.end("channel_sum_end", out, partial, shared.chunks, shared.C, scale)
     return out

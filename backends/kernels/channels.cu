@@ -82,14 +82,25 @@ ENTRY channel_sum_part(wide* partial, const Pack* x, Layout in) {
     store(partial + blockIdx.y * in.C * PACK, sum, in);
 }
 
-// Second stage: out[c] = scale · Σ partial[t, c] over the `terms` rows of (terms, C).
-TALL_ENTRY channel_sum_end(real* out, const wide* partial, int terms, int C, wide scale) {
+// out[c] = scale · Σ x[t, c] over the `terms` rows of (terms, C).
+template <class Number>
+__device__ inline void add_rows(real* out, const Number* x, int terms, int C, wide scale) {
     int c = column_number();
     wide sum = 0;
     if (c < C)
-        for (int t = threadIdx.y; t < terms; t += TALL) sum += partial[t * C + c];
+        for (int t = threadIdx.y; t < terms; t += TALL) sum += wide(x[t * C + c]);
     sum = over_rows(sum);
     if (threadIdx.y == 0 && c < C) out[c] = real(sum * scale);
+}
+
+// Second stage.
+TALL_ENTRY channel_sum_end(real* out, const wide* partial, int terms, int C, wide scale) {
+    add_rows(out, partial, terms, C, scale);
+}
+
+// Both in one launch, for a map of few rows.
+TALL_ENTRY channel_sum_short(real* out, const real* x, int terms, int C, wide scale) {
+    add_rows(out, x, terms, C, scale);
 }
 
 // -- mean and variance ------------------------------------------------------------------------------------------------
