@@ -72,10 +72,14 @@ _ALL = [
     *_file(
         "pooling.cu",
         "REAL PACK TAP",
-        ("max_pool", "max_pool", "Pack* y, Taps* winners, const Pack* x, int count, Windows at"),
+        ("max_pool", "max_pool", "Pack* y, Taps* winners, const Pack* x, int count, Windows at, int relu"),
         ("avg_pool", "avg_pool", "Pack* y, const Pack* x, int count, Windows at, int counted"),
         ("l2_pool", "l2_pool", "Pack* y, const Pack* x, int count, Windows at"),
-        ("max_unpool", "max_unpool", "Pack* dx, const Pack* dy, const Taps* winners, int count, Windows at"),
+        (
+            "max_unpool",
+            "max_unpool",
+            "Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, int count, Windows at",
+        ),
         ("avg_unpool", "avg_unpool", "Pack* dx, const Pack* dy, int count, Windows at, int counted"),
         ("l2_unpool", "l2_unpool", "Pack* dx, const Pack* dy, const Pack* x, const Pack* y, int count, Windows at"),
     ),

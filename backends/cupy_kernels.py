@@ -200,6 +200,13 @@ def affine(x: Array, w: Array, b: Array | None = None) -> Any:
     return biased(product(x, w), b, relu=False)
 
 
+def affine_relu(x: Array, w: Array, b: Array | None = None) -> Any:
+    """max(0, x w + b)."""
+    if not served(x, w):
+        return NotImplemented
+    return biased(product(x, w), b, relu=True)
+
+
 def biased(y: Array, b: Array | None, relu: bool) -> Array:
     """y ← y + b, and E7 with ``relu``, in place."""
     if b is None:
@@ -250,24 +257,36 @@ def _pass(name: str, *arrays: Array, more: tuple = ()) -> Any:
 # -- pooling (E8, E15) -------------------------------------------------------------------------------------------------
 
 
-def max_pool(x: Array, at: Windows) -> Any:
+def max_pool(x: Array, at: Windows, relu: bool = False) -> Any:
     """E8: the largest unit of every window, and its tap."""
     xp, tap = backend_of(x).xp, _tap(at)
     winners = xp.empty((x.shape[0], *at.grid, x.shape[3]), dtype=tap)
-    y = _pool("max_pool", x, at, winners, tap=tap)
+    y = _pool("max_pool", x, at, winners, more=(relu,), tap=tap)
     return NotImplemented if y is NotImplemented else (y, winners)
+
+
+def max_pool_relu(x: Array, at: Windows) -> Any:
+    """E8, and E7."""
+    return max_pool(x, at, relu=True)
 
 
 def largest(x: Array, at: Windows) -> Any:
     """E8: the largest unit of every window."""
-    return _pool("max_pool", x, at, None)
+    return _pool("max_pool", x, at, None, more=(False,))
 
 
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Any:
     """E15: the whole error to the winning unit."""
     if winners.dtype.name != _tap(at):
         return NotImplemented
-    return _unpool("max_unpool", dy, at, winners, tap=_tap(at))
+    return _unpool("max_unpool", dy, at, None, winners, tap=_tap(at))
+
+
+def max_unpool_relu(dy: Array, y: Array, winners: Array, at: Windows) -> Any:
+    """E15, where E14 lets it pass."""
+    if winners.dtype.name != _tap(at) or y.dtype != dy.dtype:
+        return NotImplemented
+    return _unpool("max_unpool", dy, at, y, winners, tap=_tap(at))
 
 
 def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Any:
@@ -302,13 +321,13 @@ def _pool(name: str, x: Array, at: Windows, *outputs: Array | None, more: tuple 
     return y
 
 
-def _unpool(name: str, dy: Array, at: Windows, *others: Array, more: tuple = (), tap: str = "uint8") -> Any:
+def _unpool(name: str, dy: Array, at: Windows, *others: Array | None, more: tuple = (), tap: str = "uint8") -> Any:
     xp, N, C = backend_of(dy).xp, dy.shape[0], dy.shape[3]
     if not served(dy) or not 0 < N * at.size[0] * at.size[1] * C < LIMIT:
         return NotImplemented
-    dy, *others = map(xp.ascontiguousarray, (dy, *others))  # type: ignore[assignment]
+    dy, *others = (None if a is None else xp.ascontiguousarray(a) for a in (dy, *others))  # type: ignore[assignment]
     dx = xp.empty((N, *at.size, C), dtype=dy.dtype)
-    pack = packing(C, dy, *others)
+    pack = packing(C, dy, *(a for a in others if a is not None))
     count, where = dx.size // pack, windows(at, C // pack)
     launch(xp, name, count, dx, dy, *others, count, where, *more, real=dy.dtype.name, pack=pack, tap=tap)
     return dx
@@ -365,6 +384,7 @@ KERNELS = {
     for kernel in (
         add,
         affine,
+        affine_relu,
         avg_pool,
         avg_unpool,
         col2im,
@@ -378,7 +398,9 @@ KERNELS = {
         largest,
         masked,
         max_pool,
+        max_pool_relu,
         max_unpool,
+        max_unpool_relu,
         philox,
         rectify,
         rectify_backward,

@@ -41,6 +41,8 @@ RECTIFIED = {  # what Sequential runs in one pass, or the other way round
     "convolution, ReLU, pooling": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(2), conv(2), dn.ReLU(), dn.MaxPool2D(2)],
     "overlapping, padded windows": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(3, stride=1, padding=1, dilation=1)],
     "batch norm, ReLU": lambda: [conv(3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)],
+    "pooling, ReLU": lambda: [conv(3), dn.MaxPool2D(2), dn.ReLU(), dn.MaxPool2D(2, stride=1), dn.ReLU()],
+    "dense, ReLU": lambda: [dn.Flatten(), dn.Dense(9), dn.ReLU(), dn.Dense(4, use_bias=False), dn.ReLU(), dn.ReLU()],
     "detour, ReLU": lambda: [dn.Residual(conv(2)), dn.ReLU(), dn.Residual(conv(3), conv(3, 1)), dn.ReLU(), dn.ReLU()],
 }
 

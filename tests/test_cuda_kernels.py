@@ -14,17 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import cuda_host
 import fake_cupy
 import fake_graphs
-import ml_dtypes  # noqa: F401  makes "bfloat16" a name that NumPy knows
 import numpy as np
 import pytest
+from cuda_oracles import DTYPES, agree, there
 from oracles import error, prove, tau
 
 import dualnet as dn
 from dualnet.backend import references
 from dualnet.backends import cublas, cuda_launch, cuda_registry, cupy_backend, cupy_kernels, cupy_sums
 from dualnet.geometry import windows
-
-DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 @pytest.fixture
@@ -50,40 +48,6 @@ def compiled():
 
 
 # -- every kernel against its reference --------------------------------------------------------------------------------
-
-
-def there(value):
-    return dn.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-def flat(result):
-    parts = result if isinstance(result, tuple) else (result,)
-    return [p for part in parts for p in (part.values() if isinstance(part, dict) else [part])]
-
-
-def agree(name, *arguments, K, scale=1.0, **options):
-    """The kernel serves, gives the reference's numbers, and the same bits when blocks and threads run last to first."""
-    results = []
-    for backwards in (False, True):
-        cuda_host.order["backwards"] = backwards
-        moved = [{k: there(v) for k, v in a.items()} if isinstance(a, dict) else there(a) for a in arguments]
-        before = [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")]
-        result = cupy_backend.OWN[name](*moved, **options)
-        assert result is not NotImplemented, name
-        assert before == [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")], f"{name}: an input changed"
-        results.append([dn.to_numpy(part) for part in flat(result)])
-    cuda_host.order["backwards"] = False
-    with np.errstate(all="ignore"):
-        expected = flat(references[name].reference(*arguments, **options))
-    for got, again, want in zip(*results, expected, strict=True):
-        want = np.asarray(want)
-        assert got.tobytes() == again.tobytes(), f"{name}: the bits depend on the order of threads"
-        assert (got.shape, got.dtype) == (want.shape, want.dtype), name
-        if want.dtype.kind in "bui":
-            assert np.array_equal(got, want), name
-            continue
-        limit = 2 * scale * tau(got.dtype, K)
-        assert error(got, want) <= limit, f"{name}: {error(got, want):.2e} > {limit:.2e}"
 
 
 def placed(rng, op="conv2d", top=6, **more):
@@ -169,7 +133,10 @@ def test_pooling(cupy, rng, case, dtype):
         x[-1, :3] = -np.inf
     agree("max_pool", x, at, K=0)
     agree("largest", x, at, K=0)
-    agree("max_unpool", dy, references["max_pool"].reference(x, at)[1], at, K=at.taps)
+    agree("max_pool_relu", x - dtype_of(0.5, dtype), at, K=0)
+    y, winners = references["max_pool_relu"].reference(x - dtype_of(0.5, dtype), at)
+    agree("max_unpool", dy, winners, at, K=at.taps)
+    agree("max_unpool_relu", dy, y, winners, at, K=at.taps)
     x[~np.isfinite(x)] = 0
     for counted in (False, True):
         agree("avg_pool", x, at, counted, K=at.taps)
@@ -227,19 +194,16 @@ def test_channels_and_batch_norm(cupy, rng, monkeypatch, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_channels_of_maps_off_their_packs(cupy, rng, monkeypatch, dtype):
-    """Maps that do not begin on 16 bytes are read in smaller packs, and each map of a launch in the same."""
-    monkeypatch.setattr(cupy_sums, "BLOCKS", 3)
-    maps = [dn.asarray(rng.standard_normal(41 * 16).astype(dtype)) for _ in range(3)]
-    packs = set()
+def test_channels_of_maps_off_their_packs(cupy, rng, dtype):
+    """Maps that do not begin on 16 bytes are read in smaller packs, and all maps of a launch in the same."""
+    maps, packs = [dn.asarray(rng.standard_normal(41 * 16).astype(dtype)) for _ in range(3)], set()
     for starts in [(0, 0, 0), (1, 0, 0), (0, 2, 0), (0, 4, 4)]:
-        dy, x, y = (dn.asarray(whole)[start : start + 40 * 16].reshape(40, 16) for whole, start in zip(maps, starts))
+        dy, x, y = (whole[start : start + 40 * 16].reshape(40, 16) for whole, start in zip(maps, starts))
         packs.add(cupy_sums.Shared(3, dy, x, y).types["pack"])
-        host = [dn.to_numpy(a) for a in (dy, x, y)]
-        mean, variance = references["channel_moments"].reference(host[1])
-        numbers = mean, variance, mean + 1, 1e-5
-        got = cupy_backend.OWN["normalise_backward"](dy, x, *map(there, numbers[:3]), 1e-5, y)
-        want = references["normalise_backward"].reference(host[0], host[1], *numbers, host[2])
+        at_home = [dn.to_numpy(a) for a in (dy, x, y)]
+        mean, variance = references["channel_moments"].reference(at_home[1])
+        got = cupy_sums.normalise_backward(dy, x, *map(there, (mean, variance, mean + 1)), 1e-5, y)
+        want = references["normalise_backward"].reference(*at_home[:2], mean, variance, mean + 1, 1e-5, at_home[2])
         for ours, theirs in zip(got, want, strict=True):
             assert error(dn.to_numpy(ours), theirs) <= 16 * tau(ours.dtype, 40)
     assert len(packs) > 1
@@ -275,6 +239,8 @@ def test_dense(cupy, rng, dtype):
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((5, 12), (12, 7), (7,)))
     agree("affine", x, w, b, K=12)
     agree("affine", x, w, K=12)
+    agree("affine_relu", x, w, b, K=12)
+    agree("affine_relu", x, w, K=12)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 1001])
@@ -299,141 +265,6 @@ def test_cross_entropy(cupy, rng, shape, dtype, smoothing):
     log_p = references["cross_entropy"].reference(y, t, smoothing)[1]
     for dloss in (1.0, np.asarray(0.25, dtype)):
         agree("cross_entropy_backward", log_p, t.astype("uint8"), dloss, smoothing, K=shape[-1], scale=4)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_optimizers_one_by_one(cupy, rng, dtype):
-    w, g, a, b = (rng.standard_normal((37, 31)).astype(dtype) for _ in range(4))
-    agree("sgd_update", w, g, {}, 0.1, 0.0, False, K=1)
-    for nesterov in (False, True):
-        agree("sgd_update", w, g, {"velocity": a}, 0.1, 0.9, nesterov, K=1)
-    agree("adam_update", w, g, {"mean": a, "mean_square": b * b}, 0.1, (0.9, 0.999), 1e-8, 3, K=1)
-
-
-# -- what no reference stands for yet ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("on_device", [False, True])
-@pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
-def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
-    """Fifty parameters in two launches: masters in float32, gradients and shadows in float16."""
-    shapes = [(int(n),) for n in rng.integers(1, 2500, 49)] + [(3, 4)]
-    w, a, b = ([rng.standard_normal(s).astype("f4") for s in shapes] for _ in range(3))
-    g = [rng.standard_normal(s).astype("f2") for s in shapes]
-    b = [v * v for v in b]
-    shadows = [np.zeros(s, "f2") for s in shapes]
-    there_w, there_a, there_b, there_g, there_s = ([dn.asarray(v) for v in part] for part in (w, a, b, g, shadows))
-    cuda_host.launches.clear()
-    adam = kernel == "adam_update"
-    rule = {"first": 0.9, "weight_decay": 0.01, **({"second": 0.999, "epsilon": 1e-8} if adam else {"nesterov": True})}
-    lr, t = (dn.asarray(np.full(1, 0.1, "f4")), dn.asarray(np.full(1, 4, "u8"))) if on_device else (np.float64(0.1), 5)
-    second = there_b if adam else [None] * 50
-    rows = list(zip(there_w, there_a, second, there_s, there_w, there_a, second, there_g))
-    cupy_sums.update(kernel, rows, lr=lr, t=t, **rule)
-    assert cuda_host.launches == [kernel] * 2
-    for k in range(50):
-        step = g[k].astype("f4") + np.float32(0.01) * w[k]
-        if adam:
-            slots = {"mean": a[k], "mean_square": b[k]}
-            value, slots = references[kernel].reference(w[k], step, slots, 0.1, (0.9, 0.999), 1e-8, 5)
-        else:
-            value, slots = references[kernel].reference(w[k], step, {"velocity": a[k]}, 0.1, 0.9, True)
-        for got, want in zip([there_w[k], there_a[k], there_b[k]], [value, *slots.values()]):
-            assert error(dn.to_numpy(got), want) <= tau("float32", 1)
-        assert (dn.to_numpy(there_s[k]) == dn.to_numpy(there_w[k]).astype("f2")).all()
-
-
-@pytest.mark.parametrize("finite", [True, False])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
-def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
-    """Scaled gradients of 16 bits, divided on the way; where they are not finite, what is new is what was old."""
-    wide, adam = "float64" if dtype == "float64" else "float32", kernel == "adam_update"
-    w, a, b = (rng.standard_normal((33, 40)).astype(wide) for _ in range(3))
-    g = (64 * rng.standard_normal((33, 40))).astype(dtype)
-    g[0, 1] = g[0, 1] if finite else np.inf
-    there_w, there_a, there_b = (dn.asarray(v) for v in (w, a, b * b))
-    new = [cupy.empty(w.shape, dtype=wide) for _ in range(3)]
-    shadow, second = cupy.empty(w.shape, dtype=dtype), there_b if adam else None
-    row = (new[0], new[1], new[2] if adam else None, shadow, there_w, there_a, second, dn.asarray(g))
-    rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 3} if adam else {})}
-    by, flag = dn.asarray(np.asarray(1 / 64, wide)), dn.asarray(np.asarray(finite))
-    cupy_sums.update(kernel, [row], unscale=by, finite=flag, **rule)
-    if not finite:
-        wanted = [w, a, b * b]
-    elif adam:
-        slots = {"mean": a, "mean_square": b * b}
-        value, slots = references[kernel].reference(w, g.astype(wide) / 64, slots, 0.1, (0.9, 0.999), 1e-8, 3)
-        wanted = [value, *slots.values()]
-    else:
-        value, slots = references[kernel].reference(w, g.astype(wide) / 64, {"velocity": a}, 0.1, 0.9, False)
-        wanted = [value, *slots.values()]
-    for got, want in zip(new, wanted[: 3 if adam else 2]):
-        exact = dn.to_numpy(got).tobytes() == want.tobytes()
-        assert exact if not finite else error(dn.to_numpy(got), want) <= tau(wide, 1)
-    assert dn.to_numpy(shadow).tobytes() == dn.to_numpy(new[0]).astype(dtype).tobytes()
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_many_parameters_in_16_bits(cupy, rng, dtype):
-    """Fifty in two launches, each as the host rounds it; and what is left to the reference."""
-    values = [rng.standard_normal(int(n)).astype("f4") for n in rng.integers(1, 2500, 50)]
-    kind, there_w = np.dtype(dtype), [dn.asarray(w) for w in values]
-    cuda_host.launches.clear()
-    for got, w in zip(cupy_sums.round_all(there_w, kind), values, strict=True):
-        assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
-    assert cuda_host.launches == ["round_all"] * 2
-    for wrong, to in (([dn.asarray(values[0], "float64")], kind), (there_w[:1], np.dtype("f4"))):
-        assert cupy_sums.round_all(wrong, to) is NotImplemented
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_over_all_gradients(cupy, rng, dtype):
-    """Fifty gradients of two dtypes: launches of 40. Each of them may hold the one bad number."""
-    wide = "float64" if dtype == "float64" else "float32"
-    arrays = [rng.standard_normal(int(n)).astype(dtype if n % 3 else wide) for n in rng.integers(1, 2500, 50)]
-    cuda_host.launches.clear()
-    agree("all_finite", *arrays, K=0)
-    agree("unscale", np.asarray(2.0**-9, wide), *arrays, K=0)
-    assert set(cuda_host.launches) == {"all_finite", "unscale"}
-    for k in (0, 17, 49):
-        for bad in (np.inf, -np.inf, np.nan):
-            worse = [array.copy() for array in arrays]
-            worse[k][rng.integers(worse[k].size)] = bad
-            agree("all_finite", *worse, K=0)
-            assert not dn.to_numpy(cupy_sums.all_finite(*map(dn.asarray, worse)))
-    empty = np.zeros(0, dtype)
-    assert cupy_sums.all_finite(dn.asarray(empty)) is NotImplemented
-    assert cupy_sums.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
-
-
-@pytest.mark.parametrize("source", ["uint8", "float32"])
-@pytest.mark.parametrize("moved", [False, True])
-def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
-    images = rng.integers(0, 256, (6, 5, 4, 3)).astype(source)
-    order = rng.integers(0, 6, 7).astype("i4")
-    moves = np.stack([*rng.integers(-3, 4, (2, 7)), rng.integers(0, 2, 7)], axis=1).astype("i1") if moved else None
-    mean, scale = rng.random(3).astype("f4"), rng.random(3).astype("f4")
-    y = cupy_sums.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
-    for n, image in enumerate(images[order].astype("f4")):
-        if moved:
-            down, right, flipped = moves[n]
-            image = np.pad(image, ((3, 3), (3, 3), (0, 0)))[3 + down : 8 + down, 3 + right : 7 + right]
-            image = image[:, ::-1] if flipped else image
-        assert error(dn.to_numpy(y)[n], (image - mean) * scale) <= tau("float32", 1)
-
-
-def test_bfloat16_is_rounded_as_by_the_host(cupy, rng):
-    """To the nearest, ties to even, from 1e-30 to 1e30."""
-    x = (rng.standard_normal((3, 5, 8)) * 10 ** rng.uniform(-30, 30, (3, 5, 8))).astype("f4")
-    x[0, 0, :4] = np.array([0x3F808000, 0x3F818000, 0x7F7F8000, 0xFF800000], "u4").view("f4")
-    rounded = x.astype("bfloat16")
-    agree("rectify", rounded, K=0)
-    w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="bfloat16")
-    g = dn.asarray(np.zeros(x.shape, "bfloat16"))
-    flag = dn.asarray(np.asarray(False))  # a step that does not count rounds the masters
-    cupy_sums.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
-    assert dn.to_numpy(shadow).tobytes() == rounded.tobytes()
 
 
 # -- ordinary ops, through the seam ------------------------------------------------------------------------------------

@@ -28,6 +28,23 @@ def test_dense_drawn(backend, rng, case):
     prove("dense", [x, w, b if rng.integers(2) else None], K=max(K, D, x.size // K), linear=[0, 1])
 
 
+@pytest.mark.parametrize("shape, biased", [((4, 3), True), ((3, 2, 5), False), ((200, 30), True)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_relu_in_the_same_pass(backend, rng, shape, biased, dtype):
+    """dense(relu=True) is dense, then relu (E7, E14): to the last bit forward, within rounding back."""
+    w, b = rng.standard_normal((shape[-1], 6)), rng.standard_normal(6) if biased else None
+    x, w, b = (None if a is None else dn.asarray(a, dtype) for a in (rng.standard_normal(shape), w, b))
+    between, first = dn.ops.dense(x, w, b)
+    y, second = dn.ops.relu(between)
+    together, way = dn.ops.dense(x, w, b, relu=True)
+    assert together.shape == (*shape[:-1], 6) and np.array_equal(dn.to_numpy(together), dn.to_numpy(y))
+    assert 0 < (dn.to_numpy(y) > 0).mean() < 1
+    dy, limit = dn.asarray(rng.standard_normal(y.shape), dtype), tau(dtype, x.size)
+    for one, two in zip(way(dy), first(second(dy)), strict=True):
+        assert (one is None) == (two is None) and (one is None or error(*map(dn.to_numpy, (one, two))) <= limit)
+    assert dn.ops.dense(x, w, b, relu=True, need_dx=False)[1](dy)[0] is None
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 7), (1, 1, 1, 1), (2, 3, 1)])
 def test_flatten(backend, rng, shape):
     """E9: a permutation of nothing, there and back."""

@@ -44,9 +44,9 @@ def test_nothing_that_has_a_kernel_is_left_out(pretend):
 
 
 BY_OPS = set(
-    "avg_pool avg_unpool batch_normalise channel_moments channel_sum correlate correlate_filters correlate_inputs "
-    "cross_entropy cross_entropy_backward drawn_above l2_pool l2_unpool masked max_pool max_unpool normalise "
-    "normalise_backward parameter_gradients rectify rectify_backward".split()
+    "affine_relu avg_pool avg_unpool batch_normalise channel_moments channel_sum correlate correlate_filters correlate_inputs "
+    "cross_entropy cross_entropy_backward drawn_above l2_pool l2_unpool masked max_pool max_pool_relu max_unpool "
+    "max_unpool_relu normalise normalise_backward parameter_gradients rectify rectify_backward".split()
 )
 
 
@@ -88,6 +88,7 @@ def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
             ("conv2d", 1, found),
             ("conv2d_relu", 1, found),
             ("dense", 1, found),
+            ("dense_relu", 1, found),
         ]
 
 
@@ -103,4 +104,5 @@ def test_the_products_of_that_control_are_large():
     }
     assert shapes == {
         "conv2d": [(8, 16, 16, 64)], "conv2d_relu": [(8, 16, 16, 64)], "conv_transpose2d": [], "dense": [(256, 512)],
+        "dense_relu": [(256, 512)],
     }  # fmt: skip

@@ -24,7 +24,8 @@ __device__ inline int unit_at(const Position& here, int m, int n, const Windows&
 }
 
 // max_pool (with winners) and largest (without): padding never wins, ties go to the first, NaN wins over any number.
-ENTRY max_pool(Pack* y, Taps* winners, const Pack* x, int count, Windows at) {
+// With `relu`, y is max(0, ·) of that (E7).
+ENTRY max_pool(Pack* y, Taps* winners, const Pack* x, int count, Windows at, int relu) {
     int i = thread_number();
     if (i >= count) return;
     Position here = position(i, at);
@@ -42,6 +43,8 @@ ENTRY max_pool(Pack* y, Taps* winners, const Pack* x, int count, Windows at) {
                 }
             }
         }
+    if (relu)
+        for (int v = 0; v < PACK; v++) best.at[v] = real(positive_part(wide(best.at[v])));
     y[i] = best;
     if (winners) winners[i] = won;
 }
@@ -126,8 +129,8 @@ __device__ inline void store(Pack* dx, int i, const wide* sum) {
     dx[i] = total;
 }
 
-// The whole error of a window to its winner.
-ENTRY max_unpool(Pack* dx, const Pack* dy, const Taps* winners, int count, Windows at) {
+// The whole error of a window to its winner; where a ReLU with output y came behind, of what E14 lets pass.
+ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;
     Unit here = unit(i, at);
@@ -139,10 +142,11 @@ ENTRY max_unpool(Pack* dx, const Pack* dy, const Taps* winners, int count, Windo
             int n = tap_at(here.column, q * at.s2, at.r2, at.by_r2);
             if (n < 0) continue;
             int window = ((here.image * at.P + p) * at.Q + q) * at.C + here.c;
-            Pack delta = dy[window];
+            Pack delta = dy[window], out = y ? y[window] : delta;
             Taps won = winners[window];
             for (int v = 0; v < PACK; v++)
-                if (int(won.at[v]) == m * at.k2 + n) sum[v] += wide(delta.at[v]);  // E15
+                if (int(won.at[v]) == m * at.k2 + n)
+                    sum[v] += y ? wide(delta.at[v]) * wide(wide(out.at[v]) > 0) : wide(delta.at[v]);  // E14, E15
         }
     }
     store(dx, i, sum);

@@ -11,6 +11,7 @@ from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
 from .activation import ReLU
 from .convolution import Conv2D
+from .dense import Dense
 from .layer import Gradients, Layer, Shape, blame, both, merge, named
 from .normalization import BatchNorm
 from .pooling import MaxPool2D
@@ -86,29 +87,29 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
         return shape
 
-    def _order(self, way_back: bool) -> Iterator[tuple[int, bool]]:
-        """The places in the order in which they run, and whether the ReLU behind one runs with it, in one pass.
+    def _order(self, way_back: bool) -> Iterator[tuple[int, int | None]]:
+        """The places in the order in which they run, and the place of the ReLU that runs with one, in the same pass.
 
         ReLU and max pooling may change places, max(0, ·) being monotonic: if the way back is wanted, a ReLU between a
-        convolution and a max pooling runs after the pooling, forward and backward on the smaller map.
+        convolution and a max pooling runs with the pooling, forward and backward on the smaller map.
         """
         kinds, place = [*map(type, self.layers), None, None], 0
         while (kind := kinds[place]) is not None:
             if not self.together or kinds[place + 1] is not ReLU or kind not in TAKES_RELU:
-                yield place, False
+                yield place, None
                 place += 1
             elif way_back and kind is Conv2D and kinds[place + 2] is MaxPool2D:
-                yield from ((place, False), (place + 2, False), (place + 1, False))
+                yield from ((place, None), (place + 2, place + 1))
                 place += 3
             else:
-                yield place, True
+                yield place, place + 1
                 place += 2
 
     def infer(self, x: Array) -> Array:
         for place, relu in self._order(way_back=False):
             layer = self.layers[place]
             try:
-                x = layer.infer(x, relu=True) if relu else layer.infer(x)  # type: ignore[call-arg]
+                x = layer.infer(x) if relu is None else layer.infer(x, relu=True)  # type: ignore[call-arg]
             except (ValueError, TypeError) as error:
                 blame(str(place), layer, error)
         return x
@@ -118,11 +119,11 @@ class Sequential(Container):
         ways: dict[int, Pullback] = {}
         for place, relu in self._order(way_back=True):
             try:
-                x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu)
+                x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu is not None)
             except (ValueError, TypeError) as error:
                 blame(str(place), self.layers[place], error)
-            if relu:  # its E14 is in the pullback of the layer before it
-                ways[place + 1] = Pullback("ReLU", lambda dy: (dy, {}), x)
+            if relu is not None:  # its E14 is in the pullback of the layer that it ran with
+                ways[relu] = Pullback("ReLU", lambda dy: (dy, {}), x)
 
         def pullback(dy: Array) -> tuple[Array | None, Gradients]:
             parts = []
@@ -188,7 +189,7 @@ class Residual(Container):
     takes_need_dx = False
 
 
-TAKES_RELU = (BatchNorm, Conv2D, Residual)
+TAKES_RELU = (BatchNorm, Conv2D, Dense, MaxPool2D, Residual)
 """The layers whose ``forward`` and ``infer`` take ``relu=True``: ReLU in the same pass over memory."""
 
 

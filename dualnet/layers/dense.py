@@ -6,7 +6,7 @@ from .. import ops
 from ..arguments import flag, integer
 from ..backend import Array
 from ..initializers import Draw, Initializer, Parameter, get
-from ..ops.dense import affine
+from ..ops.dense import affine, affine_relu
 from ..ops.pullback import Pullback
 from .layer import Layer, OpLayer, Shape, product, with_gradients
 
@@ -61,16 +61,18 @@ class Dense(Layer):
     def multiply_adds(self, input_shape: Shape) -> int:
         return product(input_shape) * self.units
 
-    def infer(self, x: Array) -> Array:
+    def infer(self, x: Array, relu: bool = False) -> Array:
         w, b = self.w.value, None if self.b is None else self.b.value
         if w.dtype is not x.dtype:
             w, b = self._values(x)
         if type(x) is not type(w) or x.ndim != 2 or x.shape[1] != w.shape[0]:
-            return self.forward(x)[0]  # which says what does not fit
-        return affine(x, w, b)
+            return self.forward(x, relu=relu)[0]  # which says what does not fit
+        return affine_relu(x, w, b) if relu else affine(x, w, b)
 
-    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
-        y, way = ops.dense(x, *self._values(x), need_dx=need_dx)
+    def forward(
+        self, x: Array, train: bool = False, need_dx: bool = True, relu: bool = False
+    ) -> tuple[Array, Pullback]:
+        y, way = ops.dense(x, *self._values(x), need_dx=need_dx, relu=relu)
         return y, with_gradients(self, way, "w", "b")
 
     def _values(self, x: Array) -> tuple[Array, Array | None]:

@@ -6,8 +6,10 @@ from .. import ops
 from ..arguments import flag, pair
 from ..backend import Array
 from ..geometry import Extent, Padding, Windows, check_padding, placed
+from ..ops.activation import rectify
 from ..ops.pooling import check_no_window_is_empty, largest
-from .layer import OpLayer, Shape, positions
+from ..ops.pullback import Pullback
+from .layer import OpLayer, Shape, positions, with_gradients
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
 
@@ -55,8 +57,13 @@ class MaxPool2D(_Pool2D):
     op = staticmethod(ops.max_pool2d)
     empty_windows = False
 
-    def infer(self, x: Array) -> Array:
-        return largest(x, self._windows(x.shape[1:3]))  # no winners: nobody asks for the way back
+    def infer(self, x: Array, relu: bool = False) -> Array:
+        y = largest(x, self._windows(x.shape[1:3]))  # no winners: nobody asks for the way back
+        return rectify(y) if relu else y
+
+    def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
+        y, way = self.op(x, **self.config(), relu=relu)
+        return y, with_gradients(self, way)
 
 
 class AveragePool2D(_Pool2D):

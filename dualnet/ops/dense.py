@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from ..backend import Array, accelerated, backend_of, namespace
+from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once
 
@@ -42,11 +43,14 @@ def flatten(x: Array) -> tuple[Array, Pullback]:
     return y, Pullback("flatten", pullback, y)
 
 
-def dense(x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True) -> tuple[Array, Pullback]:
+def dense(
+    x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True, relu: bool = False
+) -> tuple[Array, Pullback]:
     """The fully-connected layer (E9): x (N, K), w (K, D), b (D,) or None -> y (N, D).
 
     x may have more axes in the middle, (N, ..., K) -> (N, ..., D): each row is one input. ``pullback(dy)`` returns
-    ``(dx, dw, db)`` (E16); db is None without b, dx is None with ``need_dx=False``.
+    ``(dx, dw, db)`` (E16); db is None without b, dx is None with ``need_dx=False``. ``relu=True`` applies ReLU to y, in
+    the same pass over memory.
 
     Raises ``ValueError`` for shapes that do not fit and ``TypeError`` for dtypes or backends that do not.
 
@@ -64,17 +68,19 @@ def dense(x: Array, w: Array, b: Array | None = None, *, need_dx: bool = True) -
     shape, (K, D), biased = tuple(x.shape), w.shape, b is not None
     inputs = xp.reshape(x, (math.prod(shape[:-1]), K))  # (M, K)
 
-    y = xp.reshape(affine(inputs, w, b), (*shape[:-1], D))  # E9
+    rows = affine_relu(inputs, w, b) if relu else affine(inputs, w, b)  # (M, D)  E9, and E7 with relu
+    y, kept = xp.reshape(rows, (*shape[:-1], D)), rows if relu else None
 
     def pullback(dy: Array) -> tuple[Array | None, Array, Array | None]:
         """dy (N, ..., D) -> dx (N, ..., K), dw (K, D), db (D,)."""
         deltas = xp.reshape(dy, (-1, D))  # (M, D)
+        deltas = rectify_backward(deltas, kept) if relu else deltas  # E14
         dw = affine(inputs.T, deltas)  # E16  ∂E/∂W = oᵀ δ
         db = channel_sum(deltas) if biased else None  # E16  ∂E/∂b = Σ δ
         dx = xp.reshape(affine(deltas, w.T), shape) if need_dx else None  # E16  ∂E/∂o = δ Wᵀ
         return dx, dw, db
 
-    return y, Pullback("dense", pullback, y, x=inputs, w=w)
+    return y, Pullback("dense", pullback, y, x=inputs, w=w, y=kept)
 
 
 @accelerated
@@ -85,6 +91,12 @@ def affine(x: Array, w: Array, b: Array | None = None) -> Array:
     if b is not None:
         y += b
     return y
+
+
+@accelerated
+def affine_relu(x: Array, w: Array, b: Array | None = None) -> Array:
+    """max(0, x w + b): (M, K), (K, D), (D,) -> (M, D)."""
+    return rectify(affine(x, w, b))  # E7
 
 
 def _check(x: Array, w: Array, b: Array | None) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from ..arguments import flag, pair
 from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import Extent, Padding, Windows, windows
+from .activation import rectify, rectify_backward
 from .convolution import pad
 from .pullback import Pullback
 from .sums import narrow, rounded_once, wide, wide_dtype
@@ -38,12 +39,14 @@ def max_pool2d(
     padding: Padding = 0,
     dilation: Extent = 1,
     ceil_mode: bool = False,
+    relu: bool = False,
 ) -> tuple[Array, Pullback]:
     """The largest unit of every window (E8), which takes the whole error on the way back (E15).
 
     x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``: windows side by
     side. Among equals the first in row-major order wins, on every backend; a NaN wins over any number, and padding
     never wins. ``pullback.saved["winners"]`` (N, H', W', C) holds the tap of each winner, counted row by row.
+    ``relu=True`` applies ReLU to y, in the same pass over memory.
 
     Raises ``ValueError`` if the windows do not fit, or if one lies wholly in the padding and so has no largest unit.
 
@@ -58,13 +61,14 @@ def max_pool2d(
     options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
     at = _placed("max_pool2d", x, pool_size, **options)
 
-    y, winners = max_pool(x, at)  # E8
+    y, winners = max_pool_relu(x, at) if relu else max_pool(x, at)  # E8, and E7 with relu
+    kept = y if relu else None
 
     def pullback(dy: Array) -> Array:
         """dy (N, H', W', C) -> dx (N, H, W, C)."""
-        return max_unpool(dy, winners, at)  # E15
+        return max_unpool_relu(dy, kept, winners, at) if relu else max_unpool(dy, winners, at)  # E15, and E14 with relu
 
-    return y, Pullback("max_pool2d", pullback, y, winners=winners)
+    return y, Pullback("max_pool2d", pullback, y, winners=winners, y=kept)
 
 
 def avg_pool2d(
@@ -241,6 +245,19 @@ def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
         for j in range(min(across, Q)):
             dx[to[:, i::down, j::across]] += dy[:, i::down, j::across]  # E15  windows that overlap add up
     return xp.reshape(dx, (N, H, W, C))
+
+
+@accelerated
+def max_pool_relu(x: Array, at: Windows) -> tuple[Array, Array]:
+    """E8, then E7, which commute, max(0, ·) being monotonic: (N, H, W, C) -> y and winners, both (N, H', W', C)."""
+    y, winners = max_pool(x, at)
+    return rectify(y), winners
+
+
+@accelerated
+def max_unpool_relu(dy: Array, y: Array, winners: Array, at: Windows) -> Array:
+    """E14, then E15: the whole error of a window goes to its winning unit, if y > 0."""
+    return max_unpool(rectify_backward(dy, y), winners, at)
 
 
 @accelerated

@@ -30,7 +30,7 @@ FACTORS = ("alpha", "delta")
 """Options that numbers are multiplied with: rounded like them, so that the op and the truth use the same."""
 
 OPS = tuple(draws.DRAWS)
-"""Every op and loss that cases are drawn for. ``conv2d_relu`` is conv2d with ``relu=True``, and so for batch norm."""
+"""Every op and loss that cases are drawn for. ``conv2d_relu`` is conv2d with ``relu=True``, and so for others."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ __all__ = ["PLANTED", "controls", "tf32"]
 PLANTED = 1e-4
 """The relative error that is planted: a tenth of the field's usual tolerance."""
 
-PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense")
+PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense", "dense_relu")
 LARGE = 2**26
 """Multiplications of a product for which any library takes tensor cores, if it may; it may find smaller ones sooner in
 full, and then there is nothing to be found."""
@@ -92,7 +92,7 @@ def controls(ways: Iterable[Way], ops: Iterable[str] = OPS, seed: int = 0, cases
         if op in PRODUCTS:
             yield from _rounding(ways, op, seed, cases)
         yield from _planted(ways, op, seed)
-        if op.removesuffix("_relu") in SUMS and op not in ("dense", "global_avg_pool2d"):
+        if (base := op.removesuffix("_relu")) in SUMS and base not in ("dense", "global_avg_pool2d"):
             yield from _swapped(ways, op, seed)
 
 

@@ -97,11 +97,6 @@ def conv2d(rng: Rng, kind: str) -> Drawn:
     return Drawn({"x": x, "w": w, "b": weights(rng, kind, filters) if rng.random() < 0.7 else None}, options)
 
 
-def conv2d_relu(rng: Rng, kind: str) -> Drawn:
-    """Without ties: where a unit is exactly 0 in one order of the sum, it may be 1e-17 in another, and dy passes."""
-    return conv2d(rng, "plain" if kind in ("ties", "special") else kind)
-
-
 def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
     """Finite: what padding cuts off meets 0 on the way back, and 0 · ∞ is NaN in a product and nothing in a loop."""
     kind = "wide" if kind == "special" else kind
@@ -192,6 +187,11 @@ def dense(rng: Rng, kind: str) -> Drawn:
     b = weights(rng, kind, D) if rng.random() < 0.7 else None
     options = {"need_dx": bool(rng.random() < 0.9)}
     return Drawn({"x": values(rng, kind, rows, *between, K), "w": weights(rng, kind, K, D), "b": b}, options)
+
+
+def without_ties(draw: Draw) -> Draw:
+    """Sums with a ReLU: where one is exactly 0 in one order, it may be 1e-17 in another, and dy passes."""
+    return lambda rng, kind: draw(rng, "plain" if kind in ("ties", "special") else kind)
 
 
 def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
@@ -301,11 +301,13 @@ def yes_or_no(rng: Rng, kind: str) -> Drawn:
 
 DRAWS: dict[str, Draw] = {
     "conv2d": conv2d,
-    "conv2d_relu": conv2d_relu,
+    "conv2d_relu": without_ties(conv2d),
     "conv_transpose2d": conv_transpose2d,
     "dense": dense,
+    "dense_relu": without_ties(dense),
     "flatten": flatten,
     "max_pool2d": pooling(),
+    "max_pool2d_relu": pooling(),
     "avg_pool2d": pooling("count_include_pad"),
     "l2_pool2d": pooling(special=False),
     "global_avg_pool2d": whole_map(),

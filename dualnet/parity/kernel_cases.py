@@ -34,6 +34,10 @@ _CONVOLUTIONS: list[tuple[Shapes, dict[str, Any]]] = [
     ({"x": (4, 15, 17, 16), "w": (3, 2, 8, 12), "b": (12,)}, {"groups": 2, "dilation": (2, 1), "stride": (1, 2)}),
     ({"x": (4, 16, 16, 32), "w": (3, 3, 1, 32)}, {"groups": 32, "padding": 1}),
 ]
+_DENSE: list[tuple[Shapes, dict[str, Any]]] = [
+    ({"x": (64, 400), "w": (400, 120), "b": (120,)}, {}),
+    ({"x": (256, 512), "w": (512, 512), "b": (512,)}, {}),
+]
 _MAPS: list[tuple[Shapes, dict[str, Any]]] = [
     ({"x": (16, 32, 32, 32)}, {"pool_size": 2}),
     ({"x": (8, 33, 31, 16)}, {"pool_size": (3, 2), "stride": (2, 1), "padding": (1, 0)}),
@@ -50,11 +54,10 @@ LARGE: dict[str, list[tuple[Shapes, dict[str, Any]]]] = {
     "conv2d": _CONVOLUTIONS,
     "conv2d_relu": _CONVOLUTIONS,
     "conv_transpose2d": [({"x": (4, 8, 8, 32), "w": (3, 3, 16, 32), "b": (16,)}, {"stride": 2, "padding": 1})],
-    "dense": [
-        ({"x": (64, 400), "w": (400, 120), "b": (120,)}, {}),
-        ({"x": (256, 512), "w": (512, 512), "b": (512,)}, {}),
-    ],
+    "dense": _DENSE,
+    "dense_relu": _DENSE,
     "max_pool2d": _MAPS,
+    "max_pool2d_relu": _MAPS,
     "avg_pool2d": _MAPS,
     "l2_pool2d": _MAPS,
     "global_avg_pool2d": _PLAIN[:1],

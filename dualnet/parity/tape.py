@@ -172,10 +172,12 @@ def _hook(net: Layer, forward: Callable[..., Any]) -> None:
 
 
 def _switches(layer: Layer, way: Pullback, y: Array, options: dict[str, Any]) -> numpy.ndarray | None:
-    if "winners" in way.saved:
-        return _host(way.saved["winners"])
     rectified = type(layer).__name__ in ("ReLU", "LeakyReLU") or options.get("relu")
-    return _host(y) > 0 if rectified else None
+    passes = _host(y) > 0 if rectified else None
+    if "winners" not in way.saved:
+        return passes
+    winners = _host(way.saved["winners"])
+    return winners if passes is None else numpy.where(passes, winners.astype(numpy.int32), -1)
 
 
 def _host(array: Array) -> numpy.ndarray:

@@ -158,10 +158,9 @@ def _steep(case: Case) -> numpy.ndarray:
 def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """Sums of products, with |A||B| from the same loops."""
     forward, backward = source(case.base)
-    if case.op == "max_pool2d":
+    if case.base == "max_pool2d":
         largest = limits.exact(found["y"])  # dy goes to the winner; where windows overlap, several add up
-        dy = numpy.abs(case.dy.astype(numpy.float64))
-        magnitude = backward(dy, case.arrays["x"], **options)
+        magnitude = backward(_upstream(case, found), case.arrays["x"], **options)
         return {"y": largest, "dx": limits.products(found["dx"], case.dtype, _terms(case)["dx"], magnitude)}
     arrays = _unsigned(case.arrays)
     back = backward(_upstream(case, found), *arrays, **options)
@@ -178,7 +177,7 @@ def _terms(case: Case) -> dict[str, int]:
     """K, the length of the longest sum, for the output and each gradient."""
     x, w = case.arrays["x"], case.arrays.get("w")
     shape = tuple(x.shape)
-    if case.op == "dense":
+    if case.base == "dense":
         rows = math.prod(shape[:-1])
         return {"y": w.shape[0], "dx": w.shape[1], "dw": rows, "db": rows}
     if case.op == "global_avg_pool2d":

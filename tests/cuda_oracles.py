@@ -1,0 +1,48 @@
+"""A CUDA kernel against its reference: the same numbers, and the same bits in any order of blocks and threads."""
+
+from __future__ import annotations
+
+import cuda_host
+import ml_dtypes  # noqa: F401  makes "bfloat16" a name that NumPy knows
+import numpy as np
+from oracles import error, tau
+
+import dualnet as dn
+from dualnet.backend import references
+from dualnet.backends import cupy_backend
+
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+
+
+def there(value):
+    return dn.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def flat(result):
+    parts = result if isinstance(result, tuple) else (result,)
+    return [p for part in parts for p in (part.values() if isinstance(part, dict) else [part])]
+
+
+def agree(name, *arguments, K, scale=1.0, **options):
+    """The kernel serves, gives the reference's numbers, and the same bits when blocks and threads run last to first."""
+    results = []
+    for backwards in (False, True):
+        cuda_host.order["backwards"] = backwards
+        moved = [{k: there(v) for k, v in a.items()} if isinstance(a, dict) else there(a) for a in arguments]
+        before = [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")]
+        result = cupy_backend.OWN[name](*moved, **options)
+        assert result is not NotImplemented, name
+        assert before == [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")], f"{name}: an input changed"
+        results.append([dn.to_numpy(part) for part in flat(result)])
+    cuda_host.order["backwards"] = False
+    with np.errstate(all="ignore"):
+        expected = flat(references[name].reference(*arguments, **options))
+    for got, again, want in zip(*results, expected, strict=True):
+        want = np.asarray(want)
+        assert got.tobytes() == again.tobytes(), f"{name}: the bits depend on the order of threads"
+        assert (got.shape, got.dtype) == (want.shape, want.dtype), name
+        if want.dtype.kind in "bui":
+            assert np.array_equal(got, want), name
+            continue
+        limit = 2 * scale * tau(got.dtype, K)
+        assert error(got, want) <= limit, f"{name}: {error(got, want):.2e} > {limit:.2e}"
