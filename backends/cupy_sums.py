@@ -20,8 +20,9 @@ from .cuda_registry import EACH, LIMIT, MOST, TENSORS, WIDE, divisor, layout, ru
 BLOCKS = 528
 """Blocks that add up a map together: four for each of the 132 processors of an H100, each with several packs under way
 for every thread. More would leave more for the second stage."""
-PASS_BLOCKS = 4 * BLOCKS
-"""Blocks that pass over a map: more, since nobody has to add up what they leave."""
+PASS_BLOCKS = 2 * BLOCKS
+"""Blocks that pass over a map: more, since nobody has to add up what they leave; not many more, since each thread first
+works out the numbers of its channels."""
 SHORT = 1024
 """Rows that one block for 32 channels adds up by itself: what it takes is less than a second launch."""
 

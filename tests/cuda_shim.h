@@ -60,6 +60,9 @@ static inline unsigned short float_to_half(float x) {
     return sign + ((exponent + 15) << 10) + (int)std::nearbyint(std::ldexp(size, 10 - exponent)) - 1024;
 }
 
+static unsigned short rounded_to_upper_half(float);
+static inline unsigned short float_to_bfloat(float x) { return rounded_to_upper_half(x); }
+
 // -- fibers -----------------------------------------------------------------------------------------------------------
 
 enum Waiting { NOT, BLOCK, WARP, ENDED };

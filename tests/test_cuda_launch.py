@@ -87,7 +87,11 @@ def test_division_by_multiplication(rng, n):
 
 # -- NVRTC -------------------------------------------------------------------------------------------------------------
 
-COMBINATIONS = {"sm_80": [("float64", 1), ("float16", 8)], "sm_90": [("float32", 4), ("bfloat16", 2)]}
+COMBINATIONS = {
+    "sm_75": [("bfloat16", 8)],
+    "sm_80": [("float64", 1), ("float16", 8)],
+    "sm_90": [("float32", 4), ("bfloat16", 2)],
+}
 
 
 @needs_nvrtc

@@ -21,6 +21,12 @@
 
 // -- numbers ----------------------------------------------------------------------------------------------------------
 
+// The upper half of a float, rounded to the nearest, ties to even: bfloat16 where no instruction makes one.
+__device__ inline unsigned short rounded_to_upper_half(float x) {
+    unsigned int word = __float_as_uint(x);
+    return x != x ? 0x7fc0 : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+}
+
 #ifdef __CUDACC_RTC__
 __device__ inline float half_to_float(unsigned short bits) {
     float x;
@@ -33,6 +39,16 @@ __device__ inline unsigned short float_to_half(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
+
+__device__ inline unsigned short float_to_bfloat(float x) {
+#if __CUDA_ARCH__ >= 800
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+#else
+    return rounded_to_upper_half(x);
+#endif
+}
 #endif
 
 struct float16 {  // 16 bits in memory, float in arithmetic; without CUDA's headers, which may not be installed
@@ -43,14 +59,11 @@ struct float16 {  // 16 bits in memory, float in arithmetic; without CUDA's head
     __device__ operator float() const { return half_to_float(bits); }
 };
 
-struct bfloat16 {  // the upper half of a float, rounded to the nearest, ties to even
+struct bfloat16 {
     unsigned short bits;
 
     bfloat16() = default;
-    __device__ bfloat16(float x) {
-        unsigned int word = __float_as_uint(x);
-        bits = x != x ? 0x7fc0 : (word + 0x7fff + (word >> 16 & 1)) >> 16;
-    }
+    __device__ bfloat16(float x) : bits(float_to_bfloat(x)) {}
     __device__ operator float() const { return __uint_as_float((unsigned int)bits << 16); }
 };
 
