@@ -32,7 +32,9 @@ LIMIT = 2**31 - 2**16
 """Arrays of as many elements are left to the references: kernels count in 32 bits."""
 
 MOST, EACH = 40, 1024
-"""Tensors of one launch, and elements of one block, in kernels/optimizers.cu."""
+"""Tensors of one launch, and elements of one block, in kernels/optimizers.cu; banks of one in kernels/banks.cu."""
+SIDE = 32
+"""Rows and columns that a block turns."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,12 @@ _ALL = [
             "wide* partial, const real* x, const real* dy, int weights, int places, int chunk, Windows at, Bank bank",
         ),
     ),
-    *_file("banks.cu", "REAL", ("turn", "correlate", "real* to, const real* from, int rows, int columns", True)),
+    *_file(
+        "banks.cu",
+        "REAL",
+        ("turn", "correlate", "real* to, const real* from, int rows, int columns", True),
+        ("turn_all", "round_all", "Turns all", True),
+    ),
     *_file(
         "batch.cu",
         "REAL PIXEL",
@@ -237,6 +244,10 @@ TENSOR = numpy.dtype(
     + [(name, "i4") for name in ("size", "blocks")]
 )
 TENSORS = numpy.dtype([("at", TENSOR, (MOST,))])
+TURN = numpy.dtype(
+    [(name, "u8") for name in ("to", "from")] + [(name, "i4") for name in ("rows", "columns", "blocks")], align=True
+)
+TURNS = numpy.dtype([("at", TURN, (MOST,))])
 
 
 def rule(wide: str) -> numpy.dtype:

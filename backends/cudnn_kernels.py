@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
+
 from dualnet.backend import Array, backend_of, get_precision
 from dualnet.geometry import Windows
 
-from . import cudnn, cudnn_plans, cupy_kernels
+from . import cudnn, cudnn_plans, cupy_kernels, cupy_sums
 from .cuda_launch import launch, served
-from .cuda_registry import LIMIT
+from .cuda_registry import LIMIT, MOST, SIDE, TURNS
 from .cudnn_plans import DTYPES, FILTERS, FORWARD, INPUTS, Plan, Shape
 
 
@@ -80,8 +82,10 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
 
 
 def turned(xp: Any, w: Array) -> Array:
-    """(k1, k2, C/g, D) -> (D, k1, k2, C/g), in one launch."""
-    D = w.shape[3]
+    """(k1, k2, C/g, D) -> (D, k1, k2, C/g), in one launch; in none, where it lies so already."""
+    D, lying = w.shape[3], xp.permute_dims(w, (3, 0, 1, 2))
+    if lying.flags.c_contiguous:
+        return _ready(xp, lying)
     return _transposed(xp, xp.ascontiguousarray(w), w.size // D, D, (D, *w.shape[:3]))
 
 
@@ -95,9 +99,40 @@ def _transposed(xp: Any, matrix: Array, rows: int, columns: int, shape: tuple[in
     if min(rows, columns) == 1:
         return _ready(xp, xp.reshape(matrix, shape))
     out = xp.empty(shape, dtype=matrix.dtype)
-    grid = (-(-columns // 32), -(-rows // 32))
-    launch(xp, "turn", grid, out, matrix, rows, columns, real=matrix.dtype.name)
+    launch(xp, "turn", (_tiles(rows, columns),), out, matrix, rows, columns, real=matrix.dtype.name)
     return out
+
+
+def _tiles(rows: int, columns: int) -> int:
+    return -(-rows // SIDE) * -(-columns // SIDE)
+
+
+def round_all(values: list[Array], dtype: Any) -> Any:
+    """Every parameter in 16 bits; banks of filters in memory as cuDNN wants them, (D, k1, k2, C/g), so that no
+    convolution turns them: what is returned is still (k1, k2, C/g, D), seen the other way round.
+    """
+    banks = [w for w in values if w.ndim == 4 and w.shape[2] > cupy_kernels.FEW]
+    if not banks or dtype.name not in DTYPES or dtype.itemsize > 2 or cudnn.library() is None:
+        return NotImplemented
+    if not served(*values) or values[0].dtype.name != "float32" or not all(w.flags.c_contiguous for w in values):
+        return NotImplemented
+    others = [w for w in values if not any(w is bank for bank in banks)]
+    rounded = iter(cupy_sums.round_all(others, dtype) if others else ())
+    turned = iter(_turn_all(banks, dtype))
+    return [next(turned) if any(w is bank for bank in banks) else next(rounded) for w in values]
+
+
+def _turn_all(banks: list[Array], dtype: Any) -> list[Array]:
+    xp = backend_of(banks[0]).xp
+    made = [xp.empty((w.shape[3], *w.shape[:3]), dtype=dtype) for w in banks]
+    for start in range(0, len(banks), MOST):
+        table, blocks = numpy.zeros((), TURNS), 0
+        for k, (to, w) in enumerate(zip(made[start : start + MOST], banks[start : start + MOST])):
+            rows, columns = w.size // w.shape[3], w.shape[3]
+            blocks += _tiles(rows, columns)
+            table["at"][k] = (to.data.ptr, w.data.ptr, rows, columns, blocks)
+        launch(xp, "turn_all", (blocks,), table, real=dtype.name)
+    return [xp.permute_dims(bank, (1, 2, 3, 0)) for bank in made]
 
 
 def _ready(xp: Any, array: Array) -> Array:
@@ -128,7 +163,7 @@ def _shape(way: str, like: Array, N: int, C: int, D: int, groups: int, at: Windo
     return Shape(way, N, C, D, groups, at, dtype, dtype == "float32" and get_precision() == "tf32")
 
 
-KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs)}
-
-for _kernel in KERNELS.values():
+for _kernel in (correlate, correlate_filters, correlate_inputs):
     _kernel.library = "cuDNN"  # as counted in dualnet.backend.calls
+
+KERNELS = {kernel.__name__: kernel for kernel in (correlate, correlate_filters, correlate_inputs, round_all)}

@@ -70,7 +70,7 @@ def test_kernels_that_work_together_are_marked():
         text = (cuda_registry.FOLDER / file).read_text(encoding="utf-8")
         bodies = dict(re.findall(r"^\w*ENTRY (\w+)\(.*?\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL))
         for name, body in bodies.items():
-            talks = bool(re.search(r"over_rows|over_block|add_rows|of_warp|__syncthreads|__shfl", body))
+            talks = bool(re.search(r"over_rows|over_block|add_rows|turn_tile|of_warp|__syncthreads|__shfl", body))
             assert cuda_registry.KERNELS[name].together == talks, name
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import cuda_host
 import fake_cudnn
 import fake_cupy
 import numpy as np
@@ -18,7 +19,7 @@ from oracles import error
 
 import dualnet as dn
 from dualnet.backend import calls, references
-from dualnet.backends import cudnn, cudnn_kernels, cudnn_plans
+from dualnet.backends import cudnn, cudnn_kernels, cudnn_plans, cupy_kernels
 from dualnet.geometry import windows
 
 
@@ -144,6 +145,45 @@ def test_a_bank_is_turned_and_turned_back(world, rng, dtype, shape):
     there = cudnn_kernels.turned(world.cupy, dn.asarray(w))
     assert dn.to_numpy(there).tobytes() == np.ascontiguousarray(w.transpose(3, 0, 1, 2)).tobytes()
     assert dn.to_numpy(cudnn_kernels.turned_back(world.cupy, there)).tobytes() == w.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_parameters_of_16_bits_lie_turned(world, rng, dtype):
+    """Forty-five banks among other parameters: rounded as ever, and no convolution turns one of them again."""
+    kind = np.dtype(dtype_of(dtype))
+    shapes = [(3, 3, int(C), int(D)) for C, D in rng.integers(7, 70, (45, 2))]
+    shapes[3:3] = [(64,), (3, 3, 3, 8), (7, 5)]  # few channels have kernels of their own
+    host = [rng.standard_normal(shape, dtype="f4") for shape in shapes]
+    cuda_host.launches.clear()
+    made = dn.initializers.round_all([dn.asarray(w) for w in host], kind)
+    assert Counter(cuda_host.launches) == {"turn_all": 2, "round_all": 1}
+    for w, got in zip(host, made, strict=True):
+        assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
+        bank = w.ndim == 4 and w.shape[2] > cupy_kernels.FEW
+        assert got.flags.c_contiguous != bank
+        if bank:
+            cuda_host.launches.clear()
+            turned = cudnn_kernels.turned(world.cupy, got)
+            assert turned.data.ptr == got.data.ptr and turned.flags.c_contiguous and not cuda_host.launches
+    alone = dn.initializers.round_all([dn.asarray(host[0])], kind)
+    assert dn.to_numpy(alone[0]).tobytes() == host[0].astype(kind).tobytes()
+    assert cudnn_kernels.round_all([dn.asarray(host[3])], kind) is NotImplemented
+    assert cudnn_kernels.round_all([dn.asarray(host[0])], np.dtype("f4")) is NotImplemented
+
+
+def test_a_step_of_16_bits_turns_banks_in_one_launch(world, rng, monkeypatch):
+    monkeypatch.setenv("DUALNET_CUDNN", "all")
+    dtype_of("bfloat16")
+    x, t = dn.asarray(rng.standard_normal((4, 8, 8, 8), dtype="f4"), "bfloat16"), dn.asarray(rng.integers(0, 3, 4))
+    net = dn.Sequential([dn.Conv2D(16, 3), dn.ReLU(), dn.Conv2D(8, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)])
+    net.init((8, 8, 8), seed=1, dtype="bfloat16")
+    launched = []
+    for epochs in (1, 2, 3):  # in the first, plans are tried out, and the first casts come one by one
+        cuda_host.launches.clear()
+        net.fit(x, t, epochs=epochs, batch_size=2, verbose=0)
+        launched.append(Counter(cuda_host.launches))
+    more = launched[2] - launched[1]
+    assert more["turn_all"] == 2 and more["turn"] == 4, "once for all banks, and back for each gradient"
 
 
 def test_a_bank_that_needs_no_turning_lies_on_16_bytes_too(world, rng, monkeypatch):
@@ -390,4 +430,4 @@ def test_nothing_waits_after_the_first_time(world, small):
     with dn.transfers("forbid"):
         step()
     assert world.counted["waits"] == waits
-    assert set(world.cupy.now.called - called) <= {"empty", "ascontiguousarray", "reshape"}
+    assert set(world.cupy.now.called - called) <= {"empty", "ascontiguousarray", "permute_dims", "reshape"}

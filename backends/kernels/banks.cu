@@ -3,17 +3,42 @@
 
 #define SIDE 32
 #define ROWS 8
+#define MOST 40  // banks of one launch
 
-// to (columns, rows) = from (rows, columns) transposed. A block of 32 × 8 threads turns a tile of 32 × 32, so that it
-// reads and writes in runs; the tile is a column wider than it needs, so that no two lanes meet in one bank of memory.
-ENTRY turn(real* to, const real* from, int rows, int columns) {
+// to (columns, rows) = from (rows, columns) transposed: the tile number `number` of 32 × 32, by 32 × 8 threads, so that
+// they read and write in runs. It is a column wider than it needs, so that no two lanes meet in one bank of memory.
+template <class Number>
+__device__ inline void turn_tile(real* to, const Number* from, int rows, int columns, int number) {
     __shared__ real tile[SIDE][SIDE + 1];
-    int left = blockIdx.x * SIDE, top = blockIdx.y * SIDE;
+    int across = (columns + SIDE - 1) / SIDE;
+    int left = number % across * SIDE, top = number / across * SIDE;
     for (int y = threadIdx.y; y < SIDE; y += ROWS)
         if (top + y < rows && left + threadIdx.x < columns)
-            tile[y][threadIdx.x] = from[(top + y) * columns + left + threadIdx.x];
+            tile[y][threadIdx.x] = real(wide(from[(top + y) * columns + left + threadIdx.x]));
     __syncthreads();
     for (int y = threadIdx.y; y < SIDE; y += ROWS)
         if (left + y < columns && top + threadIdx.x < rows)
             to[(left + y) * rows + top + threadIdx.x] = tile[threadIdx.x][y];
+}
+
+ENTRY turn(real* to, const real* from, int rows, int columns) {
+    turn_tile(to, from, rows, columns, blockIdx.x);
+}
+
+struct Turn {
+    real* to;
+    const wide* from;
+    int rows, columns, blocks;  // blocks, of a tile each, up to and with this bank
+};
+
+struct Turns {
+    Turn at[MOST];
+};
+
+// Many at once, rounded to 16 bits on the way.
+ENTRY turn_all(Turns all) {
+    int k = 0, before = 0;
+    while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;
+    const Turn& of = all.at[k];
+    turn_tile(of.to, of.from, of.rows, of.columns, blockIdx.x - before);
 }
