@@ -12,7 +12,7 @@ import fake_cupy
 import numpy as np
 import pristine
 import pytest
-from fake_cudnn import agree, arrays, asked
+from fake_cudnn import agree, arrays, asked, dtype_of
 from oracles import error
 
 import dualnet as dn
@@ -74,12 +74,14 @@ def test_a_captured_step_gives_the_same_bits(world, small, rng):
             assert dn.to_numpy(one).tobytes() == dn.to_numpy(two).tobytes()
 
 
-def test_a_captured_training_gives_the_same_bits(world, rng):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_captured_training_gives_the_same_bits(world, rng, dtype):
+    dtype_of(dtype)
     x, t = rng.standard_normal((8, 8, 8, 3)).astype(np.float32), rng.integers(0, 3, 8)
     layers = [dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Conv2D(12, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)]
     trained = []
     for capture in (False, True):
-        net = dn.Sequential(layers).copy().init((8, 8, 3), seed=1)
+        net = dn.Sequential(layers).copy().init((8, 8, 3), seed=1, dtype=dtype)
         calls.clear()
         net.fit(x, t, epochs=3, batch_size=4, optimizer=dn.SGD(0.05, momentum=0.9), verbose=0, capture=capture)
         assert {name for name, by in calls if by == "kernel of cuDNN"} >= {"correlate", "correlate_inputs"}
