@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from dualnet.backend import Array
+from dualnet.backend import Array, backend_of
 
 from .cuda_registry import KERNELS, LIMIT, REAL, TAP, WIDE, Kernel, source
 
@@ -92,3 +92,13 @@ def packing(channels: int, *arrays: Array) -> int:
     while pack > 1 and (channels % pack or any(a.data.ptr % (pack * a.itemsize) for a in arrays)):
         pack //= 2
     return pack
+
+
+def contiguous(*arrays: Array | None) -> list[Array | None]:
+    """Each as a kernel reads it."""
+    return [None if a is None else backend_of(a).xp.ascontiguousarray(a) for a in arrays]
+
+
+def like(w: Array) -> Array:
+    """A new array of this shape and dtype."""
+    return backend_of(w).xp.empty(w.shape, dtype=w.dtype)

@@ -268,6 +268,11 @@ def divisor(n: int) -> tuple[int, int, int]:
     return n, (2**32 * (2**shift - n)) // n + 1 if n else 0, shift
 
 
+def divided_by(n: int) -> numpy.ndarray:
+    """A divisor that a kernel is handed by itself."""
+    return numpy.array(divisor(n), DIVISOR)
+
+
 def structure(kind: str, **values: object) -> numpy.ndarray:
     """One structure, filled in; a field by_X is the divisor of X if nothing else is said."""
     made = numpy.zeros((), STRUCTURES[kind])

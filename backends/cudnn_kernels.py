@@ -16,7 +16,7 @@ import numpy
 from dualnet.backend import Array, backend_of, get_precision
 from dualnet.geometry import Windows
 
-from . import cudnn, cudnn_plans, cupy_kernels, cupy_sums
+from . import cudnn, cudnn_plans, cupy_kernels, cupy_steps
 from .cuda_launch import launch, served
 from .cuda_registry import LIMIT, MOST, SIDE, TURNS
 from .cudnn_plans import DTYPES, FILTERS, FORWARD, INPUTS, Plan, Shape
@@ -117,7 +117,7 @@ def round_all(values: list[Array], dtype: Any) -> Any:
     if not served(*values) or values[0].dtype.name != "float32" or not all(w.flags.c_contiguous for w in values):
         return NotImplemented
     others = [w for w in values if not any(w is bank for bank in banks)]
-    rounded = iter(cupy_sums.round_all(others, dtype) if others else ())
+    rounded = iter(cupy_steps.round_all(others, dtype) if others else ())
     turned = iter(_turn_all(banks, dtype))
     return [next(turned) if any(w is bank for bank in banks) else next(rounded) for w in values]
 

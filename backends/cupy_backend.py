@@ -16,9 +16,9 @@ import numpy
 
 from dualnet.backend import Array, Backend, BackendUnavailable
 
-from . import cublas, cudnn_kernels, cudnn_plans, cupy_graph, cupy_kernels, cupy_sums
+from . import cublas, cudnn_kernels, cudnn_plans, cupy_graph, cupy_kernels, cupy_steps, cupy_sums
 
-OWN = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS}
+OWN = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS, **cupy_steps.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
     name: tuple(kernels[name] for kernels in (cudnn_kernels.KERNELS, OWN) if name in kernels) for name in OWN
 }

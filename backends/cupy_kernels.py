@@ -17,7 +17,7 @@ from dualnet.geometry import Windows
 
 from . import cublas
 from .cuda_launch import launch, packing, served
-from .cuda_registry import LIMIT, WIDE, bank, divisor, structure, windows
+from .cuda_registry import LIMIT, WIDE, bank, divided_by, structure, windows
 
 COLUMN_BYTES = 32 * 2**20
 """Columns of one block of the batch: they stay in the L2 cache (50 MiB on an H100) until the product has read them."""
@@ -214,14 +214,9 @@ def biased(y: Array, b: Array | None, relu: bool) -> Array:
     xp, D = backend_of(y).xp, y.shape[-1]
     b = xp.ascontiguousarray(b)
     pack = packing(D, y, b)
-    count, by_D = y.size // pack, _divisor(D // pack)
+    count, by_D = y.size // pack, divided_by(D // pack)
     launch(xp, "add_bias", count, y, b, count, by_D, relu, real=y.dtype.name, pack=pack)
     return y
-
-
-def _divisor(n: int) -> Any:
-    number, magic, shift = divisor(n)
-    return structure("Divisor", divisor=number, magic=magic, shift=shift)
 
 
 # -- ReLU (E7, E14), and where branches meet ---------------------------------------------------------------------------

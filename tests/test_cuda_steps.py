@@ -11,7 +11,7 @@ from oracles import error, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends import cupy_sums
+from dualnet.backends import cupy_steps
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
     lr, t = (dn.asarray(np.full(1, 0.1, "f4")), dn.asarray(np.full(1, 4, "u8"))) if on_device else (np.float64(0.1), 5)
     second = there_b if adam else [None] * 50
     rows = list(zip(there_w, there_a, second, there_s, there_w, there_a, second, there_g))
-    cupy_sums.update(kernel, rows, lr=lr, t=t, **rule)
+    cupy_steps.update(kernel, rows, lr=lr, t=t, **rule)
     assert cuda_host.launches == [kernel] * 2
     for k in range(50):
         step = g[k].astype("f4") + np.float32(0.01) * w[k]
@@ -75,7 +75,7 @@ def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
     row = (new[0], new[1], new[2] if adam else None, shadow, there_w, there_a, second, dn.asarray(g))
     rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 3} if adam else {})}
     by, flag = dn.asarray(np.asarray(1 / 64, wide)), dn.asarray(np.asarray(finite))
-    cupy_sums.update(kernel, [row], unscale=by, finite=flag, **rule)
+    cupy_steps.update(kernel, [row], unscale=by, finite=flag, **rule)
     if not finite:
         wanted = [w, a, b * b]
     elif adam:
@@ -97,11 +97,11 @@ def test_many_parameters_in_16_bits(cupy, rng, dtype):
     values = [rng.standard_normal(int(n)).astype("f4") for n in rng.integers(1, 2500, 50)]
     kind, there_w = np.dtype(dtype), [dn.asarray(w) for w in values]
     cuda_host.launches.clear()
-    for got, w in zip(cupy_sums.round_all(there_w, kind), values, strict=True):
+    for got, w in zip(cupy_steps.round_all(there_w, kind), values, strict=True):
         assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
     assert cuda_host.launches == ["round_all"] * 2
     for wrong, to in (([dn.asarray(values[0], "float64")], kind), (there_w[:1], np.dtype("f4"))):
-        assert cupy_sums.round_all(wrong, to) is NotImplemented
+        assert cupy_steps.round_all(wrong, to) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,10 +118,10 @@ def test_over_all_gradients(cupy, rng, dtype):
             worse = [array.copy() for array in arrays]
             worse[k][rng.integers(worse[k].size)] = bad
             agree("all_finite", *worse, K=0)
-            assert not dn.to_numpy(cupy_sums.all_finite(*map(dn.asarray, worse)))
+            assert not dn.to_numpy(cupy_steps.all_finite(*map(dn.asarray, worse)))
     empty = np.zeros(0, dtype)
-    assert cupy_sums.all_finite(dn.asarray(empty)) is NotImplemented
-    assert cupy_sums.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
+    assert cupy_steps.all_finite(dn.asarray(empty)) is NotImplemented
+    assert cupy_steps.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
 
 
 @pytest.mark.parametrize("source", ["uint8", "float32"])
@@ -131,7 +131,7 @@ def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
     order = rng.integers(0, 6, 7).astype("i4")
     moves = np.stack([*rng.integers(-3, 4, (2, 7)), rng.integers(0, 2, 7)], axis=1).astype("i1") if moved else None
     mean, scale = rng.random(3).astype("f4"), rng.random(3).astype("f4")
-    y = cupy_sums.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
+    y = cupy_steps.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
     for n, image in enumerate(images[order].astype("f4")):
         if moved:
             down, right, flipped = moves[n]
@@ -149,5 +149,5 @@ def test_bfloat16_is_rounded_as_by_the_host(cupy, rng):
     w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="bfloat16")
     g = dn.asarray(np.zeros(x.shape, "bfloat16"))
     flag = dn.asarray(np.asarray(False))  # a step that does not count rounds the masters
-    cupy_sums.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
+    cupy_steps.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
     assert dn.to_numpy(shadow).tobytes() == rounded.tobytes()

@@ -72,26 +72,6 @@ def test_pools(backend, rng, op, size, options):
     prove_pool(op, array(rng, size), options)
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 1, "padding": 1}, {"dilation": 2, "stride": 1}])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_relu_in_the_same_pass(backend, rng, options, dtype):
-    """max_pool2d(relu=True) is max_pool2d, then relu (E7, E14), bit for bit; and relu, then max_pool2d."""
-    x = rng.integers(-9, 7, (3, 8, 6, 5)).astype(dtype)  # with ties, and windows below 0
-    x[0, 0] = np.nan
-    x = dn.asarray(x)
-    between, first = dn.ops.max_pool2d(x, 2, **options)
-    y, second = dn.ops.relu(between)
-    together, way = dn.ops.max_pool2d(x, 2, relu=True, **options)
-    assert np.array_equal(dn.to_numpy(together), dn.to_numpy(y), equal_nan=True)
-    assert (dn.to_numpy(y) == 0).any() and (dn.to_numpy(y) > 0).any() and np.isnan(dn.to_numpy(y)).any()
-    dy = dn.asarray(rng.standard_normal(y.shape), dtype)
-    assert np.array_equal(dn.to_numpy(way(dy)), dn.to_numpy(first(second(dy))))
-    smaller, back = dn.ops.relu(x)
-    other, undo = dn.ops.max_pool2d(smaller, 2, **options)
-    assert np.array_equal(dn.to_numpy(other), dn.to_numpy(y), equal_nan=True)
-    assert np.array_equal(dn.to_numpy(back(undo(dy))), dn.to_numpy(way(dy)))
-
-
 @pytest.mark.parametrize("size, options", CASES)
 def test_average_that_counts_the_padding(backend, rng, size, options):
     prove_pool("avg_pool2d", array(rng, size), {**options, "count_include_pad": True})
