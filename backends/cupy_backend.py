@@ -106,11 +106,17 @@ def _number(cupy: Any, device: int | None) -> int:
     except Exception as error:
         raise _no_device(runtime, error) from None
     if count == 0:
-        raise _unavailable("there is no NVIDIA device here", _without_gpu())
+        raise _unavailable("there is no NVIDIA device here", WITHOUT_GPU)
     number = runtime.getDevice() if device is None else device
     if number >= count:
         raise _unavailable(f"there is no device {number}; the devices are {', '.join(map(_name, range(count)))}")
     return number
+
+
+WITHOUT_GPU = (
+    "CuPy is installed, and needs an NVIDIA GPU with its driver: nvidia-smi shows both, and a container is given them "
+    "with --gpus all. Without, choose 'numpy' or 'auto'"
+)
 
 
 def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
@@ -121,10 +127,10 @@ def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
                 f"the NVIDIA driver serves CUDA {_version(driver)} and this CuPy needs {needed}",
                 f"Update the driver, or install the CuPy that fits it with: {_install_line(driver)}",
             )
-        return _unavailable("there is no NVIDIA driver here", _without_gpu())
+        return _unavailable("there is no NVIDIA driver here", WITHOUT_GPU)
     if "NoDevice" in str(error):
-        return _unavailable("there is no NVIDIA device here", _without_gpu())
-    return _unavailable(f"the CUDA runtime does not start: {_first_line(error)}", _without_gpu())
+        return _unavailable("there is no NVIDIA device here", WITHOUT_GPU)
+    return _unavailable(f"the CUDA runtime does not start: {_first_line(error)}", WITHOUT_GPU)
 
 
 def _prove(cupy: Any, here: Any) -> None:
@@ -148,10 +154,6 @@ def _broken(error: Exception) -> BackendUnavailable:
 
 def _unavailable(cause: str, fix: str = "") -> BackendUnavailable:
     return BackendUnavailable(f"cupy: {cause}. {fix}".rstrip(" ."))
-
-
-def _without_gpu() -> str:
-    return f"With an NVIDIA GPU and its driver, install CuPy with: {_install_line()}; without, choose 'numpy' or 'auto'"
 
 
 def _install_line(driver: int | None = None) -> str:

@@ -208,7 +208,7 @@ def test_a_broken_installation(unloaded, monkeypatch, tmp_path):
         (
             "cudaErrorInsufficientDriver: CUDA driver version is insufficient",
             0,
-            "there is no NVIDIA driver here. With an",
+            "there is no NVIDIA driver here. CuPy is installed, and needs",
         ),
         (
             "cudaErrorInsufficientDriver: ...",
@@ -218,7 +218,7 @@ def test_a_broken_installation(unloaded, monkeypatch, tmp_path):
         (
             "cudaErrorNoDevice: no CUDA-capable device is detected",
             12080,
-            "there is no NVIDIA device here. With an NVIDIA",
+            "there is no NVIDIA device here. CuPy is installed, and needs",
         ),
         ("cudaErrorUnknown: unknown\nerror", 12080, "the CUDA runtime does not start: RuntimeError: cudaErrorUnknown"),
     ],
@@ -231,7 +231,8 @@ def test_no_driver_and_no_device(cupy, error, driver, expected):
     cupy.cuda.runtime.driverGetVersion = lambda: driver
     message = fails()
     assert message.startswith(f"cupy: {expected}")
-    assert 'pip install "dualnet[cuda12x]"' in message
+    hint = 'pip install "dualnet[cuda12x]"' if driver == 11080 else "--gpus all. Without, choose 'numpy' or 'auto'"
+    assert hint in message
 
 
 def test_no_such_device(cupy):
@@ -292,7 +293,7 @@ def test_the_real_cupy_without_a_device_fails_in_one_clear_line():
     assert done.returncode == 1 and done.stdout == ""
     last = done.stderr.splitlines()[-1]
     assert "BackendUnavailable: DUALNET_BACKEND=cupy: cupy: there is no NVIDIA d" in last
-    assert "pip install" in last
+    assert "needs an NVIDIA GPU" in last and "'numpy'" in last
     assert "cudaError" not in done.stderr  # nor CuPy's own traceback above it
 
 

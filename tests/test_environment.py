@@ -83,7 +83,7 @@ def run(tmp_path, code, **variables):
             {"DUALNET_BACKEND": "cupy"},
             "",
             "BackendUnavailable: DUALNET_BACKEND=cupy: cupy: there is no NVIDIA driver here. "
-            'With an NVIDIA GPU and its driver, install CuPy with: pip install "dualnet[cuda',
+            "CuPy is installed, and needs an NVIDIA GPU with its driver",
         ),
         (
             {"DUALNET_BACKEND": "CUPY:1"},
