@@ -296,3 +296,31 @@ def test_an_error_inside_names_the_place_and_stays_of_its_class():
         with pytest.raises(np.linalg.LinAlgError, match="^as it was") as caught:
             run(np.ones((1, 2), np.float32))
         assert caught.value.__notes__ == ["in layer 0 (Wrong)", "in layer 1 (Sequential)"]
+
+
+# -- values of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_keeps_its_shape(backend):
+    net = small().init((5, 5, 2))
+    w = net[0].w
+    before = dn.to_numpy(w.value).copy()
+    with pytest.raises(
+        ValueError,
+        match=r"^Conv2D.w: value has shape \(3, 3\); expected \(3, 3, 2, 3\)\. Reshape it, or give the layer",
+    ):
+        w.value = dn.asarray(np.zeros((3, 3), "float32"))
+    with pytest.raises(TypeError, match=r"^Scale.g: value is a list; expected an array. Make one with dn.asarray"):
+        net[1].layer.g.value = [1.0, 2.0, 3.0]
+    with pytest.raises(TypeError, match=r"^Conv2D: w is a parameter, not an array. Write layer.w.value = array"):
+        net[0].w = dn.asarray(before)
+    assert net.parameters()["0.w"] is w and np.array_equal(dn.to_numpy(w.value), before)
+    w.value = dn.asarray(before + 1.0)
+    w.value *= 2.0
+    net[0].w, net[0].b = dn.Parameter(w.value), None
+    assert np.array_equal(dn.to_numpy(net[0].w.value), 2.0 * (before + 1.0)) and "0.b" not in net.parameters()
+
+
+def test_a_copied_parameter_still_knows_its_name(backend):
+    with pytest.raises(ValueError, match="^Conv2D.w: value has shape"):
+        small().init((5, 5, 2)).copy()[0].w.value = dn.asarray(np.zeros((3, 3), "float32"))

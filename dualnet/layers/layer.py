@@ -71,6 +71,12 @@ class Layer(Stateful):
     def __init__(self) -> None:
         """A layer without arguments."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and backend_of(value) is not None:
+            owner = type(self).__name__
+            raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array")
+        super().__setattr__(name, value)
+
     if not TYPE_CHECKING:  # who checks types is to miss what no class declares
 
         def __getattr__(self, name: str) -> Any:
@@ -161,6 +167,9 @@ class Layer(Stateful):
         draw.seen[id(self)] = input_shape
         self.input_shape, self.dtype = input_shape, draw.dtype
         self.build(input_shape, draw)
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                value.name = f"{type(self).__name__}.{name}"
         return output
 
     def enter(self, x: Array) -> Array:
