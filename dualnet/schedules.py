@@ -14,12 +14,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arguments import count, number, real
+from .arguments import Constructed, count, number, real
 
 __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_config"]
 
 
-class Schedule:
+class Schedule(Constructed):
     """Base class: a function of the step that can be written down. One of your own defines ``__call__(step)``.
 
     >>> import dualnet as dn
@@ -247,6 +247,11 @@ def rate(value: Any, name: str, *, op: str) -> float | Callable[[int], float]:
     """A learning rate: a number, or a function of the step."""
     if isinstance(value, type):
         raise TypeError(f"{op}: {name} is the class {value.__name__}; write {value.__name__}(...)")
+    if isinstance(value, (dict, list, tuple)):
+        raise TypeError(
+            f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. The parameters are not given "
+            "here but with their gradients, in step(net, grads)."
+        )
     return value if callable(value) else number(value, name, op=op)
 
 

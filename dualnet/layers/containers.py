@@ -323,9 +323,11 @@ def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:
 
 def check_layers(layers: Any, owner: str) -> list[Layer]:
     if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
-        raise TypeError(f"{owner}: expected a list of layers, got {type(layers).__name__}")
+        hint = f". Write {owner}([{type(layers).__name__}(...), ...])" if isinstance(layers, Layer) else ""
+        raise TypeError(f"{owner}: expected a list of layers, got {type(layers).__name__}{hint}")
     for place, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             hint = f"; write {layer.__name__}()" if isinstance(layer, type) and issubclass(layer, Layer) else ""
+            hint = "; write Sequential([...]) for a chain" if isinstance(layer, (list, tuple)) else hint
             raise TypeError(f"{owner}: item {place} is {layer!r}, which is no layer{hint}")
     return list(layers)
