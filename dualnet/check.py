@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 
+from . import markup
 from .backend import asarray, backend_of, to_numpy
 from .dtypes import is_floating
 from .layers.containers import forward_of
@@ -77,6 +78,16 @@ class Report:
                 f"error {row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.0e}{'' if row.ok else '   <-- wrong'}"
             )
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [row.argument, f"{row.analytic:+.9e}", f"{row.numeric:+.9e}", f"{row.error:.1e}{'' if row.ok else ' ✗'}"]
+            for row in self.rows
+        ]
+        limits = ", ".join(sorted({f"{row.limit:.0e}" for row in self.rows}))
+        head = f"{markup.badge('PASS' if self.ok else 'FAIL')} <b>{markup.escape(self.subject)}</b>, limit {limits}"
+        body = markup.scrolling(markup.table("", ("argument", "pullback", self.method, "error"), rows))
+        return f"<div>{head}</div>{body}"
 
 
 def gradient(
