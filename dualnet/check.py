@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 
 from . import markup
+from .arguments import integer
 from .backend import asarray, backend_of, to_numpy
 from .dtypes import is_floating
 from .layers.containers import forward_of
@@ -152,7 +153,8 @@ def _compared(
     method: str, compare: Callable[..., Row], problem: _Problem, directions: int, seed: int, raises: bool
 ) -> Report:
     """Each argument along several random directions."""
-    rng = numpy.random.default_rng(seed)
+    directions = integer(directions, "directions", op="check")
+    rng = numpy.random.default_rng(integer(seed, "seed", op="check", least=0))
     rows = [compare(problem, argument, rng) for argument in problem.arguments for _ in range(directions)]
     report = Report(problem.name, method, rows)
     if raises and not report.ok:
