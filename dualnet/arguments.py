@@ -8,7 +8,6 @@ case: a NumPy scalar would promote float32 to float64. ``op`` is the op, layer o
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -158,6 +157,24 @@ def flag(value: Any, name: str, *, op: str) -> bool:
     return value
 
 
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Can a function be called with so many arguments, by position? One of which that is not known is believed to.
+
+    >>> takes(lambda x: x, 1), takes(lambda x: x, 3), takes(max, 2)
+    (True, False, True)
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, and silent
+        return True
+    return True
+
+
 # -- constructors ------------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +237,8 @@ def _misfit(owner: str, signature: inspect.Signature, given: tuple, named: dict[
         if first != ["units"] and over <= len(options):
             hints.append(line(shown))
     for name in named.keys() - takes.keys():
-        hints += [f"{meant}={_shown(named[name])}" for meant in difflib.get_close_matches(name, takes, 1)]
+        hints += [f"{meant}={_shown(named[name])}" for meant in takes if name in meant or name == f"{meant}s"]
+        why += f", and there is no {name!r}" if name not in why else ""
     expected = f"{owner}{inspect.Signature(list(takes.values()))}"
     call = f"{owner}({', '.join(shown + rest)})"
     return f"{call}: {why}; expected {expected}" + (f". Write {', or '.join(hints)}." if hints else "")

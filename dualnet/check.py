@@ -173,7 +173,8 @@ def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -
         numeric = (up - down) / (2 * STEP)
         norm = float(numpy.linalg.norm(v) * numpy.linalg.norm(gradient))
         analytic = float(numpy.vdot(v, gradient))
-        rounding = 4e-16 * (abs(up) + abs(down)) / STEP
+        terms = 2 * float(numpy.linalg.norm(y * g))  # they may cancel in the sum, but their rounding stays
+        rounding = 4e-16 * (abs(up) + abs(down) + terms) / STEP
         error = max(0.0, abs(analytic - numeric) - rounding) / norm if norm else abs(analytic - numeric) / (1 + norm)
         row = Row(argument, analytic, numeric, error, DIFFERENCE)
         bend = abs((up - here) - (here - down)) / STEP  # of the order of STEP where f is smooth
@@ -218,6 +219,11 @@ def _problem(
 ) -> _Problem:
     if isinstance(f, Layer):
         return _of_layer(f, arrays, train)
+    if not callable(f):
+        raise TypeError(f"check: got {f!r}; expected a layer, or a function that returns (y, pullback)")
+    unknown = [i for i in wrt or () if not -len(arrays) <= i < len(arrays)]
+    if unknown:
+        raise ValueError(f"check: wrt={list(wrt or ())}, but there are {len(arrays)} arrays; they are counted from 0")
     names = [f"argument {i}" for i in range(len(arrays))]
     given = {
         name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
@@ -229,7 +235,10 @@ def _problem(
         raise ValueError(f"check: got {kinds}; expected an array of floating dtype, to differentiate with respect to")
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
-        y, pullback = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+        result = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+        if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+            raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")
+        y, pullback = result
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
             result = pullback(asarray(g.astype(y.dtype.name)))

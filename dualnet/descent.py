@@ -140,6 +140,7 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     (array([0.6, 0. ], dtype=float32), 5.0)
     """
     max_norm = positive(max_norm, "max_norm", op="clip_by_global_norm")
+    _named(grads, "clip_by_global_norm")
     if not grads:
         return {}, asarray(0.0)
     xp = namespace("clip_by_global_norm", **grads)
@@ -156,10 +157,16 @@ def clip_by_value(grads: Gradients, limit: float) -> Gradients:
     array([ 1. , -0.5], dtype=float32)
     """
     limit = positive(limit, "limit", op="clip_by_value")
+    _named(grads, "clip_by_value")
     if not grads:
         return {}
     xp = namespace("clip_by_value", **grads)
     return {name: xp.clip(g, -limit, limit) for name, g in grads.items()}
+
+
+def _named(grads: Any, op: str) -> None:
+    if not isinstance(grads, dict):
+        raise TypeError(f"{op}: grads is a {type(grads).__name__}; expected gradients by name, as from a pullback")
 
 
 def choose_all(finite: Array | None, new: tuple[Array, Slots], old: tuple[Array, Slots]) -> tuple[Array, Slots]:

@@ -134,6 +134,10 @@ def load(
     >>> dn.to_numpy(dn.load(path, custom={"Double": Double})(dn.asarray([[1.5]])))
     array([[3.]], dtype=float32)
     """
+    if not isinstance(custom, Mapping | None):
+        raise TypeError(f'load: custom is {custom!r}; expected classes by name, such as {{"Scale": Scale}}')
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(f"load: optimizer is {optimizer!r}; expected one, made with the arguments of the one saved")
     for name, kind in (custom or {}).items():
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
@@ -156,6 +160,8 @@ def load(
 
 def _target(path: str | os.PathLike) -> Path:
     target = Path(os.fsdecode(path)).expanduser()
+    if target.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
+        raise ValueError(f"save: {str(path)!r} is a folder; expected a file, such as {str(target / 'model.npz')!r}")
     if not target.suffix:
         return target.with_name(target.name + SUFFIXES[0 if safetensors() else 1])
     if target.suffix not in SUFFIXES:

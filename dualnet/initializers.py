@@ -222,8 +222,8 @@ class Draw:
     ) -> Parameter:
         """A new parameter, on the backend in force."""
         value = get(initializer)(self._stream(), shape, fan_in, fan_out)
-        if tuple(value.shape) != tuple(shape):
-            raise ValueError(f"initializer {initializer!r} returned shape {value.shape}, expected {shape}")
+        if numpy.shape(value) != tuple(shape):
+            raise ValueError(f"initializer {initializer!r} returned shape {numpy.shape(value)}, expected {shape}")
         return Parameter(asarray(value, master_dtype(self.dtype)))
 
     def key(self) -> int:

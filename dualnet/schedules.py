@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arguments import Constructed, count, number, real
+from .arguments import Constructed, count, number, real, takes
 
 __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_config"]
 
@@ -252,6 +252,8 @@ def rate(value: Any, name: str, *, op: str) -> float | Callable[[int], float]:
             f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. The parameters are not given "
             "here but with their gradients, in step(net, grads)."
         )
+    if callable(value) and not takes(value, 1):
+        raise TypeError(f"{op}: {name} takes {inspect.signature(value)}; expected a function of the step, or a number")
     return value if callable(value) else number(value, name, op=op)
 
 

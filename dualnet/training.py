@@ -84,6 +84,11 @@ def fit(
     """
     epochs = integer(epochs, "epochs", op="fit", least=0)
     initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
+    if initial_epoch > epochs:
+        raise ValueError(
+            f"fit: initial_epoch={initial_epoch} lies behind epochs={epochs}, where the training ends. Both count "
+            f"from its beginning; for {epochs} more, epochs={initial_epoch + epochs}."
+        )
     batch_size = integer(batch_size, "batch_size", op="fit")
     x, t = _examples("fit", x, t)
     held_out = None if validation_data is None else _pair(validation_data)
@@ -94,11 +99,13 @@ def fit(
     _fits(net, x, t, function, "fit", augment)
     if held_out is not None:
         _fits(net, *held_out, function, "fit: validation_data", augment)
+    if (shift := getattr(augment, "shift", 0)) and shift >= min(x.shape[1:3]):
+        raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
     net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
-    order = functools.partial(_order, len(x), seed, shuffle)
-    given = [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks
-    hooks = [_hooked(callback) for callback in given]
+    order = functools.partial(_order, len(x), seed, flag(shuffle, "shuffle", op="fit"))
+    several = isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Callback))
+    hooks = [_hooked(callback) for callback in (callbacks if several else [callbacks])]
     seen = Tally(function)
     step: Callable[..., None] = functools.partial(
         _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
@@ -370,8 +377,10 @@ def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
         with numpy.errstate(all="ignore"):
             return net(asarray(net.enter(one), backend=_backend_of(net)))
     except (ValueError, TypeError) as error:
-        if shape[1:] == net.input_shape:
+        if net.input_shape is None or shape[1:] == net.input_shape:
             raise
+        if shape == net.input_shape:
+            raise ValueError(f"{op}: x has shape {shape}, that of one example; x[None] is a batch of one") from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
 
@@ -415,11 +424,12 @@ def _observe(run: Run) -> None:
 def _hooked(callback: Any) -> Callback:
     if isinstance(callback, Callback):
         return callback
-    if callable(callback):
+    if callable(callback) and not isinstance(callback, type):
         wrapped = Callback()
         wrapped.on_epoch_end = callback  # type: ignore[method-assign]
         return wrapped
-    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}")
+    hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
+    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}.{hint}")
 
 
 def _tell(hooks: list[Callback], event: str, run: Run) -> None:

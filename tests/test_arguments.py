@@ -151,6 +151,13 @@ def test_a_bias_is_no_word(make):
             lambda: dn.ReLU(inplace=True),
             "ReLU(inplace=True): got an unexpected keyword argument 'inplace'; expected ReLU()",
         ),
+        (lambda: dn.Dense(3, bias=False), "Write use_bias=False."),
+        (
+            lambda: dn.SGD(learning_rate=0.1),
+            "missing a required argument: 'lr', and there is no 'learning_rate'; exp",
+        ),
+        (lambda: dn.Conv2D(4, 3, activation="relu"), "initializer='he_normal')"),  # and no guess: it is a layer here
+        (lambda: dn.SGD(lambda: 0.1), "SGD: lr takes (); expected a function of the step, or a number"),
         (
             lambda: dn.Adam({"0.w": 1.0}, lr=1e-3),
             "Adam({'0.w': 1.0}, lr=0.001): multiple values for argument 'lr'; expected Ad",

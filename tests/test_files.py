@@ -322,6 +322,18 @@ def test_another_schedule_is_warned_of(tmp_path):  # and every other warning is 
     load(path, optimizer=dn.SGD(schedules.Warmup(lambda step: 0.1, 3)))
 
 
+def test_what_is_no_file_no_class_and_no_optimizer(tmp_path):
+    net = small()
+    for folder in (tmp_path, f"{tmp_path}/new/"):
+        with pytest.raises(ValueError, match="is a folder; expected a file, such as '.*model.npz'"):
+            save(net, folder)
+    path = save(net, tmp_path / "m.npz", optimizer=dn.Adam())
+    with pytest.raises(TypeError, match="load: optimizer is 'adam'; expected one, made with"):
+        load(path, optimizer="adam")
+    with pytest.raises(TypeError, match="load: custom is .*; expected classes by name"):
+        load(path, custom=[Scale])
+
+
 def test_an_optimizers_state_that_is_not_there_or_of_another(tmp_path):
     net, optimizer = trained(small()), dn.SGD(lr=0.1)
     path = save(net, tmp_path / "without.npz")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
+from ..arguments import takes
 from ..backend import Array, backend_of, current
 from ..initializers import Draw
 from ..ops.activation import add, rectify_backward
@@ -284,6 +286,9 @@ class Lambda(Layer):
     def __init__(self, forward: Callable[[Array], Array], backward: Callable[[Array, Array, Array], Array]) -> None:
         if not callable(forward) or not callable(backward):
             raise TypeError("Lambda: expected two functions, forward(x) -> y and backward(dy, x, y) -> dx")
+        for function, call in ((forward, "forward(x)"), (backward, "backward(dy, x, y)")):
+            if not takes(function, call.count(",") + 1):
+                raise TypeError(f"Lambda: it is called as {call}, but that function takes {signature(function)}")
         self.function, self.backward = forward, backward
 
     def config(self) -> dict[str, Any]:
