@@ -30,6 +30,8 @@ class History(dict):
     def add(self, figures: dict[str, float]) -> None:
         """Append one epoch's figures."""
         for name, value in figures.items():
+            if isinstance(value, (str, bytes, list, tuple, dict)):
+                raise TypeError(f"History: {name} is {value!r}; expected a number, one for each epoch")
             self.setdefault(name, []).append(value)
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "clip_by_value",
     "sgd_update",
     "sgd_updates",
+    "updated",
 ]
 
 Gradients = dict[str, Array]
@@ -162,6 +163,19 @@ def clip_by_value(grads: Gradients, limit: float) -> Gradients:
         return {}
     xp = namespace("clip_by_value", **grads)
     return {name: xp.clip(g, -limit, limit) for name, g in grads.items()}
+
+
+def updated(owner: str, result: Any, w: Array, slots: Slots) -> tuple[Array, Slots]:
+    """What the ``update`` of an optimizer returned, once it is known to fit."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(f"{owner}.update returned a {type(result).__name__}; expected a pair (new w, new slots)")
+    shape = tuple(getattr(result[0], "shape", ()))
+    if shape != tuple(w.shape) or slots.keys() - result[1].keys():
+        raise ValueError(
+            f"{owner}.update returned a w of shape {shape} and the slots {', '.join(result[1]) or 'none'}; expected "
+            f"{tuple(w.shape)} and {', '.join(slots) or 'none'}"
+        )
+    return result
 
 
 def _named(grads: Any, op: str) -> None:

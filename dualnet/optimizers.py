@@ -28,6 +28,7 @@ from .descent import (
     clip_by_value,
     sgd_update,
     sgd_updates,
+    updated,
 )
 from .initializers import Parameter
 from .ops.sums import wide
@@ -93,7 +94,8 @@ class Optimizer(Stateful):
         for old, gradient, kept in zip(w, g, slots):
             decay = self.weight_decay * old if self.weight_decay and not self.decoupled else None
             direction = wide(gradient) if decay is None else wide(gradient) + decay
-            made.append(choose_all(finite, self.update(old, direction, kept, lr), (old, kept)))
+            new = updated(type(self).__name__, self.update(old, direction, kept, lr), old, kept)
+            made.append(choose_all(finite, new, (old, kept)))
         return made
 
     # -- what every optimizer can do
@@ -211,7 +213,8 @@ class Optimizer(Stateful):
 
     def __repr__(self) -> str:
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def _clipped(self, gradients: Gradients) -> Gradients:
         if self.clip_value is None and self.clip_norm is None:

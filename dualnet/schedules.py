@@ -58,8 +58,9 @@ class Schedule(Constructed):
         return {"name": type(self).__name__, **{name: _written(getattr(self, name)) for name in names}}
 
     def __repr__(self) -> str:
-        arguments = {name: value for name, value in self.config().items() if name != "name"}
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in arguments)})"
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.config() == other.config()

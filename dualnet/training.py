@@ -394,13 +394,17 @@ def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
         )
     try:
         with numpy.errstate(all="ignore"):
-            _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
+            result = _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{op}: the loss does not take outputs of shape (N, {', '.join(map(str, y.shape[1:]))}) with targets t of "
             f"shape {tuple(t.shape)}, {t.dtype}: {error}"
         ) from error
+    parts = result if isinstance(result, (tuple, list)) else (result,)
+    if len(parts) != 2 or not callable(parts[1]) or getattr(parts[0], "shape", ()) != ():
+        got = ", ".join(f"a {type(part).__name__} {getattr(part, 'shape', '')}".rstrip() for part in parts)
+        raise TypeError(f"{op}: the loss returned {got}; expected one number, the batch's mean, and its pullback")
 
 
 def _unchecked(loss: Callable[..., Any]) -> Callable[..., Any]:

@@ -345,12 +345,6 @@ def test_schedules_and_setting_the_rate(backend):
     assert opt.state_dict() == {"steps": 6}
 
 
-@pytest.mark.parametrize("clip", [optimizers.clip_by_global_norm, optimizers.clip_by_value])
-def test_gradients_are_clipped_by_name(clip):
-    with pytest.raises(TypeError, match=f"^{clip.__name__}: grads is a list; expected gradients by name"):
-        clip([np.zeros(3)], 1.0)
-
-
 def test_clip_by_global_norm(backend, rng):
     grads = drawn(rng, 1)[1][0]
     length = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))

@@ -286,9 +286,13 @@ class Layer(Stateful):
 
     def __repr__(self) -> str:
         arguments = _arguments(type(self))  # type: ignore[arg-type]
+        try:
+            config = self.config()
+        except AttributeError:  # a layer of one's own keeps an argument under another name
+            config = {name: value for name, value in vars(self).items() if name in arguments}
         given = [
             f"{name}={_short(value)!r}"
-            for name, value in self.config().items()
+            for name, value in config.items()
             if arguments[name].default is inspect.Parameter.empty or _short(value) != _short(arguments[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
@@ -307,6 +311,7 @@ class Layer(Stateful):
 def both(layer: Layer, result: Any) -> tuple[Array, Pullback]:
     """What ``forward`` returned, once it is known to be y and its pullback."""
     if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
+        result[1].paired = True
         return result
     kinds = ", ".join(type(part).__name__ for part in (result if type(result) is tuple else (result,)))
     raise TypeError(
