@@ -173,3 +173,15 @@ def told(figures: dict[str, float]) -> str:
     return "  ".join(
         f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
     )
+
+
+def hooked(callback: Any) -> Callback:
+    """A callback; a function of the run is called at the end of every epoch."""
+    if isinstance(callback, Callback):
+        return callback
+    if callable(callback) and not isinstance(callback, type):
+        wrapped = Callback()
+        wrapped.on_epoch_end = callback  # type: ignore[method-assign]
+        return wrapped
+    hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
+    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}.{hint}")

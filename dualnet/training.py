@@ -16,9 +16,10 @@ from typing import Any
 import numpy
 
 from . import optimizers
+from .advice import look_ahead
 from .arguments import flag, integer
 from .backend import Array, asarray, backend_of, to_numpy
-from .callbacks import Callback, History, Run, told
+from .callbacks import Callback, History, Run, hooked, told
 from .capture import capture as captured
 from .data import Augment
 from .dtypes import is_half
@@ -101,11 +102,12 @@ def fit(
         _fits(net, *held_out, function, "fit: validation_data", augment)
     if (shift := getattr(augment, "shift", 0)) and shift >= min(x.shape[1:3]):
         raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
+    look_ahead(net, len(x), batch_size, _bare(function))
     net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
     order = functools.partial(_order, len(x), seed, flag(shuffle, "shuffle", op="fit"))
     several = isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Callback))
-    hooks = [_hooked(callback) for callback in (callbacks if several else [callbacks])]
+    hooks = [hooked(callback) for callback in (callbacks if several else [callbacks])]
     seen = Tally(function)
     step: Callable[..., None] = functools.partial(
         _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
@@ -334,9 +336,9 @@ def _order(examples: int, seed: int, shuffle: bool, epoch: int) -> numpy.ndarray
 def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
     if x.ndim < 2 or t.ndim < 1:
-        raise ValueError(
-            f"{op}: x has shape {tuple(x.shape)} and t {tuple(t.shape)}; expected a batch (N, ...) of each"
-        )
+        hint = ". x[:, None] has one number for each example." if x.ndim == 1 else ""
+        shapes = f"x has shape {tuple(x.shape)} and t {tuple(t.shape)}"
+        raise ValueError(f"{op}: {shapes}; expected a batch of each, (N, ...) and (N,) or more{hint}")
     if len(x) != len(t):
         raise ValueError(f"{op}: x holds {len(x)} examples and t {len(t)}; expected a target for each example")
     if len(x) == 0:
@@ -423,17 +425,6 @@ def _bare(loss: Callable[..., Any]) -> Callable[..., Any]:
 def _observe(run: Run) -> None:
     """A schedule that watches the loss (plateau) sees it at each epoch's end."""
     run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
-
-
-def _hooked(callback: Any) -> Callback:
-    if isinstance(callback, Callback):
-        return callback
-    if callable(callback) and not isinstance(callback, type):
-        wrapped = Callback()
-        wrapped.on_epoch_end = callback  # type: ignore[method-assign]
-        return wrapped
-    hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
-    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}.{hint}")
 
 
 def _tell(hooks: list[Callback], event: str, run: Run) -> None:

@@ -26,7 +26,7 @@ ROWS = [  # from the ground up: a module imports from lower rows, and a package 
     ["about", "ops", "recording"],
     ["initializers"],
     ["layers", "schedules", "data", "descent", "capture"],
-    ["optimizers", "loss_scale", "check", "formats", "fusing", "progress", "sketch", "probe", "graph"],
+    ["advice", "optimizers", "loss_scale", "check", "formats", "fusing", "progress", "sketch", "probe", "graph"],
     ["callbacks"],
     ["summary", "training", "files", "tracing", "explain", "viz"],
     ["models"],

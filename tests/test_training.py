@@ -267,6 +267,11 @@ MISTAKES = [
     (lambda n: n.fit(X, T, validation_data=(X, T[:2])), "validation_data: x holds 8 examples and t 2"),
     (lambda n: n.evaluate(X, T[:5]), "evaluate: x holds 8 examples and t 5"),
     (lambda n: n.predict(X[..., 0]), "The channel is missing"),
+    (lambda n: n.fit(np.arange(8.0), T), r"x has shape \(8,\) and t \(8,\); .* x\[:, None\] has one number for each"),
+    (
+        lambda n: dn.Sequential([dn.Flatten(), dn.Dense(1)]).fit(X, T, loss="mean_squared_error"),
+        r"y has shape \(1, 1\) and t \(1,\); expected one shape \(N, ...\). t\[:, None\] has it",
+    ),
     (lambda n: n.predict(X[0]), r"predict: x has shape \(6, 6, 1\), that of one example; x\[None\] is a batch of one"),
     (lambda n: n.fit(X.transpose(0, 3, 1, 2), T), r"channels stand first: x.transpose\(0, 2, 3, 1\) has them last"),
     (lambda n: n.fit(X, T, epochs=1, initial_epoch=3), "initial_epoch=3 lies behind epochs=1.*for 1 more, epochs=4"),
