@@ -50,7 +50,7 @@ class Schedule(Constructed):
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a remembered state."""
         if state:
-            raise ValueError(f"{type(self).__name__}: keeps no state, got {', '.join(sorted(state))}")
+            raise ValueError(f"{type(self).__name__} keeps no state, but there is {', '.join(sorted(state))}")
 
     def config(self) -> dict[str, Any]:
         """The class's name and the arguments that make this schedule again."""
@@ -217,7 +217,8 @@ class Plateau(Schedule):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         if not {"now", "waited"} <= state.keys() <= {"now", "waited", "best"}:
-            raise ValueError(f"Plateau: the state has now, waited and perhaps best; got {', '.join(sorted(state))}")
+            told = ", ".join(sorted(state)) or "nothing"
+            raise ValueError(f"Plateau keeps now, waited and perhaps best, but there is {told}")
         now, waited = number(state["now"], "now", op="Plateau"), count(state["waited"], "waited", op="Plateau", least=0)
         best = state.get("best", math.inf)
         self._now, self._waited, self._best = now, waited, real(best, "best", op="Plateau")
