@@ -19,8 +19,9 @@ SQUASHED = {Softmax: losses.softmax_cross_entropy, Sigmoid: losses.binary_cross_
 """Layers that a loss contains already."""
 
 
-def look_ahead(net: Layer, examples: int, batch_size: int, loss: Callable[..., Any]) -> None:
-    """Raise for a batch that batch norm will refuse, and warn of a network that squashes what its loss squashes.
+def look_ahead(net: Layer, examples: int, batch_size: int, loss: Callable[..., Any], optimizer: Any = None) -> None:
+    """Raise for a batch that batch norm will refuse; warn of a network that squashes what its loss squashes, and of an
+    ``optimizer``, given with a new network, that remembers another one.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(4), dn.BatchNorm()]).init((3,))
@@ -40,6 +41,12 @@ def look_ahead(net: Layer, examples: int, batch_size: int, loss: Callable[..., A
         warnings.warn(
             f"fit: the network ends with {type(last).__name__}, and {loss.__name__} does that itself, to what comes "
             "before. Leave the layer out.",
+            stacklevel=3,
+        )
+    if getattr(optimizer, "steps", 0):
+        warnings.warn(
+            f"fit: the network is new, and {type(optimizer).__name__} has made {optimizer.steps} steps: what it keeps "
+            "is another network's, and its schedule goes on. Make an optimizer for each network.",
             stacklevel=3,
         )
 

@@ -95,6 +95,7 @@ def fit(
     held_out = None if validation_data is None else _pair(validation_data)
     loss = losses.known(net) if loss is None else loss
     function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
+    new = net.input_shape is None
     if not _ready(net):
         net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
     _fits(net, x, t, function, "fit", augment)
@@ -102,7 +103,7 @@ def fit(
         _fits(net, *held_out, function, "fit: validation_data", augment)
     if (shift := getattr(augment, "shift", 0)) and shift >= min(x.shape[1:3]):
         raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
-    look_ahead(net, len(x), batch_size, _bare(function))
+    look_ahead(net, len(x), batch_size, _bare(function), optimizer if new else None)
     net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
     order = functools.partial(_order, len(x), seed, flag(shuffle, "shuffle", op="fit"))

@@ -67,3 +67,14 @@ def test_a_frozen_batch_norm_needs_no_second_example(backend):
     optimizer, begun = dn.SGD(lr=0.1), []
     net.fit(X, T, batch_size=4, optimizer=optimizer, callbacks=lambda run: begun.append(run.step), verbose=0)
     assert begun == [3]
+
+
+def test_an_optimizer_for_each_network():
+    def network():
+        return dn.Sequential([dn.Flatten(), dn.Dense(2)])
+
+    optimizer, net = dn.Adam(), network()
+    net.fit(X, T, optimizer=optimizer, verbose=0)
+    net.fit(X, T, optimizer=optimizer, verbose=0)  # it goes on
+    with pytest.warns(UserWarning, match="the network is new, and Adam has made 2 steps.*an optimizer for each"):
+        network().fit(X, T, optimizer=optimizer, verbose=0)
