@@ -220,6 +220,15 @@ def elements(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
+def missing_axes(ndim: int) -> str:
+    """What makes feature maps of an image without a batch, or without channels."""
+    hints = {
+        2: ". One image of one channel is x[None, :, :, None].",
+        3: ". One image is x[None]; images of one channel are x[..., None].",
+    }
+    return hints.get(ndim, "")
+
+
 def check_shape(shape: Any, owner: str) -> tuple[int, ...]:
     """The shape of one input, without the batch, as a tuple of positive integers."""
     if isinstance(shape, int) and not isinstance(shape, bool):
