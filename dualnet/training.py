@@ -87,7 +87,7 @@ def fit(
     initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
     if initial_epoch > epochs:
         raise ValueError(
-            f"fit: initial_epoch={initial_epoch} lies behind epochs={epochs}, where the training ends. Both count "
+            f"fit: initial_epoch={initial_epoch} lies beyond epochs={epochs}, where the training ends. Both count "
             f"from its beginning; for {epochs} more, epochs={initial_epoch + epochs}."
         )
     batch_size = integer(batch_size, "batch_size", op="fit")

@@ -274,7 +274,7 @@ MISTAKES = [
     ),
     (lambda n: n.predict(X[0]), r"predict: x has shape \(6, 6, 1\), that of one example; x\[None\] is a batch of one"),
     (lambda n: n.fit(X.transpose(0, 3, 1, 2), T), r"channels stand first: x.transpose\(0, 2, 3, 1\) has them last"),
-    (lambda n: n.fit(X, T, epochs=1, initial_epoch=3), "initial_epoch=3 lies behind epochs=1.*for 1 more, epochs=4"),
+    (lambda n: n.fit(X, T, epochs=1, initial_epoch=3), "initial_epoch=3 lies beyond epochs=1.*for 1 more, epochs=4"),
     (lambda n: n.fit(X, T, augment=dn.data.Augment(6)), "augment shifts images of .6, 6, 1. by up to 6 pixels"),
     (lambda n: dn.Sequential([dn.Flatten()]).evaluate(X, T), "^Sequential has no parameters yet: call net.init"),
 ]
