@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class History(dict):
     def add(self, figures: dict[str, float]) -> None:
         """Append one epoch's figures."""
         for name, value in figures.items():
+            if isinstance(value, (str, bytes, list, tuple, dict)):
+                raise TypeError(f"History: {name} is {value!r}; expected a number, one for each epoch")
             self.setdefault(name, []).append(value)
 
     def __str__(self) -> str:
@@ -52,13 +55,23 @@ class History(dict):
 
 
 def _curve(name: str, values: list[float]) -> list[str]:
-    """A figure's row: what grows is best where it is largest."""
-    grows = name.endswith("accuracy")
-    finite = [value for value in values if math.isfinite(value)]
-    best = (max if grows else min)(finite, default=math.nan)
+    """A figure's row."""
+    best = best_epoch(name, values)
     line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
-    end = ["", ""] if name == "seconds" or not finite else [markup.figure(best, 4), str(values.index(best) + 1)]
+    end = ["", ""] if best is None else [markup.figure(values[best], 4), str(best + 1)]
     return [name, line, markup.figure(values[0], 4), markup.figure(values[-1], 4), *end]
+
+
+def best_epoch(name: str, values: Sequence[float]) -> int | None:
+    """The place of the best value, if the name tells what is better: an accuracy is to grow, a loss to fall.
+
+    >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7])
+    (1, None)
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or not name.endswith(("accuracy", "loss")):
+        return None
+    return values.index((max if name.endswith("accuracy") else min)(finite))
 
 
 @dataclass
@@ -160,3 +173,15 @@ def told(figures: dict[str, float]) -> str:
     return "  ".join(
         f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
     )
+
+
+def hooked(callback: Any) -> Callback:
+    """A callback; a function of the run is called at the end of every epoch."""
+    if isinstance(callback, Callback):
+        return callback
+    if callable(callback) and not isinstance(callback, type):
+        wrapped = Callback()
+        wrapped.on_epoch_end = callback  # type: ignore[method-assign]
+        return wrapped
+    hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
+    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}.{hint}")

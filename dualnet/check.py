@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy
 
+from . import markup
+from .arguments import integer
 from .backend import asarray, backend_of, to_numpy
 from .dtypes import is_floating
 from .layers.containers import forward_of
@@ -77,6 +79,16 @@ class Report:
                 f"error {row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.0e}{'' if row.ok else '   <-- wrong'}"
             )
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [row.argument, f"{row.analytic:+.9e}", f"{row.numeric:+.9e}", f"{row.error:.1e}{'' if row.ok else ' ✗'}"]
+            for row in self.rows
+        ]
+        limits = ", ".join(sorted({f"{row.limit:.0e}" for row in self.rows}))
+        head = f"{markup.badge('PASS' if self.ok else 'FAIL')} <b>{markup.escape(self.subject)}</b>, limit {limits}"
+        body = markup.scrolling(markup.table("", ("argument", "pullback", self.method, "error"), rows))
+        return f"<div>{head}</div>{body}"
 
 
 def gradient(
@@ -141,7 +153,8 @@ def _compared(
     method: str, compare: Callable[..., Row], problem: _Problem, directions: int, seed: int, raises: bool
 ) -> Report:
     """Each argument along several random directions."""
-    rng = numpy.random.default_rng(seed)
+    directions = integer(directions, "directions", op="check")
+    rng = numpy.random.default_rng(integer(seed, "seed", op="check", least=0))
     rows = [compare(problem, argument, rng) for argument in problem.arguments for _ in range(directions)]
     report = Report(problem.name, method, rows)
     if raises and not report.ok:
@@ -160,7 +173,8 @@ def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -
         numeric = (up - down) / (2 * STEP)
         norm = float(numpy.linalg.norm(v) * numpy.linalg.norm(gradient))
         analytic = float(numpy.vdot(v, gradient))
-        rounding = 4e-16 * (abs(up) + abs(down)) / STEP
+        terms = 2 * float(numpy.linalg.norm(y * g))  # they may cancel in the sum, but their rounding stays
+        rounding = 4e-16 * (abs(up) + abs(down) + terms) / STEP
         error = max(0.0, abs(analytic - numeric) - rounding) / norm if norm else abs(analytic - numeric) / (1 + norm)
         row = Row(argument, analytic, numeric, error, DIFFERENCE)
         bend = abs((up - here) - (here - down)) / STEP  # of the order of STEP where f is smooth
@@ -205,6 +219,11 @@ def _problem(
 ) -> _Problem:
     if isinstance(f, Layer):
         return _of_layer(f, arrays, train)
+    if not callable(f):
+        raise TypeError(f"check: got {f!r}; expected a layer, or a function that returns (y, pullback)")
+    unknown = [i for i in wrt or () if not -len(arrays) <= i < len(arrays)]
+    if unknown:
+        raise ValueError(f"check: wrt={list(wrt or ())}, but there are {len(arrays)} arrays; they are counted from 0")
     names = [f"argument {i}" for i in range(len(arrays))]
     given = {
         name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
@@ -216,7 +235,10 @@ def _problem(
         raise ValueError(f"check: got {kinds}; expected an array of floating dtype, to differentiate with respect to")
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
-        y, pullback = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+        result = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+        if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+            raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")
+        y, pullback = result
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
             result = pullback(asarray(g.astype(y.dtype.name)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
-        told = " ".join(str(error).split()).removeprefix(f"{options.command}: ")
+        told = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{options.command}: ")
         print(f"dualnet {options.command}: {told}", file=sys.stderr)
         return EXIT_USAGE
 
@@ -175,6 +176,7 @@ def _train(options: argparse.Namespace) -> None:
     net = models.get(model)()
     (x, t), (x_test, t_test) = _load(options.dataset, options.data)
     net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
+    out.mkdir(parents=True, exist_ok=True)  # said before anything is trained
     steps = epochs * -(-len(x) // options.batch_size)
     optimizer = dn.optimizers.get(options.optimizer)
     peak = options.lr or (rate if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
@@ -199,7 +201,6 @@ def _train(options: argparse.Namespace) -> None:
     )
     seconds = time.perf_counter() - begun
     score = net.evaluate(x_test, t_test)
-    out.mkdir(parents=True, exist_ok=True)
     path = net.save(out / f"{options.dataset}-{model}")
     print(f"trained in {seconds:.1f} s, saved as {path}")
     print(f"test accuracy {100 * score['accuracy']:.2f} %")
@@ -380,14 +381,14 @@ def _images(name: str, net: dn.Layer) -> numpy.ndarray:
     if not Path(name).is_file():
         raise ValueError(f"{name!r} is neither a file nor one of {', '.join(DATASETS)}")
     if name.endswith(".npy"):
-        x = numpy.load(name, mmap_mode="r", allow_pickle=False)  # a mapping: the file's own size is the limit
+        x = data.reading.read_npy(name)
     elif name.lower().endswith(data.folder.SUFFIXES):
         height, width, channels = net.input_shape or ()
         x = data.read_image(name, (height, width), grey=channels == 1)
     else:
         x = data.read_idx(name)
     shape = net.input_shape or ()
-    if x.shape[-len(shape) :] != shape and shape[-1:] == (1,):
+    if shape[-1:] == (1,) and len(shape) == 3 and x.shape[-2:] == shape[:-1]:
         x = x[..., None]
     if x.ndim == len(shape):
         x = x[None]
@@ -395,10 +396,17 @@ def _images(name: str, net: dn.Layer) -> numpy.ndarray:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def _counts(text: str) -> list[int]:
@@ -410,7 +418,10 @@ def _words(text: str) -> list[str]:
 
 
 def _rate(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
@@ -421,12 +432,12 @@ def _loss_scale(text: str) -> str | float | None:
         return None if text == "none" else text
     try:
         return _rate(text)
-    except ValueError:
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text} is not auto, none or a positive number") from None
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace("x", ",").split(","))
+    return tuple(_whole(part) for part in text.replace("x", ",").split(","))
 
 
 if __name__ == "__main__":

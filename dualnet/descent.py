@@ -26,6 +26,7 @@ __all__ = [
     "clip_by_value",
     "sgd_update",
     "sgd_updates",
+    "updated",
 ]
 
 Gradients = dict[str, Array]
@@ -140,6 +141,7 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     (array([0.6, 0. ], dtype=float32), 5.0)
     """
     max_norm = positive(max_norm, "max_norm", op="clip_by_global_norm")
+    _named(grads, "clip_by_global_norm")
     if not grads:
         return {}, asarray(0.0)
     xp = namespace("clip_by_global_norm", **grads)
@@ -156,10 +158,29 @@ def clip_by_value(grads: Gradients, limit: float) -> Gradients:
     array([ 1. , -0.5], dtype=float32)
     """
     limit = positive(limit, "limit", op="clip_by_value")
+    _named(grads, "clip_by_value")
     if not grads:
         return {}
     xp = namespace("clip_by_value", **grads)
     return {name: xp.clip(g, -limit, limit) for name, g in grads.items()}
+
+
+def updated(owner: str, result: Any, w: Array, slots: Slots) -> tuple[Array, Slots]:
+    """What the ``update`` of an optimizer returned, once it is known to fit."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(f"{owner}.update returned a {type(result).__name__}; expected a pair (new w, new slots)")
+    shape = tuple(getattr(result[0], "shape", ()))
+    if shape != tuple(w.shape) or slots.keys() - result[1].keys():
+        raise ValueError(
+            f"{owner}.update returned a w of shape {shape} and the slots {', '.join(result[1]) or 'none'}; expected "
+            f"{tuple(w.shape)} and {', '.join(slots) or 'none'}"
+        )
+    return result
+
+
+def _named(grads: Any, op: str) -> None:
+    if not isinstance(grads, dict):
+        raise TypeError(f"{op}: grads is a {type(grads).__name__}; expected gradients by name, as from a pullback")
 
 
 def choose_all(finite: Array | None, new: tuple[Array, Slots], old: tuple[Array, Slots]) -> tuple[Array, Slots]:

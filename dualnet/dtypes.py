@@ -27,7 +27,10 @@ def dtype_of(dtype: Any) -> numpy.dtype:
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         return _bfloat16()
-    result = numpy.dtype(dtype)
+    try:
+        result = numpy.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype {dtype!r} is unknown; expected {', '.join(FLOATING)}, int64, uint8, ...") from None
     return result if result.isnative else result.newbyteorder("=")
 
 

@@ -10,8 +10,8 @@ The description of a network, in JSON:
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
     loss                  the name of the loss it was trained with, if it was; null for a function of your own
-    optimizer             its class and the numbers of its state, if it was saved too; its arrays are named
-                          ``optimizer/...``
+    optimizer             its class, the numbers of its state and how its schedule was made, if it was saved too; its
+                          arrays are named ``optimizer/...``
 
 Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. The
 files themselves are formats.py's.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from .initializers import Parameter
 from .layers.layer import Layer
 from .ops import losses
 from .optimizers import Optimizer
+from .schedules import Schedule
 from .sketch import sketch
 
 __all__ = ["load", "save"]
@@ -118,7 +120,8 @@ def load(
     """The network in a file that :func:`save` wrote, on the backend in force.
 
     The format is told by the content. ``custom={"Name": Class}`` gives the layer classes that are not dualnet's own.
-    An ``optimizer``, made with the arguments of the one that was saved, takes over the state of that one.
+    An ``optimizer``, made with the arguments of the one that was saved, takes over the state of that one. Where their
+    schedules differ there is a warning.
 
     Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
     ``FileNotFoundError`` where there is none; without a suffix the two known ones are tried.
@@ -131,6 +134,10 @@ def load(
     >>> dn.to_numpy(dn.load(path, custom={"Double": Double})(dn.asarray([[1.5]])))
     array([[3.]], dtype=float32)
     """
+    if not isinstance(custom, Mapping | None):
+        raise TypeError(f'load: custom is {custom!r}; expected classes by name, such as {{"Scale": Scale}}')
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(f"load: optimizer is {optimizer!r}; expected one, made with the arguments of the one saved")
     for name, kind in (custom or {}).items():
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
@@ -153,6 +160,8 @@ def load(
 
 def _target(path: str | os.PathLike) -> Path:
     target = Path(os.fsdecode(path)).expanduser()
+    if target.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
+        raise ValueError(f"save: {str(path)!r} is a folder; expected a file, such as {str(target / 'model.npz')!r}")
     if not target.suffix:
         return target.with_name(target.name + SUFFIXES[0 if safetensors() else 1])
     if target.suffix not in SUFFIXES:
@@ -210,7 +219,7 @@ def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -
         raise TypeError(f"save: optimizer is {optimizer!r}; expected the dn.Optimizer that trained the network")
     arrays, numbers = _split(optimizer.state_dict())
     numbers = {name: _plain(value, name, [], {}) for name, value in numbers.items()}
-    document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers}
+    document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers, "schedule": _schedule(optimizer)}
     return {OF_OPTIMIZER + name: array for name, array in arrays.items()}
 
 
@@ -219,8 +228,22 @@ def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> N
     saved, mine = described["class"], type(optimizer).__name__
     if saved != mine:
         raise ValueError(f"it holds the state of {saved}, which {mine} cannot take over")
+    was, schedule = described.get("schedule"), _schedule(optimizer)
+    if isinstance(was, str) and schedule and was != schedule:
+        warnings.warn(
+            f"load: the learning rate was scheduled by {was} and goes on with {schedule}, at the step reached. If that "
+            "is not meant, make the optimizer with the arguments of the one that was saved.",
+            stacklevel=3,
+        )
     numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
     optimizer.load_state_dict(numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in arrays.items()})
+
+
+def _schedule(optimizer: Optimizer) -> str | None:
+    """How its schedule was made, in words to be compared; None for a number and for code of somebody's own."""
+    known = isinstance(optimizer.lr, Schedule) and type(optimizer.lr).__module__ == Schedule.__module__
+    text = repr(optimizer.lr) if known else ""
+    return text if text and " at 0x" not in text else None  # Warmup around a function: its place in memory
 
 
 def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
@@ -389,8 +412,8 @@ def _number_in(value: Any) -> Any:
 def _class_of(entry: dict[str, Any], custom: Mapping[str, type[Layer]]) -> type[Layer]:
     name, known = entry["class"], custom if entry.get("custom") else BUILT_IN
     if name not in known:
-        hint = f'. If it is your own: dn.load(path, custom={{"{name}": Class}})' if entry.get("custom") else ""
-        raise ValueError(f"unknown layer class {name!r}{hint}")
+        hint = f'. It is somebody\'s own: give it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
+        raise ValueError(f"unknown layer class {name!r}{hint if entry.get('custom') else ''}")
     return known[name]
 
 

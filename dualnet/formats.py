@@ -71,6 +71,8 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
             text, arrays = _read_safe(path)
         else:
             pickled = " It looks like a pickle, which is never read." if start[:1] == b"\x80" else ""
+            if not size:
+                raise CheckpointError("it is empty, and so no .safetensors or .npz file")
             raise CheckpointError(f"it is no .safetensors or .npz file; it starts with {start.hex(' ')}.{pickled}")
         document = _parse(text)
         if document.pop("crc32", None) != _checksum(document, arrays):

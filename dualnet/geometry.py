@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -217,3 +218,37 @@ def transposed(
 def elements(shape: tuple[int, ...]) -> int:
     """How many elements an array of this shape has."""
     return math.prod(shape)
+
+
+def missing_axes(ndim: int) -> str:
+    """What makes feature maps of an image without a batch, or without channels."""
+    hints = {
+        2: ". One image of one channel is x[None, :, :, None].",
+        3: ". One image is x[None]; images of one channel are x[..., None].",
+    }
+    return hints.get(ndim, "")
+
+
+def check_shape(shape: Any, owner: str) -> tuple[int, ...]:
+    """The shape of one input, without the batch, as a tuple of positive integers."""
+    if isinstance(shape, int) and not isinstance(shape, bool):
+        shape = (shape,)
+    try:
+        result = tuple(int(n) for n in shape)
+        if any(isinstance(n, bool) or n != m or m < 1 for n, m in zip(shape, result)) or not 1 <= len(result) <= 4:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        array = len(getattr(shape, "shape", ())) > 1
+        got = f"an array, of which it may be x.shape[1:], {tuple(shape.shape[1:])}" if array else repr(shape)
+        raise ValueError(f"{owner}: input_shape is like (28, 28, 1), without the batch; got {got}") from None
+    return result
+
+
+def warn_of_channels_first(shape: tuple[int, ...], owner: str) -> None:
+    """(3, 32, 32) may be meant as maps of height 3 with 32 channels; nobody has said so yet."""
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] > 4:
+        warnings.warn(
+            f"{owner}: input_shape {shape} is read as maps of height {shape[0]} and width {shape[1]} with {shape[2]} "
+            "channels. If the channels stand first, make them the last: x.transpose(0, 2, 3, 1).",
+            stacklevel=3,
+        )

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .geometry import check_shape
 from .layers.containers import Container, Parallel, Residual, Sequential
-from .layers.layer import Layer, Shape, check_shape
+from .layers.layer import Layer, Shape
 
 __all__ = ["Graph", "graph"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from .backend import Array, accelerated, asarray, default_dtype
+from .backend import Array, accelerated, asarray, backend_of, default_dtype
 from .dtypes import FLOATING, dtype_of, is_half, master_dtype
 from .recording import Stateful, lasting
 
@@ -119,20 +119,35 @@ class Parameter(Stateful):
 
     # _shadow is the value in 16 bits, made of the array _of; it holds as long as that is the value. Who overwrites the
     # value in its place (a captured step) writes _shadow in the same launch, or says changed().
-    __slots__ = ("_of", "_shadow", "value")
+    __slots__ = ("_of", "_shadow", "name", "value")
     unwatched = ("_of", "_shadow")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, name: str = "Parameter") -> None:
         self._shadow: Any = None
+        self.name = name  # for messages; init makes it the layer's kind and the attribute, such as "Conv2D.w"
         self.value: Any = value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "value":
+            self._check(value)
             self._of = None  # also where it is the same array: w.value *= 0.5
         super().__setattr__(name, value)
 
+    def _check(self, value: Any) -> None:
+        """A value keeps its shape: an optimizer's memory and the layers behind were made for that one."""
+        if backend_of(value) is None:
+            raise TypeError(
+                f"{self.name}: value is a {type(value).__name__}; expected an array. Make one with dn.asarray(...)."
+            )
+        old = getattr(self, "value", None)
+        if old is not None and tuple(value.shape) != tuple(old.shape):
+            raise ValueError(
+                f"{self.name}: value has shape {tuple(value.shape)}; expected {tuple(old.shape)}. Reshape it, or give "
+                "the layer other arguments and call init again."
+            )
+
     def __reduce__(self) -> tuple:
-        return type(self), (self.value,)  # a copy makes its own shadow
+        return type(self), (self.value, self.name)  # a copy makes its own shadow
 
     def cast(self, dtype: Any) -> Array:
         """The value as a layer needs it that computes in ``dtype``: rounded to 16 bits, once for each new value.
@@ -207,8 +222,8 @@ class Draw:
     ) -> Parameter:
         """A new parameter, on the backend in force."""
         value = get(initializer)(self._stream(), shape, fan_in, fan_out)
-        if tuple(value.shape) != tuple(shape):
-            raise ValueError(f"initializer {initializer!r} returned shape {value.shape}, expected {shape}")
+        if numpy.shape(value) != tuple(shape):
+            raise ValueError(f"initializer {initializer!r} returned shape {numpy.shape(value)}, expected {shape}")
         return Parameter(asarray(value, master_dtype(self.dtype)))
 
     def key(self) -> int:

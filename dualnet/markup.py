@@ -10,11 +10,13 @@ import html
 import math
 from collections.abc import Sequence
 
-__all__ = ["BLUE", "GREY", "ORANGE", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
+__all__ = ["BLUE", "GREY", "ORANGE", "badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
 
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
 """Two colours that colour-blind readers tell apart, and a neutral one; all three read on white and on black."""
 RULE = "1px solid rgba(128,128,128,.35)"
+
+VERDICTS = {"PASS": "#2e9e5b", "FAIL": "#d64545", "INVALID": "#d64545", "PARTIAL": "#c98a1b", "NOT-RUN": GREY}
 
 escape = html.escape
 
@@ -62,6 +64,17 @@ def card(title: str, content: str, *, opened: bool = True) -> str:
         f'<details{state} style="margin:4px 0"><summary style="cursor:pointer;padding:2px 0">{title}</summary>'
         f"{content}</details>"
     )
+
+
+def badge(verdict: str) -> str:
+    """A verdict in its colour.
+
+    >>> badge("PASS")[-11:]
+    'PASS</span>'
+    """
+    colour = VERDICTS.get(verdict, GREY)
+    style = f"display:inline-block;padding:1px 10px;border-radius:9px;font-weight:600;color:#fff;background:{colour}"
+    return f'<span style="{style}">{escape(verdict)}</span>'
 
 
 def figure(number: float | None, digits: int = 3) -> str:

@@ -28,6 +28,7 @@ from .descent import (
     clip_by_value,
     sgd_update,
     sgd_updates,
+    updated,
 )
 from .initializers import Parameter
 from .ops.sums import wide
@@ -39,6 +40,7 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSProp", "clip_by_global_norm"
 Gradients = dict[str, Array]
 Slots = dict[str, Array]
 Rate = float | Callable[[int], float]
+AS_SAVED = "Make the optimizer with the arguments of the one that was saved"
 
 
 class Optimizer(Stateful):
@@ -93,7 +95,8 @@ class Optimizer(Stateful):
         for old, gradient, kept in zip(w, g, slots):
             decay = self.weight_decay * old if self.weight_decay and not self.decoupled else None
             direction = wide(gradient) if decay is None else wide(gradient) + decay
-            made.append(choose_all(finite, self.update(old, direction, kept, lr), (old, kept)))
+            new = updated(type(self).__name__, self.update(old, direction, kept, lr), old, kept)
+            made.append(choose_all(finite, new, (old, kept)))
         return made
 
     # -- what every optimizer can do
@@ -183,9 +186,11 @@ class Optimizer(Stateful):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state. Raises ``ValueError`` for one of another optimizer; then nothing has changed."""
         owner, rest = f"{type(self).__name__}.load_state_dict", dict(state)
-        if "steps" not in rest or ("lr" in rest) == callable(self._lr):
-            expected = "steps" if callable(self._lr) else "steps and lr"
-            raise ValueError(f"{owner}: the state of such an optimizer has {expected}; got {', '.join(sorted(state))}")
+        if "steps" not in rest:
+            raise ValueError(f"{owner}: an optimizer's state has steps, and what else it needs; got {', '.join(state)}")
+        if ("lr" in rest) == callable(self._lr):
+            was, now = ("a number", "a schedule") if callable(self._lr) else ("a schedule", "a number")
+            raise ValueError(f"{owner}: lr was {was}, and is {now} here. {AS_SAVED}, and set its lr afterwards.")
         steps = count(rest.pop("steps"), "steps", op=owner, least=0)
         skipped = rest.pop("skipped", None)
         lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
@@ -193,7 +198,10 @@ class Optimizer(Stateful):
         memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
         slots = self._slots_from(rest, owner)
         if isinstance(self._lr, Schedule):
-            self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
+            try:
+                self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
+            except ValueError as error:
+                raise ValueError(f"{owner}: {error}. {AS_SAVED}.") from error
         elif memory:
             raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is no schedule that keeps a state")
         self._steps, self._slots = steps, slots
@@ -211,7 +219,8 @@ class Optimizer(Stateful):
 
     def __repr__(self) -> str:
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def _clipped(self, gradients: Gradients) -> Gradients:
         if self.clip_value is None and self.clip_norm is None:
@@ -248,7 +257,7 @@ class Optimizer(Stateful):
                 faults.append(key)
         faults += [f"{name} without its {s}" for name, kept in result.items() for s in self.slot_names if s not in kept]
         if faults:
-            raise ValueError(f"{owner}: the state does not fit this optimizer ({'; '.join(faults)})")
+            raise ValueError(f"{owner}: the state does not fit {self!r} ({'; '.join(faults)}). {AS_SAVED}.")
         return {name: {slot: kept[slot] for slot in self.slot_names} for name, kept in result.items()}
 
 

@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from .arguments import Constructed
 from .backend import Array, Backend, backend_of
 
 __all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "lasting", "live", "owned"]
@@ -33,7 +34,7 @@ class CaptureError(RuntimeError):
     """A training step that cannot be captured; the message says what it does and what to do instead."""
 
 
-class Stateful:
+class Stateful(Constructed):
     """Base class of whatever keeps something from step to step: watches over its attributes in a captured step.
 
     >>> import dualnet as dn

@@ -14,12 +14,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arguments import count, number, real
+from .arguments import Constructed, count, number, real, takes
 
 __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_config"]
 
 
-class Schedule:
+class Schedule(Constructed):
     """Base class: a function of the step that can be written down. One of your own defines ``__call__(step)``.
 
     >>> import dualnet as dn
@@ -50,7 +50,7 @@ class Schedule:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a remembered state."""
         if state:
-            raise ValueError(f"{type(self).__name__}: keeps no state, got {', '.join(sorted(state))}")
+            raise ValueError(f"{type(self).__name__} keeps no state, but there is {', '.join(sorted(state))}")
 
     def config(self) -> dict[str, Any]:
         """The class's name and the arguments that make this schedule again."""
@@ -58,8 +58,9 @@ class Schedule:
         return {"name": type(self).__name__, **{name: _written(getattr(self, name)) for name in names}}
 
     def __repr__(self) -> str:
-        arguments = {name: value for name, value in self.config().items() if name != "name"}
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in arguments)})"
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.config() == other.config()
@@ -216,7 +217,8 @@ class Plateau(Schedule):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         if not {"now", "waited"} <= state.keys() <= {"now", "waited", "best"}:
-            raise ValueError(f"Plateau: the state has now, waited and perhaps best; got {', '.join(sorted(state))}")
+            told = ", ".join(sorted(state)) or "nothing"
+            raise ValueError(f"Plateau keeps now, waited and perhaps best, but there is {told}")
         now, waited = number(state["now"], "now", op="Plateau"), count(state["waited"], "waited", op="Plateau", least=0)
         best = state.get("best", math.inf)
         self._now, self._waited, self._best = now, waited, real(best, "best", op="Plateau")
@@ -247,6 +249,13 @@ def rate(value: Any, name: str, *, op: str) -> float | Callable[[int], float]:
     """A learning rate: a number, or a function of the step."""
     if isinstance(value, type):
         raise TypeError(f"{op}: {name} is the class {value.__name__}; write {value.__name__}(...)")
+    if isinstance(value, (dict, list, tuple)):
+        raise TypeError(
+            f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. The parameters are not given "
+            "here but with their gradients, in step(net, grads)."
+        )
+    if callable(value) and not takes(value, 1):
+        raise TypeError(f"{op}: {name} takes {inspect.signature(value)}; expected a function of the step, or a number")
     return value if callable(value) else number(value, name, op=op)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from .backend import current
 from .dtypes import master_dtype
+from .geometry import check_shape
 from .initializers import Draw, Initializer, Parameter
-from .layers.layer import Layer, Shape, check_shape
+from .layers.layer import Layer, Shape
 
 
 class Sketch(Draw):

@@ -11,10 +11,10 @@ import numpy
 
 from . import markup
 from .backend import backend_of
-from .geometry import elements
+from .geometry import check_shape, elements
 from .initializers import Parameter
 from .layers.containers import Container
-from .layers.layer import Layer, Shape, check_shape
+from .layers.layer import Layer, Shape
 from .sketch import sketch
 
 __all__ = ["Row", "Summary", "summary"]

@@ -16,9 +16,10 @@ from typing import Any
 import numpy
 
 from . import optimizers
+from .advice import look_ahead
 from .arguments import flag, integer
 from .backend import Array, asarray, backend_of, to_numpy
-from .callbacks import Callback, History, Run, told
+from .callbacks import Callback, History, Run, hooked, told
 from .capture import capture as captured
 from .data import Augment
 from .dtypes import is_half
@@ -84,21 +85,30 @@ def fit(
     """
     epochs = integer(epochs, "epochs", op="fit", least=0)
     initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
+    if initial_epoch > epochs:
+        raise ValueError(
+            f"fit: initial_epoch={initial_epoch} lies beyond epochs={epochs}, where the training ends. Both count "
+            f"from its beginning; for {epochs} more, epochs={initial_epoch + epochs}."
+        )
     batch_size = integer(batch_size, "batch_size", op="fit")
     x, t = _examples("fit", x, t)
     held_out = None if validation_data is None else _pair(validation_data)
     loss = losses.known(net) if loss is None else loss
     function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
+    new = net.input_shape is None
     if not _ready(net):
         net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
     _fits(net, x, t, function, "fit", augment)
     if held_out is not None:
         _fits(net, *held_out, function, "fit: validation_data", augment)
+    if (shift := getattr(augment, "shift", 0)) and shift >= min(x.shape[1:3]):
+        raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
+    look_ahead(net, len(x), batch_size, _bare(function), optimizer if new else None)
     net.loss = loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
-    order = functools.partial(_order, len(x), seed, shuffle)
-    given = [callbacks] if isinstance(callbacks, Callback) or callable(callbacks) else callbacks
-    hooks = [_hooked(callback) for callback in given]
+    order = functools.partial(_order, len(x), seed, flag(shuffle, "shuffle", op="fit"))
+    several = isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Callback))
+    hooks = [hooked(callback) for callback in (callbacks if several else [callbacks])]
     seen = Tally(function)
     step: Callable[..., None] = functools.partial(
         _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
@@ -327,9 +337,9 @@ def _order(examples: int, seed: int, shuffle: bool, epoch: int) -> numpy.ndarray
 def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
     if x.ndim < 2 or t.ndim < 1:
-        raise ValueError(
-            f"{op}: x has shape {tuple(x.shape)} and t {tuple(t.shape)}; expected a batch (N, ...) of each"
-        )
+        hint = ". x[:, None] has one number for each example." if x.ndim == 1 else ""
+        shapes = f"x has shape {tuple(x.shape)} and t {tuple(t.shape)}"
+        raise ValueError(f"{op}: {shapes}; expected a batch of each, (N, ...) and (N,) or more{hint}")
     if len(x) != len(t):
         raise ValueError(f"{op}: x holds {len(x)} examples and t {len(t)}; expected a target for each example")
     if len(x) == 0:
@@ -370,8 +380,10 @@ def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
         with numpy.errstate(all="ignore"):
             return net(asarray(net.enter(one), backend=_backend_of(net)))
     except (ValueError, TypeError) as error:
-        if shape[1:] == net.input_shape:
+        if net.input_shape is None or shape[1:] == net.input_shape:
             raise
+        if shape == net.input_shape:
+            raise ValueError(f"{op}: x has shape {shape}, that of one example; x[None] is a batch of one") from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
 
@@ -385,13 +397,17 @@ def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
         )
     try:
         with numpy.errstate(all="ignore"):
-            _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
+            result = _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{op}: the loss does not take outputs of shape (N, {', '.join(map(str, y.shape[1:]))}) with targets t of "
             f"shape {tuple(t.shape)}, {t.dtype}: {error}"
         ) from error
+    parts = result if isinstance(result, (tuple, list)) else (result,)
+    if len(parts) != 2 or not callable(parts[1]) or getattr(parts[0], "shape", ()) != ():
+        got = ", ".join(f"a {type(part).__name__} {getattr(part, 'shape', '')}".rstrip() for part in parts)
+        raise TypeError(f"{op}: the loss returned {got}; expected one number, the batch's mean, and its pullback")
 
 
 def _unchecked(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -410,16 +426,6 @@ def _bare(loss: Callable[..., Any]) -> Callable[..., Any]:
 def _observe(run: Run) -> None:
     """A schedule that watches the loss (plateau) sees it at each epoch's end."""
     run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
-
-
-def _hooked(callback: Any) -> Callback:
-    if isinstance(callback, Callback):
-        return callback
-    if callable(callback):
-        wrapped = Callback()
-        wrapped.on_epoch_end = callback  # type: ignore[method-assign]
-        return wrapped
-    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}")
 
 
 def _tell(hooks: list[Callback], event: str, run: Run) -> None:

@@ -20,13 +20,13 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {SIGNPOST})
 MACHINES = sorted(BACKENDS.glob("*.py"))
 
 ROWS = [  # from the ground up: a module imports from lower rows, and a package from itself
-    ["arguments", "dtypes", "environment", "locks", "traffic"],
+    ["arguments", "dtypes", "environment", "locks", "markup", "traffic"],
     ["geometry", "loading"],
     ["backend"],
     ["about", "ops", "recording"],
     ["initializers"],
     ["layers", "schedules", "data", "descent", "capture"],
-    ["optimizers", "loss_scale", "check", "formats", "fusing", "progress", "sketch", "markup", "probe", "graph"],
+    ["advice", "optimizers", "loss_scale", "check", "formats", "fusing", "progress", "sketch", "probe", "graph"],
     ["callbacks"],
     ["summary", "training", "files", "tracing", "explain", "viz"],
     ["models"],

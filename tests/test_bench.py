@@ -370,7 +370,7 @@ MISTAKES = [
     (["--against", "torch=/nowhere/python"], "torch=/nowhere/python: there is no such program"),
     (["--mode", "learning"], "unknown mode 'learning'; the modes are training, inference"),
     (["--batch", "0"], "--batch: 0 is not at least 1"),
-    (["--batch", "1,many"], "--batch: invalid"),
+    (["--batch", "1,many"], "--batch: 'many' is not a whole number"),
     (["--rounds", "0"], "--rounds: 0 is not at least 1"),
     (["--dtype", "float8"], "unknown dtype 'float8'; the dtypes are float32, tf32, float16, bfloat16"),
     (["--momentum", "1"], "momentum is a number from 0 to below 1"),

@@ -110,3 +110,25 @@ def test_a_missing_gradient_is_named(backend, rng):
     for arrays, got in (((), "got nothing"), ((np.arange(3),), "got int64")):
         with pytest.raises(ValueError, match=got):
             dn.check.gradient(dn.ops.relu, *arrays)
+
+
+def test_mistakes_in_the_call_are_told(backend, rng):
+    x = dn.asarray(rng.standard_normal((2, 3)))
+    for act, kind, words in [
+        (lambda: dn.check.gradient("relu", x), TypeError, "got 'relu'; expected a layer, or a function"),
+        (lambda: dn.check.gradient(lambda x: 2.0 * x, x), TypeError, r"expected a pair \(y, pullback\)"),
+        (lambda: dn.check.gradient(dn.ops.relu, x, wrt=[1]), ValueError, r"wrt=\[1\], but there are 1 arrays"),
+        (lambda: dn.check.gradient(dn.ops.relu, x, directions=0), ValueError, "directions must be at least 1"),
+        (lambda: dn.check.adjoint(dn.ops.flatten, x, seed=-1), ValueError, "check: seed must be at least 0"),
+    ]:
+        with pytest.raises(kind, match=words):
+            act()
+    assert dn.check.gradient(dn.ops.relu, x, wrt=[-1])
+
+
+def test_what_cancels_in_the_sum_is_no_mistake(backend):
+    """Batch norm of two values is ±1, whatever they are: the slope is next to nothing beside its terms' rounding."""
+    layers = [dn.Conv2D(4, 3), dn.GlobalAveragePool2D(), dn.BatchNorm(), dn.Dense(2)]
+    for seed in range(40):
+        assert dn.check.gradient(dn.Sequential(layers).init((5, 5, 1), seed=seed), seed=seed)
+        assert dn.check.gradient(dn.BatchNorm().init((1, 1, 1)), seed=seed)

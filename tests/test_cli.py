@@ -102,7 +102,7 @@ def test_check(capsys, monkeypatch):
 MISTAKES = [
     (["train", "imagenet"], "invalid choice: 'imagenet'"),
     (["train", "--epochs", "0"], "--epochs: 0 is not at least 1"),
-    (["train", "--epochs", "many"], "--epochs: invalid"),
+    (["train", "--epochs", "1.5"], "--epochs: '1.5' is not a whole number"),
     (["train", "--lr", "nan"], "--lr: nan is not a positive number"),
     (["train", "--model", "lenet6"], "lenet6.*lenet5"),
     (["train", "--model", "lenet5"], "dualnet train: .*does not fit"),
@@ -116,7 +116,11 @@ MISTAKES = [
     (["predict", "nothing.npz", "nowhere.npy"], "dualnet predict: .*nothing.npz"),
     (["summary", "lenet6"], "neither a file nor a model; the models are .*lenet5"),
     (["summary", "lenet5", "--input-shape", "28"], "dualnet summary: .*feature maps"),
-    (["summary", "lenet5", "--input-shape", "a,b"], "--input-shape: invalid"),
+    (["summary", "lenet5", "--input-shape", "a,b"], "--input-shape: 'a' is not a whole number"),
+    (["bench", "--batch", "1,a"], "--batch: 'a' is not a whole number"),
+    (["train", "--lr", "fast"], "--lr: fast is not a positive number"),
+    (["train", "--out", "/proc/nowhere"], "^dualnet train: No such file or directory: '/proc/nowhere'$"),
+    (["check", "digits_cnn", "--seed", "-1"], "dualnet check: seed must be at least 0 .*got -1"),
     (["explode"], "invalid choice: 'explode'"),
     ([], "the following arguments are required: COMMAND"),
 ]
@@ -131,6 +135,33 @@ def test_mistakes_are_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     told = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
     assert len(told) == 1, err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["summary", "predict", "check", "explain", "bench"])
+def test_a_network_with_layers_of_ones_own_is_for_python(capsys, tmp_path, command):
+    class Scale(dn.Identity):
+        pass
+
+    path = dn.Sequential([Scale(), dn.Flatten(), dn.Dense(10)]).init((8, 8, 1)).save(tmp_path / "own.npz")
+    code, out, err = run(capsys, command, str(path), *["digits"] * (command == "predict"))
+    assert code == 2 and not out
+    assert "unknown layer class 'Scale'" in err and 'in Python, net = dn.load(path, custom={"Scale": Scale})' in err
+
+
+def test_images_that_do_not_fit_are_told_by_file_and_shape(capsys, tmp_path):
+    net = dn.Sequential([dn.Flatten(), dn.Dense(10)]).init((8, 8, 1))
+    path = str(net.save(tmp_path / "net.npz"))
+    for name, array, words in [
+        ("other", np.zeros((3, 9, 9, 1)), r"x has shape \(3, 9, 9, 1\), where init was given \(8, 8, 1\)"),
+        ("words", np.array(["a"]), "words.npy: it holds <U1; expected images"),
+        ("things", np.array([1, "a"], object), "things.npy: no array can be read from it"),
+    ]:
+        np.save(tmp_path / f"{name}.npy", array)
+        code, out, err = run(capsys, "predict", path, str(tmp_path / f"{name}.npy"))
+        assert code == 2 and re.search(words, err) and not out
+    (tmp_path / "empty.npz").touch()
+    code, out, err = run(capsys, "predict", str(tmp_path / "empty.npz"), "digits")
+    assert code == 2 and "empty.npz: it is empty" in err
 
 
 def test_out_is_a_folder(capsys, tmp_path):

@@ -182,6 +182,14 @@ def test_what_cannot_be_put_together(make, words):
         make()
 
 
+def test_the_functions_of_a_lambda_are_looked_at_when_it_is_made():
+    with pytest.raises(TypeError, match=r"called as backward\(dy, x, y\), but that function takes \(dy\)"):
+        dn.Lambda(lambda x: 2.0 * x, lambda dy: 2.0 * dy)
+    with pytest.raises(TypeError, match=r"called as forward\(x\), but that function takes \(x, train\)"):
+        dn.Lambda(lambda x, train: 2.0 * x, lambda dy, x, y: 2.0 * dy)
+    dn.Lambda(np.tanh, lambda *given: given[0])  # what C says, and what takes anything, is believed
+
+
 def test_a_sequence_of_layers():
     net = dn.Sequential([conv(3), dn.Identity()])
     assert len(net) == 2 and net[1] is list(net)[1] and isinstance(net[0], dn.Conv2D)

@@ -136,7 +136,7 @@ def test_layers_of_ones_own(tmp_path, suffix):
     own = Scale(np.float32(0.5), (1, [2, (3,)]), {"a": (None, True), "b": {}}, dn.ReLU(), -float("inf"))
     net = dn.Sequential([own]).init((3,))
     path = save(net, tmp_path / f"m{suffix}")
-    with pytest.raises(CheckpointError, match=r"unknown layer class 'Scale'.*custom=\{\"Scale\": Class\}"):
+    with pytest.raises(CheckpointError, match=r"unknown layer class 'Scale'.*custom=\{\"Scale\": Scale\}"):
         load(path)
     back = load(path, custom={"Scale": Scale})
     assert back[0].config() | {"inner": 0} == own.config() | {"inner": 0} and type(back[0].inner) is dn.ReLU
@@ -306,6 +306,32 @@ def test_the_optimizers_state_comes_along(tmp_path, backend, suffix, make):
     for name, value in optimizer.state_dict().items():
         assert np.array_equal(dn.to_numpy(dn.asarray(value)), dn.to_numpy(dn.asarray(fresh.state_dict()[name]))), name
     assert same_bits(load(path), net), "who does not ask for it gets the network alone"
+
+
+def test_another_schedule_is_warned_of(tmp_path):  # and every other warning is an error
+    net, schedules = trained(small()), dn.schedules
+    path = save(net, tmp_path / "m.npz", optimizer=dn.SGD(schedules.Warmup(schedules.Cosine(0.1, steps=9), 3)))
+    load(path, optimizer=dn.SGD(schedules.Warmup(schedules.Cosine(0.1, steps=9), 3)))
+    load(path)
+    load(path, optimizer=dn.SGD(lambda step: 0.1))  # of code nothing is known
+    with pytest.warns(
+        UserWarning, match=r"was scheduled by Warmup\(.*steps=9.*\) and goes on with Cosine\(lr=0.1, steps=20"
+    ):
+        load(path, optimizer=dn.SGD(schedules.Cosine(0.1, steps=20)))
+    path = save(net, tmp_path / "own.npz", optimizer=dn.SGD(schedules.Warmup(lambda step: 0.1, 3)))
+    load(path, optimizer=dn.SGD(schedules.Warmup(lambda step: 0.1, 3)))
+
+
+def test_what_is_no_file_no_class_and_no_optimizer(tmp_path):
+    net = small()
+    for folder in (tmp_path, f"{tmp_path}/new/"):
+        with pytest.raises(ValueError, match="is a folder; expected a file, such as '.*model.npz'"):
+            save(net, folder)
+    path = save(net, tmp_path / "m.npz", optimizer=dn.Adam())
+    with pytest.raises(TypeError, match="load: optimizer is 'adam'; expected one, made with"):
+        load(path, optimizer="adam")
+    with pytest.raises(TypeError, match="load: custom is .*; expected classes by name"):
+        load(path, custom=[Scale])
 
 
 def test_an_optimizers_state_that_is_not_there_or_of_another(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import dualnet as dn
 from dualnet.geometry import check_padding, transposed, windows
 
 
@@ -92,3 +93,17 @@ def test_paddings():
     for wrong in ("some", (1, 2, 3), ((1, 2), 3), ((1, 2), (3,)), -1):
         with pytest.raises(ValueError, match="op: padding"):
             check_padding(wrong, op="op")
+
+
+@pytest.mark.parametrize(
+    "act, words",
+    [
+        (lambda a: dn.ops.conv2d(a(5, 5), a(3, 3)), r"x has shape \(5, 5\); .* channel is x\[None, :, :, None\]"),
+        (lambda a: dn.ops.max_pool2d(a(2, 5, 5), 2), r"x has shape \(2, 5, 5\); .* channel are x\[..., None\]"),
+        (lambda a: dn.ops.conv2d(a(1, 3, 8, 8), a(2, 2, 3, 4)), r"or x.transpose\(0, 2, 3, 1\), if its channels stand"),
+        (lambda a: dn.ops.conv2d(a(1, 5, 8, 8), a(2, 2, 3, 4)), r"Expected w of shape \(k1, k2, 8, D\)\.$"),
+    ],
+)
+def test_axes_that_are_missing_or_in_another_order_are_named(backend, act, words):
+    with pytest.raises(ValueError, match=words):
+        act(lambda *shape: dn.asarray(np.ones(shape)))

@@ -70,6 +70,8 @@ def test_nested_places_have_streams_of_their_own():
 def test_an_initializer_of_the_wrong_shape():
     with pytest.raises(ValueError, match="returned shape .2,., expected .3, 3, 1, 2."):
         dn.Conv2D(2, 3, initializer=lambda rng, shape, fan_in, fan_out: np.zeros(2)).init((4, 4, 1))
+    with pytest.raises(ValueError, match="returned shape .2,., expected .3, 3, 1, 2."):
+        dn.Conv2D(2, 3, initializer=lambda rng, shape, fan_in, fan_out: [0.0, 0.0]).init((4, 4, 1))
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", None, True])

@@ -134,6 +134,18 @@ GOLDEN = [
     ),
     (lambda n: n([[1.0]]), TypeError, "Sequential: x is a list; expected an array. Make one with dn.asarray"),
     (lambda n: n.init((28, 28)), ValueError, "layer 0 .Conv2D.: Conv2D: expected feature maps .H, W, C., got .28, 28."),
+    (lambda n: n.init((7, 5, 5, 2)), ValueError, "got .7, 5, 5, 2.. Without the batch it is .5, 5, 2.."),
+    (lambda n: n.init(np.ones((7, 5, 5, 2))), ValueError, r"got an array, of which it may be x.shape.1:., .5, 5, 2."),
+    (lambda n: n.init((5, 5, 2), dtype="bf16"), TypeError, "dtype 'bf16' is unknown; expected float16, bfloat16, "),
+    (lambda n: n.init((5, 5, 2), keep="yes"), TypeError, "init: keep is True or False, got 'yes'"),
+    (lambda n: n.load_state_dict(None), TypeError, "state is a NoneType; expected arrays by name.*dn.load.path."),
+    (lambda n: n.load_state_dict({**n.state_dict(), "2.b": [1, 2]}), ValueError, r"another shape: 2.b list, expected"),
+    (
+        lambda n: n.backward(1),
+        AttributeError,
+        r"y, pullback = net.forward\(x, train=True\); dx, grads = pullback\(dy\)",
+    ),
+    (lambda n: n.add(dn.ReLU()), AttributeError, "A chain is made of a list"),
     (lambda n: n.init("28x28"), ValueError, "input_shape is like .28, 28, 1., without the batch"),
     (lambda n: n.init((5, 5, 0)), ValueError, "input_shape is like"),
     (lambda n: n.init((5, 5, 2), seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
@@ -296,3 +308,41 @@ def test_an_error_inside_names_the_place_and_stays_of_its_class():
         with pytest.raises(np.linalg.LinAlgError, match="^as it was") as caught:
             run(np.ones((1, 2), np.float32))
         assert caught.value.__notes__ == ["in layer 0 (Wrong)", "in layer 1 (Sequential)"]
+
+
+# -- values of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_keeps_its_shape(backend):
+    net = small().init((5, 5, 2))
+    w = net[0].w
+    before = dn.to_numpy(w.value).copy()
+    with pytest.raises(
+        ValueError,
+        match=r"^Conv2D.w: value has shape \(3, 3\); expected \(3, 3, 2, 3\)\. Reshape it, or give the layer",
+    ):
+        w.value = dn.asarray(np.zeros((3, 3), "float32"))
+    with pytest.raises(TypeError, match=r"^Scale.g: value is a list; expected an array. Make one with dn.asarray"):
+        net[1].layer.g.value = [1.0, 2.0, 3.0]
+    with pytest.raises(TypeError, match=r"^Conv2D: w is a parameter, not an array. Write layer.w.value = array"):
+        net[0].w = dn.asarray(before)
+    assert net.parameters()["0.w"] is w and np.array_equal(dn.to_numpy(w.value), before)
+    w.value = dn.asarray(before + 1.0)
+    w.value *= 2.0
+    net[0].w, net[0].b = dn.Parameter(w.value), None
+    assert np.array_equal(dn.to_numpy(net[0].w.value), 2.0 * (before + 1.0)) and "0.b" not in net.parameters()
+
+
+def test_a_copied_parameter_still_knows_its_name(backend):
+    with pytest.raises(ValueError, match="^Conv2D.w: value has shape"):
+        small().init((5, 5, 2)).copy()[0].w.value = dn.asarray(np.zeros((3, 3), "float32"))
+
+
+def test_channels_that_seem_to_stand_first_are_asked_about(tmp_path):
+    net = dn.Sequential([dn.Conv2D(2, 3, padding="same")])
+    with pytest.warns(
+        UserWarning, match=r"Sequential: input_shape \(3, 32, 32\) is read as maps of height 3 and width 32"
+    ):
+        net.init((3, 32, 32))
+    assert dn.load(net.save(tmp_path / "m.npz")).summary(), "who reads its file is not asked again"
+    assert net.init((3, 32, 3)) and net.init((4, 32, 32)) and net.init((1, 1, 1))

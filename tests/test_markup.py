@@ -76,6 +76,8 @@ def test_a_history_is_a_table_of_curves():
     assert len(curves) == 4 and all(curve.get("aria-label") for curve in curves)
     assert rows(tree)[-1] == ["3", "1.5", "0.4", "1", "1"], "every epoch, folded"
     parsed(dn.History()._repr_html_())
+    own = {row[0]: row[4:] for row in rows(parsed(dn.History(val_f1=[0.1, 0.5])._repr_html_())) if len(row) == 6}
+    assert own["val_f1"] == ["", ""], "who says that a figure of one's own is to fall?"
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0], [float("nan")] * 3, [1.0, float("inf"), -1.0]])
@@ -89,3 +91,16 @@ def test_a_curve_stays_inside_its_frame(values):
 
 def test_the_summary_is_well_formed():
     parsed(dn.models.lenet5().summary((28, 28, 1))._repr_html_())
+
+
+def test_a_check_shows_both_sides_of_every_identity():
+    x, w = dn.asarray([[[[1.0], [2.0], [4.0]]]], "float64"), dn.asarray([[[[10.0]], [[1.0]]]], "float64")
+    tree = parsed(dn.check.adjoint(dn.ops.conv2d, x, w)._repr_html_())
+    assert "".join(tree.find(".//div").itertext()) == "PASS conv2d, limit 1e-13"
+    assert rows(tree)[0] == ["argument", "pullback", "adjoint", "error"] and len(rows(tree)) == 5
+
+    def doubled(x):
+        return 2.0 * x, lambda dy: 4.0 * dy
+
+    tree = parsed(dn.check.gradient(doubled, x, raises=False)._repr_html_())
+    assert "FAIL" in "".join(tree.itertext()) and rows(tree)[1][3].endswith("✗")

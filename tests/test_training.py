@@ -267,6 +267,16 @@ MISTAKES = [
     (lambda n: n.fit(X, T, validation_data=(X, T[:2])), "validation_data: x holds 8 examples and t 2"),
     (lambda n: n.evaluate(X, T[:5]), "evaluate: x holds 8 examples and t 5"),
     (lambda n: n.predict(X[..., 0]), "The channel is missing"),
+    (lambda n: n.fit(np.arange(8.0), T), r"x has shape \(8,\) and t \(8,\); .* x\[:, None\] has one number for each"),
+    (
+        lambda n: dn.Sequential([dn.Flatten(), dn.Dense(1)]).fit(X, T, loss="mean_squared_error"),
+        r"y has shape \(1, 1\) and t \(1,\); expected one shape \(N, ...\). t\[:, None\] has it",
+    ),
+    (lambda n: n.predict(X[0]), r"predict: x has shape \(6, 6, 1\), that of one example; x\[None\] is a batch of one"),
+    (lambda n: n.fit(X.transpose(0, 3, 1, 2), T), r"channels stand first: x.transpose\(0, 2, 3, 1\) has them last"),
+    (lambda n: n.fit(X, T, epochs=1, initial_epoch=3), "initial_epoch=3 lies beyond epochs=1.*for 1 more, epochs=4"),
+    (lambda n: n.fit(X, T, augment=dn.data.Augment(6)), "augment shifts images of .6, 6, 1. by up to 6 pixels"),
+    (lambda n: dn.Sequential([dn.Flatten()]).evaluate(X, T), "^Sequential has no parameters yet: call net.init"),
 ]
 
 
@@ -285,8 +295,16 @@ def test_predict_of_nothing(backend):
 
 
 def test_a_callback_must_be_one():
-    with pytest.raises(TypeError, match="a callback is a dn.Callback or a function"):
-        small().fit(X, T, callbacks=[3], verbose=0)
+    for given in ([3], None, "stop", dn.EarlyStopping, [dn.EarlyStopping]):
+        with pytest.raises(TypeError, match="a callback is a dn.Callback or a function") as caught:
+            small().fit(X, T, callbacks=given, verbose=0)
+    assert str(caught.value).endswith("Write EarlyStopping().")
+    small().fit(X, T, callbacks=iter([dn.Callback()]), verbose=0)
+
+
+def test_an_order_is_shuffled_or_not():
+    with pytest.raises(TypeError, match="fit: shuffle is True or False, got 'no'"):
+        small().fit(X, T, shuffle="no", verbose=0)
 
 
 # -- going on, and building on what was trained ------------------------------------------------------------------------

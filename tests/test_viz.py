@@ -291,6 +291,14 @@ def test_learning_curves_are_the_history():
     assert len(dn.viz.learning_curves({"loss": [1.0]})) == 1, "a plain dictionary"
 
 
+def test_every_figure_of_the_validation_is_drawn():
+    seen = dn.History(loss=[2.0, 1.0], f1=[0.1, 0.2], val_f1=[0.3, 0.2], val_recall=[0.5, 0.4], seconds=[1.0, 1.0])
+    loss, f1, recall = dn.viz.learning_curves(seen)
+    assert [ax.get_ylabel() for ax in (loss, f1, recall)] == ["loss", "f1", "recall"]
+    assert recall.lines[0].get_ydata().tolist() == [0.5, 0.4] and recall.lines[0].get_linestyle() == "--"
+    assert [line.get_label() for line in f1.lines] == ["training", "validation"], "no dot: is it to grow?"
+
+
 def test_a_confusion_matrix_counts(backend):
     t, said = dn.asarray([0, 0, 0, 1, 1, 2]), [0, 0, 1, 1, 1, 0]
     ax = dn.viz.confusion_matrix(t, said)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy
 
+from ..dtypes import is_real
+
 Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
 
 
@@ -60,3 +62,14 @@ def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str
             "The file is damaged or holds another data set."
         )
     return labels.astype(numpy.int64)
+
+
+def read_npy(path: str | os.PathLike) -> numpy.ndarray:
+    """The images of an ``.npy`` file, as a mapping: no more memory than the file's own size."""
+    try:
+        images = numpy.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: no array can be read from it ({error})") from error
+    if not is_real(images.dtype):
+        raise DataError(f"{path}: it holds {images.dtype}; expected images, which are real numbers")
+    return images

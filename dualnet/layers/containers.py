@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
+from ..arguments import takes
 from ..backend import Array, backend_of, current
 from ..initializers import Draw
 from ..ops.activation import add, rectify_backward
@@ -285,6 +287,9 @@ class Lambda(Layer):
     def __init__(self, forward: Callable[[Array], Array], backward: Callable[[Array, Array, Array], Array]) -> None:
         if not callable(forward) or not callable(backward):
             raise TypeError("Lambda: expected two functions, forward(x) -> y and backward(dy, x, y) -> dx")
+        for function, call in ((forward, "forward(x)"), (backward, "backward(dy, x, y)")):
+            if not takes(function, call.count(",") + 1):
+                raise TypeError(f"Lambda: it is called as {call}, but that function takes {signature(function)}")
         self.function, self.backward = forward, backward
 
     def config(self) -> dict[str, Any]:
@@ -324,9 +329,11 @@ def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:
 
 def check_layers(layers: Any, owner: str) -> list[Layer]:
     if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
-        raise TypeError(f"{owner}: expected a list of layers, got {type(layers).__name__}")
+        hint = f". Write {owner}([{type(layers).__name__}(...), ...])" if isinstance(layers, Layer) else ""
+        raise TypeError(f"{owner}: expected a list of layers, got {type(layers).__name__}{hint}")
     for place, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             hint = f"; write {layer.__name__}()" if isinstance(layer, type) and issubclass(layer, Layer) else ""
+            hint = "; write Sequential([...]) for a chain" if isinstance(layer, (list, tuple)) else hint
             raise TypeError(f"{owner}: item {place} is {layer!r}, which is no layer{hint}")
     return list(layers)

@@ -24,12 +24,14 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..arguments import flag
 from ..backend import Array, asarray, backend_of, current, load, to_numpy
 from ..dtypes import is_real
+from ..geometry import check_shape, warn_of_channels_first
 from ..initializers import Draw, Parameter
 from ..ops.pullback import Pullback
 from ..recording import Stateful
@@ -38,6 +40,16 @@ __all__ = ["Layer"]
 
 Shape = tuple[int, ...]
 Gradients = dict[str, Array]
+
+
+HABITS = {
+    "backward": "forward returns the way back: y, pullback = net.forward(x, train=True); dx, grads = pullback(dy)",
+    "add": "A chain is made of a list: dn.Sequential([layer, layer, ...])",
+    "compile": "Optimizer and loss are given to net.fit(x, t, optimizer=..., loss=...)",
+    "train": "net.fit(x, t) trains; one pass in training is net.forward(x, train=True)",
+    "eval": "net(x) is inference; net.evaluate(x, t) is loss and accuracy",
+}
+"""What other frameworks' methods are here."""
 
 
 class Layer(Stateful):
@@ -71,13 +83,19 @@ class Layer(Stateful):
     def __init__(self) -> None:
         """A layer without arguments."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and backend_of(value) is not None:
+            owner = type(self).__name__
+            raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array")
+        super().__setattr__(name, value)
+
     if not TYPE_CHECKING:  # who checks types is to miss what no class declares
 
         def __getattr__(self, name: str) -> Any:
             """What to do about an attribute that is not there (yet)."""
-            hint = ""
+            hint = f". {HABITS[name]}" if name in HABITS else ""
             if vars(self).get("input_shape") is None and not name.startswith("_"):
-                hint = (
+                hint = hint or (
                     ". It has no parameters yet: call init(input_shape) on the network in which it stands, with "
                     "keep=True if the other layers are to keep theirs"
                 )
@@ -130,6 +148,8 @@ class Layer(Stateful):
         (3456, 10)
         """
         shape = check_shape(input_shape, type(self).__name__)
+        warn_of_channels_first(shape, type(self).__name__)
+        keep = flag(keep, "keep", op="init")
         before = [(name, layer, dict(vars(layer))) for name, layer in self.walk()]
         if keep and dtype is None:
             dtype = next((layer.dtype for _, layer, _ in before if layer.input_shape is not None), None)
@@ -161,6 +181,9 @@ class Layer(Stateful):
         draw.seen[id(self)] = input_shape
         self.input_shape, self.dtype = input_shape, draw.dtype
         self.build(input_shape, draw)
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                value.name = f"{type(self).__name__}.{name}"
         return output
 
     def enter(self, x: Array) -> Array:
@@ -210,12 +233,17 @@ class Layer(Stateful):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over all values of ``state``. Whatever does not fit is listed, and then nothing has changed."""
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() has "
+                "them. A file is read with dn.load(path)."
+            )
         mine = self.state_dict()
         missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
         misshaped = [
-            f"{name} {tuple(getattr(state[name], 'shape', ()))}, expected {tuple(getattr(mine[name], 'shape', ()))}"
+            f"{name} {_form(state[name])}, expected {_form(mine[name])}"
             for name in mine.keys() & state.keys()
-            if tuple(getattr(state[name], "shape", ())) != tuple(getattr(mine[name], "shape", ()))
+            if _form(state[name]) != _form(mine[name])
         ]
         faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(misshaped)}
         if any(faults.values()):
@@ -258,9 +286,13 @@ class Layer(Stateful):
 
     def __repr__(self) -> str:
         arguments = _arguments(type(self))  # type: ignore[arg-type]
+        try:
+            config = self.config()
+        except AttributeError:  # a layer of one's own keeps an argument under another name
+            config = {name: value for name, value in vars(self).items() if name in arguments}
         given = [
             f"{name}={_short(value)!r}"
-            for name, value in self.config().items()
+            for name, value in config.items()
             if arguments[name].default is inspect.Parameter.empty or _short(value) != _short(arguments[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
@@ -279,6 +311,7 @@ class Layer(Stateful):
 def both(layer: Layer, result: Any) -> tuple[Array, Pullback]:
     """What ``forward`` returned, once it is known to be y and its pullback."""
     if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
+        result[1].paired = True
         return result
     kinds = ", ".join(type(part).__name__ for part in (result if type(result) is tuple else (result,)))
     raise TypeError(
@@ -313,19 +346,6 @@ class OpLayer(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         y, way = self.op(x, **self.config())
         return y, with_gradients(self, way)
-
-
-def check_shape(shape: Any, owner: str) -> Shape:
-    """The shape of one input, without the batch, as a tuple of positive integers."""
-    if isinstance(shape, int) and not isinstance(shape, bool):
-        shape = (shape,)
-    try:
-        result = tuple(int(n) for n in shape)
-        if any(isinstance(n, bool) or n != m or m < 1 for n, m in zip(shape, result)) or not 1 <= len(result) <= 4:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{owner}: input_shape is like (28, 28, 1), without the batch; got {shape!r}") from None
-    return result
 
 
 def merge(owner: Layer, parts: list[tuple[str, Layer, Gradients]]) -> Gradients:
@@ -380,7 +400,8 @@ def blame(name: str, layer: Layer, error: Exception) -> NoReturn:
 def positions(shape: Shape, owner: str) -> tuple[int, int]:
     """H, W of a feature map (H, W, C)."""
     if len(shape) != 3:
-        hint = "Images (N, H, W) lack their channel: x[..., None]." if len(shape) == 2 else "It is no map any more."
+        hints = {2: "Images (N, H, W) lack their channel: x[..., None].", 4: f"Without the batch it is {shape[1:]}."}
+        hint = hints.get(len(shape), "It is no map any more.")
         raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. {hint}")
     return shape[0], shape[1]
 
@@ -410,9 +431,16 @@ def _like(value: Any, mine: Any) -> Any:
     return asarray(copied.copy() if hasattr(copied, "copy") else copied, mine.dtype, backend=backend.name)
 
 
+def _form(value: Any) -> Any:
+    """The shape of an array; of a number there is none, and a list of numbers is no array."""
+    return type(value).__name__ if isinstance(value, (list, tuple)) else tuple(getattr(value, "shape", ()))
+
+
 def _missing_axis(x: Array, expected: Shape) -> str:
     if tuple(x.shape) == expected:
         return " The batch is missing: x[None] is a batch of one."
     if tuple(x.shape[1:]) == expected[:-1] and expected[-1] == 1:
         return " The channel is missing: x[..., None] has one."
+    if tuple(x.shape[1:]) == (*expected[2:], *expected[:2]):
+        return " The channels stand first: x.transpose(0, 2, 3, 1) has them last."
     return ""

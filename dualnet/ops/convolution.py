@@ -24,7 +24,7 @@ from typing import Any
 
 from ..arguments import integer
 from ..backend import Array, accelerated, backend_of, namespace
-from ..geometry import Extent, Padding, Windows, transposed, windows
+from ..geometry import Extent, Padding, Windows, missing_axes, transposed, windows
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once
@@ -274,7 +274,12 @@ def _check(op: str, x: Array, w: Array, b: Array | None, groups: int, mode: str)
     if w.shape[2] != C // groups:
         raise ValueError(
             f"{op}: w {tuple(w.shape)} reads {w.shape[2]} channels, but x {tuple(x.shape)} has {C} in {groups} "
-            f"group(s), {C // groups} each. Expected w of shape (k1, k2, {C // groups}, D)."
+            f"group(s), {C // groups} each. Expected w of shape (k1, k2, {C // groups}, D)"
+            + (
+                ", or x.transpose(0, 2, 3, 1), if its channels stand first."
+                if x.shape[1] == w.shape[2] * groups
+                else "."
+            )
         )
     _check_bias(op, b, D)
     return groups
@@ -297,7 +302,9 @@ def _check_transposed(x: Array, w: Array, b: Array | None, groups: int) -> int:
 
 def _check_ranks(op: str, x: Array, w: Array) -> None:
     if x.ndim != 4:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}; expected feature maps (N, H, W, C)")
+        raise ValueError(
+            f"{op}: x has shape {tuple(x.shape)}; expected feature maps (N, H, W, C){missing_axes(x.ndim)}"
+        )
     if w.ndim != 4 or 0 in w.shape:
         raise ValueError(f"{op}: w has shape {tuple(w.shape)}; expected a filter bank (k1, k2, C/groups, D)")
 

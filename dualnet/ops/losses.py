@@ -310,7 +310,9 @@ def _namespace(op: str, y: Array, t: Array) -> Any:
 
 def _check_shape(op: str, y: Array, t: Array) -> None:
     if y.ndim == 0 or tuple(t.shape) != tuple(y.shape):
-        raise ValueError(f"{op}: y has shape {tuple(y.shape)} and t {tuple(t.shape)}; expected one shape (N, ...)")
+        shapes = f"y has shape {tuple(y.shape)} and t {tuple(t.shape)}"
+        hint = ". t[:, None] has it." if tuple(y.shape) == (*t.shape, 1) else ""
+        raise ValueError(f"{op}: {shapes}; expected one shape (N, ...){hint}")
     _check_not_empty(op, y)
 
 

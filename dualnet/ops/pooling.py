@@ -22,7 +22,7 @@ from typing import Any
 
 from ..arguments import flag, pair
 from ..backend import Array, accelerated, backend_of, namespace
-from ..geometry import Extent, Padding, Windows, windows
+from ..geometry import Extent, Padding, Windows, missing_axes, windows
 from .activation import rectify, rectify_backward
 from .convolution import pad
 from .pullback import Pullback
@@ -417,5 +417,6 @@ def _map_shape(op: str, x: Array) -> tuple[int, int, int, int]:
     if x.ndim != 4 or 0 in x.shape[1:3]:
         raise ValueError(
             f"{op}: x has shape {tuple(x.shape)}; expected feature maps (N, H, W, C) of at least one row and one column"
+            + missing_axes(x.ndim)
         )
     return tuple(x.shape)

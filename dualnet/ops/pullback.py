@@ -22,6 +22,8 @@ class Pullback:
     (['y'], 8)
     """
 
+    paired = False  # is it a layer's? Then it returns dx and the gradients by name
+
     def __init__(
         self,
         op: str,
@@ -66,7 +68,14 @@ class Pullback:
         self.children = {}
 
     def __call__(self, dy: Array) -> Any:
-        return self._run(self._checked(dy))
+        result = self._run(self._checked(dy))
+        if self.paired and not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            kinds = ", ".join(type(part).__name__ for part in (result if isinstance(result, tuple) else (result,)))
+            raise TypeError(
+                f"{self.op} pullback: it returned ({kinds}); expected dx and the gradients by the parameters' names, "
+                'as in return dx, {"w": dw}, or return dx, {}'
+            )
+        return result
 
     def _checked(self, dy: Array) -> Array:
         backend = backend_of(dy)

@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..markup import card, escape, scrolling, table
+from ..markup import badge, card, escape, scrolling, table
 
 __all__ = ["case_text", "html", "markdown", "network_html", "plain", "twin_html"]
 
 Rows = list[list[str]]
-COLOURS = {"PASS": "#2e9e5b", "FAIL": "#d64545", "INVALID": "#d64545", "PARTIAL": "#c98a1b", "NOT-RUN": "#8b949e"}
-"""Read on white and on black."""
 
 
 def number(value: Any) -> str:
@@ -185,13 +183,6 @@ def _aligned(rows: Iterable[list[str]], left: int) -> list[str]:
     rule = ["-" * (w + 2) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
     padded = [[c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows]
     return [f"| {' | '.join(padded[0])} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in padded[1:])]
-
-
-def badge(verdict: str) -> str:
-    """A verdict in its colour."""
-    colour = COLOURS.get(verdict, "#8b949e")
-    style = f"display:inline-block;padding:1px 10px;border-radius:9px;font-weight:600;color:#fff;background:{colour}"
-    return f'<span style="{style}">{escape(verdict)}</span>'
 
 
 def html(data: dict[str, Any]) -> str:

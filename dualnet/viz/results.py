@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 
 from ..arguments import flag
+from ..callbacks import best_epoch
 from .attention import class_names
 from .canvas import CYCLE, at_most, axes_for, grey, host, image, images, one_axes, plain
 
@@ -21,7 +22,8 @@ def learning_curves(history: Any, *, axes: Any = None) -> Any:
     """Draw what ``fit`` returned: one panel for each figure, training solid and validation dashed.
 
     ``history`` is a History, or several by name, ``{"adam": h1, "sgd": h2}``, to compare. A dot marks the best epoch of
-    the validation. Returns an array of Axes: the loss first, then the accuracy and what else there is.
+    the validation's loss and accuracy. Returns an array of Axes: the loss first, then the accuracy and what else there
+    is.
 
     >>> import dualnet as dn
     >>> h = dn.History(loss=[2.0, 1.0], accuracy=[0.3, 0.6], val_loss=[2.1, 1.4], val_accuracy=[0.3, 0.5])
@@ -29,7 +31,7 @@ def learning_curves(history: Any, *, axes: Any = None) -> Any:
     ['loss', 'accuracy']
     """
     runs = _runs(history)
-    figures = [name for run in runs.values() for name in run if not name.startswith("val_") and name != "seconds"]
+    figures = [name.removeprefix("val_") for run in runs.values() for name in run if name != "seconds"]
     figures = sorted(dict.fromkeys(figures), key=lambda name: ("loss", "accuracy", name).index(name))
     panels = axes_for(len(figures), axes, "learning_curves", size=4.2, most=3)
     for ax, name in zip(panels, figures):
@@ -63,8 +65,8 @@ def _curve(ax: Any, name: str, run: str, values: Mapping[str, Any], colour: str)
         epochs = numpy.arange(1, len(seen) + 1)
         alone = "o" if len(seen) == 1 else None
         ax.plot(epochs, seen, style, color=shade, marker=alone, label=f"{run}, {word}" if run else word, linewidth=1.8)
-        if style == "--" and numpy.isfinite(seen).any():
-            best = int(numpy.nanargmax(seen) if name.endswith("accuracy") else numpy.nanargmin(seen))
+        best = best_epoch(key, seen.tolist()) if style == "--" else None
+        if best is not None:
             ax.plot(epochs[best], seen[best], "o", color=shade, markersize=5, label="_best")
 
 
