@@ -6,28 +6,32 @@ mend it. An op computes on the device that its arrays are on, and leaves that de
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
 import numpy
 
-from dualnet.backend import Array, Backend, BackendUnavailable
+from dualnet.shim import Array, Backend, BackendUnavailable
 
-from . import cublas, cudnn_kernels, cudnn_plans, cupy_graph, cupy_kernels, cupy_steps, cupy_sums
+from .gpu import cublas, cudnn_kernels, cudnn_plans, installing
+from .gpu import graph as cupy_graph
+from .gpu import maps as cupy_kernels
+from .gpu import steps as cupy_steps
+from .gpu import sums as cupy_sums
 
 OWN = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS, **cupy_steps.KERNELS}
+
+
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
     name: tuple(kernels[name] for kernels in (cudnn_kernels.KERNELS, OWN) if name in kernels) for name in OWN
 }
 """cuDNN is asked first; it declines where it is not installed, or switched off."""
 
-WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
-"""Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
 
 OLDEST = 14
+
+
 COMPUTE_TYPES = {"strict": "COMPUTE_TYPE_DEFAULT", "tf32": "COMPUTE_TYPE_TF32"}
 
 
@@ -65,37 +69,28 @@ def load(device: int | None = None) -> Backend:
     )
 
 
-# -- what can be missing, in the order in which it is needed -----------------------------------------------------------
-
-
 def _library() -> Any:
-    wheels = [wheel for wheel in WHEELS if _installed(wheel)]
+    wheels = [wheel for wheel in installing.WHEELS if installing.installed(wheel)]
     if len(wheels) > 1:
         raise _unavailable(
             f"{len(wheels)} CuPy packages are installed and break each other ({', '.join(wheels)})",
-            f"Remove them all with: pip uninstall -y {' '.join(wheels)}; then install one with: {_install_line()}",
+            f"Remove them all with: pip uninstall -y {' '.join(wheels)}; "
+            f"then install one with: {installing.install_line()}",
         )
     try:
         cupy = importlib.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise _broken(error) from None
-        raise _unavailable("CuPy is not installed", f"Install it with: {_install_line()}") from None
+        raise _unavailable("CuPy is not installed", f"Install it with: {installing.install_line()}") from None
     except Exception as error:
         raise _broken(error) from None
     if int(cupy.__version__.partition(".")[0]) < OLDEST:
         raise _unavailable(
             f"CuPy {cupy.__version__} is installed; expected {OLDEST} or newer",
-            f"Update it with: {_install_line()}",
+            f"Update it with: {installing.install_line()}",
         )
     return cupy
-
-
-def _installed(wheel: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(wheel))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 def _number(cupy: Any, device: int | None) -> int:
@@ -122,15 +117,15 @@ WITHOUT_GPU = (
 def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
     if "InsufficientDriver" in str(error):
         if driver := runtime.driverGetVersion():
-            needed = _version(runtime.runtimeGetVersion())
+            needed = installing.dotted(runtime.runtimeGetVersion())
             return _unavailable(
-                f"the NVIDIA driver serves CUDA {_version(driver)} and this CuPy needs {needed}",
-                f"Update the driver, or install the CuPy that fits it with: {_install_line(driver)}",
+                f"the NVIDIA driver serves CUDA {installing.dotted(driver)} and this CuPy needs {needed}",
+                f"Update the driver, or install the CuPy that fits it with: {installing.install_line(driver)}",
             )
         return _unavailable("there is no NVIDIA driver here", WITHOUT_GPU)
     if "NoDevice" in str(error):
         return _unavailable("there is no NVIDIA device here", WITHOUT_GPU)
-    return _unavailable(f"the CUDA runtime does not start: {_first_line(error)}", WITHOUT_GPU)
+    return _unavailable(f"the CUDA runtime does not start: {installing.first_line(error)}", WITHOUT_GPU)
 
 
 def _prove(cupy: Any, here: Any) -> None:
@@ -141,47 +136,21 @@ def _prove(cupy: Any, here: Any) -> None:
             total = cupy.sum(cupy.matmul(ones, ones) + ones).item()
     except Exception as error:
         raise _unavailable(
-            f"a tiny kernel failed on device {here.id}: {_first_line(error)}",
-            f"The parts of CUDA that CuPy needs come with: {_install_line()}",
+            f"a tiny kernel failed on device {here.id}: {installing.first_line(error)}",
+            f"The parts of CUDA that CuPy needs come with: {installing.install_line()}",
         ) from None
     if total != 12.0:
         raise _unavailable(f"a tiny kernel on device {here.id} computed {total}, not 12.0")
 
 
 def _broken(error: Exception) -> BackendUnavailable:
-    return _unavailable(f"CuPy cannot be imported: {_first_line(error)}", f"Install it anew with: {_install_line()}")
+    return _unavailable(
+        f"CuPy cannot be imported: {installing.first_line(error)}", f"Install it anew with: {installing.install_line()}"
+    )
 
 
 def _unavailable(cause: str, fix: str = "") -> BackendUnavailable:
     return BackendUnavailable(f"cupy: {cause}. {fix}".rstrip(" ."))
-
-
-def _install_line(driver: int | None = None) -> str:
-    driver = _driver() if driver is None else driver
-    if driver:
-        return f'pip install "dualnet[{"cuda13x" if driver >= 13000 else "cuda12x"}]"'
-    return 'pip install "dualnet[cuda12x]" (for a CUDA 13 driver: "dualnet[cuda13x]")'
-
-
-def _driver() -> int:
-    """The CUDA version that the NVIDIA driver serves, such as 12080; 0 without a driver. Needs no CuPy."""
-    for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(library)
-        except OSError:
-            continue
-        version = ctypes.c_int()
-        driver.cuDriverGetVersion(ctypes.byref(version))
-        return version.value
-    return 0
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =*-")]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-# -- telling -----------------------------------------------------------------------------------------------------------
 
 
 def _describe(cupy: Any, here: Any) -> dict[str, str]:
@@ -192,8 +161,8 @@ def _describe(cupy: Any, here: Any) -> dict[str, str]:
         return {
             "gpu": f"{runtime.getDeviceProperties(here.id)['name'].decode()} ({_name(here.id)})",
             "cupy": cupy.__version__,
-            "driver": f"CUDA {_version(runtime.driverGetVersion())}",
-            "cuda": _version(runtime.runtimeGetVersion()),
+            "driver": f"CUDA {installing.dotted(runtime.driverGetVersion())}",
+            "cuda": installing.dotted(runtime.runtimeGetVersion()),
             "cublas": cublas.version(cupy) or "CuPy's",
             **cudnn_plans.describe(),
             "gpu memory": (
@@ -205,11 +174,6 @@ def _describe(cupy: Any, here: Any) -> dict[str, str]:
 
 def _name(number: int) -> str:
     return f"cupy:{number}"
-
-
-def _version(number: int) -> str:
-    """12080 -> "12.8"."""
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _mib(size: int) -> str:

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy
 
-from dualnet.backend import Backend, BackendUnavailable
+from dualnet.shim import Backend, BackendUnavailable
 
-from . import memory, numpy_kernels, numpy_passes, numpy_steps, onednn, onednn_kernels, threads
+from .cpu import columns as numpy_kernels
+from .cpu import memory, threads
+from .cpu import passes as numpy_passes
+from .cpu import steps as numpy_steps
+from .onednn import kernels as onednn_kernels
+from .onednn import library as onednn
 
 OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS, **numpy_steps.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {

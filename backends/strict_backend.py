@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from dualnet.backend import Backend, BackendUnavailable
+from dualnet.shim import Backend, BackendUnavailable
 
 DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 CONSTANTS = "pi e inf nan newaxis".split()

@@ -1,14 +1,15 @@
 """Convolutional networks whose forward and backward passes are written to be read, on NumPy and on CUDA alike."""
 
-__version__ = "0.1.0"
-
+import sys as _sys
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import check, data, models, ops, optimizers, recording, schedules
+from . import backend, check, data, models, ops, optimizers, recording
 from .backend import (
     BackendUnavailable,
     TransferForbidden,
+    Transfers,
     asarray,
     available_backends,
     get_backend,
@@ -19,35 +20,148 @@ from .backend import (
     transfers,
     use_backend,
 )
-from .callbacks import Callback, EarlyStopping, History
-from .capture import CaptureError, capture
-from .explain import explain
-from .files import load, save
-from .formats import CheckpointError
-from .fusing import fuse
-from .graph import graph
-from .initializers import Parameter
-from .layers import *  # noqa: F403
-from .layers.layer import Layer
-from .loss_scale import FixedLossScale, LossScale
+from .files import CheckpointError, load, save
+from .layers import (
+    ELU,
+    GELU,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    GroupNorm,
+    Identity,
+    L2Pool2D,
+    Lambda,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    LogSoftmax,
+    MaxPool2D,
+    Parallel,
+    ReLU,
+    Residual,
+    SeparableConv2D,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    SpatialDropout2D,
+    Tanh,
+)
+from .layers.fusing import fuse
+from .layers.parameter import Parameter
 from .ops import LossPullback, Pullback, losses
-from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value
+from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value, schedules
+from .optimizers.loss_scale import FixedLossScale, LossScale
 from .parity import parity, twin
-from .summary import network_html, summary
-from .tracing import trace
-from .training import evaluate, fit, predict
+from .seeing import explain, graph, network_html, summary, trace, viz
+from .training import Callback, CaptureError, EarlyStopping, History, Run, capture, evaluate, fit, predict
+from .version import __version__
 
-# The loop, the table and the files stand above the layers, which never look up: networks get them as methods here.
+if _TYPE_CHECKING:
+    from . import zoo
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "AveragePool2D",
+    "BackendUnavailable",
+    "BatchNorm",
+    "Callback",
+    "CaptureError",
+    "CheckpointError",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "ELU",
+    "EarlyStopping",
+    "FixedLossScale",
+    "Flatten",
+    "GELU",
+    "GlobalAveragePool2D",
+    "GlobalMaxPool2D",
+    "GroupNorm",
+    "History",
+    "Identity",
+    "L2Pool2D",
+    "Lambda",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "LogSoftmax",
+    "LossPullback",
+    "LossScale",
+    "MaxPool2D",
+    "Parallel",
+    "Parameter",
+    "Pullback",
+    "RMSProp",
+    "ReLU",
+    "Residual",
+    "Run",
+    "SGD",
+    "SeparableConv2D",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SpatialDropout2D",
+    "Tanh",
+    "TransferForbidden",
+    "Transfers",
+    "__version__",
+    "asarray",
+    "available_backends",
+    "backend",
+    "capture",
+    "check",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "data",
+    "explain",
+    "get_backend",
+    "graph",
+    "info",
+    "load",
+    "losses",
+    "models",
+    "ops",
+    "optimizers",
+    "parity",
+    "recording",
+    "schedules",
+    "set_backend",
+    "set_precision",
+    "to_numpy",
+    "transfers",
+    "twin",
+    "use_backend",
+    "viz",
+    "zoo",
+]
+
+# Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
 Layer.fit, Layer.evaluate, Layer.predict = fit, evaluate, predict
 Layer.summary, Layer.save, Layer.fuse = summary, save, fuse
 Layer.trace, Layer.graph, Layer._repr_html_ = trace, graph, network_html
 del evaluate, fit, fuse, network_html, predict, save, summary, trace
 
-_LATE = ("viz", "zoo")
-"""Modules that are imported when they are first asked for."""
+# ``import dualnet.schedules`` works too, although the file lies in optimizers/.
+for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.viz"):
+    _sys.modules[f"{__name__}.{_module.rpartition('.')[2]}"] = _sys.modules[f"{__name__}.{_module}"]
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _LATE:
-        return _import_module(f".{name}", __name__)
-    raise AttributeError(f"module 'dualnet' has no attribute {name!r}")
+    if name == "zoo":  # exercises: imported when they are first asked for
+        return _import_module(".zoo", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,10 +19,10 @@ import numpy
 
 from . import markup
 from .arguments import integer
-from .backend import asarray, backend_of, to_numpy
-from .dtypes import is_floating
 from .layers.containers import forward_of
 from .layers.layer import Layer
+from .shim import asarray, backend_of, to_numpy
+from .shim.dtypes import is_floating
 
 DIFFERENCE = 1e-7
 ADJOINT = 1e-13

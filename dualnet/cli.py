@@ -21,8 +21,8 @@ import dualnet as dn
 
 from . import bench, data, models
 from .check import Report
-from .dtypes import FLOATING, master_dtype
-from .parity import command as parity
+from .parity.certificate import command as parity
+from .shim.dtypes import FLOATING, master_dtype
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
     "digits": ("digits_cnn", 12, 2e-3),
@@ -317,7 +317,7 @@ def _explain(options: argparse.Namespace) -> None:
 def _subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
     """A network, one image and its class."""
     if options.model is None and options.images is None:
-        from .explain.example import subject
+        from .seeing.explain.example import subject
 
         example, x, t = subject(options.image, options.seed)
         return example, x, t if options.label is None else [options.label]

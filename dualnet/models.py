@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .arguments import integer
-from .backend import Array, namespace
-from .files import built_in
+from .files.network import built_in
 from .layers import (
     BatchNorm,
     Conv2D,
@@ -21,6 +20,7 @@ from .layers import (
 )
 from .layers.layer import Layer, Shape, positions
 from .ops.pullback import Pullback
+from .shim import Array, namespace
 
 __all__ = ["INPUT_SHAPES", "NAMES", "PaddedShortcut", "digits_cnn", "get"]
 __all__ += ["lenet5", "resnet18", "resnet20", "vgg16", "vgg6"]

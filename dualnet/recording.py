@@ -1,4 +1,4 @@
-"""What a training step must say so that a GPU can repeat it without Python (see :mod:`dualnet.capture`).
+"""What a training step must say so that a GPU can repeat it without Python (see :mod:`dualnet.training.capture`).
 
 A captured step runs its Python once or twice, and from then on only the device's part of it is repeated. So two things
 are said, by layers, optimizers and whoever else keeps something from step to step:
@@ -21,8 +21,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import Constructed
-from .backend import Array, Backend, backend_of
+from .constructors import Constructed
+from .shim import Array, Backend, backend_of
 
 __all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "lasting", "live", "owned"]
 

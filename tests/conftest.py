@@ -14,7 +14,7 @@ import dualnet as dn
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures open no window
 
-collect_ignore = ["pretend_device.py"]
+collect_ignore = ["pretend/pretend_device.py"]
 """A plug-in that puts a pretend CuPy in place where it is imported, which looking for doctests would do."""
 
 
@@ -35,4 +35,4 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers seeded by the test's name."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 import dualnet as dn
-from dualnet import loading
 from dualnet.backends import strict_backend
+from dualnet.shim import loading
 
 
 @pytest.fixture

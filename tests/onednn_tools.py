@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from dualnet.backend import references
-from dualnet.backends import onednn, onednn_passes, onednn_plans
-from dualnet.backends import onednn_kernels as kernels
+from dualnet.backends.onednn import kernels
+from dualnet.backends.onednn import library as onednn
+from dualnet.backends.onednn import passes as onednn_passes
+from dualnet.backends.onednn import plans as onednn_plans
 
 WORKS, WHY = onednn.available()
 needs_library = pytest.mark.skipif(not WORKS, reason=f"oneDNN: {WHY}")

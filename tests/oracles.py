@@ -17,7 +17,7 @@ import numpy as np
 import reference
 
 import dualnet as dn
-from dualnet.parity.limits import UNIT, tau  # noqa: F401  the tests' too
+from dualnet.parity.cases.limits import UNIT, tau  # noqa: F401  the tests' too
 
 ADJOINT, DIFFERENCE = 1e-13, 1e-7
 

@@ -37,69 +37,72 @@ ANCHORS = {
     "E2": Anchor(("ops/convolution.py:conv2d",), ("test_anchors.py:test_true_convolution",)),
     "E3": Anchor(
         ("ops/convolution.py:conv2d", "ops/convolution.py:rotate"),
-        ("test_convolution.py:test_convolution_is_correlation_with_the_rotated_kernel",),
+        ("ops/test_convolution.py:test_convolution_is_correlation_with_the_rotated_kernel",),
     ),
-    "E4": Anchor(("ops/convolution.py:correlate",), ("test_convolution.py:test_conv2d",)),
+    "E4": Anchor(("ops/convolution.py:correlate",), ("ops/test_convolution.py:test_conv2d",)),
     "E5": Anchor(("ops/convolution.py:correlate",), ("test_anchors.py:test_grey_scale_is_the_bank_without_channels",)),
     "E6": Anchor(
         ("ops/convolution.py:im2col", "geometry.py:_along"),
         (
-            "test_convolution.py:test_conv2d_drawn",
+            "ops/test_convolution.py:test_conv2d_drawn",
             "test_geometry.py:test_positions_are_those_that_can_be_counted",
         ),
     ),
     "E7": Anchor(
         ("ops/activation.py:relu", "ops/activation.py:sigmoid"),
-        ("test_activation.py:test_elementwise",),
+        ("ops/test_activation.py:test_elementwise",),
     ),
     "E8": Anchor(
         ("ops/pooling.py:max_pool", "ops/pooling.py:avg_pool", "ops/pooling.py:l2_pool"),
-        ("test_pooling.py:test_pools",),
+        ("ops/test_pooling.py:test_pools",),
     ),
     "E9": Anchor(
         ("ops/dense.py:flatten", "ops/dense.py:dense"),
-        ("test_dense.py:test_flatten", "test_dense.py:test_dense"),
+        ("ops/test_dense.py:test_flatten", "ops/test_dense.py:test_dense"),
     ),
     "E10": Anchor(
         ("ops/losses.py:softmax_cross_entropy", "ops/losses.py:mean_squared_error"),
-        ("test_losses.py:test_softmax_cross_entropy", "test_losses.py:test_mean_squared_error"),
+        ("ops/test_losses.py:test_softmax_cross_entropy", "ops/test_losses.py:test_mean_squared_error"),
     ),
     "E11": Anchor(
         ("ops/convolution.py:correlate_filters",),
-        ("test_convolution.py:test_conv2d", "test_convolution.py:test_one_gradient_in_three_spellings"),
+        ("ops/test_convolution.py:test_conv2d", "ops/test_convolution.py:test_one_gradient_in_three_spellings"),
     ),
-    "E12": Anchor(("ops/convolution.py:conv2d",), ("test_convolution.py:test_conv2d",)),
+    "E12": Anchor(("ops/convolution.py:conv2d",), ("ops/test_convolution.py:test_conv2d",)),
     "E13": Anchor(
         ("ops/convolution.py:correlate_inputs",),
         (
-            "test_convolution.py:test_one_gradient_in_three_spellings",
-            "test_convolution.py:test_transpose_is_the_adjoint_of_conv2d",
+            "ops/test_convolution.py:test_one_gradient_in_three_spellings",
+            "ops/test_convolution.py:test_transpose_is_the_adjoint_of_conv2d",
         ),
     ),
     "E14": Anchor(
         ("ops/activation.py:relu", "ops/activation.py:sigmoid"),
         (
-            "test_activation.py:test_elementwise",
-            "test_activation.py:test_relu_has_slope_0_at_0_and_keeps_its_result",
+            "ops/test_activation.py:test_elementwise",
+            "ops/test_activation.py:test_relu_has_slope_0_at_0_and_keeps_its_result",
         ),
     ),
     "E15": Anchor(
         ("ops/pooling.py:max_unpool", "ops/pooling.py:avg_unpool", "ops/pooling.py:l2_unpool"),
-        ("test_pooling.py:test_pools", "test_pooling.py:test_ties_go_to_the_first_in_row_major_order"),
+        ("ops/test_pooling.py:test_pools", "ops/test_pooling.py:test_ties_go_to_the_first_in_row_major_order"),
     ),
     "E16": Anchor(
         ("ops/dense.py:dense",),
-        ("test_dense.py:test_dense", "test_dense.py:test_a_convolution_over_the_whole_map_is_dense_after_flatten"),
+        (
+            "ops/test_dense.py:test_dense",
+            "ops/test_dense.py:test_a_convolution_over_the_whole_map_is_dense_after_flatten",
+        ),
     ),
     "E17": Anchor(
-        ("optimizers.py:SGD.update", "training.py:_step"),
+        ("optimizers/rules.py:SGD.update", "training/loop.py:_step"),
         ("test_anchors.py:test_descent_goes_down_the_error_surface", "test_fixtures.py:test_optimizer"),
     ),
     "E18": Anchor(
-        ("summary.py:_dense_weights",),
+        ("seeing/summary.py:_dense_weights",),
         (
             "test_anchors.py:test_a_convolution_is_a_sparse_matrix_that_shares_its_weights",
-            "test_summary.py:test_weight_sharing_by_hand",
+            "seeing/test_summary.py:test_weight_sharing_by_hand",
         ),
     ),
 }

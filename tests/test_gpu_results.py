@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dualnet.parity import certify, sources
+from dualnet.parity import certify
+from dualnet.parity.certificate import sources
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE = ROOT / "docs" / "gpu", ROOT / "docs" / "gpu.md"

@@ -8,7 +8,7 @@ import pytest
 
 import dualnet as dn
 from dualnet import models
-from dualnet.files import BUILT_IN
+from dualnet.files.network import BUILT_IN
 
 COUNTS = [
     ("lenet5", {}, (28, 28, 1), 61_706),  # 156 + 2,416 + 48,120 + 10,164 + 850

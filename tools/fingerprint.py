@@ -32,7 +32,9 @@ def fingerprint(net: dn.Layer) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(name.encode())
-        digest.update(numpy.ascontiguousarray(dn.to_numpy(value)).tobytes() if hasattr(value, "shape") else b"%d" % value)
+        digest.update(
+            numpy.ascontiguousarray(dn.to_numpy(value)).tobytes() if hasattr(value, "shape") else b"%d" % value
+        )
     return digest.hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ def facts(backend: str) -> dict[str, Any]:
     """Raises ``ValueError`` or ``dn.BackendUnavailable`` where the backend does not work."""
     import dualnet as dn
     from dualnet.bench import measure
-    from dualnet.parity.sources import fingerprint
+    from dualnet.parity.certificate.sources import fingerprint
 
     dn.set_backend(backend)
     table = {key: value for key, value in dn.info().items() if key not in LEFT_OUT}

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dualnet import Adam, data, explain
-from dualnet.explain.example import subject
+from dualnet import Adam, data
+from dualnet.seeing import explain
+from dualnet.seeing.explain.example import subject
 
 HERE = Path(__file__).resolve().parents[1]
 DARK = re.compile(r"@media \(prefers-color-scheme: dark\) \{(.*?\})\s*\}", re.DOTALL)

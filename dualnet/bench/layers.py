@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, current
 from ..layers.layer import Layer
 from ..ops.pullback import Pullback
+from ..shim import Array, current
 
 __all__ = ["layer_times"]
 

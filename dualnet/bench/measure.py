@@ -20,10 +20,10 @@ from typing import Any
 import numpy
 
 from ..arguments import flag, integer, number, share
-from ..backend import get_backend, use_backend
-from ..files import save
+from ..files.network import save
 from ..layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential
 from ..layers.layer import Layer
+from ..shim import get_backend, use_backend
 from .nets import DEFAULT, NAMES, plan, weights
 from .results import TOLERANCE, best, ratios
 from .workers import Staying, once

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
-from ..backend import to_numpy, use_backend
-from ..files import load
+from ..files.network import load
 from ..geometry import elements, windows
 from ..layers import (
     BatchNorm,
@@ -24,6 +23,7 @@ from ..layers import (
     Sequential,
 )
 from ..layers.layer import Layer, Shape
+from ..shim import to_numpy, use_backend
 
 __all__ = ["DEFAULT", "NAMES", "describe", "network", "plan", "weights"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy
 
 from ..arguments import flag, integer, real
-from ..backend import Array, accelerated, asarray, backend_of, to_numpy
-from ..dtypes import dtype_of, is_floating
+from ..shim import Array, accelerated, asarray, backend_of, to_numpy
+from ..shim.dtypes import dtype_of, is_floating
 
 __all__ = ["Augment"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from ..dtypes import is_real
+from ..shim.dtypes import is_real
 
 Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, index, number
-from ..backend import Array
 from ..ops.activation import rectify
+from ..shim import Array
 from .layer import OpLayer, Shape
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from typing import Any
 
-from ..arguments import takes
-from ..backend import Array, backend_of, current
-from ..initializers import Draw
+from ..constructors import takes
 from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
+from ..shim import Array, backend_of, current
 from .activation import ReLU
 from .convolution import Conv2D
 from .dense import Dense
-from .layer import Gradients, Layer, Shape, blame, both, merge, named
+from .initializers import Draw
+from .layer import Layer, Shape
 from .normalization import BatchNorm
+from .passing import Gradients, blame, both, merge, named
 from .pooling import MaxPool2D
 
 __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, integer, pair
-from ..backend import Array
 from ..geometry import Extent, Padding, Windows, check_padding, placed, transposed
-from ..initializers import Draw, Initializer, Parameter, get
 from ..ops.convolution import correlate, rotate
 from ..ops.pullback import Pullback
-from .layer import Gradients, Layer, Shape, merge, positions, with_gradients
+from ..shim import Array
+from .initializers import Draw, Initializer, get
+from .layer import Layer, Shape, positions
+from .parameter import Parameter
+from .passing import Gradients, merge, with_gradients
 
 __all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, integer
-from ..backend import Array
-from ..initializers import Draw, Initializer, Parameter, get
 from ..ops.dense import affine, affine_relu
 from ..ops.pullback import Pullback
-from .layer import Layer, OpLayer, Shape, product, with_gradients
+from ..shim import Array
+from .initializers import Draw, Initializer, get
+from .layer import Layer, OpLayer, Shape, product
+from .parameter import Parameter
+from .passing import with_gradients
 
 __all__ = ["Dense", "Flatten"]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import share
-from ..backend import Array
-from ..initializers import Draw
 from ..ops.pullback import Pullback
 from ..recording import live
-from .layer import Layer, Shape, positions, with_gradients
+from ..shim import Array
+from .initializers import Draw
+from .layer import Layer, Shape, positions
+from .passing import with_gradients
 
 __all__ = ["Dropout", "SpatialDropout2D"]
 

@@ -20,39 +20,30 @@ Attributes that hold a :class:`Parameter` are its parameters, under the attribut
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import flag
-from ..backend import Array, asarray, backend_of, current, load, to_numpy
-from ..dtypes import is_real
 from ..geometry import check_shape, warn_of_channels_first
-from ..initializers import Draw, Parameter
 from ..ops.pullback import Pullback
-from ..recording import Stateful
+from ..shim import Array, backend_of, current
+from ..shim.dtypes import is_real
+from .hints import HABITS, missing_axis
+from .initializers import Draw
+from .parameter import Parameter
+from .passing import both, with_gradients
+from .state import LayerTree
 
 __all__ = ["Layer"]
 
+
 Shape = tuple[int, ...]
-Gradients = dict[str, Array]
 
 
-HABITS = {
-    "backward": "forward returns the way back: y, pullback = net.forward(x, train=True); dx, grads = pullback(dy)",
-    "add": "A chain is made of a list: dn.Sequential([layer, layer, ...])",
-    "compile": "Optimizer and loss are given to net.fit(x, t, optimizer=..., loss=...)",
-    "train": "net.fit(x, t) trains; one pass in training is net.forward(x, train=True)",
-    "eval": "net(x) is inference; net.evaluate(x, t) is loss and accuracy",
-}
-"""What other frameworks' methods are here."""
-
-
-class Layer(Stateful):
+class Layer(LayerTree):
     """Base class of layers and networks.
 
     >>> import dualnet as dn
@@ -65,11 +56,10 @@ class Layer(Stateful):
     """
 
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
-    state_names: tuple[str, ...] = ()  # attributes beside the parameters that belong to the state (running statistics)
     input_shape: Shape | None = None
     dtype: Any = None
 
-    # The loop, the table and the files live above (training.py, summary.py, files.py) and are handed in from there.
+    # The loop, the files and the pictures live above (training/, files/, seeing/); dualnet/__init__.py hands them in.
     fit: Callable[..., Any]
     evaluate: Callable[..., Any]
     predict: Callable[..., Any]
@@ -83,13 +73,11 @@ class Layer(Stateful):
     def __init__(self) -> None:
         """A layer without arguments."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(vars(self).get(name), Parameter) and backend_of(value) is not None:
-            owner = type(self).__name__
-            raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array")
-        super().__setattr__(name, value)
+    if TYPE_CHECKING:
 
-    if not TYPE_CHECKING:  # who checks types is to miss what no class declares
+        def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]: ...  # the tree's, whose parts are layers here
+
+    else:  # a type checker reports attributes that no class declares, so it must not see this
 
         def __getattr__(self, name: str) -> Any:
             """What to do about an attribute that is not there (yet)."""
@@ -197,87 +185,13 @@ class Layer(Stateful):
         if x.ndim != len(self.input_shape) + 1 or (x.shape[-1] != self.input_shape[-1]):
             raise ValueError(
                 f"{name}: x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, self.input_shape))}), "
-                f"as given to init.{_missing_axis(x, self.input_shape)}"
+                f"as given to init.{missing_axis(x, self.input_shape)}"
             )
         if x.dtype != self.dtype:
             if not is_real(x.dtype):
                 raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
             x = x.astype(self.dtype)
         return x
-
-    def parameters(self) -> dict[str, Parameter]:
-        """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
-        found: dict[str, Parameter] = {}
-        self._gather("", found, set())
-        return found
-
-    def _gather(self, prefix: str, found: dict[str, Parameter], seen: set[int]) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter) and id(value) not in seen:
-                seen.add(id(value))
-                found[prefix + name] = value
-        for name, child in self.children().items():
-            child._gather(f"{prefix}{name}.", found, seen)
-
-    def state_dict(self) -> dict[str, Array]:
-        """Parameters and running statistics by name: all that the layer has learned."""
-        states = self._all(lambda layer: {name: layer for name in layer.state_names})
-        seen: set[tuple[int, str]] = set()
-        result = {name: parameter.value for name, parameter in self.parameters().items()}
-        for name, layer in states:
-            attribute = name.rpartition(".")[2]
-            if (id(layer), attribute) not in seen:
-                seen.add((id(layer), attribute))
-                result[name] = getattr(layer, attribute)
-        return result
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all values of ``state``. Whatever does not fit is listed, and then nothing has changed."""
-        if not isinstance(state, Mapping):
-            raise TypeError(
-                f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() has "
-                "them. A file is read with dn.load(path)."
-            )
-        mine = self.state_dict()
-        missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
-        misshaped = [
-            f"{name} {_form(state[name])}, expected {_form(mine[name])}"
-            for name in mine.keys() & state.keys()
-            if _form(state[name]) != _form(mine[name])
-        ]
-        faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(misshaped)}
-        if any(faults.values()):
-            told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
-            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__} ({told})")
-        values = {name: _like(state[name], mine[name]) for name in mine}
-        parameters = self.parameters()
-        for name, value in values.items():
-            if name in parameters:
-                parameters[name].value = value
-            else:
-                layer, attribute = self._at(name)
-                setattr(layer, attribute, value)
-
-    def to(self, backend: str) -> Layer:
-        """Move every value to a backend. Parameters keep their identity, so an optimizer stays valid."""
-        name = load(backend).name
-        for parameter in self.parameters().values():
-            parameter.value = asarray(parameter.value, backend=name)
-        for path, value in self.state_dict().items():
-            if path not in self.parameters() and backend_of(value) is not None:
-                layer, attribute = self._at(path)
-                setattr(layer, attribute, asarray(value, backend=name))
-        return self
-
-    def copy(self) -> Layer:
-        """An independent copy; what is shared inside stays shared inside."""
-        return copy.deepcopy(self)
-
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Every layer inside, this one first (``""``), by its dotted name; a shared one at each of its places."""
-        yield prefix, self
-        for name, child in self.children().items():
-            yield from child.walk(f"{prefix}.{name}" if prefix else name)
 
     def config(self) -> dict[str, Any]:
         """The arguments that make this layer again, read from the attributes of the same names."""
@@ -296,28 +210,6 @@ class Layer(Stateful):
             if arguments[name].default is inspect.Parameter.empty or _short(value) != _short(arguments[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
-
-    def _all(self, pick: Callable[[Layer], dict[str, Any]]) -> list[tuple[str, Any]]:
-        found = []
-        for path, layer in self.walk():
-            found += [(f"{path}.{name}" if path else name, value) for name, value in pick(layer).items()]
-        return found
-
-    def _at(self, name: str) -> tuple[Layer, str]:
-        path, _, attribute = name.rpartition(".")
-        return dict(self.walk())[path], attribute
-
-
-def both(layer: Layer, result: Any) -> tuple[Array, Pullback]:
-    """What ``forward`` returned, once it is known to be y and its pullback."""
-    if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
-        result[1].paired = True
-        return result
-    kinds = ", ".join(type(part).__name__ for part in (result if type(result) is tuple else (result,)))
-    raise TypeError(
-        f"{type(layer).__name__}: forward returned ({kinds}); expected y and its pullback, as in "
-        "return y, dn.Pullback(name, function of dy, y)"
-    )
 
 
 def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
@@ -348,55 +240,6 @@ class OpLayer(Layer):
         return y, with_gradients(self, way)
 
 
-def merge(owner: Layer, parts: list[tuple[str, Layer, Gradients]]) -> Gradients:
-    """The gradients of the layers inside, which come with their names, under the owner's names; those of a shared
-    parameter add up.
-    """
-    parameters = owner.parameters()
-    total: Gradients = {}
-    for child, layer, gradients in parts:
-        for local, gradient in gradients.items():
-            name = f"{child}.{local}"
-            if name not in parameters:  # it is shared, and stands under its first name
-                inner = (layer.parameters() if layer.children() else vars(layer)).get(local)
-                name = next((known for known, parameter in parameters.items() if parameter is inner), "")
-            if not name:
-                raise ValueError(
-                    f"layer {child} ({type(layer).__name__}): its pullback returned a gradient {local!r}, but it has "
-                    f"{', '.join(layer.parameters()) or 'no parameters'}. A parameter is made by draw.parameter(...), "
-                    "in build, and its gradient goes by the attribute's name."
-                )
-            total[name] = total[name] + gradient if name in total else gradient
-    return {name: total[name] for name in parameters if name in total}
-
-
-def with_gradients(layer: Layer, way: Pullback, *names: str) -> Pullback:
-    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
-
-    def convert(result: Any) -> tuple[Array, Gradients]:
-        dx, *gradients = result if isinstance(result, tuple) else (result,)
-        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
-
-    return way.then(type(layer).__name__, convert)
-
-
-@contextmanager
-def named(name: str, layer: Layer) -> Iterator[None]:
-    """Put the layer's name in front of the message of an error raised inside it."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        blame(name, layer, error)
-
-
-def blame(name: str, layer: Layer, error: Exception) -> NoReturn:
-    """Raise the error with the layer's name in front of its message; one of a class of its own with a note."""
-    if type(error) in (ValueError, TypeError):
-        raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
-    error.add_note(f"in layer {name} ({type(layer).__name__})")
-    raise error
-
-
 def positions(shape: Shape, owner: str) -> tuple[int, int]:
     """H, W of a feature map (H, W, C)."""
     if len(shape) != 3:
@@ -421,26 +264,3 @@ def _short(value: Any) -> Any:
     while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
     return value
-
-
-def _like(value: Any, mine: Any) -> Any:
-    backend = backend_of(mine)
-    if backend is None:
-        return type(mine)(value)
-    copied = to_numpy(value) if backend_of(value) is not None else value
-    return asarray(copied.copy() if hasattr(copied, "copy") else copied, mine.dtype, backend=backend.name)
-
-
-def _form(value: Any) -> Any:
-    """The shape of an array; of a number there is none, and a list of numbers is no array."""
-    return type(value).__name__ if isinstance(value, (list, tuple)) else tuple(getattr(value, "shape", ()))
-
-
-def _missing_axis(x: Array, expected: Shape) -> str:
-    if tuple(x.shape) == expected:
-        return " The batch is missing: x[None] is a batch of one."
-    if tuple(x.shape[1:]) == expected[:-1] and expected[-1] == 1:
-        return " The channel is missing: x[..., None] has one."
-    if tuple(x.shape[1:]) == (*expected[2:], *expected[:2]):
-        return " The channels stand first: x.transpose(0, 2, 3, 1) has them last."
-    return ""

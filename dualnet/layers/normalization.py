@@ -6,14 +6,16 @@ from typing import Any
 
 from .. import ops
 from ..arguments import flag, integer, share
-from ..backend import Array, backend_of
 from ..geometry import elements
-from ..initializers import Draw, Parameter
 from ..ops.normalization import check_axes, check_epsilon, check_groups, follow
 from ..ops.pullback import Pullback
 from ..ops.sums import wide_dtype
 from ..recording import assign, owned
-from .layer import Layer, Shape, with_gradients
+from ..shim import Array, backend_of
+from .initializers import Draw
+from .layer import Layer, Shape
+from .parameter import Parameter
+from .passing import with_gradients
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
 

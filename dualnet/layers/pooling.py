@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import flag, pair
-from ..backend import Array
 from ..geometry import Extent, Padding, Windows, check_padding, placed
 from ..ops.activation import rectify
 from ..ops.pooling import check_no_window_is_empty, largest
 from ..ops.pullback import Pullback
-from .layer import OpLayer, Shape, positions, with_gradients
+from ..shim import Array
+from .layer import OpLayer, Shape, positions
+from .passing import with_gradients
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
 

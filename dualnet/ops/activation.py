@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import flag, index, number
-from ..backend import Array, accelerated, backend_of, namespace
+from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
 from .sums import narrow, rounded_once, summed, wide
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import integer
-from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import Extent, Padding, Windows, missing_axes, transposed, windows
+from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once

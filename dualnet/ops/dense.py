@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from ..backend import Array, accelerated, backend_of, namespace
+from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once

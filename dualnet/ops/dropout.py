@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import share
-from ..backend import Array, accelerated, backend_of, namespace
+from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
 from .sums import rounded_once
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import positive, share
-from ..backend import Array, accelerated, backend_of, namespace, same_backend, to_numpy
-from ..dtypes import is_half, is_real
+from ..shim import Array, accelerated, backend_of, namespace, same_backend, to_numpy
+from ..shim.dtypes import is_half, is_real
 from .activation import log_softmax, logistic
 from .pullback import LossPullback
 from .sums import narrow, rounded_once, summed, wide, wide_dtype

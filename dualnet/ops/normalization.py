@@ -37,8 +37,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import integer, positive
-from ..backend import Array, accelerated, backend_of, namespace, same_backend
 from ..geometry import elements
+from ..shim import Array, accelerated, backend_of, namespace, same_backend
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, narrow, summed, wide, wide_dtype

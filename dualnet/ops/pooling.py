@@ -21,8 +21,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import flag, pair
-from ..backend import Array, accelerated, backend_of, namespace
 from ..geometry import Extent, Padding, Windows, missing_axes, windows
+from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
 from .convolution import pad
 from .pullback import Pullback

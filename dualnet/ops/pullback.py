@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, backend_of
+from ..shim import Array, backend_of
 
 
 class Pullback:

@@ -14,8 +14,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..backend import Array, accelerated, backend_of, references
-from ..dtypes import is_half
+from ..shim import Array, accelerated, backend_of, references
+from ..shim.dtypes import is_half
 
 
 def summed(x: Array, axes: int | Iterable[int] | None = None, keepdims: bool = True) -> Array:

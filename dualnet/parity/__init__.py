@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from ..layers.layer import Layer
 
 if TYPE_CHECKING:
-    from ..optimizers import Optimizer
-    from .certificate import Certificate
-    from .lockstep import Divergence, Twin
-    from .network import NetworkParity
-    from .ways import Way
+    from ..optimizers.optimizer import Optimizer
+    from .certificate.certificate import Certificate
+    from .judging.ways import Way
+    from .networks.lockstep import Divergence, Twin
+    from .networks.network import NetworkParity
 
 __all__ = ["Divergence", "NetworkParity", "Twin", "certify", "parity", "twin"]
 
-_RESULTS = {"Divergence": "lockstep", "NetworkParity": "network", "Twin": "lockstep"}
+_RESULTS = {"Divergence": "networks.lockstep", "NetworkParity": "networks.network", "Twin": "networks.lockstep"}
 """What the functions return, and the modules that bring it."""
 
 
@@ -62,7 +62,7 @@ def parity(
     >>> bool(dn.parity(net, x, t))
     True
     """
-    from .network import parity as run
+    from .networks.network import parity as run
 
     return run(net, x, t, backends=backends, loss=loss, seed=seed, raises=raises)
 
@@ -92,7 +92,7 @@ def twin(
     >>> bool(dn.twin(net, (x, t), backends=("numpy reference", "strict"), steps=2))
     True
     """
-    from .lockstep import twin as run
+    from .networks.lockstep import twin as run
 
     return run(
         net,
@@ -109,6 +109,6 @@ def twin(
 
 def certify(**options: Any) -> Certificate:
     """The certificate; see :func:`dualnet.parity.certificate.certify` for its options."""
-    from .certificate import certify as run
+    from .certificate.certificate import certify as run
 
     return run(**options)

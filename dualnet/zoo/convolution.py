@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import namespace
+from ..shim import namespace
 from .exercise import Case, Exercise, by_loops, normal
 
 __all__ = ["EXERCISES"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy
 
-from ..backend import namespace
 from ..parity import loops
+from ..shim import namespace
 from .exercise import Case, Exercise, by_loops, normal, steps
 
 __all__ = ["EXERCISES"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy
 
-from ..backend import namespace
 from ..ops.dropout import philox
 from ..parity import loops
+from ..shim import namespace
 from .convolution import TRUTH, maps
 from .dense import residual_by_loops
 from .exercise import NAMESPACE, Case, Exercise, normal

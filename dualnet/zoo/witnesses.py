@@ -25,8 +25,8 @@ from typing import Any
 import numpy
 
 from .. import check
-from ..backend import asarray, available_backends, to_numpy, use_backend
-from ..parity.limits import tau
+from ..parity.cases.limits import tau
+from ..shim import asarray, available_backends, to_numpy, use_backend
 from .exercise import Case, Exercise, hung
 
 WITNESSES = ("loops", "slopes", "parity", "pytorch")

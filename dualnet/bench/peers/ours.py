@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from dualnet import loss_scale
-from dualnet.about import report
-from dualnet.backend import asarray, calls, current, set_precision, to_numpy, transfers
 from dualnet.bench.layers import layer_times
 from dualnet.bench.nets import network
-from dualnet.capture import capture
 from dualnet.ops import losses
-from dualnet.optimizers import SGD
-from dualnet.training import _step as one_step
+from dualnet.optimizers import loss_scale
+from dualnet.optimizers.rules import SGD
+from dualnet.shim import asarray, calls, current, set_precision, to_numpy, transfers
+from dualnet.shim.info import info as report
+from dualnet.training.capture import capture
+from dualnet.training.loop import _step as one_step
 
 
 def facts(task: dict) -> dict[str, Any]:

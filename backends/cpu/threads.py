@@ -1,0 +1,175 @@
+"""A team of threads that share out the blocks of a batch, while BLAS is held to one thread.
+
+Two pools of threads on the same cores cost a factor of two, so the team works alone: BLAS's own thread count is set to
+one while a kernel runs, and put back afterwards. NumPy lets go of the interpreter's lock inside copies, ufuncs and
+matrix products, so plain Python threads are enough.
+
+Whoever is free takes the next item. What is added up over items is added up in fixed portions: with the same number of
+threads the result is the same to the last bit, whichever thread was faster. ``DUALNET_THREADS`` sets the number
+(default: the cores that this process may use). Where BLAS cannot be held, the team is one and BLAS keeps its threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import mmap
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from dualnet.shim.process import lock, reader
+
+from . import blas
+
+KEPT = 64
+"""So many buffers with borders of 0 are kept by each thread: the layers of a large network, each of its own shape."""
+
+APART = 2**18
+"""Buffers of so many bytes are taken from the system."""
+PORTIONS = 4
+"""Portions of a sum for each thread."""
+
+_local = threading.local()
+_asked = reader("DUALNET_THREADS")
+
+
+def count() -> int:
+    """How many threads share the work: ``DUALNET_THREADS``, or the cores that this process may use."""
+    return _count(_asked(), blas.library() is not None)
+
+
+@functools.lru_cache(maxsize=64)
+def _count(asked: str, held: bool) -> int:
+    if asked := asked.strip():
+        if not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= 1024):
+            raise ValueError(f"DUALNET_THREADS is a number from 1 to 1024, got {asked!r}")
+        wanted = int(asked)
+    else:
+        wanted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted if held else 1
+
+
+def workers(items: int) -> int:
+    """How many threads :func:`share` uses for so many items; at least one."""
+    return max(1, min(count(), items))
+
+
+def share(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
+    """Call ``work(worker, item)`` for every item: whoever is free takes the next, since cores are not equally fast.
+
+    The calling thread is worker 0. If the team is busy with another caller, the caller does all items itself. ``alone``
+    says that there is too little to do to wake anyone. What ``work`` does for an item must not depend on the worker.
+    """
+    threads = 1 if alone else workers(len(items))
+    left = iter(items)  # one for all: next() is done under the interpreter's lock
+
+    def run(worker: int) -> None:
+        for item in left:
+            work(worker, item)
+
+    with blas.held():
+        if threads > 1:
+            _team(threads).run(run, threads)
+        else:
+            run(0)
+
+
+def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """The items in a fixed number of equal runs, a few for each thread: what is added up, run by run and then over the
+    runs, is the same to the last bit whoever did which.
+    """
+    number = max(1, min(PORTIONS * count(), len(items)))
+    return [items[k * len(items) // number : (k + 1) * len(items) // number] for k in range(number)]
+
+
+def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
+    """A buffer of this thread's own, kept from call to call: a fresh one costs a page fault for every 4 KiB."""
+    kept = _local.__dict__.setdefault("workspaces", {})
+    size, key = math.prod(shape), (name, numpy.dtype(dtype))
+    if key not in kept or kept[key].size < size:
+        kept[key] = apart(size, key[1])
+    return kept[key][:size].reshape(shape)
+
+
+def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
+    """An array of its own pages: a large one that stays would be an island among the heap's that come and go."""
+    if size * dtype.itemsize < APART:
+        return numpy.empty(size, dtype)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
+    return numpy.frombuffer(mmap.mmap(-1, size * dtype.itemsize, **private), dtype)  # a forked child has its own
+
+
+def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:
+    """A buffer of this thread's own, 0 where nobody writes (a border). ``written`` tells what is written: others who
+    write elsewhere in a buffer of the same shape get another one.
+    """
+    kept = _local.__dict__.setdefault("zeros", {})
+    key = (name, shape, numpy.dtype(dtype), written)
+    if key not in kept:
+        while len(kept) >= KEPT:
+            del kept[next(iter(kept))]  # the oldest
+        kept[key] = numpy.zeros(shape, dtype)
+    return kept[key]
+
+
+class Team:
+    """Threads that wait for work: ``run(f, n)`` calls f(0) here and f(1) … f(n − 1) there, and waits for all."""
+
+    def __init__(self, threads: int) -> None:
+        self.pid, self.size = os.getpid(), threads
+        self._busy = threading.Lock()
+        self._inboxes: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(threads - 1)]
+        self._outbox: queue.SimpleQueue = queue.SimpleQueue()
+        for worker, inbox in enumerate(self._inboxes, start=1):
+            threading.Thread(target=self._work, args=(worker, inbox), name=f"dualnet-{worker}", daemon=True).start()
+
+    def _work(self, worker: int, inbox: queue.SimpleQueue) -> None:
+        numpy.seterr(all="ignore")  # the caller is told, by what it computes itself
+        while True:
+            function = inbox.get()
+            try:
+                function(worker)
+                error = None
+            except BaseException as caught:  # handed to the caller, who raises it
+                error = caught
+            del function
+            self._outbox.put(error)
+
+    def run(self, function: Callable[[int], None], threads: int) -> None:
+        if not self._busy.acquire(blocking=False):
+            for worker in range(threads):
+                function(worker)
+            return
+        errors: list[BaseException | None] = []
+        try:
+            for inbox in self._inboxes[: threads - 1]:
+                inbox.put(function)
+            try:
+                function(0)
+            except BaseException as caught:
+                errors.append(caught)
+            errors += [self._outbox.get() for _ in range(threads - 1)]
+        finally:
+            self._busy.release()
+        for error in errors:
+            if error is not None:
+                raise error
+
+
+_team_in_force: list[Team] = []
+_team_lock = lock()
+
+
+def _team(threads: int) -> Team:
+    """The team, made anew when it is too small and in a forked child, where its threads are gone."""
+    with _team_lock:
+        team = _team_in_force[0] if _team_in_force else None
+        if team is None or team.size < threads or team.pid != os.getpid():
+            team = Team(threads)
+            _team_in_force[:] = [team]
+        return team

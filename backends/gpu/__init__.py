@@ -1,0 +1,1 @@
+"""CUDA, cuBLAS and cuDNN under CuPy."""

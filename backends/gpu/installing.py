@@ -1,0 +1,46 @@
+"""Why CuPy does not run here, and the command that mends it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+
+WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+"""Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
+
+
+def installed(wheel: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(wheel))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def install_line(driver: int | None = None) -> str:
+    driver = driver_version() if driver is None else driver
+    if driver:
+        return f'pip install "dualnet[{"cuda13x" if driver >= 13000 else "cuda12x"}]"'
+    return 'pip install "dualnet[cuda12x]" (for a CUDA 13 driver: "dualnet[cuda13x]")'
+
+
+def driver_version() -> int:
+    """The CUDA version that the NVIDIA driver serves, such as 12080; 0 without a driver. Needs no CuPy."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        version = ctypes.c_int()
+        driver.cuDriverGetVersion(ctypes.byref(version))
+        return version.value
+    return 0
+
+
+def first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =*-")]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def dotted(number: int) -> str:
+    """12080 -> "12.8"."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,310 @@
+"""Plans: one computation of oneDNN for one shape, ready to run again.
+
+A :class:`Plan` holds a primitive of the library with all that it needs, made once for a shape; running it sets the
+addresses of the arrays and calls ``dnnl_primitive_execute``. On a CPU that call returns when the work is done, so no
+stream is waited for. Plans, their buffers and streams belong to one thread, so that threads neither wait for each
+other nor see each other's numbers; what the library itself caches (compiled code) is shared and safe.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from ctypes import Structure, byref, c_char_p, c_int, c_size_t, c_void_p
+from typing import Any
+
+import numpy
+
+from .library import Library, Refused, count, ints, library, parallel
+
+KEPT = 256
+"""So many plans are kept by each thread; then the one that was not used for longest is destroyed."""
+
+# Numbers of the C headers (dnnl_types.h, the same in all of version 3)
+IN_ORDER = 1
+F32, U8 = 3, 6
+ANY = 1  # a layout of the library's choice
+STRICT, USER = 0, 1  # no float16 inside float32; the scratchpad is ours
+INFERENCE, TRAINING, BACKWARD = 96, 64, 128
+IMPLEMENTATION, WEIGHTS_MD, DIFF_WEIGHTS_MD, WORKSPACE_MD, SCRATCHPAD_MD = 8, 131, 132, 135, 136
+SRC, OTHER, DST, WEIGHTS, BIAS, WORKSPACE, SCRATCHPAD = 1, 2, 17, 33, 41, 64, 80
+MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
+DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
+SECOND = (32768 | 2, 65536 | 2)  # the other array of the first and the second function applied to each result
+
+
+_HEAD = sys.getsizeof(object())
+_pointer_at = c_size_t.from_address
+
+
+def address(array: numpy.ndarray) -> int:
+    """Where an array's data lie: 0.2 µs instead of the array interface's 1.1, four times for each layer.
+
+    The pointer is the first thing that a NumPy array holds behind the head of every Python object; that it is there is
+    checked once, below.
+    """
+    return _pointer_at(id(array) + _HEAD).value
+
+
+def _by_interface(array: numpy.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _pointer_is_there() -> bool:
+    if sys.implementation.name != "cpython":
+        return False
+    probes = [numpy.empty(n) for n in (1, 5, 1000)]
+    return all(address(probe) == _by_interface(probe) for probe in (*probes, probes[2][7:]))
+
+
+if not _pointer_is_there():
+    address = _by_interface
+
+
+class _Argument(Structure):
+    _fields_ = [("number", c_int), ("memory", c_void_p)]
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+class Plan:
+    """Steps of the library for one shape: ``plan(x, w, y)`` runs them on arrays in the order of its :meth:`slot` calls.
+
+    The arrays must be contiguous, and of the sizes and dtypes described: nothing checks them here.
+    """
+
+    def __init__(self, found: Library, number: int) -> None:
+        self.library, self.threads = found, number
+        self._handles: list[tuple[Callable[[Any], Any], c_void_p]] = []
+        self._buffers: list[numpy.ndarray] = []
+        self._slots: list[int | None] = []
+        self._steps: list[tuple[Any, int, Any]] = []
+        self._scratchpads: list[int | None] = []
+        self._scratch_bytes = 0
+        self._stream = _of_thread.stream(found)
+        self.implementations: list[str] = []
+        self.sizes: list[int] = []  # bytes of what the library lays out as it likes
+
+    def __del__(self) -> None:
+        for destroy, handle in reversed(self.__dict__.get("_handles", [])):
+            destroy(handle)
+
+    def made(self, kind: str, *arguments: Any) -> c_void_p:
+        """A new handle, destroyed with the plan."""
+        handle = self.library.made(kind, *arguments)
+        name = "primitive_desc" if kind.endswith("primitive_desc") else kind.split("_create_")[0]
+        self._handles.append((getattr(self.library.quick, f"dnnl_{name}_destroy"), handle))
+        return handle
+
+    def alone_below(self, limit: int, work: int) -> None:
+        """Use one thread where there is less to do than it takes to wake another. To be called before all else."""
+        if work < limit:
+            self.threads = 1
+            self.library.set_threads(1)  # plan() puts it back
+
+    def described(self, dims: tuple[int, ...], strides: tuple[int, ...] | None = None, dtype: int = F32) -> c_void_p:
+        """A memory descriptor of these dims; strides in elements, or None: the library chooses the layout."""
+        if strides is None:
+            return self.made("memory_desc_create_with_tag", len(dims), ints(*dims), dtype, ANY)
+        return self.made("memory_desc_create_with_strides", len(dims), ints(*dims), dtype, ints(*strides))
+
+    def maps(self, N: int, H: int, W: int, C: int, dtype: int = F32) -> c_void_p:
+        """Feature maps (N, H, W, C) as they lie in memory; the library counts their dims as N, C, H, W."""
+        return self.described((N, C, H, W), (H * W * C, 1, W * C, C), dtype)
+
+    def vector(self, C: int) -> c_void_p:
+        return self.described((C,), (1,))
+
+    def attributes(self, *applied: tuple[Any, ...]) -> c_void_p:
+        """Attributes of a primitive: exact float32, our scratchpad, and functions applied to each result.
+
+        A function is (kind, α, β) of the element, or (kind, descriptor) of the element and that of another array.
+        """
+        attributes = self.made("primitive_attr")
+        self.library.call("dnnl_primitive_attr_set_scratchpad_mode", attributes, USER)
+        self.library.call("dnnl_primitive_attr_set_fpmath_mode", attributes, STRICT)
+        if applied:
+            functions = self.made("post_ops")
+            for each in applied:
+                kind = "eltwise" if len(each) == 3 else "binary"
+                self.library.call(f"dnnl_post_ops_append_{kind}", functions, *each)
+            self.library.call("dnnl_primitive_attr_set_post_ops", attributes, functions)
+        return attributes
+
+    def primitive_desc(self, kind: str, *arguments: Any) -> c_void_p:
+        """A primitive descriptor; plain loops are refused."""
+        descriptor = self.made(f"{kind}_primitive_desc", self.library.engine, *arguments)
+        name = c_char_p()
+        self.library.call("dnnl_primitive_desc_query", descriptor, IMPLEMENTATION, 0, byref(name))
+        words = (name.value or b"").decode()
+        if words.startswith("ref"):
+            raise Refused(f"oneDNN has only {words} for this {kind}")
+        self.implementations.append(words)
+        return descriptor
+
+    def query(self, descriptor: c_void_p, what: int) -> c_void_p:
+        """A memory descriptor that the library chose; it lives as long as the primitive descriptor."""
+        return c_void_p(self.library.slow.dnnl_primitive_desc_query_md(descriptor, what, 0))
+
+    def same(self, one: c_void_p, other: c_void_p) -> bool:
+        return bool(self.library.slow.dnnl_memory_desc_equal(one, other))
+
+    def slot(self, descriptor: c_void_p) -> c_void_p:
+        """The memory of an array that is given on each call."""
+        memory = self.made("memory", descriptor, self.library.engine, None)
+        self._slots.append(memory.value)
+        return memory
+
+    def buffer(self, descriptor: c_void_p) -> c_void_p:
+        """Memory of the plan's own."""
+        buffer = numpy.empty(self.library.slow.dnnl_memory_desc_get_size(descriptor) + 64, numpy.uint8)
+        self._buffers.append(buffer)
+        aligned = -(-buffer.ctypes.data // 64) * 64
+        return self.made("memory", descriptor, self.library.engine, aligned)
+
+    def reorder(self, source: c_void_p, target: c_void_p, slot: c_void_p, buffer: c_void_p) -> None:
+        """A step that copies from one layout to another."""
+        engine = self.library.engine
+        descriptor = self.made("reorder_primitive_desc", source, engine, target, engine, self.attributes())
+        self.step(descriptor, {SRC: slot, DST: buffer})
+
+    def step(self, descriptor: c_void_p, arguments: dict[int, c_void_p]) -> None:
+        """Run this primitive as the next step, on these memories by argument number."""
+        scratch = self.query(descriptor, SCRATCHPAD_MD)
+        size = self.library.slow.dnnl_memory_desc_get_size(scratch) if scratch.value else 0
+        if size:
+            memory = self.made("memory", scratch, self.library.engine, None)
+            arguments = {**arguments, SCRATCHPAD: memory}
+            self._scratchpads.append(memory.value)
+            self._scratch_bytes = max(self._scratch_bytes, size)
+        primitive = self.made("primitive", descriptor)
+        packed = (_Argument * len(arguments))(*[_Argument(n, memory) for n, memory in arguments.items()])
+        self._steps.append((primitive, len(arguments), packed))
+
+    def __call__(self, *arrays: numpy.ndarray) -> None:
+        library = self.library
+        set_address, execute, stream = library.set_address, library.execute, self._stream
+        for memory, array in zip(self._slots, arrays, strict=True):
+            set_address(memory, address(array))
+        if self._scratchpads:
+            scratch = _of_thread.scratch(self._scratch_bytes)
+            for memory in self._scratchpads:
+                set_address(memory, scratch)
+        before = library.get_threads()
+        if before != self.threads:
+            library.set_threads(self.threads)
+        try:
+            for primitive, number, arguments in self._steps:
+                status = execute(primitive, stream, number, arguments)
+                if status:
+                    raise RuntimeError(f"dnnl_primitive_execute: oneDNN status {status}")
+        finally:
+            if before != self.threads:
+                library.set_threads(before)
+
+
+class _Stream:
+    """Where primitives are executed; destroyed with its thread."""
+
+    def __init__(self, found: Library) -> None:
+        self.handle, self.destroy = found.made("stream", found.engine, IN_ORDER), found.quick.dnnl_stream_destroy
+
+    def __del__(self) -> None:
+        self.destroy(self.handle)
+
+
+class _Kept(threading.local):
+    """What a thread keeps: its plans, a stream, and one scratchpad for all plans."""
+
+    def __init__(self) -> None:
+        self.plans: OrderedDict[Any, Plan | None] = OrderedDict()
+        self.streams: dict[Library, _Stream] = {}
+        self.memory = numpy.empty(0, numpy.uint8)
+        self.address = 0
+
+    def stream(self, found: Library) -> c_void_p:
+        if found not in self.streams:
+            self.streams[found] = _Stream(found)
+        return self.streams[found].handle
+
+    def scratch(self, size: int) -> int:
+        if self.memory.size < size + 4096:
+            self.memory = numpy.empty(size + 4096, numpy.uint8)
+            self.address = -(-self.memory.ctypes.data // 4096) * 4096
+        return self.address
+
+
+_of_thread = _Kept()
+
+
+def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
+    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None where oneDNN does not serve.
+
+    ``shapes`` must say everything that the plan depends on, and be hashable.
+    """
+    found = library()
+    if found is None:
+        return None
+    number, plans = count(), _of_thread.plans
+    key = (build, number, shapes)
+    if key in plans:
+        plans.move_to_end(key)
+        return plans[key]
+    parallel(number)
+    before = found.get_threads()
+    found.set_threads(number)  # the code that is made depends on it
+    try:
+        made: Plan | None = Plan(found, number)
+        build(made, *shapes)
+    except Refused:
+        made = None
+    finally:
+        found.set_threads(before)
+    plans[key] = made
+    while len(plans) > KEPT:
+        plans.popitem(last=False)
+    return made
+
+
+# -- the matrix product ------------------------------------------------------------------------------------------------
+
+
+def product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: numpy.ndarray) -> bool:
+    """y = x w + b, of float32 matrices that may be transposed views; False where oneDNN does not serve."""
+    found = library()
+    if found is None:
+        return False
+    number = count()
+    parallel(number)
+    (x, across, row), (w, down, column) = _as_it_lies(x), _as_it_lies(w)
+    (M, K), D = x.shape, w.shape[1]
+    if b is not None:
+        y[...] = b
+    addresses = [address(a) for a in (x, w, y)]
+    before = found.get_threads()
+    found.set_threads(number)
+    try:
+        status = found.slow.dnnl_sgemm(
+            across, down, M, D, K, 1.0, addresses[0], row, addresses[1], column, 0.0 if b is None else 1.0,
+            addresses[2], D,
+        )  # fmt: skip
+    finally:
+        found.set_threads(before)
+    return status == 0
+
+
+def _as_it_lies(matrix: numpy.ndarray) -> tuple[numpy.ndarray, bytes, int]:
+    """The matrix (a copy, if its rows and columns are both apart), b"N" or b"T", and the distance between its runs."""
+    (rows, columns), (down, across), size = matrix.shape, matrix.strides, matrix.itemsize
+    if matrix.flags.c_contiguous:
+        return matrix, b"N", columns
+    if matrix.flags.f_contiguous:
+        return matrix, b"T", rows
+    if across == size and down >= columns * size and down % size == 0:
+        return matrix, b"N", down // size
+    if down == size and across >= rows * size and across % size == 0:
+        return matrix, b"T", across // size
+    return numpy.ascontiguousarray(matrix), b"N", columns

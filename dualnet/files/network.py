@@ -1,0 +1,433 @@
+"""Networks in files: their architecture as a table of layers, their weights as arrays.
+
+The description of a network, in JSON:
+
+    format, dualnet       version of this layout, and of the package that wrote it
+    layers                a flat table: each layer's class and arguments; layers inside are named by their number,
+                          so that a layer that is shared is written once and stays shared
+    network               the number of the outermost layer
+    input_shape, dtype    what ``init`` was called with; the arrays of a network of 16 bits are float32
+    numbers               the part of the state that is not arrays
+    tied                  parameters with several names: {other name: first name}
+    loss                  the name of the loss it was trained with, if it was; null for a function of your own
+    optimizer             its class, the numbers of its state and how its schedule was made, if it was saved too; its
+                          arrays are named ``optimizer/...``
+
+Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. The
+files themselves are formats.py's.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from .. import layers
+from ..layers import initializers
+from ..layers.layer import Layer
+from ..layers.parameter import Parameter
+from ..layers.sketch import sketch
+from ..ops import losses
+from ..optimizers.optimizer import Optimizer
+from ..optimizers.schedules import Schedule
+from ..shim import backend_of, to_numpy
+from ..version import __version__
+from .formats import (
+    DTYPES,
+    FORMAT,
+    MALFORMED,
+    SUFFIXES,
+    Arrays,
+    CheckpointError,
+    need_safetensors,
+    read,
+    safetensors,
+    write,
+)
+
+__all__ = ["load", "save"]
+
+OF_OPTIMIZER = "optimizer/"
+MOST_PLACES = 20_000
+MOST_DEPTH = 100
+BUILT_IN: dict[str, type[Layer]] = {
+    name: kind
+    for name, kind in vars(layers).items()
+    if isinstance(kind, type) and issubclass(kind, Layer) and kind not in (Layer, layers.Lambda)
+}
+"""The classes that a file may name."""
+
+
+def built_in(kind: type[Layer]) -> type[Layer]:
+    """A decorator for dualnet's own layers outside ``dualnet.layers``: files may name them."""
+    BUILT_IN[kind.__name__] = kind
+    return kind
+
+
+# -- a network in a file -----------------------------------------------------------------------------------------------
+
+
+def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = None) -> Path:
+    """Write a network, its architecture and its weights, to ``path``; returns the path written.
+
+    With ``optimizer`` its state is in the file too, from which training can go on: ``dn.load(path, optimizer=...)``.
+
+    The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
+    ``.safetensors`` is added if it can be written, else ``.npz``. The file is replaced as a whole or not at all: after
+    an ``OSError`` the old one is still there.
+
+    Raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold (functions are code: ``Lambda``, a
+    function as an initializer), before anything is written, and ``ImportError`` without the package for the format.
+
+    >>> import dualnet as dn, tempfile, pathlib
+    >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.Identity()]).init((5, 5, 1))
+    >>> path = net.save(pathlib.Path(tempfile.mkdtemp()) / "model.npz")
+    >>> same = dn.load(path)
+    >>> x = dn.asarray([[[[1.0]] * 5] * 5])
+    >>> bool((dn.to_numpy(same(x)) == dn.to_numpy(net(x))).all()), path.name
+    (True, 'model.npz')
+    """
+    target = _target(path)
+    if not isinstance(net, Layer):
+        raise TypeError(f"save: expected a layer or network, got {type(net).__name__}")
+    if net.input_shape is None:
+        raise ValueError("save: the network has no parameters yet: call net.init(input_shape) first")
+    document, arrays = _describe(net)
+    remembered = _describe_optimizer(optimizer, document)
+    own = _own_classes(net)
+    try:
+        _restore(document, arrays, own)  # the way back is tried now, while the network is still here
+    except MALFORMED as error:
+        raise ValueError(
+            f"save: this network could not be made again from the arguments of its layers ({error}). If layers were "
+            "exchanged after init, call net.init again; a layer's config() must return the arguments of its class."
+        ) from error
+    write(target, document, arrays | remembered)
+    return target
+
+
+def load(
+    path: str | os.PathLike,
+    custom: Mapping[str, type[Layer]] | None = None,
+    *,
+    optimizer: Optimizer | None = None,
+) -> Layer:
+    """The network in a file that :func:`save` wrote, on the backend in force.
+
+    The format is told by the content. ``custom={"Name": Class}`` gives the layer classes that are not dualnet's own.
+    An ``optimizer``, made with the arguments of the one that was saved, takes over the state of that one. Where their
+    schedules differ there is a warning.
+
+    Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
+    ``FileNotFoundError`` where there is none; without a suffix the two known ones are tried.
+
+    >>> import dualnet as dn, tempfile, pathlib
+    >>> class Double(dn.Layer):
+    ...     def forward(self, x, train=False):
+    ...         return 2 * x, dn.Pullback("Double", lambda dy: (2 * dy, {}), x)
+    >>> path = dn.Sequential([Double()]).init((1,)).save(pathlib.Path(tempfile.mkdtemp()) / "double.npz")
+    >>> dn.to_numpy(dn.load(path, custom={"Double": Double})(dn.asarray([[1.5]])))
+    array([[3.]], dtype=float32)
+    """
+    if not isinstance(custom, Mapping | None):
+        raise TypeError(f'load: custom is {custom!r}; expected classes by name, such as {{"Scale": Scale}}')
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(f"load: optimizer is {optimizer!r}; expected one, made with the arguments of the one saved")
+    for name, kind in (custom or {}).items():
+        if not (isinstance(kind, type) and issubclass(kind, Layer)):
+            raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
+    found = _found(path)
+    document, arrays = read(found)
+    remembered = {name: arrays.pop(name) for name in list(arrays) if name.startswith(OF_OPTIMIZER)}
+    if optimizer is not None and "optimizer" not in document:
+        raise ValueError(f"load: {found} holds no optimizer's state; net.save(path, optimizer=...) writes one")
+    try:
+        net = _restore(document, arrays, custom or {})
+        net.load_state_dict({**arrays, **document["numbers"]})
+        if "loss" in document:
+            net.loss = None if document["loss"] is None else _one_of([*losses.NAMES], document["loss"], "loss")
+        if optimizer is not None:
+            _go_on(optimizer, document["optimizer"], remembered)
+    except MALFORMED as error:
+        raise CheckpointError(f"{found}: {error}") from error
+    return net
+
+
+def _target(path: str | os.PathLike) -> Path:
+    target = Path(os.fsdecode(path)).expanduser()
+    if target.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
+        raise ValueError(f"save: {str(path)!r} is a folder; expected a file, such as {str(target / 'model.npz')!r}")
+    if not target.suffix:
+        return target.with_name(target.name + SUFFIXES[0 if safetensors() else 1])
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"save: {str(path)!r} ends with {target.suffix!r}; expected {' or '.join(SUFFIXES)}")
+    if target.suffix == ".safetensors":
+        need_safetensors(target)
+    return target
+
+
+def _found(path: str | os.PathLike) -> Path:
+    given = Path(os.fsdecode(path)).expanduser()
+    if given.exists():
+        return given
+    tried = [] if given.suffix in SUFFIXES else [given.with_name(given.name + suffix) for suffix in SUFFIXES]
+    found = [candidate for candidate in tried if candidate.exists()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"load: there are {' and '.join(map(str, found))}; say which one")
+    names = ", ".join(repr(str(candidate)) for candidate in [given, *tried])
+    raise FileNotFoundError(errno.ENOENT, f"load: there is no file {names}")
+
+
+# -- architecture <-> description --------------------------------------------------------------------------------------
+
+
+def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
+    """Everything about a network, as a description and host arrays."""
+    arrays, numbers = _split(net.state_dict())
+    for name, value in numbers.items():
+        if type(value) not in (int, float):
+            raise TypeError(f"save: state {name!r} is a {type(value).__name__}; expected an array, an int or a float")
+    table: list[dict[str, Any]] = []
+    network = _number(net, table, {})
+    document = {
+        "format": FORMAT,
+        "dualnet": __version__,
+        "layers": table,
+        "network": network,
+        "input_shape": list(net.input_shape or ()),
+        "dtype": numpy.dtype(net.dtype).name,
+        "numbers": numbers,
+        "tied": _tied(net),
+    }
+    if "loss" in vars(net):
+        document["loss"] = _loss(vars(net)["loss"])
+    return document, arrays
+
+
+def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -> Arrays:
+    """Its numbers, into the description, and its arrays."""
+    if optimizer is None:
+        return {}
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"save: optimizer is {optimizer!r}; expected the dn.Optimizer that trained the network")
+    arrays, numbers = _split(optimizer.state_dict())
+    numbers = {name: _plain(value, name, [], {}) for name, value in numbers.items()}
+    document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers, "schedule": _schedule(optimizer)}
+    return {OF_OPTIMIZER + name: array for name, array in arrays.items()}
+
+
+def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> None:
+    """Give an optimizer the state that a file holds."""
+    saved, mine = described["class"], type(optimizer).__name__
+    if saved != mine:
+        raise ValueError(f"it holds the state of {saved}, which {mine} cannot take over")
+    was, schedule = described.get("schedule"), _schedule(optimizer)
+    if isinstance(was, str) and schedule and was != schedule:
+        warnings.warn(
+            f"load: the learning rate was scheduled by {was} and goes on with {schedule}, at the step reached. If that "
+            "is not meant, make the optimizer with the arguments of the one that was saved.",
+            stacklevel=3,
+        )
+    numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
+    optimizer.load_state_dict(numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in arrays.items()})
+
+
+def _schedule(optimizer: Optimizer) -> str | None:
+    """How its schedule was made, in words to be compared; None for a number and for code of somebody's own."""
+    known = isinstance(optimizer.lr, Schedule) and type(optimizer.lr).__module__ == Schedule.__module__
+    text = repr(optimizer.lr) if known else ""
+    return text if text and " at 0x" not in text else None  # Warmup around a function: its place in memory
+
+
+def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of a state, on the host, and the rest of it."""
+    arrays = {name: _host(value) for name, value in state.items() if backend_of(value) is not None}
+    return arrays, {name: value for name, value in state.items() if name not in arrays}
+
+
+def _loss(loss: Any) -> str | None:
+    """A loss's name, if a file can hold it: a function of somebody's own, or with options, it cannot."""
+    return next((name for name, known in losses.NAMES.items() if loss == name or loss is known), None)
+
+
+def _host(value: Any) -> numpy.ndarray:
+    """A little-endian array in C order: safetensors 0.8.0 silently writes wrong numbers for any other order."""
+    host = to_numpy(value)
+    if host.dtype.name not in DTYPES:
+        raise TypeError(f"save: dtype {host.dtype} cannot be stored; expected one of {', '.join(DTYPES)}")
+    return numpy.array(host, dtype=host.dtype.newbyteorder("<"), order="C")
+
+
+def _number(layer: Layer, table: list[dict[str, Any]], known: dict[int, int]) -> int:
+    """The layer's number in the table, where it is entered after the layers inside it."""
+    if id(layer) not in known:
+        name = type(layer).__name__
+        try:
+            arguments = layer.config()
+        except AttributeError as error:
+            raise TypeError(
+                f"save: {name} does not tell its arguments ({error}). Store each one under its own name in __init__, "
+                "or define config() to return them."
+            ) from error
+        config = {key: _plain(value, f"{name}.{key}", table, known) for key, value in arguments.items()}
+        entry: dict[str, Any] = {"class": name, "config": config}
+        if BUILT_IN.get(name) is not type(layer):
+            entry["custom"] = True
+        known[id(layer)] = len(table)
+        table.append(entry)
+    return known[id(layer)]
+
+
+def _plain(value: Any, where: str, table: list[dict[str, Any]], known: dict[int, int]) -> Any:
+    """An argument as JSON; what JSON lacks becomes an object with one key, its kind."""
+    if isinstance(value, numpy.generic):
+        value = value.item()
+    if isinstance(value, Layer):
+        return {"layer": _number(value, table, known)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, where, table, known) for item in value]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _plain(item, where, table, known) for key, item in value.items()}}
+    for name, initializer in initializers.NAMES.items():
+        if value is initializer:
+            return name
+    raise TypeError(f"save: {where} is {value!r}; a file holds numbers, names and layers, no code. {_way_out(where)}")
+
+
+def _way_out(where: str) -> str:
+    if where.startswith("Lambda."):
+        return (
+            "Write the layer as a class with forward(x, train), a subclass of dn.Layer, and give it to "
+            'dn.load(path, custom={"Name": Class}).'
+        )
+    if "initializer" in where:
+        return f"Give the initializer by its name ({', '.join(initializers.NAMES)}); it is not used after init."
+    return "Give such an argument by a name that the layer looks up itself."
+
+
+def _own_classes(net: Layer) -> dict[str, type[Layer]]:
+    """The classes that are not dualnet's, by name."""
+    own: dict[str, type[Layer]] = {}
+    for _, layer in net.walk():
+        name = type(layer).__name__
+        if BUILT_IN.get(name) is not type(layer) and own.setdefault(name, type(layer)) is not type(layer):
+            raise ValueError(f"save: two layer classes of the network are named {name}; rename one")
+    return own
+
+
+def _tied(net: Layer) -> dict[str, str]:
+    """The further names of parameters that stand in several places."""
+    first: dict[int, str] = {}
+    tied = {}
+    for path, layer in net.walk():
+        for attribute, value in vars(layer).items():
+            if isinstance(value, Parameter):
+                name = f"{path}.{attribute}" if path else attribute
+                if first.setdefault(id(value), name) != name:
+                    tied[name] = first[id(value)]
+    return tied
+
+
+def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
+    """The described network with parameters that take no memory yet, once they are known to fit the arrays."""
+    net = _assemble(document, custom)
+    sketch(net, tuple(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
+    places = dict(net.walk())
+    for name, first in document["tied"].items():
+        _tie(places, name, first)
+    expected, given = _kinds(net.state_dict()), _kinds({**arrays, **document["numbers"]})
+    wrong = [
+        f"{name} is {given.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+        for name in sorted(expected.keys() | given.keys())
+        if expected.get(name) != given.get(name) and not _older(document, expected.get(name), given.get(name))
+    ]
+    if wrong:
+        raise ValueError(f"the values do not fit the layers: {'; '.join(wrong)}")
+    return net
+
+
+def _older(document: dict[str, Any], expected: str | None, given: str | None) -> bool:
+    """Before parameters were float32 in every network of 16 bits, files held those of float16 in float16."""
+    older = expected is not None and expected.startswith("float32 ") and expected.replace("float32", "float16", 1)
+    return document["dtype"] == "float16" and given == older
+
+
+def _kinds(state: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: type(value).__name__ if backend_of(value) is None else f"{value.dtype.name} {tuple(value.shape)}"
+        for name, value in state.items()
+    }
+
+
+def _assemble(document: dict[str, Any], custom: Mapping[str, type[Layer]]) -> Layer:
+    made: list[Layer] = []
+    sizes: list[tuple[int, int]] = []  # of each layer: how many places there are in it, and how deep they go
+
+    def value_of(value: Any, inside: list[tuple[int, int]]) -> Any:
+        if isinstance(value, list):
+            return [value_of(item, inside) for item in value]
+        if not isinstance(value, dict):
+            return value
+        ((kind, held),) = value.items()
+        if kind == "layer" and type(held) is int and 0 <= held < len(made):
+            inside.append(sizes[held])
+            return made[held]
+        if kind == "tuple" and isinstance(held, list):
+            return tuple(value_of(item, inside) for item in held)
+        if kind == "dict" and isinstance(held, dict):
+            return {key: value_of(item, inside) for key, item in held.items()}
+        if kind == "float" and held in ("inf", "-inf", "nan"):
+            return float(held)
+        raise ValueError(f"the description holds {kind!r}: {held!r}, which means nothing")
+
+    for entry in document["layers"]:
+        kind = _class_of(entry, custom)
+        inside: list[tuple[int, int]] = []
+        config = {name: value_of(value, inside) for name, value in entry["config"].items()}
+        places, depth = 1 + sum(n for n, _ in inside), 1 + max((d for _, d in inside), default=0)
+        if places > MOST_PLACES or depth > MOST_DEPTH:
+            raise ValueError(f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}")
+        made.append(kind(**config))
+        sizes.append((places, depth))
+    return made[document["network"]]
+
+
+def _number_in(value: Any) -> Any:
+    """A number of the description; one that JSON lacks is an object with one key."""
+    return float(value["float"]) if isinstance(value, dict) else value
+
+
+def _class_of(entry: dict[str, Any], custom: Mapping[str, type[Layer]]) -> type[Layer]:
+    name, known = entry["class"], custom if entry.get("custom") else BUILT_IN
+    if name not in known:
+        hint = f'. It is somebody\'s own: give it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
+        raise ValueError(f"unknown layer class {name!r}{hint if entry.get('custom') else ''}")
+    return known[name]
+
+
+def _tie(places: dict[str, Layer], name: str, first: str) -> None:
+    (path, _, attribute), (origin, _, source) = name.rpartition("."), first.rpartition(".")
+    layer, mine, other = places[path], vars(places[path]).get(attribute), vars(places[origin]).get(source)
+    if not isinstance(mine, Parameter) or not isinstance(other, Parameter) or mine.shape != other.shape:
+        raise ValueError(f"{name} cannot be tied to {first}")
+    setattr(layer, attribute, other)
+
+
+def _one_of(known: list[str], value: Any, what: str) -> str:
+    if value not in known:
+        raise ValueError(f"{what} is {value!r}; expected one of {', '.join(known)}")
+    return value

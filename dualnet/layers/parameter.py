@@ -1,0 +1,98 @@
+"""Parameters: the arrays that training changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..recording import Stateful, lasting
+from ..shim import Array, accelerated, backend_of
+from ..shim.dtypes import is_half
+
+
+class Parameter(Stateful):
+    """An array that training changes. Its identity stays when its value moves to another backend or is loaded.
+
+    ``value`` is float32 in a network that computes in float16 or bfloat16 (the *master*: a step may be smaller than the
+    distance of two numbers of 16 bits), and a layer computes with ``cast(x.dtype)``.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Dense(3)]).init((2,), dtype="float16")
+    >>> w = net.parameters()["0.w"]
+    >>> w.shape, w.dtype.name, w.cast(net.dtype).dtype.name
+    ((2, 3), 'float32', 'float16')
+    """
+
+    # _shadow is the value in 16 bits, made of the array _of; it holds as long as that is the value. Who overwrites the
+    # value in its place (a captured step) writes _shadow in the same launch, or says changed().
+    __slots__ = ("_of", "_shadow", "name", "value")
+    unwatched = ("_of", "_shadow")
+
+    def __init__(self, value: Any, name: str = "Parameter") -> None:
+        self._shadow: Any = None
+        self.name = name  # for messages; init makes it the layer's kind and the attribute, such as "Conv2D.w"
+        self.value: Any = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "value":
+            self._check(value)
+            self._of = None  # also where it is the same array: w.value *= 0.5
+        super().__setattr__(name, value)
+
+    def _check(self, value: Any) -> None:
+        """A value keeps its shape: an optimizer's memory and the layers behind were made for that one."""
+        if backend_of(value) is None:
+            raise TypeError(
+                f"{self.name}: value is a {type(value).__name__}; expected an array. Make one with dn.asarray(...)."
+            )
+        old = getattr(self, "value", None)
+        if old is not None and tuple(value.shape) != tuple(old.shape):
+            raise ValueError(
+                f"{self.name}: value has shape {tuple(value.shape)}; expected {tuple(old.shape)}. Reshape it, or give "
+                "the layer other arguments and call init again."
+            )
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.value, self.name)  # a copy makes its own shadow
+
+    def cast(self, dtype: Any) -> Array:
+        """The value as a layer needs it that computes in ``dtype``: rounded to 16 bits, once for each new value.
+
+        The value itself wherever that is not float32, or ``dtype`` not of 16 bits.
+        """
+        value = self.value
+        own = value.dtype
+        if own is dtype or dtype is None or own == dtype or not is_half(dtype) or own.name != "float32":
+            return value
+        if self._of is not value or self._shadow.dtype != dtype:
+            self._shadow, self._of = lasting(lambda: value.astype(dtype)), value
+        return self._shadow
+
+    def changed(self) -> None:
+        """Say that the elements of ``value`` were overwritten in place: ``w.value[0] = 0.0; w.changed()``."""
+        self._of = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.shape}, {self.dtype})"
+
+
+def cast_all(parameters: Iterable[Parameter], dtype: Any) -> None:
+    """Cast at once all that were cast before and have a new value since: what the next forward pass will ask for."""
+    stale = [p for p in parameters if p._shadow is not None and p._of is not p.value and p._shadow.dtype == dtype]
+    if stale:
+        for parameter, shadow in zip(stale, lasting(lambda: round_all([p.value for p in stale], dtype))):
+            parameter._shadow, parameter._of = shadow, parameter.value
+
+
+@accelerated
+def round_all(values: list[Array], dtype: Any) -> list[Array]:
+    """Each array in ``dtype``."""
+    return [value.astype(dtype) for value in values]

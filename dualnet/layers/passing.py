@@ -1,0 +1,74 @@
+"""What passes between layers: results checked, gradients gathered by name, errors with the layer's name in front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from ..ops.pullback import Pullback
+from ..shim import Array
+from .state import LayerTree
+
+Gradients = dict[str, Array]
+
+
+def both(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
+    """What ``forward`` returned, once it is known to be y and its pullback."""
+    if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
+        result[1].paired = True
+        return result
+    kinds = ", ".join(type(part).__name__ for part in (result if type(result) is tuple else (result,)))
+    raise TypeError(
+        f"{type(layer).__name__}: forward returned ({kinds}); expected y and its pullback, as in "
+        "return y, dn.Pullback(name, function of dy, y)"
+    )
+
+
+def merge(owner: LayerTree, parts: Sequence[tuple[str, LayerTree, Gradients]]) -> Gradients:
+    """The gradients of the layers inside, which come with their names, under the owner's names; those of a shared
+    parameter add up.
+    """
+    parameters = owner.parameters()
+    total: Gradients = {}
+    for child, layer, gradients in parts:
+        for local, gradient in gradients.items():
+            name = f"{child}.{local}"
+            if name not in parameters:  # it is shared, and stands under its first name
+                inner = (layer.parameters() if layer.children() else vars(layer)).get(local)
+                name = next((known for known, parameter in parameters.items() if parameter is inner), "")
+            if not name:
+                raise ValueError(
+                    f"layer {child} ({type(layer).__name__}): its pullback returned a gradient {local!r}, but it has "
+                    f"{', '.join(layer.parameters()) or 'no parameters'}. A parameter is made by draw.parameter(...), "
+                    "in build, and its gradient goes by the attribute's name."
+                )
+            total[name] = total[name] + gradient if name in total else gradient
+    return {name: total[name] for name in parameters if name in total}
+
+
+def with_gradients(layer: LayerTree, way: Pullback, *names: str) -> Pullback:
+    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
+
+    def convert(result: Any) -> tuple[Array, Gradients]:
+        dx, *gradients = result if isinstance(result, tuple) else (result,)
+        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
+
+    return way.then(type(layer).__name__, convert)
+
+
+@contextmanager
+def named(name: str, layer: LayerTree) -> Iterator[None]:
+    """Put the layer's name in front of the message of an error raised inside it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        blame(name, layer, error)
+
+
+def blame(name: str, layer: LayerTree, error: Exception) -> NoReturn:
+    """Raise the error with the layer's name in front of its message; one of a class of its own with a note."""
+    if type(error) in (ValueError, TypeError):
+        raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
+    error.add_note(f"in layer {name} ({type(layer).__name__})")
+    raise error

@@ -1,0 +1,84 @@
+"""Gradients before a step: checked against the parameters, and clipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arguments import positive
+from ..layers.parameter import Parameter
+from ..ops.sums import wide
+from ..shim import Array, asarray, backend_of, namespace
+from .updates import Gradients
+
+__all__ = ["check_gradients", "clip_by_global_norm", "clip_by_value"]
+
+
+def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradients) -> None:
+    """Raise unless there is one gradient for each parameter, of its shape, its dtype (or 16 bits of it) and backend."""
+    if len(grads) == len(parameters) and all(_fits(grads.get(name), p.value) for name, p in parameters.items()):
+        return
+    shapes = {name: tuple(getattr(g, "shape", ())) for name, g in grads.items() if g is not None}
+    faults = {
+        "missing": parameters.keys() - shapes.keys(),
+        "unknown": shapes.keys() - parameters.keys(),
+        "of another shape": {
+            f"{name} {shapes[name]}, expected {parameter.shape}"
+            for name, parameter in parameters.items()
+            if shapes.get(name, parameter.shape) != parameter.shape
+        },
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
+        raise ValueError(f"{owner}: the gradients do not fit the parameters ({told}). Nothing was changed.")
+    for name, parameter in parameters.items():
+        namespace(owner, **{name: parameter.cast(grads[name].dtype), f"the gradient of {name}": grads[name]})
+
+
+def _fits(gradient: Any, value: Array) -> bool:
+    """Is it a gradient of this value beyond doubt? (One of 16 bits, or with something amiss, is looked at closely.)"""
+    backend = backend_of(gradient)
+    if backend is None or backend is not backend_of(value):
+        return False
+    return gradient.shape == value.shape and gradient.dtype == value.dtype and value.dtype.kind == "f"
+
+
+def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, Array]:
+    """Shorten all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
+
+    Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as an array without axes: nothing
+    is read back from the device.
+
+    >>> import dualnet as dn
+    >>> grads = {"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}
+    >>> clipped, norm = dn.clip_by_global_norm(grads, max_norm=1.0)
+    >>> dn.to_numpy(clipped["w"]).round(4), float(dn.to_numpy(norm))
+    (array([0.6, 0. ], dtype=float32), 5.0)
+    """
+    max_norm = positive(max_norm, "max_norm", op="clip_by_global_norm")
+    _named(grads, "clip_by_global_norm")
+    if not grads:
+        return {}, asarray(0.0)
+    xp = namespace("clip_by_global_norm", **grads)
+    norm = xp.sqrt(sum(xp.sum(w * w) for w in map(wide, grads.values())))
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    return {name: g * factor.astype(g.dtype) for name, g in grads.items()}, norm
+
+
+def clip_by_value(grads: Gradients, limit: float) -> Gradients:
+    """Every element of every gradient brought into [−limit, limit].
+
+    >>> import dualnet as dn
+    >>> dn.to_numpy(dn.clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])
+    array([ 1. , -0.5], dtype=float32)
+    """
+    limit = positive(limit, "limit", op="clip_by_value")
+    _named(grads, "clip_by_value")
+    if not grads:
+        return {}
+    xp = namespace("clip_by_value", **grads)
+    return {name: xp.clip(g, -limit, limit) for name, g in grads.items()}
+
+
+def _named(grads: Any, op: str) -> None:
+    if not isinstance(grads, dict):
+        raise TypeError(f"{op}: grads is a {type(grads).__name__}; expected gradients by name, as from a pullback")

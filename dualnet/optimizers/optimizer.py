@@ -1,0 +1,260 @@
+"""Gradient descent and its descendants: how parameters change once their gradients are known.
+
+    E17   w ← w − η · ∂E/∂w
+
+All four put a direction in the place of the plain gradient; the formulas are PyTorch's, so that its results are ours.
+η, the learning rate ``lr``, is a number or a schedule (see :mod:`dualnet.schedules`), and may be set while training.
+
+A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
+get new arrays, since a pullback may hold the old ones. (Only a captured step, see :func:`dualnet.capture`, overwrites
+what it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under the parameter's name,
+made when first needed, and follows the parameter to another backend.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..arguments import count, number, positive
+from ..layers.parameter import Parameter
+from ..ops.sums import wide
+from ..recording import Stateful, assign, counted, live, owned
+from ..shim import Array, asarray, backend_of, to_numpy
+from ..shim.dtypes import FLOATING
+from .gradients import check_gradients, clip_by_global_norm, clip_by_value
+from .schedules import Schedule, rate, rate_at
+from .updates import choose_all, updated
+
+__all__ = ["Optimizer"]
+
+
+Gradients = dict[str, Array]
+
+
+Slots = dict[str, Array]
+
+
+Rate = float | Callable[[int], float]
+
+
+AS_SAVED = "Make the optimizer with the arguments of the one that was saved"
+
+
+class Optimizer(Stateful):
+    """Base class. One of your own defines ``slot_names`` and ``update(w, g, slots, lr) -> (new w, new slots)``.
+
+    ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` shortens the gradients of a step
+    together to a greatest length, ``clip_value`` each of their elements; clipping comes before weight decay.
+
+    >>> import dualnet as dn
+    >>> class SignDescent(dn.optimizers.Optimizer):
+    ...     def update(self, w, g, slots, lr):
+    ...         return w - lr * dn.backend.backend_of(g).xp.sign(g), {}
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> SignDescent(lr=0.5).step(net, {"gamma": dn.asarray([3.0, -0.1])})
+    >>> dn.to_numpy(net.gamma.value)
+    array([0.5, 1.5], dtype=float32)
+    """
+
+    decoupled = False  # does update() see to the weight decay itself?
+
+    def __init__(
+        self, lr: Rate, weight_decay: float = 0.0, *, clip_norm: float | None = None, clip_value: float | None = None
+    ) -> None:
+        owner = type(self).__name__
+        self.lr = lr
+        self.weight_decay = number(weight_decay, "weight_decay", op=owner)
+        self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
+        self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
+        self._steps = 0
+        self._skipped: Array | None = None  # of those, how many were not finite: on the device, where that is known
+        self._slots: dict[str, Slots] = {}
+
+    # -- what an optimizer defines
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """The names of what is remembered of each parameter: arrays of its shape that start at 0."""
+        return ()
+
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+        """The new value and the new slots of one parameter, as new arrays; ``self.steps`` steps were made before."""
+        raise TypeError(f"{type(self).__name__} defines no update(w, g, slots, lr)")
+
+    def update_all(
+        self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, finite: Array | None, into: bool
+    ) -> list[tuple[Array, Slots]]:
+        """:meth:`update` for every parameter, weight decay included. An optimizer may have a shorter way.
+
+        Where ``finite`` is False, all stays as it is. With ``into`` the given arrays may be overwritten and returned.
+        """
+        made = []
+        for old, gradient, kept in zip(w, g, slots):
+            decay = self.weight_decay * old if self.weight_decay and not self.decoupled else None
+            direction = wide(gradient) if decay is None else wide(gradient) + decay
+            new = updated(type(self).__name__, self.update(old, direction, kept, lr), old, kept)
+            made.append(choose_all(finite, new, (old, kept)))
+        return made
+
+    # -- what every optimizer can do
+
+    @property
+    def lr(self) -> Rate:
+        """The learning rate: a number, or a function of the step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: Rate) -> None:
+        self._lr = rate(value, "lr", op=type(self).__name__)
+
+    @property
+    def current_lr(self) -> float:
+        """The learning rate of the coming step."""
+        return rate_at(self._lr, self._steps, op=type(self).__name__)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return live(self, "_steps")
+
+    def observe(self, value: float) -> None:
+        """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
+        getattr(self._lr, "observe", lambda value: None)(value)
+
+    def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
+        """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
+
+        With ``finite``, an array without axes that holds a bool, a step for which it is False changes nothing but the
+        number of steps, on which schedules go by (see :class:`dualnet.LossScale`); the value is not read back.
+
+        Raises ``ValueError`` where names or shapes do not fit and ``TypeError`` where dtypes or backends do not; then
+        nothing has changed.
+        """
+        if not hasattr(net, "parameters") or not isinstance(grads, dict):
+            got = f"({type(net).__name__}, {type(grads).__name__})"
+            raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
+        parameters = net.parameters()
+        check_gradients(f"{type(self).__name__}.step", parameters, grads)
+        counted(self, "_steps")
+        if parameters:
+            self._change(parameters, self._clipped({name: grads[name] for name in parameters}), finite)
+        self._steps += 1
+
+    def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
+        values = [wide(parameter.value) for parameter in parameters.values()]
+        slots = [self._slots_of(name, w) for name, w in zip(parameters, values)]
+        lr = live(self, "current_lr", values[0].dtype.name)
+        into = all(owned(parameter, "value") for parameter in parameters.values())
+        into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
+        made = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
+        rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), made)]
+        for (name, parameter), value, (_, kept) in zip(parameters.items(), rounded, made):  # now nothing can fail
+            assign(parameter, "value", value)
+            for slot, array in kept.items():
+                assign(self, ("_slots", name, slot), array)
+        if finite is not None:
+            assign(self, "_skipped", self._skipped_at(finite) + (1 - finite.astype("uint64")))
+
+    def _made(self, w: Array) -> Any:
+        """How many steps have changed something."""
+        return self.steps if self._skipped is None else self.steps - self._skipped_at(w)
+
+    def _skipped_at(self, like: Array) -> Any:
+        return 0 if self._skipped is None else asarray(self._skipped, backend=backend_of(like).name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, flat: ``steps``, the rate or the schedule's memory, arrays by name.
+
+        >>> import dualnet as dn
+        >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
+        >>> opt.step(net, {"gamma": dn.asarray([1.0, 2.0]), "beta": dn.asarray([0.0, 0.0])})
+        >>> sorted(opt.state_dict())
+        ['beta.velocity', 'gamma.velocity', 'lr', 'steps']
+        """
+        state: dict[str, Any] = {"steps": self._steps} | ({} if self._skipped is None else {"skipped": self._skipped})
+        if not callable(self._lr):
+            state["lr"] = self._lr
+        elif isinstance(self._lr, Schedule):
+            state.update({f"schedule.{name}": value for name, value in self._lr.state_dict().items()})
+        for name, slots in self._slots.items():
+            state.update({f"{name}.{slot}": array for slot, array in slots.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state. Raises ``ValueError`` for one of another optimizer; then nothing has changed."""
+        owner, rest = f"{type(self).__name__}.load_state_dict", dict(state)
+        if "steps" not in rest:
+            raise ValueError(f"{owner}: an optimizer's state has steps, and what else it needs; got {', '.join(state)}")
+        if ("lr" in rest) == callable(self._lr):
+            was, now = ("a number", "a schedule") if callable(self._lr) else ("a schedule", "a number")
+            raise ValueError(f"{owner}: lr was {was}, and is {now} here. {AS_SAVED}, and set its lr afterwards.")
+        steps = count(rest.pop("steps"), "steps", op=owner, least=0)
+        skipped = rest.pop("skipped", None)
+        lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
+        kept = {key for key in rest if key.rpartition(".")[2] in self.slot_names}
+        memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
+        slots = self._slots_from(rest, owner)
+        if isinstance(self._lr, Schedule):
+            try:
+                self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
+            except ValueError as error:
+                raise ValueError(f"{owner}: {error}. {AS_SAVED}.") from error
+        elif memory:
+            raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is no schedule that keeps a state")
+        self._steps, self._slots = steps, slots
+        self._skipped = None if skipped is None else asarray(skipped, "uint64")
+        if lr is not None:
+            self._lr = lr
+
+    def config(self) -> dict[str, Any]:
+        """The optimizer's name and the arguments that make it again, as JSON can hold them."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        values = {name: getattr(self, name) for name in names}
+        if callable(self._lr):
+            values["lr"] = self._lr.config() if isinstance(self._lr, Schedule) else repr(self._lr)
+        return {"name": type(self).__name__.lower(), **values}
+
+    def __repr__(self) -> str:
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def _clipped(self, gradients: Gradients) -> Gradients:
+        if self.clip_value is None and self.clip_norm is None:
+            return gradients
+        gradients = {name: wide(g) for name, g in gradients.items()}
+        if self.clip_value is not None:
+            gradients = clip_by_value(gradients, self.clip_value)
+        if self.clip_norm is not None:
+            gradients, _ = clip_by_global_norm(gradients, self.clip_norm)
+        return gradients
+
+    def _slots_of(self, name: str, w: Array) -> Slots:
+        """What is remembered of a parameter, where the parameter is now; zeros at the beginning."""
+        backend = backend_of(w)
+        kept = self._slots.get(name)
+        if kept is None:
+            return {slot: backend.xp.zeros(w.shape, dtype=w.dtype) for slot in self.slot_names}
+        for slot, array in kept.items():
+            if tuple(array.shape) != tuple(w.shape):
+                raise ValueError(
+                    f"{type(self).__name__}.step: {slot} of {name} has shape {tuple(array.shape)}, the parameter "
+                    f"{tuple(w.shape)}. The state belongs to another network; use a new optimizer."
+                )
+        return {slot: asarray(array, w.dtype, backend=backend.name) for slot, array in kept.items()}
+
+    def _slots_from(self, state: dict[str, Any], owner: str) -> dict[str, Slots]:
+        result: dict[str, Slots] = {}
+        faults = []
+        for key, value in state.items():
+            name, _, slot = key.rpartition(".")
+            if slot in self.slot_names and backend_of(value) is not None and value.dtype.name in FLOATING:
+                result.setdefault(name, {})[slot] = asarray(to_numpy(value).copy(), backend=backend_of(value).name)
+            else:
+                faults.append(key)
+        faults += [f"{name} without its {s}" for name, kept in result.items() for s in self.slot_names if s not in kept]
+        if faults:
+            raise ValueError(f"{owner}: the state does not fit {self!r} ({'; '.join(faults)}). {AS_SAVED}.")
+        return {name: {slot: kept[slot] for slot in self.slot_names} for name, kept in result.items()}

@@ -1,0 +1,201 @@
+"""SGD, RMSProp, Adam and AdamW: the direction that each puts in the place of the plain gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arguments import flag, positive, share
+from ..shim import Array, backend_of
+from .optimizer import Optimizer, Rate, Slots
+from .updates import adam_update, adam_updates, sgd_update, sgd_updates
+
+__all__ = ["Adam", "AdamW", "RMSProp", "SGD", "get"]
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum (Polyak 1964) and Nesterov's look ahead (Sutskever et al. 2013).
+
+        v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.SGD(lr=0.5).step(net, {"gamma": dn.asarray([1.0, 2.0])})
+    >>> dn.to_numpy(net.gamma.value)
+    array([0.5, 0. ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        lr: Rate,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        self.momentum = share(momentum, "momentum", op="SGD")
+        self.nesterov = flag(nesterov, "nesterov", op="SGD")
+        if nesterov and not self.momentum:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0, such as momentum=0.9")
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+        return sgd_update(w, g, slots, lr, self.momentum, self.nesterov)  # E17
+
+    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
+        if type(self).update is not SGD.update:
+            return super().update_all(w, g, slots, lr, *how)
+        return sgd_updates(w, g, slots, lr, self.momentum, self.nesterov, self.weight_decay, *how)
+
+
+class RMSProp(Optimizer):
+    """The gradient over the root of its mean square (Tieleman and Hinton 2012; ``centered``: Graves 2013).
+
+        s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
+
+    ``centered`` subtracts the square of the mean gradient from s; ``momentum`` gathers the quotients as in SGD.
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.optimizers.RMSProp(lr=0.1, rho=0.75).step(net, {"gamma": dn.asarray([3.0, -0.1])})  # √s is |g| / 2
+    >>> dn.to_numpy(net.gamma.value).round(4)
+    array([0.8, 1.2], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        rho: float = 0.99,
+        momentum: float = 0.0,
+        epsilon: float = 1e-8,
+        centered: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        self.rho, self.momentum = share(rho, "rho", op="RMSProp"), share(momentum, "momentum", op="RMSProp")
+        self.epsilon = positive(epsilon, "epsilon", op="RMSProp")
+        self.centered = flag(centered, "centered", op="RMSProp")
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        mean, velocity = ("mean",) if self.centered else (), ("velocity",) if self.momentum else ()
+        return ("mean_square", *mean, *velocity)
+
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+        xp = backend_of(w).xp
+        kept = {"mean_square": self.rho * slots["mean_square"] + (1 - self.rho) * (g * g)}
+        spread = kept["mean_square"]
+        if self.centered:
+            kept["mean"] = slots["mean"] + (1 - self.rho) * (g - slots["mean"])
+            spread = xp.maximum(spread - kept["mean"] * kept["mean"], 0.0)  # rounding may leave less than 0
+        direction = g / (xp.sqrt(spread) + self.epsilon)
+        if self.momentum:
+            direction = kept["velocity"] = self.momentum * slots["velocity"] + direction
+        return w - lr * direction, kept  # E17
+
+
+class Adam(Optimizer):
+    """The mean gradient over the root of the mean square, both freed of their start at 0 (Kingma and Ba 2015).
+
+        m ← beta_1 · m + (1 − beta_1) · g          m̂ = m / (1 − beta_1^t)
+        v ← beta_2 · v + (1 − beta_2) · g²         v̂ = v / (1 − beta_2^t)          w ← w − lr · m̂ / (√v̂ + epsilon)
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.Adam(lr=0.5).step(net, {"gamma": dn.asarray([1.0, -20.0])})  # a first step is always lr long
+    >>> dn.to_numpy(net.gamma.value).round(4)
+    array([0.5, 1.5], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        owner = type(self).__name__
+        self.beta_1, self.beta_2 = share(beta_1, "beta_1", op=owner), share(beta_2, "beta_2", op=owner)
+        self.epsilon = positive(epsilon, "epsilon", op=owner)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("mean", "mean_square")
+
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self._made(w) + 1)  # E17
+
+    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
+        if type(self).update not in (Adam.update, AdamW.update):
+            return super().update_all(w, g, slots, lr, *how)
+        decay, betas = (self.weight_decay, self.decoupled), (self.beta_1, self.beta_2)
+        return adam_updates(w, g, slots, lr, betas, self.epsilon, self._made(w[0]), decay, *how)
+
+
+class AdamW(Adam):
+    """Adam whose weight decay is a step of its own, w ← (1 − lr · weight_decay) · w (Loshchilov and Hutter 2019).
+
+    >>> import dualnet as dn
+    >>> net = dn.BatchNorm(center=False).init((2,))
+    >>> dn.optimizers.AdamW(lr=0.5, weight_decay=0.5).step(net, {"gamma": dn.asarray([0.0, 3.0])})
+    >>> dn.to_numpy(net.gamma.value).round(4)
+    array([0.75, 0.25], dtype=float32)
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Rate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, beta_1, beta_2, epsilon, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+        return super().update(w * (1 - lr * self.weight_decay), g, slots, lr)
+
+
+NAMES: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: SGD(lr=0.01, momentum=0.9),
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+def get(optimizer: str | Optimizer) -> Optimizer:
+    """The optimizer itself, or a new one: ``sgd`` (lr=0.01, momentum=0.9), ``rmsprop``, ``adam`` or ``adamw``.
+
+    >>> import dualnet as dn
+    >>> dn.optimizers.get("adam").current_lr
+    0.001
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        raise TypeError(f"optimizer is the class {optimizer.__name__}; write {optimizer.__name__}(lr=...)")
+    if not isinstance(optimizer, str):
+        raise TypeError(f"optimizer is a name ({', '.join(NAMES)}) or an Optimizer, got {optimizer!r}")
+    if optimizer.strip().lower() not in NAMES:
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(NAMES)}, or give an Optimizer")
+    return NAMES[optimizer.strip().lower()]()

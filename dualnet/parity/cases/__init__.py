@@ -1,0 +1,1 @@
+"""What is compared: cases drawn from a seed, and what is right."""

@@ -1,0 +1,107 @@
+"""How far two right results may be apart: every tolerance, and the reason for it (docs/numerics.md).
+
+u is the unit round-off and K the number of terms in the longest sum. Rounding errors of either sign add up like a
+random walk, so a sum may be off by √K of them:
+
+    τ = u · (8 + 4 √K)
+
+Numbers of 16 bits are added up in float32 and rounded at the end, and so have float32's τ and a bound for the rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy
+
+from ...shim.dtypes import HALVES, dtype_of, finfo
+
+UNIT = {"float16": 4.88e-4, "bfloat16": 3.91e-3, "float32": 5.96e-8, "float64": 1.11e-16}
+"""Half the distance from 1 to the next number."""
+
+ROUNDED = {"float16": 1e-3, "bfloat16": 1e-2}
+"""For sums in float32 of numbers of 16 bits: twice their unit, with room. One rounding is needed, two happen where a
+matrix product of 16 bits comes before another sum."""
+NORMALISED = {"float16": 2e-3, "bfloat16": 2e-2}
+"""For what is normalised on the way."""
+
+
+def tau(dtype: Any, K: int) -> float:
+    """The bound on ‖X − R‖ / ‖R‖ for a reduction over K terms.
+
+    >>> f"{tau('float32', 576):.1e}"
+    '6.2e-06'
+    """
+    name = dtype_of(dtype).name
+    return UNIT[adding(name)] * (8 + 4 * math.sqrt(K)) + ROUNDED.get(name, 0.0)
+
+
+def adding(dtype: str) -> str:
+    """The dtype in which sums are kept: float32 for those of 16 bits."""
+    return "float32" if dtype in HALVES else dtype
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound ``norm`` on ‖X − R‖ / ``size`` and a bound ``each`` on max |X − R| / ``scale``; None where there is none.
+
+    ``scale`` is an array like R. For sums of products it is |A||B|, the sum of what was added up without its signs: an
+    element whose terms cancel is small, but its rounding error is not. ``norm == 0`` is a bound of nothing at all.
+    """
+
+    why: str
+    scale: numpy.ndarray
+    size: float
+    norm: float | None = None
+    each: float | None = None
+
+    def times(self, factor: float) -> Limit:
+        """A wider limit: two backends may be apart by twice what each may be from the truth."""
+        wider = {name: value * factor for name in ("norm", "each") if (value := getattr(self, name)) is not None}
+        return replace(self, **wider)
+
+
+def exact(r: numpy.ndarray) -> Limit:
+    """Nothing is rounded: copies, comparisons, ReLU, maxima, integers."""
+    return Limit("exact", numpy.abs(r), _norm(r), norm=0.0)
+
+
+def ulps(r: numpy.ndarray, dtype: str, n: int, scale: numpy.ndarray | None = None) -> Limit:
+    """n units in the last place of R, or of ``scale`` where R is a difference that cancels."""
+    what = f"{n} ULP" if scale is None else f"{n} ULP of the factors"
+    return Limit(what, _spacing(numpy.abs(r if scale is None else scale), dtype), _norm(r), each=float(n))
+
+
+def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> Limit:
+    """A sum of K products, in the norm and in every element.
+
+    The few elements of a small result may all cancel by chance, and its norm then says nothing; so ‖R‖ counts as at
+    least ‖|A||B|‖ / √K, which is the size that K random terms have.
+    """
+    bound = tau(dtype, K)
+    size = max(_norm(r), _norm(magnitude) / math.sqrt(max(K, 1)))
+    return Limit(f"τ, K = {K}", magnitude, size, norm=bound, each=bound)
+
+
+def normed(
+    r: numpy.ndarray, dtype: str, bound: float, why: str, magnitude: numpy.ndarray | None = None, K: int = 1
+) -> Limit:
+    """A bound on the norm alone, for what is normalised on the way: there each element depends on all others.
+
+    ``bound`` is that of the dtype in which sums are kept.
+    """
+    size = max(_norm(r), 0.0 if magnitude is None else _norm(magnitude) / math.sqrt(max(K, 1)))
+    return Limit(why, numpy.abs(r), size, norm=bound + NORMALISED.get(dtype, 0.0))
+
+
+def _norm(r: numpy.ndarray) -> float:
+    return float(numpy.linalg.norm(r[numpy.isfinite(r)]))
+
+
+def _spacing(scale: numpy.ndarray, dtype: str) -> numpy.ndarray:
+    """The distance of two neighbouring numbers of the dtype, at each element."""
+    limits = finfo(dtype)
+    inside = numpy.clip(numpy.nan_to_num(scale, nan=1.0, posinf=1.0), float(limits.tiny), float(limits.max))
+    return numpy.spacing(inside.astype(dtype)).astype(numpy.float64)

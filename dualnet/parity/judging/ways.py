@@ -1,0 +1,135 @@
+"""The ways in which a case can be computed: a backend, with its kernels or with the references they stand in for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from ... import ops
+from ...shim import Array, asarray, backend_of, calls, kernels_allowed, load, to_numpy, use_backend
+from ..cases.case import Case
+from ..cases.truth import gradient_names, output_name
+
+__all__ = ["Outcome", "Way", "kernels", "ways_of"]
+
+
+@dataclass
+class Outcome:
+    """What came out: host arrays by name, or the name of an exception; and which kernels had a part in it."""
+
+    values: dict[str, numpy.ndarray | None] = field(default_factory=dict)
+    error: str = ""
+    message: str = ""
+    kernels: tuple[tuple[str, str], ...] = ()  # (name, "kernel of onednn")
+
+    def bits(self) -> tuple:
+        """All that was computed, to the bit."""
+        return self.error, tuple(
+            None if v is None else (v.dtype.str, v.shape, v.tobytes()) for v in self.values.values()
+        )
+
+
+@dataclass(frozen=True)
+class Way:
+    """A backend, with ``kernels`` or without. Kernels decline what they do not serve; then the reference runs."""
+
+    backend: str
+    kernels: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} kernels" if self.kernels else self.backend
+
+    @classmethod
+    def parse(cls, name: str | Way) -> Way:
+        """A way by its name: ``"strict"`` is the backend as it is used, ``"numpy reference"`` that without kernels.
+
+        >>> Way.parse("numpy reference"), Way.parse("strict")
+        (Way(backend='numpy', kernels=False), Way(backend='strict', kernels=False))
+        """
+        if isinstance(name, Way):
+            return name
+        if not isinstance(name, str):
+            raise TypeError(f"parity: a backend's name is a string such as 'numpy', got {type(name).__name__}")
+        backend, _, kind = name.strip().lower().partition(" ")
+        if kind not in ("", "kernels", "reference"):
+            raise ValueError(f"parity: after a backend's name stands 'kernels' or 'reference', got {name!r}")
+        loaded = load(backend)
+        return cls(loaded.name, bool(loaded.kernels) and (kind == "kernels" or not kind and kernels_allowed()))
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """This backend and its kernels, and no warnings about what is computed on purpose."""
+        with use_backend(self.backend), kernels(self.kernels), numpy.errstate(all="ignore"):
+            yield
+
+    def run(self, case: Case) -> Outcome:
+        """Forward and every gradient. Whatever is raised on the way is an outcome too."""
+        with self.in_force():
+            before = dict(calls)
+            try:
+                outcome = Outcome(self.compute(case))
+            except Exception as error:  # its type is compared
+                outcome = Outcome(error=type(error).__name__, message=str(error))
+            ran = {key for key, n in calls.items() if key[1] != "reference" and n > before.get(key, 0)}
+            outcome.kernels = tuple(sorted(ran))
+            return outcome
+
+    def compute(self, case: Case) -> dict[str, numpy.ndarray | None]:
+        given = [placed(a, case.layout) for a in case.arrays.values()]
+        y, pullback = function(case)(*given, **case.options)
+        if case.refused:
+            return {output_name(case): to_numpy(y)}
+        gradients = pullback() if case.loss else pullback(placed(case.dy, case.layout))
+        several = gradients if isinstance(gradients, tuple) else (gradients,)
+        found = {output_name(case): y, **dict(zip(gradient_names(case), several))}
+        return {name: None if a is None else to_numpy(a) for name, a in found.items()}
+
+
+def ways_of(backend: str) -> list[Way]:
+    """The references of a backend and, where it has any, its kernels."""
+    return [Way(backend), Way(backend, kernels=True)] if load(backend).kernels else [Way(backend)]
+
+
+@contextmanager
+def kernels(allowed: bool) -> Iterator[None]:
+    """Kernels on or off, for the whole process, until the block ends."""
+    before = os.environ.get("DUALNET_KERNELS")
+    os.environ["DUALNET_KERNELS"] = "auto" if allowed else "reference"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DUALNET_KERNELS"]
+        else:
+            os.environ["DUALNET_KERNELS"] = before
+
+
+def function(case: Case) -> Any:
+    """The op or loss of a case, with ``relu=True`` where it is to take a ReLU along."""
+    op = getattr(ops.losses if case.loss else ops, case.base)
+    return functools.partial(op, relu=True) if case.rectified else op
+
+
+def placed(array: numpy.ndarray | None, layout: str) -> Array | None:
+    """The array on the backend in force, lying in memory as the layout says (a copy to a device would tidy it up)."""
+    if array is None:
+        return None
+    if layout == "together" or array.ndim == 0:
+        return asarray(array.copy())
+    if layout == "sliced":
+        wide = numpy.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., 1::2] = array
+        return asarray(wide)[..., 1::2]
+    if layout == "reversed":
+        return asarray(numpy.ascontiguousarray(array[::-1, ..., ::-1] if array.ndim > 1 else array[::-1]))[
+            (slice(None, None, -1), ..., slice(None, None, -1)) if array.ndim > 1 else slice(None, None, -1)
+        ]
+    turned = asarray(numpy.ascontiguousarray(array.T))
+    return backend_of(turned).xp.permute_dims(turned, tuple(reversed(range(array.ndim))))

@@ -1,0 +1,202 @@
+"""Small networks of the certificate, trained for 200 steps: in lock-step in float64, then against NumPy's own envelope.
+
+Training magnifies: one unit in the last place of the first weights has grown a thousandfold after 200 steps, so no
+fixed tolerance on trained weights can be defended. NumPy's own spread is the measure: five runs whose first weights are
+moved by one unit in the last place. A backend may stray ten times as far, at every step. A unit that switches (of a
+ReLU, of a maximum) makes a jump in one run and none in the next, and another order of summation may switch one in any
+step, not in the first alone. So where a backend strays too far, up to fifteen runs more are made before it is told, in
+which the weights are moved before every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from ... import data, models
+from ...layers import Dense, Flatten, ReLU, Sequential
+from ...layers.layer import Layer
+from ...ops import losses
+from ...optimizers.rules import SGD
+from ...shim import asarray, to_numpy
+from ..cases import limits
+from ..judging.ways import Way
+from .lockstep import twin
+from .network import ROOM, RUNS, moved, parity
+
+__all__ = ["NETWORKS", "STEPS", "images", "judge_network", "make"]
+
+STEPS, BATCH, EVERY, MOST_RUNS = 200, 16, 10, 20
+SEEDS = {"lenet5": 5, "vgg6": 2, "resnet20": 2}
+"""Runs whose accuracies are compared."""
+RATE = {"lenet5": 0.005, "vgg6": 0.005, "resnet20": 0.001}
+"""Learning rates at which a training is tame: at ten times these, one unit in the last place becomes everything."""
+
+
+def vgg6() -> Sequential:
+    """VGG-6 with 8, 16 and 16 filters instead of 32, 64 and 128."""
+    stages = [layer for filters in (8, 16, 16) for layer in models._stage(filters, 2)]
+    return Sequential([*stages, Flatten(), Dense(32), ReLU(), Dense(10)])
+
+
+def resnet20() -> Sequential:
+    """ResNet-20 with 4, 8 and 16 filters instead of 16, 32 and 64; its depth is the whole one."""
+    return models._resnet((4, 8, 16), 3, 10, "identity")
+
+
+NETWORKS: dict[str, tuple[Callable[[], Sequential], tuple[int, ...]]] = {
+    "lenet5": (models.lenet5, (28, 28, 1)),
+    "vgg6": (vgg6, (16, 16, 3)),
+    "resnet20": (resnet20, (16, 16, 3)),
+}
+"""The certificate's networks, as narrow as minutes allow, and the shape of an image."""
+
+
+def make(name: str, dtype: str, seed: int = 0) -> Layer:
+    """One of the networks, with its first weights."""
+    build, shape = NETWORKS[name]
+    return build().init(shape, seed=seed, dtype=dtype)
+
+
+def images(shape: tuple[int, ...], seed: int = 0) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The handwritten digits in this size, with a little noise: an even background would tie every maximum."""
+    (x, t), _ = data.load_digits()
+    H, W, C = shape
+    times = H // 8
+    large = numpy.kron(x[..., 0], numpy.ones((1, times, times), numpy.float32))
+    edge = (H - 8 * times) // 2
+    large = numpy.pad(large, ((0, 0), (edge, H - 8 * times - edge), (edge, W - 8 * times - edge)))
+    rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 2]))
+    coloured = large[..., None] * numpy.linspace(1.0, 0.5, C, dtype=numpy.float32)
+    return coloured + 0.1 * rng.standard_normal(coloured.shape, dtype=numpy.float32), t
+
+
+def judge_network(
+    name: str,
+    ways: list[Way],
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    seeds: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """All that the certificate says about a network: logits, gradients, top-1, lock-step, envelope, accuracies."""
+    base, others, seeds = ways[0], ways[1:], SEEDS[name] if seeds is None else seeds
+    shape = NETWORKS[name][1]
+    x, t = images(shape, seed)
+    first = {}
+    for dtype in ("float32", "float64"):
+        found = parity(make(name, dtype, seed), x[:BATCH], t[:BATCH], backends=ways, seed=seed)
+        tick()
+        worst = found.worst
+        first[dtype] = {
+            "ok": found.ok,
+            "worst": {"result": worst.result, "way": worst.way, "error": worst.error, "limit": worst.limit},
+            "ratio": {way.name: max((r.ratio for r in found.rows if r.way == way.name and not r.note), default=0.0)
+                      for way in ways},
+            "top_1": found.top_1,
+            "images": found.images,
+            "switched": found.switched,
+            "wrong": [f"{r.way}: {r.result}" for r in found.rows if not r.ok],
+            "lock_step": [str(t) for t in found.twins if not t],
+        }  # fmt: skip
+    lock_steps = []
+    for other in others:
+        run = twin(make(name, "float64", seed), (x, t), backends=(base, other), steps=steps, batch_size=BATCH,
+                   optimizer=SGD(RATE[name], momentum=0.9), seed=seed, raises=False)  # fmt: skip
+        tick()
+        lock_steps.append({"way": other.name, "ok": run.ok, "steps": run.steps, "compared": run.compared,
+                           "worst": run.worst, "worst_at": run.worst_at, "told": str(run)})  # fmt: skip
+    envelope = _envelope(name, ways, x, t, seed, steps, seeds, tick)
+    ok = all(f["ok"] for f in first.values()) and all(s["ok"] for s in lock_steps) and envelope["ok"]
+    return {
+        "network": name,
+        "parameters": sum(math.prod(p.shape) for p in make(name, "float32").parameters().values()),
+        "first_step": first,
+        "lock_step": lock_steps,
+        "training": envelope,
+        "reproducer": f"dualnet parity --network {name} --seed {seed}",
+        "verdict": "PASS" if ok else "FAIL",
+    }
+
+
+def _envelope(
+    name: str, ways: list[Way], x: Any, t: Any, seed: int, steps: int, seeds: int, tick: Callable[[], None]
+) -> dict[str, Any]:
+    """200 free steps in float32: each way against the first, in units of the envelope."""
+    base, net = ways[0], make(name, "float32", seed)
+    course, accuracy = train(net, base, name, x, t, seed, steps)
+    rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 4]))
+    spread, scores, runs = numpy.full(len(course), limits.tau("float32", 1)), [accuracy], 0
+    of_seeds = [accuracy] + [train(make(name, "float32", seed + s), base, name, x, t, seed + s, steps)[1]
+                             for s in range(1, seeds)]  # fmt: skip
+    tried = {way: [train(make(name, "float32", seed + s), way, name, x, t, seed + s, steps) for s in range(seeds)]
+             for way in ways[1:]}  # fmt: skip
+    tick()
+    while runs < RUNS or runs < MOST_RUNS and any(_ratio(found, course, spread) > 1 for found in tried.values()):
+        first, every = (moved(net, rng), None) if runs < RUNS else (net, rng)
+        other, score = train(first, base, name, x, t, seed, steps, every)
+        spread = numpy.maximum.accumulate(numpy.maximum(spread, _apart(other, course)))
+        scores.append(score)
+        runs += 1
+        tick()
+    low, high = min(scores + of_seeds), max(scores + of_seeds)
+    rows = []
+    for way, found in tried.items():
+        accuracies, ratio = [score for _, score in found], _ratio(found, course, spread)
+        inside = low <= sum(accuracies) / len(accuracies) <= high
+        rows.append({"way": way.name, "apart": float(_apart(found[0][0], course)[-1]), "ratio": ratio,
+                     "accuracies": accuracies, "ok": ratio <= 1.0 and inside})  # fmt: skip
+    return {
+        "steps": steps,
+        "runs": runs,
+        "envelope": [float(spread[0]), float(spread[-1])],
+        "room": ROOM,
+        "accuracies": of_seeds,
+        "range": [low, high],
+        "rows": rows,
+        "ok": all(row["ok"] for row in rows),
+    }
+
+
+def _ratio(found: list[Any], course: list[numpy.ndarray], spread: numpy.ndarray) -> float:
+    """How far the run of the first seed strays, at worst, of what it may."""
+    return float(numpy.max(_apart(found[0][0], course) / (ROOM * spread)))
+
+
+def train(
+    net: Layer,
+    way: Way,
+    name: str,
+    x: numpy.ndarray,
+    t: numpy.ndarray,
+    seed: int,
+    steps: int,
+    rng: numpy.random.Generator | None = None,
+) -> tuple[list[numpy.ndarray], float]:
+    """The weights after every tenth step, as one vector each, and the accuracy on images that were not learned.
+
+    With ``rng`` every weight is moved by one unit in the last place before every step.
+    """
+    net, optimizer = net.copy(), SGD(RATE[name], momentum=0.9)
+    held, order, course = 200, numpy.random.default_rng(numpy.random.SeedSequence([seed, 5])), []
+    with way.in_force():
+        net.to(way.backend)
+        for step in range(steps):
+            net = net if rng is None else moved(net, rng)
+            chosen = order.integers(held, len(x), BATCH)
+            y, back = net.forward(asarray(x[chosen]), train=True)
+            _, dloss = losses.softmax_cross_entropy(y, asarray(t[chosen]))
+            optimizer.step(net, back(dloss())[1])
+            if step % EVERY == EVERY - 1 or step == steps - 1:
+                course.append(numpy.concatenate([to_numpy(p.value).ravel() for p in net.parameters().values()]))
+        right = numpy.argmax(to_numpy(net(asarray(x[:held]))), 1) == t[:held]
+    return course, float(numpy.mean(right))
+
+
+def _apart(one: list[numpy.ndarray], other: list[numpy.ndarray]) -> numpy.ndarray:
+    gaps = [numpy.linalg.norm(a.astype(numpy.float64) - b) / numpy.linalg.norm(b) for a, b in zip(one, other)]
+    return numpy.nan_to_num(numpy.asarray(gaps), nan=numpy.inf)

@@ -1,0 +1,32 @@
+"""Who explains which layer: the index sums of docs/derivation.md, evaluated in float64 without the ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...layers.layer import Layer
+from . import filters, maps, units
+from .run import Use
+from .target import Target
+from .terms import Account, Term
+
+KINDS = [*filters.KINDS, *maps.KINDS, *units.KINDS]
+
+
+def account(target: Target, uses: list[Use]) -> Account:
+    """Explain an entry. A parameter of a layer that stands in several places collects from all of them."""
+    explainer = explainer_of(uses[0].layer)
+    accounts = [explainer(target, use) for use in uses]
+    first = accounts[0]
+    for place, more in enumerate(accounts[1:], start=2):
+        first.terms += [Term(t.cells, t.factor, t.what, f"place {place}") for t in more.terms]
+    if len(accounts) > 1:
+        first.notes.append(f"The layer is shared: it stands in {len(accounts)} places, whose gradients add up.")
+    return first
+
+
+def explainer_of(layer: Layer) -> Callable[[Target, Use], Account]:
+    for kind, explainer in KINDS:
+        if isinstance(layer, kind):
+            return explainer
+    raise ValueError(f"explain: how {type(layer).__name__} computes is not known here; only its own pullback knows")

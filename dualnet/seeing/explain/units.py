@@ -1,0 +1,251 @@
+"""Activations and normalisation: what happens to each number by itself, or within the set that it belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy
+
+from ...layers import activation as act
+from ...layers import normalization as norm
+from ...layers.layer import Layer
+from .run import Use
+from .target import Target
+from .terms import Account, Cell, Term, cell
+
+Function = Callable[[float], float]
+
+# -- activations -------------------------------------------------------------------------------------------------------
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def curve(layer: Layer) -> tuple[Function, Function, str, str]:
+    """f, its slope f', and both in words, of an activation that works on each number by itself."""
+    a = getattr(layer, "alpha", 1.0)
+    gate, slope = _gate(getattr(layer, "approximate", False))
+    curves: dict[type[Layer], tuple[Function, Function, str, str]] = {
+        act.ReLU: (lambda x: max(x, 0.0), lambda x: float(x > 0), "max(0, x)", "1 where x > 0, else 0"),
+        act.LeakyReLU: (
+            lambda x: x if x > 0 else a * x,
+            lambda x: 1.0 if x > 0 else a,
+            f"x where x > 0, else {a:g}·x",
+            f"1 where x > 0, else {a:g}",
+        ),
+        act.ELU: (
+            lambda x: x if x > 0 else a * math.expm1(x),
+            lambda x: 1.0 if x > 0 else a * math.exp(x),
+            f"x where x > 0, else {a:g}·(eˣ − 1)",
+            f"1 where x > 0, else {a:g}·eˣ",
+        ),
+        act.Sigmoid: (logistic, lambda x: logistic(x) * logistic(-x), "1 / (1 + e⁻ˣ)", "y · (1 − y)"),
+        act.Tanh: (math.tanh, lambda x: (1 - math.tanh(x)) * (1 + math.tanh(x)), "tanh x", "1 − y²"),
+        act.Softplus: (
+            lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+            logistic,
+            "log(1 + eˣ)",
+            "σ(x)",
+        ),
+        act.SiLU: (
+            lambda x: x * logistic(x),
+            lambda x: logistic(x) * (1 + x * logistic(-x)),
+            "x · σ(x)",
+            "σ(x) · (1 + x · (1 − σ(x)))",
+        ),
+        act.GELU: (lambda x: x * gate(x), lambda x: gate(x) + x * slope(x), "x · Φ(x)", "Φ(x) + x · φ(x)"),
+    }
+    return next(found for kind, found in curves.items() if isinstance(layer, kind))
+
+
+def _gate(approximate: bool) -> tuple[Function, Function]:
+    """Φ and its derivative φ, or GELU's formula for them with tanh."""
+    if not approximate:
+        return lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    k = 2 * math.sqrt(2 / math.pi)
+
+    def gate(x: float) -> float:
+        return logistic(k * (x + 0.044715 * x**3))
+
+    return gate, lambda x: gate(x) * (1 - gate(x)) * k * (1 + 3 * 0.044715 * x * x)
+
+
+def of_activation(target: Target, use: Use) -> Account:
+    name, x = type(use.layer).__name__, cell("x", use.x, *target.index)
+    f, slope, formula, words = curve(use.layer)
+    if target.name == "y":
+        y = f(x.value)
+        return Account(
+            "E7",
+            f"{name} forward",
+            f"y = f(x) = {formula}, each number by itself",
+            {},
+            [Term((x,))],
+            how="f of it",
+            result=y,
+            scale=abs(y) + abs(x.value * slope(x.value)),
+        )
+    at = slope(x.value)
+    term = Term((cell("dy", use.dy, *target.index),), at, f"f'({x})")
+    # Where the slope nearly vanishes it is a difference, so its rounding error is that of a slope of 1.
+    return Account(
+        "E14",
+        f"{name} backward",
+        f"dx = f'(x) · dy,  f' = {words}",
+        {},
+        [term],
+        scale=abs(term.cells[0].value) * max(1.0, abs(at)) if not isinstance(use.layer, act.ReLU) else abs(term.value),
+        notes=[f"{x} = {x.value:.6g}, where the slope is {at:.6g}."],
+    )
+
+
+def of_softmax(target: Target, use: Use) -> Account:
+    layer, axis = use.layer, use.layer.axis % use.x.ndim
+    log = isinstance(layer, act.LogSoftmax)
+    line = [(*target.index[:axis], q, *target.index[axis + 1 :]) for q in range(use.x.shape[axis])]
+    x = [cell("x", use.x, *index) for index in line]
+    top = max(each.value for each in x)
+    total = math.fsum(math.exp(each.value - top) for each in x)
+    shares = [math.exp(each.value - top) / total for each in x]
+    here = target.index[axis]
+    if target.name == "y":
+        y = x[here].value - top - math.log(total) if log else shares[here]
+        formula = "y_i = x_i − log Σ_q e^x_q" if log else "y_i = e^x_i / Σ_q e^x_q"
+        terms = [Term((each,), note="this one" if q == here else "") for q, each in enumerate(x)]
+        return Account(
+            "E7",
+            f"{type(layer).__name__} forward",
+            formula,
+            {"i": here},
+            terms,
+            how="f of them",
+            result=y,
+            scale=1 + abs(y),
+        )
+    terms = []
+    for q, index in enumerate(line):
+        slope = (q == here) - shares[here] if log else shares[here] * ((q == here) - shares[q])
+        terms.append(Term((cell("dy", use.dy, *index),), slope, f"∂y[{q}]/∂x[{here}]"))
+    formula = "dx_i = Σ_q dy_q · " + ("([q = i] − e^y_i)" if log else "y_i · ([q = i] − y_q)")
+    size = math.fsum(abs(t.cells[0].value) for t in terms) * (1.0 if log else shares[here])
+    return Account("E14", f"{type(layer).__name__} backward", formula, {"i": here}, terms, scale=size)
+
+
+# -- normalisation -----------------------------------------------------------------------------------------------------
+
+
+def of_normalization(target: Target, use: Use) -> Account:
+    name, x = type(use.layer).__name__, use.x.astype("float64")
+    gamma, beta = _learned(use)
+    if target.name in ("dgamma", "dbeta"):
+        places = [index for index in numpy.ndindex(x.shape) if _owner(use, index) == target.index]
+        if target.name == "dbeta":
+            terms = [Term((cell("dy", use.dy, *index),)) for index in places]
+            return Account("E12", f"{name} backward, to β", "dbeta = Σ dy over all places that share it", {}, terms)
+        terms = [Term((cell("dy", use.dy, *index), _standard(use, x, index)[0])) for index in places]
+        size = max((_standard(use, x, index)[2] for index in places[:1]), default=1.0)
+        return Account(
+            "E12",
+            f"{name} backward, to γ",
+            "dgamma = Σ dy · x̂ over all places that share it,  x̂ = (x − μ) / s",
+            {},
+            terms,
+            scale=math.fsum(abs(term.value) for term in terms) + (size - 1) * _weight(terms),
+        )
+    here, s, shift = _standard(use, x, target.index)
+    g = float(gamma[_owner(use, target.index)])
+    told = [f"In this set of values μ = {_mean(use, x, target.index):.6g} and s = {s:.6g}."]
+    if target.name == "y":
+        b = Cell("beta", _owner(use, target.index), float(beta[_owner(use, target.index)]))
+        terms = [Term((b,)), Term((Cell("gamma", b.index, g), here))]
+        formula = "y = β + γ · x̂,  x̂ = (x − μ) / s"
+        size = abs(b.value) + abs(g) * (abs(here.value) + shift)
+        return Account("E7", f"{name} forward", formula, {}, terms, scale=size, notes=told)
+    if isinstance(use.layer, norm.BatchNorm) and not use.train:
+        term = Term((cell("dy", use.dy, *target.index),), g / s, "γ/s")
+        return Account("E14", f"{name} backward, inference", "dx = γ / s · dy", {}, [term], notes=told)
+    members = _members(use, target.index)
+    terms = []
+    for index in members:
+        other = _standard(use, x, index)[0].value
+        slope = ((index == target.index) - (1 + here.value * other) / len(members)) / s
+        term = Term((cell("dy", use.dy, *index),), float(gamma[_owner(use, index)]) * slope, "∂y/∂x")
+        terms.append(term)
+    reaching = math.fsum(abs(t.cells[0].value * float(gamma[_owner(use, t.cells[0].index)])) for t in terms)
+    size = (1 + abs(here.value)) * shift * reaching / s  # the three roads may nearly cancel
+    formula = "dx_i = Σ_q dy_q · γ/s · ([q = i] − 1/n − x̂_i · x̂_q / n), over the n values that share μ and s"
+    return Account("E14", f"{name} backward, to the input", formula, {}, terms, scale=size, notes=told)
+
+
+def _learned(use: Use) -> tuple[numpy.ndarray, numpy.ndarray]:
+    shape = tuple(use.x.shape[a] for a in _axes(use)) if isinstance(use.layer, norm.LayerNorm) else use.x.shape[-1:]
+    return use.parameters.get("gamma", numpy.ones(shape)), use.parameters.get("beta", numpy.zeros(shape))
+
+
+def _axes(use: Use) -> list[int]:
+    axis = use.layer.axis
+    return sorted(a % use.x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _owner(use: Use, index: tuple[int, ...]) -> tuple[int, ...]:
+    """Which γ and β serve this place."""
+    if isinstance(use.layer, norm.LayerNorm):
+        return tuple(index[a] for a in _axes(use))
+    return index[-1:]
+
+
+def _slices(use: Use, index: tuple[int, ...]) -> tuple[slice | int, ...]:
+    """The set of values to which a place belongs, as a cut through x."""
+    layer, whole = use.layer, slice(None)
+    if isinstance(layer, norm.BatchNorm):
+        return (*(whole for _ in index[:-1]), index[-1])
+    if isinstance(layer, norm.LayerNorm):
+        return tuple(whole if a in _axes(use) else i for a, i in enumerate(index))
+    width = use.x.shape[-1] // layer.groups
+    first = index[-1] // width * width
+    return (index[0], *(whole for _ in index[1:-1]), slice(first, first + width))
+
+
+def _members(use: Use, index: tuple[int, ...]) -> list[tuple[int, ...]]:
+    ranges = [
+        range(*cut.indices(n)) if isinstance(cut, slice) else range(cut, cut + 1)
+        for cut, n in zip(_slices(use, index), use.x.shape)
+    ]
+    return [tuple(r[i] for r, i in zip(ranges, place)) for place in numpy.ndindex(*(len(r) for r in ranges))]
+
+
+def _mean(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> float:
+    if isinstance(use.layer, norm.BatchNorm) and not use.train:
+        return float(use.state["moving_mean"][index[-1]])
+    return float(x[_slices(use, index)].mean())
+
+
+def _standard(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> tuple[Cell, float, float]:
+    """x̂ at a place, s of its set, and by how much |μ| / s makes the rounding of x̂ larger."""
+    mean = _mean(use, x, index)
+    if isinstance(use.layer, norm.BatchNorm) and not use.train:
+        variance = float(use.state["moving_variance"][index[-1]])
+    else:
+        variance = float(x[_slices(use, index)].var())
+    s = math.sqrt(variance + use.layer.epsilon)
+    return Cell("x̂", index, (float(x[index]) - mean) / s), s, 1 + abs(mean) / s
+
+
+def _weight(terms: list[Term]) -> float:
+    return math.fsum(abs(term.cells[0].value) for term in terms)
+
+
+KINDS: list[tuple[type[Layer], Callable[[Target, Use], Account]]] = [
+    (act.Softmax, of_softmax),
+    (norm.Normalization, of_normalization),
+    (act.ReLU, of_activation),
+    (act.LeakyReLU, of_activation),
+    (act.ELU, of_activation),
+    (act.Sigmoid, of_activation),
+    (act.Tanh, of_activation),
+    (act.Softplus, of_activation),
+    (act.SiLU, of_activation),
+    (act.GELU, of_activation),
+]

@@ -1,0 +1,161 @@
+"""Arrays: where they live, whether they fit together, and how they are made and copied."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy
+
+from .choosing import current
+from .dtypes import FLOATING, dtype_of, is_floating, is_half, is_real
+from .loading import Array, Backend, backend_of, load
+from .transfers import record
+
+__all__ = ["asarray", "default_dtype", "namespace", "same_backend", "to_numpy"]
+
+
+_FLOATING_DTYPES = frozenset(map(numpy.dtype, ("float16", "float32", "float64")))  # of native byte order alone
+
+
+def namespace(op: str, **arrays: Array | None) -> Any:
+    """The array namespace ``xp`` of an op's arguments, once they are known to fit together.
+
+    They must be arrays, of one backend and of one floating dtype; None is passed over. Otherwise a ``TypeError``
+    names the argument, where it lives and the fix.
+
+    >>> import dualnet as dn
+    >>> xp = namespace("double", x=dn.asarray([1.0]), b=None)
+    >>> namespace("double", x=[1.0])
+    Traceback (most recent call last):
+    ...
+    TypeError: double: x is a list; expected an array. Make one with dn.asarray(x).
+    """
+    first = None
+    for argument, array in arrays.items():
+        if array is None:
+            continue
+        backend = _owner(op, argument, array)
+        if first is None:
+            first, one, where = argument, array, backend
+            if array.dtype not in _FLOATING_DTYPES and array.dtype.name != "bfloat16":
+                raise TypeError(
+                    f"{op}: {argument} has dtype {array.dtype}; expected one of {', '.join(FLOATING)}. "
+                    f"Convert it with dn.asarray({argument}, dtype='float32')."
+                )
+        elif backend is not where:
+            raise _apart(op, first, where, argument, backend)
+        elif array.dtype != one.dtype:
+            raise TypeError(
+                f"{op}: {first} is {one.dtype} and {argument} is {array.dtype}; expected one dtype. "
+                + _way_to_one(first, one, argument, array)
+            )
+    if first is None:
+        raise TypeError(f"{op}: expected at least one array")
+    return where.xp
+
+
+def _way_to_one(first: str, one: Array, argument: str, array: Array) -> str:
+    if is_half(one.dtype) and array.dtype.name == "float32":
+        return (
+            f"If {argument} is a parameter: in a network of {one.dtype} its value is float32, and a layer computes "
+            f"with self.{argument}.cast({first}.dtype) in place of self.{argument}.value. Else convert one with "
+            f"dn.asarray({argument}, dtype='{one.dtype}')."
+        )
+    return f"Convert one with dn.asarray({argument}, dtype='{one.dtype}')."
+
+
+def same_backend(op: str, **arrays: Array) -> Any:
+    """Like :func:`namespace`, for arguments of any dtype (integer targets beside floating predictions).
+
+    >>> import dualnet as dn
+    >>> xp = same_backend("loss", y=dn.asarray([0.5]), t=dn.asarray([1]))
+    """
+    (first, where), *others = ((argument, _owner(op, argument, array)) for argument, array in arrays.items())
+    for argument, backend in others:
+        if backend is not where:
+            raise _apart(op, first, where, argument, backend)
+    return where.xp
+
+
+def _apart(op: str, first: str, where: Backend, argument: str, backend: Backend) -> TypeError:
+    return TypeError(
+        f"{op}: {first} lives on {where.name} and {argument} on {backend.name}; expected all on one backend. "
+        f"Move one with dn.asarray({argument}, backend={where.name!r}), or a whole network with net.to(...)."
+    )
+
+
+def _owner(op: str, argument: str, array: Array) -> Backend:
+    backend = backend_of(array)
+    if backend is None:
+        raise TypeError(
+            f"{op}: {argument} is a {type(array).__name__}; expected an array. Make one with dn.asarray({argument})."
+        )
+    return backend
+
+
+def asarray(x: Any, dtype: Any = None, *, backend: str | None = None) -> Array:
+    """An array on the backend in force (or on ``backend``), copied from host or device only where it must be.
+
+    Arrays keep their dtype; Python numbers become the default dtype if they are floating. Objects, strings and complex
+    numbers raise ``TypeError``; big-endian arrays become native ones. On NumPy the result may share memory with ``x``.
+
+    >>> import dualnet as dn
+    >>> dn.asarray([[1.0, 2.0]]).dtype.name
+    'float32'
+    """
+    target = load(backend) if backend is not None else current()
+    source = backend_of(x)
+    if source is target and not target.on_host:
+        return x.astype(_dtype(x.dtype if dtype is None else dtype), copy=False)
+    host = _host_array(x if source is None else to_numpy(x), dtype)
+    if not target.on_host:
+        record("to_device", host.nbytes)
+    return target.from_host(host)
+
+
+def _host_array(x: Any, dtype: Any) -> numpy.ndarray:
+    if hasattr(x, "filled"):
+        raise TypeError("asarray: a masked array has gaps; fill them first, with x.filled(value)")
+    try:
+        host = numpy.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"asarray: cannot make an array of {type(x).__name__}: {error}") from None
+    own = _dtype(host.dtype)
+    if dtype is None:
+        dtype = default_dtype() if is_floating(own) and not hasattr(x, "dtype") else own
+    return host.astype(_dtype(dtype), copy=False)
+
+
+def _dtype(dtype: Any) -> numpy.dtype:
+    result = dtype_of(dtype)
+    if not is_real(result) or result.itemsize > 8:
+        raise TypeError(f"asarray: dtype {result} is not supported; expected real numbers (bool, integer, float)")
+    return result
+
+
+def to_numpy(x: Array) -> numpy.ndarray:
+    """The array on the host, as a NumPy array. Copies from a device; a host array is returned as it is.
+
+    >>> import dualnet as dn
+    >>> dn.to_numpy(dn.asarray([1.0, 2.0]))
+    array([1., 2.], dtype=float32)
+    """
+    backend = backend_of(x)
+    if backend is None:
+        return numpy.asarray(x)
+    if not backend.on_host:
+        record("to_host", x.nbytes)
+    return backend.to_host(x)
+
+
+def default_dtype() -> str:
+    """What new networks compute in: ``DUALNET_DTYPE``, or ``"float32"``.
+
+    >>> default_dtype() in ("float16", "bfloat16", "float32", "float64")
+    True
+    """
+    name = os.environ.get("DUALNET_DTYPE", "").strip().lower() or "float32"
+    if name not in FLOATING:
+        raise ValueError(f"DUALNET_DTYPE: unknown dtype {name!r}; expected one of {', '.join(FLOATING)}")
+    return name

@@ -1,0 +1,72 @@
+"""Fast code that stands in by name for a readable reference."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from .loading import Array, backend_of
+from .process import reader as reader
+
+__all__ = ["accelerated", "kernels_allowed"]
+
+
+_kernels = reader("DUALNET_KERNELS")
+
+
+references: dict[str, Callable[..., Any]] = {}
+"""Every function marked :func:`accelerated`, by name."""
+
+
+calls: Counter[tuple[str, str]] = Counter()
+"""How often each accelerated function was served, by ``(name, "kernel of numpy" or "reference")``."""
+
+
+def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
+
+    The kernels of the first argument's backend (an array's, or that of a list's first) are asked in their order; one
+    that cannot serve the call returns ``NotImplemented``, and the next or in the end the reference runs.
+    ``DUALNET_KERNELS=reference`` turns all off.
+
+    >>> from dualnet.ops.convolution import im2col
+    >>> im2col is references["im2col"]
+    True
+    """
+    name = reference.__name__
+    place = (reference.__module__, reference.__qualname__)
+    if name in references and (references[name].__module__, references[name].__qualname__) != place:
+        raise ValueError(f"two references are named {name!r}: a kernel would stand in for both")
+
+    @functools.wraps(reference)
+    def dispatch(x: Array, /, *args: Any, **options: Any) -> Any:
+        backend = backend_of(x[0] if type(x) is list else x)
+        if backend is not None and name in backend.kernels and kernels_allowed():
+            standing_in = backend.kernels[name]
+            for kernel in (standing_in,) if callable(standing_in) else standing_in:
+                result = kernel(x, *args, **options)
+                if result is not NotImplemented:
+                    calls[name, f"kernel of {getattr(kernel, 'library', backend.name)}"] += 1
+                    return result
+        calls[name, "reference"] += 1
+        return reference(x, *args, **options)
+
+    dispatch.reference = reference  # type: ignore[attr-defined]
+    references[name] = dispatch
+    return dispatch
+
+
+def kernels_allowed() -> bool:
+    """False under ``DUALNET_KERNELS=reference``.
+
+    >>> kernels_allowed() in (True, False)
+    True
+    """
+    if (asked := _kernels()) == "":
+        return True  # as in most calls
+    asked = asked.strip().lower()
+    if asked not in ("", "auto", "reference"):
+        raise ValueError(f"DUALNET_KERNELS is 'auto' or 'reference', got {asked!r}")
+    return asked != "reference"

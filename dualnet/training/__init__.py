@@ -1,0 +1,7 @@
+"""Training: ``net.fit``, ``evaluate`` and ``predict``, who looks on, and a step that is captured."""
+
+from .callbacks import Callback, EarlyStopping, History, Run
+from .capture import CaptureError, capture
+from .loop import evaluate, fit, predict
+
+__all__ = ["Callback", "CaptureError", "EarlyStopping", "History", "Run", "capture", "evaluate", "fit", "predict"]

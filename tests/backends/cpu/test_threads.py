@@ -1,0 +1,197 @@
+"""The team of threads, and BLAS held to one thread beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dualnet.backends.cpu import blas, threads
+
+
+@pytest.fixture(autouse=True)
+def three(monkeypatch):
+    monkeypatch.setenv("DUALNET_THREADS", "3")
+
+
+needs_blas = pytest.mark.skipif(blas.library() is None, reason="the threads of this BLAS cannot be set")
+
+
+@needs_blas
+def test_every_item_once():
+    done = []
+    threads.share(range(8), lambda worker, item: done.append((worker, item)))
+    assert sorted(item for _, item in done) == list(range(8)) and {worker for worker, _ in done} <= {0, 1, 2}
+    threads.share([], lambda worker, item: pytest.fail("nothing to do"))
+    seen = []
+    threads.share("a", lambda worker, item: seen.append((worker, item, threading.current_thread())))
+    assert seen == [(0, "a", threading.current_thread())]
+
+
+@needs_blas
+def test_who_is_slow_gets_less():
+    done, meet = [[] for _ in range(3)], threading.Barrier(3, timeout=10)
+
+    def work(worker, item):
+        if item < 3:
+            meet.wait()
+        if worker == 1:
+            time.sleep(0.2)
+        done[worker].append(item)
+
+    threads.share(range(9), work)
+    assert len(done[1]) == 1 and sorted(sum(done, [])) == list(range(9))
+
+
+@needs_blas
+@pytest.mark.parametrize("items", [0, 1, 5, 6, 7, 100])
+def test_portions_are_fixed(items):
+    portions = threads.portions(range(items))
+    assert [i for portion in portions for i in portion] == list(range(items))
+    assert len(portions) == max(1, min(items, 3 * threads.PORTIONS))
+    assert max(map(len, portions)) - min(map(len, portions)) <= 1
+
+
+@needs_blas
+def test_the_work_is_really_shared():
+    meet = threading.Barrier(3, timeout=10)
+    threads.share(range(3), lambda worker, item: meet.wait())  # nobody passes alone
+
+
+@needs_blas
+@pytest.mark.parametrize("culprit", [0, 2])
+def test_an_error_reaches_the_caller_and_the_team_lives_on(culprit):
+    meet = threading.Barrier(3, timeout=10)
+
+    def work(worker, item):
+        if item < 3:
+            meet.wait()  # each worker has one of these
+        if worker == culprit:
+            raise ValueError(f"worker {worker}")
+
+    with pytest.raises(ValueError, match=f"worker {culprit}"):
+        threads.share(range(6), work)
+    test_every_item_once()
+
+
+@needs_blas
+def test_a_busy_team_leaves_the_work_to_the_caller():
+    """Several threads predict with one model: each item is done, whoever does it."""
+    inside, go, done = threading.Event(), threading.Event(), []
+
+    def slow(worker, item):
+        inside.set()
+        go.wait(10)
+
+    first = threading.Thread(target=threads.share, args=(range(3), slow))
+    first.start()
+    inside.wait(10)
+    me = threading.current_thread()
+    threads.share(range(6), lambda worker, item: done.append((item, threading.current_thread() is me)))
+    go.set()
+    first.join()
+    assert done == [(i, True) for i in range(6)]
+
+
+@needs_blas
+def test_blas_is_held_and_left_as_found():
+    library = blas.library()
+    found = library.get()
+    library.set(2)
+    try:
+        with blas.held():
+            assert library.get() == 1
+            with blas.held():
+                assert library.get() == 1
+            assert library.get() == 1
+        assert library.get() == 2
+        with pytest.raises(KeyError), blas.held():
+            raise KeyError
+        assert library.get() == 2
+        seen = []
+        threads.share(range(3), lambda worker, item: seen.append(library.get()))
+        assert seen == [1, 1, 1] and library.get() == 2
+    finally:
+        library.set(found)
+
+
+@needs_blas
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking a process with threads warns since Python 3.12")
+def test_a_forked_child_makes_its_own_team():
+    threads.share(range(3), lambda worker, item: None)
+    child = os.fork()
+    if child == 0:
+        ok = []
+        threads.share(range(3), lambda worker, item: ok.append(item))
+        os._exit(0 if sorted(ok) == [0, 1, 2] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("size", [10, threads.APART])
+def test_a_forked_child_has_buffers_of_its_own(size):
+    mine = threads.workspace("forked", (size,), np.float32)
+    mine[...] = 1
+    child = os.fork()
+    if child == 0:
+        threads.workspace("forked", (size,), np.float32)[...] = 2
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (mine == 1).all()
+
+
+def test_buffers_are_kept_by_thread_and_borders_stay_zero():
+    a = threads.workspace("test", (4, 5), np.float32)
+    assert threads.workspace("test", (2, 3), np.float32).base is a.base
+    mine = threads.zeros("test", (3, 3), np.float64, (1, 1))
+    mine[1, 1] = 5
+    assert threads.zeros("test", (3, 3), np.float64, (1, 1)) is mine
+    assert not threads.zeros("test", (3, 3), np.float64, (0, 2)).any(), "who writes elsewhere has a border elsewhere"
+    for n in range(threads.KEPT):
+        threads.zeros("test", (n + 4,), np.float64, ())
+    assert len(threads._local.zeros) == threads.KEPT
+    other = []
+    worker = threading.Thread(target=lambda: other.append(threads.workspace("test", (4, 5), np.float32)))
+    worker.start()
+    worker.join()
+    assert other[0].base is not a.base
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "100000"])
+def test_a_number_of_threads_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("DUALNET_THREADS", value)
+    with pytest.raises(ValueError, match="DUALNET_THREADS is a number from 1 to 1024, got"):
+        threads.count()
+
+
+def test_without_a_blas_to_hold_the_team_is_one(monkeypatch):
+    monkeypatch.setattr(blas, "_found", [None])
+    assert threads.count() == 1 and blas.product("float32") is None
+    with blas.held():
+        pass
+
+
+@needs_blas
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_product_adds_to_what_is_there(rng, dtype):
+    gemm = blas.product(dtype)
+    if gemm is None:
+        pytest.skip("this BLAS has no product that can be called")
+    for ta, tb in ((False, False), (True, False), (False, True)):
+        a = rng.standard_normal((4, 3) if not ta else (3, 4)).astype(dtype)
+        b = rng.standard_normal((3, 5) if not tb else (5, 3)).astype(dtype)
+        c = rng.standard_normal((4, 5)).astype(dtype)
+        expected = (a.T if ta else a) @ (b.T if tb else b) + c
+        gemm(ta, tb, 4, 5, 3, a.ctypes.data, a.shape[1], b.ctypes.data, b.shape[1], 1.0, c.ctypes.data, 5)
+        assert np.allclose(c, expected, rtol=1e-5)
+
+
+def test_threadpoolctl_is_not_needed(monkeypatch):
+    monkeypatch.setattr(blas, "_found", [])
+    monkeypatch.setattr(blas, "_paths", list)
+    assert blas.library() is None

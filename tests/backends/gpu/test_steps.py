@@ -1,0 +1,153 @@
+"""CUDA kernels of a training step, run on the host: optimizers, the loss scale, parameters of 16 bits, batches."""
+
+from __future__ import annotations
+
+import cuda_host
+import fake_cupy
+import numpy as np
+import pytest
+from cuda_oracles import DTYPES, agree
+from oracles import error, tau
+
+import dualnet as dn
+from dualnet.backend import references
+from dualnet.backends.gpu import steps as cupy_steps
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A pretend CuPy whose kernels run on the host."""
+    with fake_cupy.in_force(monkeypatch) as module:
+        yield module
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_optimizers_one_by_one(cupy, rng, dtype):
+    w, g, a, b = (rng.standard_normal((37, 31)).astype(dtype) for _ in range(4))
+    agree("sgd_update", w, g, {}, 0.1, 0.0, False, K=1)
+    for nesterov in (False, True):
+        agree("sgd_update", w, g, {"velocity": a}, 0.1, 0.9, nesterov, K=1)
+    agree("adam_update", w, g, {"mean": a, "mean_square": b * b}, 0.1, (0.9, 0.999), 1e-8, 3, K=1)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
+def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
+    """Fifty parameters in two launches: masters in float32, gradients and shadows in float16."""
+    shapes = [(int(n),) for n in rng.integers(1, 2500, 49)] + [(3, 4)]
+    w, a, b = ([rng.standard_normal(s).astype("f4") for s in shapes] for _ in range(3))
+    g = [rng.standard_normal(s).astype("f2") for s in shapes]
+    b = [v * v for v in b]
+    shadows = [np.zeros(s, "f2") for s in shapes]
+    there_w, there_a, there_b, there_g, there_s = ([dn.asarray(v) for v in part] for part in (w, a, b, g, shadows))
+    cuda_host.launches.clear()
+    adam = kernel == "adam_update"
+    rule = {"first": 0.9, "weight_decay": 0.01, **({"second": 0.999, "epsilon": 1e-8} if adam else {"nesterov": True})}
+    lr, t = (dn.asarray(np.full(1, 0.1, "f4")), dn.asarray(np.full(1, 4, "u8"))) if on_device else (np.float64(0.1), 5)
+    second = there_b if adam else [None] * 50
+    rows = list(zip(there_w, there_a, second, there_s, there_w, there_a, second, there_g))
+    cupy_steps.update(kernel, rows, lr=lr, t=t, **rule)
+    assert cuda_host.launches == [kernel] * 2
+    for k in range(50):
+        step = g[k].astype("f4") + np.float32(0.01) * w[k]
+        if adam:
+            slots = {"mean": a[k], "mean_square": b[k]}
+            value, slots = references[kernel].reference(w[k], step, slots, 0.1, (0.9, 0.999), 1e-8, 5)
+        else:
+            value, slots = references[kernel].reference(w[k], step, {"velocity": a[k]}, 0.1, 0.9, True)
+        for got, want in zip([there_w[k], there_a[k], there_b[k]], [value, *slots.values()]):
+            assert error(dn.to_numpy(got), want) <= tau("float32", 1)
+        assert (dn.to_numpy(there_s[k]) == dn.to_numpy(there_w[k]).astype("f2")).all()
+
+
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
+def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
+    """Scaled gradients of 16 bits, divided on the way; where they are not finite, what is new is what was old."""
+    wide, adam = "float64" if dtype == "float64" else "float32", kernel == "adam_update"
+    w, a, b = (rng.standard_normal((33, 40)).astype(wide) for _ in range(3))
+    g = (64 * rng.standard_normal((33, 40))).astype(dtype)
+    g[0, 1] = g[0, 1] if finite else np.inf
+    there_w, there_a, there_b = (dn.asarray(v) for v in (w, a, b * b))
+    new = [cupy.empty(w.shape, dtype=wide) for _ in range(3)]
+    shadow, second = cupy.empty(w.shape, dtype=dtype), there_b if adam else None
+    row = (new[0], new[1], new[2] if adam else None, shadow, there_w, there_a, second, dn.asarray(g))
+    rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 3} if adam else {})}
+    by, flag = dn.asarray(np.asarray(1 / 64, wide)), dn.asarray(np.asarray(finite))
+    cupy_steps.update(kernel, [row], unscale=by, finite=flag, **rule)
+    if not finite:
+        wanted = [w, a, b * b]
+    elif adam:
+        slots = {"mean": a, "mean_square": b * b}
+        value, slots = references[kernel].reference(w, g.astype(wide) / 64, slots, 0.1, (0.9, 0.999), 1e-8, 3)
+        wanted = [value, *slots.values()]
+    else:
+        value, slots = references[kernel].reference(w, g.astype(wide) / 64, {"velocity": a}, 0.1, 0.9, False)
+        wanted = [value, *slots.values()]
+    for got, want in zip(new, wanted[: 3 if adam else 2]):
+        exact = dn.to_numpy(got).tobytes() == want.tobytes()
+        assert exact if not finite else error(dn.to_numpy(got), want) <= tau(wide, 1)
+    assert dn.to_numpy(shadow).tobytes() == dn.to_numpy(new[0]).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_many_parameters_in_16_bits(cupy, rng, dtype):
+    """Fifty in two launches, each as the host rounds it; and what is left to the reference."""
+    values = [rng.standard_normal(int(n)).astype("f4") for n in rng.integers(1, 2500, 50)]
+    kind, there_w = np.dtype(dtype), [dn.asarray(w) for w in values]
+    cuda_host.launches.clear()
+    for got, w in zip(cupy_steps.round_all(there_w, kind), values, strict=True):
+        assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
+    assert cuda_host.launches == ["round_all"] * 2
+    for wrong, to in (([dn.asarray(values[0], "float64")], kind), (there_w[:1], np.dtype("f4"))):
+        assert cupy_steps.round_all(wrong, to) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_over_all_gradients(cupy, rng, dtype):
+    """Fifty gradients of two dtypes: launches of 40. Each of them may hold the one bad number."""
+    wide = "float64" if dtype == "float64" else "float32"
+    arrays = [rng.standard_normal(int(n)).astype(dtype if n % 3 else wide) for n in rng.integers(1, 2500, 50)]
+    cuda_host.launches.clear()
+    agree("all_finite", *arrays, K=0)
+    agree("unscale", np.asarray(2.0**-9, wide), *arrays, K=0)
+    assert set(cuda_host.launches) == {"all_finite", "unscale"}
+    for k in (0, 17, 49):
+        for bad in (np.inf, -np.inf, np.nan):
+            worse = [array.copy() for array in arrays]
+            worse[k][rng.integers(worse[k].size)] = bad
+            agree("all_finite", *worse, K=0)
+            assert not dn.to_numpy(cupy_steps.all_finite(*map(dn.asarray, worse)))
+    empty = np.zeros(0, dtype)
+    assert cupy_steps.all_finite(dn.asarray(empty)) is NotImplemented
+    assert cupy_steps.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
+
+
+@pytest.mark.parametrize("source", ["uint8", "float32"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
+    images = rng.integers(0, 256, (6, 5, 4, 3)).astype(source)
+    order = rng.integers(0, 6, 7).astype("i4")
+    moves = np.stack([*rng.integers(-3, 4, (2, 7)), rng.integers(0, 2, 7)], axis=1).astype("i1") if moved else None
+    mean, scale = rng.random(3).astype("f4"), rng.random(3).astype("f4")
+    y = cupy_steps.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
+    for n, image in enumerate(images[order].astype("f4")):
+        if moved:
+            down, right, flipped = moves[n]
+            image = np.pad(image, ((3, 3), (3, 3), (0, 0)))[3 + down : 8 + down, 3 + right : 7 + right]
+            image = image[:, ::-1] if flipped else image
+        assert error(dn.to_numpy(y)[n], (image - mean) * scale) <= tau("float32", 1)
+
+
+def test_bfloat16_is_rounded_as_by_the_host(cupy, rng):
+    """To the nearest, ties to even, from 1e-30 to 1e30."""
+    x = (rng.standard_normal((3, 5, 8)) * 10 ** rng.uniform(-30, 30, (3, 5, 8))).astype("f4")
+    x[0, 0, :4] = np.array([0x3F808000, 0x3F818000, 0x7F7F8000, 0xFF800000], "u4").view("f4")
+    rounded = x.astype("bfloat16")
+    agree("rectify", rounded, K=0)
+    w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="bfloat16")
+    g = dn.asarray(np.zeros(x.shape, "bfloat16"))
+    flag = dn.asarray(np.asarray(False))  # a step that does not count rounds the masters
+    cupy_steps.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
+    assert dn.to_numpy(shadow).tobytes() == rounded.tobytes()

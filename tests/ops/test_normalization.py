@@ -1,0 +1,323 @@
+"""Batch, layer and group norm: loops, differences, both backends, conditioning, running statistics, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from oracles import error, gradients, on_device, prove, tau
+
+import dualnet as dn
+
+OPS = ("batch_norm", "batch_norm_inference", "layer_norm", "group_norm")
+
+
+def arrays(rng, op, shape, options):
+    """x, gamma, beta and, for inference, a mean and a variance."""
+    axis = options.get("axis", -1)
+    axes = sorted(a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    inside = tuple(shape[a] for a in axes)
+    made = [rng.standard_normal(shape), rng.standard_normal(inside), rng.standard_normal(inside)]
+    if op == "batch_norm_inference":
+        made += [rng.standard_normal(inside), rng.uniform(0.5, 2.0, inside)]
+    return made
+
+
+def drawn(rng, op):
+    """A shape and options. Sets have 3 values or more: of 1 or 2, nothing but ε's share is left in dx."""
+    rank = int(rng.integers(2, 6))
+    shape = [int(rng.integers(1, 5)) for _ in range(rank)]
+    shape[0] += 2 if op == "batch_norm" else 0
+    options = {}
+    if op == "group_norm":
+        options["groups"] = int(rng.integers(1, 4))
+        shape[-1] = options["groups"] * int(rng.integers(3, 6))
+    if op == "layer_norm":
+        axes = rng.permutation(np.arange(1, rank))[: int(rng.integers(1, rank))]
+        options["axis"] = tuple(int(a) - rank * int(rng.integers(0, 2)) for a in axes)
+        shape[int(axes[0])] += 2
+    return tuple(shape), {**options, "epsilon": float(rng.choice([1e-5, 1e-2]))}
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("case", range(10))
+def test_drawn(backend, rng, op, case):
+    shape, options = drawn(rng, op)
+    linear = [0, 1, 2] if op == "batch_norm_inference" else [1, 2]
+    # with few channels a gradient is a few sums, whose terms may cancel, and dx what two projections leave of dy
+    prove(op, arrays(rng, op, shape, options), options, K=int(np.prod(shape)), linear=linear, scale=8.0)
+
+
+SETS = [
+    ("batch_norm", (4, 5, 3, 6), {}, (0, 1, 2)),
+    ("layer_norm", (3, 40), {}, (1,)),
+    ("layer_norm", (3, 5, 4, 2), {"axis": (1, 2, 3)}, (1, 2, 3)),
+    ("group_norm", (3, 5, 4, 1), {"groups": 1}, (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("op, shape, options, axes", SETS)
+def test_a_mean_a_thousand_times_the_spread(backend, rng, op, shape, options, axes):
+    """The short cut Σx²/n − μ² has no correct digit of σ² left here in float32; the two passes keep theirs."""
+    x, gamma, beta = arrays(rng, op, shape, options)
+    n = int(np.prod([shape[a] for a in axes]))
+    prove(op, [x + 1e3, gamma, beta], options, K=n, differentiable=(), scale=1 + 1e3)
+
+
+@pytest.mark.parametrize("op, shape, options, axes", SETS)
+def test_what_normalising_undoes_gets_no_gradient(backend, rng, op, shape, options, axes):
+    """Shifting or scaling a whole set changes nothing in y (ε aside), so dx has no part along 1 or x̂."""
+    x, gamma, beta = on_device(arrays(rng, op, shape, options))
+    y, pullback = getattr(dn.ops, op)(x, gamma, beta, epsilon=1e-12, **options)
+    dx = gradients(pullback, dn.asarray(rng.standard_normal(shape)))[0]
+    size = np.linalg.norm(dx)
+    assert size > 1e-3  # there is something to judge; how much depends on γ
+    assert np.abs(dx.sum(axes)).max() < 1e-13 * size
+    centred = dn.to_numpy(x) - dn.to_numpy(x).mean(axes, keepdims=True)
+    assert np.abs((dx * centred).sum(axes)).max() < 1e-10 * size
+
+
+def test_the_three_agree_where_their_sets_do(backend, rng):
+    x, ones, zeros = rng.standard_normal((3, 4, 5, 6)), np.ones(6), np.zeros(6)
+    group, _ = dn.ops.group_norm(*on_device([x, ones, zeros]), groups=1)
+    layer, _ = dn.ops.layer_norm(*on_device([x, np.ones((4, 5, 6)), np.zeros((4, 5, 6))]), axis=(3, 1, -2))
+    assert error(dn.to_numpy(group), dn.to_numpy(layer)) < 1e-14
+    instance, _ = dn.ops.group_norm(*on_device([x, ones, zeros]), groups=6)
+    batch, _ = dn.ops.batch_norm(*on_device([x[:1], ones, zeros]))
+    assert error(dn.to_numpy(instance[:1]), dn.to_numpy(batch)) < 1e-14
+    given, _ = dn.ops.batch_norm(*on_device([x, ones, zeros]))
+    inferred, _ = dn.ops.batch_norm_inference(*on_device([x, ones, zeros, x.mean((0, 1, 2)), x.var((0, 1, 2))]))
+    assert error(dn.to_numpy(given), dn.to_numpy(inferred)) < 1e-14
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_half_precision_sums_in_single(backend, rng, op):
+    """4096 values: summed in float16 along the batch, the mean would be far off."""
+    options = {"groups": 2} if op == "group_norm" else {}
+    shape = (4096, 4) if "batch" in op else (3, 4096)
+    given = [a.astype(np.float16) for a in arrays(rng, op, shape, options)]
+    given[0] += np.float16(2)
+    y, pullback = getattr(dn.ops, op)(*on_device(given), **options)
+    dy = rng.standard_normal(shape).astype(np.float16)
+    parts = gradients(pullback, dn.asarray(dy))
+    assert y.dtype == np.float16 and {part.dtype for part in parts} == {np.dtype(np.float16)}
+    wanted = getattr(reference, op)(*given, **options)
+    assert error(dn.to_numpy(y), wanted) < 2e-3
+    for part, exact in zip(parts, getattr(reference, f"{op}_backward")(dy, *given, **options), strict=True):
+        assert error(part, exact) < 4e-3
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_any_layout_in_memory(rng, op):
+    """Transposed, reversed, sliced and read-only inputs give the result of their contiguous copy."""
+    options = {"groups": 2} if op == "group_norm" else {}
+    made = arrays(rng, op, (3, 4, 5, 6), options)
+    x, dy = made[0], rng.standard_normal((3, 4, 5, 6))
+    y, pullback = getattr(dn.ops, op)(*made, **options)
+    wanted = [y, *pullback(dy)]
+    wide = np.zeros((6, 4, 5, 12))
+    wide[::2, :, :, ::2] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for other in (np.asfortranarray(x), x[::-1].copy()[::-1], wide[::2, :, :, ::2], frozen):
+        y, pullback = getattr(dn.ops, op)(other, *made[1:], **options)
+        for result, exact in zip([y, *pullback(np.asfortranarray(dy))], wanted, strict=True):
+            assert error(result, exact) < 1e-14
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_empty_batch(backend, op):
+    options = {"groups": 2} if op == "group_norm" else {}
+    vectors = [np.ones(4)] * (4 if op == "batch_norm_inference" else 2)
+    given = on_device([np.zeros((0, 3, 4)), *vectors])
+    if op == "batch_norm":
+        with pytest.raises(ValueError, match="0 value"):
+            dn.ops.batch_norm(*given)
+        return
+    y, pullback = getattr(dn.ops, op)(*given, **options)
+    dx, *rest = gradients(pullback, y)
+    assert dx.shape == y.shape == (0, 3, 4)
+    assert all(np.array_equal(part, np.zeros(4)) for part in rest)
+
+
+ERRORS = [
+    ("batch_norm", (1, 4), {}, "1 value.*larger batch"),
+    ("batch_norm", (1, 1, 1, 4), {}, "at least 2"),
+    ("batch_norm", (4,), {}, r"expected \(N, ..., C\)"),
+    ("batch_norm", (3, 5), {}, r"gamma has shape \(4,\); expected \(5,\)"),
+    ("batch_norm", (3, 4), {"epsilon": 0}, "epsilon is a number above 0 and at most 1, got"),
+    ("batch_norm", (3, 4), {"epsilon": float("nan")}, "epsilon is a number above 0 and at most 1, got"),
+    ("layer_norm", (3, 4), {"axis": 0}, "Axis 0 is the batch"),
+    ("layer_norm", (3, 4), {"axis": -2}, "Axis 0 is the batch"),
+    ("layer_norm", (3, 4), {"axis": (1, -1)}, "each once"),
+    ("layer_norm", (3, 4), {"axis": ()}, "one or several"),
+    ("layer_norm", (3, 4), {"axis": 2}, "does not fit x with its 2 axes"),
+    ("layer_norm", (3, 2, 4), {"axis": (1, 2)}, r"expected \(2, 4\)"),
+    ("layer_norm", (4,), {}, "axis"),
+    ("group_norm", (3, 4), {"groups": 3}, "must divide the 4 channels"),
+    ("group_norm", (3, 4), {"groups": 0}, "at least 1"),
+    ("group_norm", (3, 0, 4), {"groups": 2}, "no values to normalise"),
+]
+
+
+@pytest.mark.parametrize("op, shape, options, message", ERRORS)
+def test_what_does_not_fit_is_said(backend, op, shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(dn.ops, op)(*on_device([np.zeros(shape), np.ones(4), np.ones(4)]), **options)
+
+
+def test_what_is_no_array_is_said(backend):
+    x, one = on_device([np.zeros((3, 4)), np.ones(4)])
+    with pytest.raises(TypeError, match="gamma is None"):
+        dn.ops.batch_norm(x, None, one)
+    with pytest.raises(TypeError, match="mean is None"):
+        dn.ops.batch_norm_inference(x, one, one, None, one)
+    with pytest.raises(TypeError, match="beta is a list"):
+        dn.ops.layer_norm(x, one, [0.0] * 4)
+    with pytest.raises(TypeError, match="float64 and beta is float32"):
+        dn.ops.group_norm(x, one, one.astype("float32"), groups=2)
+    with pytest.raises(TypeError, match="epsilon"):
+        dn.ops.batch_norm(x, one, one, epsilon="small")
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def test_running_statistics(backend, rng):
+    """The batch is normalised by 1/n; 1/(n − 1) goes into the running variance."""
+    layer = dn.BatchNorm(momentum=0.8).init((5, 3), dtype="float64")
+    mean, variance = np.zeros(3), np.ones(3)
+    for _ in range(3):
+        x = rng.normal(2.0, 3.0, (4, 5, 3))
+        y, _ = layer.forward(dn.asarray(x), train=True)
+        wanted = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
+        assert error(dn.to_numpy(y), wanted) < 1e-14
+        mean = 0.8 * mean + 0.2 * x.mean((0, 1))
+        variance = 0.8 * variance + 0.2 * x.var((0, 1), ddof=1)
+    assert error(dn.to_numpy(layer.moving_mean), mean) < 1e-15
+    assert error(dn.to_numpy(layer.moving_variance), variance) < 1e-15
+    before = layer.moving_mean
+    assert error(dn.to_numpy(layer(dn.asarray(x))), (x - mean) / np.sqrt(variance + 1e-5)) < 1e-14
+    assert layer.moving_mean is before, "inference moved the running statistics"
+
+
+def test_statistics_are_replaced_and_never_written_into(backend, rng):
+    layer = dn.BatchNorm().init((3,))
+    first = layer.state_dict()
+    y, pullback = layer.forward(dn.asarray(rng.standard_normal((4, 3)), "float32"), train=False)
+    dy = dn.asarray(rng.standard_normal((4, 3)), "float32")
+    wanted = dn.to_numpy(pullback(dy)[0]).copy()
+    kept = {name: dn.to_numpy(value).copy() for name, value in first.items()}
+    layer.forward(dn.asarray(rng.standard_normal((4, 3)) + 7, "float32"), train=True)
+    assert all(np.array_equal(dn.to_numpy(first[name]), kept[name]) for name in kept)
+    assert not np.array_equal(dn.to_numpy(layer.moving_mean), kept["moving_mean"])
+    assert np.array_equal(dn.to_numpy(pullback(dy)[0]), wanted)
+
+
+def test_a_forward_pass_that_fails_leaves_the_statistics(backend):
+    layer = dn.BatchNorm().init((3,))
+    before = layer.moving_mean, layer.moving_variance
+    with pytest.raises(ValueError, match="1 value"):
+        layer.forward(dn.asarray(np.zeros((1, 3), np.float32)), train=True)
+    assert (layer.moving_mean, layer.moving_variance) == before
+
+
+@pytest.mark.parametrize("make", [dn.BatchNorm, dn.LayerNorm, lambda: dn.GroupNorm(2)])
+def test_forward_twice_before_backward(backend, rng, make):
+    layer = make().init((2, 4), dtype="float64")
+    layer.gamma.value, layer.beta.value = on_device([rng.standard_normal(4), rng.standard_normal(4)])
+    xs = [rng.standard_normal((3, 2, 4)) for _ in range(2)]
+    dys = [rng.standard_normal((3, 2, 4)) for _ in range(2)]
+    passes = [layer.forward(dn.asarray(x), train=True) for x in xs]
+    gamma, beta = dn.to_numpy(layer.gamma.value).copy(), dn.to_numpy(layer.beta.value).copy()
+    layer.gamma.value, layer.beta.value = on_device([np.ones(4), np.zeros(4)])  # an optimizer was here
+    name = {"BatchNorm": "batch_norm", "LayerNorm": "layer_norm", "GroupNorm": "group_norm"}[type(layer).__name__]
+    options = {"groups": 2} if name == "group_norm" else {}
+    for x, dy, (_, pullback) in reversed(list(zip(xs, dys, passes, strict=True))):
+        dx, grads = pullback(dn.asarray(dy))
+        wanted = getattr(reference, f"{name}_backward")(dy, x, gamma, beta, **options)
+        for got, exact in zip((dx, grads["gamma"], grads["beta"]), wanted, strict=True):
+            assert error(dn.to_numpy(got), exact) < 1e-13
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("center, scale", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("kind, first", [(dn.BatchNorm, ()), (dn.LayerNorm, ()), (dn.GroupNorm, (2,))])
+def test_without_gamma_or_beta(backend, rng, kind, first, center, scale, train):
+    layer, full = kind(*first, center=center, scale=scale).init((4,)), kind(*first).init((4,))
+    learned = {name for name, there in (("beta", center), ("gamma", scale)) if there}
+    assert set(layer.parameters()) == learned
+    x, dy = (dn.asarray(rng.standard_normal((3, 4)), "float32") for _ in range(2))
+    (y, pullback), (whole, all_of_it) = layer.forward(x, train), full.forward(x, train)
+    dx, grads = pullback(dy)
+    assert set(grads) == learned and y.dtype == np.float32
+    assert np.array_equal(dn.to_numpy(y), dn.to_numpy(whole))
+    assert np.array_equal(dn.to_numpy(dx), dn.to_numpy(all_of_it(dy)[0]))
+
+
+def test_in_a_network(backend, rng):
+    net = dn.Sequential([dn.BatchNorm(), dn.LayerNorm(axis=(1, 2)), dn.GroupNorm(2)]).init((3, 4))
+    assert {name: p.shape for name, p in net.parameters().items()} == {
+        **{"0.gamma": (4,), "0.beta": (4,), "1.gamma": (3, 4), "1.beta": (3, 4), "2.gamma": (4,), "2.beta": (4,)}
+    }
+    assert {"0.moving_mean", "0.moving_variance"} < set(net.state_dict())
+    y, pullback = net.forward(dn.asarray(rng.standard_normal((5, 3, 4)), "float32"), train=True)
+    dx, grads = pullback(y)
+    assert set(grads) == set(net.parameters())
+    assert {a.dtype.name for a in (y, dx, *grads.values(), *net.state_dict().values())} == {"float32"}
+    other = dn.Sequential([dn.BatchNorm(), dn.LayerNorm(axis=(1, 2)), dn.GroupNorm(2)]).init((3, 4), seed=1)
+    other.load_state_dict(net.state_dict())
+    x = dn.asarray(rng.standard_normal((2, 3, 4)), "float32")
+    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(other(x)))
+    y = dn.to_numpy(net(x))
+    net.to("strict")
+    assert np.array_equal(dn.to_numpy(net(dn.asarray(dn.to_numpy(x), backend="strict"))), y)
+
+
+def test_float32_on_both_backends(rng):
+    x, gamma, beta, dy = (rng.standard_normal(s).astype(np.float32) for s in ((8, 5, 5, 6), 6, 6, (8, 5, 5, 6)))
+    results = []
+    for name in dn.available_backends():
+        with dn.use_backend(name):
+            y, pullback = dn.ops.batch_norm(*on_device([x, gamma, beta]))
+            results.append([dn.to_numpy(y), *gradients(pullback, dn.asarray(dy))])
+    for one, other in zip(results[0], results[-1], strict=True):
+        assert error(one, other) <= 2 * tau(np.float32, 200)
+
+
+BAD = [None, "three", float("nan"), 1e18, -1, -0.5, (1, 2, 3), [], ..., 10**30, {"a": 1}]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=repr)
+def test_constructors_refuse(bad):
+    for make in (
+        lambda: dn.BatchNorm(momentum=bad),
+        lambda: dn.BatchNorm(epsilon=bad),
+        lambda: dn.BatchNorm(center=bad),
+        lambda: dn.LayerNorm(scale=bad),
+        lambda: dn.GroupNorm(bad),
+    ):
+        with pytest.raises((TypeError, ValueError), match="Norm: "):
+            make()
+    for wrong in (None, "channels", 1.5, True, (), (1, 1), 0, (1, 0), 10**30):
+        with pytest.raises((TypeError, ValueError), match="LayerNorm"):
+            dn.LayerNorm(axis=wrong)
+
+
+def test_layers_that_cannot_stand_say_so():
+    with pytest.raises(ValueError, match="groups=3 must divide the 4 channels"):
+        dn.GroupNorm(3).init((5, 5, 4))
+    with pytest.raises(ValueError, match="axis=3 does not fit"):
+        dn.LayerNorm(axis=3).init((5, 4))
+    with pytest.raises(ValueError, match="init"):
+        dn.BatchNorm().forward(dn.asarray(np.zeros((2, 3), np.float32)), train=True)
+
+
+def test_numpy_hyper_parameters_promote_nothing(backend):
+    x = dn.asarray(np.arange(12.0).reshape(4, 3), "float32")
+    layer = dn.BatchNorm(momentum=np.float64(0.5), epsilon=np.float64(1e-3)).init((3,))
+    y, pullback = layer.forward(x, train=True)
+    dx, grads = pullback(y)
+    assert {a.dtype.name for a in (y, dx, *grads.values(), *layer.state_dict().values())} == {"float32"}
+    assert type(layer.momentum) is float and type(layer.epsilon) is float
+    assert repr(layer) == "BatchNorm(momentum=0.5, epsilon=0.001)"

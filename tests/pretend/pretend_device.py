@@ -1,0 +1,16 @@
+"""A pytest plug-in: the pretend CuPy for a whole run, so that any test with the fixture ``backend`` runs on it too.
+
+``PYTHONPATH=tests/pretend pytest -p pretend_device -k cupy tests/ops`` runs the CUDA kernels, on the host,
+in the ordinary tests.
+"""
+
+from __future__ import annotations
+
+import fake_cupy
+import pytest
+
+from dualnet.backends.gpu import installing
+
+patch = pytest.MonkeyPatch()
+patch.setattr(installing, "installed", lambda wheel: wheel == "cupy-cuda12x")
+fake_cupy.install(patch, devices=1)

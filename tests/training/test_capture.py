@@ -1,0 +1,410 @@
+"""A captured training step: the same bits as without, on a pretend device that records graphs; and what it refuses."""
+
+from __future__ import annotations
+
+import fake_cupy
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet.backends.gpu import cublas
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A pretend GPU."""
+    with fake_cupy.in_force(monkeypatch) as module:
+        yield module
+
+
+@pytest.fixture(params=["pretend", "real"])
+def gpu(request):
+    """A GPU, of both kinds where there is one."""
+    if request.param == "pretend":
+        yield request.getfixturevalue("cupy")
+        return
+    if "cupy" not in dn.available_backends():
+        pytest.skip("no GPU here")
+    with dn.use_backend("cupy"):
+        yield dn.backend.current().xp
+
+
+def layers():
+    twice = dn.Dropout(0.3)  # in two places: its second mask in a step is another one
+    return [
+        dn.Conv2D(8, 3, padding="same", use_bias=False), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2), dn.Conv2D(12, 3),
+        dn.Residual(dn.Sequential([dn.Conv2D(12, 3, padding="same"), twice])), dn.ReLU(), dn.Flatten(), twice,
+        dn.Dense(3),
+    ]  # fmt: skip
+
+
+def network(seed=0):
+    return dn.Sequential(layers()).init((8, 8, 1), seed=seed)
+
+
+def batches(rng, n=7, size=4):
+    draw = rng.standard_normal((n, size, 8, 8, 1)).astype("f4"), rng.integers(0, 3, (n, size))
+    return [(dn.asarray(x), dn.asarray(t)) for x, t in zip(*draw)]
+
+
+def training_step(net, opt):
+    def step(x, t):
+        step.python += 1
+        y, pullback = net.forward(x, train=True)
+        loss, dloss = dn.losses.softmax_cross_entropy(y, t, check_labels=False)
+        _, gradients = pullback(dloss())
+        opt.step(net, gradients)
+        return loss
+
+    step.python = 0
+    return step
+
+
+def state(net, opt):
+    """All that was learned, as bytes and numbers."""
+    values = {**net.state_dict(), **{f"optimizer {k}": v for k, v in opt.state_dict().items()}}
+    return {name: dn.to_numpy(v).tobytes() if hasattr(v, "shape") else v for name, v in values.items()}
+
+
+OPTIMIZERS = {
+    "sgd": lambda: dn.SGD(lr=0.05),
+    "nesterov": lambda: dn.SGD(lr=dn.schedules.Cosine(0.01, 10), momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "adam": lambda: dn.Adam(lr=0.01, weight_decay=1e-3, clip_value=0.1),
+    "adamw": lambda: dn.AdamW(lr=dn.schedules.Warmup(dn.schedules.Cosine(0.02, 10), 4)),
+    "rmsprop": lambda: dn.optimizers.RMSProp(lr=0.01, momentum=0.9, centered=True, clip_norm=1.0),
+}
+
+
+class Descent(dn.optimizers.Optimizer):
+    """One of a user's own, whose rule goes by the number of steps."""
+
+    slot_names = ("mean",)
+
+    def update(self, w, g, slots, lr):
+        mean = 0.9 * slots["mean"] + 0.1 * g
+        return w - lr * mean / (1 - 0.9 ** (self.steps + 1)), {"mean": mean}
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "own"])
+def test_the_graph_gives_the_bits_of_its_eager_switch_and_of_plain_python(gpu, rng, optimizer):
+    data, found = batches(rng), {}
+    for mode in ("plain", "eager", "graph"):
+        net, opt = network(), Descent(lr=0.05) if optimizer == "own" else OPTIMIZERS[optimizer]()
+        step = training_step(net, opt)
+        run = step if mode == "plain" else dn.capture(step, eager=mode == "eager")
+        losses = [dn.to_numpy(run(x, t)).tobytes() for x, t in data]
+        found[mode] = losses, state(net, opt), opt.steps
+        assert step.python == (3 if mode == "graph" else 7)  # two to warm up and one to record
+    assert found["graph"] == found["eager"]
+    if optimizer == "own":  # its steps are an array of float64 where they were a number
+        assert found["graph"][2] == found["plain"][2] == 7
+        return
+    assert found["eager"] == found["plain"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_networks_of_16_bits(gpu, rng, dtype, optimizer):
+    """Masters are float32 and their copies follow them, also where a master was set from outside."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    data, found = batches(rng, n=8), []
+    for mode in ("plain", "graph"):
+        net, opt = dn.Sequential(layers()).init((8, 8, 1), seed=0, dtype=dtype), OPTIMIZERS[optimizer]()
+        step = training_step(net, opt) if mode == "plain" else dn.capture(training_step(net, opt))
+        losses = [dn.to_numpy(step(x, t)).tobytes() for x, t in data[:6]]
+        w = net.parameters()["0.w"]
+        w.value = w.value * 2.0
+        losses.append(dn.to_numpy(step(*data[6])).tobytes())
+        w.value[...] = w.value * 0.5
+        w.changed()
+        losses.append(dn.to_numpy(step(*data[7])).tobytes())
+        assert all(p.dtype == "float32" for p in net.parameters().values())
+        found.append((losses, state(net, opt), net.predict(data[0][0]).tobytes()))
+    assert found[0] == found[1]
+
+
+def test_a_repeated_step_runs_no_python_and_moves_nothing(cupy, rng):
+    data, net, opt = batches(rng), network(), dn.Adam()
+    step = dn.capture(training_step(net, opt))
+    for x, t in data[:3]:
+        step(x, t)
+    cupy.now.called.clear()
+    with dn.transfers("forbid"):
+        step(*data[3])
+    assert step.graphs == 1 and cupy.now.graphs.launched == 2
+    assert set(cupy.now.called) <= {"__setitem__", "copy"}  # the batch, three counts, the loss
+    assert sum(cupy.now.called.values()) <= 6
+
+
+def test_a_graph_for_each_shape(gpu, rng):
+    net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+    plain, other = network(), dn.SGD(lr=0.05, momentum=0.9)
+    step, run = dn.capture(training_step(net, opt)), training_step(plain, other)
+    for (x, t), (a, b) in zip(batches(rng), batches(rng, size=2)):
+        assert dn.to_numpy(step(x, t)) == dn.to_numpy(run(x, t))
+        assert dn.to_numpy(step(a, b)) == dn.to_numpy(run(a, b))
+    assert step.graphs == 2 and state(net, opt) == state(plain, other)
+
+
+def test_what_changes_between_steps_reaches_the_graph(gpu, rng):
+    """The learning rate, loaded parameters, a loaded optimizer, a parameter set by hand, moving statistics."""
+    data = batches(rng, n=12)
+    found = []
+    for mode in ("plain", "graph"):
+        net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+        run = training_step(net, opt) if mode == "plain" else dn.capture(training_step(net, opt))
+        begun = {name: v.copy() if hasattr(v, "shape") else v for name, v in net.state_dict().items()}
+        for x, t in data[:4]:
+            run(x, t)
+        opt.lr = 0.01
+        run(*data[4])
+        kept = opt.state_dict()
+        kept = {name: v.copy() if hasattr(v, "shape") else v for name, v in kept.items()}
+        net.load_state_dict(begun)
+        run(*data[5])
+        opt.load_state_dict(kept)
+        run(*data[6])
+        net.parameters()["0.w"].value = net.parameters()["0.w"].value * 0.5
+        run(*data[7])
+        opt.load_state_dict(dn.SGD(lr=0.02, momentum=0.9).state_dict())  # a new one, without velocities
+        run(*data[8])
+        run(*data[9])
+        found.append(state(net, opt))
+    assert found[0] == found[1]
+
+
+def test_arrays_of_before_keep_their_values(gpu, rng):
+    net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+    before = {name: (v, dn.to_numpy(v)) for name, v in net.state_dict().items() if hasattr(v, "shape")}
+    step = dn.capture(training_step(net, opt))
+    for x, t in batches(rng):
+        step(x, t)
+    for array, values in before.values():
+        np.testing.assert_array_equal(dn.to_numpy(array), values)
+
+
+def test_an_array_that_a_step_keeps_is_its_own(cupy):
+    """Not the buffer of the arguments, which the next batch overwrites."""
+    norm = dn.BatchNorm().init((3,))
+
+    def step(x):
+        seen = norm.moving_mean + 0.0
+        dn.recording.assign(norm, "moving_mean", x)
+        return seen
+
+    captured = dn.capture(step)
+    x = [dn.asarray(np.full(3, k, "f4")) for k in range(1, 6)]
+    assert [dn.to_numpy(captured(a))[0] for a in x] == [0, 1, 2, 3, 4]
+
+
+def test_what_it_returns_is_a_copy(gpu, rng):
+    def step(x, t):
+        return {"sum": (x + t, [x * 2]), "none": None, "name": "step"}
+
+    captured, seen = dn.capture(step), []
+    for k in range(5):
+        x = dn.asarray(np.full(3, k, "f4"))
+        seen.append(captured(x, x))
+    assert [dn.to_numpy(s["sum"][0]).tolist() for s in seen] == [[2 * k] * 3 for k in range(5)]
+    assert [dn.to_numpy(s["sum"][1][0]).tolist() for s in seen] == [[2 * k] * 3 for k in range(5)]
+    assert seen[4]["none"] is None and seen[4]["name"] == "step"
+
+
+def test_numbers_are_part_of_the_shape(cupy):
+    captured = dn.capture(lambda x, factor: x * factor)
+    x = dn.asarray(np.ones(3, "f4"))
+    for factor in (2.0, 3.0):
+        for _ in range(4):
+            assert dn.to_numpy(captured(x, factor)).tolist() == [factor] * 3
+    assert captured.graphs == 2
+    with pytest.raises(TypeError, match="takes arrays, numbers and strings"):
+        captured(x, [1.0])
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_fit(gpu, rng, place):
+    """Epochs with a smaller batch at the end, validation, early stopping that restores, a callback that saves."""
+    x, t = rng.standard_normal((22, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 22)
+    if place == "device":
+        x, t = dn.asarray(x), dn.asarray(t)
+    found = []
+    for capture in (False, True):
+        net, opt, saved = network(), dn.SGD(lr=0.05, momentum=0.9), []
+        hooks = [dn.EarlyStopping(1), lambda run, kept=saved: kept.append(state(run.net, run.optimizer))]
+        history = net.fit(x, t, epochs=5, batch_size=4, optimizer=opt, validation_data=(x, t), callbacks=hooks,
+                          verbose=0, capture=capture)  # fmt: skip
+        history.pop("seconds")
+        epochs = len(history["loss"])
+        found.append((dict(history), saved, state(net, opt), net.predict(x).tobytes()))
+    assert found[0] == found[1]
+    if hasattr(gpu, "now"):
+        assert epochs > 1  # two runs of each size before the first launch: five batches of four an epoch, one of two
+        assert gpu.now.graphs.launched >= (5 * epochs - 2) + max(0, epochs - 2)
+
+
+def test_fit_with_everything(gpu, rng):
+    """float16 with a loss scale that overflows at first, images of uint8 moved anew in each epoch, a schedule."""
+    x, t = rng.integers(0, 256, (16, 8, 8, 1)).astype("u1"), rng.integers(0, 3, 16)
+    x, t = dn.asarray(x), dn.asarray(t)
+    found = []
+    for capture in (False, True):
+        net = dn.Sequential(layers()).init((8, 8, 1), seed=0, dtype="float16")
+        opt, scale = dn.Adam(lr=dn.schedules.Cosine(0.01, 20)), dn.LossScale(2.0**22, interval=3)
+        history = net.fit(x, t, epochs=5, batch_size=4, optimizer=opt, augment=dn.data.Augment(2), loss_scale=scale,
+                          verbose=0, capture=capture)  # fmt: skip
+        history.pop("seconds")
+        found.append((dict(history), state(net, opt), scale.state_dict()))
+    assert found[0] == found[1]
+    assert found[0][2]["skipped"] > 0 and opt.steps == 20
+
+
+@pytest.mark.parametrize("name", ["numpy", "strict"])
+def test_without_graphs_it_is_the_step_itself(name, rng):
+    with dn.use_backend(name):
+        net, opt = network(), dn.Adam()
+        step = training_step(net, opt)
+        captured = dn.capture(step)
+        for x, t in batches(rng):
+            captured(x, t)
+        assert step.python == 7 and opt.steps == 7 and captured.graphs == 0
+
+
+def test_switched_off_by_the_environment(cupy, rng, monkeypatch):
+    monkeypatch.setenv("DUALNET_CAPTURE", "0")
+    net, opt = network(), dn.Adam()
+    step = training_step(net, opt)
+    captured = dn.capture(step)
+    for x, t in batches(rng):
+        captured(x, t)
+    assert step.python == 7 and captured.graphs == 0
+    monkeypatch.setenv("DUALNET_CAPTURE", "maybe")
+    with pytest.raises(ValueError, match="DUALNET_CAPTURE is 0 .* or 1, got 'maybe'"):
+        dn.capture(step)(*batches(rng)[0])
+
+
+# -- what cannot be captured -------------------------------------------------------------------------------------------
+
+
+class Average(dn.Layer):
+    """Keeps the mean of what it has seen, without saying so."""
+
+    state_names = ("seen",)
+    seen = None
+
+    def forward(self, x, train=False):
+        self.seen = x if self.seen is None else 0.9 * self.seen + 0.1 * x
+        return x, dn.Pullback("average", lambda dy: (dy, {}), x)
+
+
+class Counts(dn.Layer):
+    calls = 0
+
+    def forward(self, x, train=False):
+        self.calls += 1
+        return x, dn.Pullback("counts", lambda dy: (dy, {}), x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [(Average(), r"Average.seen is set .* dn.recording.assign\(self, 'seen'"), (Counts(), "Counts.calls is set")],
+)
+def test_state_that_is_not_said_is_refused(gpu, rng, layer, told):
+    net = dn.Sequential([dn.Conv2D(2, 3), layer, dn.Flatten(), dn.Dense(3)]).init((8, 8, 1))
+    with pytest.raises(dn.CaptureError, match=told):
+        dn.capture(training_step(net, dn.Adam()))(*batches(rng)[0])
+
+
+def test_a_parameter_set_by_hand_in_the_step_is_refused(cupy, rng):
+    net = network()
+
+    def step(x, t):
+        w = net.parameters()["0.w"]
+        w.value = w.value * 0.9
+
+    with pytest.raises(dn.CaptureError, match="Parameter.value is set in a step that is captured"):
+        dn.capture(step)(*batches(rng)[0])
+
+
+@pytest.mark.parametrize("culprit", ["reads", "copies"])
+def test_copies_are_refused_at_the_first_step(gpu, rng, culprit):
+    def step(x, t):
+        return dn.to_numpy(x) if culprit == "reads" else dn.asarray(np.ones(3, "f4")) * x[0, 0, 0, 0]
+
+    way = "from the device to the host" if culprit == "reads" else "from the host to the device"
+    with pytest.raises(dn.CaptureError, match=f"makes a copy of .* bytes {way}"):
+        dn.capture(step)(*batches(rng)[0])
+
+
+def test_waiting_is_refused_when_it_is_recorded_and_nothing_has_changed(cupy, rng):
+    data, net, opt = batches(rng), network(), dn.Adam()
+    inner = training_step(net, opt)
+
+    def step(x, t):
+        loss = inner(x, t)
+        cupy.cuda.Device(0).synchronize()
+        return loss
+
+    captured = dn.capture(step)
+    captured(*data[0]), captured(*data[1])
+    before = state(net, opt)
+    for _ in range(2):
+        with pytest.raises(dn.CaptureError, match="cannot be recorded as a CUDA graph .*waits for the device"):
+            captured(*data[2])
+        assert state(net, opt) == before and opt.steps == 2
+    inner(*data[2])  # and training goes on without
+    assert opt.steps == 3
+
+
+def test_a_step_that_takes_another_way_when_it_is_recorded_is_refused(gpu, rng):
+    net, opts = network(), [dn.SGD(lr=0.1, momentum=0.9), dn.SGD(lr=0.1, momentum=0.9)]
+    calls = []
+
+    def step(x, t):
+        calls.append(1)
+        return training_step(net, opts[len(calls) > 2])(x, t)
+
+    captured = dn.capture(step)
+    captured(*batches(rng)[0]), captured(*batches(rng)[1])
+    with pytest.raises(dn.CaptureError, match="turns up for the first time when the step is captured"):
+        captured(*batches(rng)[2])
+
+
+def test_two_steps_of_a_scheduled_optimizer_in_one_are_refused(cupy, rng):
+    net, opt = network(), dn.SGD(lr=dn.schedules.Cosine(0.1, 10))
+
+    def step(x, t):
+        training_step(net, opt)(x, t)
+        training_step(net, opt)(x, t)
+
+    with pytest.raises(dn.CaptureError, match="SGD.current_lr changes within the step"):
+        dn.capture(step)(*batches(rng)[0])
+
+
+def test_a_network_that_moved_away_is_refused(cupy, rng):
+    data, net, opt = batches(rng), network(), dn.SGD(lr=0.1)
+    captured = dn.capture(training_step(net, opt))
+    for x, t in data[:4]:
+        captured(x, t)
+    net.to("numpy")
+    with pytest.raises(dn.CaptureError, match="was .* on cupy:0 when the step was captured, and is now .* on numpy"):
+        captured(*data[4])
+
+
+def test_a_step_whose_products_are_cupys_says_so(cupy, rng, monkeypatch):
+    monkeypatch.setattr(cublas, "library", lambda: None)
+    data, net = batches(rng), network()
+    captured = dn.capture(training_step(net, dn.Adam()))
+    captured(*data[0]), captured(*data[1])
+    with pytest.raises(dn.CaptureError, match="calling cuBLAS API during stream capture"):
+        captured(*data[2])
+
+
+def test_only_functions_are_captured():
+    with pytest.raises(TypeError, match="expected a function of arrays"):
+        dn.capture(3)
+    with pytest.raises(TypeError, match="eager"):
+        dn.capture(len, eager="yes")
