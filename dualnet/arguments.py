@@ -25,10 +25,10 @@ def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
     return _bounded(value, name, value, op, least)
 
 
-def pair(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int]:
+def extents(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int]:
     """``int | (height, width)`` as two integers.
 
-    >>> pair(3, "stride", op="conv2d")
+    >>> extents(3, "stride", op="conv2d")
     (3, 3)
     """
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
@@ -122,10 +122,10 @@ def positive(value: Any, name: str, *, op: str, most: float = math.inf) -> float
     return result
 
 
-def share(value: Any, name: str, *, op: str) -> float:
+def fraction(value: Any, name: str, *, op: str) -> float:
     """A number from 0 to below 1.
 
-    >>> share(0.5, "rate", op="dropout")
+    >>> fraction(0.5, "rate", op="dropout")
     0.5
     """
     result = real(value, name, op=op)

@@ -29,7 +29,7 @@ ADJOINT = 1e-13
 STEP = 1e-6
 REDRAWS = 20
 
-__all__ = ["CheckError", "Report", "Row", "adjoint", "gradient"]
+__all__ = ["CheckError", "Report", "Comparison", "adjoint", "gradient"]
 
 
 class CheckError(AssertionError):
@@ -37,7 +37,7 @@ class CheckError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One direction in one argument: both sides of the identity and their distance, relative to the norms."""
 
     argument: str
@@ -57,7 +57,7 @@ class Report:
 
     subject: str
     method: str
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Comparison] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -150,7 +150,7 @@ class _Problem:
 
 
 def _compared(
-    method: str, compare: Callable[..., Row], problem: _Problem, directions: int, seed: int, raises: bool
+    method: str, compare: Callable[..., Comparison], problem: _Problem, directions: int, seed: int, raises: bool
 ) -> Report:
     """Each argument along several random directions."""
     directions = integer(directions, "directions", op="check")
@@ -162,7 +162,7 @@ def _compared(
     return report
 
 
-def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Row:
+def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Comparison:
     for _ in range(REDRAWS):
         v = rng.standard_normal(problem.values[argument].shape)
         y, pull = problem.run(problem.values)
@@ -176,7 +176,7 @@ def _difference(problem: _Problem, argument: str, rng: numpy.random.Generator) -
         terms = 2 * float(numpy.linalg.norm(y * g))  # they may cancel in the sum, but their rounding stays
         rounding = 4e-16 * (abs(up) + abs(down) + terms) / STEP
         error = max(0.0, abs(analytic - numeric) - rounding) / norm if norm else abs(analytic - numeric) / (1 + norm)
-        row = Row(argument, analytic, numeric, error, DIFFERENCE)
+        row = Comparison(argument, analytic, numeric, error, DIFFERENCE)
         bend = abs((up - here) - (here - down)) / STEP  # of the order of STEP where f is smooth
         if row.ok or bend <= 1e-4 * max(norm, abs(numeric)):
             return row
@@ -203,7 +203,7 @@ def _value(problem: _Problem, argument: str, step: numpy.ndarray, g: numpy.ndarr
     return float(numpy.vdot(problem.run(moved)[0], g))
 
 
-def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Row:
+def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator) -> Comparison:
     v = rng.standard_normal(problem.values[argument].shape)
     zero = problem.run({**problem.values, argument: numpy.zeros_like(v)})[0]
     moved = problem.run({**problem.values, argument: v})[0] - zero
@@ -211,7 +211,7 @@ def _two_products(problem: _Problem, argument: str, rng: numpy.random.Generator)
     transposed = _of(problem.run(problem.values)[1](g), argument)
     forward, backward = float(numpy.vdot(moved, g)), float(numpy.vdot(v, transposed))
     norm = float(numpy.linalg.norm(moved) * numpy.linalg.norm(g) + numpy.linalg.norm(v) * numpy.linalg.norm(transposed))
-    return Row(argument, backward, forward, abs(forward - backward) / norm if norm else 0.0, ADJOINT)
+    return Comparison(argument, backward, forward, abs(forward - backward) / norm if norm else 0.0, ADJOINT)
 
 
 def _problem(

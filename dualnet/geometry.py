@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import pair
+from .arguments import extents
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -38,8 +38,8 @@ def check_padding(padding: Any, *, op: str) -> str | Pads:
     if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
         if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
             raise ValueError(f"{op}: padding by sides is ((top, bottom), (left, right)), got {padding!r}")
-        return (pair(padding[0], "padding", op=op, least=0), pair(padding[1], "padding", op=op, least=0))
-    height, width = pair(padding, "padding", op=op, least=0)
+        return (extents(padding[0], "padding", op=op, least=0), extents(padding[1], "padding", op=op, least=0))
+    height, width = extents(padding, "padding", op=op, least=0)
     return ((height, height), (width, width))
 
 
@@ -130,7 +130,7 @@ def windows(
     >>> windows("conv2d", (28, 28), (5, 5), padding="same", stride=2).grid
     (14, 14)
     """
-    stride, dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+    stride, dilation = extents(stride, "stride", op=op), extents(dilation, "dilation", op=op)
     return placed(op, tuple(size), tuple(window), stride, check_padding(padding, op=op), dilation, bool(ceil_mode))
 
 
@@ -183,8 +183,8 @@ def transposed(
     >>> transposed("conv_transpose2d", (14, 14), (5, 5), padding="same", stride=2).size
     (28, 28)
     """
-    stride, dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
-    extra = pair(output_padding, "output_padding", op=op, least=0)
+    stride, dilation = extents(stride, "stride", op=op), extents(dilation, "dilation", op=op)
+    extra = extents(output_padding, "output_padding", op=op, least=0)
     padding = check_padding(padding, op=op)
     size, pads = [], []
     for i, axis in enumerate(("height", "width")):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.arguments import LIMIT, count, flag, index, integer, number, pair, positive, real, share
+from dualnet.arguments import LIMIT, count, extents, flag, fraction, index, integer, number, positive, real
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBER = [None, "1", b"1", (1,), [], {}, ..., 1j, True, np.ones(1), np.ones((2, 2))]
@@ -23,9 +23,9 @@ def test_python_numbers_come_out():
     for given in (2, np.int8(2), np.uint64(2), np.array(2)):
         for check in (integer, index, count):
             assert plain(check(given, "n", op="op")) == (int, 2)
-        assert [plain(side) for side in pair((given, given), "n", op="op")] == [(int, 2)] * 2
+        assert [plain(side) for side in extents((given, given), "n", op="op")] == [(int, 2)] * 2
     for given in (0.5, np.float16(0.5), np.float64(0.5), np.array(0.5), Fraction(1, 2)):
-        for check in (real, number, positive, share):
+        for check in (real, number, positive, fraction):
             assert plain(check(given, "x", op="op")) == (float, 0.5)
     assert flag(True, "f", op="op") is True and flag(False, "f", op="op") is False
 
@@ -34,7 +34,7 @@ def test_whole_numbers():
     assert integer(0, "n", op="op", least=0) == 0 and integer(-3, "n", op="op", least=-3) == -3
     assert integer(LIMIT, "n", op="op") == LIMIT == 2147483647
     assert index(-(10**30), "n", op="op") == -(10**30)
-    assert pair([2, 3], "n", op="op") == (2, 3) and pair(4, "n", op="op") == (4, 4)
+    assert extents([2, 3], "n", op="op") == (2, 3) and extents(4, "n", op="op") == (4, 4)
     assert count(1e4, "n", op="op") == 10_000 and count(0.0, "n", op="op", least=0) == 0
 
 
@@ -43,7 +43,7 @@ def test_real_numbers():
     assert real(10**400, "x", op="op") == INF and real(-(10**400), "x", op="op") == -INF
     assert number(0, "x", op="op") == 0.0 and number(1, "x", op="op", most=1) == 1.0
     assert positive(1e-300, "x", op="op") == 1e-300 and positive(1, "x", op="op", most=1) == 1.0
-    assert share(0, "x", op="op") == 0.0
+    assert fraction(0, "x", op="op") == 0.0
 
 
 @pytest.mark.parametrize("bad", NO_INTEGER, ids=repr)
@@ -53,12 +53,12 @@ def test_no_integers(bad):
     with pytest.raises(TypeError, match="^op: n is an integer, got "):
         index(bad, "n", op="op")
     with pytest.raises((TypeError, ValueError), match="^op: n "):
-        pair((1, bad), "n", op="op")
+        extents((1, bad), "n", op="op")
 
 
 @pytest.mark.parametrize("bad", NO_NUMBER, ids=repr)
 def test_no_numbers(bad):
-    for check in (real, number, positive, share, count):
+    for check in (real, number, positive, fraction, count):
         with pytest.raises(TypeError, match="^op: x is a number, got "):
             check(bad, "x", op="op")
 
@@ -69,9 +69,9 @@ def test_no_numbers(bad):
         (integer, {}, 0, r"n must be at least 1 \(and at most 2147483647\), got 0"),
         (integer, {"least": -2}, -3, "n must be at least -2 .*got -3"),
         (integer, {}, LIMIT + 1, "n must be .*and at most 2147483647"),
-        (pair, {}, (10**18, 1), r"n must be .*and at most 2147483647\), got \(1000000000000000000, 1\)"),
-        (pair, {}, (1, 0), r"n must be at least 1 .*got \(1, 0\)"),
-        (pair, {}, (1, 2, 3), r"n is an integer or \(height, width\), got \(1, 2, 3\)"),
+        (extents, {}, (10**18, 1), r"n must be .*and at most 2147483647\), got \(1000000000000000000, 1\)"),
+        (extents, {}, (1, 0), r"n must be at least 1 .*got \(1, 0\)"),
+        (extents, {}, (1, 2, 3), r"n is an integer or \(height, width\), got \(1, 2, 3\)"),
         (count, {}, 0, "n is a whole number of at least 1, got 0"),
         (count, {}, 1.5, "n is a whole number of at least 1, got 1.5"),
         (count, {}, INF, "n is a whole number of at least 1, got inf"),
@@ -81,9 +81,9 @@ def test_no_numbers(bad):
         (positive, {}, 0, "n is a number above 0, and finite, got 0"),
         (positive, {}, INF, "n is a number above 0, and finite, got inf"),
         (positive, {"most": 1}, 1.5, "n is a number above 0 and at most 1, got 1.5"),
-        (share, {}, 1, "n is a number from 0 to below 1, got 1"),
-        (share, {}, -0.1, "n is a number from 0 to below 1, got -0.1"),
-        (share, {}, -(10**400), "n is a number from 0 to below 1, got -1000"),
+        (fraction, {}, 1, "n is a number from 0 to below 1, got 1"),
+        (fraction, {}, -0.1, "n is a number from 0 to below 1, got -0.1"),
+        (fraction, {}, -(10**400), "n is a number from 0 to below 1, got -1000"),
     ],
 )
 def test_out_of_bounds(check, options, bad, message):
@@ -91,7 +91,7 @@ def test_out_of_bounds(check, options, bad, message):
         check(bad, "n", op="op", **options)
 
 
-@pytest.mark.parametrize("check", [count, number, positive, share])
+@pytest.mark.parametrize("check", [count, number, positive, fraction])
 def test_nan_is_out_of_all_bounds(check):
     with pytest.raises(ValueError, match="^op: x .*got nan"):
         check(NAN, "x", op="op")

@@ -79,7 +79,7 @@ def _by_columns(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at:
         if not direct:
             target[...] = out.reshape(target.shape)
 
-    threads.share(_blocks(at, N, C, x.itemsize), work)
+    threads.parallel_for(_blocks(at, N, C, x.itemsize), work)
     return y
 
 
@@ -137,7 +137,7 @@ def _filters_by_columns(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> num
             numpy.matmul(columns(x[images, inside], part).T, deltas, out=product)  # E11  dW = Xᵀ dY
             sums[portion] += product
 
-    threads.share(range(len(portions)), work)
+    threads.parallel_for(range(len(portions)), work)
     return sums.sum(axis=0).reshape(*at.window, C, D)
 
 
@@ -200,7 +200,7 @@ def _scattered(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarra
             padded[:, :, m * r2 : m * r2 + (Q - 1) * s2 + 1 : s2] += by_tap[:, :, :, m]
         dx[first : first + step] = padded[:, top : top + H, left : left + W]
 
-    threads.share(range(0, N, step), work)
+    threads.parallel_for(range(0, N, step), work)
     return dx
 
 

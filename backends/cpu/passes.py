@@ -65,7 +65,7 @@ def rectify(x: numpy.ndarray) -> Any:
     def work(worker: int, part: slice) -> None:
         numpy.maximum(flat_x[part], 0, out=flat_y[part])
 
-    threads.share(_parts(x.size), work, alone=x.size < SHARED)
+    threads.parallel_for(_parts(x.size), work, alone=x.size < SHARED)
     return y
 
 
@@ -81,7 +81,7 @@ def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
         numpy.greater(flat_y[part], 0, out=active)
         numpy.multiply(flat_dy[part], active, out=flat_dx[part])
 
-    threads.share(_parts(dy.size), work, alone=dy.size < SHARED)
+    threads.parallel_for(_parts(dy.size), work, alone=dy.size < SHARED)
     return dx
 
 
@@ -97,7 +97,7 @@ def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
         if relu:
             numpy.maximum(out, 0, out=out)  # E7
 
-    threads.share(_parts(x.size), work, alone=x.size < SHARED)
+    threads.parallel_for(_parts(x.size), work, alone=x.size < SHARED)
     return y
 
 
@@ -133,7 +133,7 @@ def channel_moments(x: numpy.ndarray) -> Any:
         off = numpy.subtract(block, mean, out=threads.workspace("off", block.shape, x.dtype))
         means[number], squares[number] = mean, ones @ numpy.multiply(off, off, out=off)
 
-    threads.share(range(len(parts)), work, alone=x.size < SHARED)
+    threads.parallel_for(range(len(parts)), work, alone=x.size < SHARED)
     n = x.size // C
     mean = _by_channel((means * lengths).sum(axis=0), C) / n
     squares += lengths * (means - numpy.tile(mean, rows.shape[1] // C)) ** 2
@@ -164,7 +164,7 @@ def normalise(
         if relu:
             numpy.maximum(out, 0, out=out)  # E7
 
-    threads.share(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
+    threads.parallel_for(_parts(len(rows_x), rows_x.shape[1]), work, alone=x.size < SHARED)
     return y
 
 
@@ -198,7 +198,7 @@ def normalise_backward(
         sums[0, number] = ones @ deltas
         sums[1, number] = ones @ numpy.multiply(block, deltas, out=threads.workspace("off", block.shape, x.dtype))
 
-    threads.share(range(len(parts)), add_up, alone=x.size < SHARED)
+    threads.parallel_for(range(len(parts)), add_up, alone=x.size < SHARED)
     dbeta, products = (_by_channel(each.sum(axis=0), C) for each in sums)  # E12  Σ dy;  Σ dy x
     products -= mean * dbeta  # Σ dy (x − μ)
     scale = gamma * inverse  # dx̂ = γ dy, and 1/s
@@ -213,7 +213,7 @@ def normalise_backward(
         out += off
         out += shift
 
-    threads.share(parts, spread, alone=x.size < SHARED)
+    threads.parallel_for(parts, spread, alone=x.size < SHARED)
     return dx, (products * inverse).astype(x.dtype), dbeta.astype(x.dtype)  # Σ dy x̂
 
 
@@ -227,7 +227,7 @@ def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:
         block = rows[parts[number]]
         sums[number] = numpy.full(len(block), 1, x.dtype) @ block
 
-    threads.share(range(len(parts)), work, alone=x.size < 4 * SHARED)  # one short operation
+    threads.parallel_for(range(len(parts)), work, alone=x.size < 4 * SHARED)  # one short operation
     return _by_channel(sums.sum(axis=0), x.shape[-1])
 
 
@@ -282,7 +282,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
         numpy.logical_not(hit, out=hit)
         numpy.logical_and(hit, best == best, out=hit)  # the first NaN stays
 
-    threads.share(_parts(N, math.prod(y.shape[1:]) * 2), work, alone=x.size < SHARED)
+    threads.parallel_for(_parts(N, math.prod(y.shape[1:]) * 2), work, alone=x.size < SHARED)
     return y, winners
 
 
@@ -304,7 +304,7 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
             numpy.equal(won, tap, out=hit)
             numpy.multiply(deltas, hit, out=out[:, rows, cols])  # E15
 
-    threads.share(_parts(len(dy), math.prod(dy.shape[1:]) * 2), work, alone=dx.size < SHARED)
+    threads.parallel_for(_parts(len(dy), math.prod(dy.shape[1:]) * 2), work, alone=dx.size < SHARED)
     return dx
 
 
@@ -335,7 +335,7 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
         else:
             y[:, part] = x @ w[:, part]
 
-    threads.share(cuts, work)
+    threads.parallel_for(cuts, work)
     if b is not None:
         y += b
     return y

@@ -126,7 +126,7 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
         elif b is None:
             numpy.copyto(out, found)
 
-    threads.share(rows.blocks, work)
+    threads.parallel_for(rows.blocks, work)
     return y
 
 
@@ -146,7 +146,7 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy
             for m, start in enumerate(starts):  # E11  dW_m += (A↓m)ᵀ dY
                 gemm(True, False, K, D, rows.lines(len(images)), a + start, K, deltas, D, 1.0, c + m * K * D * size, D)
 
-    threads.share(range(len(portions)), work)
+    threads.parallel_for(range(len(portions)), work)
     return sums.sum(axis=0).reshape(*at.window, C, D)
 
 
@@ -165,5 +165,5 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.
             gemm(False, True, M, K, D, deltas, D, from_w + m * K * D * size, D, 1.0, a + start, K)
         rows.gather(spread, dx[block])
 
-    threads.share(rows.blocks, work)
+    threads.parallel_for(rows.blocks, work)
     return dx

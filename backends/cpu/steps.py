@@ -117,7 +117,7 @@ def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step
         free = [threads.workspace(name, d.shape, d.dtype) for name in ("step", "second step")]
         step([a[part] for a in flat_olds[i]], d, [a[part] for a in flat_news[i]], free)
 
-    threads.share(pieces, work)
+    threads.parallel_for(pieces, work)
     return [(new[0], dict(zip(names, new[1:]))) for new in news]
 
 

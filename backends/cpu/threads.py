@@ -55,11 +55,11 @@ def _count(asked: str, held: bool) -> int:
 
 
 def workers(items: int) -> int:
-    """How many threads :func:`share` uses for so many items; at least one."""
+    """How many threads :func:`parallel_for` uses for so many items; at least one."""
     return max(1, min(count(), items))
 
 
-def share(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
+def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
     """Call ``work(worker, item)`` for every item: whoever is free takes the next, since cores are not equally fast.
 
     The calling thread is worker 0. If the team is busy with another caller, the caller does all items itself. ``alone``

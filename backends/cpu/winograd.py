@@ -275,7 +275,7 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
             numpy.maximum(out, 0, out=out)  # E7
 
     with numpy.errstate(all="ignore"):
-        threads.share(tiles.blocks, work)
+        threads.parallel_for(tiles.blocks, work)
     return y if all(finite) else NotImplemented
 
 
@@ -338,7 +338,7 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased
                 biases[portion] += room.ones @ room.dM[tiles.ones]  # E12
 
     with numpy.errstate(all="ignore"):
-        threads.share(range(len(portions)), work)
+        threads.parallel_for(range(len(portions)), work)
     total = sums.sum(axis=0).reshape(points, C * D)
     with blas.held(), numpy.errstate(all="ignore"):
         dw = numpy.matmul(tiles.G.T, total)

@@ -136,7 +136,7 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
             numpy.maximum(out, 0, out=out)  # E7
 
     with numpy.errstate(all="ignore"):
-        threads.share(tiles.blocks, work)
+        threads.parallel_for(tiles.blocks, work)
     return y if all(finite) else NotImplemented
 
 
@@ -171,7 +171,7 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased
                 biases[portion] += room.ones @ room.M[1]  # E12
 
     with numpy.errstate(all="ignore"):
-        threads.share(range(len(portions)), work)
+        threads.parallel_for(range(len(portions)), work)
     total = sums.sum(axis=(0, 2)).reshape(points, 3 * C * D)
     with blas.held(), numpy.errstate(all="ignore"):
         dw = numpy.matmul(tiles.G.T, total)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 
-from ..arguments import flag, integer, number, share
+from ..arguments import flag, fraction, integer, number
 from ..files.network import save
 from ..layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential
 from ..layers.layer import Layer
@@ -112,7 +112,7 @@ def run(
     rounds, seconds = integer(rounds, "rounds", op="bench"), number(seconds, "seconds", op="bench")
     seed = integer(seed, "seed", op="bench", least=0)
     threads = _cores() if threads is None else integer(threads, "threads", op="bench")
-    dtypes, momentum = _known_dtypes(dtypes), share(momentum, "momentum", op="bench")
+    dtypes, momentum = _known_dtypes(dtypes), fraction(momentum, "momentum", op="bench")
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as folder:
         plans = _planned(nets, seed, Path(folder), bool(peers))
         bench = Bench(peers, rounds, seconds, threads, seed, tell, rehearsal(Path(folder)))

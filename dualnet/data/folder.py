@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from ..arguments import flag, integer, pair, share
+from ..arguments import extents, flag, fraction, integer
 from .reading import DataError, Split, check_dtype, check_folder, scaled
 
 __all__ = ["load_folder", "read_image"]
@@ -49,8 +49,8 @@ def load_folder(
     >>> x.shape, x_test.shape, sorted(t_test.tolist()), names
     ((8, 8, 8, 3), (2, 8, 8, 3), [0, 1], ('day', 'night'))
     """
-    size, dtype = pair(size, "size", op="load_folder"), check_dtype(dtype, "load_folder")
-    held_out, grey = share(held_out, "held_out", op="load_folder"), flag(grey, "grey", op="load_folder")
+    size, dtype = extents(size, "size", op="load_folder"), check_dtype(dtype, "load_folder")
+    held_out, grey = fraction(held_out, "held_out", op="load_folder"), flag(grey, "grey", op="load_folder")
     order = numpy.random.default_rng(integer(seed, "seed", op="load_folder", least=0))
     need_pillow()
     kept: list[tuple[Path, int]] = []
@@ -79,7 +79,7 @@ def read_image(
     >>> dn.data.read_image(file, size=1, dtype="uint8").tolist()
     [[[255, 0, 51]]]
     """
-    height, width = pair(size, "size", op="read_image")
+    height, width = extents(size, "size", op="read_image")
     image, operations = need_pillow()
     try:
         with image.open(path) as file:

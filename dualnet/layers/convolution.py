@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .. import ops
-from ..arguments import flag, integer, pair
+from ..arguments import extents, flag, integer
 from ..geometry import Extent, Padding, Windows, check_padding, placed, transposed
 from ..ops.convolution import correlate, rotate
 from ..ops.pullback import Pullback
 from ..shim import Array
-from .initializers import Draw, Initializer, get
+from .initializers import Draw, Initializer, as_initializer
 from .layer import Layer, Shape, positions
 from .parameter import Parameter
 from .passing import Gradients, merge, with_gradients
@@ -35,14 +35,14 @@ class FilterBank(Layer):
     ) -> None:
         op = type(self).__name__
         self.filters = integer(filters, "filters", op=op)
-        self.kernel_size = pair(kernel_size, "kernel_size", op=op)
-        self.stride, self.dilation = pair(stride, "stride", op=op), pair(dilation, "dilation", op=op)
+        self.kernel_size = extents(kernel_size, "kernel_size", op=op)
+        self.stride, self.dilation = extents(stride, "stride", op=op), extents(dilation, "dilation", op=op)
         self.padding = check_padding(padding, op=op)
         self.groups = integer(groups, "groups", op=op)
         if self.filters % self.groups:
             raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
         self.use_bias, self.initializer = flag(use_bias, "use_bias", op=op), initializer
-        get(initializer, op)
+        as_initializer(initializer, op)
 
     def _check_groups(self, channels: int) -> None:
         if channels % self.groups:
@@ -158,7 +158,7 @@ class Conv2DTranspose(FilterBank):
         initializer: str | Initializer = "he_normal",
     ) -> None:
         self._set(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
-        self.output_padding = pair(output_padding, "output_padding", op=type(self).__name__, least=0)
+        self.output_padding = extents(output_padding, "output_padding", op=type(self).__name__, least=0)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         grid = positions(input_shape, type(self).__name__)

@@ -7,7 +7,7 @@ from ..arguments import flag, integer
 from ..ops.dense import affine, affine_relu
 from ..ops.pullback import Pullback
 from ..shim import Array
-from .initializers import Draw, Initializer, get
+from .initializers import Draw, Initializer, as_initializer
 from .layer import Layer, OpLayer, Shape, product
 from .parameter import Parameter
 from .passing import with_gradients
@@ -50,7 +50,7 @@ class Dense(Layer):
     def __init__(self, units: int, *, use_bias: bool = True, initializer: str | Initializer = "he_normal") -> None:
         self.units = integer(units, "units", op="Dense")
         self.use_bias, self.initializer = flag(use_bias, "use_bias", op="Dense"), initializer
-        get(initializer, "Dense")
+        as_initializer(initializer, "Dense")
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)

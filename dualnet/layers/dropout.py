@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import ops
-from ..arguments import share
+from ..arguments import fraction
 from ..ops.pullback import Pullback
 from ..recording import live
 from ..shim import Array
@@ -36,7 +36,7 @@ class Dropout(Layer):
     step: int = 0
 
     def __init__(self, rate: float) -> None:
-        self.rate = share(rate, "rate", op=type(self).__name__)
+        self.rate = fraction(rate, "rate", op=type(self).__name__)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         self.seed, self.step = draw.key(), 0

@@ -95,7 +95,7 @@ NAMES: dict[str, Initializer] = {
 }
 
 
-def get(initializer: str | Initializer, owner: str = "initializer") -> Initializer:
+def as_initializer(initializer: str | Initializer, owner: str = "initializer") -> Initializer:
     """The initializer of this name, or the function itself."""
     if callable(initializer):
         return initializer
@@ -133,7 +133,7 @@ class Draw:
         self, initializer: str | Initializer, shape: tuple[int, ...], *, fan_in: int = 1, fan_out: int = 1
     ) -> Parameter:
         """A new parameter, on the backend in force."""
-        value = get(initializer)(self._stream(), shape, fan_in, fan_out)
+        value = as_initializer(initializer)(self._stream(), shape, fan_in, fan_out)
         if numpy.shape(value) != tuple(shape):
             raise ValueError(f"initializer {initializer!r} returned shape {numpy.shape(value)}, expected {shape}")
         return Parameter(asarray(value, master_dtype(self.dtype)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
-from ..arguments import flag, integer, share
+from ..arguments import flag, fraction, integer
 from ..geometry import elements
 from ..ops.normalization import check_axes, check_epsilon, check_groups, follow
 from ..ops.pullback import Pullback
@@ -81,7 +81,7 @@ class BatchNorm(Normalization):
     moving_variance: Any = None
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
-        self.momentum = share(momentum, "momentum", op="BatchNorm")
+        self.momentum = fraction(momentum, "momentum", op="BatchNorm")
         self._set(epsilon, center, scale)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:

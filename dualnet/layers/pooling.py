@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import ops
-from ..arguments import flag, pair
+from ..arguments import extents, flag
 from ..geometry import Extent, Padding, Windows, check_padding, placed
 from ..ops.activation import rectify
 from ..ops.pooling import check_no_window_is_empty, largest
@@ -30,10 +30,10 @@ class _Pool2D(OpLayer):
         ceil_mode: bool = False,
     ) -> None:
         op = type(self).__name__
-        self.pool_size = pair(pool_size, "pool_size", op=op)
-        self.stride = None if stride is None else pair(stride, "stride", op=op)
+        self.pool_size = extents(pool_size, "pool_size", op=op)
+        self.stride = None if stride is None else extents(stride, "stride", op=op)
         self.padding = check_padding(padding, op=op)
-        self.dilation = pair(dilation, "dilation", op=op)
+        self.dilation = extents(dilation, "dilation", op=op)
         self.ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -18,7 +18,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ..arguments import share
+from ..arguments import fraction
 from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
 from .sums import rounded_once
@@ -49,7 +49,7 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     (array([[2., 0., 6., 8.]], dtype=float32), array([[2., 0., 6., 8.]], dtype=float32))
     """
     xp = namespace("dropout", x=x)
-    rate = share(rate, "rate", op="dropout")
+    rate = fraction(rate, "rate", op="dropout")
     seed, step = check_key(key)
     shape = shared_shape(x.shape, shared_axes)
     if rate == 0.0:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arguments import positive, share
+from ..arguments import fraction, positive
 from ..shim import Array, accelerated, backend_of, namespace, same_backend, to_numpy
 from ..shim.dtypes import is_half, is_real
 from .activation import log_softmax, logistic
@@ -59,7 +59,7 @@ def softmax_cross_entropy(
     [[0.25, -0.25], [0.0, 0.0]]
     """
     _namespace("softmax_cross_entropy", y, t)
-    smoothing = share(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
+    smoothing = fraction(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
     _check_classes("softmax_cross_entropy", y, t, check_labels)
 
     loss, log_p = cross_entropy(y, t, smoothing)  # E10
@@ -86,7 +86,7 @@ def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothi
     """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
     xp = backend_of(log_p).xp
     q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
-    return (xp.exp(log_p) - q) * _share(dloss, log_p, _rows(log_p))  # E10  the delta softmax(y) − q
+    return (xp.exp(log_p) - q) * _per_term(dloss, log_p, _rows(log_p))  # E10  the delta softmax(y) − q
 
 
 def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
@@ -109,7 +109,7 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     loss = _mean(0.5 * residual * residual, N).astype(dtype, copy=False)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return (residual * _share(dloss, residual, N)).astype(dtype, copy=False)  # E10
+        return (residual * _per_term(dloss, residual, N)).astype(dtype, copy=False)  # E10
 
     return loss, LossPullback("mean_squared_error", pullback, loss, residual=residual)
 
@@ -134,7 +134,7 @@ def binary_cross_entropy(
     """
     op = "binary_cross_entropy"
     xp = _namespace(op, y, t)
-    smoothing = share(label_smoothing, "label_smoothing", op=op)
+    smoothing = fraction(label_smoothing, "label_smoothing", op=op)
     _check_shape(op, y, t)
     if check_labels:
         check_answers(op, t)
@@ -144,7 +144,7 @@ def binary_cross_entropy(
     loss = narrow(_mean(xp.log1p(xp.exp(-xp.abs(wide(y)))) + wrong * far, y.size), y)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return narrow((logistic(xp, wide(y)) - q) * _share(dloss, q, y.size), y)  # E10
+        return narrow((logistic(xp, wide(y)) - q) * _per_term(dloss, q, y.size), y)  # E10
 
     return loss, LossPullback(op, pullback, loss, y=y, q=q)
 
@@ -171,7 +171,7 @@ def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullbac
     loss = loss.astype(dtype, copy=False)
 
     def pullback(dloss: float | Array) -> Array:
-        dy = xp.clip(residual, -delta, delta) * _share(dloss, residual, elements)  # E10
+        dy = xp.clip(residual, -delta, delta) * _per_term(dloss, residual, elements)  # E10
         return dy.astype(dtype, copy=False)
 
     return loss, LossPullback("huber", pullback, loss, residual=residual)
@@ -336,6 +336,6 @@ def _mean(terms: Array, count: int) -> Array:
     return summed(terms, keepdims=False) / count
 
 
-def _share(dloss: float | Array, y: Array, count: int) -> float | Array:
+def _per_term(dloss: float | Array, y: Array, count: int) -> float | Array:
     """dE/dE / count: what one term of the mean gets. An array is cast to y's dtype, lest a float64 widens dy."""
     return (dloss.astype(y.dtype) if hasattr(dloss, "astype") else dloss) / count

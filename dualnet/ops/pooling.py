@@ -20,7 +20,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ..arguments import flag, pair
+from ..arguments import extents, flag
 from ..geometry import Extent, Padding, Windows, missing_axes, windows
 from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
@@ -382,7 +382,7 @@ def pool_windows(
     empty_windows: bool = False,
 ) -> Windows:
     """The windows of a pooling. Unless ``empty_windows`` are welcome, each must have a tap on the map."""
-    pool_size = pair(pool_size, "pool_size", op=op)
+    pool_size = extents(pool_size, "pool_size", op=op)
     stride = pool_size if stride is None else stride
     ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
     at = windows(op, size, pool_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)

@@ -23,7 +23,7 @@ from ..ops.sums import wide
 from ..recording import Stateful, assign, owned
 from ..shim import Array, accelerated, backend_of, to_numpy
 
-__all__ = ["FixedLossScale", "LossScale", "all_finite", "get", "guarded", "unscale"]
+__all__ = ["FixedLossScale", "LossScale", "all_finite", "as_loss_scale", "guarded", "unscale"]
 
 Gradients = dict[str, Array]
 
@@ -142,11 +142,11 @@ class FixedLossScale(LossScale):
         self._count(finite)
 
 
-def get(loss_scale: Any, dtype: Any) -> LossScale | None:
+def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
     """``"auto"`` (dynamic for float16, else none), None, a number, or a :class:`LossScale`.
 
     >>> import dualnet as dn, numpy
-    >>> get("auto", numpy.dtype("float32")) is None, get(128, numpy.dtype("float32"))
+    >>> as_loss_scale("auto", numpy.dtype("float32")) is None, as_loss_scale(128, numpy.dtype("float32"))
     (True, FixedLossScale(128))
     """
     if loss_scale is None or isinstance(loss_scale, LossScale):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arguments import flag, positive, share
+from ..arguments import flag, fraction, positive
 from ..shim import Array, backend_of
 from .optimizer import Optimizer, Rate, Slots
 from .updates import adam_update, adam_updates, sgd_update, sgd_updates
@@ -36,7 +36,7 @@ class SGD(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
-        self.momentum = share(momentum, "momentum", op="SGD")
+        self.momentum = fraction(momentum, "momentum", op="SGD")
         self.nesterov = flag(nesterov, "nesterov", op="SGD")
         if nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, such as momentum=0.9")
@@ -81,7 +81,7 @@ class RMSProp(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
-        self.rho, self.momentum = share(rho, "rho", op="RMSProp"), share(momentum, "momentum", op="RMSProp")
+        self.rho, self.momentum = fraction(rho, "rho", op="RMSProp"), fraction(momentum, "momentum", op="RMSProp")
         self.epsilon = positive(epsilon, "epsilon", op="RMSProp")
         self.centered = flag(centered, "centered", op="RMSProp")
 
@@ -129,7 +129,7 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
         owner = type(self).__name__
-        self.beta_1, self.beta_2 = share(beta_1, "beta_1", op=owner), share(beta_2, "beta_2", op=owner)
+        self.beta_1, self.beta_2 = fraction(beta_1, "beta_1", op=owner), fraction(beta_2, "beta_2", op=owner)
         self.epsilon = positive(epsilon, "epsilon", op=owner)
 
     @property

@@ -17,13 +17,13 @@ from ..layers.parameter import Parameter
 from ..layers.sketch import sketch
 from ..shim import backend_of
 
-__all__ = ["Row", "Summary", "summary"]
+__all__ = ["LayerSummary", "Summary", "summary"]
 
 HEADINGS = ("layer", "output shape", "parameters", "multiply-adds", "activation bytes", "weight sharing")
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerSummary:
     """One layer of a :class:`Summary`; a container's row leaves the numbers to the layers inside, which follow it."""
 
     name: str  # "3.layer.0"
@@ -46,7 +46,7 @@ class Summary:
     network: str
     input_shape: Shape
     dtype: str
-    rows: list[Row]
+    rows: list[LayerSummary]
 
     @property
     def parameters(self) -> int:
@@ -91,7 +91,7 @@ class Summary:
         return []
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: LayerSummary) -> tuple[str, ...]:
     own = row.name.rpartition(".")[2]
     label = "  " * row.depth + f"{own} {row.layer}".strip() + (" (shared)" if row.shared else "")
     shape = "" if row.output_shape is None else str(row.output_shape)
@@ -149,7 +149,7 @@ def network_html(net: Layer) -> str:
     return markup.card(f"{title}{table.dtype}{home}", body, opened=len(lines) <= 30)
 
 
-def _line(name: str, layer: Layer, row: Row | None, named: bool) -> tuple[str, str, str, str]:
+def _line(name: str, layer: Layer, row: LayerSummary | None, named: bool) -> tuple[str, str, str, str]:
     depth, own = name.count(".") * named, name.rpartition(".")[2]
     label = "  " * depth + f"{own} {type(layer).__name__}".strip()
     options = "" if layer.children() else repr(layer).partition("(")[2].removesuffix(")")
@@ -165,7 +165,9 @@ def _without_values(net: Layer) -> Layer:
     return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})
 
 
-def _rows(layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: int, seen: set[int]) -> Iterator[Row]:
+def _rows(
+    layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: int, seen: set[int]
+) -> Iterator[LayerSummary]:
     output = None if shape is None else layer.output_shape(shape)
     children = _children(layer, shape)
     shared = id(layer) in seen
@@ -173,7 +175,7 @@ def _rows(layer: Layer, name: str, shape: Shape | None, depth: int, itemsize: in
     own = [parameter for parameter in vars(layer).values() if isinstance(parameter, Parameter)]
     new = {id(parameter): elements(parameter.shape) for parameter in own if id(parameter) not in seen}
     seen.update(new)
-    yield Row(
+    yield LayerSummary(
         name=name,
         layer=type(layer).__name__,
         depth=max(depth - 1, 0),

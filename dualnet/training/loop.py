@@ -22,8 +22,7 @@ from ..layers.layer import Layer
 from ..layers.parameter import cast_all
 from ..ops import losses
 from ..ops.sums import wide
-from ..optimizers.loss_scale import LossScale, guarded
-from ..optimizers.loss_scale import get as scale_of
+from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
 from .batches import _batches, _order
@@ -112,7 +111,7 @@ def fit(
     hooks = [hooked(callback) for callback in (callbacks if several else [callbacks])]
     seen = Tally(function)
     step: Callable[..., None] = functools.partial(
-        _step, net, run.optimizer, _unchecked(function), scale_of(loss_scale, net.dtype), seen
+        _step, net, run.optimizer, _unchecked(function), as_loss_scale(loss_scale, net.dtype), seen
     )
     step = captured(step) if flag(capture, "capture", op="fit") else step
     _tell(hooks, "on_fit_begin", run)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.layers.initializers import NAMES, Draw, get
+from dualnet.layers.initializers import NAMES, Draw, as_initializer
 
 VARIANCE = {  # for fan_in 300, fan_out 100
     "zeros": 0,
@@ -24,7 +24,7 @@ VARIANCE = {  # for fan_in 300, fan_out 100
 
 @pytest.mark.parametrize("name", VARIANCE)
 def test_spread(name, rng):
-    w = get(name)(rng, (300, 400), 300, 100)
+    w = as_initializer(name)(rng, (300, 400), 300, 100)
     assert w.var() == pytest.approx(VARIANCE[name], rel=0.02)
     assert w.mean() == (1 if name == "ones" else pytest.approx(0, abs=4 * math.sqrt(VARIANCE[name] / w.size)))
     if name.endswith("uniform"):
@@ -37,7 +37,7 @@ def test_every_initializer_is_tested():
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 8), (2, 2, 1, 9), (5, 5)])
 def test_orthogonal(shape, rng):
-    w = get("orthogonal")(rng, shape, 1, 1)
+    w = as_initializer("orthogonal")(rng, shape, 1, 1)
     m = w.reshape(-1, shape[-1])
     square = m.T @ m if m.shape[0] >= m.shape[1] else m @ m.T
     assert w.shape == shape and np.allclose(square, np.eye(len(square)), atol=1e-14)

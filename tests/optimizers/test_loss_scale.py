@@ -7,7 +7,7 @@ import pytest
 
 import dualnet as dn
 from dualnet.backend import backend_of
-from dualnet.optimizers.loss_scale import all_finite, get, guarded, unscale
+from dualnet.optimizers.loss_scale import all_finite, as_loss_scale, guarded, unscale
 
 SCALE = 2.0**10
 
@@ -144,12 +144,16 @@ def test_what_is_no_scale(wrong):
 
 def test_by_name():
     half, single = np.dtype("float16"), np.dtype("float32")
-    assert type(get("auto", half)) is dn.LossScale and get("auto", single) is None and get(None, half) is None
+    assert (
+        type(as_loss_scale("auto", half)) is dn.LossScale
+        and as_loss_scale("auto", single) is None
+        and as_loss_scale(None, half) is None
+    )
     mine = dn.LossScale()
-    assert get(mine, single) is mine and get(64, half).state_dict()["scale"] == 64
+    assert as_loss_scale(mine, single) is mine and as_loss_scale(64, half).state_dict()["scale"] == 64
     for wrong in ("dynamic", -1, 0, True, [1]):
         with pytest.raises((ValueError, TypeError), match="loss_scale"):
-            get(wrong, half)
+            as_loss_scale(wrong, half)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------

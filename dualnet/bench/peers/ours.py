@@ -52,7 +52,11 @@ def training_step(net: Any, task: dict) -> Any:
     loss = losses.get(task["loss"])
     if loss is losses.softmax_cross_entropy:
         loss = functools.partial(loss, check_labels=False)  # fit looks at all labels once, before the first step
-    optimizer, scale, seen = SGD(lr=task["lr"], momentum=task["momentum"]), loss_scale.get("auto", net.dtype), Seen()
+    optimizer, scale, seen = (
+        SGD(lr=task["lr"], momentum=task["momentum"]),
+        loss_scale.as_loss_scale("auto", net.dtype),
+        Seen(),
+    )
 
     def train(x: Any, t: Any) -> Any:
         one_step(net, optimizer, loss, scale, seen, x, t, task["need_dx"])

@@ -50,7 +50,7 @@ def batch(rng: Rng, kind: str, most: int = 3) -> int:
     return 0 if kind == "no image" else 1 if kind in ("one image", "long sums") else int(rng.integers(2, most + 1))
 
 
-def pair(rng: Rng, low: int, high: int) -> tuple[int, int]:
+def two_of(rng: Rng, low: int, high: int) -> tuple[int, int]:
     """Two integers from low to high: height and width differ most of the time."""
     return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))
 
@@ -81,11 +81,11 @@ def conv2d(rng: Rng, kind: str) -> Drawn:
     if kind == "refused":
         x, w = values(rng, kind, 1, 4, 4, 3), weights(rng, kind, *rng.choice([(2, 2, 2), (5, 2, 3)]), 2)
         return Drawn({"x": x, "w": w, "b": None}, refused="ValueError")
-    window, dilation, groups = pair(rng, 1, 4), pair(rng, 1, 2), int(rng.choice([1, 1, 2, 3]))
+    window, dilation, groups = two_of(rng, 1, 4), two_of(rng, 1, 2), int(rng.choice([1, 1, 2, 3]))
     size = tuple(r * (k - 1) + 1 + int(rng.integers(0, 6)) for k, r in zip(window, dilation))
     channels, filters = (groups * int(rng.integers(1, 4)) for _ in range(2))
     options = {
-        "stride": pair(rng, 1, 3),
+        "stride": two_of(rng, 1, 3),
         "padding": pads(rng, window, dilation),
         "dilation": dilation,
         "groups": groups,
@@ -108,7 +108,7 @@ def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
         return Drawn({"x": x, "w": w, "b": None})
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 1, 4, 4, 3), "w": weights(rng, kind, 2, 2, 3, 2)}, refused="ValueError")
-    window, dilation, stride = pair(rng, 1, 4), pair(rng, 1, 2), pair(rng, 1, 3)
+    window, dilation, stride = two_of(rng, 1, 4), two_of(rng, 1, 2), two_of(rng, 1, 3)
     groups = int(rng.choice([1, 1, 2, 3]))
     painted, filters = (groups * int(rng.integers(1, 4)) for _ in range(2))
     padding = tuple(tuple(int(rng.integers(0, r * (k - 1) // 2 + 1)) for _ in "ab") for k, r in zip(window, dilation))
@@ -119,7 +119,7 @@ def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
         "groups": groups,
         "output_padding": tuple(int(rng.integers(0, s)) for s in stride),
     }
-    x = values(rng, kind, batch(rng, kind), *pair(rng, 2, 5), filters)
+    x = values(rng, kind, batch(rng, kind), *two_of(rng, 2, 5), filters)
     w = weights(rng, kind, *window, painted // groups, filters)
     return Drawn({"x": x, "w": w, "b": weights(rng, kind, painted) if rng.random() < 0.7 else None}, options)
 
@@ -138,11 +138,11 @@ def pooling(*flags: str, special: bool = True, empty: bool = False) -> Draw:
         if kind in ("long sums", "short sums"):
             side = 70 if kind == "long sums" else 1  # a window of 4,900 units, or of one
             return Drawn({"x": values(rng, kind, 1, side + 1, side, 2)}, {"pool_size": side, "stride": 1})
-        window, dilation = pair(rng, 1, 4), pair(rng, 1, 2)
+        window, dilation = two_of(rng, 1, 4), two_of(rng, 1, 2)
         size = tuple(r * (k - 1) + 1 + int(rng.integers(0, 6)) for k, r in zip(window, dilation))
         options: dict[str, Any] = {
             "pool_size": window,
-            "stride": None if rng.random() < 0.3 else pair(rng, 1, 3),
+            "stride": None if rng.random() < 0.3 else two_of(rng, 1, 3),
             "dilation": dilation,
             "ceil_mode": bool(rng.random() < 0.3),
             **{flag: bool(rng.random() < 0.5) for flag in flags},
@@ -159,7 +159,7 @@ def whole_map(special: bool = True) -> Draw:
         if kind == "refused":
             return Drawn({"x": values(rng, kind, 2, 0, 3, 1)}, refused="ValueError")
         kind = "wide" if kind == "special" and not special else kind
-        sides = {"long sums": (100, 100), "short sums": (1, 1)}.get(kind) or pair(rng, 1, 9)
+        sides = {"long sums": (100, 100), "short sums": (1, 1)}.get(kind) or two_of(rng, 1, 9)
         x = values(rng, kind, batch(rng, kind), *sides, int(rng.integers(1, 5)))
         return Drawn({"x": x}, {"keepdims": bool(rng.random() < 0.5)})
 
@@ -172,7 +172,7 @@ def whole_map(special: bool = True) -> Draw:
 def flatten(rng: Rng, kind: str) -> Drawn:
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 4)}, refused="ValueError")
-    return Drawn({"x": values(rng, kind, batch(rng, kind), *pair(rng, 1, 6), int(rng.integers(1, 6)))})
+    return Drawn({"x": values(rng, kind, batch(rng, kind), *two_of(rng, 1, 6), int(rng.integers(1, 6)))})
 
 
 def dense(rng: Rng, kind: str) -> Drawn:
@@ -202,7 +202,7 @@ def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
         kind = "wide" if kind == "special" and not special else kind
         if kind == "refused":
             return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers are no numbers
-        shape = (2, 700) if kind == "long sums" else (batch(rng, kind), *pair(rng, 1, 7), int(rng.integers(1, 6)))
+        shape = (2, 700) if kind == "long sums" else (batch(rng, kind), *two_of(rng, 1, 7), int(rng.integers(1, 6)))
         return Drawn({"x": 3.0 * values(rng, kind, *shape)}, options)
 
     return drawn
@@ -214,7 +214,7 @@ def shares(rng: Rng, kind: str) -> Drawn:
         return Drawn({"x": values(rng, kind, 2, 3)}, {"axis": 5}, refused="ValueError")
     if kind == "long sums":
         return Drawn({"x": values(rng, kind, 1, LONG)})
-    shape = (batch(rng, kind), *pair(rng, 1, 6), 1 if kind == "short sums" else int(rng.integers(2, 7)))
+    shape = (batch(rng, kind), *two_of(rng, 1, 6), 1 if kind == "short sums" else int(rng.integers(2, 7)))
     axis = int(rng.choice([-1, -1, 1, 2, 3]))
     return Drawn({"x": (1000.0 if kind == "wide" else 3.0) * values(rng, kind, *shape)}, {"axis": axis})
 
@@ -228,7 +228,7 @@ def norm(op: str) -> Draw:
     def drawn(rng: Rng, kind: str) -> Drawn:
         kind = "wide" if kind in ("special", "ties") else kind
         N, C = batch(rng, kind), int(rng.integers(2, 7)) + (8 if op == "layer_norm" else 0)
-        size = pair(rng, 2, 6)
+        size = two_of(rng, 2, 6)
         if kind == "long sums":
             N, size, C = (1, (10, 10), 10) if op == "layer_norm" else (4, (25, 50), 2)
         groups = 2 if op == "group_norm" else 1
@@ -262,7 +262,7 @@ def dropout(rng: Rng, kind: str) -> Drawn:
     options: dict[str, Any] = {"rate": float(rng.choice([0.0, 0.2, 0.5, 0.75])), "key": (int(rng.integers(2**40)), 7)}
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 2, 3)}, options | {"rate": 1.5}, refused="ValueError")
-    shape = (1, 50, 50, 4) if kind == "long sums" else (batch(rng, kind), *pair(rng, 1, 6), int(rng.integers(1, 6)))
+    shape = (1, 50, 50, 4) if kind == "long sums" else (batch(rng, kind), *two_of(rng, 1, 6), int(rng.integers(1, 6)))
     return Drawn({"x": values(rng, kind, *shape)}, options | {"shared_axes": (1, 2) if rng.random() < 0.3 else ()})
 
 

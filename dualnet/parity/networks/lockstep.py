@@ -114,7 +114,7 @@ def twin(
     """See :func:`dualnet.parity.twin`, which calls this when it is needed."""
     first, second = two(backends)
     steps, batch_size = integer(steps, "steps", op="twin"), integer(batch_size, "batch_size", op="twin")
-    x, t = pair(net, data, "twin")
+    x, t = examples_of(net, data, "twin")
     run = _Run(net, first, second, optimizer, losses.of(net, loss))
     order = numpy.random.default_rng(seed)
     report = Twin((first.name, second.name), str(numpy.dtype(net.dtype)), wanted=steps)
@@ -144,7 +144,7 @@ def two(backends: Sequence[str | Way]) -> tuple[Way, Way]:
     return first, second
 
 
-def pair(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+def examples_of(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     """x and t on the host, that fit each other and the network."""
     if not isinstance(net, Layer):
         raise TypeError(f"{op}: expected a network, got {type(net).__name__}")

@@ -20,10 +20,10 @@ from ...ops.sums import narrow, wide
 from ...shim import asarray, to_numpy
 from ..cases import limits
 from ..judging.ways import Way
-from .lockstep import Twin, pair, twin
+from .lockstep import Twin, examples_of, twin
 from .tape import Tape
 
-__all__ = ["NetworkParity", "Row", "envelope_of", "moved", "parity"]
+__all__ = ["NetworkParity", "Verdict", "envelope_of", "moved", "parity"]
 
 RUNS = 5
 """Copies with moved weights."""
@@ -32,7 +32,7 @@ ROOM = 10.0
 
 
 @dataclass(frozen=True)
-class Row:
+class Verdict:
     """One result on one backend: ‖X − R‖ / ‖R‖, and what it may be."""
 
     result: str
@@ -58,7 +58,7 @@ class NetworkParity:
     name: str
     dtype: str
     images: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Verdict] = field(default_factory=list)
     top_1: dict[str, int] = field(default_factory=dict)
     wrong_answers: dict[str, int] = field(default_factory=dict)
     switched: dict[str, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class NetworkParity:
         return self.ok
 
     @property
-    def worst(self) -> Row:
+    def worst(self) -> Verdict:
         return max(self.rows, key=lambda row: numpy.inf if row.mismatch else -1.0 if row.note else row.ratio)
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def parity(
 ) -> NetworkParity:
     """See :func:`dualnet.parity.parity`, which calls this when it is needed."""
     ways = list(dict.fromkeys(Way.parse(name) for name in _names(backends)))
-    x, t = pair(net, (x, t), "parity")
+    x, t = examples_of(net, (x, t), "parity")
     function = losses.of(net, loss)
     report = NetworkParity(type(net).__name__, numpy.dtype(net.dtype).name, len(x))
     truth, envelope = envelope_of(net, x, t, function, report.dtype, seed)
@@ -227,14 +227,14 @@ def _compare(report: NetworkParity, way: Way, found: Results, truth: Results, en
     for name, r in truth.values.items():
         value = found.values.get(name)
         if value is None or value.shape != r.shape:
-            report.rows.append(Row(name, way.name, float("inf"), 0.0, "shape"))
+            report.rows.append(Verdict(name, way.name, float("inf"), 0.0, "shape"))
         elif value.dtype.name not in (report.dtype, report.dtype if name == "y" else limits.adding(report.dtype)):
-            report.rows.append(Row(name, way.name, float("inf"), 0.0, f"dtype, {value.dtype}"))
+            report.rows.append(Verdict(name, way.name, float("inf"), 0.0, f"dtype, {value.dtype}"))
         else:
             gap = truth.apart(found, name)
             jumps = switched and name.startswith("gradient") and numpy.isfinite(gap)
             note = f"{switched} units switched, distance {gap:.1e}" if jumps else ""
-            report.rows.append(Row(name, way.name, gap, ROOM * envelope[name], note=note))
+            report.rows.append(Verdict(name, way.name, gap, ROOM * envelope[name], note=note))
     y, r = found.values["y"], truth.values["y"]
     if y.ndim == 2 and y.shape == r.shape and y.shape[1] > 1:
         _answers(report, way, y, r)

@@ -1,5 +1,5 @@
 """``net.trace(x, t)``: one pass forward and back, as a table, a picture and words."""
 
-from .trace import Row, Trace, trace
+from .trace import LayerTrace, Trace, trace
 
-__all__ = ["Row", "Trace", "trace"]
+__all__ = ["LayerTrace", "Trace", "trace"]

@@ -30,7 +30,7 @@ from ..watching import Probe, Visit
 from . import picture
 from .findings import Finding, find
 
-__all__ = ["Row", "Trace", "trace"]
+__all__ = ["LayerTrace", "Trace", "trace"]
 
 HEADINGS = (
     *("layer", "output shape", "mean", "spread", "delta norm"),
@@ -39,7 +39,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerTrace:
     """One layer at one of its places. A container's row is about what comes out of it; the layers inside follow it."""
 
     name: str  # "3.layer.0"
@@ -82,7 +82,7 @@ class Trace:
     optimizer: str
     lr: float
     bytes_kept: int  # by all pullbacks together; an array that several of them keep counts once
-    rows: list[Row]
+    rows: list[LayerTrace]
     marks: list[Finding] = field(default_factory=list)
 
     @property
@@ -223,7 +223,7 @@ def _updates(net: Layer, gradients: Gradients, optimizer: optimizers.Optimizer) 
     return squares
 
 
-def _rows(visits: list[Visit], updates: dict[int, tuple[float, float]]) -> list[Row]:
+def _rows(visits: list[Visit], updates: dict[int, tuple[float, float]]) -> list[LayerTrace]:
     """A row for each visit; a chain itself is left out, as in the summary."""
     seen: set[int] = set()
     shown = visits[1:] if len(visits) > 1 and not _joins(visits[0]) else visits
@@ -231,13 +231,13 @@ def _rows(visits: list[Visit], updates: dict[int, tuple[float, float]]) -> list[
     return [_row(visit, visit.depth - shift, updates, seen) for visit in shown]
 
 
-def _row(visit: Visit, depth: int, updates: dict[int, tuple[float, float]], seen: set[int]) -> Row:
+def _row(visit: Visit, depth: int, updates: dict[int, tuple[float, float]], seen: set[int]) -> LayerTrace:
     layer, y = visit.layer, to_numpy(visit.y)
     own = {name: p for name, p in vars(layer).items() if isinstance(p, Parameter)}
     changed, weight = (sum(updates[id(p)][i] for p in own.values() if id(p) not in seen) for i in (0, 1))
     shared = any(id(p) in seen for p in own.values())
     seen.update(id(p) for p in own.values())
-    return Row(
+    return LayerTrace(
         name=visit.name,
         layer=type(layer).__name__,
         depth=depth,
@@ -274,7 +274,7 @@ def _norm(array: Array) -> float:
     return float(numpy.sqrt(numpy.sum(numpy.square(to_numpy(array), dtype=numpy.float64))))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: LayerTrace) -> tuple[str, ...]:
     own = row.name.rpartition(".")[2]
     label = "  " * row.depth + f"{own} {row.layer}".strip() + (" (shared)" if row.shared else "")
     return (

@@ -24,11 +24,11 @@ needs_blas = pytest.mark.skipif(blas.library() is None, reason="the threads of t
 @needs_blas
 def test_every_item_once():
     done = []
-    threads.share(range(8), lambda worker, item: done.append((worker, item)))
+    threads.parallel_for(range(8), lambda worker, item: done.append((worker, item)))
     assert sorted(item for _, item in done) == list(range(8)) and {worker for worker, _ in done} <= {0, 1, 2}
-    threads.share([], lambda worker, item: pytest.fail("nothing to do"))
+    threads.parallel_for([], lambda worker, item: pytest.fail("nothing to do"))
     seen = []
-    threads.share("a", lambda worker, item: seen.append((worker, item, threading.current_thread())))
+    threads.parallel_for("a", lambda worker, item: seen.append((worker, item, threading.current_thread())))
     assert seen == [(0, "a", threading.current_thread())]
 
 
@@ -43,7 +43,7 @@ def test_who_is_slow_gets_less():
             time.sleep(0.2)
         done[worker].append(item)
 
-    threads.share(range(9), work)
+    threads.parallel_for(range(9), work)
     assert len(done[1]) == 1 and sorted(sum(done, [])) == list(range(9))
 
 
@@ -59,7 +59,7 @@ def test_portions_are_fixed(items):
 @needs_blas
 def test_the_work_is_really_shared():
     meet = threading.Barrier(3, timeout=10)
-    threads.share(range(3), lambda worker, item: meet.wait())  # nobody passes alone
+    threads.parallel_for(range(3), lambda worker, item: meet.wait())  # nobody passes alone
 
 
 @needs_blas
@@ -74,7 +74,7 @@ def test_an_error_reaches_the_caller_and_the_team_lives_on(culprit):
             raise ValueError(f"worker {worker}")
 
     with pytest.raises(ValueError, match=f"worker {culprit}"):
-        threads.share(range(6), work)
+        threads.parallel_for(range(6), work)
     test_every_item_once()
 
 
@@ -87,11 +87,11 @@ def test_a_busy_team_leaves_the_work_to_the_caller():
         inside.set()
         go.wait(10)
 
-    first = threading.Thread(target=threads.share, args=(range(3), slow))
+    first = threading.Thread(target=threads.parallel_for, args=(range(3), slow))
     first.start()
     inside.wait(10)
     me = threading.current_thread()
-    threads.share(range(6), lambda worker, item: done.append((item, threading.current_thread() is me)))
+    threads.parallel_for(range(6), lambda worker, item: done.append((item, threading.current_thread() is me)))
     go.set()
     first.join()
     assert done == [(i, True) for i in range(6)]
@@ -113,7 +113,7 @@ def test_blas_is_held_and_left_as_found():
             raise KeyError
         assert library.get() == 2
         seen = []
-        threads.share(range(3), lambda worker, item: seen.append(library.get()))
+        threads.parallel_for(range(3), lambda worker, item: seen.append(library.get()))
         assert seen == [1, 1, 1] and library.get() == 2
     finally:
         library.set(found)
@@ -123,11 +123,11 @@ def test_blas_is_held_and_left_as_found():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking a process with threads warns since Python 3.12")
 def test_a_forked_child_makes_its_own_team():
-    threads.share(range(3), lambda worker, item: None)
+    threads.parallel_for(range(3), lambda worker, item: None)
     child = os.fork()
     if child == 0:
         ok = []
-        threads.share(range(3), lambda worker, item: ok.append(item))
+        threads.parallel_for(range(3), lambda worker, item: ok.append(item))
         os._exit(0 if sorted(ok) == [0, 1, 2] else 1)
     assert os.waitpid(child, 0)[1] == 0
 
