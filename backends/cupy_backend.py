@@ -1,7 +1,7 @@
 """CuPy on NVIDIA GPUs: ``cupy`` is the device that is current when CuPy is first used, ``cupy:1`` the second device.
 
-Loading proves that a device works (a small kernel and a small product run on it), or says why none does and how to
-mend it. An op computes on the device that its arrays are on, and leaves that device the current one of its thread.
+Loading proves that a device works by running a small kernel and a small product on it, or says why it does not and how
+to fix that. An op computes on the device of its arrays, which then is the current device of the thread.
 """
 
 from __future__ import annotations
@@ -14,24 +14,15 @@ import numpy
 
 from dualnet.shim import Array, Backend, BackendUnavailable
 
-from .gpu import cublas, cudnn_kernels, cudnn_plans, installing
-from .gpu import graph as cupy_graph
-from .gpu import maps as cupy_kernels
-from .gpu import steps as cupy_steps
-from .gpu import sums as cupy_sums
+from .gpu import cublas, cudnn_kernels, cudnn_plans, graph, installing, maps, steps, sums
 
-OWN = {**cupy_kernels.KERNELS, **cupy_sums.KERNELS, **cupy_steps.KERNELS}
-
-
+OWN = {**maps.KERNELS, **sums.KERNELS, **steps.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
     name: tuple(kernels[name] for kernels in (cudnn_kernels.KERNELS, OWN) if name in kernels) for name in OWN
 }
-"""cuDNN is asked first; it declines where it is not installed, or switched off."""
-
+"""cuDNN is asked first; it declines if it is not installed, or switched off."""
 
 OLDEST = 14
-
-
 COMPUTE_TYPES = {"strict": "COMPUTE_TYPE_DEFAULT", "tf32": "COMPUTE_TYPE_TF32"}
 
 
@@ -64,8 +55,8 @@ def load(device: int | None = None) -> Backend:
         locate=lambda array: f"cupy:{array.data.device_id}",
         activate=here.use,
         set_precision=set_precision,
-        recorder=lambda: cupy_graph.Recorder(cupy, here),
-        lasting=lambda: cupy_graph.lasting(cupy),
+        recorder=lambda: graph.Recorder(cupy, here),
+        lasting=lambda: graph.lasting(cupy),
     )
 
 
@@ -109,8 +100,8 @@ def _number(cupy: Any, device: int | None) -> int:
 
 
 WITHOUT_GPU = (
-    "CuPy is installed, and needs an NVIDIA GPU with its driver: nvidia-smi shows both, and a container is given them "
-    "with --gpus all. Without, choose 'numpy' or 'auto'"
+    "CuPy is installed, but needs an NVIDIA GPU with its driver: nvidia-smi shows both, and a container gets them with "
+    "--gpus all. Without a GPU, choose 'numpy' or 'auto'"
 )
 
 
@@ -119,7 +110,7 @@ def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
         if driver := runtime.driverGetVersion():
             needed = installing.dotted(runtime.runtimeGetVersion())
             return _unavailable(
-                f"the NVIDIA driver serves CUDA {installing.dotted(driver)} and this CuPy needs {needed}",
+                f"the NVIDIA driver supports CUDA {installing.dotted(driver)}, but this CuPy needs {needed}",
                 f"Update the driver, or install the CuPy that fits it with: {installing.install_line(driver)}",
             )
         return _unavailable("there is no NVIDIA driver here", WITHOUT_GPU)
@@ -129,7 +120,7 @@ def _no_device(runtime: Any, error: Exception) -> BackendUnavailable:
 
 
 def _prove(cupy: Any, here: Any) -> None:
-    """One compiled kernel and one product by cuBLAS: what every network needs."""
+    """Run one compiled kernel and one product by cuBLAS: every network needs both."""
     try:
         with here:
             ones = cupy.ones((2, 2), dtype=numpy.float32)
@@ -145,7 +136,7 @@ def _prove(cupy: Any, here: Any) -> None:
 
 def _broken(error: Exception) -> BackendUnavailable:
     return _unavailable(
-        f"CuPy cannot be imported: {installing.first_line(error)}", f"Install it anew with: {installing.install_line()}"
+        f"CuPy cannot be imported: {installing.first_line(error)}", f"Reinstall it with: {installing.install_line()}"
     )
 
 

@@ -1,27 +1,65 @@
-"""NumPy on the host: the default, and the measure for every other backend."""
+"""NumPy on the host: the default, the measure for every other backend, and the order in which its kernels are asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy
 
 from dualnet.shim import Backend, BackendUnavailable
 
-from .cpu import columns as numpy_kernels
-from .cpu import memory, threads
-from .cpu import passes as numpy_passes
-from .cpu import steps as numpy_steps
-from .onednn import kernels as onednn_kernels
-from .onednn import library as onednn
+from .cpu import bands, columns, losses, memory, rows, scatter, steps, threads, tiny, winograd, winograd_rows
+from .cpu import dense as cpu_dense
+from .cpu import passes as cpu_passes
+from .onednn import convolution as onednn
+from .onednn import dense as onednn_dense
+from .onednn import library as onednn_library
+from .onednn import passes as onednn_passes
+from .onednn import pooling as onednn_pooling
 
-OWN = {**numpy_kernels.KERNELS, **numpy_passes.KERNELS, **numpy_steps.KERNELS}
-KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
-    name: tuple(kernels[name] for kernels in (onednn_kernels.KERNELS, OWN) if name in kernels)
-    for name in (*OWN, *(name for name in onednn_kernels.KERNELS if name not in OWN))
+ORDER: dict[str, tuple[ModuleType, ...]] = {
+    # convolution
+    "correlate": (onednn, tiny, winograd_rows, winograd, bands, rows, columns),
+    "parameter_gradients": (onednn, winograd_rows, winograd),
+    "correlate_filters": (onednn, winograd_rows, winograd, bands, rows, columns),
+    "correlate_inputs": (onednn, winograd_rows, winograd, bands, rows, tiny, columns, scatter),
+    # dense
+    "affine": (onednn_dense, cpu_dense),
+    # pooling
+    "max_pool": (onednn_pooling, cpu_passes),
+    "max_unpool": (onednn_pooling, cpu_passes),
+    "avg_pool": (onednn_pooling,),
+    "avg_unpool": (onednn_pooling,),
+    # activation, sums, batch norm
+    "rectify": (onednn_passes, cpu_passes),
+    "rectify_backward": (onednn_passes, cpu_passes),
+    "add": (onednn_passes, cpu_passes),
+    "channel_sum": (onednn_passes, cpu_passes),
+    "channel_moments": (cpu_passes,),
+    "batch_normalise": (onednn_passes,),
+    "normalise": (onednn_passes, cpu_passes),
+    "normalise_backward": (onednn_passes, cpu_passes),
+    # loss, optimizers
+    "cross_entropy": (losses,),
+    "sgd_updates": (onednn_passes, steps),
+    "adam_updates": (steps,),
 }
-"""oneDNN is asked first; it declines where it is not installed, or switched off."""
+"""For each reference the algorithms that may stand in for it, in the order in which they are asked.
+
+Each module holds a function with the reference's name, which returns ``NotImplemented`` if it does not serve the call.
+oneDNN declines every call if it is not installed, or is switched off.
+"""
+
+
+def _kernel(name: str, algorithm: ModuleType) -> Callable[..., Any]:
+    kernel: Any = getattr(algorithm, name)
+    kernel.algorithm = getattr(algorithm, "ALGORITHM", "numpy")  # as counted in dualnet.backend.calls
+    return kernel
+
+
+KERNELS = {name: tuple(_kernel(name, algorithm) for algorithm in order) for name, order in ORDER.items()}
 
 
 def load(device: int | None = None) -> Backend:
@@ -37,5 +75,5 @@ def load(device: int | None = None) -> Backend:
         to_host=numpy.asarray,  # a NumPy scalar becomes an array
         on_host=True,
         kernels=KERNELS,  # type: ignore[arg-type]
-        describe=lambda: {"kernel threads": threads.count(), **onednn.describe()},
+        describe=lambda: {"kernel threads": threads.count(), **onednn_library.describe()},
     )

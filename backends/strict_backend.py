@@ -2,8 +2,8 @@
 
 It refuses what CuPy refuses, and what would make a GPU wait for the host: implicit conversion (``numpy.asarray(x)``),
 ``float(x)``, ``if x:``, boolean masks, iteration, host arrays and NumPy scalars as operands, and every name that is not
-in the namespace below. Copies are made at the border, so a host array never shares memory with a "device" array.
-A program that runs under ``DUALNET_BACKEND=strict`` makes only the transfers it declares.
+in the namespace below. Arrays are copied at the border, so a host array never shares memory with a "device" array.
+A program that runs under ``DUALNET_BACKEND=strict`` makes only the transfers that it declares.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FUNCTIONS = """
     sum prod mean var std max min argmax argmin any all cumsum argsort sort count_nonzero
     matmul tensordot einsum result_type
 """.split()
-"""What ops and layers may call: NumPy 2 and CuPy 14 have every one of these names (a test holds them to it)."""
+"""What ops and layers may call: NumPy 2 and CuPy 14 have all of these names (a test checks)."""
 SIZED = ("empty", "zeros", "ones", "arange", "eye")
 
 
 class ImplicitTransfer(TypeError):
-    """Something that CuPy refuses, or for which a GPU would have to stop and wait for the host."""
+    """Raised for what CuPy refuses, or what would make a GPU stop and wait for the host."""
 
 
 class StrictArray:
@@ -68,12 +68,15 @@ class StrictArray:
         self._held[_index(index)] = _operand(value)
 
     def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
+        """In another dtype; with ``copy=False`` itself, if it has that dtype already."""
         return StrictArray(self._held.astype(dtype)) if copy or self.dtype != dtype else self
 
     def copy(self) -> StrictArray:
+        """A copy on the device."""
         return StrictArray(self._held.copy())
 
     def reshape(self, *shape: Any) -> StrictArray:
+        """The same numbers in another shape."""
         return StrictArray(self._held.reshape(*shape))
 
     def __deepcopy__(self, memo: dict) -> StrictArray:
@@ -195,7 +198,7 @@ def _function(name: str) -> Any:
 
 
 def _check(name: str, compute: Any, args: tuple, options: dict[str, Any]) -> None:
-    """Calls that NumPy takes and CuPy does not, or not without copying or waiting."""
+    """Refuse calls that NumPy takes and CuPy does not, or not without copying or waiting."""
     if {"where", "initial"} & options.keys():
         raise TypeError(f"{name}(where=, initial=) is not available on every backend")
     if isinstance(compute, numpy.ufunc) and any(isinstance(a, (list, tuple)) for a in args):
@@ -209,7 +212,7 @@ def _check(name: str, compute: Any, args: tuple, options: dict[str, Any]) -> Non
 
 
 def _spoil(fresh: numpy.ndarray) -> None:
-    """What ``empty`` returns is not zero by luck: an element that nobody writes shows."""
+    """Make sure that ``empty`` does not happen to return zeros, so that an element that is never written shows."""
     if fresh.dtype.kind == "f" or fresh.dtype.name == "bfloat16":
         fresh.fill(numpy.nan)
     elif fresh.dtype.kind in "iu":

@@ -14,7 +14,7 @@ import dualnet as dn
 HERE = Path(__file__).resolve().parent
 
 
-def sick() -> dn.tracing.Trace:
+def sick() -> dn.seeing.tracing.Trace:
     """A network with a dead layer and too large a step, looked at."""
     (x, t), _ = dn.data.load_digits()
     layers = [dn.Conv2D(16, 3), dn.ReLU(), dn.Residual(dn.Conv2D(16, 3, padding="same")), dn.ReLU(), dn.MaxPool2D(2)]

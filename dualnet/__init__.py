@@ -1,9 +1,8 @@
 """Convolutional networks whose forward and backward passes are written to be read, on NumPy and on CUDA alike."""
 
 import sys as _sys
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 from . import backend, check, data, models, ops, optimizers, recording
 from .backend import (
@@ -56,6 +55,7 @@ from .layers import (
     Tanh,
 )
 from .layers.fusing import fuse
+from .layers.initializers import Draw
 from .layers.parameter import Parameter
 from .ops import LossPullback, Pullback, losses
 from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value, schedules
@@ -65,7 +65,7 @@ from .seeing import explain, graph, network_html, summary, trace, viz
 from .training import Callback, CaptureError, EarlyStopping, History, Run, capture, evaluate, fit, predict
 from .version import __version__
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from . import zoo
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "Conv2DTranspose",
     "Dense",
     "DepthwiseConv2D",
+    "Draw",
     "Dropout",
     "ELU",
     "EarlyStopping",
@@ -151,9 +152,9 @@ __all__ = [
 ]
 
 # Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
-Layer.fit, Layer.evaluate, Layer.predict = fit, evaluate, predict
-Layer.summary, Layer.save, Layer.fuse = summary, save, fuse
-Layer.trace, Layer.graph, Layer._repr_html_ = trace, graph, network_html
+_methods = {method.__name__: method for method in (fit, evaluate, predict, summary, save, fuse, trace, graph)}
+for _name, _method in (_methods | {"_repr_html_": network_html}).items():
+    setattr(Layer, _name, _method)
 del evaluate, fit, fuse, network_html, predict, save, summary, trace
 
 # ``import dualnet.schedules`` works too, although the file lies in optimizers/.
@@ -161,7 +162,9 @@ for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.
     _sys.modules[f"{__name__}.{_module.rpartition('.')[2]}"] = _sys.modules[f"{__name__}.{_module}"]
 
 
-def __getattr__(name: str) -> _Any:
-    if name == "zoo":  # exercises: imported when they are first asked for
-        return _import_module(".zoo", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name == "zoo":  # exercises: imported when they are first asked for
+            return _import_module(".zoo", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,17 @@
-"""Checked arguments of one value: integers, real numbers and flags, as Python's own; and constructors that say what
-they take.
+"""Checks of single arguments: integers, real numbers, flags and functions.
 
-``check(value, name, op=...)`` returns the value, or raises ``TypeError`` for what is of another kind (True is no
-number, "3" no integer) and ``ValueError`` for what is out of bounds, NaN included. The result is a Python number in any
-case: a NumPy scalar would promote float32 to float64. ``op`` is the op, layer or function that the message speaks for.
+Each check is called as ``check(value, name, op=...)`` and returns the value, always as Python's own number: a NumPy
+scalar would promote float32 to float64. It raises ``TypeError`` for a value of the wrong kind (True is not a number,
+"3" is not an integer) and ``ValueError`` for one out of bounds, NaN included. ``op`` names the op, layer or function in
+the message.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 LIMIT = 2**31 - 1
@@ -17,7 +19,7 @@ LIMIT = 2**31 - 1
 
 
 def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
-    """One integer from ``least`` to ``LIMIT``; 3.0 is none.
+    """One integer from ``least`` to ``LIMIT``; 3.0 is not one.
 
     >>> integer(3, "units", op="Dense")
     3
@@ -51,7 +53,7 @@ def _bounded(value: Any, name: str, whole: Any, op: str, least: int) -> int:
 
 
 def index(value: Any, name: str, *, op: str) -> int:
-    """One integer of any sign and size: an axis, which the caller holds against a shape.
+    """One integer of any sign and size, such as an axis, which the caller compares with a shape.
 
     >>> index(-1, "axis", op="softmax")
     -1
@@ -69,7 +71,7 @@ def _index(value: Any) -> int:
 
 
 def count(value: Any, name: str, *, op: str, least: int = 1) -> int:
-    """A whole number of at least ``least`` that may be written as a float, as 1e4 is, or be read from a file.
+    """A whole number of at least ``least``, which may be a float: 1e4, or what a file holds.
 
     >>> count(1e4, "steps", op="Cosine")
     10000
@@ -81,7 +83,7 @@ def count(value: Any, name: str, *, op: str, least: int = 1) -> int:
 
 
 def real(value: Any, name: str, *, op: str) -> float:
-    """Any real number, also NaN and ±inf.
+    """Any real number, NaN and ±inf included.
 
     >>> real(1, "the observed loss", op="Plateau")
     1.0
@@ -135,7 +137,7 @@ def fraction(value: Any, name: str, *, op: str) -> float:
 
 
 def flag(value: Any, name: str, *, op: str) -> bool:
-    """True or False, and nothing that merely counts as one: ``use_bias="no"`` would be true.
+    """True or False, and nothing else: ``use_bias="no"`` would count as true.
 
     >>> flag(False, "use_bias", op="Dense")
     False
@@ -143,3 +145,18 @@ def flag(value: Any, name: str, *, op: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{op}: {name} is True or False, got {value!r}")
     return value
+
+
+def can_take(function: Callable[..., Any], count: int) -> bool:
+    """Can a function be called with so many positional arguments? If its signature is unknown, the answer is yes.
+
+    >>> can_take(lambda x: x, 1), can_take(lambda x: x, 3), can_take(max, 2)
+    (True, False, True)
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, and says nothing about its arguments
+        return True
+    return True

@@ -1,4 +1,4 @@
-"""What backends of others, layers of your own and curious notebooks import: the names of :mod:`dualnet.shim`.
+"""What plug-in backends, layers of your own and curious notebooks import: the names of :mod:`dualnet.shim`.
 
 >>> from dualnet.backend import Backend, BackendUnavailable, backend_of
 >>> import dualnet as dn

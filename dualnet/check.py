@@ -1,4 +1,4 @@
-"""Proofs that anyone can run on any op, layer or network: is this pullback the transpose of that derivative?
+"""Proofs that anyone can run on any op, layer or network: is this pullback the transpose of the derivative?
 
     gradient   ⟨v, dx⟩ = d/dh ⟨f(x + h·v), g⟩ at h = 0, by central differences along random directions v
     adjoint    ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ exactly, without any step, where f is linear in an argument
@@ -29,16 +29,16 @@ ADJOINT = 1e-13
 STEP = 1e-6
 REDRAWS = 20
 
-__all__ = ["CheckError", "Report", "Comparison", "adjoint", "gradient"]
+__all__ = ["ADJOINT", "CheckError", "Comparison", "DIFFERENCE", "Report", "adjoint", "gradient"]
 
 
 class CheckError(AssertionError):
-    """A gradient is wrong; the message is the report."""
+    """A gradient is wrong. The message is the report."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One direction in one argument: both sides of the identity and their distance, relative to the norms."""
+    """One direction in one argument: both sides of the identity, and their distance relative to the norms."""
 
     argument: str
     analytic: float
@@ -53,7 +53,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """What was compared; true if everything agreed."""
+    """What was compared. A report is true if everything agreed."""
 
     subject: str
     method: str
@@ -103,10 +103,11 @@ def gradient(
 ) -> Report:
     """Compare a pullback with central differences, for every array argument and every parameter.
 
-    ``f`` is a layer or network (then ``arrays`` is one batch x, or nothing: a random batch of two; a network that is
-    not in float64 is checked as a float64 copy), or any function that returns ``(y, pullback)`` like the ops, with
-    ``options`` passed on. ``wrt`` picks arguments by position. Points where a direction crosses a kink (ReLU at 0, two
-    equal maxima) are redrawn. Raises :class:`CheckError` with the report unless ``raises=False``.
+    ``f`` is a layer or network, or any function that returns ``(y, pullback)`` like the ops; a function gets the
+    ``options``. For a layer, ``arrays`` is one batch x; without it the check draws two random inputs. A layer that is
+    not in float64 is checked as a float64 copy. ``wrt`` picks arguments by position. Where a direction crosses a kink
+    (ReLU at 0, two equal maxima), the check moves to another point. Raises :class:`CheckError` with the report unless
+    ``raises=False``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -128,8 +129,8 @@ def adjoint(
 ) -> Report:
     """Prove with two dot products that a pullback is the transpose of a map that is linear in an argument.
 
-    For each argument (``wrt`` picks them by position; a layer's are its input and its parameters) the others are held,
-    and A v = f(v) − f(0). An op that is not linear in it fails, as it must.
+    The arguments of a layer are its input and its parameters; ``wrt`` picks those of a function by position. One at a
+    time is varied while the others stay: A v = f(v) − f(0). An op that is not linear in it fails, as it must.
 
     >>> import dualnet as dn
     >>> x, w = dn.asarray([[[[1.0], [2.0], [4.0]]]], "float64"), dn.asarray([[[[10.0]], [[1.0]]]], "float64")
@@ -221,24 +222,13 @@ def _problem(
         return _of_layer(f, arrays, train)
     if not callable(f):
         raise TypeError(f"check: got {f!r}; expected a layer, or a function that returns (y, pullback)")
-    unknown = [i for i in wrt or () if not -len(arrays) <= i < len(arrays)]
-    if unknown:
-        raise ValueError(f"check: wrt={list(wrt or ())}, but there are {len(arrays)} arrays; they are counted from 0")
     names = [f"argument {i}" for i in range(len(arrays))]
     given = {
         name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
     }
-    wanted = [names[i] for i in (range(len(arrays)) if wrt is None else wrt) if names[i] in given]
-
-    if not wanted:
-        kinds = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arrays) or "nothing"
-        raise ValueError(f"check: got {kinds}; expected an array of floating dtype, to differentiate with respect to")
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
-        result = f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
-        if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
-            raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")
-        y, pullback = result
+        y, pullback = _pair(f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options))
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
             result = pullback(asarray(g.astype(y.dtype.name)))
@@ -247,7 +237,25 @@ def _problem(
 
         return to_numpy(y), pull
 
-    return _Problem(getattr(f, "__name__", str(f)), given, wanted, run)
+    return _Problem(getattr(f, "__name__", str(f)), given, _chosen(names, given, arrays, wrt), run)
+
+
+def _chosen(names: list[str], given: dict[str, numpy.ndarray], arrays: tuple, wrt: Sequence[int] | None) -> list[str]:
+    """The arguments to differentiate with respect to: floating arrays, those in ``wrt`` if it is given."""
+    if any(not -len(arrays) <= i < len(arrays) for i in wrt or ()):
+        raise ValueError(f"check: wrt={list(wrt or ())}, but there are {len(arrays)} arrays; they are counted from 0")
+    chosen = [names[i] for i in (range(len(arrays)) if wrt is None else wrt) if names[i] in given]
+    if not chosen:
+        kinds = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arrays) or "nothing"
+        raise ValueError(f"check: got {kinds}; expected an array of floating dtype, to differentiate with respect to")
+    return chosen
+
+
+def _pair(result: Any) -> tuple[Any, Callable[..., Any]]:
+    """What the function returned, if it is ``(y, pullback)``."""
+    if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+        raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")
+    return result
 
 
 def _floating(array: Any) -> bool:

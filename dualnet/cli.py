@@ -1,7 +1,7 @@
 """The command line: ``dualnet train | predict | summary | check | explain | zoo | bench | parity | info``.
 
-What a user can get wrong (a file, a name, a backend) ends in one line on stderr and exit code 2; above it stands the
-usage where the argument itself cannot be read. A gradient check that fails ends in exit code 1.
+A user's mistake (a file, a name, a backend) ends in one line on stderr and exit code 2. If an argument cannot be read,
+the usage stands above that line. A gradient check that fails ends in exit code 1.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
-        told = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{options.command}: ")
-        print(f"dualnet {options.command}: {told}", file=sys.stderr)
+        message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{options.command}: ")
+        print(f"dualnet {options.command}: {message}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -56,73 +56,81 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dualnet {dn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = _command(commands, "train", _train, "train a network, show its test accuracy and save it")
-    train.add_argument("dataset", nargs="?", choices=DATASETS, default="digits", help="what to learn (digits)")
-    train.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
-    train.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
-    train.add_argument("--epochs", type=_count, metavar="N", help="passes over the training data")
-    train.add_argument("--batch-size", type=_count, default=64, metavar="N", help="images in a step (64)")
-    train.add_argument("--lr", type=_rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
-    train.add_argument("--optimizer", default="adam", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
-    train.add_argument("--augment", action="store_true", help="shift the images, and mirror those of cifar10")
-    train.add_argument("--capture", action="store_true", help="the whole step as one CUDA graph, on a GPU")
-    train.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
-    train.add_argument(
+    _train_options(commands)
+    _predict_options(commands)
+    _summary_options(commands)
+    _check_options(commands)
+    _explain_options(commands)
+    _bench_options(commands)
+    _zoo_options(commands)
+    _parity_options(commands)
+    _command(commands, "info", _info, "show versions, backends and what runs here")
+    return parser
+
+
+def _train_options(commands: Any) -> None:
+    parser = _command(commands, "train", _train, "train a network, show its test accuracy and save it")
+    parser.add_argument("dataset", nargs="?", choices=DATASETS, default="digits", help="what to learn (digits)")
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
+    parser.add_argument("--epochs", type=_count, metavar="N", help="passes over the training data")
+    parser.add_argument("--batch-size", type=_count, default=64, metavar="N", help="images in a step (64)")
+    parser.add_argument("--lr", type=_rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
+    parser.add_argument("--optimizer", default="adam", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
+    parser.add_argument("--augment", action="store_true", help="shift the images, and mirror those of cifar10")
+    parser.add_argument("--capture", action="store_true", help="the whole step as one CUDA graph, on a GPU")
+    parser.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
+    parser.add_argument(
         "--loss-scale",
         type=_loss_scale,
         default="auto",
         metavar="S",
         help="auto (dynamic for float16), none, or a number",
     )
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the order (0)")
-    train.add_argument("--out", default=".", metavar="DIR", help="where the model is saved (this folder)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the order (0)")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where the model is saved (this folder)")
 
-    predict = _command(commands, "predict", _predict, "tell the classes of images with a saved network")
-    predict.add_argument("model", metavar="MODEL", help="a file that `dualnet train` or net.save() wrote")
-    predict.add_argument(
+
+def _predict_options(commands: Any) -> None:
+    parser = _command(commands, "predict", _predict, "classify images with a saved network")
+    parser.add_argument("model", metavar="MODEL", help="a file that `dualnet train` or net.save() wrote")
+    parser.add_argument(
         "images", metavar="IMAGES", help="a photo, an .npy or IDX file (N, H, W[, C]), or digits, mnist or cifar10"
     )
-    predict.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
 
-    summary = _command(commands, "summary", _summary, "show a network's layers, shapes, parameters and multiply-adds")
-    summary.add_argument("model", metavar="MODEL", help=f"a saved network, or one of {', '.join(models.NAMES)}")
-    summary.add_argument("--input-shape", type=_shape, metavar="H,W,C", help="the shape of one image")
 
-    check = _command(commands, "check", _check, "prove gradients by finite differences and dot products")
-    check.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
-    check.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+def _summary_options(commands: Any) -> None:
+    parser = _command(commands, "summary", _summary, "show a network's layers, shapes, parameters and multiply-adds")
+    parser.add_argument("model", metavar="MODEL", help=f"a saved network, or one of {', '.join(models.NAMES)}")
+    parser.add_argument("--input-shape", type=_shape, metavar="H,W,C", help="the shape of one image")
 
-    explain = _command(commands, "explain", _explain, "tell where a number comes from, as a sum and as a page")
-    explain.add_argument(
+
+def _check_options(commands: Any) -> None:
+    parser = _command(commands, "check", _check, "prove gradients by finite differences and dot products")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+
+
+def _explain_options(commands: Any) -> None:
+    parser = _command(commands, "explain", _explain, "show where a number comes from, as a sum and as a page")
+    parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
         help="a saved network, a model's name or a data set (a small fresh network)",
     )
-    explain.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest)')
-    explain.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or digits, mnist or cifar10")
-    explain.add_argument("--image", type=int, default=0, metavar="N", help="which of the images (0, the first)")
-    explain.add_argument("--label", type=int, metavar="N", help="the image's class, if the images bring none")
-    explain.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
-    explain.add_argument("--html", metavar="FILE", help="write the interactive page to a file")
-    explain.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights of a fresh network (0)")
-
-    _bench_options(_command(commands, "bench", _bench, "measure networks: speed, memory, alone and against others"))
-    zoo = _command(commands, "zoo", _zoo, "exercises: backward passes with one mistake each, to be mended")
-    zoo.add_argument("exercise", nargs="?", metavar="NAME", help="the exercise to show (all are listed)")
-    actions = zoo.add_mutually_exclusive_group()
-    actions.add_argument("--out", metavar="FILE", help="write the wrong code to a file, to be mended there")
-    actions.add_argument("--grade", metavar="FILE", help="run the file and judge the repair; exit code 1 if wrong")
-    actions.add_argument("--hint", action="store_true", help="show a hint")
-    actions.add_argument("--solution", action="store_true", help="show what was wrong, and who is blind to it")
-    compared = commands.add_parser("parity", help="compare backends with float64 and each other: the certificate")
-    parity.add_options(compared)
-    compared.set_defaults(run=_parity)
-    _command(commands, "info", _info, "show versions, backends and what runs here")
-    return parser
+    parser.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest)')
+    parser.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or digits, mnist or cifar10")
+    parser.add_argument("--image", type=int, default=0, metavar="N", help="which of the images (0, the first)")
+    parser.add_argument("--label", type=int, metavar="N", help="the image's class, if the images bring none")
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    parser.add_argument("--html", metavar="FILE", help="write the interactive page to a file")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights of a fresh network (0)")
 
 
-def _bench_options(parser: argparse.ArgumentParser) -> None:
+def _bench_options(commands: Any) -> None:
+    parser = _command(commands, "bench", _bench, "measure networks: speed, memory, alone and against others")
     parser.add_argument("nets", nargs="*", metavar="NET", help="saved networks or names (lenet5 vgg6 resnet20 wide)")
     parser.add_argument(
         "--batch", type=_counts, default=(1, 64, 256), metavar="N,...", help="images in a batch (1,64,256)"
@@ -158,6 +166,22 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or to a place in a page")
 
 
+def _zoo_options(commands: Any) -> None:
+    parser = _command(commands, "zoo", _zoo, "exercises: backward passes with one mistake each, for you to mend")
+    parser.add_argument("exercise", nargs="?", metavar="NAME", help="the exercise to show (all are listed)")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--out", metavar="FILE", help="write the wrong code to a file, to mend it there")
+    actions.add_argument("--grade", metavar="FILE", help="run the file and judge the repair; exit code 1 if wrong")
+    actions.add_argument("--hint", action="store_true", help="show a hint")
+    actions.add_argument("--solution", action="store_true", help="show what was wrong, and which checks miss it")
+
+
+def _parity_options(commands: Any) -> None:
+    parser = commands.add_parser("parity", help="compare backends with float64 and each other: the certificate")
+    parity.add_options(parser)
+    parser.set_defaults(run=_parity)
+
+
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
     parser.add_argument(
@@ -176,7 +200,7 @@ def _train(options: argparse.Namespace) -> None:
     net = models.get(model)()
     (x, t), (x_test, t_test) = _load(options.dataset, options.data)
     net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
-    out.mkdir(parents=True, exist_ok=True)  # said before anything is trained
+    out.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the training
     steps = epochs * -(-len(x) // options.batch_size)
     optimizer = dn.optimizers.get(options.optimizer)
     peak = options.lr or (rate if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
@@ -213,13 +237,11 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         x, t = _images(options.images, net), None
     y = net.predict(x)
-    classes = y.argmax(axis=-1)
     if t is not None:
-        print(f"{len(x):,} images, accuracy {100 * float(numpy.mean(classes == t)):.2f} %")
+        print(f"{len(x):,} images, accuracy {100 * float(numpy.mean(y.argmax(axis=-1) == t)):.2f} %")
         return
-    shares = dn.to_numpy(dn.ops.softmax(dn.asarray(y, master_dtype(y.dtype)))[0])
-    for i, (label, share) in enumerate(zip(classes, shares)):
-        print(f"image {i}: class {label} ({100 * share[label]:.1f} %)")
+    for i, words in enumerate(dn.losses.in_words(net, dn.asarray(y, master_dtype(y.dtype)))):
+        print(f"image {i}: {words}")
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -242,7 +264,7 @@ def _line(layer: dn.Layer, report: Report) -> str:
 
 
 def _every_layer() -> list[dn.Layer]:
-    """One of each kind, with options that matter to its backward pass."""
+    """One layer of each kind, with options that matter to its backward pass."""
     maps = (6, 7, 4)
     layers: list[dn.Layer] = [
         dn.Conv2D(6, (3, 2), stride=2, padding="same", groups=2),
@@ -272,10 +294,10 @@ def _every_layer() -> list[dn.Layer]:
 def _bench(options: argparse.Namespace) -> int:
     targets = [target for target in (options.markdown, options.json) if target]
     for target in targets:
-        bench.place(target)  # said before anything is measured
+        bench.place(target)  # if this fails, it fails before anything is measured
 
     def keep(seen: dict[str, Any]) -> None:
-        if options.json:  # whatever happens later, this is there
+        if options.json:  # so that nothing is lost, whatever happens later
             bench.write(json.dumps(seen, indent=1) + "\n", options.json)
 
     result = bench.run(
@@ -322,11 +344,7 @@ def _subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
         example, x, t = subject(options.image, options.seed)
         return example, x, t if options.label is None else [options.label]
     name = options.model or "digits_cnn"
-    if name in DATASETS or name in models.NAMES:
-        model = DATASETS[name][0] if name in DATASETS else name
-        net = models.get(model)().init(models.INPUT_SHAPES[model], seed=options.seed)
-    else:
-        net = _network(name, None)
+    net = _fresh_or_saved(name, options.seed)
     images = options.images or (name if name in DATASETS else "digits" if net.input_shape == (8, 8, 1) else None)
     if images is None:
         raise ValueError("say which image, with --images FILE, or --images mnist --data DIR")
@@ -334,7 +352,17 @@ def _subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
     if not 0 <= options.image < len(x):
         raise ValueError(f"--image {options.image}: there are {len(x):,} images, 0 … {len(x) - 1}")
     one = slice(options.image, options.image + 1)
-    return net, x[one], [options.label] if options.label is not None else None if t is None else t[one]
+    if options.label is not None:
+        return net, x[one], [options.label]
+    return net, x[one], None if t is None else t[one]
+
+
+def _fresh_or_saved(name: str, seed: int) -> dn.Layer:
+    """A fresh network for the name of a data set or model; else the one in the file."""
+    model = DATASETS[name][0] if name in DATASETS else name
+    if model in models.NAMES:
+        return models.get(model)().init(models.INPUT_SHAPES[model], seed=seed)
+    return _network(name, None)
 
 
 def _zoo(options: argparse.Namespace) -> int:
@@ -377,7 +405,7 @@ def _load(dataset: str, folder: str | None) -> Any:
 
 
 def _images(name: str, net: dn.Layer) -> numpy.ndarray:
-    """(N, H, W), (N, H, W, C) or one image; bytes are scaled to [0, 1], floating numbers taken as they are."""
+    """Images (N, H, W), (N, H, W, C) or a single one; bytes are scaled to [0, 1], floating numbers stay as they are."""
     if not Path(name).is_file():
         raise ValueError(f"{name!r} is neither a file nor one of {', '.join(DATASETS)}")
     if name.endswith(".npy"):

@@ -1,4 +1,4 @@
-"""Where a window of taps stands on a map: integers on shapes, and no arrays.
+"""Integers on shapes, and no arrays: where the windows stand on a map, and what shape an input has.
 
 With extent ``k`` (taps), stride ``s``, dilation ``r`` and padding ``p``, the window at output position ``i`` reads
 input positions ``i·s + m·r − p_before`` for its taps ``m = 0 … k−1``, and there are
@@ -138,7 +138,7 @@ def windows(
 def placed(
     op: str, size: Pair, window: Pair, stride: Pair, padding: str | Pads, dilation: Pair, ceil_mode: bool = False
 ) -> Windows:
-    """:func:`windows` for arguments that were checked before, as a layer's are."""
+    """:func:`windows` for arguments that are checked already, as a layer's are."""
     (pads_1, P, over_1), (pads_2, Q, over_2) = (
         _along(op, axis, n, k, s, r, padding if isinstance(padding, str) else padding[i], ceil_mode)
         for i, (axis, n, k, s, r) in enumerate(zip(("height", "width"), size, window, stride, dilation))
@@ -220,8 +220,17 @@ def elements(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
+def height_and_width(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
+    """H, W of feature maps (H, W, C); a ``ValueError`` says what a shape of other axes may lack."""
+    if len(shape) != 3:
+        hints = {2: "Images (N, H, W) lack their channel: x[..., None].", 4: f"Without the batch it is {shape[1:]}."}
+        hint = hints.get(len(shape), "It is no longer a map.")
+        raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. {hint}")
+    return shape[0], shape[1]
+
+
 def missing_axes(ndim: int) -> str:
-    """What makes feature maps of an image without a batch, or without channels."""
+    """The hint for an image that lacks its batch, or its batch and its channels; ``""`` for other shapes."""
     hints = {
         2: ". One image of one channel is x[None, :, :, None].",
         3: ". One image is x[None]; images of one channel are x[..., None].",
@@ -239,13 +248,13 @@ def check_shape(shape: Any, owner: str) -> tuple[int, ...]:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         array = len(getattr(shape, "shape", ())) > 1
-        got = f"an array, of which it may be x.shape[1:], {tuple(shape.shape[1:])}" if array else repr(shape)
+        got = f"an array; its examples have the shape x.shape[1:], {tuple(shape.shape[1:])}" if array else repr(shape)
         raise ValueError(f"{owner}: input_shape is like (28, 28, 1), without the batch; got {got}") from None
     return result
 
 
 def warn_of_channels_first(shape: tuple[int, ...], owner: str) -> None:
-    """(3, 32, 32) may be meant as maps of height 3 with 32 channels; nobody has said so yet."""
+    """Warn about a shape such as (3, 32, 32), which is read as maps of height 3 with 32 channels."""
     if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] > 4:
         warnings.warn(
             f"{owner}: input_shape {shape} is read as maps of height {shape[0]} and width {shape[1]} with {shape[2]} "

@@ -1,7 +1,7 @@
 """HTML and SVG for notebooks: tables, small curves, words.
 
-Everything carries its style with it and takes its text colour from the page, so that it reads in light and dark and
-after a host has removed style sheets and scripts.
+Everything carries its own style and takes its text colour from the page, so it can be read in light and dark, and in
+hosts that remove style sheets and scripts.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def table(
 
 
 def scrolling(content: str) -> str:
-    """Content that may be wider than the page."""
+    """Content in a box that scrolls sideways if it is wider than the page."""
     return f'<div style="overflow-x:auto;max-width:100%">{content}</div>'
 
 
 def card(title: str, content: str, *, opened: bool = True) -> str:
-    """Content under a line that folds it away. The title is HTML."""
+    """Content under a title that folds it away. The title is HTML."""
     state = ' open=""' if opened else ""
     return (
         f'<details{state} style="margin:4px 0"><summary style="cursor:pointer;padding:2px 0">{title}</summary>'

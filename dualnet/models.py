@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from .arguments import integer
 from .files.network import built_in
+from .geometry import height_and_width
 from .layers import (
     BatchNorm,
     Conv2D,
@@ -18,7 +19,7 @@ from .layers import (
     Residual,
     Sequential,
 )
-from .layers.layer import Layer, Shape, positions
+from .layers.layer import Layer, Shape
 from .ops.pullback import Pullback
 from .shim import Array, namespace
 
@@ -205,7 +206,7 @@ class PaddedShortcut(Layer):
         self.stride = integer(stride, "stride", op="PaddedShortcut")
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        H, W = positions(input_shape, "PaddedShortcut")
+        H, W = height_and_width(input_shape, "PaddedShortcut")
         if input_shape[2] > self.filters:
             raise ValueError(
                 f"PaddedShortcut: {input_shape[2]} channels do not fit in filters={self.filters}; it only adds some. "

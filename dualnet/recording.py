@@ -1,16 +1,16 @@
-"""What a training step must say so that a GPU can repeat it without Python (see :mod:`dualnet.training.capture`).
+"""What a training step says about itself, so that a GPU can repeat it without Python (:mod:`dualnet.training.capture`).
 
-A captured step runs its Python once or twice, and from then on only the device's part of it is repeated. So two things
-are said, by layers, optimizers and whoever else keeps something from step to step:
+A captured step runs its Python a few times; from then on only the device's part of it is repeated. So layers,
+optimizers and everything else that keeps something from step to step must say two things:
 
-- A number that changes from step to step is read with ``live(self, "name")``. That is the number itself, but in a step
-  that is captured an array without axes, which holds the number anew at the beginning of every step. What is only moved
-  on and never read is said with ``counted(self, "name")``.
-- An array that a step replaces is set with ``assign(self, "name", array)``. That sets the attribute, but in a step that
-  is captured the array stays where it is and takes over the values.
+- A number that changes from step to step is read with ``live(self, "name")``. This is the number itself; in a captured
+  step it is an array without axes, which holds the number anew at the start of every step. A number that a step only
+  moves on, and never reads, is announced with ``counted(self, "name")``.
+- An array that a step replaces is set with ``assign(self, "name", array)``. This sets the attribute; in a captured step
+  the old array stays where it is and takes over the new values.
 
-In a step that is captured, setting an attribute of a layer, a parameter or an optimizer in any other way raises
-:class:`CaptureError`: repeated without Python, it would be forgotten in silence.
+While a step is captured, setting an attribute of a layer, a parameter or an optimizer in any other way raises
+:class:`CaptureError`: without Python, the repeated steps would silently forget it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ Name = str | tuple[str, ...]
 
 
 class CaptureError(RuntimeError):
-    """A training step that cannot be captured; the message says what it does and what to do instead."""
+    """A training step cannot be captured; the message says what it does, and what to do instead."""
+
+    __module__ = "dualnet"  # as users import it
 
 
 class Stateful(Constructed):
-    """Base class of whatever keeps something from step to step: watches over its attributes in a captured step.
+    """Base class of everything that keeps something from step to step: in a captured step it guards its attributes.
 
     >>> import dualnet as dn
     >>> isinstance(dn.ReLU(), Stateful)
@@ -43,7 +45,7 @@ class Stateful(Constructed):
     """
 
     __slots__ = ()
-    unwatched: tuple[str, ...] = ()  # attributes that hold nothing that the next step depends on
+    unwatched: tuple[str, ...] = ()  # attributes that the next step does not depend on
 
     def __setattr__(self, name: str, value: Any) -> None:
         recording = _recording.get()
@@ -55,8 +57,8 @@ class Stateful(Constructed):
 def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
     """A number that changes from step to step: ``owner.name``, or in a captured step an array that holds it.
 
-    A count is an array of uint64. A whole number that is read so may be set while a step is captured, and the repeated
-    steps move it on by as much.
+    Counts are arrays of uint64. A whole number read this way may be set while the step is captured: the repeated steps
+    move it on by the same amount.
 
     >>> import dualnet as dn
     >>> live(dn.SGD(lr=0.5), "current_lr")
@@ -67,10 +69,10 @@ def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
 
 
 def counted(owner: Any, name: str) -> None:
-    """Say that a step moves on the whole number ``owner.name``, which no array is made of.
+    """Say that a step moves on the whole number ``owner.name`` without reading it.
 
     >>> import dualnet as dn
-    >>> counted(dn.SGD(lr=0.5), "_steps")  # nothing, as long as nothing is captured
+    >>> counted(dn.SGD(lr=0.5), "_steps")  # does nothing unless a step is being captured
     """
     recording = _recording.get()
     if recording is not None:
@@ -78,7 +80,7 @@ def counted(owner: Any, name: str) -> None:
 
 
 def assign(owner: Any, name: Name, value: Array) -> None:
-    """Set ``owner.name`` to a new array; in a captured step its old array takes over the values.
+    """Set ``owner.name`` to a new array; in a captured step the old array takes over the values.
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm().init((2,))
@@ -93,7 +95,7 @@ def assign(owner: Any, name: Name, value: Array) -> None:
 
 
 def owned(owner: Any, name: Name) -> bool:
-    """May the present array be overwritten? In a captured step it may once it was assigned there; else never.
+    """May the array be overwritten in place? Only in a captured step, once :func:`assign` has set it there.
 
     >>> import dualnet as dn
     >>> owned(dn.BatchNorm().init((2,)), "moving_mean")
@@ -104,9 +106,9 @@ def owned(owner: Any, name: Name) -> bool:
 
 
 def lasting(make: Callable[[], Any]) -> Any:
-    """What ``make()`` makes, for someone who keeps it: in a captured step it does not lie in the graph's own memory.
+    """Call ``make()`` for arrays that outlive the step: in a captured step they stay out of the graph's own memory.
 
-    That memory is given back when the graph is dropped, but not the block of it in which something is still used.
+    That memory is freed with the graph, except for the blocks in which something is still in use.
 
     >>> lasting(lambda: [1.0])
     [1.0]
@@ -116,12 +118,12 @@ def lasting(make: Callable[[], Any]) -> Any:
 
 
 @dataclass
-class Number:
-    """A number of the host, and the arrays of the device that hold what it was at the beginning of this step."""
+class LiveNumber:
+    """A number on the host, and the arrays on the device that hold its value at the start of the step."""
 
     owner: Any
     name: str
-    written: float | int
+    written: float | int  # what the arrays hold
     arrays: dict[str, Array]  # by dtype
 
     def write(self) -> None:
@@ -133,30 +135,30 @@ class Number:
 
 
 @dataclass
-class Cell:
-    """An array that steps overwrite, and where it belongs."""
+class LiveArray:
+    """An array that every step overwrites in place, and the attribute that holds it."""
 
     owner: Any
     name: Name
     array: Array
 
-    def return_to(self) -> None:
-        """What was set from outside between two steps moves into the array that the steps know."""
+    def take_back(self) -> None:
+        """If the attribute was set between two steps, copy the new values into the array that the steps know."""
         value = _get(self.owner, self.name)
         if value is self.array:
-            _say_changed(self.owner)  # by the steps that ran without Python
+            _mark_changed(self.owner)  # by the steps that ran without Python
             return
-        where = backend_of(value)
-        if where is None:
+        backend = backend_of(value)
+        if backend is None:
             value = 0 if value is None else value
-        elif where is not backend_of(self.array) or value.shape != self.array.shape:
+        elif backend is not backend_of(self.array) or value.shape != self.array.shape:
             raise CaptureError(
-                f"{_path(self.owner, self.name)} was {_told(self.array)} when the step was captured, and is now "
-                f"{_told(value)}. Capture the step anew, with dn.capture(step)."
+                f"{_path(self.owner, self.name)} was {_described(self.array)} when the step was captured, and is now "
+                f"{_described(value)}. Capture the step anew, with dn.capture(step)."
             )
         self.array[...] = value
         _set(self.owner, self.name, self.array)
-        _say_changed(self.owner)
+        _mark_changed(self.owner)
 
 
 class Recording:
@@ -164,14 +166,14 @@ class Recording:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.closed = False  # is Python running for the last time? Then nothing new may turn up
-        self.kept: list[Any] = []  # what was made to last while it did: the graph writes there
-        self._numbers: dict[tuple[int, str], Number] = {}
-        self._cells: dict[tuple[int, Name], Cell] = {}
+        self.closed = False  # does Python run for the last time? Then nothing new may turn up
+        self.kept: list[Any] = []  # what was made to last during that run: the graph writes there
+        self._numbers: dict[tuple[int, str], LiveNumber] = {}
+        self._arrays: dict[tuple[int, Name], LiveArray] = {}
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, ``live`` and ``assign`` speak to this recording."""
+        """Inside, ``live`` and ``assign`` use this recording."""
         token = _recording.set(self)
         try:
             yield
@@ -183,8 +185,8 @@ class Recording:
         self.backend.activate()
         for number in self._numbers.values():
             number.write()
-        for cell in self._cells.values():
-            cell.return_to()
+        for array in self._arrays.values():
+            array.take_back()
 
     def counts(self) -> dict[tuple[int, str], int]:
         """Every whole number that steps may move on."""
@@ -192,17 +194,17 @@ class Recording:
         return {key: value for key, value in numbers.items() if isinstance(value, int)}
 
     def move(self, by: dict[tuple[int, str], int]) -> None:
-        """Move counts on, as Python would have in the step."""
+        """Move counts on, as Python would have done in the step."""
         for key, amount in by.items():
             number = self._numbers[key]
             setattr(number.owner, number.name, getattr(number.owner, number.name) + amount)
 
-    # -- what live, assign, lasting and Stateful ask
+    # -- what live, counted, assign, owned, lasting and Stateful call
 
     def live(self, owner: Any, name: str, dtype: str) -> Array:
         number, value = self.number(owner, name), getattr(owner, name)
         if dtype not in number.arrays:
-            self._known(owner, name)
+            self._check_known(owner, name)
             array = number.arrays[dtype] = self.lasting(lambda: self.backend.xp.zeros((), dtype=dtype))
             array[...] = number.written
         if value == number.written:
@@ -214,27 +216,31 @@ class Recording:
             "one step of each optimizer; make two captured steps."
         )
 
-    def number(self, owner: Any, name: str) -> Number:
+    def number(self, owner: Any, name: str) -> LiveNumber:
         number = self._numbers.get((id(owner), name))
         if number is None:
-            self._known(owner, name)
-            number = self._numbers[id(owner), name] = Number(owner, name, getattr(owner, name), {})
+            self._check_known(owner, name)
+            number = self._numbers[id(owner), name] = LiveNumber(owner, name, getattr(owner, name), {})
         return number
 
     def assign(self, owner: Any, name: Name, value: Array) -> None:
-        cell = self._cells.get((id(owner), name))
-        if cell is None:
-            self._known(owner, name)
+        known = self._arrays.get((id(owner), name))
+        if known is None:
+            self._check_known(owner, name)
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
-            # a copy, nobody else's: what held the old array or this one keeps it
+            # a copy, which only the steps write to: whoever holds the old array or this one keeps its values
             array = self.lasting(lambda: value.astype(dtype))
             _set(owner, name, array)
-            self._cells[id(owner), name] = Cell(owner, name, array)
+            self._arrays[id(owner), name] = LiveArray(owner, name, array)
         else:
-            if value is not cell.array:
-                cell.array[...] = value
-            _say_changed(owner)
+            if value is not known.array:
+                known.array[...] = value
+            _mark_changed(owner)
+
+    def owns(self, owner: Any, name: Name) -> bool:
+        known = self._arrays.get((id(owner), name))
+        return known is not None and known.array is _get(owner, name)
 
     def lasting(self, make: Callable[[], Any]) -> Any:
         with self.backend.lasting():
@@ -242,10 +248,6 @@ class Recording:
         if self.closed:
             self.kept.append(made)
         return made
-
-    def owns(self, owner: Any, name: Name) -> bool:
-        cell = self._cells.get((id(owner), name))
-        return cell is not None and cell.array is _get(owner, name)
 
     def allow(self, owner: Any, name: str) -> None:
         if (id(owner), name) in self._numbers or name in type(owner).unwatched:
@@ -256,7 +258,7 @@ class Recording:
             f"dn.recording.live(self, {name!r}) before it changes; or train without capture."
         )
 
-    def _known(self, owner: Any, name: Name) -> None:
+    def _check_known(self, owner: Any, name: Name) -> None:
         if self.closed:
             raise CaptureError(
                 f"{_path(owner, name)} turns up for the first time when the step is captured: it did something else "
@@ -286,8 +288,8 @@ def _set(owner: Any, name: Name, value: Any) -> None:
     inside[last] = value
 
 
-def _say_changed(owner: Any) -> None:
-    """A parameter keeps a copy of its value in 16 bits, and must hear of it."""
+def _mark_changed(owner: Any) -> None:
+    """A parameter keeps a copy of its value in 16 bits, which is out of date now."""
     changed = getattr(owner, "changed", None)
     if changed is not None:
         changed()
@@ -297,5 +299,5 @@ def _path(owner: Any, name: Name) -> str:
     return f"{type(owner).__name__}.{name if isinstance(name, str) else '.'.join(name)}"
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{tuple(value.shape)} on {backend_of(value).name}"

@@ -1,6 +1,6 @@
 """How an op is proven. Four witnesses that share no code:
 
-1. **loops**: dualnet/parity/loops.py in float64, forward and every gradient
+1. **loops**: dualnet/parity/loops/ in float64, forward and every gradient
 2. **two dot products**: ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ for arguments in which the op is linear; else central differences
 3. **the other backend**: the same numbers on every backend, float32 within τ of float64
 4. stored PyTorch results (tests/test_fixtures.py)

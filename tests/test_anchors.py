@@ -95,7 +95,7 @@ ANCHORS = {
         ),
     ),
     "E17": Anchor(
-        ("optimizers/rules.py:SGD.update", "training/loop.py:_step"),
+        ("optimizers/rules.py:sgd_updates", "training/loop.py:train_step"),
         ("test_anchors.py:test_descent_goes_down_the_error_surface", "test_fixtures.py:test_optimizer"),
     ),
     "E18": Anchor(

@@ -70,6 +70,22 @@ def test_predict(trained, tmp_path, capsys):
     assert run(capsys, "predict", path, tmp_path / "one.npy")[1].startswith(f"image 0: class {expected[0]} (")
 
 
+def test_predict_says_what_the_loss_is_about(tmp_path, capsys):
+    """Classes after softmax cross-entropy, yes or no after its binary sister, and numbers after a squared error."""
+    x = np.zeros((1, 8, 8, 1), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")])
+    for loss, target, words in (
+        ("softmax_cross_entropy", [0], "class 0 (50.0 %)"),
+        ("binary_cross_entropy", [[0.0, 1.0]], "no (50.0 %), no (50.0 %)"),
+        ("mean_squared_error", [[0.0, 1.0]], "0, 0"),
+    ):
+        net.fit(x, target, loss=loss, epochs=1, optimizer=dn.SGD(lr=1e-9), verbose=0)
+        net[1].b.value = dn.asarray([0.0, 0.0])
+        path = net.save(tmp_path / "net")
+        assert run(capsys, "predict", path, tmp_path / "x.npy")[:2] == (0, f"image 0: {words}\n")
+
+
 def test_summary(trained, capsys):
     code, out, _ = run(capsys, "summary", "lenet5")
     assert code == 0 and "61,706" in out
@@ -154,7 +170,7 @@ def test_images_that_do_not_fit_are_told_by_file_and_shape(capsys, tmp_path):
     for name, array, words in [
         ("other", np.zeros((3, 9, 9, 1)), r"x has shape \(3, 9, 9, 1\), where init was given \(8, 8, 1\)"),
         ("words", np.array(["a"]), "words.npy: it holds <U1; expected images"),
-        ("things", np.array([1, "a"], object), "things.npy: no array can be read from it"),
+        ("things", np.array([1, "a"], object), "things.npy: it cannot be read as an array"),
     ]:
         np.save(tmp_path / f"{name}.npy", array)
         code, out, err = run(capsys, "predict", path, str(tmp_path / f"{name}.npy"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.geometry import check_padding, transposed, windows
+from dualnet.geometry import check_padding, check_shape, elements, height_and_width, transposed, windows
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -100,10 +100,36 @@ def test_paddings():
     [
         (lambda a: dn.ops.conv2d(a(5, 5), a(3, 3)), r"x has shape \(5, 5\); .* channel is x\[None, :, :, None\]"),
         (lambda a: dn.ops.max_pool2d(a(2, 5, 5), 2), r"x has shape \(2, 5, 5\); .* channel are x\[..., None\]"),
-        (lambda a: dn.ops.conv2d(a(1, 3, 8, 8), a(2, 2, 3, 4)), r"or x.transpose\(0, 2, 3, 1\), if its channels stand"),
+        (
+            lambda a: dn.ops.conv2d(a(1, 3, 8, 8), a(2, 2, 3, 4)),
+            r"or x.transpose\(0, 2, 3, 1\) if its channels come first",
+        ),
         (lambda a: dn.ops.conv2d(a(1, 5, 8, 8), a(2, 2, 3, 4)), r"Expected w of shape \(k1, k2, 8, D\)\.$"),
     ],
 )
 def test_axes_that_are_missing_or_in_another_order_are_named(backend, act, words):
     with pytest.raises(ValueError, match=words):
         act(lambda *shape: dn.asarray(np.ones(shape)))
+
+
+# -- the shape of an input ---------------------------------------------------------------------------------------------
+
+
+def test_shapes_of_one_input():
+    assert check_shape([28, np.int64(28), 1.0], "net") == (28, 28, 1) and check_shape(7, "net") == (7,)
+    for wrong in (True, "28", (), (1,) * 5, (3, 0), (3, -1), (2.5,), (True, 3), None, (float("inf"),), {}):
+        with pytest.raises(ValueError, match="^net: input_shape is like .28, 28, 1., without the batch; got "):
+            check_shape(wrong, "net")
+    with pytest.raises(ValueError, match=r"got an array; its examples have the shape x.shape\[1:\], \(5, 2\)"):
+        check_shape(np.zeros((3, 5, 2)), "net")
+
+
+def test_height_and_width():
+    assert height_and_width((5, 4, 3), "MaxPool2D") == (5, 4) and elements((5, 4, 3)) == 60 and elements(()) == 1
+    for shape, hint in [
+        ((28, 28), r"Images \(N, H, W\) lack their channel"),
+        ((7, 5, 4, 3), r"Without the batch it is \(5, 4, 3\)"),
+        ((10,), "It is no longer a map"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^MaxPool2D: expected feature maps \(H, W, C\), got .*{hint}"):
+            height_and_width(shape, "MaxPool2D")

@@ -1,4 +1,4 @@
-"""Results of machines with a GPU: the page shows what lies in docs/gpu/, and says when it is older than the kernels."""
+"""Results from machines with a GPU: the page shows the files in docs/gpu/, and old certificates fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CERTIFICATES = [path for path in RESULTS if path.stem.endswith("-parity")]
 
 
 @pytest.mark.skipif("GPU_SUITE_JSON" in os.environ, reason="tools/gpu_check.sh is writing results at this moment")
-def test_the_page_shows_what_lies_in_the_folder():
+def test_the_page_shows_the_files_in_the_folder():
     page = PAGE.read_text("utf-8")
     assert tables.placed(page, tables.tables(FOLDER)) == page, "run python tools/gpu_tables.py --page docs/gpu.md"
 
@@ -73,9 +73,10 @@ def test_an_old_certificate_fails_by_name(tmp_path, monkeypatch):
     path = certificate.write(tmp_path / "h100-parity.json")
     test_a_committed_certificate_is_as_new_as_the_kernels(path)
     now = sources.sources()
-    monkeypatch.setattr(sources, "sources", lambda: now | {"kernels/batch.cu": b"another"})
+    assert "gpu/kernels/batch.cu" in now
+    monkeypatch.setattr(sources, "sources", lambda: now | {"gpu/kernels/batch.cu": b"another"})
     with pytest.raises(
-        AssertionError, match=r"h100-parity.json .* is older than the kernels: kernels/batch.cu changed"
+        AssertionError, match=r"h100-parity.json .* is older than the kernels: gpu/kernels/batch.cu changed since"
     ):
         test_a_committed_certificate_is_as_new_as_the_kernels(path)
 
@@ -98,7 +99,7 @@ def row(program, ms, dtype="bfloat16", **more):
 
 
 def results(folder):
-    """One machine, three parts: PyTorch compiled was not measured in TF32."""
+    """Results of one machine; torch.compile was not measured in TF32."""
     settings = {"capture": True, "rounds": 3, "momentum": 0.9}
     speed = {"net": "resnet18", "dtype": "bfloat16", "batch": 256}
     runs = [
@@ -125,7 +126,7 @@ def results(folder):
     runs = [{"command": "DUALNET_CUDNN=0 dualnet parity --quick", "verdict": "PARTIAL"}]
     found = {**json.loads(certificate.json()), **HEAD, "runs": runs}
     (folder / "h100-parity.json").write_text(json.dumps(found), "utf-8")
-    (folder / "notes.json").write_text("{}")  # of no part: passed over
+    (folder / "notes.json").write_text("{}")  # no part of a check: ignored
 
 
 def test_tables_of_all_parts(tmp_path):
@@ -153,8 +154,8 @@ def test_tables_of_all_parts(tmp_path):
     assert "NOT-RUN" not in text and "Without cuDNN" not in text
 
 
-def test_what_ran_without_cudnn_says_so_and_shows_no_version_of_it(tmp_path):
-    """The library may be installed, by PyTorch, and nothing called it."""
+def test_results_without_cudnn_say_so_and_show_no_version_of_it(tmp_path):
+    """PyTorch may have installed the library, although nothing called it."""
     results(tmp_path)
     for part in ("bench", "tests"):
         path = tmp_path / f"h100-{part}.json"
@@ -167,7 +168,7 @@ def test_what_ran_without_cudnn_says_so_and_shows_no_version_of_it(tmp_path):
     assert "cuDNN 9" not in text and "cuBLAS 13.1.0, CuPy 14.2.0" in text
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_parts_are_named(tmp_path):
     results(tmp_path)
     for part in ("bench", "cifar10"):
         (tmp_path / f"h100-{part}.json").unlink()

@@ -1,4 +1,4 @@
-"""tools/: the one command for a machine with a GPU, tried out without one, and what it says when something is wrong."""
+"""tools/gpu_check.sh, the one command for a machine with a GPU, tried without one; and its messages on errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_command_tells_its_options():
     assert sorted(net for line in split for net in line[4].split(",")) == sorted(options_tool.NETS)  # none is left out
 
 
-def test_tests_that_fail_are_told_of_and_the_rest_goes_on(tmp_path):
+def test_failing_tests_are_listed_and_the_rest_goes_on(tmp_path):
     (tmp_path / "test_mixed.py").write_text(
         textwrap.dedent(
             """
@@ -106,16 +106,16 @@ def test_without_a_device_nothing_is_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--only", "speed"], "unknown part 'speed'; the parts are parity, tests, bench, profile, cifar"),
         (["--out", "/dev/null/there"], "--out /dev/null/there"),
         (["--seconds", "soon"], "invalid float value: 'soon'"),
     ],
 )
-def test_wrong_options_are_one_line_and_exit_code_2(words, told):
+def test_wrong_options_are_one_line_and_exit_code_2(words, message):
     code, _, error = command(TOOLS / "gpu_check.sh", *words)
-    assert code == 2 and told in error and "Traceback" not in error
+    assert code == 2 and message in error and "Traceback" not in error
 
 
 def test_an_interruption_still_sums_up(tmp_path):
@@ -151,7 +151,7 @@ def alive(pid):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A check on which ``run`` does what the test says instead of starting processes."""
+    """A check whose ``run`` gives the answers of the test instead of starting processes."""
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--backend", "cupy", "--out", str(tmp_path)])
     made = check_tool.Check(options_tool.options(""))
     made.facts = {"name": "h100", "title": "H100", "gpu": {"name": "H100"}, "versions": {}, "kernels": {"sha256": "0"}}
@@ -176,9 +176,9 @@ def machine(tmp_path, monkeypatch):
 
 
 def ran(machine, name, seconds=500.0):
-    state, told = check_tool.STEPS[name](machine, check_tool.Part(name), seconds)
+    state, outcome = check_tool.STEPS[name](machine, check_tool.Part(name), seconds)
     path = machine.path("cifar10" if name == "cifar" else name)
-    return state, told, json.loads(path.read_text("utf-8")) if path.exists() else None
+    return state, outcome, json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 CERTIFICATE = {"reasons": {"cupy:0": []}, "seconds": 20.0, "kind": "dualnet parity certificate"}
@@ -187,20 +187,20 @@ CERTIFICATE = {"reasons": {"cupy:0": []}, "seconds": 20.0, "kind": "dualnet pari
 def test_the_full_certificate_follows_the_quick_one(machine):
     quick, full = ({**CERTIFICATE, "verdict": v, "quick": q} for v, q in (("PARTIAL", True), ("PASS", False)))
     asked = machine.answering((3, [], quick), (0, [], full))
-    state, told, found = ran(machine, "parity")
+    state, outcome, found = ran(machine, "parity")
     assert state == "PASS" and not found["quick"] and found["command"] == "dualnet parity --backend cupy"
     assert "--quick" in asked[0] and "--quick" not in asked[1]
     machine.answering((3, [], quick), (124, [], None))
-    state, told, found = ran(machine, "parity")
-    assert state == "PARTIAL" and "quick; the full one: no end after 500 s" in told and found["quick"]
+    state, outcome, found = ran(machine, "parity")
+    assert state == "PARTIAL" and "quick; the full one: not finished after 500 s" in outcome and found["quick"]
     machine.answering((1, [], {**quick, "verdict": "FAIL", "reasons": {"cupy:0": ["FAIL: relu differs"]}}))
     assert ran(machine, "parity")[:2] == ("FAIL", "certificate of 20 s, quick; FAIL: relu differs")
     machine.answering((2, ["dualnet parity: no room"], None))
     assert ran(machine, "parity")[:2] == ("FAILED", "no certificate: dualnet parity: no room")
 
 
-def test_the_certificate_is_of_cudnn_and_of_what_stands_in_for_it(machine):
-    """Not of whichever the clock chose: of small shapes cuDNN would get few or none."""
+def test_there_is_a_certificate_with_cudnn_and_one_without(machine):
+    """Of both, and not of the one that the clock chose: cuDNN would get few small shapes or none."""
     machine.facts["versions"] = {"cudnn": "9.19.0, frontend 1.28.0"}
     quick, full = ({**CERTIFICATE, "verdict": v, "quick": q} for v, q in (("PARTIAL", True), ("PASS", False)))
     asked = machine.answering((3, [], quick), (3, [], quick), (0, [], full))
@@ -211,7 +211,7 @@ def test_the_certificate_is_of_cudnn_and_of_what_stands_in_for_it(machine):
     assert [run["verdict"] for run in found["runs"]] == ["PARTIAL", "PARTIAL", "PASS"]
     assert found["runs"][0]["command"] == "DUALNET_CUDNN=0 dualnet parity --backend cupy --quick"
     machine.answering((3, [], {**quick, "verdict": "FAIL"}))
-    assert ran(machine, "parity")[0] == "FAIL"  # and no other is made over it
+    assert ran(machine, "parity")[0] == "FAIL"  # and no other certificate replaces it
     machine.variables.clear()
     machine.facts["versions"] = {"cudnn": "no: not installed"}
     machine.answering((3, [], quick), (0, [], full))
@@ -219,18 +219,18 @@ def test_the_certificate_is_of_cudnn_and_of_what_stands_in_for_it(machine):
 
 
 @pytest.mark.parametrize("cudnn", [True, False])
-def test_the_suite_asks_cudnn_wherever_it_can(machine, cudnn):
+def test_the_suite_uses_cudnn_wherever_it_can(machine, cudnn):
     machine.facts["versions"] = {"cudnn": "9.19.0" if cudnn else "no: not installed"}
     machine.answering((1, ["nothing"], None))
-    assert ran(machine, "tests")[:2] == ("FAILED", "pytest did not begin: nothing")
+    assert ran(machine, "tests")[:2] == ("FAILED", "pytest did not start: nothing")
     assert machine.variables[0].get("DUALNET_CUDNN") == ("all" if cudnn else None)
 
 
-def test_a_full_certificate_that_cannot_end_is_not_begun(machine):
+def test_a_full_certificate_is_not_begun_without_time_for_it(machine):
     asked = machine.answering((3, [], {**CERTIFICATE, "verdict": "PARTIAL", "quick": True}))
-    state, told, _ = ran(machine, "parity", 200.0)
+    state, outcome, _ = ran(machine, "parity", 200.0)
     assert state == "PARTIAL" and len(asked) == 1
-    assert "the full one: left out, it takes about 260 s; --only parity,tests --seconds 560 has room" in told
+    assert "the full one: left out, it takes about 260 s; --only parity,tests --seconds 560 has room" in outcome
 
 
 def measured(program, **more):
@@ -245,21 +245,23 @@ def test_the_benchmark_keeps_what_it_has(machine):
     assert f"torch={sys.executable}" in asked[0] and f"torch.compile={sys.executable}" in asked[1]
     assert {"--capture", "--stay"} <= set(asked[0]) and "bfloat16,tf32" in asked[0]
     machine.answering((0, [], good), (1, [], bad))
-    state, told, found = ran(machine, "bench")
-    assert state == "FAILED" and "3 of 4 times measured; torch.compile, lenet5 tf32: no C compiler" in told
+    state, outcome, found = ran(machine, "bench")
+    assert state == "FAILED" and "3 of 4 times measured; torch.compile, lenet5 tf32: no C compiler" in outcome
     assert len(found["runs"]) == 4
-    assert [run["results"][1]["program"] for run in found["runs"][2:]] == ["torch", "torch.compile"]  # two of before
-    machine.facts["kernels"] = {"sha256": "1"}  # what was measured before is of other kernels
+    assert [run["results"][1]["program"] for run in found["runs"][2:]] == ["torch", "torch.compile"]  # two from before
+    machine.facts["kernels"] = {"sha256": "1"}  # the earlier runs were with other kernels
     machine.answering((124, [], good), (2, ["dualnet bench: no device"], None))
-    state, told, found = ran(machine, "bench")
-    assert state == "FAILED" and "torch: stopped after" in told and "torch.compile: dualnet bench: no device" in told
-    assert len(found["runs"]) == 1  # what was measured until then
+    state, outcome, found = ran(machine, "bench")
+    assert (
+        state == "FAILED" and "torch: stopped after" in outcome and "torch.compile: dualnet bench: no device" in outcome
+    )
+    assert len(found["runs"]) == 1  # the run before the limit
     machine.answering((0, [], {"results": [measured("torch", skipped="torch cannot be imported")]}), (0, [], good))
     assert "torch, lenet5 tf32: torch cannot be imported" in ran(machine, "bench")[1]
 
 
-def test_the_benchmark_takes_up_what_earlier_calls_left(machine, tmp_path, monkeypatch):
-    """One net in a call, results of the last one in docs/gpu; and files whose writing was broken off."""
+def test_the_benchmark_adds_to_the_runs_of_earlier_calls(machine, tmp_path, monkeypatch):
+    """One net in each call, earlier results in docs/gpu; and files that are incomplete."""
     before, folder = machine.path("bench"), tmp_path / "root" / "docs" / "gpu"
     folder.mkdir(parents=True)
     monkeypatch.setattr(check_tool, "ROOT", tmp_path / "root")
@@ -275,7 +277,7 @@ def test_the_benchmark_takes_up_what_earlier_calls_left(machine, tmp_path, monke
         assert asked[0][asked[0].index("bench") + 1] == "vgg16_bn" and asked[0].count("lenet5") == 0
 
 
-def test_a_file_whose_writing_was_broken_off_costs_no_other_part(machine):
+def test_an_incomplete_file_costs_no_other_part(machine):
     quick = {**CERTIFICATE, "verdict": "PARTIAL", "quick": True}
     machine.answering((3, [], quick), (0, ["killed"], "no certificate"))
     run = machine.run
@@ -288,11 +290,11 @@ def test_a_file_whose_writing_was_broken_off_costs_no_other_part(machine):
         return code, lines
 
     machine.run = half
-    state, told, found = ran(machine, "parity")
-    assert state == "PARTIAL" and "the full one: killed" in told and found["quick"]
+    state, outcome, found = ran(machine, "parity")
+    assert state == "PARTIAL" and "the full one: killed" in outcome and found["quick"]
 
 
-def test_the_suite_tells_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_suites_report_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     suite, path = tool("gpu_suite"), tmp_path / "tests.part"
     report = suite.Report(path)
     report.write(complete=False)
@@ -307,7 +309,7 @@ def test_the_suite_tells_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == before
 
 
-def test_cifar_wants_its_accuracy(machine, tmp_path):
+def test_cifar_must_reach_its_accuracy(machine, tmp_path):
     machine.options.data = tmp_path
     found = {"accuracy": 0.941, "epochs": 30, "seconds": 60.0, "complete": True, "history": {"loss": [1.0] * 30}}
     machine.answering((0, [], found))
@@ -315,8 +317,8 @@ def test_cifar_wants_its_accuracy(machine, tmp_path):
     machine.answering((0, ["test accuracy 92.00 %"], {**found, "accuracy": 0.92}))
     assert ran(machine, "cifar")[0] == "FAILED"
     machine.answering((124, [], {**found, "complete": False, "history": {"loss": [1.0] * 9}}))
-    state, told, _ = ran(machine, "cifar")
-    assert state == "FAILED" and "stopped after epoch 9" in told
+    state, outcome, _ = ran(machine, "cifar")
+    assert state == "FAILED" and "stopped after epoch 9" in outcome
     machine.answering((1, ["train_cifar: CIFAR-10: the folder 'x' does not exist."], None))
     assert ran(machine, "cifar")[:2] == ("FAILED", "train_cifar: CIFAR-10: the folder 'x' does not exist.")
 
@@ -332,14 +334,14 @@ def test_a_part_has_its_share_of_the_time(machine, monkeypatch):
     assert seconds == {"tests": pytest.approx(540 * 4 / 9, abs=3), "bench": pytest.approx(540, abs=3)}
     machine.options.seconds = 0.0
     check_tool.perform(machine, bench, [])
-    assert (bench.state, bench.told) == ("NOT-RUN", "no time was left")
+    assert (bench.state, bench.outcome) == ("NOT-RUN", "no time was left")
 
 
-def test_a_mistake_in_a_part_costs_that_part_alone(machine, monkeypatch):
+def test_an_error_in_a_part_costs_only_that_part(machine, monkeypatch):
     monkeypatch.setattr(check_tool, "STEPS", {"tests": lambda *_: 1 / 0})
     part = check_tool.Part("tests")
     check_tool.perform(machine, part, [])
-    assert (part.state, part.told) == ("FAILED", "ZeroDivisionError: division by zero")
+    assert (part.state, part.outcome) == ("FAILED", "ZeroDivisionError: division by zero")
 
 
 def test_a_process_that_hangs_is_ended_with_its_children(machine, tmp_path):
@@ -353,13 +355,13 @@ def test_a_process_that_hangs_is_ended_with_its_children(machine, tmp_path):
 
 
 @pytest.mark.parametrize("said", ["no: not installed; pip install it", "9.19.0, frontend 1.28.0", None])
-def test_a_gpu_without_cudnn_is_said_loudly(machine, capsys, said):
+def test_a_gpu_without_cudnn_gives_a_loud_warning(machine, capsys, said):
     machine.facts["versions"] = {"cudnn": said} if said else {}  # none: a dry run on NumPy
     machine.write("tests", counts={})
     found = json.loads(machine.path("tests").read_text("utf-8"))
     check_tool.summary(machine, 0)
-    told = capsys.readouterr().out
-    assert ("!!! WITHOUT cuDNN: not installed; pip install it" in told) == bool(said and said.startswith("no"))
+    output = capsys.readouterr().out
+    assert ("!!! WITHOUT cuDNN: not installed; pip install it" in output) == bool(said and said.startswith("no"))
     assert found.get("without cudnn") == ("not installed; pip install it" if said and said.startswith("no") else None)
 
 
@@ -392,7 +394,7 @@ def test_results_are_named_after_the_gpu(title, name):
 
 @pytest.fixture
 def cifar(tmp_path):
-    """Six small files: dark images are of class 0, light ones of class 1."""
+    """Six small files: dark images are class 0, light ones class 1."""
     rng = np.random.default_rng(0)
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
         labels = rng.integers(0, 2, (12, 1), dtype="uint8")

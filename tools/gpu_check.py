@@ -1,7 +1,7 @@
-"""What tools/gpu_check.sh runs: parts of a check, each a process with a time limit, and a summary whatever happens.
+"""The work of tools/gpu_check.sh: parts of a check, each a process with a time limit, and always a summary.
 
 Results are JSON files in --out, each with versions, date, command and the hash of the kernels. A part that fails, hangs
-or lacks something leaves the others alone; the exit code is 0 if all went well, 1 if not, 2 if nothing could be run.
+or lacks something does not stop the others. The exit code is 0 if all went well, 1 if not, 2 if nothing could be run.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ import gpu_options
 from gpu_facts import ROOT, TOOLS, environment, read, slug, without_cudnn
 
 GOOD = {"PASS", "ok"}
-FULL = 260  # seconds: about what the full certificate takes, for which less is a waste
+FULL = 260  # seconds, about what the full certificate takes: with less it is not begun
 ALL = {"DUALNET_CUDNN": "all"}
 FIRST = 240  # seconds: on a cold machine CuPy, its context, cuBLAS and the first compilations take minutes
 
 
 @dataclass
 class Part:
-    """One part: its lines of output, the processes that are running, and what came of it in one line."""
+    """One part of the check, with its running processes and its outcome in one line."""
 
     name: str
     state: str = "not begun"
-    told: str = ""
+    outcome: str = ""
     seconds: float = 0.0
     running: list[subprocess.Popen] = field(default_factory=list)
 
 
 @dataclass
 class Check:
-    """The whole: options, time, log, facts."""
+    """The whole check: options, parts, facts about the machine, time, log."""
 
     options: argparse.Namespace
     parts: dict[str, Part] = field(default_factory=dict)
@@ -54,9 +54,11 @@ class Check:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def left(self) -> float:
+        """Seconds that are left for the check."""
         return self.options.seconds - (time.monotonic() - self.begun)
 
     def say(self, line: str, part: str = "check", quiet: bool = False) -> None:
+        """A line for the log, and for the terminal unless ``quiet``."""
         with self.lock:
             text = f"[{time.monotonic() - self.begun:5.0f} s {part:7}] {line}"
             if not quiet:
@@ -71,7 +73,7 @@ class Check:
         return self.options.out / f"{self.facts['name']}-{part}.json"
 
     def head(self, part: str) -> dict[str, Any]:
-        """What every result begins with."""
+        """The first entries of every result."""
         without = without_cudnn(self.facts["versions"])
         return {
             "kind": f"dualnet gpu {part}",
@@ -89,7 +91,7 @@ class Check:
         self.put(self.path(part), {**self.head(part), **found})
 
     def put(self, path: Path, found: Any) -> None:
-        """As a whole or not at all; and without the folders of this machine."""
+        """Write a file as a whole or not at all, without the names of this machine's folders."""
         text = json.dumps(found, indent=1, ensure_ascii=False)
         for folder, name in ((ROOT, "."), (self.options.out, "out"), (sys.prefix, "python"), (Path.home(), "~")):
             if len(str(folder)) > 1:
@@ -101,9 +103,9 @@ class Check:
     def run(
         self, part: Part, command: list[str], seconds: float, quiet: bool = False, **variables: str
     ) -> tuple[int, list[str]]:
-        """A process of its own group, heard line by line; after ``seconds`` it and its children are ended (124).
+        """Run a process and return its exit code and output; after ``seconds`` it and its children are ended (124).
 
-        What it says goes into the log, and unless it is to be ``quiet`` onto the terminal.
+        Its output goes into the log line by line, and to the terminal unless ``quiet``.
         """
         self.say("$ " + shlex.join(["python" if word == sys.executable else word for word in command]), part.name)
         process = subprocess.Popen(
@@ -113,18 +115,18 @@ class Check:
         part.running.append(process)
         lines: list[str] = []
 
-        def hear() -> None:
+        def listen() -> None:
             with process.stdout as output:  # type: ignore[union-attr]
                 for line in output:
                     lines.append(line.rstrip())
                     self.say(lines[-1][:400], part.name, quiet)
 
-        listener = threading.Thread(target=hear, daemon=True)
+        listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         try:
             code = process.wait(max(1.0, seconds))
         except subprocess.TimeoutExpired:
-            self.say(f"no end after {seconds:.0f} s: stopped", part.name)
+            self.say(f"not finished after {seconds:.0f} s: stopped", part.name)
             code = 124
         end(process)
         part.running.remove(process)
@@ -143,7 +145,7 @@ def main() -> int:
         warn(check)
         together = [check.parts[name] for name in ("parity", "tests") if name in check.parts]
         rest = [check.parts[name] for name in ("bench", "profile", "cifar") if name in check.parts]
-        if len(together) == 2 and _cores() >= 4:  # both are busy with Python for the most part
+        if len(together) == 2 and _cores() >= 4:  # both spend most of their time in Python
             threads = [threading.Thread(target=perform, args=(check, part, rest), daemon=True) for part in together]
             for thread in threads:
                 thread.start()
@@ -168,29 +170,29 @@ def main() -> int:
 
 
 class NothingRuns(RuntimeError):
-    """No part can be begun."""
+    """No part can be started."""
 
 
 def perform(check: Check, part: Part, others: list[Part]) -> None:
-    """One part, with its share of the time that is left."""
+    """Run one part, in its share of the time that is left."""
     begun, part.state = time.monotonic(), "running"
     share = WEIGHTS[part.name] / sum(WEIGHTS[one.name] for one in (part, *others))
     try:
         if check.left() < 5:
-            part.state, part.told = "NOT-RUN", "no time was left"
+            part.state, part.outcome = "NOT-RUN", "no time was left"
         else:
-            part.state, part.told = STEPS[part.name](check, part, share * check.left())
-    except Exception as error:  # a mistake in here must not cost the other parts
-        part.state, part.told = "FAILED", f"{type(error).__name__}: {error}"
+            part.state, part.outcome = STEPS[part.name](check, part, share * check.left())
+    except Exception as error:  # an error in this script must not cost the other parts
+        part.state, part.outcome = "FAILED", f"{type(error).__name__}: {error}"
     part.seconds = time.monotonic() - begun
-    check.say(f"{part.state}: {part.told}", part.name)
+    check.say(f"{part.state}: {part.outcome}", part.name)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
 def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
-    """The quick certificates, and over them the full one if there is time."""
+    """The quick certificates, and then the full one in their place, if there is time."""
     path, verdict, until = check.path("parity"), "FAILED", time.monotonic() + seconds
     against = check.options.backend if check.options.backend.partition(":")[0] != "numpy" else "strict"
     made, cause, runs = check.options.out / "certificate.part", "", []
@@ -205,7 +207,7 @@ def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
         code, last = check.run(part, command, left, quiet=True, **switches)
         found = read(made)
         if found is None or code == 124:
-            cause = f"no end after {seconds:.0f} s" if code == 124 else _last(last)
+            cause = f"not finished after {seconds:.0f} s" if code == 124 else _last(last)
             break
         certificate, verdict = found, found["verdict"]
         said = shlex.join([*(f"{name}={value}" for name, value in switches.items()), "dualnet", *words])
@@ -218,14 +220,14 @@ def parity(check: Check, part: Part, seconds: float) -> tuple[str, str]:
     if verdict == "FAILED":
         return "FAILED", f"no certificate: {cause}"
     reasons = [reason for several in certificate["reasons"].values() for reason in several]
-    told = f"certificate of {certificate['seconds']:.0f} s" + (", quick" if certificate["quick"] else "")
-    told += f"; the {'next' if more else 'full'} one: {cause}" if cause else ""
-    return verdict, "; ".join([told, *dict.fromkeys(reasons)])[:600]
+    outcome = f"certificate of {certificate['seconds']:.0f} s" + (", quick" if certificate["quick"] else "")
+    outcome += f"; the {'next' if more else 'full'} one: {cause}" if cause else ""
+    return verdict, "; ".join([outcome, *dict.fromkeys(reasons)])[:600]
 
 
 def certificates(check: Check) -> list[tuple[dict[str, str], list[str]]]:
-    """Variables and options of each run. With cuDNN one run is without it, and in the others it has every shape that it
-    can do: left to the clock, it would have few of the small ones, and which would be chance."""
+    """Variables and options of each run. With cuDNN, one run goes without it, and in the others it computes every shape
+    that it can: if the clock chose, it would get few of the small shapes, and not always the same ones."""
     switches = [{"DUALNET_CUDNN": "0"}, ALL] if _cudnn(check) else [{}]
     runs = [(switch, ["--quick"]) for switch in switches]
     return runs if check.options.quick else [*runs, (switches[-1], [])]
@@ -237,42 +239,42 @@ def _cudnn(check: Check) -> bool:
 
 
 def tests(check: Check, part: Part, seconds: float) -> tuple[str, str]:
-    """The whole suite, apart from what takes minutes, with new arrays on the device."""
+    """The whole suite without the slow tests, with new arrays on the device."""
     found = check.options.out / "tests.part"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_suite", "--tb=short"]
-    command += ["-W", "default"]  # what is new in the libraries here may warn, and is told of in the log
+    command += ["-W", "default"]  # newer libraries may warn; the log shows it
     workers = min(8, _cores() // 2)
     if workers > 1 and importlib.util.find_spec("xdist") is not None:
         command += ["-p", "xdist", "-n", str(workers)]
     backend = check.options.backend
-    switches = ALL if _cudnn(check) else {}  # else few of the suite's small shapes would be cuDNN's
+    switches = ALL if _cudnn(check) else {}  # else cuDNN would get few of the suite's small shapes
     variables = switches | {
         "DUALNET_BACKEND": backend,
         "GPU_SUITE_JSON": str(found),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     variables |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
-    variables["PYTHONHASHSEED"] = "0"  # processes that share the tests out must find them in one order
+    variables["PYTHONHASHSEED"] = "0"  # all processes must find the tests in the same order
     _fresh(found)
     code, last = check.run(part, [*command, *check.options.tests], seconds, **variables)
     seen = read(found)
     if seen is None:
-        return "FAILED", f"pytest did not begin: {_last(last)}"
+        return "FAILED", f"pytest did not start: {_last(last)}"
     found.unlink()
     check.write(
         "tests", backend=backend, switches=switches, pytest=shlex.join(command[2:]), timed_out=code == 124, **seen
     )
-    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(seen["counts"].items())) or "no test ran"
+    outcome = ", ".join(f"{n} {kind}" for kind, n in sorted(seen["counts"].items())) or "no test ran"
     bad = seen["counts"].get("failed", 0) + seen["counts"].get("error", 0)
     first = [f"{f['test']}: {f['why']}" for f in seen["failures"][:5]]
     if code == 124:
-        told += f", then stopped after {seconds:.0f} s, in {', '.join(seen['running'][:4]) or 'no test'}"
+        outcome += f", then stopped after {seconds:.0f} s, in {', '.join(seen['running'][:4]) or 'no test'}"
     well = code == 0 and seen["complete"] and not bad and seen["counts"].get("passed")
-    return "ok" if well else "FAILED", "; ".join([told, *first])
+    return "ok" if well else "FAILED", "; ".join([outcome, *first])
 
 
 def bench(check: Check, part: Part, seconds: float) -> tuple[str, str]:
-    """First all networks against PyTorch as it is, then against torch.compile, which takes minutes to compile."""
+    """All networks against plain PyTorch, then against torch.compile, which takes minutes to compile."""
     until, faults, options, runs = time.monotonic() + seconds, [], check.options, []
     before = kept(check)
     for i, peer in enumerate(("torch", "torch.compile")):
@@ -299,12 +301,12 @@ def bench(check: Check, part: Part, seconds: float) -> tuple[str, str]:
         for r in missing
     )
     measured = len(rows) - len(missing)
-    told = [f"{measured} of {len(rows)} times measured", *faults, *list(why)[:8]]
-    return "ok" if rows and not missing and not faults else "FAILED", "; ".join(told)[:1500]
+    outcome = [f"{measured} of {len(rows)} times measured", *faults, *list(why)[:8]]
+    return "ok" if rows and not missing and not faults else "FAILED", "; ".join(outcome)[:1500]
 
 
 def kept(check: Check) -> list[dict[str, Any]]:
-    """What was measured before on such a GPU, with the same kernels: a benchmark may be made in several goes."""
+    """Earlier runs on such a GPU with the same kernels: a benchmark may be made in several calls."""
     runs: list[dict[str, Any]] = []
     for folder in (ROOT / "docs" / "gpu", check.options.out):
         found = read(folder / check.path("bench").name)
@@ -328,10 +330,10 @@ def profile(check: Check, part: Part, seconds: float) -> tuple[str, str]:
 
 
 def cifar(check: Check, part: Part, seconds: float) -> tuple[str, str]:
-    """CIFAR-10 with ResNet-18, to an accuracy of 93 % and more."""
+    """CIFAR-10 with ResNet-18, to an accuracy of at least 93 %."""
     options = check.options
     if options.data is None:
-        return "NOT-RUN", "say where CIFAR-10 is (the binary version), with --data DIR"
+        return "NOT-RUN", "give the folder of CIFAR-10 (the binary version) with --data DIR"
     beside = _fresh(options.out / "cifar.part")
     command = [sys.executable, str(TOOLS / "train_cifar.py"), str(options.data), "--backend", options.backend]
     code, last = check.run(part, [*command, "--json", str(beside), *shlex.split(options.cifar)], seconds)
@@ -340,25 +342,27 @@ def cifar(check: Check, part: Part, seconds: float) -> tuple[str, str]:
         return "FAILED", _last(last)
     beside.unlink()
     check.write("cifar10", **found)
-    told = f"{100 * found['accuracy']:.2f} % after {found['epochs']} epochs in {found['seconds'] / 60:.2f} minutes"
+    outcome = f"{100 * found['accuracy']:.2f} % after {found['epochs']} epochs in {found['seconds'] / 60:.2f} minutes"
     if not found["complete"]:
-        told = f"stopped after epoch {len(found['history']['loss'])}; {told}"
+        outcome = f"stopped after epoch {len(found['history']['loss'])}; {outcome}"
     well = code == 0 and found["complete"] and found["accuracy"] >= options.least
-    return "ok" if well else "FAILED", told if well else f"{told}; expected {100 * options.least:g} %; {_last(last)}"
+    if well:
+        return "ok", outcome
+    return "FAILED", f"{outcome}; expected {100 * options.least:g} %; {_last(last)}"
 
 
 STEPS: dict[str, Callable[[Check, Part, float], tuple[str, str]]] = {
     "parity": parity, "tests": tests, "bench": bench, "profile": profile, "cifar": cifar,
 }  # fmt: skip
 WEIGHTS = {"parity": 4, "tests": 4, "bench": 5, "profile": 1, "cifar": 4}
-"""How the time is shared out; what a part leaves goes to those after it."""
+"""How the parts share the time; what one leaves goes to those after it."""
 
 
-# -- what is here ------------------------------------------------------------------------------------------------------
+# -- the machine, and the end ------------------------------------------------------------------------------------------
 
 
 def facts(check: Check) -> dict[str, Any]:
-    """Versions, the GPU, the hash of the kernels; raises where the backend does not work."""
+    """Versions, the GPU, the hash of the kernels. Raises ``NothingRuns`` if the backend does not work."""
     command = [sys.executable, str(TOOLS / "gpu_facts.py"), check.options.backend]
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=FIRST)
@@ -374,7 +378,7 @@ def facts(check: Check) -> dict[str, Any]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process and all that it has started."""
+    """End a process and all its children."""
     for stop, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         try:
             os.killpg(process.pid, stop)
@@ -398,7 +402,7 @@ def summary(check: Check, code: int) -> int:
             check.say(line)
     check.say("-- summary " + "-" * 60)
     for part in check.parts.values():
-        check.say(f"{part.name:7} {part.state:9} {part.seconds:4.0f} s  {part.told}")
+        check.say(f"{part.name:7} {part.state:9} {part.seconds:4.0f} s  {part.outcome}")
     warn(check)
     wanted = GOOD | ({"PARTIAL"} if check.options.quick else set())
     well = all(part.state in wanted for part in check.parts.values())
@@ -410,22 +414,22 @@ def summary(check: Check, code: int) -> int:
 
 
 def _fresh(path: Path) -> Path:
-    """Without what a run that was ended has left there."""
+    """The path, without the file that a stopped run may have left there."""
     path.unlink(missing_ok=True)
     return path
 
 
 def warn(check: Check) -> None:
-    """Loudly: without cuDNN every time is another, and nobody would see it in the tables."""
+    """Warn if there is no cuDNN: every time then is a different one, and the tables do not show why."""
     if why := without_cudnn(check.facts.get("versions", {})):
         check.say(f"!!! WITHOUT cuDNN: {why}")
-        check.say("!!! every convolution runs as im2col and a product by cuBLAS; no result here says anything of cuDNN")
+        check.say("!!! every convolution runs as im2col and a product by cuBLAS; no result here is about cuDNN")
 
 
 def _last(lines: list[str]) -> str:
-    """The last line that says something."""
+    """The last line that is not empty."""
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:300] if said else "it said nothing"
+    return said[-1][:300] if said else "no output"
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""What is here: versions, the GPU and the hash of the kernels, as JSON; and in which environment parts of a check run.
+"""Facts about the machine as JSON (versions, GPU, hash of the kernels), and the environment of a check's parts.
 
 python tools/gpu_facts.py cupy
 """
@@ -21,7 +21,7 @@ LEFT_OUT = ("ran", "kernels", "backends", "chosen by", "gpu memory")
 
 
 def facts(backend: str) -> dict[str, Any]:
-    """Raises ``ValueError`` or ``dn.BackendUnavailable`` where the backend does not work."""
+    """Versions, the GPU, the kernels' hash. Raises ``ValueError`` or ``dn.BackendUnavailable`` without the backend."""
     import dualnet as dn
     from dualnet.bench import measure
     from dualnet.parity.certificate.sources import fingerprint
@@ -36,13 +36,13 @@ def facts(backend: str) -> dict[str, Any]:
 
 
 def without_cudnn(versions: dict[str, Any]) -> str:
-    """Why convolutions run without cuDNN, and what mends it; "" where they have it, and where there is no GPU."""
-    said = str(versions.get("cudnn", ""))
-    return said.partition(":")[2].strip() or "not there" if said.startswith("no") else ""
+    """Why convolutions run without cuDNN, and the remedy; "" if they have it, or if there is no GPU."""
+    cudnn = str(versions.get("cudnn", ""))
+    return cudnn.partition(":")[2].strip() or "not there" if cudnn.startswith("no") else ""
 
 
 def read(path: Path) -> Any:
-    """The JSON in a file; None where there is none, or not all of it because its writing was broken off."""
+    """The JSON in a file; None if there is no file, or if it is incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def slug(title: str) -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The package from this folder, nothing of dualnet's own settings, and caches where they can be written."""
+    """Variables for a part: the package in this folder, none of dualnet's settings, caches in a writable folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUALNET_", "PYTEST_"))}
     if data := os.environ.get("DUALNET_DATA"):
         kept["DUALNET_DATA"] = data

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, kernel by kernel: python tools/gpu_profile.py lenet5 --dtype bfloat16
 
-PyTorch's profiler listens to everything that its process runs on the GPU, kernels of CuPy and cuDNN as well. Each step
-is launched from Python (a graph runs the same kernels, without the gaps), dualnet's first and then PyTorch's own.
+PyTorch's profiler sees everything that its process runs on the GPU, kernels of CuPy and cuDNN included. Each step is
+launched from Python (a graph runs the same kernels without gaps): dualnet's first, then PyTorch's.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def main() -> int:
 
     device = "cuda" if dn.get_backend().startswith("cupy") else "cpu"
     if device == "cuda":
-        torch.ones(1, device="cuda")  # wakes its profiler up
+        torch.ones(1, device="cuda")  # so that PyTorch's profiler is ready
     found, wrong = [], 0
     for dtype in options.dtype.split(","):
         for net in options.nets:
             for who in ("dualnet", "torch"):
                 try:
                     found.append(profiled(who, net, dtype, options.batch, device, torch))
-                except Exception as error:  # the others may still be seen
+                except Exception as error:  # the others can still be profiled
                     wrong += 1
                     print(f"{net} {dtype}, {who}: {type(error).__name__}: {error}", flush=True)
                     continue
@@ -69,7 +69,9 @@ def profiled(who: str, net: str, dtype: str, batch: int, device: str, torch: Any
         wait()
     kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     for event in profiler.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:  # the kernels themselves, and not who launched them
+        if (
+            event.device_type == torch.autograd.DeviceType.CUDA
+        ):  # the kernels themselves, not the calls that launch them
             kernels[event.name][0] += 1 / STEPS
             kernels[event.name][1] += event.time_range.elapsed_us() / STEPS
     rows = [{"kernel": n, "launches": round(k, 2), "us": round(us, 2)} for n, (k, us) in kernels.items()]
@@ -87,9 +89,8 @@ def profiled(who: str, net: str, dtype: str, batch: int, device: str, torch: Any
 def shown(found: dict[str, Any]) -> list[str]:
     """A few lines of text."""
     head = f"{found['net']} {found['dtype']}, batch {found['batch']}, {found['program']}"
-    told = f"{found['step_us']:.0f} µs a step from Python, "
-    told += f"kernels {found['busy_us']:.0f} µs in {found['launches']} launches"
-    lines = [f"{head}: {told}"]
+    kernels = f"kernels {found['busy_us']:.0f} µs in {found['launches']} launches"
+    lines = [f"{head}: {found['step_us']:.0f} µs a step from Python, {kernels}"]
     for row in found["kernels"][:SHOWN]:
         share = 100 * row["us"] / found["busy_us"]
         lines.append(f"  {row['us']:9.1f} µs {share:5.1f} % {row['launches']:6.1f} ×  {row['kernel'][:80]}")
@@ -103,7 +104,7 @@ def _options() -> argparse.Namespace:
     add("--backend", metavar="B", help="cupy or cupy:N (DUALNET_BACKEND, or numpy, which has no kernels to show)")
     add("--dtype", default="bfloat16", metavar="D,...", help="float32, tf32, bfloat16, float16 (bfloat16)")
     add("--batch", type=int, default=256, metavar="N", help="images in a batch (256)")
-    add("--json", type=Path, metavar="FILE", help="write all numbers")
+    add("--json", type=Path, metavar="FILE", help="write all numbers into this file")
     return parser.parse_args()
 
 

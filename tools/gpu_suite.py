@@ -1,4 +1,4 @@
-"""A pytest plug-in: what came of a run, as JSON in the file that GPU_SUITE_JSON names, also while it is going on."""
+"""A pytest plug-in that writes the results of a run, as they come, into the JSON file that GPU_SUITE_JSON names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-EVERY = 2.0  # seconds between two writings
-MOST = 60  # failures that are told of
+EVERY = 2.0  # seconds from one writing to the next
+MOST = 60  # failures that are listed
 
 
 class Report:
-    """Counts outcomes. A test that fails, or whose fixture does, is told of by name and last line."""
+    """Counts outcomes, and lists the tests that fail (or whose fixtures fail), each with a line of its error."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.begun, self.written = path, time.time(), 0.0
@@ -52,7 +52,7 @@ class Report:
 
     def write(self, **state: Any) -> None:
         self.written = time.time()
-        told = {
+        report = {
             **state,
             "seconds": round(self.written - self.begun, 1),
             "counts": dict(self.counts),
@@ -62,7 +62,7 @@ class Report:
             "running": list(self.running)[-16:],
         }
         beside = self.path.with_name(f"{self.path.name}.new")
-        beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, self.path)
 
 

@@ -1,7 +1,7 @@
 """The results in docs/gpu/*.json as tables: python tools/gpu_tables.py [FOLDER] [--page docs/gpu.md]
 
-With --page they are put between ``<!-- gpu: measured -->`` and ``<!-- gpu: end -->``; the rest of the page is left as
-it is. A test holds the page to the files.
+With --page they replace the text between ``<!-- gpu: measured -->`` and ``<!-- gpu: end -->`` in that file. A test
+checks that the page shows what is in the files.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PARTS = ("parity", "tests", "bench", "cifar10", "profile")
 
 
 def tables(folder: Path = FOLDER) -> str:
-    """What lies in a folder, as Markdown; that nothing was run where nothing lies there."""
+    """The results in a folder as Markdown; if there are none, that nothing was run."""
     found = read(folder)
     sections = [section(name, parts) for name, parts in sorted(found.items())]
     return "\n".join(sections) if sections else NOT_RUN
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files by GPU and part: ``h100-bench.json``."""
+    """The files by GPU and part, such as ``h100-bench.json``."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         name, _, part = path.stem.rpartition("-")
@@ -72,15 +72,18 @@ def section(name: str, parts: dict[str, Any]) -> str:
 
 
 def about(parts: dict[str, Any]) -> str:
-    """Versions, of the newest result that tells them."""
-    told = [part for part in parts.values() if "versions" in part]
-    if not told:
+    """The versions in the newest result that has them."""
+    dated = [part for part in parts.values() if "versions" in part]
+    if not dated:
         return ""
-    newest = max(told, key=lambda part: part["date"])
+    newest = max(dated, key=lambda part: part["date"])
     versions, gpu, packages = newest["versions"], newest["gpu"], newest["versions"].get("packages", {})
     words = [f"driver {gpu['driver_version']}" if "driver_version" in gpu else ""]
     words += [f"CUDA {versions['cuda']}" if "cuda" in versions else ""]
-    for key, title in (("cublas", "cuBLAS"), ("cudnn", "cuDNN")):  # what ran, and not what is installed
+    for key, title in (
+        ("cublas", "cuBLAS"),
+        ("cudnn", "cuDNN"),
+    ):  # the library that ran, which may not be the one installed
         said = str(versions.get(key, ""))
         words += [f"{title} {said.partition(';')[0]}"] if said[:1].isdigit() else []
     words += [f"CuPy {versions['cupy']}" if "cupy" in versions else ""]
@@ -91,7 +94,7 @@ def about(parts: dict[str, Any]) -> str:
 
 
 def without(parts: dict[str, Any]) -> list[str]:
-    """Which results say nothing of cuDNN, and how that is mended."""
+    """Which results came without cuDNN, and the remedy."""
     reasons: dict[str, list[str]] = {}
     for name, part in parts.items():
         if why := without_cudnn(part.get("versions", {})):
@@ -127,7 +130,7 @@ def suite(found: dict[str, Any]) -> list[str]:
 
 
 def speed(found: dict[str, Any]) -> list[str]:
-    """A row for each network and kind of numbers; × from the run in which both were measured in turn."""
+    """A row for each network and dtype; × is from the run that measured both in turn."""
     cells: dict[tuple, dict[str, Any]] = {}
     for run in found["runs"]:
         for row in run["results"]:
@@ -205,7 +208,7 @@ def _table(rows: list[list[str]], left: int = 2) -> list[str]:
 
 
 def placed(page: str, text: str) -> str:
-    """The page with the tables in their place. Raises ``ValueError`` where it has none."""
+    """The page with the tables between its marks. Raises ``ValueError`` if it has no marks."""
     if not MARKS.search(page):
         raise ValueError("the page has no '<!-- gpu: measured -->' with '<!-- gpu: end -->' after it")
     return MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)
@@ -213,8 +216,8 @@ def placed(page: str, text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/gpu_tables.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="where the files lie (docs/gpu)")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put them into a page")
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="the folder with the files (docs/gpu)")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this page")
     options = parser.parse_args()
     text = tables(options.folder)
     if options.page:

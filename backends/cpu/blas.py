@@ -1,8 +1,8 @@
-"""NumPy's BLAS, called directly: its number of threads, and the matrix product that adds to what is there.
+"""NumPy's BLAS, called directly: its number of threads, and the matrix product that adds to its output.
 
-NumPy has no call for ``c += a @ b`` without a temporary, and none for matrices that are parts of larger ones without a
-copy. Both are BLAS's own. Where the library or its names cannot be found, ``library()`` is None, or has no ``gemm``,
-and the kernels do without.
+NumPy cannot compute ``c += a @ b`` without a temporary array, nor multiply parts of larger matrices without copying
+them. BLAS can do both. If the library or its functions cannot be found, ``library()`` is None, or has no ``gemm``, and
+the kernels do without.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS, PLAIN, TRANSPOSED = 101, 111, 112
 
 @dataclass
 class Library:
-    """A BLAS library: reads and sets its threads; ``gemm[dtype](...)`` calls its product, where it has one."""
+    """A BLAS library: reads and sets its threads; ``gemm[dtype](...)`` calls its product, if it can be called."""
 
     name: str
     get: Callable[[], int]
@@ -44,18 +44,18 @@ class Library:
 
 _found: list[Library | None] = []
 _lock = threading.Lock()
-_holders = [0, 0]  # how many callers hold BLAS now, and the number of threads to give back
+_holders = [0, 0]  # how many callers hold BLAS now, and the number of threads to restore
 
 
 def library() -> Library | None:
-    """NumPy's BLAS, looked for once; None where its number of threads cannot be set."""
+    """NumPy's BLAS, looked for once; None if its number of threads cannot be set."""
     if not _found:
         _found.append(_search())
     return _found[0]
 
 
 class Held:
-    """What :func:`held` returns. Not a generator: it is entered for every small product, and takes 1 µs less."""
+    """What :func:`held` returns. It is entered for every small product, and a generator would take 1 µs longer."""
 
     def __enter__(self) -> None:
         found = library()
@@ -73,13 +73,13 @@ class Held:
         if found is None:
             return
         with _lock:
-            _holders[0] = max(0, _holders[0] - 1)  # 0 already, where the holder itself has forked
+            _holders[0] = max(0, _holders[0] - 1)  # it is 0 already if the holder itself has forked
             if _holders[0] == 0 and _holders[1] != 1:
                 found.set(_holders[1])
 
 
 def _let_go() -> None:
-    """In a forked child nobody holds BLAS: the holders were other threads, which are not there."""
+    """In a forked child nothing holds BLAS: the holders were other threads, and those are not copied."""
     found = library() if _holders[0] else None
     if found is not None and _holders[1] != 1:
         found.set(_holders[1])
@@ -87,14 +87,14 @@ def _let_go() -> None:
     _lock.release()
 
 
-if hasattr(os, "register_at_fork"):  # nobody is between two of these lines when a fork copies them
+if hasattr(os, "register_at_fork"):  # so that no thread is in the middle of Held when a fork copies it
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_let_go)
 
 _HELD = Held()  # it has no state of its own
 
 
 def held() -> Held:
-    """``with held():`` BLAS uses one thread; the last one out puts back what was found."""
+    """``with held():`` BLAS uses one thread; the last one out restores the number found."""
     return _HELD
 
 
@@ -107,7 +107,7 @@ def product(dtype: Any) -> Any:
 def _gemm(call: Any, integer: Any, scalar: Any) -> Callable[..., None]:
     """``gemm(ta, tb, M, N, K, a, lda, b, ldb, beta, c, ldc)``: c (M, N) = op(a) op(b) + beta · c, by addresses.
 
-    All matrices lie row by row; lda, ldb, ldc are the distances between rows, in elements.
+    All matrices are stored row by row; lda, ldb, ldc are the distances between rows, in elements.
     """
     order = [ctypes.c_int] * 3
     pointer = ctypes.c_void_p
@@ -144,7 +144,7 @@ def _products(loaded: ctypes.CDLL) -> dict[numpy.dtype, Callable[..., None]]:
 
 
 def _paths() -> list[str]:
-    """The BLAS library that NumPy brought, else those that are loaded."""
+    """The BLAS libraries that came with NumPy, and those that are loaded."""
     root = os.path.dirname(numpy.__file__)
     beside = [os.path.join(os.path.dirname(root), "numpy.libs"), os.path.join(root, ".dylibs")]
     paths = [os.path.join(folder, name) for folder in beside if os.path.isdir(folder) for name in os.listdir(folder)]

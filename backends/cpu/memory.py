@@ -1,11 +1,12 @@
 """Freed memory stays with the process, so that the next array does not cost a page fault for every 4 KiB.
 
-A training step frees its feature maps and asks for the same sizes again in the next. glibc gives large pieces back to
-the system at once and gets them back as fresh, zeroed pages, one by one; that is 5 to 20 % of a step. Here it is told
-to keep them: freed memory goes back to the system only beyond :data:`KEPT`, and pieces up to 32 MB come from the heap.
+A training step frees its feature maps, and the next one asks for the same sizes again. glibc returns large pieces to
+the system at once and gets them back as fresh, zeroed pages, one by one; that takes 5 to 20 % of a step. This module
+makes glibc keep them: freed memory goes back to the system only beyond :data:`KEPT`, and pieces up to 32 MB come from
+the heap.
 
-Where the user has told glibc what to do (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or
-``GLIBC_TUNABLES``), that stands; so it does where there is no glibc.
+Settings of the user (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or
+``GLIBC_TUNABLES``) are left alone, and so are systems without glibc.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "
 
 
 def keep() -> bool:
-    """Tell glibc to keep freed memory; False where it is not asked, or does not listen."""
+    """Make glibc keep freed memory; False if the user has settings of their own, or glibc does not comply."""
     if any(name in os.environ for name in SAID):
         return False
     try:

@@ -1,8 +1,9 @@
-"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling, the dense product, the loss.
+"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling.
 
-Each is a few short operations on a block that stays in the cache, the blocks shared out among threads. Channels are few
-and NumPy's inner loops short where it broadcasts (C,) against (N, H, W, C), so maps are seen as rows of W·C numbers and
-the vector is repeated W times. Sums are products with a row of ones; block sums are added up in float64.
+Each is a few short operations on a block that stays in the cache, and the blocks are shared out among threads.
+Channels are few, so NumPy's inner loops would be short if it broadcast (C,) against (N, H, W, C). Instead maps are seen
+as rows of W·C numbers, and the vector is repeated W times. Sums are products with a row of ones; the sums of the blocks
+are added up in float64.
 """
 
 from __future__ import annotations
@@ -14,20 +15,16 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from . import blas, threads
+from . import threads
+from .guards import FLOATS
 
 BLOCK = 2**18
 """Elements of one block: a megabyte in float32, half of a common L2 cache. With smaller ones two threads take as long
 as one: between any two NumPy calls they wait for the interpreter's lock."""
 SMALL = 2**15
-"""Below so many elements one NumPy pass beats blocks."""
-TINY = 2**16
-"""Below so many multiplications BLAS uses one thread by itself."""
-PRODUCT = 2**20
-"""Below so many multiplications a product is done before its work is shared out. BLAS is held all the same: a thread of
-its own that waits beside oneDNN's makes a step of LeNet-5 five times as long."""
+"""With fewer elements than this, one NumPy pass beats blocks."""
 SHARED = 2**18
-"""From so many elements on it pays to wake a thread, which takes some 50 µs."""
+"""From this many elements on, it pays to wake a thread, which takes some 50 µs."""
 
 
 def served(*arrays: numpy.ndarray) -> bool:
@@ -35,21 +32,9 @@ def served(*arrays: numpy.ndarray) -> bool:
     first = arrays[0]
     return (
         first.size >= SMALL
-        and first.dtype in (numpy.float32, numpy.float64)
+        and first.dtype in FLOATS
         and all(a.flags.c_contiguous and a.dtype == first.dtype for a in arrays)
     )
-
-
-def finite(x: numpy.ndarray) -> bool:
-    """No NaN and no infinity, seen in one number: the sum of squares, in which nothing cancels. (It may overflow.)"""
-    return math.isfinite(squares(x))
-
-
-def squares(x: numpy.ndarray) -> float:
-    """The sum of squares."""
-    units = x.reshape(-1)
-    with blas.held(), numpy.errstate(over="ignore", invalid="ignore"):
-        return float(numpy.dot(units, units))
 
 
 # -- E7, E14: ReLU -----------------------------------------------------------------------------------------------------
@@ -106,7 +91,7 @@ def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
 
 def channel_sum(x: numpy.ndarray) -> Any:
     """E12 and others: (N, ..., C) -> (C,)."""
-    if x.ndim == 2 and x.dtype in (numpy.float32, numpy.float64):
+    if x.ndim == 2 and x.dtype in FLOATS:
         return x.sum(axis=0)  # the reference's numbers, without its axes one by one
     if x.ndim < 3 or not served(x):
         return NotImplemented
@@ -116,8 +101,8 @@ def channel_sum(x: numpy.ndarray) -> Any:
 def channel_moments(x: numpy.ndarray) -> Any:
     """Mean and biased variance of every channel, reading x once: (N, ..., C) -> (C,), (C,).
 
-    Each block has its own mean and squares, by the two passes of the formula and while it is in the cache; blocks are
-    put together as Chan, Golub and LeVeque (1979) do, in float64.
+    Each block's own mean and squares come from the two passes of the formula, while it is in the cache. They are then
+    combined in float64, after Chan, Golub and LeVeque (1979).
     """
     if x.ndim < 3 or not served(x):
         return NotImplemented
@@ -177,7 +162,7 @@ def normalise_backward(
     epsilon: float,
     y: numpy.ndarray | None = None,
 ) -> Any:
-    """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
+    """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
     if x.ndim < 3 or not served(x, dy) or y is not None and not served(x, y):
         return NotImplemented
     n, width, C = x.size // x.shape[-1], x.shape[-2], x.shape[-1]
@@ -218,7 +203,7 @@ def normalise_backward(
 
 
 def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:
-    """Σ over everything but the channels, in float64: a product with ones for each block, then the blocks."""
+    """Σ over all axes but the channels', in float64: a product with ones for each block, then the sum of the blocks."""
     rows = _rows(x)
     parts = _parts(len(rows), rows.shape[1])
     sums = numpy.empty((len(parts), rows.shape[1]))
@@ -256,7 +241,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
     def work(worker: int, part: slice) -> None:
         take(x[part], y[part], winners[part], larger)
         largest = y[part].max()
-        if largest != largest:  # a NaN, than which nothing is larger, and which wins all the same
+        if largest != largest:  # a NaN: nothing compares as larger, but it has to win
             take(x[part], y[part], winners[part], larger_or_nan)
 
     def take(images: numpy.ndarray, best: numpy.ndarray, won: numpy.ndarray, wins: Any) -> None:
@@ -308,80 +293,10 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
     return dx
 
 
-# -- E9, E16: dense ----------------------------------------------------------------------------------------------------
-
-
-def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
-    """x w + b, the rows (or, of a wide w, the columns) shared out."""
-    (M, K), D = x.shape, w.shape[1]
-    if x.dtype != w.dtype or x.dtype not in (numpy.float32, numpy.float64):
-        return NotImplemented
-    if M * K * D < TINY:
-        return NotImplemented
-    if M * K * D < PRODUCT:
-        with blas.held():
-            y = x @ w
-        if b is not None:
-            y += b
-        return y
-    y = numpy.empty((M, D), x.dtype)
-    pieces = threads.count() if M * K * D >= 2**24 else 1
-    cuts = [(k * max(M, D) // pieces, (k + 1) * max(M, D) // pieces) for k in range(pieces)]
-
-    def work(worker: int, cut: tuple[int, int]) -> None:
-        part = slice(*cut)
-        if M >= D:
-            numpy.matmul(x[part], w, out=y[part])
-        else:
-            y[:, part] = x @ w[:, part]
-
-    threads.parallel_for(cuts, work)
-    if b is not None:
-        y += b
-    return y
-
-
-# -- E10: the loss -----------------------------------------------------------------------------------------------------
-
-
-def cross_entropy(y: numpy.ndarray, t: numpy.ndarray, smoothing: float) -> Any:
-    """E10 for class numbers: the loss, without one-hot rows, and log softmax(y). Where that is not finite, the
-    reference knows the limits.
-    """
-    if smoothing or t.ndim >= y.ndim or not y.size or y.dtype not in (numpy.float32, numpy.float64):
-        return NotImplemented
-    rows, classes = y.reshape(-1, y.shape[-1]), t.reshape(-1).astype(numpy.uint64)
-    if classes.max() >= rows.shape[1]:
-        return NotImplemented  # a label that is no class (−1 is a large number here)
-    with numpy.errstate(invalid="ignore", over="ignore"):
-        log_p = rows - rows.max(axis=1, keepdims=True)
-        log_p -= numpy.log(numpy.exp(log_p).sum(axis=1, keepdims=True))
-        loss = -log_p[numpy.arange(len(rows)), classes].sum() / y.dtype.type(len(rows))  # E10
-    return (loss, log_p.reshape(y.shape)) if math.isfinite(loss) else NotImplemented
-
-
-# -- what is shared out ------------------------------------------------------------------------------------------------
+# -- sharing out -------------------------------------------------------------------------------------------------------
 
 
 def _parts(length: int, width: int = 1) -> list[slice]:
     """Slices of at most BLOCK elements, at least one for each thread."""
     step = max(1, min(BLOCK // max(1, width), -(-length // threads.count())))
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
-
-
-KERNELS = {
-    kernel.__name__: kernel
-    for kernel in (
-        add,
-        affine,
-        channel_moments,
-        channel_sum,
-        cross_entropy,
-        max_pool,
-        max_unpool,
-        normalise,
-        normalise_backward,
-        rectify,
-        rectify_backward,
-    )
-}

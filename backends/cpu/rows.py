@@ -1,19 +1,19 @@
 """Convolution on NumPy by rows: maps are spread out along their width only, and BLAS adds up the rows of taps.
 
-im2col copies every unit k1·k2 times. Here the windows' rows alone are copied, k2 times:
+im2col copies every unit k1·k2 times. Here only the rows of the windows are copied, k2 times:
 
     A[n, i', j]  =  x̂[n, i', j·s : j·s + k2]          (n images, rows of the padded map, H', k2·C)
 
-and the windows of tap row m start m rows further down in A. So, with the k1 parts W_m of the bank (k2·C, D) and A↓m the
-rows of A from the m-th on,
+and the windows of tap row m start m rows further down in A. So, with W_m (k2·C, D) the k1 parts of the bank, and A↓m
+the rows of A from the m-th on,
 
     E4    Y    =  Σ_m  A↓m W_m
     E11   dW_m =  (A↓m)ᵀ dY
-    E13   dA↓m += dY W_mᵀ,   dx = the parts of dA put back where they were copied from
+    E13   dA↓m += dY W_mᵀ,   dx = the parts of dA added up where they were copied from
 
-Each term is one BLAS product on memory as it lies, for a whole block of images, added to what is there. Between two
+Each term is one BLAS product for a whole block of images, added to its output; nothing is copied for it. Between two
 images the product makes a few rows that mean nothing: Y skips them, and in dY they are 0. With stride s the rows of A
-are sorted by their remainder, so that those of one tap row follow each other; with dilation r, m becomes r·m.
+are sorted by their remainder, so that those of one tap row follow each other. With dilation r, m becomes r·m.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import blas, threads
+from . import blas, gathering, threads
+from .guards import few, finite, served
 
+ALGORITHM = "numpy rows"
 BLOCK_BYTES = 2**21
-"""A of one block of images: as large as a common L2 cache, for fewer hand-overs of the interpreter's lock."""
+"""A of one block of images: as large as a common L2 cache, so that the interpreter's lock changes hands less often."""
+LONG = 24
+"""Rows of taps, k2·C numbers, are worth a BLAS product of their own from this length on."""
 
 
 class Rows:
@@ -66,7 +70,7 @@ class Rows:
         outer = (by_row, by_image, self.s1 * by_row, self.s2 * by_col)
         shape = (self.s1, n, self.height, self.Q)
         spread = self.buffer(x.dtype)
-        if self.r2 == 1:  # a window's row lies in one piece
+        if self.r2 == 1:  # a window's row is in one piece
             view = as_strided(padded, (*shape, self.K), (*outer, by_channel), writeable=False)
             numpy.copyto(spread[:, :n], view)
         else:
@@ -76,6 +80,7 @@ class Rows:
         return spread
 
     def buffer(self, dtype: Any) -> numpy.ndarray:
+        """This thread's memory for A."""
         return threads.workspace("rows", (self.s1, self.n, self.height, self.Q, self.K), dtype)
 
     def deltas(self, dy: numpy.ndarray) -> numpy.ndarray:
@@ -99,13 +104,21 @@ class Rows:
         dx[:, : self.kept] = padded[:, self.top : self.top + self.kept, self.left : self.left + self.W]
 
 
-def serves(at: Windows, C: int, D: int, dtype: Any) -> bool:
+def serves(at: Windows, channels: int, dtype: Any) -> bool:
     """Is there a BLAS to call, and are the rows of taps long enough?"""
-    return at.window != (1, 1) and at.window[1] * C >= 24 and blas.product(dtype) is not None
+    return at.window != (1, 1) and at.window[1] * channels >= LONG and blas.product(dtype) is not None
 
 
-def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> numpy.ndarray:
+def correlate(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
+) -> Any:
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
+    if not serves(at, x.shape[3], x.dtype) or not served(x, w, groups):
+        return NotImplemented
+    return _multiply(x, w, b, at, relu)
+
+
+def _multiply(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> numpy.ndarray:
     (N, _, _, C), D, size = x.shape, w.shape[3], x.itemsize
     rows, gemm, bank = Rows(at, C, N, size), blas.product(x.dtype), numpy.ascontiguousarray(w)
     K, starts, from_w = rows.K, [rows.start(m) * size for m in range(rows.k1)], bank.ctypes.data
@@ -130,8 +143,16 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
     return y
 
 
-def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """E11: each portion of the blocks is added up, and the portions' sums in their order."""
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E11, if it is finite: else it may be 0 · ∞ of a unit that no window reads."""
+    if not serves(at, x.shape[3], x.dtype) or not served(x, dy, groups):
+        return NotImplemented
+    dw = _filters(x, dy, at)
+    return dw if finite(dw) else NotImplemented
+
+
+def _filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
+    """Each portion of the blocks is added up, then the portions' sums in their order."""
     (N, _, _, C), D, size = x.shape, dy.shape[3], x.itemsize
     rows, gemm = Rows(at, C, N, size), blas.product(x.dtype)
     K, starts = rows.K, [rows.start(m) * size for m in range(rows.k1)]
@@ -150,8 +171,26 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy
     return sums.sum(axis=0).reshape(*at.window, C, D)
 
 
-def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """E13."""
+def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E13 for a finite w: gathered if the rows of deltas are long enough, else scattered into long rows of dx.
+
+    A border of 0 is multiplied by w, and 0 · ∞ is NaN. Windows so narrow that several columns pay (band_matrix.py) are
+    never scattered, and not gathered here if there is little to do.
+    """
+    (N, _, _, D), C = dy.shape, w.shape[2]
+    reads, adds = serves(at, D, dy.dtype), serves(at, C, dy.dtype)
+    if not (reads or adds) or not served(dy, w, groups):
+        return NotImplemented
+    back = gathering.windows(at)
+    narrow = back is not None and gathering.narrow(back, C, D, N)
+    if back is not None and reads and not (narrow and few(back, N, D, C)):
+        return _multiply(dy, gathering.turned(w), None, back, relu=False) if finite(w) else NotImplemented
+    if adds and not narrow:
+        return _scatter(dy, w, at) if finite(w) else NotImplemented
+    return NotImplemented
+
+
+def _scatter(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarray:
     (N, _, _, D), C, size = dy.shape, w.shape[2], dy.itemsize
     rows, gemm, bank = Rows(at, C, N, size), blas.product(dy.dtype), numpy.ascontiguousarray(w)
     K, starts, from_w = rows.K, [rows.start(m) * size for m in range(rows.k1)], bank.ctypes.data

@@ -1,8 +1,8 @@
 """E17 on NumPy for all parameters of a network: the references' numbers to the last bit.
 
-Adam's fourteen operations would each read and write whole arrays; here each works on a piece that stays in the cache,
-into arrays that are there. SGD's few gain nothing by that, but its many small parameters (biases, those of batch norm)
-by little Python for each.
+Adam's fourteen operations would each read and write whole arrays. Here each works on a piece that stays in the cache,
+and writes into existing arrays. SGD has too few operations to gain by that; its many small parameters (biases, those of
+batch norm) gain from less Python for each.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from typing import Any
 
 import numpy
 
-from dualnet.shim import references
-
 from . import threads
 
 PIECE = 2**17
 """Elements of one piece."""
 LEAST = 2**18
-"""Adam: from so many parameters on."""
-LARGE = 2**15
-"""SGD: a parameter of so many elements is worth a call of its own."""
+"""Adam: from this many parameters on."""
 
 Arrays = list[numpy.ndarray]
 Slots = dict[str, numpy.ndarray]
@@ -37,7 +33,7 @@ def sgd_updates(
     finite: Any,
     into: bool,
 ) -> Any:
-    """E17 as SGD does it, of small parameters here, of large ones by whoever is best at it."""
+    """E17 for SGD."""
     fit = all(a.dtype == b.dtype and a.itemsize >= 4 for a, b in zip(w, g))
     if finite is not None or type(lr) not in (int, float) or not fit:
         return NotImplemented
@@ -45,9 +41,6 @@ def sgd_updates(
     for old, d, kept in zip(w, g, slots):
         if weight_decay:
             d = d + weight_decay * old
-        if old.size >= LARGE:
-            made.append(references["sgd_update"](old, d, kept, lr, momentum, nesterov))
-            continue
         new = {}
         if momentum:
             velocity = momentum * kept["velocity"]
@@ -70,7 +63,7 @@ def adam_updates(
     finite: Any,
     into: bool,
 ) -> Any:
-    """E17 as Adam does it, after so many steps."""
+    """E17 for Adam, after this many steps."""
     names, (weight_decay, decoupled) = ("mean", "mean_square"), decay
     if not _served(w, g, slots, names, finite, lr, steps, weight_decay):
         return NotImplemented
@@ -119,6 +112,3 @@ def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step
 
     threads.parallel_for(pieces, work)
     return [(new[0], dict(zip(names, new[1:]))) for new in news]
-
-
-KERNELS = {kernel.__name__: kernel for kernel in (adam_updates, sgd_updates)}

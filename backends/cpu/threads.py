@@ -1,12 +1,12 @@
 """A team of threads that share out the blocks of a batch, while BLAS is held to one thread.
 
-Two pools of threads on the same cores cost a factor of two, so the team works alone: BLAS's own thread count is set to
-one while a kernel runs, and put back afterwards. NumPy lets go of the interpreter's lock inside copies, ufuncs and
-matrix products, so plain Python threads are enough.
+Two pools of threads on the same cores make everything take twice as long, so the team works alone: BLAS's own thread
+count is set to one while a kernel runs, and restored afterwards. NumPy releases the interpreter's lock inside copies,
+ufuncs and matrix products, so plain Python threads are enough.
 
-Whoever is free takes the next item. What is added up over items is added up in fixed portions: with the same number of
+Whichever thread is free takes the next item. Sums over items are added up in fixed portions, so with the same number of
 threads the result is the same to the last bit, whichever thread was faster. ``DUALNET_THREADS`` sets the number
-(default: the cores that this process may use). Where BLAS cannot be held, the team is one and BLAS keeps its threads.
+(default: the cores that this process may use). If BLAS cannot be held, the team has one thread and BLAS keeps its own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dualnet.shim.process import lock, reader
 from . import blas
 
 KEPT = 64
-"""So many buffers with borders of 0 are kept by each thread: the layers of a large network, each of its own shape."""
-
+"""Each thread keeps this many buffers with borders of 0: enough for the layers of a large network, each of its own
+shape."""
 APART = 2**18
-"""Buffers of so many bytes are taken from the system."""
+"""Buffers of this many bytes come from the system, not from the heap."""
 PORTIONS = 4
 """Portions of a sum for each thread."""
 
@@ -55,18 +55,19 @@ def _count(asked: str, held: bool) -> int:
 
 
 def workers(items: int) -> int:
-    """How many threads :func:`parallel_for` uses for so many items; at least one."""
+    """How many threads :func:`parallel_for` uses for this many items; at least one."""
     return max(1, min(count(), items))
 
 
 def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
-    """Call ``work(worker, item)`` for every item: whoever is free takes the next, since cores are not equally fast.
+    """Call ``work(worker, item)`` for every item: a free thread takes the next, since cores are not equally fast.
 
-    The calling thread is worker 0. If the team is busy with another caller, the caller does all items itself. ``alone``
-    says that there is too little to do to wake anyone. What ``work`` does for an item must not depend on the worker.
+    The calling thread is worker 0. If the team is busy with another caller, this caller does all items itself. With
+    ``alone`` it does so too: there is too little to do to wake another thread. What ``work`` does for an item must not
+    depend on the worker.
     """
     threads = 1 if alone else workers(len(items))
-    left = iter(items)  # one for all: next() is done under the interpreter's lock
+    left = iter(items)  # one for all threads: next() runs under the interpreter's lock
 
     def run(worker: int) -> None:
         for item in left:
@@ -80,8 +81,9 @@ def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: 
 
 
 def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """The items in a fixed number of equal runs, a few for each thread: what is added up, run by run and then over the
-    runs, is the same to the last bit whoever did which.
+    """The items in a fixed number of equal runs, a few for each thread.
+
+    A sum over each run, and then over the runs, is the same to the last bit whichever thread did which.
     """
     number = max(1, min(PORTIONS * count(), len(items)))
     return [items[k * len(items) // number : (k + 1) * len(items) // number] for k in range(number)]
@@ -97,7 +99,7 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
 
 
 def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
-    """An array of its own pages: a large one that stays would be an island among the heap's that come and go."""
+    """An array in pages of its own: a large one that stays would be an island among arrays that come and go."""
     if size * dtype.itemsize < APART:
         return numpy.empty(size, dtype)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
@@ -105,8 +107,9 @@ def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
 
 
 def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:
-    """A buffer of this thread's own, 0 where nobody writes (a border). ``written`` tells what is written: others who
-    write elsewhere in a buffer of the same shape get another one.
+    """A buffer of this thread's own, 0 where nothing is written (a border).
+
+    ``written`` says where the caller writes: one that writes elsewhere in a buffer of the same shape gets another one.
     """
     kept = _local.__dict__.setdefault("zeros", {})
     key = (name, shape, numpy.dtype(dtype), written)
@@ -129,7 +132,7 @@ class Team:
             threading.Thread(target=self._work, args=(worker, inbox), name=f"dualnet-{worker}", daemon=True).start()
 
     def _work(self, worker: int, inbox: queue.SimpleQueue) -> None:
-        numpy.seterr(all="ignore")  # the caller is told, by what it computes itself
+        numpy.seterr(all="ignore")  # warnings are for the calling thread, which computes its part
         while True:
             function = inbox.get()
             try:
@@ -141,6 +144,7 @@ class Team:
             self._outbox.put(error)
 
     def run(self, function: Callable[[int], None], threads: int) -> None:
+        """Call ``function(worker)`` once for each of this many threads; raises the first error."""
         if not self._busy.acquire(blocking=False):
             for worker in range(threads):
                 function(worker)
@@ -166,7 +170,7 @@ _team_lock = lock()
 
 
 def _team(threads: int) -> Team:
-    """The team, made anew when it is too small and in a forked child, where its threads are gone."""
+    """The team; a new one if it is too small, or in a forked child, where its threads are gone."""
     with _team_lock:
         team = _team_in_force[0] if _team_in_force else None
         if team is None or team.size < threads or team.pid != os.getpid():

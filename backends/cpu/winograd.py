@@ -14,21 +14,19 @@ tiles of 2 × 4 outputs, C channels and D filters, with ⊗ for "along the heigh
     E11   dw =  (G⊗G)ᵀ [V_tᵀ dM_t],   dM = (A⊗A)ᵀ dy
     E12   db =  Σ dM at the point (1, 1), where Aᵀ only adds up
 
-E13 at stride 1 is E4 with the rotated bank. All of it, the transforms too, are products of small matrices on memory as
-it lies: blocks of images go through in buffers that stay in the cache.
+E13 at stride 1 is E4 with the rotated bank. The transforms, too, are products of small matrices. Blocks of images go
+through in buffers that stay in the cache.
 
-With few channels ``numpy_winograd_rows`` does the same along the height alone.
+With few channels winograd_rows.py does the same along the height alone.
 
 Rounding errors are about twice those of the plain sum: B and A subtract numbers as large as the map's own from each
-other. An infinity or a NaN would spread over its whole tile, so results that are not finite are not served.
+other. An infinity or a NaN would spread over its whole tile, so if a result is not finite, the kernel declines.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -37,53 +35,33 @@ from numpy.lib.stride_tricks import as_strided
 from dualnet.geometry import Windows
 
 from . import blas, threads
+from .gathering import turned
+from .guards import finite, served
+from .winograd_tiles import (
+    NARROW,
+    UNPACKED,
+    A,
+    B,
+    Block,
+    G,
+    Kept,
+    blocks_of,
+    cut,
+    gathered,
+    kept,
+    rows_read,
+    serves,
+)
 
+ALGORITHM = "numpy winograd"
 BLOCK_BYTES = 2**21
-"""V of one block: twice a common L2 cache, for fewer hand-overs of the interpreter's lock."""
-LEAST = 16
-"""From so many channels and filters on."""
-PRODUCTS, PLACES = 2**22, 2**9
-"""From so many multiplications (of the plain sum) and output positions on: the bank is transformed for each call."""
-UNPACKED = 10**6
-"""OpenBLAS multiplies matrices in place, without packing them first, up to so many multiplications."""
-ROOMS = 256
-"""So many sets of views are kept by each thread."""
+"""V of one block: twice a common L2 cache, so that the interpreter's lock changes hands less often."""
 THIN = 2**13
-"""Up to so many numbers in U_t that pays."""
-
+"""Products of up to this many numbers in U_t are faster a few tiles at a time, unpacked."""
 WIDE = 48
-"""From so many channels on, products of 6 rows of C numbers are sooner done than copied into longer rows."""
-
-A = {
-    2: ((1, 1, 1, 0), (0, 1, -1, 1)),  # points 0, 1, −1, ∞
-    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),  # and 2, −2
-}
-G = {
-    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-}
-B = {
-    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
-    4: (
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
-}
+"""From this many channels on, products of 6 rows of C numbers are faster than copying them into longer rows first."""
 TILES = ((2, 4), (4, 2), (2, 2))
 """Outputs of a tile, by height and width. 4 × 4 would save a little more, with rounding errors five times as large."""
-
-Block = tuple[slice, int, int]  # images, tile rows from … to
 
 
 class Tiles:
@@ -106,30 +84,8 @@ class Tiles:
         self.blocks = list(blocks_of(images, self.I, one, BLOCK_BYTES, team))
 
 
-def blocks_of(images: int, rows: int, one: int, limit: int, team: int) -> Iterator[Block]:
-    """Blocks of at most ``limit`` bytes, where an image takes ``one``; of fewer images than threads, parts of each."""
-    number = -(-images * one // (limit * team)) * team  # as many for each thread
-    parts = min(rows, -(-number // images)) if images < team else 1
-    number = min(number, images)
-    least, more = divmod(images, number)
-    for k in range(number):  # those of one size follow each other
-        start = k * least + min(k, more)
-        for part in range(parts):
-            yield slice(start, start + least + (k < more)), part * rows // parts, (part + 1) * rows // parts
-
-
-def rows_read(at: Windows, p: int, first: int, last: int) -> tuple[slice, slice]:
-    """The rows of the map that tile rows first … last − 1 read, and where they stand among those they read."""
-    (top, _), H = at.reach[0], at.size[0]
-    start, stop = p * first - top, p * last + 2 - top
-    inside = slice(min(max(start, 0), H), min(max(stop, 0), H))
-    return inside, slice(inside.start - start, inside.stop - start)
-
-
 class Room:
-    """Where a block of one thread is worked on: views of its buffers, made once, since Python's time is paid by all
-    threads (they wait for the interpreter's lock).
-    """
+    """Where one thread works on a block: views of its buffers, made once. (All threads wait while one runs Python.)"""
 
     def __init__(self, tiles: Tiles, n: int, first: int, last: int, kept: Kept) -> None:
         self.tiles, self.kept = tiles, kept
@@ -180,7 +136,7 @@ class Room:
 
     def values(self, x: numpy.ndarray) -> None:
         """V = (B⊗B) x of these images."""
-        if self.kept.border != self.border:  # what is around the map was another block's
+        if self.kept.border != self.border:  # another block has written around the map
             self.padded[...] = 0
             self.kept.border = self.border
         self.maps[...] = x[:, self.inside, : self.tiles.columns]
@@ -188,41 +144,6 @@ class Room:
             numpy.copyto(self.spread, self.taps)
         numpy.matmul(self.tiles.B_across, self.read, out=self.across)
         numpy.matmul(self.tiles.B_down, self.down, out=self.out)
-
-
-class Kept(threading.local):
-    """What a thread keeps: a buffer for each dtype, the rooms in it, and whose zeros are around the map now."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[numpy.dtype, numpy.ndarray] = {}
-        self.rooms: dict[Any, Any] = {}
-        self.border: Any = None
-
-    def buffer(self, size: int, dtype: numpy.dtype) -> numpy.ndarray:
-        if dtype not in self.buffers or self.buffers[dtype].size < size:
-            self.rooms.clear()  # they are views of the old one
-            self.buffers[dtype], self.border = threads.apart(size, dtype), None
-        return self.buffers[dtype][:size]
-
-    def room(self, kind: Callable[..., Any], *arguments: Any) -> Any:
-        """``kind(*arguments, self)``, made once."""
-        key = (kind, *arguments)
-        found = self.rooms.get(key)
-        if found is None:
-            if len(self.rooms) >= ROOMS:
-                self.rooms.clear()
-            found = kind(*arguments, self)
-            self.rooms[key] = found
-        return found
-
-
-kept = Kept()
-
-
-def cut(buffer: numpy.ndarray, *shape: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """The first part of a buffer in this shape, and the rest."""
-    size = math.prod(shape)
-    return buffer[:size].reshape(shape), buffer[size:]
 
 
 def _values(at: Windows, tile: tuple[int, int]) -> int:
@@ -235,21 +156,40 @@ def _tiles(at: Windows, C: int, D: int, images: int, dtype: Any, team: int, bloc
     return Tiles(at, C, D, images, dtype, team)
 
 
-def serves(at: Windows, C: int, D: int, images: int) -> bool:
-    """3 × 3 filters at stride 1, and enough to do?"""
-    places = images * at.grid[0] * at.grid[1]
-    return (
-        at.window == (3, 3)
-        and at.stride == at.dilation == (1, 1)
-        and min(C, D) >= LEAST
-        and places >= PLACES
-        and places * 9 * C * D >= PRODUCTS
-        and min(*at.reach[0], *at.reach[1]) >= 0
-    )
-
-
-def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> Any:
+def correlate(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
+) -> Any:
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
+    (N, _, _, C), D = x.shape, w.shape[3]
+    if C * D <= NARROW or not serves(at, C, D, N) or not served(x, w, groups):
+        return NotImplemented
+    return _correlate(x, w, b, at, relu)
+
+
+def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E13, gathered."""
+    (N, _, _, D), C = dy.shape, w.shape[2]
+    back = gathered(at, C, D, N) if C * D > NARROW else None
+    if back is None or not served(dy, w, groups) or not finite(w):
+        return NotImplemented
+    return _correlate(dy, turned(w), None, back, relu=False)
+
+
+def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int, biased: bool) -> Any:
+    """E11 and E12."""
+    (N, _, _, C), D = x.shape, dy.shape[3]
+    if C * D <= NARROW or not serves(at, C, D, N) or not served(x, dy, groups):
+        return NotImplemented
+    return _gradients(x, dy, at, biased)
+
+
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E11."""
+    gradients = parameter_gradients(x, dy, at, groups, biased=False)
+    return gradients if gradients is NotImplemented else gradients[0]
+
+
+def _correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> Any:
     (N, _, _, C), D = x.shape, w.shape[3]
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     points, (P, Q), p = tiles.points, at.grid, tiles.tile[0]
@@ -280,7 +220,7 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
 
 
 def _by_tile(maps: numpy.ndarray, tiles: Tiles) -> numpy.ndarray | None:
-    """A view (N, I, p, q, J, D) of maps (N, H', W', D) that are contiguous; None where tiles reach beyond them."""
+    """A view (N, I, p, q, J, D) of maps (N, H', W', D) that are contiguous; None if tiles reach beyond them."""
     (p, q), (N, P, Q, D) = tiles.tile, maps.shape
     if (P, Q) != (p * tiles.I, q * tiles.J):
         return None
@@ -288,7 +228,7 @@ def _by_tile(maps: numpy.ndarray, tiles: Tiles) -> numpy.ndarray | None:
 
 
 def _lay_out(results: numpy.ndarray, b: numpy.ndarray | None, y: numpy.ndarray) -> None:
-    """Tiles (n, rows, p, q, J, D), and the bias, into y (n, H', W', D), beyond which they reach."""
+    """Write tiles (n, rows, p, q, J, D), plus the bias, into y (n, H', W', D), where they reach beyond y."""
     for row in range(results.shape[2]):
         for col in range(results.shape[3]):
             target = y[:, row :: results.shape[2], col :: results.shape[3]]
@@ -303,15 +243,15 @@ def _add(source: numpy.ndarray, b: numpy.ndarray | None, target: numpy.ndarray) 
 
 
 def together(rows: int, J: int, numbers: int) -> int:
-    """How many tiles (lines of V_t) one product takes: so few that BLAS need not pack them, where that pays."""
+    """How many tiles (lines of V_t) go into one product: so few that BLAS need not pack them, if that pays."""
     if numbers > THIN:
         return rows * J
     most = max(1, min(rows, UNPACKED // (numbers * J)))
     return next(number for number in range(most, 0, -1) if rows % number == 0) * J
 
 
-def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
-    """E11 and E12: each portion of the blocks is added up, and the portions' sums in their order."""
+def _gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
+    """E11 and E12. Each portion of the blocks is added up, then the portions' sums in their order."""
     (N, _, _, C), D = x.shape, dy.shape[3]
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     points, p = tiles.points, tiles.tile[0]
@@ -339,8 +279,8 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased
 
     with numpy.errstate(all="ignore"):
         threads.parallel_for(range(len(portions)), work)
-    total = sums.sum(axis=0).reshape(points, C * D)
     with blas.held(), numpy.errstate(all="ignore"):
+        total = sums.sum(axis=0).reshape(points, C * D)
         dw = numpy.matmul(tiles.G.T, total)
         if not numpy.isfinite(numpy.vdot(dw, dw)):
             return NotImplemented
@@ -348,7 +288,7 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased
 
 
 def _sort(dy: numpy.ndarray, tiles: numpy.ndarray) -> None:
-    """dy (n, H', W', D) by tiles (n, rows, p, q, J, D), 0 where these reach beyond it."""
+    """Sort dy (n, H', W', D) into tiles (n, rows, p, q, J, D), with 0 where they reach beyond it."""
     tiles[...] = 0
     for row in range(tiles.shape[2]):
         for col in range(tiles.shape[3]):

@@ -1,17 +1,17 @@
 """Winograd's minimal filtering along the height alone, for few channels: half of the multiplications, hardly a copy.
 
-With few channels the products of ``numpy_winograd`` are done sooner than what lies before and behind them. Here only
-columns of p = 4 outputs are tiles, of p + 2 points t; the three taps along the width stay what they are, 3·C numbers
-that lie together in memory where a row of the map is padded:
+With few channels the products of winograd.py take less time than the transforms before and after them. Here a tile is a
+column of p = 4 outputs, with p + 2 points t. The three taps along the width stay as they are: 3·C numbers that lie
+together in memory if the rows of the map are padded:
 
     V_t = Σ_a B[t,a] x̂[p·i + a]                          rows of (W' + 2)·C numbers
     E4    y[p·i + s]  =  Σ_t A[s,t] (V_t U_t),           U_t = Σ_m G[t,m] w[m]   (3·C, D)
     E11   dw[m]  =  Σ_t G[t,m] (V_tᵀ dM_t),              dM_t = Σ_s A[s,t] dy[p·i + s]
     E12   db  =  Σ dM_1, where Aᵀ only adds up
 
-BLAS takes no matrix whose rows overlap, but every third row of the windows does not: V_t is read as three matrices of
-3·C columns, that start at the first, second and third column of the map. Two windows between one row of the map and the
-next mean nothing: y skips them, and in dM they are 0.
+BLAS takes no matrix whose rows overlap. But every third window overlaps no other, so V_t is read as three matrices of
+3·C columns, which start at the first, second and third column of the map. Two windows between one row of the map and
+the next mean nothing: y skips them, and in dM they are 0.
 """
 
 from __future__ import annotations
@@ -26,12 +26,27 @@ from numpy.lib.stride_tricks import as_strided
 from dualnet.geometry import Windows
 
 from . import blas, threads
-from .winograd import UNPACKED, A, B, Block, G, Kept, blocks_of, cut, kept, rows_read
+from .gathering import turned
+from .guards import finite, served
+from .winograd_tiles import (
+    NARROW,
+    UNPACKED,
+    A,
+    B,
+    Block,
+    G,
+    Kept,
+    blocks_of,
+    cut,
+    gathered,
+    kept,
+    rows_read,
+    serves,
+)
 
+ALGORITHM = "numpy winograd rows"
 BLOCK_BYTES = 2**20
 """V of one block: half of a common L2 cache."""
-NARROW = 2**11
-"""Up to so many numbers in one tap of a bank, C·D."""
 
 
 class Tiles:
@@ -50,7 +65,7 @@ class Tiles:
 
 
 class Room:
-    """Where a block of one thread is worked on: views of its buffers, made once."""
+    """Where one thread works on a block: views of its buffers, made once."""
 
     def __init__(self, tiles: Tiles, n: int, first: int, last: int, back: bool, own: Kept) -> None:
         self.tiles, self.back, self.kept = tiles, back, own
@@ -84,7 +99,7 @@ class Room:
 
     def values(self, x: numpy.ndarray) -> None:
         """V of these images."""
-        if self.kept.border is not self:  # what is around the map, and between and behind the rows, was another's
+        if self.kept.border is not self:  # another room has written around the map, or between or behind the rows
             self.padded[...] = 0
             self.rest[...] = 0
             if self.back:
@@ -99,13 +114,40 @@ def _tiles(at: Windows, C: int, D: int, images: int, dtype: Any, team: int, bloc
     return Tiles(at, C, D, images, dtype, team)
 
 
-def serves(C: int, D: int) -> bool:
-    """Of what ``numpy_winograd.serves``: is it sooner done here?"""
-    return C * D <= NARROW
-
-
-def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> Any:
+def correlate(
+    x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
+) -> Any:
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
+    (N, _, _, C), D = x.shape, w.shape[3]
+    if C * D > NARROW or not serves(at, C, D, N) or not served(x, w, groups):
+        return NotImplemented
+    return _correlate(x, w, b, at, relu)
+
+
+def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E13, gathered."""
+    (N, _, _, D), C = dy.shape, w.shape[2]
+    back = gathered(at, C, D, N) if C * D <= NARROW else None
+    if back is None or not served(dy, w, groups) or not finite(w):
+        return NotImplemented
+    return _correlate(dy, turned(w), None, back, relu=False)
+
+
+def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int, biased: bool) -> Any:
+    """E11 and E12."""
+    (N, _, _, C), D = x.shape, dy.shape[3]
+    if C * D > NARROW or not serves(at, C, D, N) or not served(x, dy, groups):
+        return NotImplemented
+    return _gradients(x, dy, at, biased)
+
+
+def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
+    """E11."""
+    gradients = parameter_gradients(x, dy, at, groups, biased=False)
+    return gradients if gradients is NotImplemented else gradients[0]
+
+
+def _correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> Any:
     (N, _, _, C), D, (P, Q) = x.shape, w.shape[3], at.grid
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     p, points = tiles.p, tiles.points
@@ -140,8 +182,8 @@ def correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
     return y if all(finite) else NotImplemented
 
 
-def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
-    """E11 and E12: each portion of the blocks is added up, and the portions' sums in their order."""
+def _gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
+    """E11 and E12. Each portion of the blocks is added up, then the portions' sums in their order."""
     (N, _, _, C), D, (P, Q) = x.shape, dy.shape[3], at.grid
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     p, points = tiles.p, tiles.points
@@ -172,8 +214,8 @@ def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased
 
     with numpy.errstate(all="ignore"):
         threads.parallel_for(range(len(portions)), work)
-    total = sums.sum(axis=(0, 2)).reshape(points, 3 * C * D)
     with blas.held(), numpy.errstate(all="ignore"):
+        total = sums.sum(axis=(0, 2)).reshape(points, 3 * C * D)
         dw = numpy.matmul(tiles.G.T, total)
         if not math.isfinite(numpy.vdot(dw, dw)):
             return NotImplemented

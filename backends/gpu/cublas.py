@@ -1,8 +1,8 @@
-"""Products of matrices by cuBLAS, through a handle of our own.
+"""Matrix products by cuBLAS, through a handle of our own.
 
-CuPy refuses cuBLAS while a CUDA graph is recorded, since its handle's workspace is nobody's. Ours has one for each
-stream, and what a product was recorded with lives as long as the process, so that products may be recorded; and a step
-that is launched from Python calls the same. The library is the one that CuPy uses.
+CuPy refuses to call cuBLAS while a CUDA graph is recorded, because its handle has no workspace of its own. Ours has one
+for each stream, and a workspace that was used in a recording is kept as long as the process lives. So products can be
+recorded, and a step launched from Python makes the same calls. The library is the one that CuPy uses.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from .graph import lasting
 from .registry import WIDE
 
 WORKSPACE_BYTES = 32 * 2**20
-"""What cuBLAS takes for itself on an H100."""
+"""The size that cuBLAS chooses by itself on an H100."""
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 """cudaDataType."""
 COMPUTE = {"float32": 68, "float64": 70, "float16": 68, "bfloat16": 68}
-"""cublasComputeType: sums are float32, or float64."""
+"""cublasComputeType: sums in float32, or in float64."""
 TF32 = 77
-"""float32 with factors rounded to TF32."""
+"""cublasComputeType: float32 with the factors rounded to TF32."""
 FULL_SUMS = 16
-"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: where a sum is split among blocks, its parts stay float32 too.
+"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: when blocks share a sum, its parts stay in float32 too.
 
-By default they may take the type of the result, in which a part can be beyond the largest float16 and the sum not.
-Which precision factors have is no matter of the mode here: each product says so with its compute type.
+By default the parts may have the type of the result: then a part can exceed the largest float16 although the sum does
+not. The mode does not choose the precision of the factors: each product does, with its compute type.
 """
 SYMBOLS = (
     "cublasCreate_v2",
-    "cublasSetMathMode",  # without _v2: it is younger than the second interface
+    "cublasSetMathMode",  # without _v2: it was added after the second interface
     "cublasSetStream_v2",
     "cublasSetWorkspace_v2",
     "cublasGemmEx",
@@ -42,10 +42,10 @@ SYMBOLS = (
 
 
 def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Any:
-    """(M, K) × (K, D) -> (M, D), into ``out`` where it is given; ``NotImplemented`` for what cuBLAS does not take.
+    """(M, K) × (K, D) -> (M, D), into ``out`` if given; ``NotImplemented`` for what cuBLAS does not take.
 
-    a and b may be transposed views; ``out`` is C-contiguous, and may be float32 where they have 16 bits. With ``add``
-    the product is added to what is there.
+    a and b may be transposed views; ``out`` is C-contiguous, and may be float32 if they have 16 bits. With ``add`` the
+    product is added to ``out``.
     """
     cublas, kind = library(), a.dtype.name
     result = kind if out is None else out.dtype.name
@@ -60,7 +60,7 @@ def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> 
         out = xp.empty((M, D), dtype=a.dtype)
     compute = TF32 if kind == "float32" and get_precision() == "tf32" else COMPUTE[kind]
     one, zero = _SCALARS[kind == "float64"]
-    # cuBLAS counts columns first: it computes the transposed product, outᵀ (D, M) = bᵀ aᵀ
+    # cuBLAS is column-major: it computes the transposed product, outᵀ (D, M) = bᵀ aᵀ
     _check(
         cublas.cublasGemmEx(
             _handle(cublas, xp), theirs[0], ours[0], D, M, K, one,
@@ -73,7 +73,7 @@ def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> 
 
 
 def _layout(a: Array) -> tuple[int, int] | None:
-    """Whether cuBLAS must transpose, and the leading extent; None for a layout that it does not take."""
+    """Whether cuBLAS must transpose (0 or 1), and the leading dimension; None for a layout that it does not take."""
     (rows, columns), (down, right), size = a.shape, a.strides, a.itemsize
     if right == size and (down >= columns * size or rows == 1) and down % size == 0:
         return 0, max(down // size, columns) if rows > 1 else columns
@@ -84,7 +84,7 @@ def _layout(a: Array) -> tuple[int, int] | None:
 
 @functools.cache
 def library() -> Any:
-    """cuBLAS, or None where it cannot be loaded."""
+    """cuBLAS, or None if it cannot be loaded."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
@@ -95,7 +95,7 @@ def library() -> Any:
 
 
 def declared(found: Any) -> Any:
-    """The library with the types of what is called, or None where something is missing."""
+    """The library with the argument types of its functions; None if one of them is missing."""
     if not all(hasattr(found, symbol) for symbol in SYMBOLS):
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int
@@ -112,7 +112,7 @@ def declared(found: Any) -> Any:
 
 
 def version(xp: Any) -> str:
-    """The library's version, such as ``"12.8.4"``; "" where it is not used."""
+    """The library's version, such as ``"12.8.4"``; "" if it is not used."""
     cublas, number = library(), ctypes.c_int()
     if cublas is None:
         return ""
@@ -124,11 +124,11 @@ def version(xp: Any) -> str:
 
 _held = threading.local()
 _recorded: dict[int, Array] = {}
-"""Workspaces that graphs use: never let go, also when the thread that recorded has ended."""
+"""Workspaces that graphs use: kept for ever, even when the thread that recorded has ended."""
 
 
 class Handle:
-    """A cuBLAS handle of one thread on one device, and a workspace for each stream that it has worked on."""
+    """A cuBLAS handle of one thread on one device, with a workspace for each stream that it has worked on."""
 
     def __init__(self, cublas: Any) -> None:
         self.pointer, self.stream = ctypes.c_void_p(), None
@@ -151,7 +151,7 @@ def _handle(cublas: Any, xp: Any) -> ctypes.c_void_p:
             with lasting(xp):
                 handle.workspaces[stream] = xp.empty((WORKSPACE_BYTES,), dtype="uint8")
         workspace = handle.workspaces[stream]
-        _check(cublas.cublasSetStream_v2(handle.pointer, stream), "cublasSetStream")  # forgets the workspace
+        _check(cublas.cublasSetStream_v2(handle.pointer, stream), "cublasSetStream")  # this drops the workspace
         _check(cublas.cublasSetWorkspace_v2(handle.pointer, workspace.data.ptr, WORKSPACE_BYTES), "cublasSetWorkspace")
         handle.stream = stream
     if current.is_capturing():
@@ -172,4 +172,4 @@ _SCALARS = {
     double: tuple(_scalar(ctypes.c_double if double else ctypes.c_float, value) for value in (1.0, 0.0))
     for double in (False, True)
 }
-"""1 and 0 for α and β, where cuBLAS can read them on the host."""
+"""1 and 0 for α and β, at addresses of the host that cuBLAS can read."""

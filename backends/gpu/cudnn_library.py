@@ -1,16 +1,16 @@
-"""cuDNN through NVIDIA's frontend: finding it, its handles and workspaces, and what a captured graph holds on to.
+"""cuDNN through NVIDIA's frontend: finding the library, its handles and workspaces, and keeping those of graphs.
 
 cuDNN is the library of convolutions that the large frameworks call on NVIDIA GPUs; CuPy 14 no longer brings it.
-``pip install "dualnet[cudnn12x]"`` or ``cudnn13x`` does (the module ``cudnn``, and the library ``libcudnn`` of version
-9 that it loads). Where a libcudnn is already, as PyTorch brings one, the module alone is enough, and a second wheel of
+``pip install "dualnet[cudnn12x]"`` or ``cudnn13x`` does: the module ``cudnn`` and the library that it loads, version 9
+of ``libcudnn``. If a libcudnn is there already, as with PyTorch, the module alone is enough, and a second wheel with
 the library would overwrite the first.
 
-``DUALNET_CUDNN=0`` switches it off; ``all`` gives it also the shapes that other kernels are expected to do sooner.
-Nothing is imported before the first kernel call on CuPy arrays, or before ``dn.info()`` is asked there.
+``DUALNET_CUDNN=0`` switches it off; ``all`` gives it every shape, even where other kernels are expected to be faster.
+Nothing is imported before the first kernel call on CuPy arrays, or a call of ``dn.info()`` with that backend.
 
-A handle belongs to one thread and one device, a workspace to one thread and one stream. Both are kept: cuDNN may
-compute in a workspace long after the call, in order on its stream. What was used while a stream was captured is kept
-for as long as the process lives, since the graph goes on using it.
+A handle belongs to one thread and one device, a workspace to one thread and one stream. Both are kept, because cuDNN
+may still compute in a workspace long after the call, in order on its stream. Handles and workspaces used while a stream
+was captured are kept as long as the process lives, because the graph still uses them.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _lock = threading.Lock()
 
 
 def asked() -> str:
-    """What ``DUALNET_CUDNN`` says: "0", "1" or "all"."""
-    said = _asked().strip().lower()
-    if said in ("", "1", "auto"):
+    """The value of ``DUALNET_CUDNN``: "0", "1" or "all"."""
+    value = _asked().strip().lower()
+    if value in ("", "1", "auto"):
         return "1"
-    if said not in ("0", "all"):
-        raise ValueError(f"DUALNET_CUDNN is 0, 1 or all, got {said!r}")
-    return said
+    if value not in ("0", "all"):
+        raise ValueError(f"DUALNET_CUDNN is 0, 1 or all, got {value!r}")
+    return value
 
 
 def library() -> Any:
-    """The module ``cudnn``, imported on the first call; None where it cannot be used, or ``DUALNET_CUDNN=0``."""
+    """The module ``cudnn``, imported on the first call; None if it cannot be used, or if ``DUALNET_CUDNN=0``."""
     if asked() == "0":
         return None
     if not _found:
@@ -67,7 +67,7 @@ def library() -> Any:
 
 
 def available() -> tuple[bool, str]:
-    """Whether cuDNN serves here, and which versions, or why not, in one line."""
+    """Whether cuDNN works here; and its versions, or the reason in one line."""
     try:
         if asked() == "0":
             return False, "switched off by DUALNET_CUDNN=0"
@@ -80,7 +80,7 @@ def available() -> tuple[bool, str]:
 
 
 def _search() -> tuple[Any, str]:
-    """The module, or None and the reason."""
+    """The module, or None with the reason."""
     _preload()
     try:
         cudnn = importlib.import_module("cudnn")
@@ -104,25 +104,25 @@ def _search() -> tuple[Any, str]:
 
 
 def _preload() -> None:
-    """Load the library of the package ``nvidia.cudnn``, wherever Python has that; the frontend then gets it by name.
+    """Load the library of the package ``nvidia.cudnn`` from any folder of ``sys.path``, where the frontend finds it.
 
-    By itself the frontend looks only where its own Python installs packages, and not where ``--target``, ``--user`` or
-    ``--system-site-packages`` have them. With a libcudnn on LD_LIBRARY_PATH nothing is done: the loader takes all parts
-    of cuDNN from there, and they do not go with the head of another.
+    The frontend itself looks only where its own Python installs packages, and misses those that were installed with
+    ``--target`` or ``--user``, or come with ``--system-site-packages``. If LD_LIBRARY_PATH has a libcudnn, nothing is
+    done: the loader takes all parts of cuDNN from there, and parts of two versions do not work together.
     """
-    told = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-    if any((Path(folder) / LIBRARY).exists() for folder in told):
+    folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    if any((Path(folder) / LIBRARY).exists() for folder in folders):
         return
-    for folder in sys.path:  # the packages named nvidia may be spread over several, which one import does not see
+    for folder in sys.path:  # several folders may hold parts of the package nvidia; one import sees only one of them
         path = Path(folder, "nvidia", "cudnn", "lib", LIBRARY)
         if path.exists():
-            with suppress(OSError):  # then the frontend says what it finds instead
+            with suppress(OSError):  # then the frontend reports what it finds
                 ctypes.CDLL(str(path))
             return
 
 
 def _install_line() -> str:
-    """The line that installs what is missing: never a second libcudnn over one that is here."""
+    """The command that installs what is missing, but never a second libcudnn over the first."""
     try:
         ctypes.CDLL(LIBRARY)
         return FRONTEND
@@ -139,13 +139,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _version(number: int) -> str:
-    """91900 -> "9.19.0", and 8905, as it was counted before, "8.9.5"."""
+    """91900 -> "9.19.0"; 8905, from before version 9, -> "8.9.5"."""
     if number < 10000:
         return f"{number // 1000}.{number // 100 % 10}.{number % 100}"
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def first_line(error: Exception) -> str:
+    """The error's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
@@ -153,7 +154,7 @@ def first_line(error: Exception) -> str:
 
 
 class Handle:
-    """cuDNN's handle on the device that is current when it is made."""
+    """A cuDNN handle, on the device that is current when it is made, with a workspace for each stream."""
 
     def __init__(self, cudnn: Any) -> None:
         self.cudnn, self.handle = cudnn, cudnn.create_handle()
@@ -168,7 +169,7 @@ class Handle:
         return self.handle
 
     def workspace(self, xp: Any, stream: int, size: int) -> Array:
-        """Memory of at least so many bytes, that work on this stream alone uses."""
+        """At least ``size`` bytes of memory that only this stream uses."""
         held = self.workspaces.get(stream)
         if held is None or held.size < size:
             with lasting(xp):
@@ -177,7 +178,7 @@ class Handle:
 
     @contextmanager
     def passing(self, stream: int) -> Iterator[None]:
-        """What a stream's workspace grows to inside is given back: plans that are tried out may need a lot."""
+        """Afterwards the stream has its old workspace again: plans that are only tried out may need a large one."""
         before = self.workspaces.get(stream)
         try:
             yield
@@ -203,18 +204,18 @@ _captured: dict[int, Any] = {}
 
 
 def handle(cudnn: Any, device: int) -> Handle | None:
-    """This thread's handle on this device, which must be the current one; None, from now on, where cuDNN gives none."""
+    """This thread's handle on the current device; None if cuDNN gives none, and then cuDNN is not used any more."""
     handles = _of_thread.handles
     if (cudnn, device) not in handles:
         try:
             handles[cudnn, device] = Handle(cudnn)
-        except Exception as error:  # such as a driver that is too old for it
+        except Exception as error:  # such as a driver that is too old
             _found[:] = [(None, f"it does not start on this device: {first_line(error)}")]
             return None
     return handles[cudnn, device]
 
 
 def keep(*used: Any) -> None:
-    """A captured graph uses these from now on: never let go of them."""
+    """Keep these for ever: a captured graph uses them."""
     for each in used:
         _captured[id(each)] = each

@@ -1,16 +1,16 @@
-"""Plans: one convolution of cuDNN for one shape, chosen once among those that it proposes, ready to run again.
+"""Plans: one convolution of cuDNN for one shape, chosen once among its proposals, ready to run again.
 
-cuDNN is told of arrays as they lie in memory: feature maps (N, H, W, C). A bank of filters is told as (D, k1, k2, C/g)
-and has to be turned before: cuDNN accepts the strides of (k1, k2, C/g, D), but then plans exactly as for (D, k1, k2,
-C/g), without the room in which it would turn a bank that lies otherwise.
+cuDNN gets the layout of each array in memory: (N, H, W, C) for feature maps, (D, k1, k2, C/g) for filter banks, which
+are turned before. It would accept the strides of (k1, k2, C/g, D), but then it makes the same plans as for
+(D, k1, k2, C/g), without any memory in which it could turn the bank itself.
 
-Which plan: the first time that a shape is seen, those that cuDNN's heuristics propose are run and timed, and beside
-them what would compute without cuDNN. ``DUALNET_CUDNN_AUTOTUNE=0`` takes the first that cuDNN proposes. The choice
-holds for the process, on all its threads; the plans themselves belong to a thread.
+Which plan: when a shape is first seen, the plans that cuDNN's heuristics propose are timed, and so is the kernel that
+would run without cuDNN. ``DUALNET_CUDNN_AUTOTUNE=0`` takes the first proposal. The choice holds for the process, on all
+threads; each thread has plans of its own.
 
-What is never chosen: plans that may give other bits from run to run; those that compute by transforms (Winograd, FFT)
-or add up in less than float32, whose errors are not those of a sum of products; in strict float32, those that round
-their factors to TF32; and those whose ReLU makes 0 of NaN, which is tried out (cuDNN promises nothing there).
+Never chosen are plans that may give other bits from run to run; plans that compute by transforms (Winograd, FFT) or add
+up in less than float32, whose errors are not those of a sum of products; in strict float32, plans that round their
+factors to TF32; and plans whose ReLU turns NaN into 0, which is tried out, since cuDNN promises nothing there.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from dualnet.geometry import Windows
 from dualnet.shim import Array
 from dualnet.shim.process import reader
 
-from . import cudnn_library as shared
+from . import cudnn_library
 
 KEPT = 1024
-"""So many plans are kept by each thread; then the one that was not used for longest goes."""
+"""Each thread keeps this many plans, and drops the least recently used one for the next."""
 WORKSPACE = 2**30
-"""Plans that need more bytes than this beside their arrays are passed over."""
+"""Plans that need a larger workspace, in bytes, are passed over."""
 CANDIDATES, PATIENCE = 12, 2.0
-"""So many of the proposed plans are timed, from the first on; no more are made after 2 s (some are compiled first)."""
+"""At most this many proposals are timed, and none is built after 2 s (some are compiled first)."""
 ROUNDS, REPEATS = 3, 5
 FILLING, FILLINGS, MOST_FILLINGS = 2**27, 16, 512
-"""What keeps the device busy until everything that is to be timed has been asked for: zeros, so many bytes so often."""
+"""Zeros written to keep the device busy until all timed calls are queued: bytes at a time, and how often."""
 CLOSE = 1.03
-"""Of plans that take the same time within 3 % the first is chosen, so that the choice hangs less on chance."""
+"""Among plans within 3 % of the fastest the first is chosen, so that the choice depends less on chance."""
 NEVER = ("NONDETERMINISTIC", "WINOGRAD", "FFT", "REDUCED_PRECISION_REDUCTION")
 IN_FULL = ("TENSOR_CORE", "DOWN_CONVERT_INPUTS")
-"""What strict float32 leaves out besides: on tensor cores its factors are rounded to TF32."""
+"""Left out in strict float32 as well: tensor cores round its factors to TF32."""
 DTYPES = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 FORWARD, INPUTS, FILTERS = "forward", "inputs", "filters"
 
@@ -49,7 +49,7 @@ _autotune = reader("DUALNET_CUDNN_AUTOTUNE")
 
 
 class Shape(NamedTuple):
-    """Everything that a plan depends on. ``way`` is which of the three sums: E4, E13 or E11."""
+    """Everything that a plan depends on. ``way`` is the sum: FORWARD (E4), INPUTS (E13) or FILTERS (E11)."""
 
     way: str
     N: int
@@ -66,26 +66,26 @@ class Shape(NamedTuple):
 class Plan:
     """``plan(xp, x, w, y)``: inputs in the order of E4 (x, bank, bias), E13 (dy, bank) or E11 (x, dy), then the output.
 
-    The arrays must be contiguous and on 16 bytes, of the shapes and dtypes described: nothing checks them here.
+    The arrays must be contiguous, aligned to 16 bytes, and of the planned shapes and dtypes: nothing is checked here.
     """
 
-    def __init__(self, graph: Any, shape: Shape, place: int, size: int, handle: shared.Handle) -> None:
+    def __init__(self, graph: Any, shape: Shape, place: int, size: int, handle: cudnn_library.Handle) -> None:
         self.graph, self.shape, self.place, self.bytes, self.handle = graph, shape, place, size, handle
 
     def __call__(self, xp: Any, *arrays: Array) -> None:
         stream = xp.cuda.get_current_stream()
         workspace = self.handle.workspace(xp, stream.ptr, self.bytes)
         if stream.is_capturing():
-            shared.keep(self, self.handle, workspace)
+            cudnn_library.keep(self, self.handle, workspace)
         addresses = {number: array.data.ptr for number, array in enumerate(arrays, 1)}
         self.graph.execute_plan_at_index(addresses, workspace.data.ptr, self.place, self.handle.on(stream.ptr))
 
 
-# -- what cuDNN is told ------------------------------------------------------------------------------------------------
+# -- describing a convolution to cuDNN ---------------------------------------------------------------------------------
 
 
 def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
-    """The shape as a graph of cuDNN's, with what it proposes for it. ``where``: handle=..., or a device's profile."""
+    """The shape as a cuDNN graph with its proposed plans. ``where`` is handle=..., or the profile of a device."""
     io, at = getattr(cudnn.data_type, DTYPES[shape.dtype]), shape.at
     wide = cudnn.data_type.FLOAT
     made = cudnn.pygraph(io_data_type=io, intermediate_data_type=wide, compute_data_type=wide, **where)
@@ -97,7 +97,7 @@ def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
         "dilation": list(at.dilation),
     }
     maps, results = _map(shape.N, *at.size, shape.C), _map(shape.N, *at.grid, shape.D)
-    bank = _map(shape.D, *at.window, shape.C // shape.groups)  # (D, k1, k2, C/g), told like maps
+    bank = _map(shape.D, *at.window, shape.C // shape.groups)  # (D, k1, k2, C/g), described like a map
 
     def tensor(number: int, described: tuple[list[int], list[int]]) -> Any:
         return made.tensor(dim=described[0], stride=described[1], data_type=io, name=f"t{number}", uid=number)
@@ -120,18 +120,20 @@ def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
 
 
 def _map(N: int, H: int, W: int, C: int) -> tuple[list[int], list[int]]:
-    """Dims and strides of (N, H, W, C) as it lies in memory; cuDNN counts dims as N, C, H, W."""
+    """Dims and strides of (N, H, W, C) in memory; cuDNN orders dims as N, C, H, W."""
     return [N, C, H, W], [H * W * C, 1, W * C, C]
 
 
 class Proposed(NamedTuple):
+    """A plan's index in its graph, its name, and the bytes of workspace that it needs."""
+
     place: int
     name: str
     bytes: int
 
 
 def proposals(cudnn: Any, shape: Shape, most: int = CANDIDATES, **where: Any) -> tuple[Any, list[Proposed]]:
-    """A shape's graph, and the first plans in it that work on this device and may be chosen."""
+    """A shape's graph, and the first plans in it that this device can run and that may be chosen."""
     made = graph(cudnn, shape, **where)
     found: list[Proposed] = []
     notes = (*NEVER, *(IN_FULL if shape.dtype == "float32" and not shape.tf32 else ()))
@@ -142,7 +144,7 @@ def proposals(cudnn: Any, shape: Shape, most: int = CANDIDATES, **where: Any) ->
             break
         try:
             made.build_plan_at_index(place)
-        except Exception:  # left out, or not for this device after all
+        except Exception:  # deselected, or not for this device after all
             continue
         size = int(made.get_workspace_size_plan_at_index(place))
         if size <= WORKSPACE:
@@ -151,7 +153,7 @@ def proposals(cudnn: Any, shape: Shape, most: int = CANDIDATES, **where: Any) ->
 
 
 def chosen_alone(cudnn: Any, shape: Shape, proposed: Proposed, **where: Any) -> Any:
-    """The graph with this plan and no other built. Raises ``RuntimeError`` if another is in its place."""
+    """The graph with only this plan built. Raises ``RuntimeError`` if another plan has its index."""
     made = graph(cudnn, shape, **where)
     if made.get_plan_name_at_index(proposed.place) != proposed.name:
         raise RuntimeError(f"cuDNN no longer proposes {proposed.name} for {_words(shape)}")
@@ -173,19 +175,19 @@ _of_thread = _Kept()
 _choices: dict[Any, Choice | None] = {}
 _tuning = threading.RLock()
 reasons: dict[Shape, str] = {}
-"""Why shapes are left to other kernels."""
+"""Why cuDNN does not compute these shapes."""
 
 Compute = Callable[..., Array]
 
 
 def chosen(xp: Any, shapes: tuple[Shape, ...], compute: Compute, rival: Callable[[], Any]) -> Plan | None:
-    """The plan for the first of these shapes, or for the next, which does the same by another road; None: not cuDNN.
+    """The plan for one of these shapes, which are different ways to the same result; None: leave it to other kernels.
 
-    ``compute(plan)`` computes with a plan, ``compute(plan, spoilt=True)`` with NaN for a bias, and ``rival()`` without
-    cuDNN: all three only to choose, which is when the process first sees the shape. Raises ``RuntimeError`` where this
-    thread has no plan yet and its stream is captured.
+    ``compute(plan)`` computes with a plan, ``compute(plan, spoilt=True)`` with a bias of NaN, and ``rival()`` without
+    cuDNN. They run only when the process first sees the shape, to choose. Raises ``RuntimeError`` if this thread has no
+    plan yet while its stream is captured.
     """
-    cudnn = shared.library()
+    cudnn = cudnn_library.library()
     if cudnn is None:
         return None
     device = xp.cuda.runtime.getDevice()
@@ -195,10 +197,10 @@ def chosen(xp: Any, shapes: tuple[Shape, ...], compute: Compute, rival: Callable
         return plans[key]
     if xp.cuda.get_current_stream().is_capturing():
         raise RuntimeError(
-            "cuDNN meets a shape for the first time on this thread while a CUDA graph is captured, and would have to "
-            f"try out its plans: {_words(shapes[0])}. Run the step once on the same shapes before it is captured."
+            "cuDNN sees a shape for the first time on this thread while a CUDA graph is captured, and would have to "
+            f"try out plans for it: {_words(shapes[0])}. Run the step once on the same shapes before you capture it."
         )
-    handle = shared.handle(cudnn, device)
+    handle = cudnn_library.handle(cudnn, device)
     if handle is None:
         return None
     with _tuning:
@@ -217,14 +219,19 @@ def chosen(xp: Any, shapes: tuple[Shape, ...], compute: Compute, rival: Callable
 
 
 def _choice(
-    xp: Any, cudnn: Any, handle: shared.Handle, shapes: tuple[Shape, ...], compute: Compute, rival: Callable[[], Any]
+    xp: Any,
+    cudnn: Any,
+    handle: cudnn_library.Handle,
+    shapes: tuple[Shape, ...],
+    compute: Compute,
+    rival: Callable[[], Any],
 ) -> Choice | None:
-    tuned, timed, why = tuning(), [], "no plan keeps what is promised"
+    tuned, timed, why = tuning(), [], "no plan that may be chosen"
     for shape in shapes:
         try:
             made, found = proposals(cudnn, shape, handle=handle.handle)
-        except Exception as error:  # cuDNN's own for what it does not support, others for what it cannot even describe
-            why = shared.first_line(error)
+        except Exception as error:  # cuDNN's own for unsupported shapes, others for shapes it cannot even describe
+            why = cudnn_library.first_line(error)
             continue
         for proposed in found:
             plan = Plan(made, shape, proposed.place, proposed.bytes, handle)
@@ -233,7 +240,7 @@ def _choice(
                     continue
                 timed.append((_seconds(xp, functools.partial(compute, plan), tuned), (shape, proposed)))
             except Exception as error:
-                why = shared.first_line(error)
+                why = cudnn_library.first_line(error)
                 continue
             if not tuned:
                 return shape, proposed
@@ -241,20 +248,20 @@ def _choice(
         reasons[shapes[0]] = why
         return None
     best = min(seconds for seconds, _ in timed)
-    if shared.asked() != "all" and _seconds(xp, rival) < best:
-        reasons[shapes[0]] = "sooner without"
+    if cudnn_library.asked() != "all" and _seconds(xp, rival) < best:
+        reasons[shapes[0]] = "faster without"
         return None
     return next(choice for seconds, choice in timed if seconds <= best * CLOSE)
 
 
 def _passes_nan(xp: Any, compute: Compute, plan: Plan) -> bool:
-    """Does a ReLU of a sum that is NaN stay NaN? One look at the result, when a shape is first seen."""
+    """Is the ReLU of NaN still NaN? Reads one result back, when a shape is first seen."""
     y = compute(plan, spoilt=True)
     return bool(xp.all(xp.isnan(y.astype("float32", copy=False))).item())
 
 
 def _seconds(xp: Any, work: Callable[[], Any], timed: bool = True) -> float:
-    """How long the device takes for this, by its own clock; infinitely long where it is not served."""
+    """How long the device takes, by its own clock; infinity if the work is not served, or not to be timed."""
     if work() is NotImplemented or not timed:
         return float("inf")
     taken: list[float] = []
@@ -269,10 +276,10 @@ def _seconds(xp: Any, work: Callable[[], Any], timed: bool = True) -> float:
 
 
 def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool]:
-    """The seconds of a call, and whether all calls were in the queue before the device came to the first of them.
+    """The seconds of one call, and whether all calls were queued before the device reached the first of them.
 
-    Only then it is the device that is timed: Python takes longer to ask for a small convolution (with the frontend's
-    look at each of a graph's plans, 20 µs) than the device for computing it, and all of its plans would look alike.
+    Only then is it the device that is timed: Python takes longer to launch a small convolution (20 µs, since the
+    frontend looks at each plan of a graph) than the device to compute it, and all plans would look alike.
     """
     begun = time.perf_counter()
     idle, start, end = (xp.cuda.Event() for _ in range(3))
@@ -290,11 +297,11 @@ def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool
 
 
 def tuning() -> bool:
-    """Whether plans are timed: ``DUALNET_CUDNN_AUTOTUNE``."""
-    said = _autotune().strip()
-    if said not in ("", "0", "1"):
-        raise ValueError(f"DUALNET_CUDNN_AUTOTUNE is 0 or 1, got {said!r}")
-    return said != "0"
+    """Are plans timed? ``DUALNET_CUDNN_AUTOTUNE`` says so."""
+    value = _autotune().strip()
+    if value not in ("", "0", "1"):
+        raise ValueError(f"DUALNET_CUDNN_AUTOTUNE is 0 or 1, got {value!r}")
+    return value != "0"
 
 
 def _words(shape: Shape) -> str:
@@ -306,8 +313,8 @@ def _words(shape: Shape) -> str:
 
 
 def describe() -> dict[str, str]:
-    """The line of ``dn.info()``."""
-    works, words = shared.available()
+    """The line about cuDNN in ``dn.info()``."""
+    works, words = cudnn_library.available()
     if not works:
         return {"cudnn": f"no: {words}"}
     served = sum(choice is not None for choice in _choices.values())

@@ -1,8 +1,8 @@
 """Recording a training step as a CUDA graph, through CuPy.
 
-Everything that the step allocates comes from a memory pool of the graph's own, which nobody else draws from: the graph
-writes to the same addresses at every launch. The pool gives it back when the graph is dropped, in whole blocks, so what
-outlives a step (parameters, what an optimizer remembers, workspaces) is allocated elsewhere: see :func:`lasting`.
+The graph writes to the same addresses at every launch, so everything that the step allocates comes from a memory pool
+that belongs to the graph alone. When the graph is dropped, the pool gives its memory back in whole blocks. Arrays that
+outlive a step (parameters, an optimizer's state, workspaces) are therefore allocated elsewhere: see :func:`lasting`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 OUT_OF_MEMORY = (
-    "out of memory while a step was recorded as a CUDA graph: CuPy has returned memory to the device that the graph "
-    "would go on using. Nothing was done. Take smaller batches, or free memory first, such as captured steps that are "
-    "done with, or cupy.get_default_memory_pool().free_all_blocks()"
+    "out of memory while a step was recorded as a CUDA graph: CuPy returned memory to the device that the graph would "
+    "still use. The step was not run. Use smaller batches, or free memory first: drop captured steps that you do not "
+    "need any more, or call cupy.get_default_memory_pool().free_all_blocks()"
 )
 
 
@@ -30,19 +30,19 @@ class Recorder:
             self.stream = _stream(cupy, device.id)
             self.taken = Taken(cupy)
             self.pool = cupy.cuda.MemoryPool(self.taken.malloc)
-        _empty_left()
+        _free_dropped()
         self.graph: Any = None
         self.outputs: Any = None  # what the step returned: arrays in the pool, which the next step overwrites
 
     def run(self, step: Callable[[], Any]) -> Any:
-        """Run a step from Python, on the stream and in the memory that it will be recorded with."""
+        """Run a step from Python, on the stream and in the memory that the recording will use."""
         with self._here():
             self.outputs = step()
             self.stream.synchronize()
         return self.outputs
 
     def record(self, step: Callable[[], Any]) -> Any:
-        """Run a step's Python without computing anything; its launches become the graph."""
+        """Run a step's Python code without computing anything; its launches become the graph."""
         with self._here(), _no_finalisers():
             before = self._given_back()
             self.stream.begin_capture()
@@ -53,38 +53,38 @@ class Recorder:
                 raise
             graph = self.stream.end_capture()
             if self._given_back() != before:
-                raise MemoryError(OUT_OF_MEMORY)  # the graph would write to what is nobody's, or another's
+                raise MemoryError(OUT_OF_MEMORY)  # the graph would write to memory that it no longer owns
             self.graph = graph
             self.graph.upload(self.stream)
             self.stream.synchronize()
         return self.outputs
 
     def launch(self) -> None:
-        """Repeat the step, on the stream that is current, after whatever was queued there."""
+        """Repeat the step on the current stream, after everything queued there."""
         with self.device:
             self.graph.launch(self.cupy.cuda.get_current_stream())
 
     def __del__(self) -> None:
-        """A pool that is merely dropped keeps its memory for ever: free blocks and their list hold each other."""
+        """Empty the pool: if it were only dropped, free blocks and their list would keep each other alive for ever."""
         if "outputs" not in self.__dict__ or sys.is_finalizing():  # then the driver may be gone already
             return
         self.graph = self.outputs = None
-        _left.append((self.device, self.pool))
-        _empty_left()
+        _dropped.append((self.device, self.pool))
+        _free_dropped()
 
     @contextmanager
     def _here(self) -> Iterator[None]:
         with self.device:
-            self.cupy.cuda.get_current_stream().synchronize()  # what the step reads has been written
+            self.cupy.cuda.get_current_stream().synchronize()  # the step's inputs are written
             with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
                 yield
 
     def _given_back(self) -> int:
-        """How many bytes the pool has ever returned to the device: more than before, and what was there is gone."""
+        """Bytes that the pool has returned to the device so far: if they grow, memory of the step is gone."""
         return self.taken.bytes - self.pool.total_bytes()
 
     def _break_off(self) -> None:
-        """End a recording that failed; what failed in it is raised, not what CUDA says of the end."""
+        """End a recording that failed, so that the step's own error is raised, not CUDA's."""
         try:
             self.stream.end_capture()
         except Exception:
@@ -92,7 +92,7 @@ class Recorder:
 
 
 class Taken:
-    """Takes memory from the device for a pool, and counts it in bytes."""
+    """Takes memory from the device for a pool, and counts the bytes."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy, self.bytes = cupy, 0
@@ -104,33 +104,33 @@ class Taken:
 
 
 def lasting(cupy: Any) -> AbstractContextManager[None]:
-    """Inside, memory comes from CuPy's own pool, for what is still there when the graph is dropped."""
+    """Inside, memory comes from CuPy's own pool: for arrays that outlive the graph."""
     return cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc)
 
 
-_left: list[tuple[Any, Any]] = []
-"""Devices and pools of graphs that were dropped: a pool stays while something lies in it that a step gave away."""
+_dropped: list[tuple[Any, Any]] = []
+"""Devices and pools of dropped graphs: a pool stays as long as an array that a step gave away lies in it."""
 
 
-def _empty_left() -> None:
-    """Give back what nobody uses any more."""
-    for device, pool in tuple(_left):
+def _free_dropped() -> None:
+    """Give back memory that is no longer used."""
+    for device, pool in tuple(_dropped):
         with device:
             pool.free_all_blocks()
             if not pool.total_bytes():
-                with suppress(ValueError):  # another thread was sooner
-                    _left.remove((device, pool))
+                with suppress(ValueError):  # another thread was faster
+                    _dropped.remove((device, pool))
 
 
 @functools.cache
 def _stream(cupy: Any, device: int) -> Any:
-    """The stream on which steps are recorded: one for a device, since cuBLAS keeps a workspace for each stream."""
+    """The stream on which steps are recorded: one for each device, since cuBLAS keeps a workspace for each stream."""
     return cupy.cuda.Stream(non_blocking=True)  # a blocking one cannot be recorded
 
 
 @contextmanager
 def _no_finalisers() -> Iterator[None]:
-    """A finaliser that frees memory or unloads a module while a stream is recorded makes the recording invalid."""
+    """Inside, no finaliser runs: one that freed memory or unloaded a module would make the recording invalid."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Why CuPy does not run here, and the command that mends it."""
+"""Which CuPy and which driver are installed, and the command that installs the right CuPy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import ctypes
 import importlib.metadata
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
-"""Distributions that all bring a module ``cupy``: two of them overwrite each other's files."""
+"""Distributions with a module ``cupy``: two of them overwrite each other's files."""
 
 
 def installed(wheel: str) -> bool:
+    """Is this distribution installed?"""
     try:
         return bool(importlib.metadata.version(wheel))
     except importlib.metadata.PackageNotFoundError:
@@ -17,6 +18,7 @@ def installed(wheel: str) -> bool:
 
 
 def install_line(driver: int | None = None) -> str:
+    """The command that installs the CuPy for a driver, for this machine's if none is given."""
     driver = driver_version() if driver is None else driver
     if driver:
         return f'pip install "dualnet[{"cuda13x" if driver >= 13000 else "cuda12x"}]"'
@@ -24,7 +26,7 @@ def install_line(driver: int | None = None) -> str:
 
 
 def driver_version() -> int:
-    """The CUDA version that the NVIDIA driver serves, such as 12080; 0 without a driver. Needs no CuPy."""
+    """The CUDA version that the NVIDIA driver supports, such as 12080; 0 without a driver. Needs no CuPy."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(library)
@@ -37,6 +39,7 @@ def driver_version() -> int:
 
 
 def first_line(error: Exception) -> str:
+    """The error's type and the first line of its message that has words."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" =*-")]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

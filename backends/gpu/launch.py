@@ -1,7 +1,7 @@
 """Compiling and launching the kernels of the registry through CuPy, on its current device and stream.
 
-A launch allocates nothing and copies nothing between host and device: sizes, addresses of many arrays and whatever else
-a kernel wants to know travel with the launch itself. So every one of them may be captured in a CUDA graph.
+A launch allocates nothing and copies nothing between host and device: everything that a kernel needs, such as sizes and
+the addresses of many arrays, is an argument of the launch. So every launch can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy
 
 from dualnet.shim import Array, backend_of
 
-from .registry import KERNELS, LIMIT, REAL, TAP, WIDE, Kernel, source
+from . import sources
+from .registry import KERNELS, LIMIT, REAL, TAP, WIDE, Kernel
 
 NULL = numpy.uint64(0)
 VECTOR_BYTES = 16
 """What one thread can read at once."""
-INTEGERS = {"int": numpy.int32, "unsigned int": numpy.uint32}
 
 
 def launch(
@@ -31,9 +31,9 @@ def launch(
     tap: str = "uint8",
     pixel: str = "uint8",
 ) -> None:
-    """Run a kernel: ``grid`` is the number of threads for a kernel of one thread each, or the blocks as a tuple.
+    """Run a kernel. ``grid`` is the number of threads, or the number of blocks as a tuple.
 
-    Arrays must be C-contiguous and of the dtypes that the kernel's signature and ``real`` say; None is a null pointer.
+    Arrays must be C-contiguous, in the dtypes that the kernel's signature and ``real`` say; None is a null pointer.
     """
     kernel = KERNELS[name]
     blocks = grid if isinstance(grid, tuple) else (-(-grid // kernel.block[0]),)
@@ -42,12 +42,12 @@ def launch(
 
 
 def _converted(kernel: Kernel, arguments: tuple, wide: str) -> tuple:
-    """Each argument as its type wants it; structures are NumPy arrays without axes, which CuPy passes by value."""
+    """Each argument as its type asks; structures are NumPy arrays without axes, which CuPy passes by value."""
     made = []
     for kind, value in zip(kernel.types, arguments, strict=True):
-        if kind in INTEGERS:
-            value = INTEGERS[kind](value)
-        elif kind == "wide":
+        if kind in sources.INTEGERS:
+            value = sources.INTEGERS[kind](value)
+        elif kind == sources.WIDE:
             value = numpy.dtype(wide).type(value)
         elif value is None:
             value = NULL
@@ -63,11 +63,11 @@ def _function(xp: Any, kernel: Kernel, real: str, pack: int, tap: str, pixel: st
 
 @functools.cache
 def _module(xp: Any, file: str, options: tuple[str, ...]) -> Any:
-    return xp.RawModule(code=source(file), options=options)
+    return xp.RawModule(code=sources.source(file), options=options)
 
 
 def defines(kernel: Kernel, real: str, pack: int = 1, tap: str = "uint8", pixel: str = "uint8") -> tuple[str, ...]:
-    """The compiler's options for one combination of types."""
+    """The compiler's options for one combination of types, such as ``-DREAL=float``."""
     chosen = {"REAL": REAL[real], "PACK": str(pack), "TAP": TAP[tap], "PIXEL": _c_name(pixel)}
     return tuple(f"-D{name}={chosen[name]}" for name in kernel.options)
 
@@ -80,13 +80,13 @@ def _c_name(dtype: str) -> str:
 
 
 def served(*arrays: Array) -> bool:
-    """Arrays of one dtype that kernels compute with, none of them empty or too large."""
+    """Do the arrays share a dtype that kernels compute with, and is none empty or too large?"""
     first = arrays[0].dtype
     return first.name in REAL and all(a.dtype == first and 0 < a.size < LIMIT for a in arrays)
 
 
 def packing(channels: int, *arrays: Array) -> int:
-    """How many neighbouring channels one thread can take: they must divide the channels, and lie on 16 bytes."""
+    """How many neighbouring channels one thread reads at once: as many as divide ``channels``, in aligned arrays."""
     itemsize = arrays[0].itemsize
     pack = VECTOR_BYTES // itemsize
     while pack > 1 and (channels % pack or any(a.data.ptr % (pack * a.itemsize) for a in arrays)):
@@ -95,10 +95,10 @@ def packing(channels: int, *arrays: Array) -> int:
 
 
 def contiguous(*arrays: Array | None) -> list[Array | None]:
-    """Each as a kernel reads it."""
+    """Each array C-contiguous, as kernels read it; None stays None."""
     return [None if a is None else backend_of(a).xp.ascontiguousarray(a) for a in arrays]
 
 
-def like(w: Array) -> Array:
-    """A new array of this shape and dtype."""
+def empty_like(w: Array) -> Array:
+    """A new array with the shape and dtype of ``w``."""
     return backend_of(w).xp.empty(w.shape, dtype=w.dtype)

@@ -1,10 +1,10 @@
-"""CUDA kernels that stand in for references on CuPy arrays: convolution, pooling, ReLU, dropout, the loss.
+"""CUDA kernels on feature maps: convolution, dense, ReLU, pooling, dropout.
 
-Each has the name and signature of its reference, and returns ``NotImplemented`` for what it does not serve: empty
-arrays, and those of 2³¹ elements or more. What a kernel reads is made C-contiguous first.
+Each has the name and signature of its reference, and returns ``NotImplemented`` for calls that it does not serve: empty
+arrays, and arrays of about 2³¹ elements or more. Arrays are made C-contiguous before a kernel reads them.
 
-Products of matrices are cuBLAS's, always of two axes, which it takes in any layout without a copy. All of these may be
-captured in a CUDA graph.
+cuBLAS computes the matrix products, always over two axes, so that it takes any layout without a copy. All of these can
+be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .launch import launch, packing, served
 from .registry import LIMIT, WIDE, bank, divided_by, structure, windows
 
 COLUMN_BYTES = 32 * 2**20
-"""Columns of one block of the batch: they stay in the L2 cache (50 MiB on an H100) until the product has read them."""
+"""The columns of one block of the batch stay in the L2 cache (50 MiB on an H100) until the product has read them."""
 FEW = 6
-"""Up to so many channels in a group, convolution computes without columns; the gradient of its filters only where there
-are several groups, because a product of matrices needs far fewer instructions for it."""
+"""With up to this many channels in a group, convolution needs no columns. The gradient of the filters goes without them
+only if there are several groups: for one group a matrix product needs far fewer instructions."""
 FILTER_BLOCKS = 1024
-"""Blocks that add up the gradient of filters without columns."""
+"""Blocks that add up the gradient of the filters without columns."""
 
 
 def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Array:
-    """(M, K) × (K, D) -> (M, D), by cuBLAS: our own handle, or CuPy's, which cannot be captured.
+    """(M, K) × (K, D) -> (M, D) by cuBLAS, through our own handle, or through CuPy's, which cannot be captured.
 
-    ``out`` may be wider than the factors, and with ``add`` the product is added to what it holds.
+    ``out`` may be of a wider dtype than the factors; with ``add`` the product is added to it.
     """
     y = cublas.product(a, b, out, add)
     if y is not NotImplemented:
@@ -48,7 +48,7 @@ def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> 
 
 
 def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1, relu: bool = False) -> Any:
-    """E4, E6 (and E7 with ``relu``)."""
+    """Convolution: E4, E6, and E7 with ``relu``."""
     if not served(x, w) or not _fits(x.shape[0], at, w.shape[3], x.shape[3]):
         return NotImplemented
     xp, (N, _, _, C), D = backend_of(x).xp, x.shape, w.shape[3]
@@ -68,7 +68,7 @@ def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1,
 
 
 def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
-    """E11."""
+    """The gradient of the filters: E11."""
     if not served(x, dy) or not _fits(x.shape[0], at, dy.shape[3], x.shape[3]):
         return NotImplemented
     xp, C, D = backend_of(x).xp, x.shape[3], dy.shape[3]
@@ -78,13 +78,13 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
     if groups != 1:
         return _by_groups(lambda x, dy: correlate_filters(x, dy, at), groups, x, dy)
     blocks = list(_blocks(at, x))
-    # Sums of several products are kept as wide as cuBLAS keeps each, so that 16 bits are rounded to once, at the end.
+    # The sum of several products is as wide as cuBLAS's sums, so that it is rounded to 16 bits once, at the end.
     dtype = x.dtype if len(blocks) == 1 else WIDE[x.dtype.name]
     dw = xp.empty((at.taps * C, D), dtype=dtype)
     for number, (images, rows, inside, part) in enumerate(blocks):
         columns, deltas = _columns(x[images, inside], part), xp.reshape(dy[images, rows], (-1, D))
         product(columns.T, deltas, out=dw, add=number > 0)  # E11  dW = Xᵀ dY
-        del columns  # the next ones take their memory: two blocks in turn would not fit into the L2 cache
+        del columns  # the next block takes its memory: two blocks would not fit into the L2 cache
     return xp.reshape(dw.astype(x.dtype, copy=False), (*at.window, C, D))
 
 
@@ -102,7 +102,7 @@ def _filters_of_few(xp: Any, x: Array, dy: Array, at: Windows, groups: int) -> A
 
 
 def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
-    """E13."""
+    """The gradient of the inputs: E13."""
     (N, _, _, D), C = dy.shape, w.shape[2] * groups
     if not served(dy, w) or not _fits(N, at, D, C):
         return NotImplemented
@@ -116,7 +116,7 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
     if groups != 1:
         return _by_groups(lambda dy, w: correlate_inputs(dy, w, at), groups, dy, w)
     matrix, step = xp.reshape(w, (-1, D)), max(1, COLUMN_BYTES // _image_bytes(at, C, dy.itemsize))
-    for first in range(0, N, step):  # whole images: blocks of rows would overlap
+    for first in range(0, N, step):  # whole images: the windows of blocks of rows overlap
         deltas = xp.reshape(dy[first : first + step], (-1, D))
         columns = product(deltas, matrix.T)  # E13  dX = dY Wᵀ
         _gather(columns, dx[first : first + step], at)
@@ -125,7 +125,7 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
 
 
 def _by_groups(one: Callable[..., Any], groups: int, *arrays: Array) -> Array:
-    """Each group by itself: channels, filters, biases and gradients are split, and joined, along the last axis."""
+    """One group after another: channels, filters, biases and gradients are split and joined along the last axis."""
     xp, widths = backend_of(arrays[0]).xp, [a.shape[-1] // groups for a in arrays]
     parts = [
         one(*(a[..., group * width : (group + 1) * width] for a, width in zip(arrays, widths)))
@@ -175,7 +175,7 @@ def _gather(columns: Array, x: Array, at: Windows) -> None:
 
 
 def _blocks(at: Windows, x: Array) -> Iterator[tuple[slice, slice, slice, Windows]]:
-    """Blocks of the batch whose columns stay in the cache: whole images, or rows of one, which lie in one piece."""
+    """Blocks of the batch whose columns fit the cache: whole images, or rows of one image; each contiguous."""
     for images, rows, inside, part in at.blocks(x.shape[0], at.taps * x.shape[3] * x.itemsize, COLUMN_BYTES):
         yield (images, rows, slice(None), at) if part.grid == at.grid else (images, rows, inside, part)
 
@@ -185,7 +185,7 @@ def _image_bytes(at: Windows, C: int, itemsize: int) -> int:
 
 
 def _fits(N: int, at: Windows, D: int, C: int) -> bool:
-    """Is every map, and one image's columns, small enough to be counted in 32 bits, and not empty?"""
+    """Can 32 bits count the elements of every map and of one image's columns, and is no map empty?"""
     units, outputs, columns = N * at.size[0] * at.size[1] * C, N * at.grid[0] * at.grid[1] * D, _image_bytes(at, C, 1)
     return 0 < units < LIMIT and 0 < outputs < LIMIT and columns < LIMIT
 
@@ -194,7 +194,7 @@ def _fits(N: int, at: Windows, D: int, C: int) -> bool:
 
 
 def affine(x: Array, w: Array, b: Array | None = None) -> Any:
-    """x w + b: the product by cuBLAS, the bias in one pass."""
+    """x w + b: the product by cuBLAS, then the bias in one pass."""
     if not served(x, w):
         return NotImplemented
     return biased(product(x, w), b, relu=False)
@@ -219,7 +219,7 @@ def biased(y: Array, b: Array | None, relu: bool) -> Array:
     return y
 
 
-# -- ReLU (E7, E14), and where branches meet ---------------------------------------------------------------------------
+# -- ReLU (E7, E14), and the sum of two branches -----------------------------------------------------------------------
 
 
 def rectify(x: Array) -> Any:
@@ -238,7 +238,7 @@ def add(x: Array, other: Array, relu: bool = False) -> Any:
 
 
 def _pass(name: str, *arrays: Array, more: tuple = ()) -> Any:
-    """One thread for each pack of units, wherever it stands."""
+    """One thread for each pack of units, in any arrays of one shape."""
     if not served(*arrays) or any(a.shape != arrays[0].shape for a in arrays):
         return NotImplemented
     xp, shape = backend_of(arrays[0]).xp, arrays[0].shape
@@ -271,14 +271,14 @@ def largest(x: Array, at: Windows) -> Any:
 
 
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Any:
-    """E15: the whole error to the winning unit."""
+    """E15: the whole error goes to the winning unit."""
     if winners.dtype.name != _tap(at):
         return NotImplemented
     return _unpool("max_unpool", dy, at, None, winners, tap=_tap(at))
 
 
 def max_unpool_relu(dy: Array, y: Array, winners: Array, at: Windows) -> Any:
-    """E15, where E14 lets it pass."""
+    """E15, after E14."""
     if winners.dtype.name != _tap(at) or y.dtype != dy.dtype:
         return NotImplemented
     return _unpool("max_unpool", dy, at, y, winners, tap=_tap(at))
@@ -290,17 +290,17 @@ def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Any:
 
 
 def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Any:
-    """E15: 1 / M of the error to every unit."""
+    """E15: 1 / M of the error goes to every unit."""
     return _unpool("avg_unpool", dy, at, more=(count_include_pad,))
 
 
 def l2_pool(x: Array, at: Windows) -> Any:
-    """E8: the length of every window."""
+    """E8: √Σ x² of every window."""
     return _pool("l2_pool", x, at)
 
 
 def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Any:
-    """E15: x / y of the error to every unit."""
+    """E15: x / y of the error goes to every unit."""
     return _unpool("l2_unpool", dy, at, x, y)
 
 
@@ -336,7 +336,7 @@ def _tap(at: Windows) -> str:
 
 
 def philox(like: Array, count: int, seed: int, step: int) -> Any:
-    """``count`` random words: the same as the reference's."""
+    """``count`` random words, the same ones as the reference draws."""
     if not 0 < count < LIMIT:
         return NotImplemented
     xp = backend_of(like).xp
@@ -346,7 +346,7 @@ def philox(like: Array, count: int, seed: int, step: int) -> Any:
 
 
 def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> Any:
-    """Where the random words are above ``limit``, without the words."""
+    """Where the random words are above ``limit``; the words themselves are not stored."""
     if not 0 < count < LIMIT:
         return NotImplemented
     xp = backend_of(like).xp
@@ -356,7 +356,7 @@ def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> An
 
 
 def _key(seed: int, step: int | Array) -> tuple[Any, Array | None]:
-    """The key, and where on the device the step stands, in a step that is captured."""
+    """The key; and the device array with the step's number, in a captured step."""
     low, on_device = 0xFFFFFFFF, None if isinstance(step, int) else step
     step = 0 if on_device is not None else step
     key = structure("Key", seed_low=seed & low, seed_high=seed >> 32, step_low=step & low, step_high=step >> 32)

@@ -1,27 +1,25 @@
-"""Every CUDA kernel: its file, its arguments, its threads, and the structures that it is handed.
+"""Every CUDA kernel, and the structures that kernels take.
 
-The sources are ``kernels/*.cu``; ``kernels/common.h`` is put into each of them before it is compiled, so that a file's
-text is complete, and what was compiled is found again by its text alone. Signatures stand here as they stand there (a
-test compares them): they decide how an argument is converted when the kernel is launched.
+What a source cannot tell stands here: which reference a kernel stands in for, how many threads a block has, and which
+options the compiler needs. The arguments are read from the source: see ``sources.py``.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy
 
 from dualnet.geometry import Windows
 
-FOLDER = Path(__file__).parent / "kernels"
-INCLUDE = '#include "common.h"\n'
+from . import sources
+
 THREADS = (256,)
 TILE = (32, 8)
-"""Threads of a block that owns 32 columns, or 8 rows by a warp each."""
+"""Threads of a block that owns 32 columns, or 8 rows with a warp for each."""
 TALL = (32, 32)
-"""Threads of a block that adds up what others have left of 32 columns."""
+"""Threads of a block that adds up the partial sums of 32 columns."""
 
 REAL = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 """What ``real`` is in C, by NumPy's name."""
@@ -29,201 +27,65 @@ WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "floa
 """The dtype in which sums are kept."""
 TAP = {"uint8": "unsigned char", "int32": "int"}
 LIMIT = 2**31 - 2**16
-"""Arrays of as many elements are left to the references: kernels count in 32 bits."""
+"""Arrays with this many elements or more are left to the references: kernels count in 32 bits."""
 
-MOST, EACH = 40, 1024
-"""Tensors of one launch, and elements of one block, in kernels/optimizers.cu; banks of one in kernels/banks.cu."""
+PER_LAUNCH, PER_BLOCK = 40, 1024
+"""Tensors in one launch and elements in one block of kernels/optimizers.cu; also banks in one launch of banks.cu."""
 SIDE = 32
-"""Rows and columns that a block turns."""
+"""Rows and columns of the tile that a block of kernels/banks.cu turns."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One entry point. ``together``: the threads of a block wait for each other, or talk within a warp."""
+    """One entry point: its file, the options it is compiled with, the threads of a block, its reference."""
 
     name: str
     file: str
-    signature: str
+    options: tuple[str, ...]
+    block: tuple[int, ...]
     reference: str
-    block: tuple[int, ...] = THREADS
-    together: bool = False
-    options: tuple[str, ...] = ("REAL",)
 
-    @property
+    @functools.cached_property
     def types(self) -> tuple[str, ...]:
-        """The type of each argument, without its name."""
-        return tuple(part.rpartition(" ")[0].strip() for part in self.signature.split(","))
+        """The type of each argument, read from the source. Raises ``ValueError`` if the source has no such kernel."""
+        found = sources.entries(self.file)
+        if self.name not in found:
+            raise ValueError(f"{self.file} has no ENTRY {self.name}(...); it has {', '.join(found) or 'none'}")
+        return found[self.name]
 
 
-def _file(file: str, options: str, *entries: tuple) -> list[Kernel]:
-    named = []
-    for name, reference, signature, *rest in entries:
-        together = bool(rest and rest[0])
-        block = rest[1] if len(rest) > 1 else TILE if together else THREADS
-        named.append(Kernel(name, file, signature, reference, block, together, tuple(options.split())))
-    return named
+def _kernels(file: str, options: str, block: tuple[int, ...], *same: str, **references: str) -> list[Kernel]:
+    """Kernels with the name of their reference, and kernels with another: ``name=reference``."""
+    rows = {name: name for name in same} | references
+    return [Kernel(name, file, tuple(options.split()), block, reference) for name, reference in rows.items()]
 
 
 _ALL = [
-    *_file(
-        "columns.cu",
-        "REAL PACK",
-        ("im2col", "im2col", "Pack* columns, const Pack* x, int count, Windows at"),
-        ("col2im", "col2im", "Pack* x, const Pack* columns, int count, Windows at"),
-    ),
-    *_file(
-        "pooling.cu",
-        "REAL PACK TAP",
-        ("max_pool", "max_pool", "Pack* y, Taps* winners, const Pack* x, int count, Windows at, int relu"),
-        ("avg_pool", "avg_pool", "Pack* y, const Pack* x, int count, Windows at, int counted"),
-        ("l2_pool", "l2_pool", "Pack* y, const Pack* x, int count, Windows at"),
-        (
-            "max_unpool",
-            "max_unpool",
-            "Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, int count, Windows at",
-        ),
-        ("avg_unpool", "avg_unpool", "Pack* dx, const Pack* dy, int count, Windows at, int counted"),
-        ("l2_unpool", "l2_unpool", "Pack* dx, const Pack* dy, const Pack* x, const Pack* y, int count, Windows at"),
-    ),
-    *_file(
-        "elementwise.cu",
-        "REAL PACK",
-        ("rectify", "rectify", "Pack* y, const Pack* x, int count"),
-        ("rectify_backward", "rectify_backward", "Pack* dx, const Pack* dy, const Pack* y, int count"),
-        ("add", "add", "Pack* y, const Pack* x, const Pack* other, int count, int relu"),
-        ("add_bias", "affine", "Pack* y, const Pack* b, int count, Divisor by_C, int relu"),
-        ("philox", "philox", "unsigned int* words, int count, Key key, const unsigned long long* steps"),
-        (
-            "drawn_above",
-            "drawn_above",
-            "unsigned char* mask, int count, Key key, const unsigned long long* steps, unsigned int limit",
-        ),
-        ("masked", "masked", "Pack* y, const Pack* x, const Flags* mask, int count, wide scale"),
-    ),
-    *_file(
-        "channels.cu",
-        "REAL PACK",
-        ("channel_sum_part", "channel_sum", "wide* partial, const Pack* x, Layout in", True),
-        ("channel_sum_end", "channel_sum", "real* out, const wide* partial, int terms, int C, wide scale", True, TALL),
-        ("channel_sum_short", "channel_sum", "real* out, const real* x, int terms, int C, wide scale", True, TALL),
-        ("channel_moments_part", "channel_moments", "wide* partial, const Pack* x, Layout in", True),
-        (
-            "channel_moments_end",
-            "channel_moments",
-            "wide* mean, wide* variance, const wide* partial, Layout in",
-            True,
-            TALL,
-        ),
-        (
-            "follow",
-            "follow",
-            "wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, "
-            "const wide* mean, const wide* variance, wide keep, wide rest, wide unbias, int C",
-        ),
-        (
-            "normalise",
-            "normalise",
-            "Pack* y, const Pack* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta, "
-            "wide epsilon, int relu, Layout in",
-            False,
-            TILE,
-        ),
-        (
-            "normalise_backward_part",
-            "normalise_backward",
-            "wide* partial, const Pack* dy, const Pack* x, const Pack* y, const wide* mean, Layout in",
-            True,
-        ),
-        (
-            "normalise_backward_end",
-            "normalise_backward",
-            "wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in",
-            True,
-            TALL,
-        ),
-        (
-            "normalise_backward_dx",
-            "normalise_backward",
-            "Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* roads, const wide* mean, "
-            "const wide* variance, const wide* gamma, wide epsilon, Layout in",
-            False,
-            TILE,
-        ),
-    ),
-    *_file(
-        "cross_entropy.cu",
-        "REAL",
-        (
-            "cross_entropy_rows",
-            "cross_entropy",
-            "real* log_p, wide* losses, const real* y, const long long* t, int rows, int C, wide smoothing",
-            True,
-        ),
-        (
-            "cross_entropy_backward",
-            "cross_entropy_backward",
-            "real* dy, const real* log_p, const long long* t, const wide* dloss, wide factor, int count, int rows, "
-            "Divisor by_C, wide smoothing",
-        ),
-    ),
-    *_file(
-        "optimizers.cu",
-        "REAL",
-        ("sgd_update", "sgd_update", "Tensors all, Rule rule"),
-        ("adam_update", "adam_update", "Tensors all, Rule rule"),
-        ("all_finite", "all_finite", "Tensors all, unsigned char* finite"),
-        ("unscale", "unscale", "Tensors all, const wide* by"),
-        ("round_all", "round_all", "Tensors all"),
-    ),
-    *_file(
-        "convolution.cu",
-        "REAL",
-        (
-            "correlate_few",
-            "correlate",
-            "real* y, const real* x, const real* w, const real* b, int count, Windows at, Bank bank, int relu",
-        ),
-        (
-            "correlate_inputs_few",
-            "correlate_inputs",
-            "real* dx, const real* dy, const real* w, int count, Windows at, Bank bank",
-        ),
-        (
-            "correlate_filters_few",
-            "correlate_filters",
-            "wide* partial, const real* x, const real* dy, int weights, int places, int chunk, Windows at, Bank bank",
-        ),
-    ),
-    *_file(
-        "banks.cu",
-        "REAL",
-        ("turn", "correlate", "real* to, const real* from, int rows, int columns", True),
-        ("turn_all", "round_all", "Turns all", True),
-    ),
-    *_file(
-        "batch.cu",
-        "REAL PIXEL",
-        (
-            "gather_batch",
-            "gather_batch",
-            "real* y, const pixel* x, const int* order, const signed char* moves, const wide* mean, const wide* scale, "
-            "int count, int H, int W, Divisor by_H, Divisor by_W, Divisor by_C",
-        ),
-    ),
+    *_kernels("columns.cu", "REAL PACK", THREADS, "im2col", "col2im"),
+    *_kernels("pooling.cu", "REAL PACK TAP", THREADS, "max_pool", "avg_pool", "l2_pool"),
+    *_kernels("pooling.cu", "REAL PACK TAP", THREADS, "max_unpool", "avg_unpool", "l2_unpool"),
+    *_kernels("elementwise.cu", "REAL PACK", THREADS, "rectify", "rectify_backward", "add", add_bias="affine"),
+    *_kernels("elementwise.cu", "REAL PACK", THREADS, "philox", "drawn_above", "masked"),
+    *_kernels("channels.cu", "REAL PACK", TILE, channel_sum_part="channel_sum"),
+    *_kernels("channels.cu", "REAL PACK", TALL, channel_sum_end="channel_sum", channel_sum_short="channel_sum"),
+    *_kernels("channels.cu", "REAL PACK", TILE, channel_moments_part="channel_moments"),
+    *_kernels("channels.cu", "REAL PACK", TALL, channel_moments_end="channel_moments"),
+    *_kernels("channels.cu", "REAL PACK", THREADS, "follow"),
+    *_kernels("channels.cu", "REAL PACK", TILE, "normalise", normalise_backward_part="normalise_backward"),
+    *_kernels("channels.cu", "REAL PACK", TALL, normalise_backward_end="normalise_backward"),
+    *_kernels("channels.cu", "REAL PACK", TILE, normalise_backward_dx="normalise_backward"),
+    *_kernels("cross_entropy.cu", "REAL", TILE, cross_entropy_rows="cross_entropy"),
+    *_kernels("cross_entropy.cu", "REAL", THREADS, "cross_entropy_backward"),
+    *_kernels("optimizers.cu", "REAL", THREADS, sgd_update="sgd_updates", adam_update="adam_updates"),
+    *_kernels("optimizers.cu", "REAL", THREADS, "all_finite", "unscale", "round_all"),
+    *_kernels("convolution.cu", "REAL", THREADS, correlate_few="correlate"),
+    *_kernels("convolution.cu", "REAL", THREADS, correlate_inputs_few="correlate_inputs"),
+    *_kernels("convolution.cu", "REAL", THREADS, correlate_filters_few="correlate_filters"),
+    *_kernels("banks.cu", "REAL", TILE, turn="correlate", turn_all="round_all"),
+    *_kernels("batch.cu", "REAL PIXEL", THREADS, "gather_batch"),
 ]
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _ALL))
-
-
-@functools.cache
-def source(file: str) -> str:
-    """A kernel file with ``common.h`` in its place: complete, and with the line numbers of the files in messages."""
-    text, common = ((FOLDER / name).read_text(encoding="utf-8") for name in (file, "common.h"))
-    before, found, after = text.partition(INCLUDE)
-    if not found:
-        raise ValueError(f"{file} does not say {INCLUDE.strip()}")
-    line = before.count("\n") + 2
-    return f'{before}#line 1 "common.h"\n{common}\n#line {line} "{file}"\n{after}'
 
 
 # -- structures, laid out as in C --------------------------------------------------------------------------------------
@@ -243,15 +105,15 @@ TENSOR = numpy.dtype(
     [(name, "u8") for name in ("w", "a", "b", "shadow", "old_w", "old_a", "old_b", "g")]
     + [(name, "i4") for name in ("size", "blocks")]
 )
-TENSORS = numpy.dtype([("at", TENSOR, (MOST,))])
+TENSORS = numpy.dtype([("at", TENSOR, (PER_LAUNCH,))])
 TURN = numpy.dtype(
     [(name, "u8") for name in ("to", "from")] + [(name, "i4") for name in ("rows", "columns", "blocks")], align=True
 )
-TURNS = numpy.dtype([("at", TURN, (MOST,))])
+TURNS = numpy.dtype([("at", TURN, (PER_LAUNCH,))])
 
 
 def rule(wide: str) -> numpy.dtype:
-    """How an optimizer steps; aligned as C does it, for floats of either width."""
+    """The numbers of an optimizer's step, aligned as in C; ``wide`` is float32 or float64."""
     numbers = "lr weight_decay first second rest_1 rest_2 epsilon correction_1 correction_2".split()
     fields = [(name, wide) for name in numbers] + [("nesterov", "i4"), ("decoupled", "i4")]
     fields += [("beta_1", "f8"), ("beta_2", "f8"), ("device_lr", "u8"), ("device_steps", "u8")]
@@ -263,18 +125,18 @@ STRUCTURES = {"Divisor": DIVISOR, "Key": KEY, "Layout": LAYOUT, "Bank": BANK, "W
 
 
 def divisor(n: int) -> tuple[int, int, int]:
-    """What divides by n with one multiplication: ⌊i / n⌋ = (high word of i · magic + i) >> shift, for 0 ≤ i < 2³¹."""
+    """Numbers to divide by n with one multiplication: ⌊i / n⌋ = (high word of i · magic + i) >> shift, 0 ≤ i < 2³¹."""
     shift = max(n - 1, 0).bit_length()
     return n, (2**32 * (2**shift - n)) // n + 1 if n else 0, shift
 
 
 def divided_by(n: int) -> numpy.ndarray:
-    """A divisor that a kernel is handed by itself."""
+    """A divisor as an argument of its own."""
     return numpy.array(divisor(n), DIVISOR)
 
 
 def structure(kind: str, **values: object) -> numpy.ndarray:
-    """One structure, filled in; a field by_X is the divisor of X if nothing else is said."""
+    """One structure, filled in; a field by_X that is not given is the divisor of X."""
     made = numpy.zeros((), STRUCTURES[kind])
     for name in made.dtype.names or ():
         value = values[name] if name in values else divisor(values[name.removeprefix("by_")])  # type: ignore[arg-type]
@@ -284,7 +146,7 @@ def structure(kind: str, **values: object) -> numpy.ndarray:
 
 @functools.lru_cache(maxsize=1024)  # a network places the same windows in every step
 def windows(at: Windows, channels: int) -> numpy.ndarray:
-    """Where windows stand, for maps of so many packs of channels."""
+    """Where windows stand, on maps with this many packs of channels."""
     (top, bottom), (left, right) = at.pads
     (H, W), (k1, k2), (s1, s2), (r1, r2), (P, Q) = at.size, at.window, at.stride, at.dilation, at.grid
     return structure(
@@ -295,7 +157,7 @@ def windows(at: Windows, channels: int) -> numpy.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def layout(total: int, channels: int, blocks: int) -> numpy.ndarray:
-    """A map of so many packs as rows, which about so many blocks share: see kernels/channels.cu."""
+    """A map of ``total`` packs as rows that about ``blocks`` blocks share: see kernels/channels.cu."""
     lanes, warps = TILE
     width = channels * max(1, lanes // channels)
     rows, tiles = -(-total // width), -(-width // lanes)

@@ -1,6 +1,6 @@
-"""CUDA kernels on CuPy arrays for a training step: optimizers (E17), the loss scale, parameters of 16 bits, batches.
+"""CUDA kernels of a training step: optimizers (E17), the loss scale, parameters of 16 bits, batches.
 
-Each works on many arrays in one launch, whose addresses travel with it. All of these may be captured in a CUDA graph.
+Each works on many arrays in one launch; their addresses are arguments. All of these can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy
 
 from dualnet.shim import Array, backend_of
 
-from .launch import contiguous, launch, like, served
-from .registry import EACH, LIMIT, MOST, TENSORS, WIDE, divided_by, rule
+from .launch import contiguous, empty_like, launch, served
+from .registry import LIMIT, PER_BLOCK, PER_LAUNCH, TENSORS, WIDE, divided_by, rule
 
 # -- optimizers (E17) --------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ def sgd_updates(
     w: list[Array], g: list[Array], slots: list[Slots], lr: float | Array, momentum: float, nesterov: bool,
     weight_decay: float, finite: Array | None, into: bool,
 ) -> Any:  # fmt: skip
-    """All parameters' step."""
+    """One step of all parameters."""
     names = ("velocity",) if momentum else ()
     step: dict[str, Any] = {"lr": lr, "first": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     return _step("sgd_update", w, g, slots, names, into, finite=finite, **step)
@@ -35,7 +35,7 @@ def adam_updates(
     w: list[Array], g: list[Array], slots: list[Slots], lr: float | Array, betas: tuple[float, float], epsilon: float,
     steps: int | Array, decay: tuple[float, bool], finite: Array | None, into: bool,
 ) -> Any:  # fmt: skip
-    """All parameters' step, after so many steps."""
+    """One step of all parameters, after ``steps`` others."""
     step: dict[str, Any] = {"lr": lr, "first": betas[0], "second": betas[1], "epsilon": epsilon}
     step |= {"t": steps if _on_device(steps) else steps + 1, "weight_decay": decay[0], "decoupled": decay[1]}
     return _step("adam_update", w, g, slots, ("mean", "mean_square"), into, finite=finite, **step)
@@ -44,52 +44,35 @@ def adam_updates(
 def _step(
     kernel: str, w: list[Array], g: list[Array], slots: list[Slots], names: tuple[str, ...], into: bool, **step: Any
 ) -> Any:
-    """Parameters, and what is remembered of each under ``names``, by one kernel: new arrays, or ``into`` the old."""
+    """Parameters and the slots called ``names``, by one kernel: new arrays, or ``into`` the old ones."""
     old = [[value, *(kept[name] for name in names)] for value, kept in zip(w, slots)]
-    if not served(*(a for arrays in old for a in arrays)) or not all(served(gradient) for gradient in g):
-        return NotImplemented
-    if any(WIDE[gradient.dtype.name] != w[0].dtype.name for gradient in g):
-        return NotImplemented
-    if into and not all(a.flags.c_contiguous for arrays in old for a in arrays):
+    if not _served([a for arrays in old for a in arrays], g, into):
         return NotImplemented
     if into:
         new = old
     else:
         old = [contiguous(*arrays) for arrays in old]
-        new = [[like(a) for a in arrays] for arrays in old]
-    sorts: dict[str, list[Parameter]] = {}  # in a network of 16 bits, batch norm's gradients are float32
+        new = [[empty_like(a) for a in arrays] for arrays in old]
+    by_dtype: dict[str, list[Parameter]] = {}  # in a network of 16 bits, batch norm's gradients are float32
     for made, before, gradient in zip(new, old, g):
         row = (*_three(made), None, *_three(before), *contiguous(gradient))
-        sorts.setdefault(gradient.dtype.name, []).append(row)
-    for rows in sorts.values():
+        by_dtype.setdefault(gradient.dtype.name, []).append(row)
+    for rows in by_dtype.values():
         update(kernel, rows, **step)
     return [(made[0], dict(zip(names, made[1:]))) for made in new]
 
 
+def _served(old: list[Array], g: list[Array], into: bool) -> bool:
+    """Do kernels take these parameters and slots, with these gradients?"""
+    if not served(*old) or not all(served(gradient) for gradient in g):
+        return False
+    if any(WIDE[gradient.dtype.name] != old[0].dtype.name for gradient in g):
+        return False
+    return not into or all(a.flags.c_contiguous for a in old)
+
+
 def _three(arrays: list[Array]) -> Any:
     return tuple((*arrays, None, None)[:3])
-
-
-def sgd_update(w: Array, g: Array, slots: Slots, lr: float, momentum: float, nesterov: bool) -> Any:
-    """One parameter's step, as new arrays: w, and its velocity where there is one."""
-    if not served(w, g, *slots.values()):
-        return NotImplemented
-    w, g, velocity = contiguous(w, g, slots.get("velocity") if momentum else None)
-    new_w, new_velocity = like(w), None if velocity is None else like(w)
-    step: dict[str, Any] = {"lr": lr, "first": momentum, "nesterov": nesterov}
-    update("sgd_update", [(new_w, new_velocity, None, None, w, velocity, None, g)], **step)
-    return new_w, {} if new_velocity is None else {"velocity": new_velocity}
-
-
-def adam_update(w: Array, g: Array, slots: Slots, lr: float, betas: tuple[float, float], epsilon: float, t: int) -> Any:
-    """One parameter's step t = 1, 2, …, as new arrays: w, and its mean and mean square."""
-    if not served(w, g, *slots.values()):
-        return NotImplemented
-    w, g, mean, mean_square = contiguous(w, g, slots["mean"], slots["mean_square"])
-    new_w, new_mean, new_square = like(w), like(w), like(w)
-    step: dict[str, Any] = {"lr": lr, "first": betas[0], "second": betas[1], "epsilon": epsilon, "t": t}
-    update("adam_update", [(new_w, new_mean, new_square, None, w, mean, mean_square, g)], **step)
-    return new_w, {"mean": new_mean, "mean_square": new_square}
 
 
 Parameter = tuple[Array, Array | None, Array | None, Array | None, Array, Array | None, Array | None, Array]
@@ -110,13 +93,13 @@ def update(
     unscale: Array | None = None,
     finite: Array | None = None,
 ) -> None:
-    """Step many parameters at once, in place if wanted: 40 in a launch.
+    """Step many parameters at once, 40 in a launch; in place if new and old arrays are the same.
 
-    Each is (w, a, b, shadow, old w, old a, old b, gradient): a is the velocity or the mean, b the mean square, shadow
-    the value again in the gradient's dtype; None where there is none. ``lr`` and ``t`` may be arrays of one element on
-    the device, as in a captured step: lr in the dtype of w; t, in uint64, then counts the steps made before. With a
-    loss scale, ``unscale`` (in the dtype of w) is what gradients are multiplied by, and where ``finite`` (bool) is
-    false nothing changes.
+    Each parameter is (w, a, b, shadow, old w, old a, old b, gradient): a is the velocity or the mean, b the mean
+    square, shadow the value again in the gradient's dtype; these may be None. In a captured step, ``lr`` and ``t`` are
+    arrays of one element on the device: lr in the dtype of w, and t, in uint64, counts the steps before this one. With
+    a loss scale, gradients are multiplied by ``unscale`` (in the dtype of w), and nothing changes if ``finite`` (bool)
+    is false.
     """
     w, g = parameters[0][0], parameters[0][-1]
     xp, real, wide = backend_of(w).xp, g.dtype.name, w.dtype.name
@@ -136,8 +119,8 @@ def update(
     for name, array in (("unscale", unscale), ("finite", finite)):
         made[name] = 0 if array is None else array.data.ptr
     parameters = [p for p in parameters if p[0].size]
-    for start in range(0, len(parameters), MOST):
-        table, blocks = _table(xp, parameters[start : start + MOST])
+    for start in range(0, len(parameters), PER_LAUNCH):
+        table, blocks = _table(xp, parameters[start : start + PER_LAUNCH])
         launch(xp, kernel, (blocks,), table, made, real=real)
 
 
@@ -146,11 +129,11 @@ def _on_device(value: Any) -> bool:
 
 
 def _table(xp: Any, parameters: Sequence[Parameter]) -> tuple[numpy.ndarray, int]:
-    """The addresses of up to MOST parameters, and the blocks that they need. The arrays must be C-contiguous."""
+    """The addresses of up to PER_LAUNCH parameters, which must be C-contiguous, and how many blocks they need."""
     table, blocks = numpy.zeros((), TENSORS), 0
     for k, arrays in enumerate(parameters):
         size = arrays[-1].size
-        blocks += -(-size // EACH)
+        blocks += -(-size // PER_BLOCK)
         table["at"][k] = (*(0 if a is None else a.data.ptr for a in arrays), size, blocks)
     return table, blocks
 
@@ -159,27 +142,27 @@ def _table(xp: Any, parameters: Sequence[Parameter]) -> tuple[numpy.ndarray, int
 
 
 def all_finite(first: Array, *others: Array) -> Any:
-    """Is every number of every gradient finite? A bool without axes; nothing is read back."""
+    """Is every number in every gradient finite? A bool without axes on the device; nothing is read back."""
     xp, gradients = backend_of(first).xp, _by_dtype(first, *others)
     if gradients is None:
         return NotImplemented
     finite = xp.ones((), dtype="bool")
     for real, same in gradients.items():
-        for start in range(0, len(same), MOST):
-            table, blocks = _table(xp, [(*[None] * 7, g) for g in same[start : start + MOST]])
+        for start in range(0, len(same), PER_LAUNCH):
+            table, blocks = _table(xp, [(*[None] * 7, g) for g in same[start : start + PER_LAUNCH]])
             launch(xp, "all_finite", (blocks,), table, finite, real=real)
     return finite
 
 
 def unscale(by: Array, *gradients: Array) -> Any:
     """Every gradient times ``by``, in float32."""
-    xp, sorts = backend_of(by).xp, _by_dtype(*gradients)
-    if sorts is None or any(WIDE[real] != by.dtype.name for real in sorts):
+    xp, by_dtype = backend_of(by).xp, _by_dtype(*gradients)
+    if by_dtype is None or any(WIDE[real] != by.dtype.name for real in by_dtype):
         return NotImplemented
     made: dict[int, Array] = {}
-    for real, same in sorts.items():
-        for start in range(0, len(same), MOST):
-            part = same[start : start + MOST]
+    for real, same in by_dtype.items():
+        for start in range(0, len(same), PER_LAUNCH):
+            part = same[start : start + PER_LAUNCH]
             rows = [(xp.empty(g.shape, dtype=by.dtype), *[None] * 6, g) for g in part]
             table, blocks = _table(xp, rows)
             launch(xp, "unscale", (blocks,), table, by, real=real)
@@ -188,15 +171,15 @@ def unscale(by: Array, *gradients: Array) -> Any:
 
 
 def round_all(values: list[Array], dtype: Any) -> Any:
-    """Every parameter in 16 bits, by a launch for forty of them."""
+    """Every parameter in 16 bits: one launch for forty of them."""
     if dtype.itemsize > 2 or WIDE.get(dtype.name) != values[0].dtype.name or not served(*values):
         return NotImplemented
     if not all(w.flags.c_contiguous for w in values):
         return NotImplemented
     xp = backend_of(values[0]).xp
     made = [xp.empty(w.shape, dtype=dtype) for w in values]
-    for start in range(0, len(values), MOST):
-        part = slice(start, start + MOST)
+    for start in range(0, len(values), PER_LAUNCH):
+        part = slice(start, start + PER_LAUNCH)
         rows = [(None, None, None, shadow, w, None, None, w) for shadow, w in zip(made[part], values[part])]
         table, blocks = _table(xp, rows)
         launch(xp, "round_all", (blocks,), table, real=dtype.name)
@@ -204,16 +187,16 @@ def round_all(values: list[Array], dtype: Any) -> Any:
 
 
 def _by_dtype(*gradients: Array) -> dict[str, list[Array]] | None:
-    """Gradients that kernels take as they are, by the name of their dtype."""
-    sorts: dict[str, list[Array]] = {}
+    """Gradients by the name of their dtype; None if kernels cannot take them as they are."""
+    by_dtype: dict[str, list[Array]] = {}
     for g in gradients:
         if not served(g) or not g.flags.c_contiguous:
             return None
-        sorts.setdefault(g.dtype.name, []).append(g)
-    return sorts or None
+        by_dtype.setdefault(g.dtype.name, []).append(g)
+    return by_dtype or None
 
 
-# -- a batch of images that live on the device -------------------------------------------------------------------------
+# -- a batch from images on the device ---------------------------------------------------------------------------------
 
 
 def gather_batch(
@@ -221,12 +204,12 @@ def gather_batch(
 ) -> Any:
     """(images[order] − mean) · scale, each shifted and flipped: (M, H, W, C) -> (N, H, W, C).
 
-    images are uint8 or floating, order (N,) int32, mean and scale (C,) in the dtype that sums have; moves (N, 3) int8
-    holds how far down and right each image is read, and whether it is flipped. What lies off an image is 0 before it
-    is normalised.
+    images are uint8 or floating, order (N,) is int32, mean and scale (C,) have the dtype of sums; moves (N, 3) int8
+    holds how far down and right each image is read, and whether it is flipped. Pixels off an image are 0 before they
+    are normalised.
     """
     xp, (_, H, W, C), N = backend_of(images).xp, images.shape, order.size
-    if not 0 < N * H * W * C < LIMIT or not images.flags.c_contiguous:  # a copy of all images would be no gain
+    if not 0 < N * H * W * C < LIMIT or not images.flags.c_contiguous:  # copying all images would gain nothing
         return NotImplemented
     (order, moves), dtype = contiguous(order, moves), numpy.dtype(dtype)
     y = xp.empty((N, H, W, C), dtype=dtype)
@@ -239,12 +222,10 @@ def gather_batch(
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        adam_update,
         adam_updates,
         all_finite,
         gather_batch,
         round_all,
-        sgd_update,
         sgd_updates,
         unscale,
     )

@@ -1,7 +1,7 @@
-"""CUDA kernels on CuPy arrays that add up: channels, batch norm, the loss.
+"""CUDA kernels that add up: sums over channels, batch norm, the loss.
 
 Sums are taken in two stages (see kernels/channels.cu), always in the same order: the same bits in every run. All of
-these may be captured in a CUDA graph; labels of another type than int64 are converted by a kernel of CuPy's.
+these can be captured in a CUDA graph; CuPy converts labels that are not int64.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any
 from dualnet.geometry import elements
 from dualnet.shim import Array, backend_of
 
-from .launch import contiguous, launch, like, packing, served
+from .launch import contiguous, empty_like, launch, packing, served
 from .registry import WIDE, divided_by, layout
 
 BLOCKS = 528
-"""Blocks that add up a map together: four for each of the 132 processors of an H100, each with several packs under way
-for every thread. More would leave more for the second stage."""
+"""Blocks that add up a map together: four for each of the 132 processors of an H100, with several packs in flight for
+every thread. More blocks would leave more work to the second stage."""
 PASS_BLOCKS = 2 * BLOCKS
-"""Blocks that pass over a map: more, since nobody has to add up what they leave; not many more, since each thread first
-works out the numbers of its channels."""
+"""Blocks of a pass over a map: more, since there is no second stage; not many more, since each thread first computes
+the numbers of its channels."""
 SHORT = 1024
-"""Rows that one block for 32 channels adds up by itself: what it takes is less than a second launch."""
+"""Up to this many rows, one block for 32 channels adds up everything: that costs less than a second launch."""
 
 
 # -- sums over channels (E12) and batch norm ---------------------------------------------------------------------------
 
 
 class Shared:
-    """How blocks share maps of one shape, and as which packs they read them. See kernels/channels.cu."""
+    """How blocks share maps of one shape, and in packs of which size they read them. See kernels/channels.cu."""
 
     def __init__(self, blocks: int, *maps: Array) -> None:
         self.C, self.types = maps[0].shape[-1], {"real": maps[0].dtype.name, "pack": packing(maps[0].shape[-1], *maps)}
@@ -42,16 +42,16 @@ class Shared:
         launch(self.xp, name, grid, *arguments, self.layout, **self.types)
 
     def end(self, name: str, *arguments: Any) -> None:
-        """Launch a kernel that adds up what the blocks left."""
+        """Launch a kernel that adds up the partial sums of the blocks."""
         launch(self.xp, name, (-(-self.C // 32),), *arguments, **self.types)
 
     def sums(self, *shape: int) -> Array:
-        """(..., C), as wide as sums are kept."""
+        """(..., C), uninitialised, in the dtype of sums."""
         return self.xp.empty((*shape, self.C), dtype=WIDE[self.types["real"]])
 
 
 def channel_sum(x: Array) -> Any:
-    """E12 and others: (N, ..., C) -> (C,)."""
+    """E12, and other sums over channels: (N, ..., C) -> (C,)."""
     if not served(x):
         return NotImplemented
     return _channel_sum(backend_of(x).xp.ascontiguousarray(x), x.dtype)
@@ -70,7 +70,7 @@ def _channel_sum(x: Array, dtype: Any, scale: float = 1.0) -> Array:
 
 
 def channel_moments(x: Array) -> Any:
-    """Mean and biased variance of every channel."""
+    """The mean and the biased variance of every channel."""
     if not served(x):
         return NotImplemented
     x = backend_of(x).xp.ascontiguousarray(x)
@@ -84,13 +84,13 @@ def channel_moments(x: Array) -> Any:
 def follow(
     moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
 ) -> Any:
-    """Running statistics after a batch, as new arrays or ``into`` the old."""
+    """The running statistics after a batch: new arrays, or ``into`` the old ones."""
     moving = moving_mean, moving_variance
     real = moving_mean.dtype.name
     if not served(*moving) or WIDE[real] != real or into and not all(a.flags.c_contiguous for a in moving):
         return NotImplemented
     xp, C = backend_of(moving_mean).xp, moving_mean.size
-    new = moving if into else tuple(map(like, moving))
+    new = moving if into else tuple(map(empty_like, moving))
     old = moving if into else contiguous(*moving)
     numbers = keep, 1 - keep, n / (n - 1), C
     launch(xp, "follow", C, *new, *old, *_wide(xp, real, mean, variance), *numbers, real=real)
@@ -113,7 +113,7 @@ def normalise(
 def normalise_backward(
     dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
 ) -> Any:
-    """The way back of batch norm, with y first that of the ReLU behind it (E14): dx, dγ, dβ."""
+    """The way back of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14)."""
     if not served(dy, x, *(() if y is None else (y,))):
         return NotImplemented
     xp, real, learned = backend_of(dy).xp, x.dtype.name, gamma.dtype
@@ -121,12 +121,12 @@ def normalise_backward(
     mean, variance, gamma = _wide(xp, real, mean, variance, gamma)
     maps = (dy, x) if y is None else (dy, x, y)
     shared, dx = Shared(BLOCKS, *maps), xp.empty(x.shape, dtype=x.dtype)
-    partial, roads = shared.sums(2, shared.chunks), shared.sums(2)
+    partial, totals = shared.sums(2, shared.chunks), shared.sums(2)
     shared.over("normalise_backward_part", partial, dy, x, y, mean)
-    shared.end("normalise_backward_end", roads, partial, variance, epsilon, shared.layout)
-    inputs = (dx, dy, x, y, roads, mean, variance, gamma, epsilon)
+    shared.end("normalise_backward_end", totals, partial, variance, epsilon, shared.layout)
+    inputs = (dx, dy, x, y, totals, mean, variance, gamma, epsilon)
     Shared(PASS_BLOCKS, *maps).over("normalise_backward_dx", *inputs)
-    dbeta, dgamma = roads[0].astype(learned, copy=False), roads[1].astype(learned, copy=False)
+    dbeta, dgamma = totals[0].astype(learned, copy=False), totals[1].astype(learned, copy=False)
     return dx, dgamma, dbeta
 
 

@@ -1,21 +1,21 @@
-"""oneDNN through its C API: finding the library, and plans that run one computation for one shape.
+"""oneDNN's C library: finding it, loading it, and its threads.
 
-oneDNN is the open library of convolutions that the large frameworks call on a CPU. Any ``libdnnl`` of version 3 serves,
-the first of these that loads:
+oneDNN is the open-source library of convolutions that the large frameworks call on a CPU. Any ``libdnnl`` of version 3
+will do. The first of these that loads is used:
 
-1. the path in ``DUALNET_ONEDNN_LIBRARY``; one that does not load is an error
+1. the path in ``DUALNET_ONEDNN_LIBRARY``; it is an error if that does not load
 2. the wheel ``onednn-cpu-gomp`` (``pip install dualnet[onednn]``)
 3. ``lib`` of this Python's environment (conda), then the system's
 
 ``DUALNET_ONEDNN=0`` switches it off. Nothing is loaded before the first kernel call.
 
-Threads: OpenMP's, as many as ``threads.count()``; the number that the calling thread had is put back after each call.
-BLAS is not called in a plan, so its threads sleep meanwhile, provided that the kernels beside these hold it to one.
-OpenMP's threads do not survive a fork, and waiting for them would never end: a forked child of a process that has used
-them computes on one thread.
+oneDNN uses OpenMP's threads, as many as ``threads.count()``, and the calling thread's own number is restored after each
+call. A plan does not call BLAS, so BLAS's threads sleep meanwhile, as long as NumPy's kernels hold it to one thread.
+OpenMP's threads do not survive a fork, and a child would wait for them forever: a forked child of a process that has
+used them computes on one thread.
 
-How OpenMP's threads wait for the next call matters more than anything else here, and can only be said before OpenMP is
-loaded: :data:`SPIN`. Where it is loaded already, or the user has said, that stands.
+How OpenMP's threads wait for the next call (:data:`SPIN`) matters more than anything else here, and can be set only
+before OpenMP is loaded. If it is loaded already, or the user has a setting, that is left alone.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ from ..cpu import threads
 SPIN = "30000"
 """GOMP_SPINCOUNT: turns of about 15 ns that an idle thread of GNU OpenMP waits before it sleeps, 0.45 ms in all.
 
-It is awake for the next layer of a small network (to wake it takes 50 µs: asleep at once, LeNet-5's layers take 1.8
-times as long; after 0.1 ms, which its dense layers outlast, its step 1.07 times), and soon out of the way of NumPy's
-threads and of other processes: the default, ten times as long and more, cost a factor of 2 to 10 there."""
+So it is awake for the next layer of a small network. Waking it takes 50 µs: if it sleeps at once, LeNet-5's layers take
+1.8 times as long; if it sleeps after 0.1 ms, less than its dense layers take, a step takes 1.07 times as long. And it
+soon makes way for NumPy's threads and other processes, which the default, ten times as long and more, slows down by a
+factor of 2 to 10."""
 WHEELS = ("onednn-cpu-gomp", "onednn-cpu-iomp", "onednn-cpu-tbb")
 NAMES = ("libdnnl.so.3", "libdnnl.3.dylib", "dnnl.dll")
-RUNTIMES = {1: "sequential", 2: "OpenMP", 4: "TBB"}  # those that are done when execute returns
+RUNTIMES = {1: "sequential", 2: "OpenMP", 4: "TBB"}  # these have finished when execute returns
 
 CPU = 1  # the kind of engine
 
 _P, _I = c_void_p, c_int
-_CREATED: dict[str, list[Any]] = {  # what follows the new handle, which comes first
+_CREATED: dict[str, list[Any]] = {  # the arguments after the first, which is the new handle
     "engine": [_I, c_size_t],
     "stream": [_P, _I],
     "primitive_attr": [],
@@ -98,12 +99,12 @@ class _Version(ctypes.Structure):
 
 
 class Library:
-    """A loaded ``libdnnl``; raises ``OSError`` with the reason where it cannot serve."""
+    """A loaded ``libdnnl``; raises ``OSError`` with the reason if it cannot serve."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        slow = ctypes.CDLL(path)  # lets go of the interpreter's lock during a call
-        quick = ctypes.PyDLL(path)  # keeps it, which is sooner for calls of nanoseconds
+        slow = ctypes.CDLL(path)  # releases the interpreter's lock during a call
+        quick = ctypes.PyDLL(path)  # keeps it, which is faster for calls of nanoseconds
         self.version, self.runtime = self._checked(slow)
         for name, arguments in _CREATED.items():
             name = f"dnnl_{name}" if "_create_" in name else f"dnnl_{name}_create"
@@ -119,7 +120,7 @@ class Library:
         self.execute, self.set_address = slow.dnnl_primitive_execute, quick.dnnl_memory_set_data_handle
         self.get_threads: Callable[[], int] = lambda: 0
         self.set_threads: Callable[[int], Any] = lambda number: None
-        if self.runtime == "OpenMP":  # its own OpenMP, whichever that is
+        if self.runtime == "OpenMP":  # the OpenMP that this library itself uses
             self.get_threads, self.set_threads = quick.omp_get_max_threads, quick.omp_set_num_threads
         self.engine = self.made("engine", CPU, 0)
 
@@ -146,6 +147,7 @@ class Library:
         return handle
 
     def call(self, name: str, *arguments: Any) -> None:
+        """Call one of the library's functions; raises ``Refused`` if its status is not success."""
         status = getattr(self.slow, name)(*arguments)
         if status:
             raise Refused(f"{name}: oneDNN status {status}")
@@ -157,9 +159,9 @@ _process = {"forked": False, "parallel": False}
 
 
 def library() -> Library | None:
-    """The library in force, loaded on the first call; None where there is none, or ``DUALNET_ONEDNN=0``.
+    """The library in use, loaded on the first call; None if there is none, or with ``DUALNET_ONEDNN=0``.
 
-    Raises ``ValueError`` where ``DUALNET_ONEDNN_LIBRARY`` names something that does not serve.
+    Raises ``ValueError`` if ``DUALNET_ONEDNN_LIBRARY`` names something that does not serve.
     """
     if not _switched_on():
         return None
@@ -197,7 +199,7 @@ def count() -> int:
 
 
 def parallel(number: int) -> None:
-    """So many threads are about to be used."""
+    """Note that this many threads are about to be used."""
     if number > 1:
         _process["parallel"] = True
 
@@ -234,14 +236,14 @@ def _search() -> tuple[Library | None, str]:
 
 
 def _loaded(path: str) -> Library:
-    """Load it, with OpenMP's way of waiting settled, unless the user has said; the environment is left as found."""
+    """Load it, after setting how OpenMP waits, unless the user has done so; the environment is left as it was."""
     ours = not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
     if ours:
         os.environ["GOMP_SPINCOUNT"] = SPIN
     try:
         return Library(path)
     except (AttributeError, Refused) as error:
-        raise OSError(f"it lacks what is needed: {error}") from None
+        raise OSError(f"functions are missing: {error}") from None
     finally:
         if ours:
             del os.environ["GOMP_SPINCOUNT"]
@@ -256,7 +258,7 @@ def _candidates() -> Iterator[str]:
         yield from (os.path.abspath(f.locate()) for f in files if f.name in NAMES)
     for name in NAMES:
         yield os.path.join(sys.prefix, "lib", name)
-    yield from NAMES  # wherever the system's loader looks
+    yield from NAMES  # where the system's loader looks
 
 
 def ints(*values: int) -> Any:

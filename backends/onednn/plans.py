@@ -1,9 +1,9 @@
 """Plans: one computation of oneDNN for one shape, ready to run again.
 
-A :class:`Plan` holds a primitive of the library with all that it needs, made once for a shape; running it sets the
-addresses of the arrays and calls ``dnnl_primitive_execute``. On a CPU that call returns when the work is done, so no
-stream is waited for. Plans, their buffers and streams belong to one thread, so that threads neither wait for each
-other nor see each other's numbers; what the library itself caches (compiled code) is shared and safe.
+A :class:`Plan` holds a primitive of the library with all that it needs, made once for a shape. Running it sets the
+addresses of the arrays and calls ``dnnl_primitive_execute``. On a CPU that call returns when the work is done, so there
+is no stream to wait for. Plans, their buffers and streams belong to one thread, so that threads neither wait for each
+other nor see each other's numbers. What the library itself caches (compiled code) is shared and safe.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy
 
+from dualnet.geometry import Windows
+
 from .library import Library, Refused, count, ints, library, parallel
 
 KEPT = 256
-"""So many plans are kept by each thread; then the one that was not used for longest is destroyed."""
+"""Each thread keeps this many plans, and then destroys the one that has been unused for longest."""
 
 # Numbers of the C headers (dnnl_types.h, the same in all of version 3)
 IN_ORDER = 1
@@ -40,10 +42,10 @@ _pointer_at = c_size_t.from_address
 
 
 def address(array: numpy.ndarray) -> int:
-    """Where an array's data lie: 0.2 µs instead of the array interface's 1.1, four times for each layer.
+    """Where an array's data are: 0.2 µs instead of the array interface's 1.1, four times for each layer.
 
-    The pointer is the first thing that a NumPy array holds behind the head of every Python object; that it is there is
-    checked once, below.
+    A NumPy array holds the pointer right behind the head that every Python object has. Whether it is there is checked
+    once, below.
     """
     return _pointer_at(id(array) + _HEAD).value
 
@@ -73,7 +75,7 @@ class _Argument(Structure):
 class Plan:
     """Steps of the library for one shape: ``plan(x, w, y)`` runs them on arrays in the order of its :meth:`slot` calls.
 
-    The arrays must be contiguous, and of the sizes and dtypes described: nothing checks them here.
+    The arrays must be contiguous, and have the sizes and dtypes described; they are not checked here.
     """
 
     def __init__(self, found: Library, number: int) -> None:
@@ -100,7 +102,7 @@ class Plan:
         return handle
 
     def alone_below(self, limit: int, work: int) -> None:
-        """Use one thread where there is less to do than it takes to wake another. To be called before all else."""
+        """Use one thread if there is less to do than waking another would take. Call it before anything else."""
         if work < limit:
             self.threads = 1
             self.library.set_threads(1)  # plan() puts it back
@@ -112,16 +114,17 @@ class Plan:
         return self.made("memory_desc_create_with_strides", len(dims), ints(*dims), dtype, ints(*strides))
 
     def maps(self, N: int, H: int, W: int, C: int, dtype: int = F32) -> c_void_p:
-        """Feature maps (N, H, W, C) as they lie in memory; the library counts their dims as N, C, H, W."""
+        """Feature maps (N, H, W, C) as they are in memory; the library counts their dims as N, C, H, W."""
         return self.described((N, C, H, W), (H * W * C, 1, W * C, C), dtype)
 
     def vector(self, C: int) -> c_void_p:
+        """C numbers."""
         return self.described((C,), (1,))
 
     def attributes(self, *applied: tuple[Any, ...]) -> c_void_p:
         """Attributes of a primitive: exact float32, our scratchpad, and functions applied to each result.
 
-        A function is (kind, α, β) of the element, or (kind, descriptor) of the element and that of another array.
+        A function is (kind, α, β) of one element, or (kind, descriptor) of one element and another array's.
         """
         attributes = self.made("primitive_attr")
         self.library.call("dnnl_primitive_attr_set_scratchpad_mode", attributes, USER)
@@ -135,7 +138,7 @@ class Plan:
         return attributes
 
     def primitive_desc(self, kind: str, *arguments: Any) -> c_void_p:
-        """A primitive descriptor; plain loops are refused."""
+        """A primitive descriptor; raises ``Refused`` if the library has only plain loops."""
         descriptor = self.made(f"{kind}_primitive_desc", self.library.engine, *arguments)
         name = c_char_p()
         self.library.call("dnnl_primitive_desc_query", descriptor, IMPLEMENTATION, 0, byref(name))
@@ -150,10 +153,11 @@ class Plan:
         return c_void_p(self.library.slow.dnnl_primitive_desc_query_md(descriptor, what, 0))
 
     def same(self, one: c_void_p, other: c_void_p) -> bool:
+        """Are two memory descriptors equal?"""
         return bool(self.library.slow.dnnl_memory_desc_equal(one, other))
 
     def slot(self, descriptor: c_void_p) -> c_void_p:
-        """The memory of an array that is given on each call."""
+        """The memory of an array that each call brings."""
         memory = self.made("memory", descriptor, self.library.engine, None)
         self._slots.append(memory.value)
         return memory
@@ -207,7 +211,7 @@ class Plan:
 
 
 class _Stream:
-    """Where primitives are executed; destroyed with its thread."""
+    """Where primitives run; destroyed with its thread."""
 
     def __init__(self, found: Library) -> None:
         self.handle, self.destroy = found.made("stream", found.engine, IN_ORDER), found.quick.dnnl_stream_destroy
@@ -241,9 +245,9 @@ _of_thread = _Kept()
 
 
 def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
-    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None where oneDNN does not serve.
+    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None if oneDNN does not serve.
 
-    ``shapes`` must say everything that the plan depends on, and be hashable.
+    ``shapes`` must hold everything that the plan depends on, and be hashable.
     """
     found = library()
     if found is None:
@@ -255,7 +259,7 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
         return plans[key]
     parallel(number)
     before = found.get_threads()
-    found.set_threads(number)  # the code that is made depends on it
+    found.set_threads(number)  # the generated code depends on it
     try:
         made: Plan | None = Plan(found, number)
         build(made, *shapes)
@@ -269,42 +273,7 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
     return made
 
 
-# -- the matrix product ------------------------------------------------------------------------------------------------
-
-
-def product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: numpy.ndarray) -> bool:
-    """y = x w + b, of float32 matrices that may be transposed views; False where oneDNN does not serve."""
-    found = library()
-    if found is None:
-        return False
-    number = count()
-    parallel(number)
-    (x, across, row), (w, down, column) = _as_it_lies(x), _as_it_lies(w)
-    (M, K), D = x.shape, w.shape[1]
-    if b is not None:
-        y[...] = b
-    addresses = [address(a) for a in (x, w, y)]
-    before = found.get_threads()
-    found.set_threads(number)
-    try:
-        status = found.slow.dnnl_sgemm(
-            across, down, M, D, K, 1.0, addresses[0], row, addresses[1], column, 0.0 if b is None else 1.0,
-            addresses[2], D,
-        )  # fmt: skip
-    finally:
-        found.set_threads(before)
-    return status == 0
-
-
-def _as_it_lies(matrix: numpy.ndarray) -> tuple[numpy.ndarray, bytes, int]:
-    """The matrix (a copy, if its rows and columns are both apart), b"N" or b"T", and the distance between its runs."""
-    (rows, columns), (down, across), size = matrix.shape, matrix.strides, matrix.itemsize
-    if matrix.flags.c_contiguous:
-        return matrix, b"N", columns
-    if matrix.flags.f_contiguous:
-        return matrix, b"T", rows
-    if across == size and down >= columns * size and down % size == 0:
-        return matrix, b"N", down // size
-    if down == size and across >= rows * size and across % size == 0:
-        return matrix, b"T", across // size
-    return numpy.ascontiguousarray(matrix), b"N", columns
+def placement(at: Windows) -> tuple[Any, Any, Any, Any]:
+    """How oneDNN is told where windows stand: strides, dilations (0 if there are none), padding before and after."""
+    (top, bottom), (left, right) = at.reach
+    return ints(*at.stride), ints(*(r - 1 for r in at.dilation)), ints(top, left), ints(bottom, right)

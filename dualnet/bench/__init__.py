@@ -3,9 +3,9 @@
     run(...)        measures, and returns everything seen as plain data
     markdown(...)   makes tables of it
     write(...)      writes them to a file, or between two marks of a page
-    wrong(...)      tells whether anything failed
+    wrong(...)      says whether anything failed
 
-``import dualnet`` does not bring it along: say ``from dualnet import bench``.
+``import dualnet`` does not import it: write ``from dualnet import bench``.
 """
 
 from .measure import run

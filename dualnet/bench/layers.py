@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..layers.layer import Layer
-from ..ops.pullback import Pullback
+from ..seeing.watching import Run, Stopwatch, Visit, Watch
 from ..shim import Array, current
 
 __all__ = ["layer_times"]
@@ -23,10 +23,9 @@ def layer_times(
 ) -> dict[str, Any]:
     """Forward and backward ms of every layer inside a training step, the median of as many steps as fit in ``seconds``.
 
-    Each layer is wrapped in a clock while this runs. Around each reading a GPU is waited for, so the layers cannot
-    overlap and their sum is more than an undisturbed step. A multiplication and an addition count as two FLOP; backward
-    counts dw, and dx where it is asked for. A layer that is served together with the one before it shows no times of
-    its own.
+    A clock runs around each layer meanwhile. It waits for the GPU before each reading, so the layers cannot overlap and
+    their sum is more than an undisturbed step. A multiplication and an addition count as two FLOP; backward counts dw,
+    and dx if it is computed. A layer that runs in one pass with the one before it has no times of its own.
 
     >>> from dualnet.bench.nets import network
     >>> from dualnet.layers.containers import forward_of
@@ -42,20 +41,14 @@ def layer_times(
     rows = [row for row in net.summary().rows if not row.container]
     layers = dict(net.walk())
     clock = Clock()
-    watched: dict[int, str] = {}
+    first: dict[int, str] = {}
     costs: dict[str, int] = defaultdict(int)
     for row in rows:  # a layer that stands in several places is one row
-        first = watched.setdefault(id(layers[row.name]), row.name)
-        costs[first] += row.multiply_adds
-    try:
-        for name in watched.values():
-            clock.watch(name, layers[name])
+        costs[first.setdefault(id(layers[row.name]), row.name)] += row.multiply_adds
+    with Watch(net, clock.around, at=costs):
         runs = _runs(clock, step, seconds)
-    finally:
-        for name in watched.values():
-            vars(layers[name]).pop("forward", None)
     whole = statistics.median(run[REST] for run in runs)
-    table = [_row(name, layers[name], clock, runs, costs[name] * batch, whole) for name in watched.values()]
+    table = [_row(name, layers[name], clock, runs, adds * batch, whole) for name, adds in costs.items()]
     spent = sum((row["forward_ms"] or 0) + (row["backward_ms"] or 0) for row in table)
     left = max(0.0, whole * 1e3 - spent)
     return {"step_ms": whole * 1e3, "runs": len(runs), "rows": table, "rest_ms": left, "rest_share": left / whole / 1e3}
@@ -67,34 +60,22 @@ class Clock:
     def __init__(self) -> None:
         self.spent: dict[Any, float] = defaultdict(float)
         self.without_dx: set[str] = set()
-        self.wait = current().synchronize
+        self.stopwatch = Stopwatch(current().synchronize)
 
-    def now(self) -> float:
-        self.wait()
-        return time.perf_counter()
+    def around(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
+        """Time the layer's forward, and the pullback that it returns."""
+        name = visit.first
+        if not visit.options.get("need_dx", True):
+            self.without_dx.add(name)
+        (y, way), seconds = self.stopwatch.time(run, x)
+        self.spent[name, "forward"] += seconds
 
-    def watch(self, name: str, layer: Layer) -> None:
-        """From now on the layer's forward, and the pullbacks it returns, are timed."""
-        forward = layer.forward
-
-        def timed(x: Array, train: bool = False, **options: Any) -> tuple[Array, Pullback]:
-            if not options.get("need_dx", True):
-                self.without_dx.add(name)
-            begun = self.now()
-            y, way = forward(x, train, **options)
-            self.spent[name, "forward"] += self.now() - begun
-            return y, Pullback(way.op, self._backward(name, way), y, children={"timed": way})
-
-        layer.forward = timed  # type: ignore[method-assign]
-
-    def _backward(self, name: str, way: Pullback) -> Callable[[Array], Any]:
-        def timed(dy: Array) -> Any:
-            begun = self.now()
-            result = way(dy)
-            self.spent[name, "backward"] += self.now() - begun
+        def back(dy: Array) -> Any:
+            result, seconds = self.stopwatch.time(way, dy)
+            self.spent[name, "backward"] += seconds
             return result
 
-        return timed
+        return y, back
 
 
 def _runs(clock: Clock, step: Callable[[], Any], seconds: float) -> list[dict[Any, float]]:
@@ -104,9 +85,9 @@ def _runs(clock: Clock, step: Callable[[], Any], seconds: float) -> list[dict[An
     end = time.perf_counter() + seconds
     while len(runs) < 3 or time.perf_counter() < end:
         clock.spent.clear()
-        begun = clock.now()
+        begun = clock.stopwatch.now()
         step()
-        clock.spent[REST] = clock.now() - begun
+        clock.spent[REST] = clock.stopwatch.now() - begun
         runs.append(dict(clock.spent))
     return runs
 

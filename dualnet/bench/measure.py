@@ -1,4 +1,4 @@
-"""Measuring: every program in its own process, turn by turn, so that all meet the same state of the machine."""
+"""Measuring: programs take turns, each in a process of its own, so that all see the machine in the same state."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ RUNNER = HERE / "peers" / "runner.py"
 MODES = ("training", "inference")
 DTYPES = tuple(TOLERANCE)
 NO_TIME = "no time was left"
-LEAST = 60  # seconds that importing may take, whatever the limit is
-LONGEST = 1200  # seconds that one measurement may take
+LEAST = 60  # seconds allowed for an import, whatever the limit
+LONGEST = 1200  # seconds allowed for one measurement
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS", "PJRT_NPROC", "NPROC")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A library to measure: what to import, the script with its step, and the variants of which the best counts.
+    """A library to measure: what to import, the script with its step, and its variants, of which the fastest counts.
 
-    ``thorough``: it knows every kind of numbers, and momentum; the others are measured in float32 without.
+    ``thorough`` programs know every dtype, and momentum; the others are measured in float32 without momentum.
     """
 
     library: str
@@ -91,16 +91,16 @@ def run(
     ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; as a mapping it also says
     which Python runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,
     each in a process of its own; the best of ``rounds`` counts. ``threads`` defaults to the cores that this process may
-    use. Runs on the backend in force. ``tell`` hears of the progress, line by line; ``keep`` is given the result after
-    every network, as far as it is.
+    use. Runs on the backend in force. ``tell`` gets the progress, line by line; ``keep`` gets the result so far after
+    every network.
 
     ``dtypes`` are ``"float32"``, ``"tf32"``, ``"bfloat16"`` and ``"float16"``: PyTorch has automatic mixed precision.
     ``momentum`` is SGD's. With ``capture`` dualnet's training step is one CUDA graph (:func:`dualnet.capture`). With
-    ``stay``, as always on a GPU, a program's process waits between the rounds instead of being started anew. After
-    ``limit`` seconds nothing more is begun, and the result says what was left out.
+    ``stay`` (the default on a GPU) a program's process waits between the rounds instead of starting again. After
+    ``limit`` seconds no new measurement begins, and the result lists what was left out.
 
-    Raises ``ValueError`` or ``TypeError`` for what cannot be measured, before anything is. A peer that is not installed
-    is left out, and the result says so.
+    Raises ``ValueError`` or ``TypeError`` before the first measurement if an argument is wrong. A peer that is not
+    installed is left out, and the result says so.
 
     >>> from dualnet import bench
     >>> result = bench.run(["digits_cnn"], batches=[1], modes=["inference"], rounds=1, seconds=0.0)
@@ -152,7 +152,7 @@ def run(
 
 
 class Bench:
-    """One series of measurements: who takes part, and how."""
+    """One series of measurements: which programs, and how."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Bench:
         return told
 
     def cell(self, at: dict[str, Any], batch: int, mode: str, dtype: str = DTYPES[0]) -> list[dict[str, Any]]:
-        """One network, batch, mode and kind of numbers: a row for every program and variant, in turn, to and fro."""
+        """One network, batch, mode and dtype: a row for every program and variant; odd rounds go in reverse order."""
         where = {"net": at["name"], "batch": batch, "mode": mode, "dtype": dtype}
         turns = [(name, variant) for name in self.pythons for variant in self._variants(name, mode)]
         answers: dict[tuple[str, str], list[dict[str, Any]]] = {turn: [] for turn in turns}
@@ -201,7 +201,7 @@ class Bench:
                 for who in turns if turn % 2 == 0 else reversed(turns):
                     seen = answers[who]
                     if seen and ("min_ms" not in seen[-1] or self._left() <= 0):
-                        continue  # it cannot, and once is enough; or the time is over, and once must do
+                        continue  # it failed, so do not try again; or the time is up, and one round must do
                     seen.append(self._absent(who[0], at, dtype) or asked[who]())
                     told = f"{at['name']}, batch {batch}, {mode}" + (f", {dtype}" if dtype != DTYPES[0] else "")
                     self._tell_of(told, turn, " ".join(filter(None, who)), seen[-1])
@@ -210,7 +210,7 @@ class Bench:
         return [{**where, "program": name, "variant": v, **best(answers[name, v]), **more} for name, v in turns]
 
     def layers(self, at: dict[str, Any], batch: int, dtype: str = DTYPES[0]) -> dict[str, Any]:
-        """Where a training step of ours spends its time."""
+        """Where our own training step spends its time."""
         self.tell(f"{at['name']}, batch {batch}, layer by layer")
         task = {**at, "batch": batch, "mode": "training", "dtype": dtype, "measure": "layers"}
         answer = self.ask("dualnet", task)
@@ -224,7 +224,7 @@ class Bench:
         return ("channels_last",) if self.device == "cuda" and "channels_last" in variants else variants
 
     def _asker(self, name: str, task: dict[str, Any], processes: contextlib.ExitStack) -> Callable[[], dict[str, Any]]:
-        """What measures a program once more, as its process stays or is started anew."""
+        """A function that measures a program once more, in the process that stayed or in a new one."""
         if not self.staying:
             return lambda: self.ask(name, {**task, "measure": "step"})
         staying = processes.enter_context(
@@ -252,7 +252,7 @@ class Bench:
         self.tell(f"{what}, round {turn + 1} of {self.rounds}: {who}: {said}")
 
     def ask(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
-        """Run one task in a process of its own; its answer, or why there is none."""
+        """Run one task in a process of its own: its answer, or the reason why there is none."""
         longest = LONGEST if self.until == math.inf else max(LEAST, self._left())
         return once([self.pythons[name], str(RUNNER)], self._task(name, task), self._environment(name), longest)
 
@@ -271,11 +271,11 @@ class Bench:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             environment["DUALNET_BACKEND"] = get_backend()
         elif self.pythons[name] != sys.executable:
-            environment.pop("PYTHONPATH", None)  # it leads to packages for this Python
+            environment.pop("PYTHONPATH", None)  # it points at packages for this Python
         return environment
 
 
-# -- what was asked for ------------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------------------------
 
 
 def _peers(against: Iterable[str] | Mapping[str, str | None]) -> dict[str, str]:
@@ -290,7 +290,7 @@ def _peers(against: Iterable[str] | Mapping[str, str | None]) -> dict[str, str]:
             raise ValueError(f"bench: unknown peer {name!r}; the peers are {', '.join(known)}")
         found = sys.executable if python is None else shutil.which(os.path.expanduser(python))
         if not found:
-            raise ValueError(f"bench: {name}={python}: there is no such program")
+            raise ValueError(f"bench: {name}={python}: no such program; expected the path of a Python")
         peers[name] = found
     return peers
 
@@ -312,7 +312,7 @@ def _known_dtypes(dtypes: Sequence[str]) -> list[str]:
 
 
 def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bool) -> list[dict[str, Any]]:
-    """The plan of each network, and a file with its weights for the peers."""
+    """The plan of each network, and a file with its weights for the peers to load."""
     if isinstance(nets, (str, Layer)):
         raise TypeError(f"bench: nets is a list of names, files or networks, got {type(nets).__name__}")
     plans: dict[str, dict[str, Any]] = {}
@@ -330,7 +330,7 @@ def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bo
 
 
 def rehearsal(folder: Path) -> dict[str, Any]:
-    """What a process runs before its memory is counted: one image of 2 × 2 through a little of everything."""
+    """What a process runs before its memory counts: one image of 2 × 2 through one layer of each kind."""
     chain = [Conv2D(1, 1), BatchNorm(), ReLU(), MaxPool2D(1), Flatten(), Dense(2)]
     with use_backend("numpy"):
         net = Sequential(chain).init((2, 2, 1), dtype="float32")
@@ -351,7 +351,7 @@ def _machine() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, str]:
-    """What NVIDIA's own tool tells of the first GPU, clocks and all; nothing where it is not there."""
+    """What ``nvidia-smi`` reports about the first GPU, its clocks included; empty without it."""
     asked = "name driver_version memory.total clocks.sm clocks.max.sm clocks.mem power.limit temperature.gpu pstate"
     command = ["nvidia-smi", f"--query-gpu={','.join(asked.split())}", "--format=csv,noheader", "--id=0"]
     try:

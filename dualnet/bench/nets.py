@@ -1,4 +1,4 @@
-"""The networks to measure, and their description for the peers: plain data of which each builds the same network."""
+"""The networks to measure, described as plain data from which each peer builds the same network."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from ..shim import to_numpy, use_backend
 __all__ = ["DEFAULT", "NAMES", "describe", "network", "plan", "weights"]
 
 DEFAULT = ("lenet5", "vgg6", "resnet20", "wide")
-"""What is measured where nothing is said."""
+"""What is measured by default."""
 
 LR = 0.01  # of SGD, for cross-entropy
 WIDE = 256  # channels, on a map of 16 × 16
 
 
 def wide() -> Sequential:
-    """One wide layer, as in the middle of a network: the gradient of its input is asked for too."""
+    """One wide layer, as in the middle of a network: its input needs a gradient too."""
     return Sequential([Conv2D(WIDE, 3, padding=1)])
 
 
 def vgg16_bn() -> Sequential:
-    """VGG-16 with batch norm and without dropout: each program would draw other masks, and compute something else."""
+    """VGG-16 with batch norm and without dropout, whose masks would differ between programs."""
     return models.vgg16(dropout=0.0)
 
 
@@ -49,7 +49,7 @@ NAMES = (*models.NAMES, "vgg16_bn", "wide")
 
 
 def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
-    """The network of this name, initialised, or the one in this file; on the backend in force.
+    """The network of this name, or the one in this file, initialised on the backend in force.
 
     >>> network("lenet5").input_shape
     (28, 28, 1)
@@ -68,9 +68,9 @@ def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
 
 
 def plan(name: str, seed: int = 0) -> dict[str, Any]:
-    """What a step of this network is, as plain data: shapes, loss, learning rate, and the layers for the peers.
+    """A step of this network as plain data: shapes, loss, learning rate, and the layers for the peers.
 
-    A network that gives one number per class is trained with softmax cross-entropy, any other with squared errors.
+    A network with one output per class trains with softmax cross-entropy, any other with squared errors.
 
     >>> lenet5 = plan("lenet5")
     >>> lenet5["loss"], lenet5["layers"][1], plan("wide")["loss"]
@@ -99,7 +99,7 @@ def plan(name: str, seed: int = 0) -> dict[str, Any]:
 
 
 def weights(name: str, seed: int = 0) -> dict[str, Any]:
-    """The state of the network by name, on the host: with it the peers begin at the same place.
+    """The network's state by name, on the host, so that all peers start from the same weights.
 
     >>> sorted(weights("lenet5"))[:2]
     ['0.b', '0.w']
@@ -112,9 +112,9 @@ def weights(name: str, seed: int = 0) -> dict[str, Any]:
 
 
 def describe(net: Layer) -> list[tuple[str, dict[str, Any]]]:
-    """The layers as plain data; ``NotImplementedError`` says which one the peers' steps do not have.
+    """The layers as plain data; ``NotImplementedError`` names the first one that the peers' steps lack.
 
-    Each is a pair of a word and its numbers. The names in it (w, b, gamma, ...) are those of the network's state.
+    Each is a pair ``(kind, options)``; w, b, gamma, ... name entries of the network's state.
 
     >>> describe(network("lenet5"))[-1]
     ('dense', {'w': '11.w', 'b': '11.b', 'map': None})
@@ -128,9 +128,9 @@ def describe(net: Layer) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _chain(name: str, layer: Layer, shape: Shape) -> list[tuple[str, dict[str, Any]]]:
-    """A layer, or all those of a chain and of the chains within it."""
+    """A layer, or all layers of a chain and of the chains inside it."""
     described: list[tuple[str, dict[str, Any]]] = []
-    flattened: Shape | None = None  # the map whose units now lie in a row, for the peers whose maps are (C, H, W)
+    flattened: Shape | None = None  # the map that was flattened, for peers whose maps are (C, H, W)
     for place, inner, into in _flat(name, layer, shape):
         if not isinstance(inner, Identity):
             described.append(_one(place, inner, into))
@@ -152,7 +152,7 @@ def _flat(name: str, layer: Layer, shape: Shape) -> Iterator[tuple[str, Layer, S
 
 
 def _one(name: str, layer: Layer, shape: Shape) -> tuple[str, dict[str, Any]]:
-    """One layer. Options that some peer lacks are refused here, so that all run the same."""
+    """One layer. Options that some peer lacks are refused here, so that all programs run the same network."""
     kind = type(layer)
     maker = DESCRIBED.get(kind)
     if maker is None:

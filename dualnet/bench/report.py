@@ -1,4 +1,4 @@
-"""What was measured, as tables in Markdown, which can also be read as they are."""
+"""Measurements as Markdown tables that also read well as plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["markdown", "place", "write", "wrong"]
 
 LIBRARIES = ("onednn", "cudnn", "cublas")
-"""Whose kernels may run besides dualnet's own, as ``dn.info()`` calls them."""
+"""Libraries whose kernels may run besides dualnet's own, by their names in ``dn.info()``."""
 
 Result = dict[str, Any]
 Cells = list[str]
@@ -39,8 +39,8 @@ def write(text: str, target: str | os.PathLike) -> None:
     """Write the tables to a file, or between two marks of a page.
 
     ``page.md#numpy`` stands for what lies between ``<!-- bench: numpy -->`` and ``<!-- bench: end -->`` in page.md; the
-    rest of the page is left alone. ``ValueError`` where it has no such place. The file is written as a whole or not at
-    all: what was measured until then stays, whenever the process is ended.
+    rest of the page stays. Raises ``ValueError`` if the page has no such marks. The file is replaced as a whole or not
+    at all, so earlier results survive an interrupted process.
     """
     path, inside = place(target)
     if inside is not None:
@@ -56,7 +56,7 @@ def write(text: str, target: str | os.PathLike) -> None:
 
 
 def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]:
-    """The file to write and, where only a part is meant, the whole page and the bounds of the part.
+    """The file to write; for a part of a page also the page's text and where the part begins and ends.
 
     >>> place("tables.md")[1] is None
     True
@@ -64,7 +64,7 @@ def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]
     name, _, mark = os.fspath(target).partition("#")
     path = Path(name)
     if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"{name}: cannot be written; its folder must exist and it must be no folder itself")
+        raise ValueError(f"{name}: cannot be written; expected a file in a folder that exists")
     if not mark:
         return path, None
     page = path.read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]
 
 
 def wrong(result: Result) -> bool:
-    """Did a measurement fail, or a peer compute something else? (To be left out is not wrong.)
+    """Did a measurement fail, or a peer compute something else? (Being left out is not a failure.)
 
     >>> wrong({"results": [{"skipped": "jax cannot be imported"}], "layers": [], "programs": {}})
     False
@@ -88,7 +88,7 @@ def wrong(result: Result) -> bool:
 
 
 def table(rows: Iterable[Cells], left: int = 1) -> list[str]:
-    """Rows of equally many cells, the first of them the headings; the first ``left`` columns begin at the left."""
+    """Rows of cells, the headings first; the first ``left`` columns are aligned left, the others right."""
     rows = list(rows)
     widths = [max(3, *map(len, column)) for column in zip(*rows)]
     lines = []
@@ -133,11 +133,11 @@ def _programs(result: Result) -> list[str]:
         threads = threads if name == "dualnet" else facts.get("threads", threads)
         versions = [name, told["version"], told["python"], told["numpy"]]
         rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{told['import_ms']:.0f}"])
-    return [*table(rows, left=4), "", "Import: what it takes beyond NumPy's own."]
+    return [*table(rows, left=4), "", "Import: the time beyond NumPy's own."]
 
 
 def _without_folders(words: Any) -> str:
-    """A library's own name instead of its path, which is nobody else's."""
+    """A library's name without its path, which differs from machine to machine."""
     return re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\\/,;]*[\\/])+", "", str(words))
 
 
@@ -165,7 +165,7 @@ def _speed(result: Result, mode: str) -> list[str]:
 
 
 def _several_dtypes(result: Result) -> Cells:
-    """The heading of a column for the kind of numbers, where they are not all float32."""
+    """The heading of a dtype column, unless everything is float32."""
     return ["dtype"] if any(row["dtype"] != "float32" for row in result["results"]) else []
 
 
@@ -217,7 +217,7 @@ def _layers(shares: Result) -> list[str]:
 
 
 def _kernels(result: Result) -> list[str]:
-    """What served dualnet's calls, for the largest batch of each network and mode."""
+    """Which kernels served dualnet's calls, for the largest batch of each network and mode."""
     last = {(row["net"], row["mode"]): row["ran"] for row in result["results"] if row.get("ran")}
     lines = [["net", "mode", "ran"]]
     for (net, mode), ran in last.items():

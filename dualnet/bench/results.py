@@ -1,4 +1,4 @@
-"""What came of measuring: the rounds of a program as one row, and rows side by side as ratios."""
+"""Results: the rounds of a program as one row, and ratios between rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 __all__ = ["TOLERANCE", "best", "ratios"]
 
 TOLERANCE = {"float32": 1e-3, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 3e-2}
-"""Between what two programs compute, relative. float32 differs by far less; with fewer digits the first value counts
-alone, since every step makes more of the difference."""
+"""How far two programs may be apart, relative. float32 differs by far less; with fewer digits only the first value
+counts, since the difference grows with every step."""
 
 
 def best(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """All rounds of one program as one: the best time, the median of medians, the memory of the middle round."""
+    """All rounds of one program as one row: best time, median of the medians, memory of the median round."""
     good = [answer for answer in answers if "min_ms" in answer]
     if not good or good != answers:
         return {key: answers[-1][key] for key in ("skipped", "failed") if answers and answers[-1].get(key)}
@@ -33,12 +33,12 @@ def _middle(values: list[int | None]) -> int | None:
 
 
 def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each peer in each cell. Rows that compute something else than dualnet are marked, and have none."""
+    """A ratio for each peer in each cell. A row that computes something else than dualnet is marked, and gets none."""
     return [ratio for cell in _cells(results) for ratio in _ratios(cell)]
 
 
 def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows that belong together: one network, batch, mode and kind of numbers."""
+    """The rows that belong together: those of one network, batch, mode and dtype."""
     cells: dict[Any, list[dict[str, Any]]] = {}
     for row in results:
         cells.setdefault((row["net"], row["batch"], row["mode"], row["dtype"]), []).append(row)
@@ -46,7 +46,7 @@ def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _ratios(cell: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How many times the speed of each peer's better variant dualnet has, and its share of that peer's least memory."""
+    """dualnet's speed over that of each peer's faster variant, and its memory over that peer's smallest."""
     (ours, *_), found = (row for row in cell if row["program"] == "dualnet"), []
     for name in dict.fromkeys(row["program"] for row in cell if row is not ours):
         rows = [row for row in cell if row["program"] == name and "min_ms" in row]

@@ -1,7 +1,6 @@
-"""Programs that are measured, each in a process of its own: one for every round, or one that stays between the rounds.
+"""The measured programs, each in a process of its own: a new one for every round, or one that stays between rounds.
 
-A process that stays builds and compiles once. It is waiting while others are measured, and a GPU knows nothing of it
-but the memory that it holds.
+A process that stays builds and compiles once. While others are measured it waits, and uses nothing of a GPU but memory.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any
 __all__ = ["Staying", "once"]
 
 Answer = dict[str, Any]
-PATIENCE = 10.0  # seconds in which a process may end by itself
+PATIENCE = 10.0  # seconds a process gets to end by itself
 
 
 def once(command: list[str], task: Answer, environment: dict[str, str], longest: float) -> Answer:
-    """One task in a process that ends with it: its answer, or why there is none."""
+    """One task in a process that ends with it: its answer, or the reason why there is none."""
     options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": longest}
     try:
         done = subprocess.run(command, input=json.dumps(task), env=environment, **options)
@@ -33,7 +32,7 @@ def once(command: list[str], task: Answer, environment: dict[str, str], longest:
 
 
 class Staying:
-    """A process that builds the step once and measures it whenever it is called. A context: at its end it is gone."""
+    """A process that builds the step once and measures it at every call. A context manager, which ends the process."""
 
     def __init__(self, command: list[str], task: Answer, environment: dict[str, str]) -> None:
         self.command, self.task, self.environment = command, task, environment
@@ -48,7 +47,7 @@ class Staying:
             self._end()
 
     def __call__(self, longest: float) -> Answer:
-        """Measure, for the first time after building; what came of both."""
+        """Measure; the first call builds the step before. Returns the answer, or why there is none."""
         until = time.monotonic() + longest
         if self.process is None:
             begun = time.monotonic()

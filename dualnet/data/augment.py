@@ -2,8 +2,8 @@
 
     y[n, i, j, c] = (x[order[n], i + down, j′ + right, c] − mean[c]) · scale[c]      j′ = j, or W − 1 − j where flipped
 
-What lies off an image is 0 before it is normalised, which is black: an image padded with zeros, cropped, flipped and
-normalised, in this order. On a GPU it is one kernel (``backends/kernels/batch.cu``), and the images never leave it.
+Outside an image, x is 0, which is black: an image is padded with zeros, cropped, flipped and normalised, in this order.
+On a GPU one kernel does it all (``backends/gpu/kernels/batch.cu``), and the images never leave the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Augment"]
 MOST = 127
 """The longest shift: moves are kept in bytes."""
 STREAM = 2**31 + 1
-"""Where moves are drawn from, far from the layers' places and from the order of the batches."""
+"""The random stream of the moves, far from those of the layers and of the order of the batches."""
 
 Numbers = float | Sequence[float] | None
 
@@ -30,14 +30,15 @@ Numbers = float | Sequence[float] | None
 class Augment:
     """The usual way to make more of small images: shifted by up to ``shift`` pixels each way, flipped, normalised.
 
-    Every image is moved up or down and left or right by a random whole number of pixels, black coming in from outside
-    (what PyTorch calls a random crop of the padded image), and with ``flip`` every other one is mirrored. Then comes
-    ``(x − mean) · scale``, by channel or with one number for all. Bytes count as shares of 255, so that one ``Augment``
-    serves uint8 images and floating ones in [0, 1] alike; ``mean`` is 0 and ``scale`` is 1 if nothing is said, and
+    Every image is moved up or down and left or right by a random number of pixels, and black comes in from outside
+    (PyTorch calls it a random crop of the padded image). With ``flip`` about half of the images are mirrored. Then
+    comes ``(x − mean) · scale``, by channel or with one number for all. Bytes are divided by 255 first, so one
+    ``Augment`` serves uint8 images and floating ones in [0, 1] alike. By default ``mean`` is 0 and ``scale`` is 1;
     :meth:`measured` takes both from the images.
 
-    Moves are drawn on the host from a seed, the epoch and the place in it: the same on every backend, in any order of
-    calls. Source: Krizhevsky, Sutskever and Hinton (2012), section 4.1; He et al. (2016), section 4.2, for the numbers.
+    Moves are drawn on the host from a seed, the epoch and the image's place in it: the same on every backend, in any
+    order of calls. Source: Krizhevsky, Sutskever and Hinton (2012), section 4.1; He et al. (2016), section 4.2, for the
+    numbers.
 
     >>> import numpy, dualnet as dn
     >>> augment = dn.data.Augment(shift=1)
@@ -59,9 +60,9 @@ class Augment:
 
     @classmethod
     def measured(cls, images: Array, shift: int = 4, flip: bool = True) -> Augment:
-        """With the images' own mean and 1 / standard deviation of each channel: what comes out has mean 0, variance 1.
+        """With the mean and 1 / standard deviation of each channel of the images: batches have mean 0 and variance 1.
 
-        Images on a device are summed up there. A channel without any spread is left as large as it is.
+        Images on a device are summed there. A channel that is the same everywhere gets the scale 1.
 
         >>> import numpy, dualnet as dn
         >>> images = numpy.array([0, 255, 255, 0], dtype="uint8").reshape(1, 2, 2, 1)
@@ -81,7 +82,7 @@ class Augment:
         return cls(shift, flip, tuple(map(float, mean)), tuple(map(float, scale)))
 
     def moves(self, examples: int, *, seed: int = 0, epoch: int = 0) -> numpy.ndarray:
-        """What is done to the images of an epoch, by their place in it: (examples, 3) int8, down, right and flipped.
+        """How the images of an epoch are moved, in their order: (examples, 3) int8, which are down, right and flipped.
 
         >>> import dualnet as dn
         >>> moves = dn.data.Augment(shift=2).moves(1000, seed=7)
@@ -103,8 +104,8 @@ class Augment:
         """The images ``order`` (N,), moved by ``moves`` (N, 3), where ``images`` (M, H, W, C) live: (N, H, W, C).
 
         ``images`` are uint8 or floating. ``order`` and ``moves`` may lie on the host, where they are checked, or
-        beside the images, where looking at them would keep the device waiting: then they must be right. Without
-        ``moves`` the images are only normalised. Raises ``TypeError`` and ``ValueError`` for what does not fit.
+        beside the images on a device, where they are not, since reading them would make it wait. Without ``moves`` the
+        images are only normalised. Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
 
         >>> import numpy, dualnet as dn
         >>> images = dn.asarray(numpy.full((5, 2, 2, 3), 255, "uint8"))
@@ -122,7 +123,7 @@ class Augment:
         return gather_batch(images, order, moves, mean, scale, dtype)
 
     def normalise(self, images: Array, *, dtype: Any = "float32") -> Array:
-        """All images as they are, normalised: what a network is tested with that was trained with this.
+        """All images, normalised and not moved: to test a network that was trained with this.
 
         >>> import numpy, dualnet as dn
         >>> print(dn.data.Augment(scale=2).normalise(numpy.full((1, 1, 1, 1), 51, "uint8")).round(4))
@@ -153,7 +154,7 @@ class Augment:
 
 
 BLOCK = 1024
-"""Images that are added up at once."""
+"""Images that are summed at once."""
 
 
 @accelerated
@@ -179,7 +180,7 @@ def gather_batch(
     return ((x - mean) * scale).astype(dtype, copy=False)
 
 
-# -- what may be asked -------------------------------------------------------------------------------------------------
+# -- checks of arguments -----------------------------------------------------------------------------------------------
 
 
 def _numbers(given: Numbers, name: str) -> tuple[float, ...] | None:
@@ -204,15 +205,15 @@ def _of_images(owner: str, images: Array) -> Any:
 
 
 def _share(images: Array) -> float:
-    """What one unit of the images' numbers is worth."""
+    """The factor that brings the images' numbers to [0, 1]."""
     return 1 / 255 if images.dtype.name == "uint8" else 1.0
 
 
 def _order(given: Any, images: Array, backend: Any) -> Array:
-    order, looked_at = _beside("order", given, backend)
+    order, readable = _beside("order", given, backend)
     if order.ndim != 1 or (order.dtype.kind not in "iu" and order.size):
-        raise ValueError(f"Augment.batch: order is {_told(order)}; expected integers (N,)")
-    if looked_at and order.size and not 0 <= order.min() <= order.max() < len(images):
+        raise ValueError(f"Augment.batch: order is {_kind(order)}; expected integers (N,)")
+    if readable and order.size and not 0 <= order.min() <= order.max() < len(images):
         raise ValueError(
             f"Augment.batch: order reaches from {order.min()} to {order.max()}; there are images 0 … {len(images) - 1}"
         )
@@ -220,19 +221,19 @@ def _order(given: Any, images: Array, backend: Any) -> Array:
 
 
 def _moves(given: Any, order: Array, backend: Any) -> Array:
-    moves, looked_at = _beside("moves", given, backend)
+    moves, readable = _beside("moves", given, backend)
     if moves.dtype.kind not in "iu" or tuple(moves.shape) != (len(order), 3):
         raise ValueError(
-            f"Augment.batch: moves are {_told(moves)}; expected integers ({len(order)}, 3): down, right and flipped of "
+            f"Augment.batch: moves are {_kind(moves)}; expected integers ({len(order)}, 3): down, right and flipped of "
             "each image"
         )
-    if looked_at and moves.size and not -MOST <= moves.min() <= moves.max() <= MOST:
+    if readable and moves.size and not -MOST <= moves.min() <= moves.max() <= MOST:
         raise ValueError(f"Augment.batch: moves reach from {moves.min()} to {moves.max()}; at most {MOST} pixels")
     return asarray(moves.astype("int8", copy=False), backend=backend.name)
 
 
 def _beside(name: str, given: Any, backend: Any) -> tuple[Array, bool]:
-    """The array, and whether its values may be looked at: what lies on a device would keep it waiting."""
+    """The array, and whether its values may be read here: reading them from a device would make it wait."""
     owner = backend_of(given)
     if owner is None or owner.on_host:
         return numpy.asarray(given), True
@@ -244,5 +245,5 @@ def _beside(name: str, given: Any, backend: Any) -> tuple[Array, bool]:
     return given, False
 
 
-def _told(array: Array) -> str:
+def _kind(array: Array) -> str:
     return f"{array.dtype} of shape {tuple(array.shape)}"

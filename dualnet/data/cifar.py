@@ -32,7 +32,7 @@ def load_cifar10(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[
     Returns ``(x_train, t_train), (x_test, t_test)``: images (50000, 32, 32, 3) and (10000, 32, 32, 3), float32 in
     [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9, named by ``CIFAR10_CLASSES``.
 
-    Raises ``FileNotFoundError`` that lists what was looked for, and :class:`DataError` for a malformed file; sizes are
+    If a file is missing, the ``FileNotFoundError`` lists it. Raises :class:`DataError` for a malformed file; sizes are
     checked before anything is allocated.
 
     >>> import dualnet as dn
@@ -58,7 +58,7 @@ def _records(path: Path) -> int:
         other = " Records of 3074 bytes are CIFAR-100's." if size and size % (RECORD + 1) == 0 else ""
         raise DataError(
             f"{path}: {size} bytes; expected a multiple of {RECORD}, the size of a record (30730000 in the original, "
-            f"at most {MOST_RECORDS} records).{other} The file is damaged or another one: get it again."
+            f"at most {MOST_RECORDS} records).{other} The file is damaged or not CIFAR-10: get it again."
         )
     return size // RECORD
 
@@ -71,7 +71,7 @@ def _load(files: list[tuple[Path, int]], dtype: str) -> Split:
     for path, records in files:
         batch = numpy.fromfile(path, numpy.uint8, count=records * RECORD)
         if batch.size != records * RECORD:
-            raise DataError(f"{path}: became shorter while it was read. Load it again.")
+            raise DataError(f"{path}: the file became shorter while it was read. Load it again.")
         batch = batch.reshape(records, RECORD)
         part = slice(start, start := start + records)
         t[part] = check_labels(batch[:, 0], path)

@@ -1,4 +1,4 @@
-"""Your own photos: a folder for each class, its name the class's, read by Pillow."""
+"""Your own photos, read by Pillow: one folder for each class, with the name of the class."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def load_folder(
     """Images in folders, one folder for each class: ``(x, t), (x_test, t_test), names``.
 
     Each image is turned as its camera says, scaled to ``size`` (height and width; one number for a square, whatever the
-    image's own shape) and made red, green and blue, or ``grey``. x (N, H, W, C) is float32 in [0, 1] or, with
-    ``dtype="uint8"``, bytes; t (N,) is int64 and counts the folders in the order of their names, which are ``names``.
+    image's own shape) and converted to red, green and blue, or to ``grey``. x (N, H, W, C) is float32 in [0, 1], or
+    bytes with ``dtype="uint8"``; t (N,) is int64: the place of the image's folder in ``names``, which are sorted.
 
-    The share ``held_out`` of every class is kept back for testing, at least one image, drawn by ``seed``; 0 keeps back
-    none. Other files, and names that start with a dot, are passed over.
+    The fraction ``held_out`` of every class, at least one image, is drawn by ``seed`` and held out for testing; 0 holds
+    out none. Other files, and names that start with a dot, are skipped.
 
-    Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` for a folder that is not there and
+    Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` for a folder that does not exist and
     :class:`DataError` for one without classes, a class with too few images, or an image that cannot be read.
 
     >>> import dualnet as dn, tempfile, pathlib
@@ -88,21 +88,21 @@ def read_image(
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-        raise DataError(f"{path}: no image that Pillow can read ({error}). Repair it, or take it away.") from error
+        raise DataError(f"{path}: Pillow cannot read it as an image ({error}). Repair it or remove it.") from error
     return scaled(numpy.asarray(found).reshape(height, width, -1), check_dtype(dtype, "read_image"))
 
 
 def need_pillow() -> tuple[Any, Any]:
-    """Pillow's modules for images and for what is done to them."""
+    """Pillow's modules for images and for operations on them."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError('images in files are read by Pillow: pip install "dualnet[images]"') from error
+        raise ImportError('reading images from files needs Pillow: pip install "dualnet[images]"') from error
     return Image, ImageOps
 
 
 def _eight_bits(picture: Any, image: Any) -> Any:
-    """Pillow cuts 16 bits off at 255 instead of scaling them."""
+    """Scale 16 bits to 8; Pillow would cut them off at 255."""
     if not picture.mode.startswith("I"):
         return picture
     return image.fromarray((numpy.asarray(picture).astype(numpy.int64) // 256).clip(0, 255).astype(numpy.uint8))

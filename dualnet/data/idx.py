@@ -5,7 +5,7 @@
     byte 3       the number of axes
     then         the length of each axis, 4 bytes each
 
-Gzipped files are told by their content, not by their name. Source: LeCun, Cortes and Burges, "The MNIST database".
+A file's content, not its name, shows whether it is gzipped. Source: LeCun, Cortes and Burges, "The MNIST database".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GZIP = b"\x1f\x8b"
 MOST_AXES = 16
 LIMIT = 2**32
 DEFLATE = 1032
-"""Deflate never expands data by more than this factor, so a header that promises more is wrong."""
+"""Deflate never packs data more tightly than this factor, so a header that promises more is wrong."""
 CHUNK = 2**20
 
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -71,17 +71,19 @@ def read_idx(path: str | os.PathLike, *, limit: int = LIMIT) -> numpy.ndarray:
 def _read(file: BinaryIO | gzip.GzipFile, path: Path, limit: int, most: int, exact: int | None) -> numpy.ndarray:
     kind, shape = _header(file, path)
     expected = math.prod(shape) * kind.itemsize
-    told = f"its header promises {_told(shape)} elements of {kind.name}, {expected} bytes"
+    claim = f"its header promises {_sizes(shape)} elements of {kind.name}, {expected} bytes"
     if expected > limit:
-        raise DataError(f"{path}: {told}; the limit is {limit}. If that is right, read it with read_idx(path, limit=…)")
+        raise DataError(
+            f"{path}: {claim}; the limit is {limit}. If the file is right, read it with read_idx(path, limit=…)"
+        )
     if exact is not None and exact - file.tell() != expected:
-        raise DataError(f"{path}: {told}; {exact - file.tell()} follow. The file is damaged or cut off: get it again.")
+        raise DataError(f"{path}: {claim}; {exact - file.tell()} follow. The file is damaged or cut off: get it again.")
     if expected > most:
-        raise DataError(f"{path}: {told}; a gzip file of {most // DEFLATE} bytes cannot hold them. Get it again.")
+        raise DataError(f"{path}: {claim}; a gzip file of {most // DEFLATE} bytes cannot hold them. Get it again.")
     data = _take(file, expected + 1)
     if len(data) != expected:
         got = f"{len(data)} follow" if len(data) < expected else "more follow"
-        raise DataError(f"{path}: {told}; {got}. The file is damaged or cut off: get it again.")
+        raise DataError(f"{path}: {claim}; {got}. The file is damaged or cut off: get it again.")
     array = numpy.frombuffer(data, kind).reshape(shape)
     return array if kind.isnative else array.astype(kind.newbyteorder("="))
 
@@ -97,20 +99,20 @@ def _header(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[numpy.dtype, tu
     if len(lengths) < 4 * magic[3]:
         raise DataError(f"{path}: the header is cut off; expected {4 + 4 * magic[3]} bytes. Get the file again.")
     shape = struct.unpack(f">{magic[3]}I", lengths)
-    if math.prod(max(length, 1) for length in shape) >= 2**60:  # an empty array of absurd axes is refused as well
-        raise DataError(f"{path}: its header promises {_told(shape)} elements. The file is damaged: get it again.")
+    if math.prod(max(length, 1) for length in shape) >= 2**60:  # refuse an empty array with absurd axes too
+        raise DataError(f"{path}: its header promises {_sizes(shape)} elements. The file is damaged: get it again.")
     return numpy.dtype(TYPES[magic[2]]), shape
 
 
 def _take(file: BinaryIO | gzip.GzipFile, most: int) -> bytearray:
-    """At most so many bytes; memory grows with what is really there, not with what was promised."""
+    """At most so many bytes; memory grows with what the file really holds, not with what its header promises."""
     data = bytearray()
     while len(data) < most and (chunk := file.read(min(CHUNK, most - len(data)))):
         data += chunk
     return data
 
 
-def _told(shape: tuple[int, ...]) -> str:
+def _sizes(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
@@ -143,15 +145,16 @@ def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Sp
     Returns ``(x_train, t_train), (x_test, t_test)``: images (60000, 28, 28, 1) and (10000, 28, 28, 1), float32 in
     [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9.
 
-    The files may be gzipped or not, and named with ``-`` or ``.`` before ``idx``; ``folder/MNIST/raw``
-    is looked in too.
+    The files may be gzipped or not, with ``-`` or ``.`` before ``idx`` in their names, and may lie in
+    ``folder/MNIST/raw``.
 
-    Raises ``FileNotFoundError`` that lists what was looked for, and :class:`DataError` for a malformed file.
+    If a file is missing, the ``FileNotFoundError`` lists the names that were tried. Raises :class:`DataError` for a
+    malformed file.
     Source: LeCun, Bottou, Bengio and Haffner (1998).
 
     >>> import dualnet as dn, numpy, tempfile, pathlib
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> for part in ("train", "t10k"):  # two images in the place of the 70,000
+    >>> for part in ("train", "t10k"):  # two images instead of 70,000
     ...     dn.data.write_idx(folder / f"{part}-images-idx3-ubyte.gz", numpy.full((1, 28, 28), 51, "uint8"))
     ...     dn.data.write_idx(folder / f"{part}-labels-idx1-ubyte.gz", numpy.array([7], "uint8"))
     >>> (x_train, t_train), (x_test, t_test) = dn.data.load_mnist(folder)
@@ -170,7 +173,7 @@ def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Sp
     (x, _), (other, _) = splits
     if x.shape[1:] != other.shape[1:]:
         raise DataError(
-            f"{base}: training images are {_told(x.shape[1:3])}, test images {_told(other.shape[1:3])}; expected one "
+            f"{base}: training images are {_sizes(x.shape[1:3])}, test images {_sizes(other.shape[1:3])}; expected one "
             "size. The files belong to different data sets."
         )
     (x_train, t_train), (x_test, t_test) = ((scaled(x, dtype), t) for x, t in splits)

@@ -14,7 +14,9 @@ Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
 
 
 class DataError(ValueError):
-    """A data file that is not what it should be; the message names the file, what was got and expected, the fix."""
+    """A data file that is damaged or the wrong one; the message says what it holds, what was expected, and the fix."""
+
+    __module__ = "dualnet.data"  # as users import it
 
 
 def find(folder: str | os.PathLike, places: Iterable[str], names: Iterable[str]) -> Path | None:
@@ -44,7 +46,7 @@ def check_dtype(dtype: str, owner: str) -> str:
 
 
 def scaled(images: numpy.ndarray, dtype: str, whole: int = 255, out: numpy.ndarray | None = None) -> numpy.ndarray:
-    """Bytes as they are, or as float32 shares of ``whole``, in one pass."""
+    """Bytes as they are, or as float32 fractions of ``whole``, in one pass."""
     if dtype == "float32":
         return numpy.divide(images, whole, out=out, dtype=numpy.float32)
     if out is None:
@@ -65,11 +67,11 @@ def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str
 
 
 def read_npy(path: str | os.PathLike) -> numpy.ndarray:
-    """The images of an ``.npy`` file, as a mapping: no more memory than the file's own size."""
+    """The images of an ``.npy`` file, mapped into memory: they take no more of it than the file's size."""
     try:
         images = numpy.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: no array can be read from it ({error})") from error
+        raise DataError(f"{path}: it cannot be read as an array ({error})") from error
     if not is_real(images.dtype):
-        raise DataError(f"{path}: it holds {images.dtype}; expected images, which are real numbers")
+        raise DataError(f"{path}: it holds {images.dtype}; expected images, as real numbers")
     return images

@@ -4,8 +4,7 @@
 the member ``dualnet.json`` and a ``NAME.npy`` per array, which ``numpy.load`` opens too. Equal content makes equal
 bytes. A checksum in the description covers the rest of it and all arrays.
 
-What a file claims is held against its size before anything is allocated, and a file is replaced as a whole or not at
-all.
+Before anything is allocated, what a file claims is compared with its size. A file is replaced as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -45,11 +44,13 @@ Arrays = dict[str, numpy.ndarray]
 
 
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What taking apart a file that is not what it says may raise."""
+"""What reading a malformed file may raise."""
 
 
 class CheckpointError(ValueError):
-    """A file that is no network of dualnet's, or a damaged one; the message names the file and the reason."""
+    """A file that is damaged, or not a network that dualnet saved; the message names the file and the reason."""
+
+    __module__ = "dualnet"  # as users import it
 
 
 def write(path: Path, document: dict[str, Any], arrays: Arrays) -> None:
@@ -61,7 +62,7 @@ def write(path: Path, document: dict[str, Any], arrays: Arrays) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """The description and the arrays (read-only) of a file; :class:`CheckpointError` if it is not whole."""
+    """The description and the arrays (read-only) of a file. Raises :class:`CheckpointError` if it is damaged."""
     with _refusing(path), open(path, "rb") as file:
         start, size = file.read(9), os.fstat(file.fileno()).st_size
         file.seek(0)
@@ -72,8 +73,8 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
         else:
             pickled = " It looks like a pickle, which is never read." if start[:1] == b"\x80" else ""
             if not size:
-                raise CheckpointError("it is empty, and so no .safetensors or .npz file")
-            raise CheckpointError(f"it is no .safetensors or .npz file; it starts with {start.hex(' ')}.{pickled}")
+                raise CheckpointError("it is empty; expected a .safetensors or .npz file")
+            raise CheckpointError(f"it is not a .safetensors or .npz file: it starts with {start.hex(' ')}.{pickled}")
         document = _parse(text)
         if document.pop("crc32", None) != _checksum(document, arrays):
             raise CheckpointError("the content does not agree with its checksum: the file was damaged or edited")
@@ -82,13 +83,13 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Whatever a malformed file leads to, as a CheckpointError; true errors of the disk stay what they are."""
+    """Raise a CheckpointError for whatever a malformed file leads to; true errors of the disk stay what they are."""
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, *MALFORMED) as error:
         raise CheckpointError(f"{path}: {error or type(error).__name__}") from error
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: the file sent us to a place before its start
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: the file points to a place before its start
             raise
         raise CheckpointError(f"{path}: the file is damaged ({error})") from error
 
@@ -110,7 +111,7 @@ def _parse(text: str) -> dict[str, Any]:
         raise CheckpointError(f"its description is longer than {MOST_TEXT} bytes")
     document = json.loads(text)
     if not isinstance(document, dict) or type(document.get("format")) is not int:
-        raise CheckpointError("its description is not one of dualnet's")
+        raise CheckpointError("its description was not written by dualnet")
     if document["format"] > FORMAT:
         raise CheckpointError(
             f"it was written by dualnet {document.get('dualnet')} in format {document['format']}; this is dualnet "
@@ -146,12 +147,14 @@ def _read_npz(file: Any, size: int) -> tuple[str, Arrays]:
         if TEXT not in members:
             names = ", ".join(list(members)[:3]) or "nothing"
             pickled = " That is a pickle in a zip archive, which is never read." if "data.pkl" in names else ""
-            raise CheckpointError(f"it is a zip archive, but no network of dualnet's: it holds {names}.{pickled}")
+            raise CheckpointError(f"it is a zip archive, but not one of a network: it holds {names}.{pickled}")
         if len(members) != len(archive.infolist()):
-            raise CheckpointError("it holds two members of one name")
+            raise CheckpointError("it holds two members of the same name")
         packed = [name for name, m in members.items() if m.compress_type or m.file_size != m.compress_size]
         if packed or sum(member.file_size for member in members.values()) > size:
-            raise CheckpointError(f"its members are compressed or overlap ({', '.join(packed)[:80]}); ours never do")
+            raise CheckpointError(
+                f"its members are compressed or overlap ({', '.join(packed)[:80]}); dualnet's never do"
+            )
         text = archive.read(TEXT).decode()
         return text, {name.removesuffix(".npy"): _array(archive.read(name)) for name in members if name != TEXT}
 
@@ -160,7 +163,7 @@ def _array(data: bytes) -> numpy.ndarray:
     start = 10 + int.from_bytes(data[8:10], "little")
     header = NPY.fullmatch(data[10:start].decode("ascii"))
     if data[:8] != b"\x93NUMPY\1\0" or header is None:
-        raise CheckpointError("a member is no array as dualnet writes it")
+        raise CheckpointError("a member is not an array as dualnet writes it")
     kind = numpy.dtype(header[1])
     shape = tuple(int(n) for n in header[2].split(",") if n.strip())
     if kind.name not in DTYPES or len(shape) > MOST_AXES or math.prod(shape) * kind.itemsize != len(data) - start:
@@ -197,10 +200,10 @@ def _read_safe(path: Path) -> tuple[str, Arrays]:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise CheckpointError(
-                    "it is a safetensors file of another program. To take over its arrays: "
-                    "net.load_state_dict(safetensors.numpy.load_file(path)), under the names of net.state_dict()."
+                    "it is a safetensors file of another program. To use its arrays, give them the names of "
+                    "net.state_dict(): net.load_state_dict(safetensors.numpy.load_file(path))."
                 )
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a mapping)
             if foreign := {name: kind for name, kind in kinds.items() if kind not in SAFE_DTYPES}:
                 raise CheckpointError(f"its arrays have dtypes that dualnet never writes: {foreign}")
             return text, {name: file.get_tensor(name) for name in kinds}
@@ -209,15 +212,15 @@ def _read_safe(path: Path) -> tuple[str, Arrays]:
 
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
-    """Put ``data`` in the place of the file as a whole, or leave everything as it was and raise ``OSError``.
+    """Replace the whole file by ``data``, or leave everything as it was and raise ``OSError``.
 
     A temporary file in the same folder is written and flushed to the disk, takes the file's place in one step, and then
-    the folder is flushed too. Only an error of that last step comes when the new file already stands there.
+    the folder is flushed too. If only that last step fails, the new file is already there.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "save: there is no such folder; make it first", folder)
+        raise FileNotFoundError(errno.ENOENT, "save: no such folder; make it first", folder)
     temporary = os.path.join(folder, f".dualnet-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:

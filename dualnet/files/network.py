@@ -9,12 +9,12 @@ The description of a network, in JSON:
     input_shape, dtype    what ``init`` was called with; the arrays of a network of 16 bits are float32
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
-    loss                  the name of the loss it was trained with, if it was; null for a function of your own
-    optimizer             its class, the numbers of its state and how its schedule was made, if it was saved too; its
+    loss                  the name of the loss that trained it, if one did; null for a function of your own
+    optimizer             if it was saved too: its class, the numbers of its state and how its schedule was made; its
                           arrays are named ``optimizer/...``
 
-Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. The
-files themselves are formats.py's.
+Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. How the
+description and the arrays become bytes is the subject of formats.py.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ BUILT_IN: dict[str, type[Layer]] = {
     for name, kind in vars(layers).items()
     if isinstance(kind, type) and issubclass(kind, Layer) and kind not in (Layer, layers.Lambda)
 }
-"""The classes that a file may name."""
+"""The layer classes that a file may name."""
 
 
 def built_in(kind: type[Layer]) -> type[Layer]:
-    """A decorator for dualnet's own layers outside ``dualnet.layers``: files may name them."""
+    """Decorate one of dualnet's own layers outside ``dualnet.layers``, so that files may name it."""
     BUILT_IN[kind.__name__] = kind
     return kind
 
@@ -77,14 +77,14 @@ def built_in(kind: type[Layer]) -> type[Layer]:
 def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = None) -> Path:
     """Write a network, its architecture and its weights, to ``path``; returns the path written.
 
-    With ``optimizer`` its state is in the file too, from which training can go on: ``dn.load(path, optimizer=...)``.
+    With ``optimizer`` the file holds its state too, and training can go on: ``dn.load(path, optimizer=...)``.
 
     The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
-    ``.safetensors`` is added if it can be written, else ``.npz``. The file is replaced as a whole or not at all: after
-    an ``OSError`` the old one is still there.
+    it is ``.safetensors`` if that package is installed, else ``.npz``. The file is replaced as a whole or not at all:
+    after an ``OSError`` the old one is still there.
 
-    Raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold (functions are code: ``Lambda``, a
-    function as an initializer), before anything is written, and ``ImportError`` without the package for the format.
+    Before anything is written, raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold (``Lambda``
+    or a function as an initializer: functions are code), and ``ImportError`` without the package for the format.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.Identity()]).init((5, 5, 1))
@@ -103,11 +103,11 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     remembered = _describe_optimizer(optimizer, document)
     own = _own_classes(net)
     try:
-        _restore(document, arrays, own)  # the way back is tried now, while the network is still here
+        _restore(document, arrays, own)  # try to read it back now, while the network is still here
     except MALFORMED as error:
         raise ValueError(
-            f"save: this network could not be made again from the arguments of its layers ({error}). If layers were "
-            "exchanged after init, call net.init again; a layer's config() must return the arguments of its class."
+            f"save: this network could not be made again from the arguments of its layers ({error}). If you exchanged "
+            "layers after init, call net.init again; a layer's config() must return the arguments of its class."
         ) from error
     write(target, document, arrays | remembered)
     return target
@@ -121,12 +121,12 @@ def load(
 ) -> Layer:
     """The network in a file that :func:`save` wrote, on the backend in force.
 
-    The format is told by the content. ``custom={"Name": Class}`` gives the layer classes that are not dualnet's own.
-    An ``optimizer``, made with the arguments of the one that was saved, takes over the state of that one. Where their
-    schedules differ there is a warning.
+    The content, not the name, decides the format. ``custom={"Name": Class}`` gives the layer classes that are not
+    dualnet's own. An ``optimizer``, made with the arguments of the one that was saved, takes over its state; if their
+    schedules differ, there is a warning.
 
     Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
-    ``FileNotFoundError`` where there is none; without a suffix the two known ones are tried.
+    ``FileNotFoundError`` if there is none; for a path without a suffix, both suffixes are tried.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> class Double(dn.Layer):
@@ -136,20 +136,16 @@ def load(
     >>> dn.to_numpy(dn.load(path, custom={"Double": Double})(dn.asarray([[1.5]])))
     array([[3.]], dtype=float32)
     """
-    if not isinstance(custom, Mapping | None):
-        raise TypeError(f'load: custom is {custom!r}; expected classes by name, such as {{"Scale": Scale}}')
+    custom = _classes(custom)
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"load: optimizer is {optimizer!r}; expected one, made with the arguments of the one saved")
-    for name, kind in (custom or {}).items():
-        if not (isinstance(kind, type) and issubclass(kind, Layer)):
-            raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
     found = _found(path)
     document, arrays = read(found)
     remembered = {name: arrays.pop(name) for name in list(arrays) if name.startswith(OF_OPTIMIZER)}
     if optimizer is not None and "optimizer" not in document:
-        raise ValueError(f"load: {found} holds no optimizer's state; net.save(path, optimizer=...) writes one")
+        raise ValueError(f"load: {found} holds no optimizer's state; net.save(path, optimizer=...) writes it")
     try:
-        net = _restore(document, arrays, custom or {})
+        net = _restore(document, arrays, custom)
         net.load_state_dict({**arrays, **document["numbers"]})
         if "loss" in document:
             net.loss = None if document["loss"] is None else _one_of([*losses.NAMES], document["loss"], "loss")
@@ -158,6 +154,16 @@ def load(
     except MALFORMED as error:
         raise CheckpointError(f"{found}: {error}") from error
     return net
+
+
+def _classes(custom: Any) -> Mapping[str, type[Layer]]:
+    """The layer classes that a user gives to :func:`load`, by name."""
+    if not isinstance(custom, Mapping | None):
+        raise TypeError(f'load: custom is {custom!r}; expected classes by name, such as {{"Scale": Scale}}')
+    for name, kind in (custom or {}).items():
+        if not (isinstance(kind, type) and issubclass(kind, Layer)):
+            raise TypeError(f"load: custom[{name!r}] is {kind!r}; expected a subclass of dn.Layer")
+    return custom or {}
 
 
 def _target(path: str | os.PathLike) -> Path:
@@ -182,7 +188,7 @@ def _found(path: str | os.PathLike) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"load: there are {' and '.join(map(str, found))}; say which one")
+        raise ValueError(f"load: there are {' and '.join(map(str, found))}; say which one you mean")
     names = ", ".join(repr(str(candidate)) for candidate in [given, *tried])
     raise FileNotFoundError(errno.ENOENT, f"load: there is no file {names}")
 
@@ -214,11 +220,11 @@ def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
 
 
 def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -> Arrays:
-    """Its numbers, into the description, and its arrays."""
+    """Put the numbers of an optimizer into the description, and return its arrays."""
     if optimizer is None:
         return {}
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"save: optimizer is {optimizer!r}; expected the dn.Optimizer that trained the network")
+        raise TypeError(f"save: optimizer is {optimizer!r}; expected the optimizer that trained the network")
     arrays, numbers = _split(optimizer.state_dict())
     numbers = {name: _plain(value, name, [], {}) for name, value in numbers.items()}
     document["optimizer"] = {"class": type(optimizer).__name__, "numbers": numbers, "schedule": _schedule(optimizer)}
@@ -233,8 +239,8 @@ def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> N
     was, schedule = described.get("schedule"), _schedule(optimizer)
     if isinstance(was, str) and schedule and was != schedule:
         warnings.warn(
-            f"load: the learning rate was scheduled by {was} and goes on with {schedule}, at the step reached. If that "
-            "is not meant, make the optimizer with the arguments of the one that was saved.",
+            f"load: the learning rate was scheduled by {was} and goes on with {schedule}, at the step reached. If you "
+            "do not mean that, make the optimizer with the arguments of the one that was saved.",
             stacklevel=3,
         )
     numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
@@ -242,7 +248,7 @@ def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> N
 
 
 def _schedule(optimizer: Optimizer) -> str | None:
-    """How its schedule was made, in words to be compared; None for a number and for code of somebody's own."""
+    """How an optimizer's schedule was made, as text to compare; None for a number and for the user's own code."""
     known = isinstance(optimizer.lr, Schedule) and type(optimizer.lr).__module__ == Schedule.__module__
     text = repr(optimizer.lr) if known else ""
     return text if text and " at 0x" not in text else None  # Warmup around a function: its place in memory
@@ -255,7 +261,7 @@ def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _loss(loss: Any) -> str | None:
-    """A loss's name, if a file can hold it: a function of somebody's own, or with options, it cannot."""
+    """The name of a loss; None for the user's own function, or one with options, which a file cannot hold."""
     return next((name for name, known in losses.NAMES.items() if loss == name or loss is known), None)
 
 
@@ -268,14 +274,14 @@ def _host(value: Any) -> numpy.ndarray:
 
 
 def _number(layer: Layer, table: list[dict[str, Any]], known: dict[int, int]) -> int:
-    """The layer's number in the table, where it is entered after the layers inside it."""
+    """The layer's number in the table. A new layer is added, after the layers inside it."""
     if id(layer) not in known:
         name = type(layer).__name__
         try:
             arguments = layer.config()
         except AttributeError as error:
             raise TypeError(
-                f"save: {name} does not tell its arguments ({error}). Store each one under its own name in __init__, "
+                f"save: {name} does not keep its arguments ({error}). Store each one under its own name in __init__, "
                 "or define config() to return them."
             ) from error
         config = {key: _plain(value, f"{name}.{key}", table, known) for key, value in arguments.items()}
@@ -293,15 +299,20 @@ def _plain(value: Any, where: str, table: list[dict[str, Any]], known: dict[int,
         value = value.item()
     if isinstance(value, Layer):
         return {"layer": _number(value, table, known)}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     if isinstance(value, (list, tuple)):
         items = [_plain(item, where, table, known) for item in value]
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _plain(item, where, table, known) for key, item in value.items()}}
+    return _plain_single(value, where)
+
+
+def _plain_single(value: Any, where: str) -> Any:
+    """A number, a name or None as JSON; an initializer by its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     for name, initializer in initializers.NAMES.items():
         if value is initializer:
             return name
@@ -316,7 +327,7 @@ def _way_out(where: str) -> str:
         )
     if "initializer" in where:
         return f"Give the initializer by its name ({', '.join(initializers.NAMES)}); it is not used after init."
-    return "Give such an argument by a name that the layer looks up itself."
+    return "Pass a name instead, which the layer looks up itself."
 
 
 def _own_classes(net: Layer) -> dict[str, type[Layer]]:
@@ -330,7 +341,7 @@ def _own_classes(net: Layer) -> dict[str, type[Layer]]:
 
 
 def _tied(net: Layer) -> dict[str, str]:
-    """The further names of parameters that stand in several places."""
+    """For parameters with several names: each further name, and the first."""
     first: dict[int, str] = {}
     tied = {}
     for path, layer in net.walk():
@@ -343,7 +354,7 @@ def _tied(net: Layer) -> dict[str, str]:
 
 
 def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
-    """The described network with parameters that take no memory yet, once they are known to fit the arrays."""
+    """The described network, its parameters still without memory, once they are known to fit the arrays."""
     net = _assemble(document, custom)
     sketch(net, tuple(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
     places = dict(net.walk())
@@ -361,7 +372,7 @@ def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type
 
 
 def _older(document: dict[str, Any], expected: str | None, given: str | None) -> bool:
-    """Before parameters were float32 in every network of 16 bits, files held those of float16 in float16."""
+    """Is it an older file of a float16 network? Its parameters are float16, where they are float32 today."""
     older = expected is not None and expected.startswith("float32 ") and expected.replace("float32", "float16", 1)
     return document["dtype"] == "float16" and given == older
 
@@ -375,46 +386,52 @@ def _kinds(state: dict[str, Any]) -> dict[str, str]:
 
 def _assemble(document: dict[str, Any], custom: Mapping[str, type[Layer]]) -> Layer:
     made: list[Layer] = []
-    sizes: list[tuple[int, int]] = []  # of each layer: how many places there are in it, and how deep they go
-
-    def value_of(value: Any, inside: list[tuple[int, int]]) -> Any:
-        if isinstance(value, list):
-            return [value_of(item, inside) for item in value]
-        if not isinstance(value, dict):
-            return value
-        ((kind, held),) = value.items()
-        if kind == "layer" and type(held) is int and 0 <= held < len(made):
-            inside.append(sizes[held])
-            return made[held]
-        if kind == "tuple" and isinstance(held, list):
-            return tuple(value_of(item, inside) for item in held)
-        if kind == "dict" and isinstance(held, dict):
-            return {key: value_of(item, inside) for key, item in held.items()}
-        if kind == "float" and held in ("inf", "-inf", "nan"):
-            return float(held)
-        raise ValueError(f"the description holds {kind!r}: {held!r}, which means nothing")
-
+    sizes: list[tuple[int, int]] = []
     for entry in document["layers"]:
         kind = _class_of(entry, custom)
-        inside: list[tuple[int, int]] = []
-        config = {name: value_of(value, inside) for name, value in entry["config"].items()}
-        places, depth = 1 + sum(n for n, _ in inside), 1 + max((d for _, d in inside), default=0)
-        if places > MOST_PLACES or depth > MOST_DEPTH:
-            raise ValueError(f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}")
+        inside: list[int] = []  # the numbers of the layers in this one's arguments
+        config = {name: _value_of(value, made, inside) for name, value in entry["config"].items()}
+        sizes.append(_size([sizes[number] for number in inside]))
         made.append(kind(**config))
-        sizes.append((places, depth))
     return made[document["network"]]
 
 
+def _value_of(value: Any, made: list[Layer], inside: list[int]) -> Any:
+    """The argument that :func:`_plain` wrote; layers are those made so far, and their numbers go to ``inside``."""
+    if isinstance(value, list):
+        return [_value_of(item, made, inside) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "layer" and type(held) is int and 0 <= held < len(made):
+        inside.append(held)
+        return made[held]
+    if kind == "tuple" and isinstance(held, list):
+        return tuple(_value_of(item, made, inside) for item in held)
+    if kind == "dict" and isinstance(held, dict):
+        return {key: _value_of(item, made, inside) for key, item in held.items()}
+    if kind == "float" and held in ("inf", "-inf", "nan"):
+        return float(held)
+    raise ValueError(f"the description holds {kind!r}: {held!r}, which means nothing")
+
+
+def _size(inside: list[tuple[int, int]]) -> tuple[int, int]:
+    """How many places a layer has and how deep they go, from those of the layers inside it."""
+    places, depth = 1 + sum(n for n, _ in inside), 1 + max((d for _, d in inside), default=0)
+    if places > MOST_PLACES or depth > MOST_DEPTH:
+        raise ValueError(f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}")
+    return places, depth
+
+
 def _number_in(value: Any) -> Any:
-    """A number of the description; one that JSON lacks is an object with one key."""
+    """A number of the description; those that JSON lacks (inf, nan) are objects with one key."""
     return float(value["float"]) if isinstance(value, dict) else value
 
 
 def _class_of(entry: dict[str, Any], custom: Mapping[str, type[Layer]]) -> type[Layer]:
     name, known = entry["class"], custom if entry.get("custom") else BUILT_IN
     if name not in known:
-        hint = f'. It is somebody\'s own: give it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
+        hint = f'. It is not one of dualnet\'s: give it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
         raise ValueError(f"unknown layer class {name!r}{hint if entry.get('custom') else ''}")
     return known[name]
 

@@ -6,7 +6,8 @@ from .. import ops
 from ..arguments import flag, index, number
 from ..ops.activation import rectify
 from ..shim import Array
-from .layer import OpLayer, Shape
+from .bases import OpLayer
+from .layer import Shape
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 
@@ -19,6 +20,7 @@ class ReLU(OpLayer):
     array([[0., 2.]], dtype=float32)
     """
 
+    is_relu = True
     op = staticmethod(ops.relu)
 
     def infer(self, x: Array) -> Array:

@@ -6,18 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from typing import Any
 
-from ..constructors import takes
+from ..arguments import can_take
 from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
 from ..shim import Array, backend_of, current
-from .activation import ReLU
-from .convolution import Conv2D
-from .dense import Dense
 from .initializers import Draw
+from .joining import passes, takes_need_dx
 from .layer import Layer, Shape
-from .normalization import BatchNorm
-from .passing import Gradients, blame, both, merge, named
-from .pooling import MaxPool2D
+from .passing import Gradients, blame, blaming, merge, y_and_pullback
 
 __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
 
@@ -25,12 +21,10 @@ __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
 class Container(Layer):
     """What chains and branches share. ``children()`` names the layers inside."""
 
-    takes_need_dx = True
-
     def build(self, input_shape: Shape, draw: Draw) -> None:
         """Build the layers inside, in the order and with the shapes in which the data meets them."""
         for place, (name, layer, shape) in enumerate(self._shapes(input_shape)):
-            with named(name, layer):
+            with blaming(name, layer):
                 layer.init_from(shape, draw.child(place))
 
     def multiply_adds(self, input_shape: Shape) -> int:
@@ -56,8 +50,9 @@ class Sequential(Container):
     (['0.b', '0.w', '3.b', '3.w'], (1, 5, 5, 1))
     """
 
+    takes_need_dx = True
     together = True
-    """May neighbours run in one pass, or change places, where the result is the same? Not if each is to be watched."""
+    """May neighbours run in one pass, or change places, if the result is the same? Not while each layer is watched."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = check_layers(layers, "Sequential")
@@ -81,7 +76,7 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
 
     def _next(self, name: str, layer: Layer, shape: Shape) -> Shape:
-        with named(name, layer):
+        with blaming(name, layer):
             return layer.output_shape(shape)
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -90,26 +85,12 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
         return shape
 
-    def _order(self, way_back: bool) -> Iterator[tuple[int, int | None]]:
-        """The places in the order in which they run, and the place of the ReLU that runs with one, in the same pass.
-
-        ReLU and max pooling may change places, max(0, ·) being monotonic: if the way back is wanted, a ReLU between a
-        convolution and a max pooling runs with the pooling, forward and backward on the smaller map.
-        """
-        kinds, place = [*map(type, self.layers), None, None], 0
-        while (kind := kinds[place]) is not None:
-            if not self.together or kinds[place + 1] is not ReLU or kind not in TAKES_RELU:
-                yield place, None
-                place += 1
-            elif way_back and kind is Conv2D and kinds[place + 2] is MaxPool2D:
-                yield from ((place, None), (place + 2, place + 1))
-                place += 3
-            else:
-                yield place, place + 1
-                place += 2
+    def _passes(self, way_back: bool) -> Iterator[tuple[int, int | None]]:
+        """The places in the order in which they run, each with the place of the ReLU that runs in the same pass."""
+        return passes(self.layers, way_back) if self.together else ((place, None) for place in range(len(self)))
 
     def infer(self, x: Array) -> Array:
-        for place, relu in self._order(way_back=False):
+        for place, relu in self._passes(way_back=False):
             layer = self.layers[place]
             try:
                 x = layer.infer(x) if relu is None else layer.infer(x, relu=True)  # type: ignore[call-arg]
@@ -120,7 +101,7 @@ class Sequential(Container):
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
         x = self.enter(x)
         ways: dict[int, Pullback] = {}
-        for place, relu in self._order(way_back=True):
+        for place, relu in self._passes(way_back=True):
             try:
                 x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu is not None)
             except (ValueError, TypeError) as error:
@@ -148,6 +129,8 @@ class Residual(Container):
     >>> sorted(block.parameters())
     ['layer.b', 'layer.w', 'shortcut.b', 'shortcut.w']
     """
+
+    takes_relu = True
 
     def __init__(self, layer: Layer, shortcut: Layer | None = None) -> None:
         self.layer = check_layers([layer], "Residual")[0]
@@ -189,12 +172,6 @@ class Residual(Container):
 
         return y, Pullback("Residual", pullback, y, children=ways, y=kept)
 
-    takes_need_dx = False
-
-
-TAKES_RELU = (BatchNorm, Conv2D, Dense, MaxPool2D, Residual)
-"""The layers whose ``forward`` and ``infer`` take ``relu=True``: ReLU in the same pass over memory."""
-
 
 class Parallel(Container):
     """Several layers side by side on the same input, their outputs added or concatenated along the channels.
@@ -206,8 +183,6 @@ class Parallel(Container):
     >>> block.output_shape((6, 6, 4))
     (6, 6, 9)
     """
-
-    takes_need_dx = False
 
     def __init__(self, layers: Sequence[Layer], merge: str = "add") -> None:
         self.layers = check_layers(layers, "Parallel")
@@ -289,7 +264,7 @@ class Lambda(Layer):
         if not callable(forward) or not callable(backward):
             raise TypeError("Lambda: expected two functions, forward(x) -> y and backward(dy, x, y) -> dx")
         for function, call in ((forward, "forward(x)"), (backward, "backward(dy, x, y)")):
-            if not takes(function, call.count(",") + 1):
+            if not can_take(function, call.count(",") + 1):
                 raise TypeError(f"Lambda: it is called as {call}, but that function takes {signature(function)}")
         self.function, self.backward = forward, backward
 
@@ -313,17 +288,17 @@ class Lambda(Layer):
 
 
 def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = False) -> tuple[Array, Pullback]:
-    """Run a layer forward; where nobody asks for dx, tell a layer that can save it."""
+    """Run a layer forward, and tell a layer that can skip dx if nobody needs it."""
     options = {"relu": True} if relu else {}
-    if layer.takes_need_dx and not need_dx:
+    if not need_dx and takes_need_dx(layer):
         options["need_dx"] = False
-    return both(layer, layer.forward(x, train, **options))
+    return y_and_pullback(layer, layer.forward(x, train, **options))
 
 
 def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:
     shapes = {}
     for name, layer in owner.children().items():
-        with named(name, layer):
+        with blaming(name, layer):
             shapes[name] = layer.output_shape(tuple(input_shape))
     return shapes
 
@@ -336,5 +311,5 @@ def check_layers(layers: Any, owner: str) -> list[Layer]:
         if not isinstance(layer, Layer):
             hint = f"; write {layer.__name__}()" if isinstance(layer, type) and issubclass(layer, Layer) else ""
             hint = "; write Sequential([...]) for a chain" if isinstance(layer, (list, tuple)) else hint
-            raise TypeError(f"{owner}: item {place} is {layer!r}, which is no layer{hint}")
+            raise TypeError(f"{owner}: item {place} is {layer!r}, which is not a layer{hint}")
     return list(layers)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from .. import ops
-from ..arguments import extents, flag, integer
-from ..geometry import Extent, Padding, Windows, check_padding, placed, transposed
+from ..arguments import extents, integer
+from ..geometry import Extent, Padding, Windows, check_padding, height_and_width, placed, transposed
 from ..ops.convolution import correlate, rotate
 from ..ops.pullback import Pullback
 from ..shim import Array
-from .initializers import Draw, Initializer, as_initializer
-from .layer import Layer, Shape, positions
-from .parameter import Parameter
+from .bases import WeightedLayer
+from .initializers import Draw, Initializer
+from .layer import Layer, Shape
 from .passing import Gradients, merge, with_gradients
 
 __all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
 
 
-class FilterBank(Layer):
+class FilterBank(WeightedLayer):
     """What convolution and its transpose share: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,)."""
 
-    w: Parameter
-    b: Parameter | None = None
-
-    def _set(
+    def _set_bank(
         self,
         filters: int,
         kernel_size: Extent,
@@ -41,21 +38,11 @@ class FilterBank(Layer):
         self.groups = integer(groups, "groups", op=op)
         if self.filters % self.groups:
             raise ValueError(f"{op}: groups={groups} must divide filters={filters}")
-        self.use_bias, self.initializer = flag(use_bias, "use_bias", op=op), initializer
-        as_initializer(initializer, op)
+        self._set_weights(use_bias, initializer)
 
     def _check_groups(self, channels: int) -> None:
         if channels % self.groups:
             raise ValueError(f"{type(self).__name__}: groups={self.groups} must divide the {channels} channels")
-
-    def _make(self, draw: Draw, shape: Shape, *, fan_in: int, fan_out: int) -> None:
-        self.w = draw.parameter(self.initializer, shape, fan_in=fan_in, fan_out=fan_out)
-        self.b = draw.parameter("zeros", (self.filters,)) if self.use_bias else None
-
-    def _values(self, x: Array) -> tuple[Array, Array | None]:
-        """w and b as x needs them."""
-        dtype = getattr(x, "dtype", None)  # of what is no array, the op says so
-        return self.w.cast(dtype), None if self.b is None else self.b.cast(dtype)
 
 
 class Conv2D(FilterBank):
@@ -69,6 +56,7 @@ class Conv2D(FilterBank):
     """
 
     takes_need_dx = True
+    takes_relu = leaves_relu = True
 
     def __init__(
         self,
@@ -83,7 +71,10 @@ class Conv2D(FilterBank):
         mode: str = "correlation",
         initializer: str | Initializer = "he_normal",
     ) -> None:
-        self._set(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
+        self._set_bank(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
+        self._set_mode(mode)
+
+    def _set_mode(self, mode: str) -> None:
         if mode not in ("correlation", "convolution"):
             raise ValueError(f"{type(self).__name__}: mode is 'correlation' or 'convolution', got {mode!r}")
         self.mode = mode
@@ -93,14 +84,15 @@ class Conv2D(FilterBank):
         return (*self._grid(input_shape), self.filters)
 
     def _grid(self, input_shape: Shape) -> tuple[int, int]:
-        return self._windows(positions(input_shape, type(self).__name__)).grid
+        return self._windows(height_and_width(input_shape, type(self).__name__)).grid
 
     def _windows(self, size: tuple[int, int]) -> Windows:
         return placed(type(self).__name__, size, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         (k1, k2), channels, D = self.kernel_size, input_shape[2] // self.groups, self.filters
-        self._make(draw, (k1, k2, channels, D), fan_in=k1 * k2 * channels, fan_out=k1 * k2 * D // self.groups)
+        fan_in, fan_out = k1 * k2 * channels, k1 * k2 * D // self.groups
+        self._build_weights(draw, (k1, k2, channels, D), D, fan_in=fan_in, fan_out=fan_out)
 
     def multiply_adds(self, input_shape: Shape) -> int:
         P, Q, D = self.output_shape(input_shape)
@@ -109,9 +101,9 @@ class Conv2D(FilterBank):
     def infer(self, x: Array, relu: bool = False) -> Array:
         w, b = self.w.value, None if self.b is None else self.b.value
         if w.dtype is not x.dtype:
-            w, b = self._values(x)
+            w, b = self._weights(x)
         if type(x) is not type(w):
-            return self.forward(x, relu=relu)[0]  # which says what does not fit
+            return self.forward(x, relu=relu)[0]  # it says what does not fit
         at = self._windows(x.shape[1:3])
         return correlate(x, rotate(w) if self.mode == "convolution" else w, b, at, self.groups, relu)
 
@@ -120,7 +112,7 @@ class Conv2D(FilterBank):
     ) -> tuple[Array, Pullback]:
         y, way = ops.conv2d(
             x,
-            *self._values(x),
+            *self._weights(x),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -157,11 +149,11 @@ class Conv2DTranspose(FilterBank):
         use_bias: bool = True,
         initializer: str | Initializer = "he_normal",
     ) -> None:
-        self._set(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
+        self._set_bank(filters, kernel_size, stride, padding, dilation, groups, use_bias, initializer)
         self.output_padding = extents(output_padding, "output_padding", op=type(self).__name__, least=0)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        grid = positions(input_shape, type(self).__name__)
+        grid = height_and_width(input_shape, type(self).__name__)
         self._check_groups(input_shape[2])
         at = transposed(
             type(self).__name__,
@@ -176,7 +168,8 @@ class Conv2DTranspose(FilterBank):
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         (k1, k2), channels, D = self.kernel_size, self.filters // self.groups, input_shape[2]
-        self._make(draw, (k1, k2, channels, D), fan_in=k1 * k2 * D // self.groups, fan_out=k1 * k2 * channels)
+        fan_in, fan_out = k1 * k2 * D // self.groups, k1 * k2 * channels
+        self._build_weights(draw, (k1, k2, channels, D), self.filters, fan_in=fan_in, fan_out=fan_out)
 
     def multiply_adds(self, input_shape: Shape) -> int:
         P, Q, D = input_shape
@@ -185,7 +178,7 @@ class Conv2DTranspose(FilterBank):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         y, way = ops.conv_transpose2d(
             x,
-            *self._values(x),
+            *self._weights(x),
             stride=self.stride,
             padding=self.padding,
             output_padding=self.output_padding,
@@ -219,16 +212,8 @@ class DepthwiseConv2D(Conv2D):
         mode: str = "correlation",
         initializer: str | Initializer = "he_normal",
     ) -> None:
-        super().__init__(
-            1,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            use_bias=use_bias,
-            mode=mode,
-            initializer=initializer,
-        )
+        self._set_bank(1, kernel_size, stride, padding, dilation, 1, use_bias, initializer)
+        self._set_mode(mode)
         self.depth_multiplier = integer(depth_multiplier, "depth_multiplier", op="DepthwiseConv2D")
 
     def output_shape(self, input_shape: Shape) -> Shape:

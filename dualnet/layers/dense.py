@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .. import ops
-from ..arguments import flag, integer
+from ..arguments import integer
+from ..geometry import elements
 from ..ops.dense import affine, affine_relu
 from ..ops.pullback import Pullback
 from ..shim import Array
-from .initializers import Draw, Initializer, as_initializer
-from .layer import Layer, OpLayer, Shape, product
-from .parameter import Parameter
+from .bases import OpLayer, WeightedLayer
+from .initializers import Draw, Initializer
+from .layer import Shape
 from .passing import with_gradients
 
 __all__ = ["Dense", "Flatten"]
@@ -26,13 +27,13 @@ class Flatten(OpLayer):
     op = staticmethod(ops.flatten)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        return (product(input_shape),)
+        return (elements(input_shape),)
 
     def infer(self, x: Array) -> Array:
-        return x.reshape((x.shape[0], product(x.shape[1:])))
+        return x.reshape((x.shape[0], elements(x.shape[1:])))
 
 
-class Dense(Layer):
+class Dense(WeightedLayer):
     """``units`` weighted sums of all inputs: (K,) -> (units,). See :func:`dualnet.ops.dense`.
 
     Parameters ``w`` (K, units) and, with ``use_bias``, ``b`` (units,). Of an input with more axes, (..., K), every
@@ -44,40 +45,32 @@ class Dense(Layer):
     """
 
     takes_need_dx = True
-    w: Parameter
-    b: Parameter | None = None
+    takes_relu = True
 
     def __init__(self, units: int, *, use_bias: bool = True, initializer: str | Initializer = "he_normal") -> None:
         self.units = integer(units, "units", op="Dense")
-        self.use_bias, self.initializer = flag(use_bias, "use_bias", op="Dense"), initializer
-        as_initializer(initializer, "Dense")
+        self._set_weights(use_bias, initializer)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         K = input_shape[-1]
-        self.w = draw.parameter(self.initializer, (K, self.units), fan_in=K, fan_out=self.units)
-        self.b = draw.parameter("zeros", (self.units,)) if self.use_bias else None
+        self._build_weights(draw, (K, self.units), self.units, fan_in=K, fan_out=self.units)
 
     def multiply_adds(self, input_shape: Shape) -> int:
-        return product(input_shape) * self.units
+        return elements(input_shape) * self.units
 
     def infer(self, x: Array, relu: bool = False) -> Array:
         w, b = self.w.value, None if self.b is None else self.b.value
         if w.dtype is not x.dtype:
-            w, b = self._values(x)
+            w, b = self._weights(x)
         if type(x) is not type(w) or x.ndim != 2 or x.shape[1] != w.shape[0]:
-            return self.forward(x, relu=relu)[0]  # which says what does not fit
+            return self.forward(x, relu=relu)[0]  # it says what does not fit
         return affine_relu(x, w, b) if relu else affine(x, w, b)
 
     def forward(
         self, x: Array, train: bool = False, need_dx: bool = True, relu: bool = False
     ) -> tuple[Array, Pullback]:
-        y, way = ops.dense(x, *self._values(x), need_dx=need_dx, relu=relu)
+        y, way = ops.dense(x, *self._weights(x), need_dx=need_dx, relu=relu)
         return y, with_gradients(self, way, "w", "b")
-
-    def _values(self, x: Array) -> tuple[Array, Array | None]:
-        """w and b as x needs them."""
-        dtype = getattr(x, "dtype", None)  # of what is no array, the op says so
-        return self.w.cast(dtype), None if self.b is None else self.b.cast(dtype)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import fraction
+from ..geometry import height_and_width
 from ..ops.pullback import Pullback
 from ..recording import live
 from ..shim import Array
 from .initializers import Draw
-from .layer import Layer, Shape, positions
+from .layer import Layer, Shape
 from .passing import with_gradients
 
 __all__ = ["Dropout", "SpatialDropout2D"]
@@ -18,8 +19,8 @@ class Dropout(Layer):
     """Drop the share ``rate`` of the units in training, 0 <= rate < 1; pass all on at inference.
 
     Its state is two integers: ``seed``, drawn by ``init``, and ``step``, which counts the training passes. The mask is
-    a function of the two and equal on every backend, so a network that is saved amid its training and loaded again goes
-    on with the masks that it would have had. See :func:`dualnet.ops.dropout`.
+    a function of the two and equal on every backend, so a network that is saved in the middle of training and loaded
+    again goes on with the same masks. See :func:`dualnet.ops.dropout`.
 
     >>> import dualnet as dn
     >>> layer, x = dn.Dropout(0.5).init((4,), seed=1), dn.asarray([[1.0, 2.0, 3.0, 4.0]])
@@ -45,12 +46,12 @@ class Dropout(Layer):
         if not train:
             return x, Pullback(type(self).__name__, lambda dy: (dy, {}), x)
         y, way = ops.dropout(x, self.rate, key=(self.seed, live(self, "step")), shared_axes=self.shared_axes)
-        self.step += 1  # the one layer whose training pass leaves a trace: the next mask is another
+        self.step += 1  # so the next mask is another
         return y, with_gradients(self, way)
 
 
 class SpatialDropout2D(Dropout):
-    """Drop whole channels of feature maps (H, W, C): neighbours in one are alike and would tell what a hole held.
+    """Drop whole channels of feature maps (H, W, C): a unit dropped alone could be guessed from its neighbours.
 
     Source: Tompson et al. (2015). See :class:`Dropout`.
 
@@ -64,5 +65,5 @@ class SpatialDropout2D(Dropout):
     shared_axes = (1, 2)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        positions(input_shape, type(self).__name__)
+        height_and_width(input_shape, type(self).__name__)
         return tuple(input_shape)

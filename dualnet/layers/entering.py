@@ -1,4 +1,4 @@
-"""What enters a network: inputs brought to where it is, and layers found by name."""
+"""What comes to a network from outside: a batch of examples, copied to where the network is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 from ..shim import Array, asarray, backend_of, current
 from .layer import Layer
 
-__all__ = ["arrived", "one_of"]
+__all__ = ["as_batch", "home"]
 
 
-def arrived(net: Layer, x: Any, op: str) -> Array:
-    """A batch x where the network is, in its dtype; from the host or another device it is copied there."""
+def as_batch(net: Layer, x: Any, op: str) -> Array:
+    """x as a batch for the network: checked, on its backend, in its dtype.
+
+    >>> import dualnet as dn
+    >>> as_batch(dn.Dense(3).init((2,)), [[1, 2]], "trace")
+    array([[1., 2.]], dtype=float32)
+    """
     if net.input_shape is None:
         raise ValueError(f"{op}: {type(net).__name__} is not initialised; call net.init(input_shape) first")
     x = net.enter(asarray(x, backend=home(net)))
@@ -21,19 +26,7 @@ def arrived(net: Layer, x: Any, op: str) -> Array:
 
 
 def home(net: Layer) -> str:
-    """The backend where a network's parameters are; without any, the one in force."""
+    """The name of the backend that a network's parameters are on; without parameters, of the one in force."""
     for parameter in net.parameters().values():
         return backend_of(parameter.value).name
     return current().name
-
-
-def one_of(net: Layer, layer: str | Layer, op: str) -> str:
-    """The name of a layer inside the network that is given by its name or as itself."""
-    names = dict(net.walk())
-    if isinstance(layer, str) and layer in names:
-        return layer
-    for name, inside in names.items():
-        if inside is layer:
-            return name
-    told = ", ".join(repr(name) for name in names if name)
-    raise ValueError(f"{op}: the network has no layer {layer!r}; its layers are {told or 'none but itself'}")

@@ -10,6 +10,8 @@ and the pass over memory is saved.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ..shim import Array, backend_of
 from . import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Parallel, Residual, Sequential
 from .layer import Layer
@@ -18,9 +20,12 @@ from .parameter import Parameter
 __all__ = ["fuse"]
 
 FOLDS = (Conv2D, DepthwiseConv2D, Dense)
+"""Layers that take a factor and a summand for each channel into w and b: these classes, whose ``forward`` is known."""
+
+Net = TypeVar("Net", bound=Layer)
 
 
-def fuse(net: Layer) -> Layer:
+def fuse(net: Net) -> Net:
     """A copy of an initialised network, for inference only, in which every batch norm that follows a convolution or
     dense layer of a chain is folded into it. The outputs agree within rounding.
 
@@ -41,7 +46,7 @@ def fuse(net: Layer) -> Layer:
     return _fused(net, places)
 
 
-def _fused(layer: Layer, places: dict[int, int]) -> Layer:
+def _fused(layer: Net, places: dict[int, int]) -> Net:
     if isinstance(layer, (Sequential, Parallel)):
         layer.layers = [_fused(part, places) for part in layer.layers]
     if isinstance(layer, Sequential):

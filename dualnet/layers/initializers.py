@@ -104,8 +104,8 @@ def as_initializer(initializer: str | Initializer, owner: str = "initializer") -
     return NAMES[initializer]
 
 
-def _computing(dtype: Any) -> numpy.dtype:
-    """What a network may compute in."""
+def _checked_dtype(dtype: Any) -> numpy.dtype:
+    """The dtype that a network computes in."""
     result = dtype_of(dtype)
     if result.name not in FLOATING:
         raise TypeError(f"init: dtype is one of {', '.join(FLOATING)}; got {dtype!r}")
@@ -113,20 +113,28 @@ def _computing(dtype: Any) -> numpy.dtype:
 
 
 class Draw:
-    """Draws the initial values of one layer's parameters; ``child(i)`` those of the layer inside it at place i.
+    """Draws the initial values of one layer's parameters: what ``build(input_shape, draw)`` gets.
 
     ``dtype`` is what the layer computes in; parameters of layers that compute in 16 bits are float32.
+
+    >>> import dualnet as dn
+    >>> class Scale(dn.Layer):
+    ...     def build(self, input_shape, draw: dn.Draw):
+    ...         self.g = draw.parameter("ones", (input_shape[-1],))
+    >>> Scale().init((28, 28, 3)).g
+    Parameter((3,), float32)
     """
 
     def __init__(self, seed: int, dtype: object = None, path: tuple[int, ...] = (), seen: dict | None = None) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, numpy.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.seed, self.path = int(seed), path
-        self.dtype = _computing(default_dtype() if dtype is None else dtype)
+        self.dtype = _checked_dtype(default_dtype() if dtype is None else dtype)
         self.seen = {} if seen is None else seen  # layers built already in this init, by id: shared layers
         self._number = 0
 
     def child(self, place: int) -> Draw:
+        """Draws for the layer inside this one that stands at ``place``."""
         return Draw(self.seed, self.dtype, (*self.path, place), self.seen)
 
     def parameter(

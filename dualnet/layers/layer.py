@@ -1,6 +1,6 @@
 """What every layer is: an op together with the parameters it uses.
 
-A layer of your own needs ``forward`` and, as far as it has any, ``build`` (make parameters) and ``output_shape``::
+A layer of your own needs ``forward``; with parameters also ``build``, and ``output_shape`` if it changes the shape::
 
     class Scale(dn.Layer):
         def build(self, input_shape, draw):
@@ -22,19 +22,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from ..arguments import flag
 from ..geometry import check_shape, warn_of_channels_first
 from ..ops.pullback import Pullback
 from ..shim import Array, backend_of, current
 from ..shim.dtypes import is_real
-from .hints import HABITS, missing_axis
+from .hints import attribute_hint, shape_hint
 from .initializers import Draw
 from .parameter import Parameter
-from .passing import both, with_gradients
+from .passing import y_and_pullback
 from .state import LayerTree
 
 __all__ = ["Layer"]
@@ -56,38 +57,12 @@ class Layer(LayerTree):
     """
 
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
+    takes_relu = False  # do forward() and infer() accept relu=True? A subclass says it for itself; see joining.py
     input_shape: Shape | None = None
     dtype: Any = None
 
-    # The loop, the files and the pictures live above (training/, files/, seeing/); dualnet/__init__.py hands them in.
-    fit: Callable[..., Any]
-    evaluate: Callable[..., Any]
-    predict: Callable[..., Any]
-    summary: Callable[..., Any]
-    save: Callable[..., Any]
-    fuse: Callable[..., Any]
-    trace: Callable[..., Any]
-    graph: Callable[..., Any]
-    _repr_html_: Callable[..., str]
-
     def __init__(self) -> None:
         """A layer without arguments."""
-
-    if TYPE_CHECKING:
-
-        def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]: ...  # the tree's, whose parts are layers here
-
-    else:  # a type checker reports attributes that no class declares, so it must not see this
-
-        def __getattr__(self, name: str) -> Any:
-            """What to do about an attribute that is not there (yet)."""
-            hint = f". {HABITS[name]}" if name in HABITS else ""
-            if vars(self).get("input_shape") is None and not name.startswith("_"):
-                hint = hint or (
-                    ". It has no parameters yet: call init(input_shape) on the network in which it stands, with "
-                    "keep=True if the other layers are to keep theirs"
-                )
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     # -- what a layer defines
 
@@ -95,7 +70,7 @@ class Layer(LayerTree):
         """Make the parameters, now that the shape of the input is known."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the output, without the batch. Raises ``ValueError`` where the layer cannot stand."""
+        """The shape of the output, without the batch. Raises ``ValueError`` if the layer cannot take such an input."""
         return tuple(input_shape)
 
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
@@ -110,17 +85,9 @@ class Layer(LayerTree):
         """The layers inside, by name."""
         return {}
 
-    # -- what every layer can do
+    # -- shapes and parameters
 
-    def infer(self, x: Array) -> Array:
-        """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
-        return both(self, self.forward(x, train=False))[0]
-
-    def __call__(self, x: Array) -> Array:
-        """Inference: the output for x (N, ...), keeping nothing."""
-        return self.infer(self.enter(x))
-
-    def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None, keep: bool = False) -> Layer:
+    def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None, keep: bool = False) -> Self:
         """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.
 
         The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` is what the layers compute
@@ -128,7 +95,7 @@ class Layer(LayerTree):
         "dualnet[bfloat16]"``) parameters and running statistics stay float32: see :class:`dualnet.LossScale`.
 
         Layers that have parameters get new ones, unless ``keep=True``: then they keep them, running statistics and all,
-        and only the others are drawn, as for a new head on trained layers. Where they do not fit, nothing changes.
+        and only the others are drawn, as for a new head on trained layers. If they do not fit, nothing changes.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
@@ -142,7 +109,7 @@ class Layer(LayerTree):
         if keep and dtype is None:
             dtype = next((layer.dtype for _, layer, _ in before if layer.input_shape is not None), None)
         draw = Draw(seed, dtype)
-        current()  # an unusable backend is said now, before anything is drawn
+        current()  # an unusable backend fails now, before anything is drawn
         self.output_shape(shape)  # everything must fit before anything is allocated
         try:
             self.init_from(shape, draw)
@@ -156,7 +123,7 @@ class Layer(LayerTree):
         return self
 
     def init_from(self, input_shape: Shape, draw: Draw) -> Shape:
-        """Build this layer once for each :meth:`init`, also where it is shared; returns the output's shape."""
+        """Build this layer, once for each :meth:`init` even if it is shared; returns the output's shape."""
         output = self.output_shape(input_shape)
         if id(self) in draw.seen:
             first = draw.seen[id(self)]
@@ -174,6 +141,12 @@ class Layer(LayerTree):
                 value.name = f"{type(self).__name__}.{name}"
         return output
 
+    # -- inference
+
+    def __call__(self, x: Array) -> Array:
+        """Inference: the output for x (N, ...), keeping nothing."""
+        return self.infer(self.enter(x))
+
     def enter(self, x: Array) -> Array:
         """Check an input against this layer's, and convert its dtype to the layer's."""
         name = type(self).__name__
@@ -185,13 +158,19 @@ class Layer(LayerTree):
         if x.ndim != len(self.input_shape) + 1 or (x.shape[-1] != self.input_shape[-1]):
             raise ValueError(
                 f"{name}: x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, self.input_shape))}), "
-                f"as given to init.{missing_axis(x, self.input_shape)}"
+                f"as given to init.{shape_hint(x, self.input_shape)}"
             )
         if x.dtype != self.dtype:
             if not is_real(x.dtype):
                 raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
             x = x.astype(self.dtype)
         return x
+
+    def infer(self, x: Array) -> Array:
+        """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
+        return y_and_pullback(self, self.forward(x, train=False))[0]
+
+    # -- how it is made, and shown
 
     def config(self) -> dict[str, Any]:
         """The arguments that make this layer again, read from the attributes of the same names."""
@@ -202,7 +181,7 @@ class Layer(LayerTree):
         arguments = _arguments(type(self))  # type: ignore[arg-type]
         try:
             config = self.config()
-        except AttributeError:  # a layer of one's own keeps an argument under another name
+        except AttributeError:  # a user's layer may keep an argument under another name
             config = {name: value for name, value in vars(self).items() if name in arguments}
         given = [
             f"{name}={_short(value)!r}"
@@ -210,6 +189,67 @@ class Layer(LayerTree):
             if arguments[name].default is inspect.Parameter.empty or _short(value) != _short(arguments[name].default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
+
+    # -- what type checkers and editors see
+
+    if TYPE_CHECKING:
+
+        def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]: ...  # the tree's, whose parts are layers here
+
+        # Written above the layers (in training/, files/ and seeing/), and handed in by dualnet/__init__.py. What is Any
+        # here and not there is a class that only those rooms know.
+        def fit(
+            self,
+            x: Any,
+            t: Any,
+            *,
+            epochs: int = 1,
+            initial_epoch: int = 0,
+            batch_size: int = 64,
+            optimizer: Any = "adam",
+            loss: str | Callable[..., Any] | None = None,
+            validation_data: tuple[Any, Any] | None = None,
+            callbacks: Any = (),
+            seed: int = 0,
+            verbose: int = 1,
+            shuffle: bool = True,
+            augment: Any = None,
+            capture: bool = False,
+            loss_scale: Any = "auto",
+        ) -> Any: ...
+
+        def evaluate(
+            self,
+            x: Any,
+            t: Any,
+            batch_size: int = 256,
+            *,
+            loss: str | Callable[..., Any] | None = None,
+            augment: Any = None,
+        ) -> dict[str, float]: ...
+
+        def predict(self, x: Any, batch_size: int = 256) -> Any: ...
+
+        def save(self, path: str | PathLike[str], *, optimizer: Any = None) -> Path: ...
+
+        def fuse(self) -> Self: ...
+
+        def summary(self, input_shape: Shape | None = None) -> Any: ...
+
+        def trace(
+            self, x: Any, t: Any, *, loss: str | Callable[..., Any] | None = None, optimizer: Any = "adam"
+        ) -> Any: ...
+
+        def graph(self, format: str = "mermaid", *, input_shape: Shape | None = None) -> str: ...
+
+        def _repr_html_(self) -> str: ...
+
+    else:  # a type checker reports attributes that no class declares, so it must not see this
+
+        def __getattr__(self, name: str) -> Any:
+            """The error for an attribute that is not there, with a hint."""
+            hint = attribute_hint(name, initialised=vars(self).get("input_shape") is not None)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
 
 def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
@@ -228,29 +268,6 @@ def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
                 )
         if isinstance(old, (Parameter, Layer)) or attribute in layer.state_names:
             setattr(layer, attribute, old)
-
-
-class OpLayer(Layer):
-    """A layer without parameters that is its op: the op's options are the constructor's arguments."""
-
-    op: Callable[..., tuple[Array, Pullback]]
-
-    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
-        y, way = self.op(x, **self.config())
-        return y, with_gradients(self, way)
-
-
-def positions(shape: Shape, owner: str) -> tuple[int, int]:
-    """H, W of a feature map (H, W, C)."""
-    if len(shape) != 3:
-        hints = {2: "Images (N, H, W) lack their channel: x[..., None].", 4: f"Without the batch it is {shape[1:]}."}
-        hint = hints.get(len(shape), "It is no map any more.")
-        raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. {hint}")
-    return shape[0], shape[1]
-
-
-def product(shape: Shape) -> int:
-    return math.prod(shape)
 
 
 @functools.cache

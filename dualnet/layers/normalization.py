@@ -76,6 +76,7 @@ class BatchNorm(Normalization):
     (array([1.], dtype=float32), array([1.5], dtype=float32))
     """
 
+    takes_relu = True
     state_names = ("moving_mean", "moving_variance")
     moving_mean: Any = None
     moving_variance: Any = None
@@ -105,8 +106,8 @@ class BatchNorm(Normalization):
         return y, self._named(way)
 
     def _follow(self, mean: Array, variance: Array, n: int) -> None:
-        """New arrays, the old ones stay as they are: a pullback or a saved state may hold those."""
-        into = owned(self, "moving_mean") and owned(self, "moving_variance")  # in a captured step they are its own
+        """Move the running statistics, in new arrays: a pullback or a saved state may hold the old ones."""
+        into = owned(self, "moving_mean") and owned(self, "moving_variance")  # in a captured step it may overwrite them
         moved = follow(self.moving_mean, self.moving_variance, mean, variance, self.momentum, n, into)
         assign(self, "moving_mean", moved[0])
         assign(self, "moving_variance", moved[1])

@@ -14,7 +14,7 @@ class Parameter(Stateful):
     """An array that training changes. Its identity stays when its value moves to another backend or is loaded.
 
     ``value`` is float32 in a network that computes in float16 or bfloat16 (the *master*: a step may be smaller than the
-    distance of two numbers of 16 bits), and a layer computes with ``cast(x.dtype)``.
+    distance between two numbers of 16 bits), and a layer computes with ``cast(x.dtype)``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3)]).init((2,), dtype="float16")
@@ -23,14 +23,14 @@ class Parameter(Stateful):
     ((2, 3), 'float32', 'float16')
     """
 
-    # _shadow is the value in 16 bits, made of the array _of; it holds as long as that is the value. Who overwrites the
-    # value in its place (a captured step) writes _shadow in the same launch, or says changed().
+    # _shadow is a copy of the value in 16 bits, made from the array _of, and valid as long as that array is the value.
+    # Code that overwrites the value in place (a captured step) writes _shadow in the same launch, or calls changed().
     __slots__ = ("_of", "_shadow", "name", "value")
     unwatched = ("_of", "_shadow")
 
     def __init__(self, value: Any, name: str = "Parameter") -> None:
         self._shadow: Any = None
-        self.name = name  # for messages; init makes it the layer's kind and the attribute, such as "Conv2D.w"
+        self.name = name  # for messages; init sets the layer's class and the attribute, such as "Conv2D.w"
         self.value: Any = value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -56,9 +56,9 @@ class Parameter(Stateful):
         return type(self), (self.value, self.name)  # a copy makes its own shadow
 
     def cast(self, dtype: Any) -> Array:
-        """The value as a layer needs it that computes in ``dtype``: rounded to 16 bits, once for each new value.
+        """The value for a layer that computes in ``dtype``: rounded to 16 bits, once for each new value.
 
-        The value itself wherever that is not float32, or ``dtype`` not of 16 bits.
+        It is the value itself, unless that is float32 and ``dtype`` has 16 bits.
         """
         value = self.value
         own = value.dtype
@@ -85,7 +85,7 @@ class Parameter(Stateful):
 
 
 def cast_all(parameters: Iterable[Parameter], dtype: Any) -> None:
-    """Cast at once all that were cast before and have a new value since: what the next forward pass will ask for."""
+    """Cast, all at once, what was cast before and has a new value: the next forward pass will ask for it."""
     stale = [p for p in parameters if p._shadow is not None and p._of is not p.value and p._shadow.dtype == dtype]
     if stale:
         for parameter, shadow in zip(stale, lasting(lambda: round_all([p.value for p in stale], dtype))):

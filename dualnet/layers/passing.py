@@ -13,8 +13,8 @@ from .state import LayerTree
 Gradients = dict[str, Array]
 
 
-def both(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
-    """What ``forward`` returned, once it is known to be y and its pullback."""
+def y_and_pullback(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
+    """What ``forward`` returned, checked to be y and its pullback."""
     if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
         result[1].paired = True
         return result
@@ -25,9 +25,20 @@ def both(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
     )
 
 
+def with_gradients(layer: LayerTree, way: Pullback, *names: str) -> Pullback:
+    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
+
+    def convert(result: Any) -> tuple[Array, Gradients]:
+        dx, *gradients = result if isinstance(result, tuple) else (result,)
+        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
+
+    return way.then(type(layer).__name__, convert)
+
+
 def merge(owner: LayerTree, parts: Sequence[tuple[str, LayerTree, Gradients]]) -> Gradients:
-    """The gradients of the layers inside, which come with their names, under the owner's names; those of a shared
-    parameter add up.
+    """The gradients of the layers inside, under the owner's names: ``w`` of layer 0 becomes ``0.w``.
+
+    ``parts`` holds each layer's name, the layer, and its gradients. Those of a shared parameter add up.
     """
     parameters = owner.parameters()
     total: Gradients = {}
@@ -47,19 +58,9 @@ def merge(owner: LayerTree, parts: Sequence[tuple[str, LayerTree, Gradients]]) -
     return {name: total[name] for name in parameters if name in total}
 
 
-def with_gradients(layer: LayerTree, way: Pullback, *names: str) -> Pullback:
-    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
-
-    def convert(result: Any) -> tuple[Array, Gradients]:
-        dx, *gradients = result if isinstance(result, tuple) else (result,)
-        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
-
-    return way.then(type(layer).__name__, convert)
-
-
 @contextmanager
-def named(name: str, layer: LayerTree) -> Iterator[None]:
-    """Put the layer's name in front of the message of an error raised inside it."""
+def blaming(name: str, layer: LayerTree) -> Iterator[None]:
+    """An error raised inside gets the layer's name in front of its message."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -67,7 +68,7 @@ def named(name: str, layer: LayerTree) -> Iterator[None]:
 
 
 def blame(name: str, layer: LayerTree, error: Exception) -> NoReturn:
-    """Raise the error with the layer's name in front of its message; one of a class of its own with a note."""
+    """Raise the error again, with the layer's name in front of its message; subclasses get a note instead."""
     if type(error) in (ValueError, TypeError):
         raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
     error.add_note(f"in layer {name} ({type(layer).__name__})")

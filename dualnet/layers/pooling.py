@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .. import ops
 from ..arguments import extents, flag
-from ..geometry import Extent, Padding, Windows, check_padding, placed
+from ..geometry import Extent, Padding, Windows, check_padding, height_and_width, placed
 from ..ops.activation import rectify
 from ..ops.pooling import check_no_window_is_empty, largest
 from ..ops.pullback import Pullback
 from ..shim import Array
-from .layer import OpLayer, Shape, positions
+from .bases import OpLayer
+from .layer import Shape
 from .passing import with_gradients
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
@@ -37,7 +38,7 @@ class _Pool2D(OpLayer):
         self.ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        return (*self._windows(positions(input_shape, type(self).__name__)).grid, input_shape[2])
+        return (*self._windows(height_and_width(input_shape, type(self).__name__)).grid, input_shape[2])
 
     def _windows(self, size: tuple[int, int]) -> Windows:
         op, stride = type(self).__name__, self.stride or self.pool_size
@@ -55,6 +56,7 @@ class MaxPool2D(_Pool2D):
     (14, 14, 6)
     """
 
+    takes_relu = commutes_with_relu = True
     op = staticmethod(ops.max_pool2d)
     empty_windows = False
 
@@ -109,7 +111,7 @@ class _GlobalPool2D(OpLayer):
         self.keepdims = flag(keepdims, "keepdims", op=type(self).__name__)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        positions(input_shape, type(self).__name__)
+        height_and_width(input_shape, type(self).__name__)
         return (1, 1, input_shape[2]) if self.keepdims else (input_shape[2],)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from ..recording import Stateful
@@ -12,7 +12,7 @@ from .parameter import Parameter
 
 
 class LayerTree(Stateful):
-    """The layers inside a layer, and what all of them have learned. Every :class:`dualnet.Layer` is one.
+    """A layer with the layers inside it, and what all of them have learned. Every :class:`dualnet.Layer` is one.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.BatchNorm()]).init((2,))
@@ -24,15 +24,25 @@ class LayerTree(Stateful):
 
     state_names: tuple[str, ...] = ()  # attributes beside the parameters that belong to the state (running statistics)
 
-    def children(self) -> dict[str, Any]:
-        """The layers inside, by name."""
-        return {}
-
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(vars(self).get(name), Parameter) and backend_of(value) is not None:
             owner = type(self).__name__
             raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array")
         super().__setattr__(name, value)
+
+    # -- the layers inside
+
+    def children(self) -> dict[str, Any]:
+        """The layers inside, by name."""
+        return {}
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, LayerTree]]:
+        """Every layer inside, this one first (``""``), by its dotted name; a shared one at each of its places."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+
+    # -- what they have learned
 
     def parameters(self) -> dict[str, Parameter]:
         """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
@@ -48,53 +58,59 @@ class LayerTree(Stateful):
         for name, child in self.children().items():
             child._gather(f"{prefix}{name}.", found, seen)
 
+    def _statistics(self) -> dict[str, tuple[LayerTree, str]]:
+        """The layer and the attribute that hold the rest of the state, by name; a shared one under its first name."""
+        found: dict[str, tuple[LayerTree, str]] = {}
+        seen: set[tuple[int, str]] = set()
+        for path, layer in self.walk():
+            for attribute in layer.state_names:
+                if (id(layer), attribute) not in seen:
+                    seen.add((id(layer), attribute))
+                    found[f"{path}.{attribute}" if path else attribute] = layer, attribute
+        return found
+
     def state_dict(self) -> dict[str, Array]:
         """Parameters and running statistics by name: all that the layer has learned."""
-        states = self._all(lambda layer: {name: layer for name in layer.state_names})
-        seen: set[tuple[int, str]] = set()
-        result = {name: parameter.value for name, parameter in self.parameters().items()}
-        for name, layer in states:
-            attribute = name.rpartition(".")[2]
-            if (id(layer), attribute) not in seen:
-                seen.add((id(layer), attribute))
-                result[name] = getattr(layer, attribute)
-        return result
+        state = {name: parameter.value for name, parameter in self.parameters().items()}
+        return state | {name: getattr(*place) for name, place in self._statistics().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all values of ``state``. Whatever does not fit is listed, and then nothing has changed."""
+        """Take over all values of ``state``. If anything does not fit, the error lists it, and nothing changes."""
         if not isinstance(state, Mapping):
             raise TypeError(
                 f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() has "
                 "them. A file is read with dn.load(path)."
             )
         mine = self.state_dict()
-        missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
+        self._check_state(state, mine)
+        values = {name: _converted_copy(state[name], old) for name, old in mine.items()}
+        for name, parameter in self.parameters().items():
+            parameter.value = values[name]
+        for name, (layer, attribute) in self._statistics().items():
+            setattr(layer, attribute, values[name])
+
+    def _check_state(self, state: Mapping[str, Any], mine: dict[str, Any]) -> None:
         misshaped = [
-            f"{name} {_form(state[name])}, expected {_form(mine[name])}"
+            f"{name} {_shape(state[name])}, expected {_shape(mine[name])}"
             for name in mine.keys() & state.keys()
-            if _form(state[name]) != _form(mine[name])
+            if _shape(state[name]) != _shape(mine[name])
         ]
+        missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
         faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(misshaped)}
         if any(faults.values()):
-            told = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
-            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__} ({told})")
-        values = {name: _like(state[name], mine[name]) for name in mine}
-        parameters = self.parameters()
-        for name, value in values.items():
-            if name in parameters:
-                parameters[name].value = value
-            else:
-                layer, attribute = self._at(name)
-                setattr(layer, attribute, value)
+            listed = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__} ({listed})")
+
+    # -- where they are
 
     def to(self, backend: str) -> Self:
         """Move every value to a backend. Parameters keep their identity, so an optimizer stays valid."""
         name = load(backend).name
         for parameter in self.parameters().values():
             parameter.value = asarray(parameter.value, backend=name)
-        for path, value in self.state_dict().items():
-            if path not in self.parameters() and backend_of(value) is not None:
-                layer, attribute = self._at(path)
+        for layer, attribute in self._statistics().values():
+            value = getattr(layer, attribute)
+            if backend_of(value) is not None:
                 setattr(layer, attribute, asarray(value, backend=name))
         return self
 
@@ -102,31 +118,34 @@ class LayerTree(Stateful):
         """An independent copy; what is shared inside stays shared inside."""
         return copy.deepcopy(self)
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, LayerTree]]:
-        """Every layer inside, this one first (``""``), by its dotted name; a shared one at each of its places."""
-        yield prefix, self
-        for name, child in self.children().items():
-            yield from child.walk(f"{prefix}.{name}" if prefix else name)
 
-    def _all(self, pick: Callable[[LayerTree], dict[str, Any]]) -> list[tuple[str, Any]]:
-        found = []
-        for path, layer in self.walk():
-            found += [(f"{path}.{name}" if path else name, value) for name, value in pick(layer).items()]
-        return found
+def name_of(layer: str | LayerTree, net: LayerTree, op: str) -> str:
+    """The dotted name of a layer inside a network, given by that name or as itself.
 
-    def _at(self, name: str) -> tuple[LayerTree, str]:
-        path, _, attribute = name.rpartition(".")
-        return dict(self.walk())[path], attribute
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()])
+    >>> name_of(net[1], net, "viz.maps"), name_of("0", net, "viz.maps")
+    ('1', '0')
+    """
+    names = dict(net.walk())
+    if isinstance(layer, str) and layer in names:
+        return layer
+    for name, inside in names.items():
+        if inside is layer:
+            return name
+    listed = ", ".join(repr(name) for name in names if name)
+    raise ValueError(f"{op}: the network has no layer {layer!r}; its layers are {listed or 'none but itself'}")
 
 
-def _like(value: Any, mine: Any) -> Any:
-    backend = backend_of(mine)
+def _converted_copy(value: Any, old: Any) -> Any:
+    """A copy of ``value`` that can replace ``old``: an array of its dtype on its backend, or a number of its type."""
+    backend = backend_of(old)
     if backend is None:
-        return type(mine)(value)
+        return type(old)(value)
     copied = to_numpy(value) if backend_of(value) is not None else value
-    return asarray(copied.copy() if hasattr(copied, "copy") else copied, mine.dtype, backend=backend.name)
+    return asarray(copied.copy() if hasattr(copied, "copy") else copied, old.dtype, backend=backend.name)
 
 
-def _form(value: Any) -> Any:
-    """The shape of an array; of a number there is none, and a list of numbers is no array."""
+def _shape(value: Any) -> Any:
+    """The shape of an array, () for a number; for a list, which is not an array, the name of its type."""
     return type(value).__name__ if isinstance(value, (list, tuple)) else tuple(getattr(value, "shape", ()))

@@ -8,4 +8,5 @@ from .normalization import *  # noqa: F403
 from .pooling import *  # noqa: F403
 
 from . import losses  # isort: skip
-from .pullback import LossPullback, Pullback
+from .pullback import LossPullback as LossPullback
+from .pullback import Pullback as Pullback

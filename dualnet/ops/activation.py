@@ -3,15 +3,15 @@
     E7    forward    o = f(x)
     E14   pullback   δ = f'(x) · ∂E/∂o
 
-Each keeps what its derivative is cheapest to write with. Where that is the result y (which the next layer keeps in any
-case), f' is written as a function of y: for the sigmoid f' = y(1 − y).
+Each is followed by its two formulas, E7 and E14, and keeps what makes its derivative cheapest. Often that is the result
+y, which the next layer keeps anyway; f' is then written as a function of y: for the sigmoid f' = y (1 − y).
 
-All of them are right at 0, at ±inf and at everything between, without a warning on the way: exp only ever sees numbers
-that it cannot overflow on, and products of 0 and ∞ are avoided where their limit is known. NaN stays NaN. A choice
-between two values is written as a product with a condition (0 or 1), which runs many times faster than ``where`` when
-the signs of x follow no order. Numbers of 16 bits are computed with in float32, and the result is rounded once.
+All are right at 0, at ±inf and everywhere in between, without a warning: no number can make exp overflow, and products
+of 0 and ∞ are avoided where their limit is known. NaN stays NaN. A choice between two values is written as a product
+with a condition (0 or 1), which is many times faster than ``where`` if the signs of x follow no order. 16-bit numbers
+are computed with in float32, and the result is rounded once.
 
-Shapes: x, y of any one shape, in one floating dtype, which the result has too.
+Shapes: x of any shape and floating dtype, and y of the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from ..arguments import flag, index, number
 from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
-from .sums import narrow, rounded_once, summed, wide
+from .sums import rounded_once, summed, wide
 
 __all__ = [
     "elu",
@@ -38,6 +38,8 @@ __all__ = [
     "tanh",
 ]
 
+SATURATED = 800.0
+"""σ(−800) is 0 in every floating type."""
 FAR = 40.0
 """Φ(−40), φ(40) and the gates of both GELUs at −40 are 0 in every floating type."""
 
@@ -97,17 +99,28 @@ def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([10.0, 10.0])))
     (array([-0.5,  2. ], dtype=float32), array([ 5., 10.], dtype=float32))
     """
-    xp = namespace("leaky_relu", x=x)
+    namespace("leaky_relu", x=x)
     alpha = number(alpha, "alpha", op="leaky_relu")
-    y = xp.maximum(wide(x), 0.0)  # E7
-    if alpha > 0.0:  # 0 · −inf would be NaN
-        y = y + alpha * xp.minimum(wide(x), 0.0)  # E7
-    y = narrow(y, x)
+    y = leaky_relu_forward(x, alpha)  # E7
 
     def pullback(dy: Array) -> Array:
-        return dy * (y > 0.0) + narrow(alpha * wide(dy), dy) * (y <= 0.0)  # E14  y has the sign of x
+        return leaky_relu_backward(dy, y, alpha)  # E14
 
     return y, Pullback("leaky_relu", pullback, y, y=y)
+
+
+@rounded_once
+def leaky_relu_forward(x: Array, alpha: float) -> Array:
+    """E7: max(0, x) + alpha · min(0, x)."""
+    xp = backend_of(x).xp
+    y = xp.maximum(x, 0.0)
+    return y + alpha * xp.minimum(x, 0.0) if alpha > 0.0 else y  # E7  0 · −∞ would be NaN
+
+
+@rounded_once
+def leaky_relu_backward(dy: Array, y: Array, alpha: float) -> Array:
+    """E14: dy where y > 0, else alpha · dy. y has the sign of x."""
+    return dy * (y > 0.0) + alpha * dy * (y <= 0.0)
 
 
 # -- with exp ----------------------------------------------------------------------------------------------------------
@@ -124,16 +137,28 @@ def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
     (array([-1.,  0.,  2.], dtype=float32), array([0., 1., 1.], dtype=float32))
     """
-    xp = namespace("elu", x=x)
+    namespace("elu", x=x)
     alpha = number(alpha, "alpha", op="elu")
-    y = xp.maximum(wide(x), 0.0) + alpha * xp.expm1(xp.minimum(wide(x), 0.0))  # E7  one of the two terms is 0
-    y = narrow(y, x)
+    y = elu_forward(x, alpha)  # E7
 
     def pullback(dy: Array) -> Array:
-        dx = dy * (y > 0.0) + dy * (xp.minimum(wide(y), 0.0) + alpha) * (y <= 0.0)  # E14  y has the sign of x
-        return narrow(dx, dy)
+        return elu_backward(dy, y, alpha)  # E14
 
     return y, Pullback("elu", pullback, y, y=y)
+
+
+@rounded_once
+def elu_forward(x: Array, alpha: float) -> Array:
+    """E7: max(0, x) + alpha (e^min(0, x) − 1), of which one is 0."""
+    xp = backend_of(x).xp
+    return xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))
+
+
+@rounded_once
+def elu_backward(dy: Array, y: Array, alpha: float) -> Array:
+    """E14: dy where y > 0, else dy (y + alpha). y has the sign of x."""
+    xp = backend_of(dy).xp
+    return dy * (y > 0.0) + dy * (xp.minimum(y, 0.0) + alpha) * (y <= 0.0)
 
 
 def sigmoid(x: Array) -> tuple[Array, Pullback]:
@@ -146,13 +171,25 @@ def sigmoid(x: Array) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
     (array([0. , 0.5, 1. ], dtype=float32), array([0.  , 0.25, 0.  ], dtype=float32))
     """
-    xp = namespace("sigmoid", x=x)
-    y = narrow(logistic(xp, wide(x)), x)  # E7
+    namespace("sigmoid", x=x)
+    y = sigmoid_forward(x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return narrow(dy * (wide(y) * (1.0 - wide(y))), dy)  # E14
+        return sigmoid_backward(dy, y)  # E14
 
     return y, Pullback("sigmoid", pullback, y, y=y)
+
+
+@rounded_once
+def sigmoid_forward(x: Array) -> Array:
+    """E7: σ(x)."""
+    return logistic(backend_of(x).xp, x)
+
+
+@rounded_once
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    """E14: dy · y (1 − y)."""
+    return dy * (y * (1.0 - y))
 
 
 def tanh(x: Array) -> tuple[Array, Pullback]:
@@ -165,13 +202,25 @@ def tanh(x: Array) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
     (array([-1.,  0.,  1.], dtype=float32), array([0., 1., 0.], dtype=float32))
     """
-    xp = namespace("tanh", x=x)
-    y = narrow(xp.tanh(wide(x)), x)  # E7
+    namespace("tanh", x=x)
+    y = tanh_forward(x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return narrow(dy * ((1.0 - wide(y)) * (1.0 + wide(y))), dy)  # E14  1 − y², without the rounding of y²
+        return tanh_backward(dy, y)  # E14
 
     return y, Pullback("tanh", pullback, y, y=y)
+
+
+@rounded_once
+def tanh_forward(x: Array) -> Array:
+    """E7: tanh x."""
+    return backend_of(x).xp.tanh(x)
+
+
+@rounded_once
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """E14: dy (1 − y²), without the rounding of y²."""
+    return dy * ((1.0 - y) * (1.0 + y))
 
 
 def softplus(x: Array) -> tuple[Array, Pullback]:
@@ -185,17 +234,29 @@ def softplus(x: Array) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y).round(3), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0])))
     (array([0.00e+00, 6.93e-01, 1.00e+04], dtype=float32), array([0. , 0.5, 1. ], dtype=float32))
     """
-    xp = namespace("softplus", x=x)
-    y = xp.maximum(wide(x), 0.0) + xp.log1p(xp.exp(-xp.abs(wide(x))))  # E7  the larger term is taken out of the log
-    y = narrow(y, x)
+    namespace("softplus", x=x)
+    y = softplus_forward(x)  # E7
 
     def pullback(dy: Array) -> Array:
-        return narrow(dy * -xp.expm1(-wide(y)), dy)  # E14
+        return softplus_backward(dy, y)  # E14
 
     return y, Pullback("softplus", pullback, y, y=y)
 
 
-# -- gated: x times the share of it that passes ------------------------------------------------------------------------
+@rounded_once
+def softplus_forward(x: Array) -> Array:
+    """E7: log(1 + eˣ) = max(0, x) + log(1 + e^−|x|), in which no power overflows."""
+    xp = backend_of(x).xp
+    return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+@rounded_once
+def softplus_backward(dy: Array, y: Array) -> Array:
+    """E14: dy (1 − e⁻ʸ)."""
+    return dy * -backend_of(dy).xp.expm1(-y)
+
+
+# -- gated: x times a gate between 0 and 1 -----------------------------------------------------------------------------
 
 
 def silu(x: Array) -> tuple[Array, Pullback]:
@@ -209,16 +270,29 @@ def silu(x: Array) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0])))
     (array([    0., 10000.], dtype=float32), array([0.5, 1. ], dtype=float32))
     """
-    xp = namespace("silu", x=x)
-    y = xp.maximum(wide(x), -800.0) * logistic(xp, wide(x))  # E7  σ(−800) is 0 in every floating type, and 0 · ∞ NaN
-    y = narrow(y, x)
+    namespace("silu", x=x)
+    y = silu_forward(x)  # E7
 
     def pullback(dy: Array) -> Array:
-        near = xp.clip(wide(x), -800.0, 800.0)
-        gate = logistic(xp, near)
-        return narrow(dy * (gate * (1.0 + near * (1.0 - gate))), dy)  # E14
+        return silu_backward(dy, x)  # E14
 
     return y, Pullback("silu", pullback, y, x=x)
+
+
+@rounded_once
+def silu_forward(x: Array) -> Array:
+    """E7: x σ(x)."""
+    xp = backend_of(x).xp
+    return xp.maximum(x, -SATURATED) * logistic(xp, x)  # E7  σ is 0 at −800, and 0 · −∞ would be NaN
+
+
+@rounded_once
+def silu_backward(dy: Array, x: Array) -> Array:
+    """E14: dy · σ (1 + x (1 − σ))."""
+    xp = backend_of(dy).xp
+    near = xp.clip(x, -SATURATED, SATURATED)
+    gate = logistic(xp, near)
+    return dy * (gate * (1.0 + near * (1.0 - gate)))  # E14
 
 
 def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
@@ -233,26 +307,33 @@ def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(y).round(4), dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0]))).round(4)
     (array([-1.587e-01,  0.000e+00,  1.000e+04], dtype=float32), array([-0.0833,  0.5   ,  1.    ], dtype=float32))
     """
-    xp = namespace("gelu", x=x)
+    namespace("gelu", x=x)
     approximate = flag(approximate, "approximate", op="gelu")
-    slope, cubic = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
-
-    if approximate:
-        near = xp.clip(wide(x), -FAR, FAR)
-        gate = logistic(xp, slope * (near + cubic * near * near * near))
-    else:
-        gate = normal_cdf(wide(x))
-    y = narrow(xp.maximum(wide(x), -FAR) * gate, x)  # E7  the gate is 0 at −40, and 0 · ∞ NaN
+    gate = (tanh_gate if approximate else normal_cdf)(wide(x))  # Φ(x), which is kept without rounding
+    y = gelu_forward(x, gate)  # E7
 
     def pullback(dy: Array) -> Array:
-        near = xp.clip(wide(x), -FAR, FAR)
-        if approximate:
-            density = gate * (1.0 - gate) * (slope * (1.0 + 3.0 * cubic * near * near))
-        else:
-            density = xp.exp(-0.5 * near * near) * (1.0 / math.sqrt(2.0 * math.pi))
-        return narrow(dy * (gate + near * density), dy)  # E14
+        return gelu_backward(dy, x, gate, approximate)  # E14
 
     return y, Pullback("gelu", pullback, y, x=x, gate=gate)
+
+
+@rounded_once
+def gelu_forward(x: Array, gate: Array) -> Array:
+    """E7: x Φ(x)."""
+    return backend_of(x).xp.maximum(x, -FAR) * gate  # E7  Φ is 0 at −40, and 0 · −∞ would be NaN
+
+
+@rounded_once
+def gelu_backward(dy: Array, x: Array, gate: Array, approximate: bool) -> Array:
+    """E14: dy (Φ(x) + x φ(x))."""
+    xp = backend_of(dy).xp
+    near = xp.clip(x, -FAR, FAR)
+    if approximate:
+        density = gate * (1.0 - gate) * (SLOPE * (1.0 + 3.0 * CUBIC * near * near))  # σ'(2v) · 2v'
+    else:
+        density = xp.exp(-0.5 * near * near) * (1.0 / math.sqrt(2.0 * math.pi))
+    return dy * (gate + near * density)  # E14
 
 
 # -- over an axis ------------------------------------------------------------------------------------------------------
@@ -263,7 +344,7 @@ def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
 
     x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y. Infinite logits take their
     limit: those at +inf share the whole equally, and where all are −inf every share is equal. Raises ``ValueError`` for
-    an axis that is not there or has no elements.
+    an axis that x does not have, or that has no elements.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.softmax(dn.asarray([[2.0, 2.0]]))
@@ -272,16 +353,28 @@ def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     >>> dn.to_numpy(dn.ops.softmax(dn.asarray([[1e4, -1e4], [float("inf"), 0.0]]))[0]).tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
-    xp = namespace("softmax", x=x)
+    namespace("softmax", x=x)
     axis = check_axis(axis, x.shape, op="softmax")
-    e = xp.exp(below_top(xp, wide(x), axis))
-    y = narrow(e / summed(e, axis), x)  # E7
+    y = softmax_forward(x, axis)  # E7
 
     def pullback(dy: Array) -> Array:
-        mean = summed(wide(dy) * wide(y), axis)  # Σⱼ dyⱼ yⱼ   one for each row
-        return narrow(wide(y) * (dy - mean), dy)  # E14
+        return softmax_backward(dy, y, axis)  # E14
 
     return y, Pullback("softmax", pullback, y, y=y)
+
+
+@rounded_once
+def softmax_forward(x: Array, axis: int) -> Array:
+    """E7: eˣⁱ / Σⱼ eˣʲ."""
+    xp = backend_of(x).xp
+    e = xp.exp(below_top(xp, x, axis))
+    return e / summed(e, axis)  # E7
+
+
+@rounded_once
+def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """E14: yᵢ (dyᵢ − Σⱼ dyⱼ yⱼ)."""
+    return y * (dy - summed(dy * y, axis))
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
@@ -289,25 +382,38 @@ def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
 
     It stays exact where softmax is too small for a floating number. x of any shape and floating dtype -> y of the same;
     ``pullback(dy)`` returns dx. Keeps y. Infinite logits take the limits of softmax: log 0 is −inf, and where k logits
-    are +inf (or all k are −inf) they have −log k. Raises ``ValueError`` like softmax.
+    are +inf (or all k are −inf) they become −log k. Raises ``ValueError`` like softmax.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.log_softmax(dn.asarray([[1e4, 0.0]]))
     >>> dn.to_numpy(y).tolist(), dn.to_numpy(pullback(dn.asarray([[0.0, 1.0]]))).tolist()
     ([[0.0, -10000.0]], [[-1.0, 1.0]])
     """
-    xp = namespace("log_softmax", x=x)
+    namespace("log_softmax", x=x)
     axis = check_axis(axis, x.shape, op="log_softmax")
-    below = below_top(xp, wide(x), axis)
-    y = narrow(below - xp.log(summed(xp.exp(below), axis)), x)  # E7
+    y = log_softmax_forward(x, axis)  # E7
 
     def pullback(dy: Array) -> Array:
-        return narrow(wide(dy) - xp.exp(wide(y)) * summed(wide(dy), axis), dy)  # E14
+        return log_softmax_backward(dy, y, axis)  # E14
 
     return y, Pullback("log_softmax", pullback, y, y=y)
 
 
-# -- the functions inside ----------------------------------------------------------------------------------------------
+@rounded_once
+def log_softmax_forward(x: Array, axis: int) -> Array:
+    """E7: xᵢ − log Σⱼ eˣʲ."""
+    xp = backend_of(x).xp
+    below = below_top(xp, x, axis)
+    return below - xp.log(summed(xp.exp(below), axis))  # E7
+
+
+@rounded_once
+def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """E14: dyᵢ − eʸⁱ Σⱼ dyⱼ."""
+    return dy - backend_of(dy).xp.exp(y) * summed(dy, axis)
+
+
+# -- shared by several formulas ----------------------------------------------------------------------------------------
 
 
 def logistic(xp: Any, x: Array) -> Array:
@@ -316,17 +422,27 @@ def logistic(xp: Any, x: Array) -> Array:
 
 
 def below_top(xp: Any, x: Array, axis: int) -> Array:
-    """x − max x along the axis: 0 where x is the largest, also where that is infinite (∞ − ∞ would be NaN)."""
+    """x − max x along the axis: 0 where x is the largest, even if that is infinite (∞ − ∞ would be NaN)."""
     top = xp.max(x, axis=axis, keepdims=True)
     largest = x == top
     return xp.where(largest, 0.0, x) - xp.where(largest, 0.0, top)
 
 
+SLOPE, CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
+
+
+def tanh_gate(x: Array) -> Array:
+    """½ (1 + tanh v) = σ(2v) with v = √(2/π) (x + 0.044715 x³), close to Φ(x)."""
+    xp = backend_of(x).xp
+    near = xp.clip(x, -FAR, FAR)
+    return logistic(xp, SLOPE * (near + CUBIC * near * near * near))
+
+
 # Φ(−a) = e^(−a²/2) · P(u) / (a + 4) for a ≥ 0, with u = (a − 4) / (a + 4), which takes a = 0 … ∞ to u = −1 … 1. P is
-# smooth on that interval. It was interpolated with mpmath, at 60 digits, in the 80 zeros of the Chebyshev polynomial
-# T80. The Chebyshev series was cut where its rest is below 1e-17 (1e-8 for float32) and written out in powers of u;
-# they stand here from u⁰ upwards. No coefficient is above 1, so Horner's rule loses nothing. The error of Φ(−a) is
-# below 6e-16 of its value, also in the tail; a test with 50-digit arithmetic makes sure of that.
+# smooth on that interval. It was interpolated with mpmath, at 60 digits, at the 80 zeros of the Chebyshev polynomial
+# T80. The Chebyshev series was cut where the rest is below 1e-17 (1e-8 for float32) and written out in powers of u;
+# the coefficients below start at u⁰. None is above 1, so Horner's rule loses nothing. The relative error of Φ(−a) is
+# below 6e-16, even in the tail; a test in 60-digit arithmetic makes sure of that.
 TAIL_FLOAT64 = (
     0.7552851304157514921, -0.6078966419718921245, 0.3871374007422149175, -0.1865218579596548288,
     0.06039657489091787225, -0.007540188966825239981, -0.00347969236704797363, 0.001630818459394585977,
@@ -342,7 +458,6 @@ TAIL_FLOAT32 = (
 )  # fmt: skip
 
 
-@accelerated
 @rounded_once
 def normal_cdf(x: Array) -> Array:
     """Φ(x) = ½ erfc(−x/√2), the probability that a standard normal variable is below x; exact in the left tail too."""
@@ -367,10 +482,10 @@ def polynomial(xp: Any, u: Array, coefficients: Sequence[float]) -> Array:
 
 
 def check_axis(axis: Any, shape: tuple[int, ...], *, op: str) -> int:
-    """One axis of a shape, that has elements to share the whole among."""
+    """An axis that the shape has, with at least one element."""
     axis = index(axis, "axis", op=op)
     if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"{op}: x has shape {tuple(shape)} and so no axis {axis}")
+        raise ValueError(f"{op}: x has shape {tuple(shape)}, which has no axis {axis}")
     if shape[axis] == 0:
         raise ValueError(f"{op}: axis {axis} of x {tuple(shape)} has no elements; expected at least one")
     return axis

@@ -173,7 +173,7 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Arra
 
 @accelerated
 def parameter_gradients(x: Array, dy: Array, at: Windows, groups: int, biased: bool) -> tuple[Array, Array | None]:
-    """E11 and E12, which read the same deltas: (N, H, W, C), (N, H', W', D) -> dw (k1, k2, C/g, D), db (D,) or None."""
+    """E11, E12, which read the same deltas: (N, H, W, C), (N, H', W', D) -> dw (k1, k2, C/g, D), db (D,) or None."""
     dw = correlate_filters(x, dy, at, groups)  # E11
     db = channel_sum(dy) if biased else None  # E12
     return dw, db
@@ -275,11 +275,7 @@ def _check(op: str, x: Array, w: Array, b: Array | None, groups: int, mode: str)
         raise ValueError(
             f"{op}: w {tuple(w.shape)} reads {w.shape[2]} channels, but x {tuple(x.shape)} has {C} in {groups} "
             f"group(s), {C // groups} each. Expected w of shape (k1, k2, {C // groups}, D)"
-            + (
-                ", or x.transpose(0, 2, 3, 1), if its channels stand first."
-                if x.shape[1] == w.shape[2] * groups
-                else "."
-            )
+            + (", or x.transpose(0, 2, 3, 1) if its channels come first." if x.shape[1] == w.shape[2] * groups else ".")
         )
     _check_bias(op, b, D)
     return groups
@@ -292,7 +288,7 @@ def _check_transposed(x: Array, w: Array, b: Array | None, groups: int) -> int:
     if x.shape[3] != w.shape[3]:
         raise ValueError(
             f"{op}: x {tuple(x.shape)} has {x.shape[3]} channels, but w {tuple(w.shape)} has {w.shape[3]} filters. "
-            f"Expected w of shape (k1, k2, C/groups, {x.shape[3]}), as for the conv2d it is the adjoint of."
+            f"Expected w of shape (k1, k2, C/groups, {x.shape[3]}), as in the conv2d whose adjoint this is."
         )
     if w.shape[3] % groups:
         raise ValueError(f"{op}: groups={groups} must divide the {w.shape[3]} filters of w")

@@ -3,9 +3,10 @@
     E7    forward    y = m · x / (1 − rate),   m is 0 for the dropped units, 1 for those that are kept
     E14   pullback   dx = m · dy / (1 − rate)
 
-m is no stream of numbers but a function of the key and the unit's place: unit i, counted in row-major order, has word
-i mod 4 of Philox(counter = ⌊i/4⌋ and step, key = seed), and is kept where that word is at least rate · 2³². So the same
-key drops the same units on every backend, in any order of calls, and the state of the generator is two integers.
+m does not come from a stream of random numbers: it depends on the key and the unit's place alone. Unit i, counted in
+row-major order, gets word i mod 4 of Philox(counter = ⌊i/4⌋ and step, key = seed), and is kept if that word is at least
+rate · 2³². So the same key drops the same units on every backend, in any order of calls, and the state of the generator
+is two integers.
 
 Source: Srivastava et al. (2014), scaled in training, so that inference needs no factor; Philox4x32-10 from Salmon,
 Moraes, Dror and Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, section 3.3.
@@ -38,9 +39,9 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx: what was dropped learns nothing
     (E14). ``rate`` is the share that is DROPPED, 0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or
     ``(seed, step)``, both at least 0 and below 2**64; the same key drops the same units. Along ``shared_axes`` all
-    units share one fate: ``(1, 2)`` drops whole channels of a feature map. Keeps the mask, 1 byte a unit.
+    units share one fate: ``(1, 2)`` drops whole channels of a feature map. Keeps the mask, 1 byte per unit.
 
-    Raises ``ValueError`` or ``TypeError`` for a rate, a key or axes that are none.
+    Raises ``ValueError`` or ``TypeError`` for an invalid rate, key or axis.
 
     >>> import dualnet as dn
     >>> x = dn.asarray([[1.0, 2.0, 3.0, 4.0]])
@@ -73,14 +74,14 @@ def masked(x: Array, mask: Array, scale: float) -> Array:
 
 
 @accelerated
-def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> Array:
-    """Which of ``count`` random words are above ``limit``."""
-    return philox(like, count, seed, step) > limit
+def drawn_above(x: Array, count: int, seed: int, step: int, limit: int) -> Array:
+    """Which of ``count`` random words are above ``limit``, on the backend of x."""
+    return philox(x, count, seed, step) > limit
 
 
 @accelerated
-def philox(like: Array, count: int, seed: int, step: int) -> Array:
-    """``count`` random words (uint32) on the backend of ``like``: Philox4x32-10, four words for each counter.
+def philox(x: Array, count: int, seed: int, step: int) -> Array:
+    """``count`` random words (uint32) on the backend of x: Philox4x32-10, four words for each counter.
 
     Word i is word i mod 4 of the block with counter words ⌊i/4⌋ low, ⌊i/4⌋ high, step low, step high and key words
     seed low, seed high.
@@ -89,7 +90,7 @@ def philox(like: Array, count: int, seed: int, step: int) -> Array:
     >>> [f"{word:08x}" for word in dn.to_numpy(philox(dn.asarray([0.0]), 4, seed=0, step=0))]
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    xp = backend_of(like).xp
+    xp = backend_of(x).xp
     block = xp.arange((count + 3) // 4, dtype="uint64")
     words = philox4x32((block & WORD, block >> 32, step & WORD, step >> 32), (seed & WORD, seed >> 32))
     words = xp.stack([word.astype("uint32") for word in words], axis=-1)  # (⌈count/4⌉, 4)
@@ -97,7 +98,7 @@ def philox(like: Array, count: int, seed: int, step: int) -> Array:
 
 
 def philox4x32(counter: tuple, key: tuple[int, int]) -> tuple:
-    """The ten rounds. A word is the lower half of a 64-bit unsigned integer: an array, or a Python int if constant."""
+    """The ten rounds. A word is the lower half of a uint64: an array, or a Python int if it is the same for all."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):
         product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # 32 × 32 -> 64 bits
@@ -114,7 +115,7 @@ def check_key(key: Any) -> tuple[int, Any]:
         raise ValueError(f"dropout: key is a seed or (seed, step), got {key!r}")
     if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both if not _on_device(n)):
         raise TypeError(f"dropout: key is an integer or two, (seed, step), got {key!r}")
-    if _on_device(both[1]):  # where a step that is captured counts
+    if _on_device(both[1]):  # in a captured step the device counts
         return operator.index(both[0]), both[1]
     seed, step = map(operator.index, both)
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
@@ -128,12 +129,12 @@ def _on_device(number: Any) -> bool:
 
 
 def shared_shape(shape: Sequence[int], shared_axes: Any) -> tuple[int, ...]:
-    """The shape of the mask: 1 along the axes whose units share one fate."""
+    """The shape of the mask: that of x, but 1 along the shared axes."""
     if not isinstance(shared_axes, (tuple, list)) or any(
         isinstance(axis, bool) or not hasattr(axis, "__index__") for axis in shared_axes
     ):
         raise TypeError(f"dropout: shared_axes are integers such as (1, 2), got {shared_axes!r}")
     if any(not -len(shape) <= axis < len(shape) for axis in shared_axes):
-        raise ValueError(f"dropout: x has shape {tuple(shape)}, and not all of the axes {tuple(shared_axes)}")
+        raise ValueError(f"dropout: x has shape {tuple(shape)}, which lacks some of shared_axes={tuple(shared_axes)}")
     shared = {operator.index(axis) % len(shape) for axis in shared_axes}
     return tuple(1 if axis in shared else n for axis, n in enumerate(shape))

@@ -5,23 +5,27 @@
 
 Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, where y lives.
 The targets t are constants: they may have any real dtype, are read as y's, and get no gradient. With a y of 16 bits
-everything between is float32; a loss that must not be rounded to them, nor dy yet, is that of ``y.astype("float32")``.
+everything in between is float32, and only the loss and dy are rounded; ``y.astype("float32")`` avoids that too.
 
-Targets that cannot be meant are refused (class 10 of 10, a probability of 255). To look at them a device has to wait
-for one small copy to the host; ``check_labels=False`` trusts them, for a loop that has looked at all of them before.
+Impossible targets raise an error (class 10 of 10, a probability of 255). To look at them, a device has to wait for one
+small copy to the host; ``check_labels=False`` trusts them, for a loop that has checked all of them before.
+
+What else differs from loss to loss, such as which answers are right, stands in one table at the end: :class:`About`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..arguments import fraction, positive
 from ..shim import Array, accelerated, backend_of, namespace, same_backend, to_numpy
-from ..shim.dtypes import is_half, is_real
-from .activation import log_softmax, logistic
+from ..shim.dtypes import is_real
+from .activation import log_softmax, logistic, sigmoid, softmax
 from .pullback import LossPullback
-from .sums import narrow, rounded_once, summed, wide, wide_dtype
+from .sums import rounded_once, summed, wide, wide_dtype
 
 __all__ = [
     "binary_cross_entropy",
@@ -35,7 +39,7 @@ __all__ = [
 Loss = Callable[..., tuple[Array, LossPullback]]
 
 SLACK = {"bfloat16": 1e-2}
-"""How far the probabilities of a row may be from 1 in sum, for their rounding; else 1e-3, enough for float16."""
+"""How far from 1 the rounded probabilities of a row may add up; in other dtypes 1e-3, which is enough for float16."""
 
 
 def softmax_cross_entropy(
@@ -43,12 +47,13 @@ def softmax_cross_entropy(
 ) -> tuple[Array, LossPullback]:
     """``E = −Σ_p q_p log softmax(y)_p``, the mean over all rows (E10); ``∂E/∂y = (softmax(y) − q) / rows``.
 
-    y (N, C) or (N, ..., C): LOGITS, not probabilities. t: class numbers (N, ...), integers from 0 to C − 1; or the
-    wanted probabilities q, of y's shape, that add up to 1 in each row (one-hot or soft). ``label_smoothing`` ε spreads
-    a share of q over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``pullback()`` is dy.
+    y (N, C) or (N, ..., C): LOGITS, not probabilities. t: class numbers (N, ...), integers from 0 to C − 1; or target
+    probabilities q of y's shape, each row adding up to 1 (one-hot or soft). ``label_smoothing`` ε spreads a share of q
+    over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``pullback()`` is dy.
 
     A logit of −inf is fine where q is 0 (0 · log 0 = 0); elsewhere the loss is inf. Raises ``ValueError`` for labels
-    that are no integers, of another shape or outside 0 … C − 1, for rows that are no probabilities and empty batches.
+    that are not integers, have another shape or lie outside 0 … C − 1, for rows that are not probabilities, and for
+    empty batches.
 
     >>> import dualnet as dn
     >>> y, t = dn.asarray([[0.0, 0.0], [1e4, 0.0]]), dn.asarray([1, 0])
@@ -60,7 +65,9 @@ def softmax_cross_entropy(
     """
     _namespace("softmax_cross_entropy", y, t)
     smoothing = fraction(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
-    _check_classes("softmax_cross_entropy", y, t, check_labels)
+    _check_rows("softmax_cross_entropy", y, t)
+    if check_labels:
+        check_classes("softmax_cross_entropy", y, t)
 
     loss, log_p = cross_entropy(y, t, smoothing)  # E10
 
@@ -76,7 +83,7 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
     """E10: the loss, −Σ q log softmax(y) averaged over the rows, and log softmax(y) (N, ..., C)."""
     xp = backend_of(y).xp
     log_p, _ = log_softmax(y)  # (N, ..., C)
-    q = _wanted(xp, t, log_p, smoothing)  # (N, ..., C)
+    q = _target_probabilities(xp, t, log_p, smoothing)  # (N, ..., C)
     return _mean(-q * xp.where(q > 0.0, log_p, 0.0), _rows(y)), log_p  # E10  with 0 · log 0 = 0
 
 
@@ -85,7 +92,7 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
 def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Array:
     """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
     xp = backend_of(log_p).xp
-    q = _wanted(xp, t, log_p, smoothing)  # made again rather than kept
+    q = _target_probabilities(xp, t, log_p, smoothing)  # made again rather than kept
     return (xp.exp(log_p) - q) * _per_term(dloss, log_p, _rows(log_p))  # E10  the delta softmax(y) − q
 
 
@@ -93,7 +100,7 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     """``E = ½ Σ_p (t_p − y_p)²``, summed over the outputs of an example and averaged over the N of the batch (E10).
 
     y (N, ...) floating, t of the same shape and any real dtype; ``pullback()`` is dy = (y − t) / N. Mind the factor: a
-    mean over all elements would be 2 / (number of outputs) times this. Raises ``ValueError`` for another shape of t (a
+    mean over all elements would be 2 / (number of outputs) times this. Raises ``ValueError`` if t has another shape (a
     t of (N,) beside a y of (N, 1) would silently make N × N differences) and for an empty batch.
 
     >>> import dualnet as dn
@@ -104,28 +111,41 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     """
     _namespace("mean_squared_error", y, t)
     _check_shape("mean_squared_error", y, t)
-    N = y.shape[0]
-    residual, dtype = _less(y, t), y.dtype
-    loss = _mean(0.5 * residual * residual, N).astype(dtype, copy=False)  # E10
+    t = _read_as(y, t)
+
+    loss = squared_error(y, t)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return (residual * _per_term(dloss, residual, N)).astype(dtype, copy=False)  # E10
+        return squared_error_backward(y, t, dloss)  # E10
 
-    return loss, LossPullback("mean_squared_error", pullback, loss, residual=residual)
+    return loss, LossPullback("mean_squared_error", pullback, loss, y=y, t=t)
+
+
+@rounded_once
+def squared_error(y: Array, t: Array) -> Array:
+    """E10: ½ Σ r² with r = y − t, averaged over the N examples."""
+    residual = y - t
+    return _mean(0.5 * residual * residual, y.shape[0])  # E10
+
+
+@rounded_once
+def squared_error_backward(y: Array, t: Array, dloss: float | Array) -> Array:
+    """E10: dy (N, ...), the residual of each output, times its share of dloss."""
+    return (y - t) * _per_term(dloss, y, y.shape[0])  # E10
 
 
 def binary_cross_entropy(
     y: Array, t: Array, *, label_smoothing: float = 0.0, check_labels: bool = True
 ) -> tuple[Array, LossPullback]:
-    """Cross-entropy of independent yes-or-no answers. **y ARE LOGITS**: leave the sigmoid out of the network's end.
+    """Cross-entropy of independent yes-or-no answers. **y ARE LOGITS**: do not end the network with a sigmoid.
 
     ``E = −q log σ(y) − (1 − q) log(1 − σ(y))``, the mean over all elements (E10); ``∂E/∂y = (σ(y) − q) / elements``.
     y of any shape (N, ...), floating; t of the same shape and any real dtype, from 0 (no) to 1 (yes).
     ``label_smoothing`` ε moves q towards ½, ``q = (1 − ε) t + ε / 2``. ``pullback()`` is dy.
 
     It is computed as log(1 + e^−|y|) + |y| · (the share of q on the wrong side), which cannot overflow; the loss is inf
-    only for an infinite logit on the wrong side. Raises ``ValueError`` for another shape of t, for values outside 0 … 1
-    (labels of −1 and 1, say) and for an empty batch.
+    only for an infinite logit on the wrong side. Raises ``ValueError`` if t has another shape or values outside 0 … 1
+    (labels of −1 and 1, say), and for an empty batch.
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.binary_cross_entropy(dn.asarray([0.0, 1e4]), dn.asarray([1, 1]))
@@ -133,20 +153,34 @@ def binary_cross_entropy(
     (0.3466, [-0.25, 0.0])
     """
     op = "binary_cross_entropy"
-    xp = _namespace(op, y, t)
+    _namespace(op, y, t)
     smoothing = fraction(label_smoothing, "label_smoothing", op=op)
     _check_shape(op, y, t)
     if check_labels:
-        check_answers(op, t)
-    q = (1.0 - smoothing) * t.astype(wide_dtype(y)) + 0.5 * smoothing
-    wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
-    far = xp.where(wrong > 0.0, xp.abs(wide(y)), 0.0)  # 0 · ∞ would be NaN
-    loss = narrow(_mean(xp.log1p(xp.exp(-xp.abs(wide(y)))) + wrong * far, y.size), y)  # E10
+        check_answers(op, y, t)
+    q = (1.0 - smoothing) * _read_as(y, t) + 0.5 * smoothing
+
+    loss = binary_entropy(y, q)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return narrow((logistic(xp, wide(y)) - q) * _per_term(dloss, q, y.size), y)  # E10
+        return binary_entropy_backward(y, q, dloss)  # E10
 
     return loss, LossPullback(op, pullback, loss, y=y, q=q)
+
+
+@rounded_once
+def binary_entropy(y: Array, q: Array) -> Array:
+    """E10: −q log σ(y) − (1 − q) log(1 − σ(y)), averaged over all elements."""
+    xp = backend_of(y).xp
+    wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
+    far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
+    return _mean(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
+
+
+@rounded_once
+def binary_entropy_backward(y: Array, q: Array, dloss: float | Array) -> Array:
+    """E10: dy (N, ...), the delta σ(y) − q of each answer, times its share of dloss."""
+    return (logistic(backend_of(y).xp, y) - q) * _per_term(dloss, y, y.size)  # E10
 
 
 def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullback]:
@@ -154,70 +188,39 @@ def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullbac
     pull no harder than δ. The mean over all elements (E10); ``∂E/∂y = r``, cut off at ±δ, over their number.
 
     y of any shape (N, ...), floating; t of the same shape and any real dtype; δ > 0. ``pullback()`` is dy. Raises
-    ``ValueError`` for another shape of t and for an empty batch. Source: Huber (1964).
+    ``ValueError`` if t has another shape and for an empty batch. Source: Huber (1964).
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.huber(dn.asarray([1.0, 10.0]), dn.asarray([0.0, 0.0]))
     >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()  # (0.5 + 9.5) / 2
     (5.0, [0.5, 0.5])
     """
-    xp = _namespace("huber", y, t)
+    _namespace("huber", y, t)
     delta = positive(delta, "delta", op="huber")
     _check_shape("huber", y, t)
-    residual, dtype, elements = _less(y, t), y.dtype, y.size
-    far = xp.abs(residual)
-    near = xp.minimum(far, delta)
-    loss = _mean(near * (far - 0.5 * near), elements)  # E10  both cases in one: near is |r| or δ
-    loss = loss.astype(dtype, copy=False)
+    t = _read_as(y, t)
+
+    loss = huber_error(y, t, delta)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        dy = xp.clip(residual, -delta, delta) * _per_term(dloss, residual, elements)  # E10
-        return dy.astype(dtype, copy=False)
+        return huber_error_backward(y, t, dloss, delta)  # E10
 
-    return loss, LossPullback("huber", pullback, loss, residual=residual)
-
-
-# -- by name -----------------------------------------------------------------------------------------------------------
-
-NAMES: dict[str, Loss] = {
-    loss.__name__: loss for loss in (softmax_cross_entropy, mean_squared_error, binary_cross_entropy, huber)
-}
+    return loss, LossPullback("huber", pullback, loss, y=y, t=t)
 
 
-def get(loss: str | Loss) -> Loss:
-    """The loss of this name, or the function itself: any ``(y, t) -> (loss, LossPullback)``.
-
-    >>> import dualnet as dn
-    >>> dn.losses.get("huber") is dn.losses.huber
-    True
-    """
-    if callable(loss):
-        return loss
-    if not isinstance(loss, str):
-        raise TypeError(f"loss is a name or a function (y, t) -> (loss, pullback), got {loss!r}")
-    if loss not in NAMES:
-        raise ValueError(f"unknown loss {loss!r}; choose from {', '.join(NAMES)}, or give a function")
-    return NAMES[loss]
+@rounded_once
+def huber_error(y: Array, t: Array, delta: float) -> Array:
+    """E10: ½ r² near and δ (|r| − ½ δ) far, with r = y − t, averaged over all elements."""
+    xp = backend_of(y).xp
+    far = xp.abs(y - t)
+    near = xp.minimum(far, delta)
+    return _mean(near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
 
 
-def of(net: Any, loss: str | Loss | None = None) -> Loss:
-    """The loss given, else the one that the network was last trained with, else softmax cross-entropy.
-
-    >>> import dualnet as dn
-    >>> dn.losses.of(dn.Dense(2)) is dn.losses.softmax_cross_entropy
-    True
-    """
-    return get(known(net) if loss is None else loss)
-
-
-def known(net: Any) -> str | Loss:
-    """The loss that the network was last trained with, as it was given, else softmax cross-entropy's name."""
-    loss = getattr(net, "loss", softmax_cross_entropy.__name__)
-    if loss is None:
-        raise ValueError(
-            "this network was trained with a loss of your own, which its file does not hold; say which, with loss=..."
-        )
-    return loss
+@rounded_once
+def huber_error_backward(y: Array, t: Array, dloss: float | Array, delta: float) -> Array:
+    """E10: dy (N, ...), the residual of each element, cut off at ±δ, times its share of dloss."""
+    return backend_of(y).xp.clip(y - t, -delta, delta) * _per_term(dloss, y, y.size)  # E10
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def known(net: Any) -> str | Loss:
 def check_labels(op: str, t: Array, classes: int) -> None:
     """Raise ``ValueError`` unless t holds integers from 0 to classes − 1. One small copy to the host.
 
-    (On a GPU, a label out of range would match no class or another one, without a word.)
+    (On a GPU, a label out of range would silently match no class, or another one.)
 
     >>> import dualnet as dn
     >>> dn.losses.check_labels("fit", dn.asarray([0, 3]), 3)
@@ -245,23 +248,32 @@ def check_labels(op: str, t: Array, classes: int) -> None:
         )
 
 
-def _check_classes(op: str, y: Array, t: Array, check: bool) -> None:
-    """Do y and t fit, and is t what it should be?"""
+def check_classes(op: str, y: Array, t: Array) -> None:
+    """Raise ``ValueError`` unless t holds class numbers or rows of probabilities. One small copy to the host."""
+    if _labels(y, t):
+        check_labels(op, t, y.shape[-1])
+    else:
+        check_probabilities(op, t)
+
+
+def _labels(y: Array, t: Array) -> bool:
+    """Are the targets class numbers (N, ...)? Else they are probabilities (N, ..., C)."""
+    return t.ndim < y.ndim
+
+
+def _check_rows(op: str, y: Array, t: Array) -> None:
+    """Raise ``ValueError`` unless t has a target for each row of logits."""
     shape = tuple(y.shape)
     if len(shape) < 2 or shape[-1] == 0:
-        raise ValueError(f"{op}: y has shape {shape}; expected logits (N, C) or (N, ..., C), of at least one class")
+        raise ValueError(f"{op}: y has shape {shape}; expected logits (N, C) or (N, ..., C), with at least one class")
     _check_not_empty(op, y)
     if tuple(t.shape) not in (shape, shape[:-1]):
         raise ValueError(
             f"{op}: t has shape {tuple(t.shape)}; for y {shape} expected class numbers {shape[:-1]}, or "
             f"probabilities {shape}"
         )
-    if t.ndim < y.ndim:
+    if _labels(y, t):
         _check_integers(op, t)
-    if check and t.ndim < y.ndim:
-        check_labels(op, t, shape[-1])
-    elif check:
-        check_probabilities(op, t if is_half(t.dtype) else t.astype(wide_dtype(y)))
 
 
 def _check_integers(op: str, t: Array) -> None:
@@ -270,6 +282,7 @@ def _check_integers(op: str, t: Array) -> None:
 
 
 def check_probabilities(op: str, q: Array) -> None:
+    """Raise ``ValueError`` unless each row of q (..., C) holds probabilities."""
     xp = backend_of(q).xp
     slack = SLACK.get(q.dtype.name, 1e-3)
     q = wide(q)
@@ -277,22 +290,24 @@ def check_probabilities(op: str, q: Array) -> None:
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
     if not (least >= 0.0 and gap <= slack):
         raise ValueError(
-            f"{op}: t of y's shape holds probabilities, at least 0 and 1 in sum over the last axis; got {least:g} as "
-            f"the least, and a row whose sum is off by {gap:g}. Class numbers have y's shape without the last axis."
+            f"{op}: t of y's shape holds probabilities: at least 0, and each row (the last axis) adds up to 1. The "
+            f"smallest value is {least:g}, and one row's sum is off by {gap:g}. Class numbers have y's shape without "
+            "the last axis."
         )
 
 
-def check_answers(op: str, t: Array) -> None:
+def check_answers(op: str, y: Array, t: Array) -> None:
+    """Raise ``ValueError`` unless t lies between 0 (no) and 1 (yes). One small copy to the host."""
     xp = backend_of(t).xp
     least, largest = map(float, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
     if not 0.0 <= least <= largest <= 1.0:
         raise ValueError(f"{op}: t goes from 0 (no) to 1 (yes), got values from {least:g} to {largest:g}")
 
 
-def _wanted(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
-    """The wanted probabilities q (N, ..., C), from class numbers (N, ...) or probabilities (N, ..., C)."""
+def _target_probabilities(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
+    """The target probabilities q (N, ..., C), from class numbers (N, ...) or probabilities (N, ..., C)."""
     classes = log_p.shape[-1]
-    if t.ndim < log_p.ndim:
+    if _labels(log_p, t):
         t = t[..., None].astype("int64") == xp.arange(classes)  # one-hot   (N, ..., C)
     q = t.astype(log_p.dtype)
     return (1.0 - smoothing) * q + smoothing / classes if smoothing else q
@@ -325,10 +340,9 @@ def _rows(y: Array) -> int:
     return y.size // y.shape[-1]
 
 
-def _less(y: Array, t: Array) -> Array:
-    """y − t, of 16 bits in float32."""
-    y = wide(y)
-    return y - t.astype(y.dtype, copy=False)
+def _read_as(y: Array, t: Array) -> Array:
+    """The targets in the dtype that the loss of y is computed in."""
+    return t.astype(wide_dtype(y), copy=False)
 
 
 def _mean(terms: Array, count: int) -> Array:
@@ -337,5 +351,156 @@ def _mean(terms: Array, count: int) -> Array:
 
 
 def _per_term(dloss: float | Array, y: Array, count: int) -> float | Array:
-    """dE/dE / count: what one term of the mean gets. An array is cast to y's dtype, lest a float64 widens dy."""
+    """dE/dE / count: what one term of the mean gets. An array is cast to y's dtype: a float64 would widen dy."""
     return (dloss.astype(y.dtype) if hasattr(dloss, "astype") else dloss) / count
+
+
+# -- what each loss is -------------------------------------------------------------------------------------------------
+
+
+def right_classes(y: Array, t: Array) -> Array:
+    """Whether the largest logit of each row is that of its class: y (N, ..., C) -> bool (N, ...)."""
+    xp = backend_of(y).xp
+    return xp.argmax(y, axis=-1) == (t if _labels(y, t) else xp.argmax(t, axis=-1))
+
+
+def right_answers(y: Array, t: Array) -> Array:
+    """Whether each logit has the sign of its answer: y (N, ...) -> bool (N, ...)."""
+    return (y > 0) == (t > 0.5)
+
+
+def classes_in_words(y: Array) -> list[str]:
+    """The class of each row, and its probability: y (N, C).
+
+    >>> import dualnet as dn
+    >>> classes_in_words(dn.asarray([[0.0, 1.0], [2.0, 2.0]]))
+    ['class 1 (73.1 %)', 'class 0 (50.0 %)']
+    """
+    classes, p = to_numpy(backend_of(y).xp.argmax(y, axis=-1)), to_numpy(softmax(y)[0])
+    return [f"class {label} ({100 * row[label]:.1f} %)" for label, row in zip(classes, p)]
+
+
+def answers_in_words(y: Array) -> list[str]:
+    """Yes or no, and its probability, for each logit of an example: y (N, ...).
+
+    >>> import dualnet as dn
+    >>> answers_in_words(dn.asarray([[1.0, -1.0], [0.0, 5.0]]))
+    ['yes (73.1 %), no (73.1 %)', 'no (50.0 %), yes (99.3 %)']
+    """
+    rows = [row.ravel() for row in to_numpy(sigmoid(y)[0])]
+    return [
+        ", ".join(f"yes ({100 * p:.1f} %)" if p > 0.5 else f"no ({100 - 100 * p:.1f} %)" for p in row) for row in rows
+    ]
+
+
+def numbers_in_words(y: Array) -> list[str]:
+    """The outputs of each example as they are: y (N, ...).
+
+    >>> import dualnet as dn
+    >>> numbers_in_words(dn.asarray([[0.5, -1.25]]))
+    ['0.5, -1.25']
+    """
+    return [", ".join(f"{value:.6g}" for value in row.ravel()) for row in to_numpy(y)]
+
+
+@dataclass(frozen=True)
+class About:
+    """What others ask about a loss. The defaults are those of a loss of your own, about which nothing is known.
+
+    check           ``check(op, y, t)`` raises ``ValueError`` for impossible targets; None if every number will do
+    unchecked       the options with which the loss trusts its targets, because they have been checked
+    right           ``right(y, t)`` tells which answers are right; None if there are no classes
+    contains        the op that the loss applies to y, so that the network need not; None if it applies none
+    in_words        what ``dualnet predict`` prints of outputs y, a line for each example
+    """
+
+    function: Loss
+    check: Callable[[str, Array, Array], None] | None = None
+    unchecked: Mapping[str, Any] = field(default_factory=dict)
+    right: Callable[[Array, Array], Array] | None = None
+    contains: Callable[..., Any] | None = None
+    in_words: Callable[[Array], list[str]] = classes_in_words
+
+
+UNCHECKED = {"check_labels": False}
+
+TABLE = (
+    About(softmax_cross_entropy, check_classes, UNCHECKED, right_classes, softmax, classes_in_words),
+    About(mean_squared_error, in_words=numbers_in_words),
+    About(binary_cross_entropy, check_answers, UNCHECKED, right_answers, sigmoid, answers_in_words),
+    About(huber, in_words=numbers_in_words),
+)
+
+NAMES: dict[str, Loss] = {row.function.__name__: row.function for row in TABLE}
+
+
+def about(loss: str | Loss) -> About:
+    """What is known about a loss: one of ours, also with options from ``functools.partial``, or one of your own.
+
+    >>> import dualnet as dn, functools
+    >>> smooth = functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1)
+    >>> about(smooth).function.__name__, about("huber").right is None, about(lambda y, t: None).check is None
+    ('softmax_cross_entropy', True, True)
+    """
+    loss = get(loss)
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return next((row for row in TABLE if row.function is loss), About(loss))
+
+
+def unchecked(loss: str | Loss) -> Loss:
+    """The loss that trusts its targets, for a loop that has checked all of them.
+
+    >>> import dualnet as dn
+    >>> unchecked("softmax_cross_entropy").keywords, unchecked("huber") is dn.losses.huber
+    ({'check_labels': False}, True)
+    """
+    loss, options = get(loss), about(loss).unchecked
+    return functools.partial(loss, **options) if options else loss
+
+
+def get(loss: str | Loss) -> Loss:
+    """The loss of this name, or the function itself: any ``(y, t) -> (loss, LossPullback)``.
+
+    >>> import dualnet as dn
+    >>> dn.losses.get("huber") is dn.losses.huber
+    True
+    """
+    if callable(loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(f"loss is a name or a function (y, t) -> (loss, pullback), got {loss!r}")
+    if loss not in NAMES:
+        raise ValueError(f"unknown loss {loss!r}; choose from {', '.join(NAMES)}, or give a function")
+    return NAMES[loss]
+
+
+def of(net: Any, loss: str | Loss | None = None) -> Loss:
+    """The given loss, else the one that the network was last trained with, else softmax cross-entropy.
+
+    >>> import dualnet as dn
+    >>> dn.losses.of(dn.Dense(2)) is dn.losses.softmax_cross_entropy
+    True
+    """
+    return get(known(net) if loss is None else loss)
+
+
+def known(net: Any) -> str | Loss:
+    """The loss that the network was last trained with, as ``fit`` got it, else softmax cross-entropy's name."""
+    loss = getattr(net, "loss", softmax_cross_entropy.__name__)
+    if loss is None:
+        raise ValueError(
+            "this network was trained with a loss of your own, which its file does not hold; say which, with loss=..."
+        )
+    return loss
+
+
+def in_words(net: Any, y: Array) -> list[str]:
+    """The outputs y of a network as ``dualnet predict`` prints them, by the loss that it was last trained with.
+
+    >>> import dualnet as dn
+    >>> in_words(dn.Dense(2), dn.asarray([[0.0, 1.0]]))
+    ['class 1 (73.1 %)']
+    """
+    loss = getattr(net, "loss", None)  # a file does not hold a loss of your own
+    return (classes_in_words if loss is None else about(loss).in_words)(y)

@@ -18,7 +18,7 @@ The way back. With dx̂ = γ · dy, the error reaches x by three roads:
 
     dx = ( dx̂  −  Σ dx̂ / n  −  x̂ · Σ dx̂ x̂ / n ) / s
 
-Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ that would do that are taken out.
+Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ that would do so are taken out.
 γ and β stand in y as the weight and the bias of a dense layer do:
 
     dγ = Σ dy x̂        E12  dβ = Σ dy            over all places that share the γ or β
@@ -26,8 +26,8 @@ Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ th
 In batch norm γ is the same for the whole set, so the two sums in dx are γ dβ and γ dγ. In inference μ and σ² are
 given numbers: only the direct road is left to x, and the other two end in dμ and dσ².
 
-16 bits are computed with in float32, since their sums would stop growing at 2048 or 256. What there is one of for each
-channel, γ, β, μ and σ², may then be float32: so it is in a network of 16 bits, whose γ of 1.001 would else be 1.
+16-bit numbers are computed with in float32, since their sums would stop growing at 2048 or 256. γ, β, μ and σ² may be
+float32 beside an x of 16 bits, as they are in a 16-bit network: rounded, a γ of 1.001 would be 1.
 
 Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinton (2016); Wu and He (2018).
 """
@@ -41,7 +41,7 @@ from ..geometry import elements
 from ..shim import Array, accelerated, backend_of, namespace, same_backend
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
-from .sums import channel_sum, narrow, summed, wide, wide_dtype
+from .sums import channel_sum, narrow, rounded_to, summed, wide, wide_dtype
 
 __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
@@ -89,7 +89,7 @@ def batch_norm(
 
 @accelerated
 def batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool) -> tuple[Array, Array, Array]:
-    """The batch's own moments, and what they make of it: (N, ..., C), (C,), (C,) -> y (N, ..., C), μ (C,), σ² (C,)."""
+    """The batch normalised by its own moments: (N, ..., C), (C,), (C,) -> y (N, ..., C), μ (C,), σ² (C,)."""
     mean, variance = channel_moments(x)
     return normalise(x, mean, variance, gamma, beta, epsilon, relu), mean, variance
 
@@ -98,7 +98,7 @@ def batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: b
 def channel_moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of every channel: (N, ..., C) -> (C,), (C,)."""
     n = elements(x.shape[:-1])
-    x = wide(x)
+    x = wide(x)  # the moments are not rounded to 16 bits
     mean = channel_sum(x) / n
     squares = x - mean
     squares *= squares
@@ -109,13 +109,13 @@ def channel_moments(x: Array) -> tuple[Array, Array]:
 def follow(
     moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
 ) -> tuple[Array, Array]:
-    """Running statistics after a batch of n values a channel: keep · moving + (1 − keep) · batch, all (C,).
+    """Running statistics after a batch of n values per channel: keep · moving + (1 − keep) · batch, all (C,).
 
-    The unbiased variance goes in, · n / (n − 1). With ``into`` a kernel may overwrite the running statistics.
+    The batch's variance enters unbiased, · n / (n − 1). With ``into`` a kernel may overwrite the running statistics.
     """
-    new, dtype = 1 - keep, moving_mean.dtype
-    unbiased = variance.astype(dtype, copy=False) * (n / (n - 1))
-    return moving_mean * keep + mean.astype(dtype, copy=False) * new, moving_variance * keep + unbiased * new
+    mean, variance = narrow(mean, moving_mean), narrow(variance, moving_mean)
+    unbiased = variance * (n / (n - 1))
+    return moving_mean * keep + mean * (1 - keep), moving_variance * keep + unbiased * (1 - keep)
 
 
 @accelerated
@@ -123,11 +123,12 @@ def normalise(
     x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False
 ) -> Array:
     """y = γ (x − μ) / s + β, one μ, σ², γ, β per channel, and E7 with ``relu``: (N, ..., C), (C,) … -> (N, ..., C)."""
-    xp = backend_of(x).xp
-    y = wide(x) - wide(mean)
-    y *= wide(gamma) / xp.sqrt(wide(variance) + epsilon)
-    y += wide(beta)
-    y = y.astype(x.dtype, copy=False)
+    xp, dtype = backend_of(x).xp, x.dtype
+    x, mean, variance, gamma, beta = map(wide, (x, mean, variance, gamma, beta))
+    y = x - mean
+    y *= gamma / xp.sqrt(variance + epsilon)
+    y += beta
+    y = y.astype(dtype, copy=False)
     return rectify(y) if relu else y  # E7
 
 
@@ -137,21 +138,21 @@ def normalise_backward(
 ) -> tuple[Array, Array, Array]:
     """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
 
-    With y, the output behind a ReLU, the way begins with the ReLU's.
+    With y, the output of a ReLU that came along, the way back starts at the ReLU.
     """
-    xp = backend_of(x).xp
+    xp, n, dtypes = backend_of(x).xp, elements(x.shape[:-1]), (dy.dtype, gamma.dtype, gamma.dtype)
     dy = dy if y is None else rectify_backward(dy, y)  # E14
-    n = elements(x.shape[:-1])
-    inverse = 1 / xp.sqrt(wide(variance) + epsilon)  # 1/s
-    centred = wide(x) - wide(mean)  # (N, ..., C)
+    dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
+    inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
+    centred = x - mean  # (N, ..., C)
     dgamma = channel_sum(dy * centred) * inverse  # Σ dy x̂
-    dbeta = channel_sum(wide(dy))  # E12  Σ dy
+    dbeta = channel_sum(dy)  # E12  Σ dy
     dx = centred  # overwritten from here on
     dx *= -inverse * dgamma / n  # through the variance: −x̂ · Σ dx̂ x̂ / n, before the factor γ/s
     dx += dy  # directly
     dx -= dbeta / n  # through the mean
-    dx *= wide(gamma) * inverse  # dx̂ = γ dy, and 1/s
-    return narrow(dx, dy), narrow(dgamma, gamma), narrow(dbeta, gamma)
+    dx *= gamma * inverse  # dx̂ = γ dy, and 1/s
+    return rounded_to(dtypes, dx, dgamma, dbeta)
 
 
 def batch_norm_inference(
@@ -170,7 +171,7 @@ def batch_norm_inference(
     array([0., 1.], dtype=float32)
     """
     op = "batch_norm_inference"
-    xp = _namespace(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
+    _namespace(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     _check_channels(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     epsilon = check_epsilon(epsilon, op)
 
@@ -180,17 +181,25 @@ def batch_norm_inference(
     def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
         dy = rectify_backward(dy, kept) if relu else dy  # E14
-        inverse = 1 / xp.sqrt(wide(variance) + epsilon)  # 1/s
-        scale = wide(gamma) * inverse  # (C,)
-        dx = dy * scale  # directly: γ dy / s
-        dgamma = channel_sum(dy * (wide(x) - wide(mean))) * inverse  # Σ dy x̂
-        dbeta = channel_sum(wide(dy))  # E12  Σ dy
-        dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
-        dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
-        small = (narrow(dgamma, gamma), narrow(dbeta, gamma), narrow(dmean, mean), narrow(dvariance, variance))
-        return narrow(dx, dy), *small
+        return inference_backward(dy, x, mean, variance, gamma, epsilon)
 
     return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+
+
+def inference_backward(
+    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The way back where μ and σ² are given: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,)."""
+    xp, dtypes = backend_of(x).xp, (dy.dtype, gamma.dtype, gamma.dtype, mean.dtype, variance.dtype)
+    dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
+    inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
+    scale = gamma * inverse  # γ/s
+    dx = dy * scale  # directly
+    dgamma = channel_sum(dy * (x - mean)) * inverse  # Σ dy x̂
+    dbeta = channel_sum(dy)  # E12  Σ dy
+    dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
+    dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
+    return rounded_to(dtypes, dx, dgamma, dbeta, dmean, dvariance)
 
 
 def layer_norm(
@@ -218,17 +227,18 @@ def layer_norm(
     along = tuple(extent if a in axes else 1 for a, extent in enumerate(x.shape))
     others = [a for a in range(x.ndim) if a not in axes]
 
-    learned = gamma.dtype
+    dtypes = x.dtype, gamma.dtype, gamma.dtype  # those of dx, dgamma, dbeta
     gamma, beta = (xp.reshape(wide(each), along) for each in (gamma, beta))
-    x_hat, inverse = standardise(x, axes, epsilon)
-    y = (x_hat * gamma + beta).astype(x.dtype, copy=False)
+    x_hat, inverse = standardise(wide(x), axes, epsilon)
+    y = narrow(x_hat * gamma + beta, x)
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy like x -> dx like x, dgamma and dbeta of the shape of gamma."""
+        dy = wide(dy)
         dx = standardise_backward(dy * gamma, x_hat, inverse, axes)  # dx̂ = γ dy
         dgamma = summed(dy * x_hat, others, keepdims=False)  # Σ dy x̂
-        dbeta = summed(wide(dy), others, keepdims=False)  # E12  Σ dy
-        return narrow(dx, dy), dgamma.astype(learned, copy=False), dbeta.astype(learned, copy=False)
+        dbeta = summed(dy, others, keepdims=False)  # E12  Σ dy
+        return rounded_to(dtypes, dx, dgamma, dbeta)
 
     return y, Pullback("layer_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
@@ -253,34 +263,33 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
     N, C, M = x.shape[0], x.shape[-1], elements(x.shape[1:-1])
     grouped, axes = (N, M, groups, C // groups), (1, 3)
 
-    x_hat, inverse = standardise(xp.reshape(x, grouped), axes, epsilon)  # (N, M, g, C/g), (N, 1, g, 1)
+    dtypes = x.dtype, gamma.dtype, gamma.dtype  # those of dx, dgamma, dbeta
+    x_hat, inverse = standardise(wide(xp.reshape(x, grouped)), axes, epsilon)  # (N, M, g, C/g), (N, 1, g, 1)
     x_hat = xp.reshape(x_hat, x.shape)  # (N, ..., C)
-    y = (x_hat * wide(gamma) + wide(beta)).astype(x.dtype, copy=False)
+    y = narrow(x_hat * wide(gamma) + wide(beta), x)
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
+        dy = wide(dy)
         dx_hat = xp.reshape(dy * wide(gamma), grouped)  # dx̂ = γ dy   (N, M, g, C/g)
         dx = xp.reshape(standardise_backward(dx_hat, xp.reshape(x_hat, grouped), inverse, axes), dy.shape)
         dgamma = channel_sum(dy * x_hat)  # Σ dy x̂
-        dbeta = channel_sum(wide(dy))  # E12  Σ dy
-        return narrow(dx, dy), narrow(dgamma, gamma), narrow(dbeta, gamma)
+        dbeta = channel_sum(dy)  # E12  Σ dy
+        return rounded_to(dtypes, dx, dgamma, dbeta)
 
     return y, Pullback("group_norm", pullback, y, x_hat=x_hat, inverse=inverse, gamma=gamma)
 
 
-@accelerated
 def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
     """x̂ = (x − μ) / s with μ and s along ``axes``; returns x̂ like x, and 1/s with extent 1 along ``axes``."""
     xp = backend_of(x).xp
     n = elements(tuple(x.shape[a] for a in axes))
-    x = wide(x)
     x_hat = x - summed(x, axes) / n
     inverse = 1 / xp.sqrt(summed(x_hat * x_hat, axes) / n + epsilon)  # 1/s
     x_hat *= inverse
     return x_hat, inverse
 
 
-@accelerated
 def standardise_backward(dx_hat: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
     """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s, the sums along ``axes``."""
     n = elements(tuple(x_hat.shape[a] for a in axes))
@@ -321,7 +330,7 @@ def check_groups(groups: Any, channels: int, op: str) -> int:
 
 
 def _namespace(op: str, x: Array, **vectors: Array) -> Any:
-    """The namespace of arrays none of which may be absent. Beside an x of 16 bits the others may be float32."""
+    """Check that no array is missing, and return their namespace. Beside an x of 16 bits vectors may be float32."""
     for name, array in {"x": x, **vectors}.items():
         if array is None:
             raise TypeError(f"{op}: {name} is None; expected an array")

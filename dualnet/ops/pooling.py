@@ -26,7 +26,7 @@ from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
 from .convolution import pad
 from .pullback import Pullback
-from .sums import narrow, rounded_once, wide, wide_dtype
+from .sums import rounded_once
 
 __all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "l2_pool2d", "max_pool2d"]
 
@@ -151,17 +151,15 @@ def global_avg_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
     (array([[3.]], dtype=float32), array([1., 1., 1., 1.], dtype=float32))
     """
     xp = namespace("global_avg_pool2d", x=x)
-    N, H, W, C = shape = _map_shape("global_avg_pool2d", x)
+    N, _, _, C = shape = _map_shape("global_avg_pool2d", x)
     keepdims = flag(keepdims, "keepdims", op="global_avg_pool2d")
 
-    rows = xp.mean(x, axis=2, dtype=wide_dtype(x))  # (N, H, C)  row by row: rounding grows with H + W, not with H·W
-    mean = xp.mean(rows, axis=1).astype(x.dtype, copy=False)  # (N, C)  E8
+    mean = global_avg_pool(x)  # (N, C)  E8
     y = xp.reshape(mean, (N, 1, 1, C)) if keepdims else mean
 
     def pullback(dy: Array) -> Array:
         """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
-        share = narrow(wide(xp.reshape(dy, (N, 1, 1, C))) / (H * W), dy)  # E15
-        return xp.broadcast_to(share, shape).copy()
+        return global_avg_unpool(dy, shape)  # E15
 
     return y, Pullback("global_avg_pool2d", pullback, y)
 
@@ -179,20 +177,15 @@ def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
     (array([[7.]], dtype=float32), array([0., 4., 0., 0.], dtype=float32))
     """
     xp = namespace("global_max_pool2d", x=x)
-    N, H, W, C = _map_shape("global_max_pool2d", x)
+    N, _, _, C = shape = _map_shape("global_max_pool2d", x)
     keepdims = flag(keepdims, "keepdims", op="global_max_pool2d")
 
-    units = xp.reshape(wide(x), (N, H * W, C))
-    largest = xp.max(units, axis=1, keepdims=True)  # (N, 1, C)  E8
-    equals = (units == largest) | (units != units)  # where the largest stands; if it is NaN, where a NaN stands
-    winners = xp.argmax(equals, axis=1).astype(_tap_dtype(xp, H * W))  # (N, C)  the first of them
-    y = narrow(xp.reshape(largest, (N, 1, 1, C) if keepdims else (N, C)), x)
+    largest, winners = global_max_pool(x)  # (N, C) both  E8
+    y = xp.reshape(largest, (N, 1, 1, C)) if keepdims else largest
 
     def pullback(dy: Array) -> Array:
         """dy (N, C) or (N, 1, 1, C) -> dx (N, H, W, C)."""
-        won = xp.arange(H * W)[:, None] == winners[:, None, :]  # (N, H·W, C)
-        dx = xp.where(won, xp.reshape(wide(dy), (N, 1, C)), 0.0)  # E15
-        return narrow(xp.reshape(dx, (N, H, W, C)), dy)
+        return global_max_unpool(dy, winners, shape)  # E15
 
     return y, Pullback("global_max_pool2d", pullback, y, winners=winners)
 
@@ -206,7 +199,7 @@ def max_pool(x: Array, at: Windows) -> tuple[Array, Array]:
     """E8: (N, H, W, C) -> the largest unit of every window, and its tap; both (N, H', W', C)."""
     xp = backend_of(x).xp
     padded = pad(x, at, -math.inf)
-    # A copy of one tap of every window lies close together: one strided pass each, and all that follows is fast.
+    # Copying one tap of every window takes one strided pass, and all later passes run over memory without gaps.
     taps = (padded[:, rows, cols, :].copy() for rows, cols in at.slices())  # k1·k2 times (N, H', W', C)
     y = next(taps)
     winners = xp.zeros(y.shape, dtype=_tap_dtype(xp, at.taps))
@@ -238,7 +231,7 @@ def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
     xp = backend_of(dy).xp
     (N, P, Q, C), (H, W) = dy.shape, at.size
     to = _addresses(xp, winners, at)
-    # Every step-th window along each axis: those do not overlap, so no unit is the winner of two of them.
+    # Windows that do not overlap have different winners and are written together: every down-th, every across-th.
     down, across = (-(-(r * (k - 1) + 1) // s) for r, k, s in zip(at.dilation, at.window, at.stride))
     dx = xp.zeros((N * H * W * C,), dtype=dy.dtype)
     for i in range(min(down, P)):
@@ -249,7 +242,7 @@ def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
 
 @accelerated
 def max_pool_relu(x: Array, at: Windows) -> tuple[Array, Array]:
-    """E8, then E7, which commute, max(0, ·) being monotonic: (N, H, W, C) -> y and winners, both (N, H', W', C)."""
+    """E8, then E7, in any order, as max(0, ·) is monotonic: (N, H, W, C) -> y and winners, both (N, H', W', C)."""
     y, winners = max_pool(x, at)
     return rectify(y), winners
 
@@ -309,6 +302,40 @@ def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
     return _crop(dx, at)
 
 
+@rounded_once
+def global_avg_pool(x: Array) -> Array:
+    """E8: the mean of every map, (N, H, W, C) -> (N, C)."""
+    xp = backend_of(x).xp
+    return xp.mean(xp.mean(x, axis=2), axis=1)  # E8  row by row: rounding grows with H + W, not with H·W
+
+
+@rounded_once
+def global_avg_unpool(dy: Array, shape: tuple[int, int, int, int]) -> Array:
+    """E15: every unit of a map gets 1 / (H·W) of its error, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
+    xp, (N, H, W, C) = backend_of(dy).xp, shape
+    share = xp.reshape(dy, (N, 1, 1, C)) / (H * W)  # E15
+    return xp.broadcast_to(share, shape).copy()
+
+
+@rounded_once
+def global_max_pool(x: Array) -> tuple[Array, Array]:
+    """E8: the largest unit of every map, and its place, (N, H, W, C) -> (N, C) both."""
+    xp, (N, H, W, C) = backend_of(x).xp, x.shape
+    units = xp.reshape(x, (N, H * W, C))
+    largest = xp.max(units, axis=1, keepdims=True)  # (N, 1, C)  E8
+    equals = (units == largest) | (units != units)  # where the largest stands; if it is NaN, where a NaN stands
+    winners = xp.argmax(equals, axis=1).astype(_tap_dtype(xp, H * W))  # (N, C)  the first of them
+    return xp.reshape(largest, (N, C)), winners
+
+
+@rounded_once
+def global_max_unpool(dy: Array, winners: Array, shape: tuple[int, int, int, int]) -> Array:
+    """E15: the whole error of a map goes to its winning unit, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
+    xp, (N, H, W, C) = backend_of(dy).xp, shape
+    won = xp.arange(H * W)[:, None] == winners[:, None, :]  # (N, H·W, C)
+    return xp.reshape(xp.where(won, xp.reshape(dy, (N, 1, C)), 0.0), shape)  # E15
+
+
 # -- taps and units ----------------------------------------------------------------------------------------------------
 
 
@@ -342,7 +369,7 @@ def _sums(xp: Any, x: Array, at: Windows) -> Array:
 
 
 def _units(xp: Any, x: Array, at: Windows, count_include_pad: bool) -> Array | int:
-    """M, the number of units in each window: (1, H', W', 1), or one number where all windows are whole."""
+    """M, the number of units in each window: (1, H', W', 1), or one number if no window leaves the map."""
     if at.reach == ((0, 0), (0, 0)):
         return at.taps
     if count_include_pad:  # the padding becomes part of the map; what ceil_mode reaches beyond it does not
@@ -352,7 +379,7 @@ def _units(xp: Any, x: Array, at: Windows, count_include_pad: bool) -> Array | i
 
 
 def _padded_zeros(xp: Any, dy: Array, at: Windows) -> Array:
-    """An empty padded map to add dy's parts into."""
+    """A padded map of zeros, to which the parts of dy are added."""
     (H, W), ((top, bottom), (left, right)) = at.size, at.reach
     return xp.zeros((dy.shape[0], top + H + bottom, left + W + right, dy.shape[3]), dtype=dy.dtype)
 
@@ -364,6 +391,7 @@ def _crop(padded: Array, at: Windows) -> Array:
 
 
 def _tap_dtype(xp: Any, taps: int) -> Any:
+    """The smallest dtype that numbers so many taps."""
     return xp.uint8 if taps <= 256 else xp.int32
 
 
@@ -381,7 +409,7 @@ def pool_windows(
     ceil_mode: bool = False,
     empty_windows: bool = False,
 ) -> Windows:
-    """The windows of a pooling. Unless ``empty_windows`` are welcome, each must have a tap on the map."""
+    """The windows of a pooling. Unless ``empty_windows`` are allowed, each must have a tap on the map."""
     pool_size = extents(pool_size, "pool_size", op=op)
     stride = pool_size if stride is None else stride
     ceil_mode = flag(ceil_mode, "ceil_mode", op=op)
@@ -393,7 +421,7 @@ def pool_windows(
 
 @functools.lru_cache(maxsize=1024)
 def check_no_window_is_empty(op: str, at: Windows) -> None:
-    """A window that lies wholly in the padding has no largest unit, and no mean."""
+    """A window that lies wholly in the padding has no largest unit and no mean; it raises ``ValueError``."""
     if at.reach == ((0, 0), (0, 0)):
         return
     for axis, n, k, r, pads, inside in zip(

@@ -11,8 +11,8 @@ from ..shim import Array, backend_of
 class Pullback:
     """Takes ``dy``, the gradient of the loss with respect to an op's output, to the gradients of its inputs.
 
-    It is the transpose of the op's derivative at the point where the op was called, and it may be called any number of
-    times. ``saved`` shows the arrays it keeps alive for that, by name; ``nbytes`` is their size; ``free()`` lets go.
+    It is the transpose of the op's derivative at the point where the op was called, and may be called any number of
+    times. ``saved`` shows the arrays that it keeps for this, by name; ``nbytes`` is their size; ``free()`` drops them.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 2.0]))
@@ -22,7 +22,7 @@ class Pullback:
     (['y'], 8)
     """
 
-    paired = False  # is it a layer's? Then it returns dx and the gradients by name
+    paired = False  # True for a layer's, which returns dx and a dictionary of gradients
 
     def __init__(
         self,
@@ -43,24 +43,24 @@ class Pullback:
 
     @property
     def saved(self) -> dict[str, Array]:
-        """The arrays kept alive, by name; those of a network's layers carry the layer's name in front."""
+        """The arrays kept alive, by name; in a network the name of the layer comes first."""
         inner = {f"{child}.{name}": a for child, way in self.children.items() for name, a in way.saved.items()}
         return {**self._saved, **inner}
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept alive; an array that is kept under two names counts once."""
+        """Bytes kept alive; an array kept under two names counts once."""
         return sum({id(array): array.nbytes for array in self.saved.values()}.values())
 
     def then(self, op: str, convert: Callable[[Any], Any]) -> Pullback:
-        """The same way back with its result passed through ``convert``: how a layer names its op's gradients."""
+        """This pullback, followed by ``convert``: with it, a layer names the gradients of its op."""
         way, backward = object.__new__(type(self)), self._backward
         way.__dict__.update(self.__dict__)
         way.op, way._backward = op, lambda dy: convert(backward(dy))  # type: ignore[misc]
         return way
 
     def free(self) -> None:
-        """Let go of everything kept; calling the pullback afterwards raises ``RuntimeError``."""
+        """Drop everything kept; calling the pullback afterwards raises ``RuntimeError``."""
         self._backward = None
         self._saved = {}
         for child in self.children.values():
@@ -72,7 +72,7 @@ class Pullback:
         if self.paired and not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             kinds = ", ".join(type(part).__name__ for part in (result if isinstance(result, tuple) else (result,)))
             raise TypeError(
-                f"{self.op} pullback: it returned ({kinds}); expected dx and the gradients by the parameters' names, "
+                f"{self.op} pullback: it returned ({kinds}); expected dx and the gradients by parameter name, "
                 'as in return dx, {"w": dw}, or return dx, {}'
             )
         return result
@@ -80,7 +80,7 @@ class Pullback:
     def _checked(self, dy: Array) -> Array:
         backend = backend_of(dy)
         if backend is None:
-            raise TypeError(f"{self.op} pullback: dy is a {type(dy).__name__}; make an array of it with dn.asarray(dy)")
+            raise TypeError(f"{self.op} pullback: dy is a {type(dy).__name__}; make it an array with dn.asarray(dy)")
         if tuple(dy.shape) != self.shape:
             raise ValueError(
                 f"{self.op} pullback: dy has shape {tuple(dy.shape)}; expected {self.shape}, the shape of the output"

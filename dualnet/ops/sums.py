@@ -1,11 +1,12 @@
-"""Numbers of 16 bits: they are computed with in float32, and each result is rounded once, at its end.
+"""Sums, and 16-bit numbers: ops compute with them in float32 and round each result once, at the end.
 
-In float16 itself a sum of ones stops at 2048, where the next number is 2050, and one of large numbers at 65504; in
-bfloat16, at 256. So nothing is added up in 16 bits, nor in a dtype that depends on what a library makes of a product of
-bfloat16 and 2.0. A formula starts from ``wide(x)`` and ends with ``narrow(y, x)``, which both do nothing in float32 and
-float64; a function of its own may be marked :func:`rounded_once` instead.
+In float16 itself a sum of ones stops at 2048, where the next number is 2050, and no sum can pass 65504; in bfloat16 a
+sum of ones stops at 256. So nothing is added up in 16 bits, nor in a dtype that depends on what a library makes of a
+product of bfloat16 and 2.0.
 
-Sums follow one axis after another, so that their rounding errors stay small.
+Formulas are written as if there were no 16 bits, in functions marked :func:`rounded_once`, which does the conversions.
+Where results differ in dtype, such as a dx in float16 beside a dγ in float32, :func:`wide` comes before the formula and
+:func:`rounded_to` after it. In float32 and float64 all three do nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ..shim.dtypes import is_half
 
 
 def summed(x: Array, axes: int | Iterable[int] | None = None, keepdims: bool = True) -> Array:
-    """Σ x along one axis, several or all, in the dtype of x; with ``keepdims`` they keep extent 1.
+    """Σ x along one axis, several or all, in the dtype of x; with ``keepdims`` these axes stay, with extent 1.
 
-    Several: one axis after another, the outermost first. Every step adds runs that lie together in memory (for
-    (N, H, W, C) runs of H·W·C, then W·C, then C), which is several times faster than all at once where C is small. The
-    sums are short ones of short ones, so that their rounding errors stay small.
+    Several axes are summed one after another, the outermost first. Each step adds runs that lie together in memory (for
+    (N, H, W, C) runs of H·W·C, then W·C, then C), which is several times faster than all at once if C is small. Every
+    sum is short, which keeps rounding errors small.
 
     >>> import dualnet as dn
     >>> dn.to_numpy(summed(dn.asarray([[1.0, 2.0], [3.0, 4.0]]), 0))
@@ -46,14 +47,43 @@ def channel_sum(x: Array) -> Array:
     return summed(x, range(x.ndim - 1), keepdims=False)
 
 
+# -- 16 bits -----------------------------------------------------------------------------------------------------------
+
+
+def rounded_once(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a formula to be computed in float32 if x, its first argument, has 16 bits; its results get x's dtype.
+
+    Every 16-bit argument becomes float32, and every float32 result is rounded; all else passes as it is. It stands
+    below ``@accelerated``: a kernel for 16 bits is asked first, one for float32 second, and then the formula runs.
+
+    >>> import dualnet as dn
+    >>> x = dn.asarray([[60000.0, 60000.0, -60000.0]], "float16")  # the sum of the first two is inf in float16
+    >>> dn.to_numpy(dn.ops.dense(x, dn.asarray([[1.0]] * 3, "float16"))[0])
+    array([[6.e+04]], dtype=float16)
+    """
+
+    @functools.wraps(formula)
+    def run(x: Array, *args: Any, **options: Any) -> Any:
+        if not is_half(x.dtype):
+            return formula(x, *args, **options)
+        dispatch: Any = references.get(formula.__name__)
+        again = dispatch if getattr(dispatch, "reference", None) is run else formula  # kernels are asked once more
+        result = again(*map(_widened, (x, *args)), **{key: _widened(value) for key, value in options.items()})
+        if isinstance(result, tuple):
+            return tuple(_rounded(part, x) for part in result)
+        return _rounded(result, x)
+
+    return run
+
+
 def wide_dtype(x: Array) -> Any:
-    """The dtype to compute with x in: float32 for those of 16 bits, else x's own."""
+    """The dtype in which to compute with x: float32 for 16 bits, else x's own."""
     return "float32" if x.dtype.itemsize < 4 else x.dtype
 
 
 def wide(x: Array) -> Array:
     """16 bits as float32; the others as they are."""
-    return x.astype(wide_dtype(x), copy=False)
+    return x.astype("float32") if x.dtype.itemsize < 4 else x
 
 
 def narrow(y: Array, x: Array) -> Array:
@@ -61,34 +91,9 @@ def narrow(y: Array, x: Array) -> Array:
     return y.astype(x.dtype, copy=False)
 
 
-def like(dy: Array, *gradients: Array) -> Any:
-    """The gradients, a tuple of as many, in the dtype of dy: undoes :func:`wide`."""
-    return tuple(gradient.astype(dy.dtype, copy=False) for gradient in gradients)
-
-
-def rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays that computes with those of 16 bits in float32, and rounds its floating results at the end.
-
-    It stands below ``@accelerated``: a kernel that knows 16 bits comes first, one for float32 second.
-
-    >>> import dualnet as dn
-    >>> x = dn.asarray([[60000.0, 60000.0, -60000.0]], "float16")  # the sum of the first two is inf in float16
-    >>> dn.to_numpy(dn.ops.dense(x, dn.asarray([[1.0]] * 3, "float16"))[0])
-    array([[6.e+04]], dtype=float16)
-    """
-    name = function.__name__
-
-    @functools.wraps(function)
-    def run(x: Array, *args: Any, **options: Any) -> Any:
-        if not is_half(x.dtype):
-            return function(x, *args, **options)
-        again = references[name]  # the dispatcher: kernels are asked once more
-        result = again(*map(_widened, (x, *args)), **{key: _widened(value) for key, value in options.items()})
-        if isinstance(result, tuple):
-            return tuple(_rounded(part, x) for part in result)
-        return _rounded(result, x)
-
-    return run
+def rounded_to(dtypes: Iterable[Any], *results: Array) -> Any:
+    """The results, a tuple, each in its dtype: undoes :func:`wide` for several."""
+    return tuple([result.astype(dtype, copy=False) for result, dtype in zip(results, dtypes, strict=True)])
 
 
 def _widened(value: Any) -> Any:

@@ -8,13 +8,15 @@ from ..arguments import positive
 from ..layers.parameter import Parameter
 from ..ops.sums import wide
 from ..shim import Array, asarray, backend_of, namespace
-from .updates import Gradients
 
-__all__ = ["check_gradients", "clip_by_global_norm", "clip_by_value"]
+__all__ = ["Gradients", "check_gradients", "clip_by_global_norm", "clip_by_value"]
+
+Gradients = dict[str, Array]
+"""By the parameter's name, as from a pullback."""
 
 
 def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradients) -> None:
-    """Raise unless there is one gradient for each parameter, of its shape, its dtype (or 16 bits of it) and backend."""
+    """Raise unless each parameter has one gradient, of its shape and backend, and of its dtype or one of 16 bits."""
     if len(grads) == len(parameters) and all(_fits(grads.get(name), p.value) for name, p in parameters.items()):
         return
     shapes = {name: tuple(getattr(g, "shape", ())) for name, g in grads.items() if g is not None}
@@ -28,14 +30,14 @@ def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradien
         },
     }
     if any(faults.values()):
-        told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
-        raise ValueError(f"{owner}: the gradients do not fit the parameters ({told}). Nothing was changed.")
+        listed = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults.items() if names)
+        raise ValueError(f"{owner}: the gradients do not fit the parameters ({listed}). Nothing was changed.")
     for name, parameter in parameters.items():
         namespace(owner, **{name: parameter.cast(grads[name].dtype), f"the gradient of {name}": grads[name]})
 
 
 def _fits(gradient: Any, value: Array) -> bool:
-    """Is it a gradient of this value beyond doubt? (One of 16 bits, or with something amiss, is looked at closely.)"""
+    """A quick check: does the gradient fit beyond doubt? (One of 16 bits may fit, too, but needs a closer look.)"""
     backend = backend_of(gradient)
     if backend is None or backend is not backend_of(value):
         return False
@@ -43,7 +45,7 @@ def _fits(gradient: Any, value: Array) -> bool:
 
 
 def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, Array]:
-    """Shorten all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
+    """Scale all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
 
     Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as an array without axes: nothing
     is read back from the device.
@@ -65,7 +67,7 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
 
 
 def clip_by_value(grads: Gradients, limit: float) -> Gradients:
-    """Every element of every gradient brought into [−limit, limit].
+    """Limit every element of every gradient to [−limit, limit].
 
     >>> import dualnet as dn
     >>> dn.to_numpy(dn.clip_by_value({"w": dn.asarray([3.0, -0.5])}, 1.0)["w"])

@@ -1,15 +1,15 @@
-"""Training in float16: the loss is scaled so that small gradients do not vanish, and a step that overflows is left out.
+"""Training in float16: the loss is scaled so that small gradients do not vanish, and a step that overflows is skipped.
 
-float16 has no numbers between 0 and 6e-8, and few digits below 6e-5, and most of the way back of a network lies there.
-The chain rule is linear in the error: s · E has s times its gradients, all along the way. So the way back starts from
-s · ∂E/∂y, its end is divided by s in float32, and in between nothing is lost as long as nothing exceeds 65504.
+float16 has no numbers between 0 and 6e-8 and few digits below 6e-5, but most of a network's deltas are that small. The
+chain rule is linear in the error: s · E has s times the gradients of E. So the backward pass starts from s · ∂E/∂y, its
+results are divided by s in float32, and in between nothing is lost as long as nothing exceeds 65504.
 
-Which s? As large as it goes (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. A step in
-which a gradient is infinite or NaN changes nothing, neither parameters nor what the optimizer remembers, and halves s.
-bfloat16 has the range of float32 and needs none of this.
+How large is s? As large as possible (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. A step
+in which a gradient is infinite or NaN changes nothing, neither parameters nor what the optimizer remembers, and halves
+s. bfloat16 has the range of float32 and needs none of this.
 
-Nothing is read back in a step: s, the count of good steps and of those left out are arrays without axes, where the
-network is, and what depends on them is chosen there.
+Nothing is read back in a step: s, the number of good steps and that of skipped ones are arrays without axes on the
+network's backend, and what depends on them is chosen there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from ..layers.layer import Layer
 from ..ops.sums import wide
 from ..recording import Stateful, assign, owned
 from ..shim import Array, accelerated, backend_of, to_numpy
+from .gradients import Gradients
 
 __all__ = ["FixedLossScale", "LossScale", "all_finite", "as_loss_scale", "guarded", "unscale"]
 
-Gradients = dict[str, Array]
-
 
 class LossScale(Stateful):
-    """A loss scale that finds its size: ``scale`` first, doubled after ``interval`` good steps, halved by an overflow.
+    """A loss scale that adjusts itself: doubled after ``interval`` good steps, halved by an overflow.
 
-    ``growth`` and ``backoff`` are the factors; the scale stays between ``least`` and ``most``. All are numbers above 0;
-    powers of two change no digit of a gradient. ``fit(..., loss_scale="auto")`` makes one for a network of float16.
-    By hand, a step of training is:
+    It begins with ``scale`` and stays between ``least`` and ``most``; ``growth`` and ``backoff`` are the factors. All
+    are numbers above 0; powers of two change no digit of a gradient. ``fit(..., loss_scale="auto")`` makes one for a
+    float16 network. A training step by hand:
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((4,), dtype="float16")
@@ -43,7 +42,7 @@ class LossScale(Stateful):
     >>> loss, dloss = dn.losses.softmax_cross_entropy(y.astype("float32"), t)  # sums, exp and log in float32
     >>> dx, grads = pullback(dloss(scale.on(y)).astype(y.dtype))               # s · ∂E/∂y, in float16
     >>> grads, finite = scale.unscale(grads)                                   # float32, divided by s
-    >>> optimizer.step(net, grads, finite=finite)                              # nothing, where they are not finite
+    >>> optimizer.step(net, grads, finite=finite)                              # skipped if they are not finite
     >>> scale.update(finite)
     >>> scale.state_dict()
     {'scale': 65536.0, 'good': 1, 'skipped': 0}
@@ -73,9 +72,9 @@ class LossScale(Stateful):
             )
         self._state: dict[str, Any] = {"scale": self.initial, "good": 0, "skipped": 0}
 
-    def on(self, like: Array) -> Array:
-        """The scale, float32 without axes, where ``like`` is: what the pullback of a loss is called with."""
-        backend = backend_of(like)
+    def on(self, array: Array) -> Array:
+        """The scale on the array's backend, float32 without axes: call the pullback of the loss with it."""
+        backend = backend_of(array)
         if backend_of(self._state["scale"]) is not backend:
             for name, dtype in zip(self.names, ("float32", "int64", "int64")):
                 value = self._state[name]
@@ -92,7 +91,7 @@ class LossScale(Stateful):
         return dict(zip(grads, unscale(1.0 / scale, *values))), finite
 
     def update(self, finite: Array) -> None:
-        """After the step: a good one counts towards a larger scale, any other makes it smaller."""
+        """After the step: a good one counts towards a larger scale, an overflow makes the scale smaller."""
         xp, scale = backend_of(finite).xp, self.on(finite)
         good = self._state["good"] + 1
         grows = good >= self.interval
@@ -114,7 +113,7 @@ class LossScale(Stateful):
         return {"scale": float(read["scale"]), "good": int(read["good"]), "skipped": int(read["skipped"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ``ValueError`` for one that is none; then nothing has changed."""
+        """Go on from a saved state. Raises ``ValueError`` if it is not one; then nothing has changed."""
         op = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state, dict) or set(state) != set(self.names):
             raise ValueError(f"{op}: expected {', '.join(self.names)}; got {state!r}")
@@ -126,7 +125,7 @@ class LossScale(Stateful):
 
 
 class FixedLossScale(LossScale):
-    """A loss scale that stays as it is; a step that overflows is left out all the same.
+    """A loss scale that never changes; a step that overflows is skipped all the same.
 
     >>> import dualnet as dn
     >>> dn.FixedLossScale(1024.0)
@@ -143,7 +142,7 @@ class FixedLossScale(LossScale):
 
 
 def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
-    """``"auto"`` (dynamic for float16, else none), None, a number, or a :class:`LossScale`.
+    """A loss scale, or None, from "auto" (one that adjusts itself for float16), None, a number, or a scale as it is.
 
     >>> import dualnet as dn, numpy
     >>> as_loss_scale("auto", numpy.dtype("float32")) is None, as_loss_scale(128, numpy.dtype("float32"))
@@ -163,7 +162,7 @@ def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
 
 @accelerated
 def all_finite(first: Array, *others: Array) -> Array:
-    """Is every number of every array finite? A bool without axes, where they are."""
+    """Is every number of every array finite? A bool without axes, on their backend."""
     xp = backend_of(first).xp
     finite = xp.all(xp.isfinite(wide(first)))
     for array in others:
@@ -173,7 +172,7 @@ def all_finite(first: Array, *others: Array) -> Array:
 
 @accelerated
 def unscale(by: Array, *gradients: Array) -> tuple[Array, ...]:
-    """Every gradient times ``by``, a number without axes: those of 16 bits in float32."""
+    """Every gradient times ``by``, an array without axes; those of 16 bits become float32."""
     return tuple(wide(g) * by.astype(wide(g).dtype, copy=False) for g in gradients)
 
 
@@ -181,27 +180,27 @@ def unscale(by: Array, *gradients: Array) -> tuple[Array, ...]:
 
 
 def guarded(net: Layer) -> Callable[[Array], None]:
-    """Note the running statistics before a step; what is returned puts them back where ``finite`` is False.
+    """Remember the running statistics; the function returned puts them back where ``finite`` is False.
 
-    A batch whose activations overflow would spoil them for good. Called before the forward pass:
+    A batch whose activations overflow would spoil them for good. Call it before the forward pass:
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm().init((1,))
     >>> put_back = guarded(norm)
-    >>> norm.moving_mean = dn.asarray([float("nan")])  # as a forward pass would that overflows
+    >>> norm.moving_mean = dn.asarray([float("nan")])  # as after an overflow
     >>> put_back(dn.asarray(False))
     >>> dn.to_numpy(norm.moving_mean)
     array([0.], dtype=float32)
     """
-    noted: dict[tuple[int, str], tuple[Layer, str, Array]] = {}
+    remembered: dict[tuple[int, str], tuple[Layer, str, Array]] = {}
     for _, layer in net.walk():
         for name in layer.state_names:
             value = getattr(layer, name)
-            if backend_of(value) is not None and (id(layer), name) not in noted:
-                noted[id(layer), name] = layer, name, value.copy() if owned(layer, name) else value
+            if backend_of(value) is not None and (id(layer), name) not in remembered:
+                remembered[id(layer), name] = layer, name, value.copy() if owned(layer, name) else value
 
     def put_back(finite: Array) -> None:
-        for layer, name, old in noted.values():
+        for layer, name, old in remembered.values():
             new = getattr(layer, name)
             if new is not old:
                 assign(layer, name, backend_of(finite).xp.where(finite, new, old))

@@ -1,14 +1,14 @@
-"""Gradient descent and its descendants: how parameters change once their gradients are known.
+"""The base class of all optimizers: one step of all parameters, and what is remembered from step to step.
 
     E17   w ← w − η · ∂E/∂w
 
-All four put a direction in the place of the plain gradient; the formulas are PyTorch's, so that its results are ours.
-η, the learning rate ``lr``, is a number or a schedule (see :mod:`dualnet.schedules`), and may be set while training.
+The formulas themselves are in :mod:`dualnet.optimizers.rules`. η, the learning rate ``lr``, is a number or a schedule
+(see :mod:`dualnet.schedules`), and may be set while training.
 
 A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
 get new arrays, since a pullback may hold the old ones. (Only a captured step, see :func:`dualnet.capture`, overwrites
-what it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under the parameter's name,
-made when first needed, and follows the parameter to another backend.
+arrays, and only those that it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under
+the parameter's name, starts at 0, and follows the parameter to another backend.
 """
 
 from __future__ import annotations
@@ -23,21 +23,15 @@ from ..ops.sums import wide
 from ..recording import Stateful, assign, counted, live, owned
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import FLOATING
-from .gradients import check_gradients, clip_by_global_norm, clip_by_value
-from .schedules import Schedule, rate, rate_at
-from .updates import choose_all, updated
+from .gradients import Gradients, check_gradients, clip_by_global_norm, clip_by_value
+from .schedules import Rate, Schedule, rate, rate_at
 
-__all__ = ["Optimizer"]
-
-
-Gradients = dict[str, Array]
-
+__all__ = ["Optimizer", "Slots", "Updated", "decayed", "update_each"]
 
 Slots = dict[str, Array]
-
-
-Rate = float | Callable[[int], float]
-
+"""What is remembered of one parameter, by name."""
+Updated = tuple[Array, Slots]
+"""A parameter's new value and new slots."""
 
 AS_SAVED = "Make the optimizer with the arguments of the one that was saved"
 
@@ -45,8 +39,8 @@ AS_SAVED = "Make the optimizer with the arguments of the one that was saved"
 class Optimizer(Stateful):
     """Base class. One of your own defines ``slot_names`` and ``update(w, g, slots, lr) -> (new w, new slots)``.
 
-    ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` shortens the gradients of a step
-    together to a greatest length, ``clip_value`` each of their elements; clipping comes before weight decay.
+    ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` limits the length of all
+    gradients of a step together, ``clip_value`` each of their elements; clipping comes before weight decay.
 
     >>> import dualnet as dn
     >>> class SignDescent(dn.optimizers.Optimizer):
@@ -58,7 +52,8 @@ class Optimizer(Stateful):
     array([0.5, 1.5], dtype=float32)
     """
 
-    decoupled = False  # does update() see to the weight decay itself?
+    decoupled = False
+    """True if ``update`` applies the weight decay itself, as in AdamW."""
 
     def __init__(
         self, lr: Rate, weight_decay: float = 0.0, *, clip_norm: float | None = None, clip_value: float | None = None
@@ -69,36 +64,41 @@ class Optimizer(Stateful):
         self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
         self._steps = 0
-        self._skipped: Array | None = None  # of those, how many were not finite: on the device, where that is known
+        self._skipped: Array | None = None  # how many of them were skipped: an array, never read back
         self._slots: dict[str, Slots] = {}
 
     # -- what an optimizer defines
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        """The names of what is remembered of each parameter: arrays of its shape that start at 0."""
-        return ()
+    slot_names: tuple[str, ...] = ()
+    """The names of its slots: for each parameter, arrays of the same shape that start at 0."""
 
-    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        """The new value and the new slots of one parameter, as new arrays; ``self.steps`` steps were made before."""
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
+        """The new value and the new slots of one parameter, as new arrays; ``self.steps`` counts the steps before."""
         raise TypeError(f"{type(self).__name__} defines no update(w, g, slots, lr)")
 
     def update_all(
-        self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, finite: Array | None, into: bool
-    ) -> list[tuple[Array, Slots]]:
-        """:meth:`update` for every parameter, weight decay included. An optimizer may have a shorter way.
+        self,
+        values: list[Array],
+        gradients: list[Array],
+        memory: list[Slots],
+        lr: float,
+        finite: Array | None,
+        into: bool,
+    ) -> list[Updated]:
+        """:meth:`update` for every parameter, weight decay included.
 
-        Where ``finite`` is False, all stays as it is. With ``into`` the given arrays may be overwritten and returned.
+        ``finite`` is None, or an array without axes: where it is False, everything stays as it is. ``into`` is True in
+        a captured step that has made all these arrays itself: a kernel may then overwrite and return them.
         """
-        made = []
-        for old, gradient, kept in zip(w, g, slots):
-            decay = self.weight_decay * old if self.weight_decay and not self.decoupled else None
-            direction = wide(gradient) if decay is None else wide(gradient) + decay
-            new = updated(type(self).__name__, self.update(old, direction, kept, lr), old, kept)
-            made.append(choose_all(finite, new, (old, kept)))
-        return made
 
-    # -- what every optimizer can do
+        def update(w: Array, g: Array, slots: Slots) -> Updated:
+            if not self.decoupled:
+                w, g = decayed(w, g, lr, self.weight_decay)
+            return _checked(type(self).__name__, self.update(w, g, slots, lr), w, slots)
+
+        return update_each(update, values, gradients, memory, finite)
+
+    # -- a step
 
     @property
     def lr(self) -> Rate:
@@ -126,10 +126,10 @@ class Optimizer(Stateful):
     def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
         """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
 
-        With ``finite``, an array without axes that holds a bool, a step for which it is False changes nothing but the
-        number of steps, on which schedules go by (see :class:`dualnet.LossScale`); the value is not read back.
+        ``finite`` is an array without axes that holds a bool. If it is False, the step is skipped: only the number of
+        steps, which schedules go by, moves on (see :class:`dualnet.LossScale`). The value is not read back.
 
-        Raises ``ValueError`` where names or shapes do not fit and ``TypeError`` where dtypes or backends do not; then
+        Raises ``ValueError`` if names or shapes do not fit, and ``TypeError`` if dtypes or backends do not; then
         nothing has changed.
         """
         if not hasattr(net, "parameters") or not isinstance(grads, dict):
@@ -144,28 +144,55 @@ class Optimizer(Stateful):
 
     def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
         values = [wide(parameter.value) for parameter in parameters.values()]
-        slots = [self._slots_of(name, w) for name, w in zip(parameters, values)]
+        slots = [self._slots_for(name, w) for name, w in zip(parameters, values)]
         lr = live(self, "current_lr", values[0].dtype.name)
         into = all(owned(parameter, "value") for parameter in parameters.values())
         into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
-        made = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
-        rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), made)]
-        for (name, parameter), value, (_, kept) in zip(parameters.items(), rounded, made):  # now nothing can fail
+        updated = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
+        rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), updated)]
+        for (name, parameter), value, (_, kept) in zip(parameters.items(), rounded, updated):  # now nothing can fail
             assign(parameter, "value", value)
             for slot, array in kept.items():
                 assign(self, ("_slots", name, slot), array)
         if finite is not None:
-            assign(self, "_skipped", self._skipped_at(finite) + (1 - finite.astype("uint64")))
+            assign(self, "_skipped", self._skipped_near(finite) + (1 - finite.astype("uint64")))
 
-    def _made(self, w: Array) -> Any:
-        """How many steps have changed something."""
-        return self.steps if self._skipped is None else self.steps - self._skipped_at(w)
+    def _clipped(self, gradients: Gradients) -> Gradients:
+        if self.clip_value is None and self.clip_norm is None:
+            return gradients
+        gradients = {name: wide(g) for name, g in gradients.items()}
+        if self.clip_value is not None:
+            gradients = clip_by_value(gradients, self.clip_value)
+        if self.clip_norm is not None:
+            gradients, _ = clip_by_global_norm(gradients, self.clip_norm)
+        return gradients
 
-    def _skipped_at(self, like: Array) -> Any:
-        return 0 if self._skipped is None else asarray(self._skipped, backend=backend_of(like).name)
+    def _slots_for(self, name: str, w: Array) -> Slots:
+        """The slots of a parameter, on its backend; zeros at the beginning."""
+        backend = backend_of(w)
+        kept = self._slots.get(name)
+        if kept is None:
+            return {slot: backend.xp.zeros(w.shape, dtype=w.dtype) for slot in self.slot_names}
+        for slot, array in kept.items():
+            if tuple(array.shape) != tuple(w.shape):
+                raise ValueError(
+                    f"{type(self).__name__}.step: {slot} of {name} has shape {tuple(array.shape)}, the parameter "
+                    f"{tuple(w.shape)}. The state belongs to another network; use a new optimizer."
+                )
+        return {slot: asarray(array, w.dtype, backend=backend.name) for slot, array in kept.items()}
+
+    def _steps_not_skipped(self, w: Array) -> Any:
+        """How many steps changed something: a number, or an array where w is."""
+        return self.steps if self._skipped is None else self.steps - self._skipped_near(w)
+
+    def _skipped_near(self, w: Array) -> Any:
+        """How many steps were skipped: 0, or an array where w is."""
+        return 0 if self._skipped is None else asarray(self._skipped, backend=backend_of(w).name)
+
+    # -- saving and loading
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, flat: ``steps``, the rate or the schedule's memory, arrays by name.
+        """All that the next step depends on, flat: ``steps``, the rate or the schedule's state, and arrays by name.
 
         >>> import dualnet as dn
         >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
@@ -183,33 +210,33 @@ class Optimizer(Stateful):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ``ValueError`` for one of another optimizer; then nothing has changed."""
+        """Go on from a saved state. Raises ``ValueError`` if another optimizer saved it; then nothing has changed."""
         owner, rest = f"{type(self).__name__}.load_state_dict", dict(state)
         if "steps" not in rest:
-            raise ValueError(f"{owner}: an optimizer's state has steps, and what else it needs; got {', '.join(state)}")
+            raise ValueError(f"{owner}: expected an optimizer's state, with its steps; got {', '.join(state)}")
         if ("lr" in rest) == callable(self._lr):
             was, now = ("a number", "a schedule") if callable(self._lr) else ("a schedule", "a number")
-            raise ValueError(f"{owner}: lr was {was}, and is {now} here. {AS_SAVED}, and set its lr afterwards.")
+            raise ValueError(f"{owner}: lr was {was} when saved, and is {now} here. {AS_SAVED}; set its lr afterwards.")
         steps = count(rest.pop("steps"), "steps", op=owner, least=0)
         skipped = rest.pop("skipped", None)
         lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
         kept = {key for key in rest if key.rpartition(".")[2] in self.slot_names}
         memory = {key: rest.pop(key) for key in sorted(rest.keys() - kept) if key.startswith("schedule.")}
-        slots = self._slots_from(rest, owner)
+        slots = self._slots_in(rest, owner)
         if isinstance(self._lr, Schedule):
             try:
                 self._lr.load_state_dict({key.removeprefix("schedule."): value for key, value in memory.items()})
             except ValueError as error:
                 raise ValueError(f"{owner}: {error}. {AS_SAVED}.") from error
         elif memory:
-            raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is no schedule that keeps a state")
+            raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is not a schedule that keeps a state")
         self._steps, self._slots = steps, slots
         self._skipped = None if skipped is None else asarray(skipped, "uint64")
         if lr is not None:
             self._lr = lr
 
     def config(self) -> dict[str, Any]:
-        """The optimizer's name and the arguments that make it again, as JSON can hold them."""
+        """The optimizer's name and the arguments that make it again, in a form that JSON can hold."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         values = {name: getattr(self, name) for name in names}
         if callable(self._lr):
@@ -221,31 +248,7 @@ class Optimizer(Stateful):
         given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
         return f"{type(self).__name__}({', '.join(given)})"
 
-    def _clipped(self, gradients: Gradients) -> Gradients:
-        if self.clip_value is None and self.clip_norm is None:
-            return gradients
-        gradients = {name: wide(g) for name, g in gradients.items()}
-        if self.clip_value is not None:
-            gradients = clip_by_value(gradients, self.clip_value)
-        if self.clip_norm is not None:
-            gradients, _ = clip_by_global_norm(gradients, self.clip_norm)
-        return gradients
-
-    def _slots_of(self, name: str, w: Array) -> Slots:
-        """What is remembered of a parameter, where the parameter is now; zeros at the beginning."""
-        backend = backend_of(w)
-        kept = self._slots.get(name)
-        if kept is None:
-            return {slot: backend.xp.zeros(w.shape, dtype=w.dtype) for slot in self.slot_names}
-        for slot, array in kept.items():
-            if tuple(array.shape) != tuple(w.shape):
-                raise ValueError(
-                    f"{type(self).__name__}.step: {slot} of {name} has shape {tuple(array.shape)}, the parameter "
-                    f"{tuple(w.shape)}. The state belongs to another network; use a new optimizer."
-                )
-        return {slot: asarray(array, w.dtype, backend=backend.name) for slot, array in kept.items()}
-
-    def _slots_from(self, state: dict[str, Any], owner: str) -> dict[str, Slots]:
+    def _slots_in(self, state: dict[str, Any], owner: str) -> dict[str, Slots]:
         result: dict[str, Slots] = {}
         faults = []
         for key, value in state.items():
@@ -258,3 +261,47 @@ class Optimizer(Stateful):
         if faults:
             raise ValueError(f"{owner}: the state does not fit {self!r} ({'; '.join(faults)}). {AS_SAVED}.")
         return {name: {slot: kept[slot] for slot in self.slot_names} for name, kept in result.items()}
+
+
+# -- parameter by parameter --------------------------------------------------------------------------------------------
+
+
+def decayed(w: Array, g: Array, lr: float, weight_decay: float, decoupled: bool = False) -> tuple[Array, Array]:
+    """w and g after weight decay λ: g + λ·w, the gradient of E + ½λ‖w‖²; or ``decoupled`` from it, w·(1 − lr·λ)."""
+    if not weight_decay:
+        return w, g
+    return (w * (1 - lr * weight_decay), g) if decoupled else (w, g + weight_decay * w)
+
+
+def update_each(
+    update: Callable[[Array, Array, Slots], Updated],
+    values: list[Array],
+    gradients: list[Array],
+    memory: list[Slots],
+    finite: Array | None,
+) -> list[Updated]:
+    """``update(w, g, slots)`` for one parameter after the other, w and slots as they were where ``finite`` is False."""
+    return [
+        _chosen(finite, update(w, g.astype(w.dtype, copy=False), slots), (w, slots))  # g may have 16 bits
+        for w, g, slots in zip(values, gradients, memory)
+    ]
+
+
+def _chosen(finite: Array | None, new: Updated, old: Updated) -> Updated:
+    if finite is None:
+        return new
+    (w, slots), (old_w, old_slots), where = new, old, backend_of(finite).xp.where
+    return where(finite, w, old_w), {name: where(finite, slot, old_slots[name]) for name, slot in slots.items()}
+
+
+def _checked(owner: str, result: Any, w: Array, slots: Slots) -> Updated:
+    """What the ``update`` of an optimizer returned, if it is a value and slots that fit."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(f"{owner}.update returned a {type(result).__name__}; expected a pair (new w, new slots)")
+    shape = tuple(getattr(result[0], "shape", ()))
+    if shape != tuple(w.shape) or slots.keys() - result[1].keys():
+        raise ValueError(
+            f"{owner}.update returned a w of shape {shape} and the slots {', '.join(result[1]) or 'none'}; expected "
+            f"{tuple(w.shape)} and {', '.join(slots) or 'none'}"
+        )
+    return result

@@ -1,4 +1,12 @@
-"""SGD, RMSProp, Adam and AdamW: the direction that each puts in the place of the plain gradient."""
+"""SGD, RMSProp, Adam and AdamW: each puts a better direction in the place of the plain gradient.
+
+    E17   w ← w − η · ∂E/∂w
+
+The formulas are PyTorch's, so that the results agree. Each is a function ``update`` of one parameter. SGD's and Adam's
+stand inside ``sgd_updates`` and ``adam_updates``, which apply them to all parameters at once: a kernel may stand in for
+these, and on a GPU that is one launch. ``decayed`` is the weight decay λ: g + λ·w, or with AdamW w·(1 − lr·λ).
+:meth:`Optimizer.update_all` says what ``finite`` and ``into`` are.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +14,43 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import flag, fraction, positive
-from ..shim import Array, backend_of
-from .optimizer import Optimizer, Rate, Slots
-from .updates import adam_update, adam_updates, sgd_update, sgd_updates
+from ..shim import Array, accelerated, backend_of
+from .optimizer import Optimizer, Slots, Updated, decayed, update_each
+from .schedules import Rate
 
 __all__ = ["Adam", "AdamW", "RMSProp", "SGD", "get"]
 
 
+# -- SGD ---------------------------------------------------------------------------------------------------------------
+
+
+@accelerated
+def sgd_updates(
+    values: list[Array],
+    gradients: list[Array],
+    memory: list[Slots],
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    finite: Array | None,
+    into: bool,
+) -> list[Updated]:
+    """One step of SGD: the new value and slots of every parameter."""
+
+    def update(w: Array, g: Array, slots: Slots) -> Updated:
+        w, g = decayed(w, g, lr, weight_decay)
+        if not momentum:
+            return w - lr * g, {}  # E17
+        velocity = momentum * slots["velocity"] + g
+        direction = g + momentum * velocity if nesterov else velocity
+        return w - lr * direction, {"velocity": velocity}  # E17
+
+    return update_each(update, values, gradients, memory, finite)
+
+
 class SGD(Optimizer):
-    """Gradient descent, with momentum (Polyak 1964) and Nesterov's look ahead (Sutskever et al. 2013).
+    """Gradient descent, with momentum (Polyak 1964) and Nesterov's look-ahead (Sutskever et al. 2013).
 
         v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
 
@@ -42,16 +78,21 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov=True needs a momentum above 0, such as momentum=0.9")
 
     @property
-    def slot_names(self) -> tuple[str, ...]:
+    def slot_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("velocity",) if self.momentum else ()
 
-    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        return sgd_update(w, g, slots, lr, self.momentum, self.nesterov)  # E17
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
+        return sgd_updates([w], [g], [slots], lr, self.momentum, self.nesterov, 0.0, None, False)[0]
 
-    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
-        if type(self).update is not SGD.update:
-            return super().update_all(w, g, slots, lr, *how)
-        return sgd_updates(w, g, slots, lr, self.momentum, self.nesterov, self.weight_decay, *how)
+    def update_all(
+        self, values: list[Array], gradients: list[Array], memory: list[Slots], lr: float, *how: Any
+    ) -> list[Updated]:
+        if type(self).update is not SGD.update:  # a class of your own
+            return super().update_all(values, gradients, memory, lr, *how)
+        return sgd_updates(values, gradients, memory, lr, self.momentum, self.nesterov, self.weight_decay, *how)
+
+
+# -- RMSProp -----------------------------------------------------------------------------------------------------------
 
 
 class RMSProp(Optimizer):
@@ -59,7 +100,7 @@ class RMSProp(Optimizer):
 
         s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
 
-    ``centered`` subtracts the square of the mean gradient from s; ``momentum`` gathers the quotients as in SGD.
+    ``centered`` subtracts the square of the mean gradient from s; ``momentum`` accumulates the quotients as in SGD.
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))
@@ -86,25 +127,61 @@ class RMSProp(Optimizer):
         self.centered = flag(centered, "centered", op="RMSProp")
 
     @property
-    def slot_names(self) -> tuple[str, ...]:
+    def slot_names(self) -> tuple[str, ...]:  # type: ignore[override]
         mean, velocity = ("mean",) if self.centered else (), ("velocity",) if self.momentum else ()
         return ("mean_square", *mean, *velocity)
 
-    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
         xp = backend_of(w).xp
-        kept = {"mean_square": self.rho * slots["mean_square"] + (1 - self.rho) * (g * g)}
-        spread = kept["mean_square"]
+        new = {"mean_square": self.rho * slots["mean_square"] + (1 - self.rho) * (g * g)}
+        spread = new["mean_square"]
         if self.centered:
-            kept["mean"] = slots["mean"] + (1 - self.rho) * (g - slots["mean"])
-            spread = xp.maximum(spread - kept["mean"] * kept["mean"], 0.0)  # rounding may leave less than 0
+            new["mean"] = slots["mean"] + (1 - self.rho) * (g - slots["mean"])
+            spread = xp.maximum(spread - new["mean"] * new["mean"], 0.0)  # rounding may leave less than 0
         direction = g / (xp.sqrt(spread) + self.epsilon)
         if self.momentum:
-            direction = kept["velocity"] = self.momentum * slots["velocity"] + direction
-        return w - lr * direction, kept  # E17
+            direction = new["velocity"] = self.momentum * slots["velocity"] + direction
+        return w - lr * direction, new  # E17
+
+
+# -- Adam and AdamW ----------------------------------------------------------------------------------------------------
+
+
+@accelerated
+def adam_updates(
+    values: list[Array],
+    gradients: list[Array],
+    memory: list[Slots],
+    lr: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    steps: int,
+    decay: tuple[float, bool],
+    finite: Array | None,
+    into: bool,
+) -> list[Updated]:
+    """The step of Adam or AdamW that follows ``steps`` others. ``decay`` is (weight decay, whether it is decoupled)."""
+    xp, dtype = backend_of(values[0]).xp, values[0].dtype
+    (beta_1, beta_2), t = betas, steps + 1
+    correction_1, correction_2 = _in_dtype(1 - beta_1**t, dtype), _in_dtype((1 - beta_2**t) ** 0.5, dtype)
+
+    def update(w: Array, g: Array, slots: Slots) -> Updated:
+        w, g = decayed(w, g, lr, *decay)
+        mean = slots["mean"] + (1 - beta_1) * (g - slots["mean"])
+        mean_square = beta_2 * slots["mean_square"] + (1 - beta_2) * (g * g)
+        direction = mean / (xp.sqrt(mean_square) / correction_2 + epsilon)
+        return w - lr / correction_1 * direction, {"mean": mean, "mean_square": mean_square}  # E17
+
+    return update_each(update, values, gradients, memory, finite)
+
+
+def _in_dtype(number: Any, dtype: Any) -> Any:
+    """A number that depends on the step. In a captured step it is an array of float64, and is cast to ``dtype``."""
+    return number.astype(dtype) if hasattr(number, "astype") else number
 
 
 class Adam(Optimizer):
-    """The mean gradient over the root of the mean square, both freed of their start at 0 (Kingma and Ba 2015).
+    """The mean gradient over the root of the mean square, both corrected for their start at 0 (Kingma and Ba 2015).
 
         m ← beta_1 · m + (1 − beta_1) · g          m̂ = m / (1 − beta_1^t)
         v ← beta_2 · v + (1 − beta_2) · g²         v̂ = v / (1 − beta_2^t)          w ← w − lr · m̂ / (√v̂ + epsilon)
@@ -115,6 +192,8 @@ class Adam(Optimizer):
     >>> dn.to_numpy(net.gamma.value).round(4)
     array([0.5, 1.5], dtype=float32)
     """
+
+    slot_names = ("mean", "mean_square")
 
     def __init__(
         self,
@@ -132,22 +211,22 @@ class Adam(Optimizer):
         self.beta_1, self.beta_2 = fraction(beta_1, "beta_1", op=owner), fraction(beta_2, "beta_2", op=owner)
         self.epsilon = positive(epsilon, "epsilon", op=owner)
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("mean", "mean_square")
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
+        betas, steps = (self.beta_1, self.beta_2), self._steps_not_skipped(w)
+        return adam_updates([w], [g], [slots], lr, betas, self.epsilon, steps, (0.0, False), None, False)[0]
 
-    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        return adam_update(w, g, slots, lr, (self.beta_1, self.beta_2), self.epsilon, self._made(w) + 1)  # E17
-
-    def update_all(self, w: list[Array], g: list[Array], slots: list[Slots], lr: float, *how: Any) -> list:
-        if type(self).update not in (Adam.update, AdamW.update):
-            return super().update_all(w, g, slots, lr, *how)
-        decay, betas = (self.weight_decay, self.decoupled), (self.beta_1, self.beta_2)
-        return adam_updates(w, g, slots, lr, betas, self.epsilon, self._made(w[0]), decay, *how)
+    def update_all(
+        self, values: list[Array], gradients: list[Array], memory: list[Slots], lr: float, *how: Any
+    ) -> list[Updated]:
+        if type(self).update not in (Adam.update, AdamW.update):  # a class of your own
+            return super().update_all(values, gradients, memory, lr, *how)
+        betas, steps = (self.beta_1, self.beta_2), self._steps_not_skipped(values[0])
+        decay = self.weight_decay, self.decoupled
+        return adam_updates(values, gradients, memory, lr, betas, self.epsilon, steps, decay, *how)
 
 
 class AdamW(Adam):
-    """Adam whose weight decay is a step of its own, w ← (1 − lr · weight_decay) · w (Loshchilov and Hutter 2019).
+    """Adam with decoupled weight decay: first w ← (1 − lr · weight_decay) · w (Loshchilov and Hutter 2019).
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))
@@ -171,8 +250,12 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(lr, beta_1, beta_2, epsilon, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
 
-    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> tuple[Array, Slots]:
-        return super().update(w * (1 - lr * self.weight_decay), g, slots, lr)
+    def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
+        w, g = decayed(w, g, lr, self.weight_decay, decoupled=True)
+        return super().update(w, g, slots, lr)
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
 
 
 NAMES: dict[str, Callable[[], Optimizer]] = {

@@ -2,9 +2,9 @@
 
     opt = dn.SGD(dn.schedules.Warmup(dn.schedules.Cosine(0.1, steps=10_000), steps=500), momentum=0.9)
 
-Any function of the step can be a schedule. Those here also tell how they were made, ``config()``, as plain numbers for
-a JSON file, and :func:`from_config` makes them again. One that listens to the loss has ``observe(value)``, which
-``fit`` calls at the end of every epoch, and a ``state_dict()`` that belongs into a checkpoint.
+Any function of the step can be a schedule. Those here also have a ``config()``, their arguments as JSON can hold them,
+and :func:`from_config` makes them again. One that listens to the loss has ``observe(value)``, which ``fit`` calls at
+the end of every epoch, and a ``state_dict()`` that belongs in a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..arguments import count, number, real
-from ..constructors import Constructed, takes
+from ..arguments import can_take, count, number, real
+from ..constructors import Constructed
 
 __all__ = ["Cosine", "OneCycle", "Plateau", "Schedule", "Step", "Warmup", "from_config"]
 
+Rate = float | Callable[[int], float]
+"""A number, or a function of the step."""
+
 
 class Schedule(Constructed):
-    """Base class: a function of the step that can be written down. One of your own defines ``__call__(step)``.
+    """Base class: a function of the step that can be saved. One of your own defines ``__call__(step)``.
 
     >>> import dualnet as dn
     >>> class Harmonic(dn.schedules.Schedule):
@@ -42,7 +45,7 @@ class Schedule(Constructed):
         raise TypeError(f"{type(self).__name__} defines no __call__(step)")
 
     def observe(self, value: float) -> None:
-        """Take note of the loss at the end of an epoch; most schedules do not care."""
+        """Take note of the loss at the end of an epoch; most schedules ignore it."""
 
     def state_dict(self) -> dict[str, float]:
         """What the schedule remembers, by name; most remember nothing."""
@@ -51,7 +54,7 @@ class Schedule(Constructed):
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a remembered state."""
         if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, but there is {', '.join(sorted(state))}")
+            raise ValueError(f"{type(self).__name__} keeps no state, got {', '.join(sorted(state))}")
 
     def config(self) -> dict[str, Any]:
         """The class's name and the arguments that make this schedule again."""
@@ -70,7 +73,7 @@ class Schedule(Constructed):
 
 
 class Step(Schedule):
-    """Multiplied by ``factor`` every so many steps, or at given ones: lr · factor^k after k of them.
+    """The rate is multiplied by ``factor`` after ``every`` steps, or at those in ``at``: lr · factor^k after k times.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Step(0.5, every=100, factor=0.5)
@@ -116,9 +119,9 @@ class Cosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up from ``start · lr`` to ``lr`` during the share ``warm`` of all steps, then down to ``final · lr`` at the last.
+    """Up from ``start · lr`` to ``lr`` in the fraction ``warm`` of all steps, then down to ``final · lr`` at the last.
 
-    Both ways are half cosines, placed as in PyTorch: the top is at step ``warm · steps − 1``, the end at ``steps − 1``.
+    Both parts are half cosines, as in PyTorch: the top is at step ``warm · steps − 1``, the end at ``steps − 1``.
     Source: Smith and Topin (2019).
 
     >>> import dualnet as dn
@@ -137,15 +140,15 @@ class OneCycle(Schedule):
         top, end = max(self.warm * self.steps - 1, 0.0), self.steps - 1
         if step < top:
             return _half_cosine(self.start * self.lr, self.lr, step / top)
-        down = max(end - top, 1e-9)  # no steps at all are left where warm = 1
+        down = max(end - top, 1e-9)  # with warm=1 no steps are left
         return _half_cosine(self.lr, self.final * self.lr, (step - top) / down)
 
 
 class Warmup(Schedule):
-    """A straight line from the share ``start`` of a schedule's first rate up to that rate, where the schedule begins.
+    """A straight line from ``start`` times a schedule's first rate up to that rate; then the schedule itself.
 
     The schedule's step 0 is step ``steps`` here: ``Warmup(Cosine(0.1, 900), 100)`` takes 1000 steps in all. A number
-    stands for a rate that stays. Source: Goyal et al. (2017), section 2.2.
+    stands for a constant rate. Source: Goyal et al. (2017), section 2.2.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Warmup(0.5, steps=4)
@@ -153,7 +156,7 @@ class Warmup(Schedule):
     [0.0, 0.125, 0.25, 0.5, 0.5]
     """
 
-    def __init__(self, schedule: float | Callable[[int], float], steps: int, start: float = 0.0) -> None:
+    def __init__(self, schedule: Rate, steps: int, start: float = 0.0) -> None:
         self.schedule = rate(schedule, "schedule", op="Warmup")
         self.steps, self.start = count(steps, "steps", op="Warmup"), number(start, "start", op="Warmup", most=1)
 
@@ -176,10 +179,10 @@ class Warmup(Schedule):
 
 
 class Plateau(Schedule):
-    """Multiplied by ``factor`` when the loss has stopped falling, but never below ``minimum``.
+    """The rate is multiplied by ``factor`` when the loss has stopped falling, but not to less than ``minimum``.
 
-    An epoch counts as better if its loss is below the best one by more than the share ``threshold`` of that.
-    ``patience`` epochs in a row may be no better; the next one lowers the rate (as in PyTorch). A NaN is no better.
+    An epoch counts as better if its loss is below the best so far by more than the fraction ``threshold`` of it.
+    ``patience`` epochs in a row may be no better; the next one lowers the rate (as in PyTorch). NaN is never better.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Plateau(1.0, factor=0.5, patience=1)
@@ -218,8 +221,8 @@ class Plateau(Schedule):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         if not {"now", "waited"} <= state.keys() <= {"now", "waited", "best"}:
-            told = ", ".join(sorted(state)) or "nothing"
-            raise ValueError(f"Plateau keeps now, waited and perhaps best, but there is {told}")
+            got = ", ".join(sorted(state)) or "nothing"
+            raise ValueError(f"Plateau: expected a state of now, waited and perhaps best, got {got}")
         now, waited = number(state["now"], "now", op="Plateau"), count(state["waited"], "waited", op="Plateau", least=0)
         best = state.get("best", math.inf)
         self._now, self._waited, self._best = now, waited, real(best, "best", op="Plateau")
@@ -246,21 +249,21 @@ def from_config(config: dict[str, Any]) -> Schedule:
 # -- rates -------------------------------------------------------------------------------------------------------------
 
 
-def rate(value: Any, name: str, *, op: str) -> float | Callable[[int], float]:
+def rate(value: Any, name: str, *, op: str) -> Rate:
     """A learning rate: a number, or a function of the step."""
     if isinstance(value, type):
         raise TypeError(f"{op}: {name} is the class {value.__name__}; write {value.__name__}(...)")
     if isinstance(value, (dict, list, tuple)):
         raise TypeError(
             f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. The parameters are not given "
-            "here but with their gradients, in step(net, grads)."
+            "here, but with their gradients in step(net, grads)."
         )
-    if callable(value) and not takes(value, 1):
+    if callable(value) and not can_take(value, 1):
         raise TypeError(f"{op}: {name} takes {inspect.signature(value)}; expected a function of the step, or a number")
     return value if callable(value) else number(value, name, op=op)
 
 
-def rate_at(lr: float | Callable[[int], float], step: int, *, op: str) -> float:
+def rate_at(lr: Rate, step: int, *, op: str) -> float:
     """The learning rate of a step."""
     return number(lr(step), f"the schedule's rate at step {step}", op=op) if callable(lr) else lr
 
@@ -271,13 +274,13 @@ def _places(at: Any) -> list[int]:
     return sorted(count(place, "at", op="Step", least=0) for place in at)
 
 
-def _half_cosine(first: float, last: float, share: float) -> float:
-    """From ``first`` to ``last`` as the share goes from 0 to 1."""
-    return last + (first - last) * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2
+def _half_cosine(first: float, last: float, fraction: float) -> float:
+    """From ``first`` to ``last`` as the fraction goes from 0 to 1."""
+    return last + (first - last) * (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
 
 
 def _written(value: Any) -> Any:
-    """An argument as JSON can hold it; a function that is no schedule by its name."""
+    """An argument as JSON can hold it: a schedule's config, a plain function's name."""
     if isinstance(value, Schedule):
         return value.config()
     return getattr(value, "__name__", repr(value)) if callable(value) else value

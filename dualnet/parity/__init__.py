@@ -28,10 +28,12 @@ _RESULTS = {"Divergence": "networks.lockstep", "NetworkParity": "networks.networ
 """What the functions return, and the modules that bring it."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _RESULTS:
-        return getattr(import_module(f".{_RESULTS[name]}", __name__), name)
-    raise AttributeError(f"module 'dualnet.parity' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in _RESULTS:
+            return getattr(import_module(f".{_RESULTS[name]}", __name__), name)
+        raise AttributeError(f"module 'dualnet.parity' has no attribute {name!r}")
 
 
 def parity(

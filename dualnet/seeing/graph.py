@@ -1,7 +1,7 @@
-"""A network drawn as boxes and arrows, in the words of two programs that draw: Mermaid and Graphviz (DOT).
+"""A network as boxes and arrows, in the languages of two drawing programs: Mermaid and Graphviz (DOT).
 
-Branches stand side by side and meet where they are added or concatenated. A layer that stands in several places is a
-box at each, tied to the first by a dashed line: its weights are there once.
+Branches stand side by side and meet where they are added or concatenated. A shared layer has a box at each of its
+places, tied to the first by a dashed line: its weights exist once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Graph", "graph"]
 
 FORMATS = ("mermaid", "dot")
 LONG = 60
-"""Letters of a layer's options that are shown."""
+"""The most characters of a layer's options that are shown."""
 
 
 class Graph(str):
@@ -47,7 +47,7 @@ class Node:
 
 @dataclass
 class Group:
-    """A container's part of the drawing."""
+    """The part of the drawing that belongs to a container."""
 
     key: str
     title: str
@@ -56,7 +56,7 @@ class Group:
 
 @dataclass
 class Drawing:
-    """Boxes in groups, and the arrows between them; ties join the places of one layer."""
+    """Boxes in groups, the arrows between them, and ties between the places of a shared layer."""
 
     top: Group
     edges: list[tuple[str, str]] = field(default_factory=list)
@@ -82,10 +82,10 @@ class Drawing:
 def graph(net: Layer, format: str = "mermaid", *, input_shape: Shape | None = None) -> Graph:
     """A network as the text of a diagram: ``"mermaid"`` or ``"dot"``.
 
-    Code hosts and notebooks draw Mermaid (in Markdown, a block that is marked so); Graphviz draws DOT: ``dot -Tsvg``.
+    Code hosts and notebooks draw Mermaid (in Markdown, a block marked ``mermaid``); Graphviz draws DOT: ``dot -Tsvg``.
     Shapes are shown for a network that is initialised, or for the given ``input_shape`` (without the batch); nothing is
     allocated. A container of your own is one box, since only it knows how its layers are connected.
-    Raises ``ValueError`` for another format, and where ``input_shape`` does not fit.
+    Raises ``ValueError`` for another format, and if ``input_shape`` does not fit.
 
     >>> import dualnet as dn
     >>> print(dn.graph(dn.Sequential([dn.Dense(3), dn.ReLU()]), input_shape=(2,)))
@@ -120,7 +120,7 @@ def graph(net: Layer, format: str = "mermaid", *, input_shape: Shape | None = No
 def _draw(
     drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[str], shape: Shape | None
 ) -> tuple[list[str], Shape | None]:
-    """Draw a layer behind its sources; returns what the next layer comes after, and the shape that reaches it."""
+    """Draw a layer after its sources. Returns the sources of the next layer, and the shape that reaches it."""
     kind = _kind(layer)
     if kind is Sequential:
         for child, part in layer.children().items():
@@ -145,8 +145,8 @@ def _box(drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[
     kind, _, arguments = repr(layer).partition("(")
     label = f"{name} {kind}".strip() + (" (shared)" if shared else "")
     options = arguments.removesuffix(")")
-    told = (options if len(options) <= LONG else options[:LONG] + "…",) if options else ()
-    key = drawing.node(group, (label, *told, *_shape(output)), "shared" if shared else "layer", sources)
+    shown = (options if len(options) <= LONG else options[:LONG] + "…",) if options else ()
+    key = drawing.node(group, (label, *shown, *_shape(output)), "shared" if shared else "layer", sources)
     if shared and layer.parameters():
         drawing.ties.append((drawing.first[id(layer)], key))
     drawing.first.setdefault(id(layer), key)
@@ -154,7 +154,7 @@ def _box(drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[
 
 
 def _kind(layer: Layer) -> type[Container] | None:
-    """Which of the three known ways its layers are connected in; None for a single box."""
+    """In which of three known ways the layers inside are connected; None for a single box."""
     for kind in (Sequential, Residual, Parallel):
         if isinstance(layer, kind) and type(layer).forward is kind.forward and layer.children():
             return kind
@@ -169,7 +169,7 @@ def _shape(shape: Shape | None) -> tuple[str, ...]:
     return () if shape is None else (" × ".join(map(str, shape)),)
 
 
-# -- how it is told ----------------------------------------------------------------------------------------------------
+# -- how it is written -------------------------------------------------------------------------------------------------
 
 MERMAID = {"end": ('(["', '"])'), "join": ('(("', '"))'), "layer": ('["', '"]'), "shared": ('["', '"]')}
 

@@ -1,8 +1,7 @@
-"""A network as a table: what each layer makes of an image, and what it costs."""
+"""A network as a table: what each layer makes of an image, and what that costs."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
 from ..layers.sketch import sketch
 from ..shim import backend_of
+from .watching import sharing_copy
 
 __all__ = ["LayerSummary", "Summary", "summary"]
 
@@ -30,8 +30,8 @@ class LayerSummary:
     layer: str  # its class
     depth: int
     container: bool
-    output_shape: Shape | None  # without the batch; None inside a container of one's own that does not tell it
-    parameters: int  # 0 for a layer that has stood before: it is shared
+    output_shape: Shape | None  # without the batch; None if it is not known, inside a container of your own
+    parameters: int  # 0 at a shared layer's later places
     multiply_adds: int  # for one image
     activation_bytes: int  # of its output, for one image
     shared: bool = False
@@ -81,7 +81,7 @@ class Summary:
         return ("total", "", *(f"{total:,}" for total in totals), "")
 
     def _sharing(self) -> list[str]:
-        """E18, told for the first convolution; the last column has the factor of every one."""
+        """E18 in words for the first convolution; the last column has the factor of each."""
         for row in self.rows:
             if row.dense_weights is not None and row.weights:
                 return [
@@ -104,7 +104,7 @@ def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
     """The table of a network's layers: shapes, parameters, multiply-adds, activation bytes, weight sharing (E18).
 
     A network that has not been initialised needs ``input_shape``; nothing is allocated for it, and it is not changed.
-    Raises ``ValueError`` where the layers do not fit together.
+    Raises ``ValueError`` if the layers do not fit together.
 
     >>> import dualnet as dn
     >>> print(dn.Sequential([dn.Conv2D(6, 5, padding=2), dn.ReLU()]).summary((28, 28, 1)))
@@ -119,10 +119,12 @@ def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
     weight sharing (E18): 0 Conv2D has 156 weights; a fully-connected layer between the same maps has 3,692,640.
     """
     if input_shape is None and net.input_shape is None:
-        raise ValueError("summary: the network is not initialised; say summary(input_shape=(28, 28, 1)), or init it")
+        raise ValueError(
+            "summary: the network is not initialised; call summary(input_shape=(28, 28, 1)), or net.init first"
+        )
     shape = check_shape(net.input_shape if input_shape is None else input_shape, "summary")
     if shape != net.input_shape:
-        net = sketch(_without_values(net), shape, net.dtype)
+        net = sketch(sharing_copy(net), shape, net.dtype)
     seen: set[int] = set()
     rows = list(_rows(net, "", shape, 0, numpy.dtype(net.dtype).itemsize, seen))
     return Summary(type(net).__name__, shape, numpy.dtype(net.dtype).name, rows if len(rows) == 1 else rows[1:])
@@ -132,7 +134,7 @@ def network_html(net: Layer) -> str:
     """A network in a notebook: one line that unfolds to its layers, their options, shapes and parameters."""
     try:
         table = None if net.input_shape is None else summary(net)
-    except Exception:  # a layer of one's own may not tell its shape; a notebook shows the rest all the same
+    except Exception:  # a layer of your own may not know its shape; a notebook still shows the rest
         table = None
     layers = {name: layer for name, layer in net.walk() if name} or {"": net}
     rows = {row.name: row for row in table.rows} if table else {}
@@ -140,8 +142,8 @@ def network_html(net: Layer) -> str:
     count = f"{len(lines)} layers · " if net.children() else ""
     title = f"<b>{markup.escape(type(net).__name__)}</b> · {count}"
     if table is None:
-        told = title + "not initialised" if net.input_shape is None else title.removesuffix(" · ")
-        return markup.card(told, markup.table("", ("layer", "options"), [line[:2] for line in lines], left=2))
+        title = title + "not initialised" if net.input_shape is None else title.removesuffix(" · ")
+        return markup.card(title, markup.table("", ("layer", "options"), [line[:2] for line in lines], left=2))
     home = next((f" on {backend_of(p.value).name}" for p in net.parameters().values()), "")
     title += f"{table.parameters:,} parameters · {table.input_shape} → {net.output_shape(table.input_shape)} · "
     headings = ("layer", "options", "output shape", "parameters")
@@ -158,11 +160,6 @@ def _line(name: str, layer: Layer, row: LayerSummary | None, named: bool) -> tup
     shared = " (shared)" if row.shared else ""
     shape = "" if row.output_shape is None else str(row.output_shape)
     return label + shared, options, shape, f"{row.parameters:,}" if row.parameters else ""
-
-
-def _without_values(net: Layer) -> Layer:
-    """A copy that leaves the parameters behind."""
-    return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})
 
 
 def _rows(

@@ -1,39 +1,51 @@
-"""A forward and a backward pass watched from outside: what each layer gave, what came back, how long it took.
+"""A forward and a backward pass, watched from outside: the layers know nothing of it.
 
-The layers know nothing of it. A copy of the network is made whose layers share the parameters of the original (a pass
-does not change them) and have everything else of their own; each layer of the copy gets a ``forward`` that notes what
-goes by. So the network itself, its running statistics and its dropout counter are never touched, not even by an error.
+:class:`Watch` is the one mechanism. It puts a function of yours around ``forward`` of every layer of a network, tells
+it which layer runs and at which place, and takes it off again. Who uses it:
+
+    Probe, below               what each layer gave, what came back, how long it took: for traces and pictures
+    explain/run.py             the numbers that met inside one layer
+    parity/networks/tape.py    a pass noted on one backend and followed on another
+    bench/layers.py            the time that each layer takes in a training step
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..layers.containers import Sequential
 from ..layers.layer import Layer
+from ..layers.passing import y_and_pullback
 from ..ops.pullback import Pullback
 from ..shim import Array, backend_of
 
-__all__ = ["Probe", "Visit"]
+__all__ = ["Probe", "Stopwatch", "Visit", "Watch", "sharing_copy"]
+
+Run = Callable[[Array], tuple[Array, Pullback]]
+Net = TypeVar("Net", bound=Layer)
 
 
 @dataclass
 class Visit:
-    """One layer at one of its places, during one pass. Seconds leave out those of the layers inside."""
+    """One layer at one of its places, during one pass. The second half is filled in by :class:`Probe`."""
 
     name: str  # "3.layer.0"; "" for the network itself
-    layer: Layer  # the copy's
+    first: str  # the first place of the same layer: its parameters go by this name
+    layer: Layer
     depth: int
+    train: bool
+    options: dict[str, Any]  # need_dx=False, relu=True: what a container asks of the layer
+    children: list[Visit] = field(default_factory=list)
+    way: Pullback | None = None  # the layer's own
+
     y: Any = None
     dy: Any = None  # ∂E/∂y, once the pullback has run
-    way: Pullback | None = None
-    forward_seconds: float = 0.0
+    forward_seconds: float = 0.0  # without those of the layers inside
     backward_seconds: float = 0.0
-    children: list[Visit] = field(default_factory=list)
     order: int = -1  # its output was the order-th to be ready
 
     @property
@@ -42,10 +54,158 @@ class Visit:
         return f"{self.name} {type(self.layer).__name__}".strip()
 
 
+class Watch:
+    """Calls ``around(visit, run, x)`` in place of each layer's ``forward``, until :meth:`end` or the end of a ``with``.
+
+    ``run(x)`` is the layer's own forward pass: y and its pullback. ``around`` returns the y that the network goes on
+    with, and a function from dy to ``(dx, gradients)`` that the network calls on the way back: the pullback itself, or
+    one that calls it.
+
+    ``at`` names the layers to watch (default: all). A Sequential may run a ReLU in one pass with the layer before it;
+    with ``apart=True`` each layer runs by itself. ``forward`` is watched, and not ``infer``.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()]).init((2,))
+    >>> def around(visit, run, x):
+    ...     y, pullback = run(x)
+    ...     print(visit.label, "made", tuple(y.shape))
+    ...     return y, pullback
+    >>> with Watch(net, around, apart=True):
+    ...     y, pullback = net.forward(dn.asarray([[1.0, 2.0]]))
+    0 Dense made (1, 3)
+    1 ReLU made (1, 3)
+    Sequential made (1, 3)
+    """
+
+    def __init__(
+        self,
+        net: Layer,
+        around: Callable[[Visit, Run, Array], tuple[Array, Callable[[Array], Any]]],
+        *,
+        at: Collection[str] | None = None,
+        apart: bool = False,
+    ) -> None:
+        places = list(net.walk())
+        layers = dict(places)
+        self._first = {id(layer): name for name, layer in reversed(places)}
+        self._children = {id(layer): layer.children() for layer in layers.values()}
+        self._running: list[Visit] = []  # from the network down to the layer that runs
+        self._replaced: list[tuple[Layer, dict[str, Any]]] = []
+        watched = {id(layers[name]) for name in (layers if at is None else at)}
+        for name, layer in layers.items():
+            if name == self._first[id(layer)]:  # a shared layer once
+                self._wrap(layer, around if id(layer) in watched else _just_run, apart)
+
+    def end(self) -> None:
+        """Put every layer back as it was."""
+        while self._replaced:
+            layer, before = self._replaced.pop()
+            for name in ("forward", "together"):
+                vars(layer).pop(name, None)
+            vars(layer).update(before)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def _wrap(self, layer: Layer, around: Callable[..., Any], apart: bool) -> None:
+        forward, own = layer.forward, vars(layer)
+        self._replaced.append((layer, {name: own[name] for name in ("forward", "together") if name in own}))
+
+        def watched(x: Array, train: bool = False, **options: Any) -> tuple[Array, Pullback]:
+            visit = self._begin(layer, train, options)
+
+            def run(x: Array) -> tuple[Array, Pullback]:
+                y, visit.way = y_and_pullback(layer, forward(x, train, **options))
+                return y, visit.way
+
+            try:
+                y, back = around(visit, run, x)
+            finally:
+                self._running.pop()
+            way = visit.way
+            if way is None or back is way:
+                return y, back
+            return y, Pullback(way.op, back, y, children={"watched": way})
+
+        own["forward"] = watched
+        if apart and isinstance(layer, Sequential):
+            own["together"] = False
+
+    def _begin(self, layer: Layer, train: bool, options: dict[str, Any]) -> Visit:
+        above = self._running[-1] if self._running else None
+        first = self._first[id(layer)]
+        name = first if above is None else self._place(layer, above) or first
+        visit = Visit(name, first, layer, len(self._running), train, options)
+        if above is not None:
+            above.children.append(visit)
+        self._running.append(visit)
+        return visit
+
+    def _place(self, layer: Layer, above: Visit) -> str:
+        """Where in its container the layer stands; of several places, by how often the container has run it so far."""
+        places = [name for name, child in self._children[id(above.layer)].items() if child is layer]
+        if not places:
+            return ""
+        before = sum(visit.layer is layer for visit in above.children)
+        own = places[min(before, len(places) - 1)]
+        return f"{above.name}.{own}" if above.name else own
+
+
+def _just_run(visit: Visit, run: Run, x: Array) -> tuple[Array, Pullback]:
+    """For layers that are only passed through."""
+    return run(x)
+
+
+def sharing_copy(net: Net) -> Net:
+    """A copy that shares the parameters of the network, and has everything else of its own.
+
+    A pass does not write into parameters. It does change running statistics and the counter of dropout: the copy's.
+    """
+    return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})
+
+
+class Stopwatch:
+    """Seconds that work takes, without those of timed work inside it.
+
+    A GPU is still computing when a call returns: ``wait`` is called before each reading of the clock.
+
+    >>> stopwatch = Stopwatch(lambda: None)
+    >>> total, seconds = stopwatch.time(sum, range(1000))
+    >>> total, seconds > 0
+    (499500, True)
+    """
+
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self._wait = wait
+        self._inside: list[float] = []  # for each piece of work that is running: seconds of timed work inside it
+
+    def now(self) -> float:
+        """The time in seconds, once all that was begun is done."""
+        self._wait()
+        return time.perf_counter()
+
+    def time(self, work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+        """What ``work(*arguments)`` returns, and its own seconds."""
+        self._inside.append(0.0)
+        try:
+            begun = self.now()
+            result = work(*arguments)
+            spent = self.now() - begun
+        finally:
+            inside = self._inside.pop()
+        if self._inside:
+            self._inside[-1] += spent
+        return result, spent - inside
+
+
 class Probe:
     """A network under watch. ``run(x)`` is its forward pass; the pullback that it returns is watched as well.
 
-    A convolution takes the ReLU behind it along in one pass; under watch each runs by itself, and has its numbers.
+    A copy is watched that shares the parameters, so the network itself is never touched, not even by an error. A
+    convolution may run the ReLU after it in the same pass; under watch each runs by itself, and has its own numbers.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()]).init((2,))
@@ -57,70 +217,25 @@ class Probe:
     """
 
     def __init__(self, net: Layer) -> None:
-        self.net = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})
+        self.net = sharing_copy(net)
         self.visits: list[Visit] = []
-        self._open: list[Visit] = []
         self._done = 0
-        self._inside: list[float] = []  # seconds spent in layers inside, for each layer that is running
-        self._wait: Callable[[], None] = lambda: None
-        for layer in {id(layer): layer for _, layer in self.net.walk()}.values():
-            self._watch(layer)
+        self._watch = Watch(self.net, self._around, apart=True)
 
     def run(self, x: Array, train: bool) -> tuple[Array, Pullback]:
         """The forward pass on a batch that fits; ``visits`` lists the layers in the order in which it met them."""
-        self.visits, self._open, self._inside, self._done = [], [], [], 0
-        self._wait = backend_of(x).synchronize
+        self.visits, self._done = [], 0
+        self._stopwatch = Stopwatch(backend_of(x).synchronize)
         return self.net.forward(x, train)
 
-    def _watch(self, layer: Layer) -> None:
-        forward = layer.forward
-        if isinstance(layer, Sequential):
-            layer.together = False
-
-        def watched(x: Array, train: bool = False, **options: Any) -> tuple[Array, Pullback]:
-            visit = self._enter(layer)
-            try:
-                (visit.y, visit.way), visit.forward_seconds = self._timed(lambda: forward(x, train, **options))
-            finally:
-                self._open.pop()
-            visit.order, self._done = self._done, self._done + 1
-            return visit.y, Pullback(visit.way.op, self._backward(visit), visit.y, children={"watched": visit.way})
-
-        layer.forward = watched  # type: ignore[method-assign]
-
-    def _enter(self, layer: Layer) -> Visit:
-        """Note that a layer begins. A shared layer's places are told apart by how often its container has run it."""
-        parent = self._open[-1] if self._open else None
-        visit = Visit("", layer, len(self._open))
-        if parent is not None:
-            places = [name for name, child in parent.layer.children().items() if child is layer]
-            before = sum(sibling.layer is layer for sibling in parent.children)
-            own = places[min(before, len(places) - 1)] if places else "?"
-            visit.name = f"{parent.name}.{own}" if parent.name else own
-            parent.children.append(visit)
+    def _around(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
         self.visits.append(visit)
-        self._open.append(visit)
-        return visit
+        (visit.y, way), visit.forward_seconds = self._stopwatch.time(run, x)
+        visit.order, self._done = self._done, self._done + 1
 
-    def _backward(self, visit: Visit) -> Callable[[Array], Any]:
-        def watched(dy: Array) -> Any:
+        def back(dy: Array) -> Any:
             visit.dy = dy
-            result, visit.backward_seconds = self._timed(lambda: visit.way(dy))  # type: ignore[misc]
+            result, visit.backward_seconds = self._stopwatch.time(way, dy)
             return result
 
-        return watched
-
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """A result, and the seconds it took beside those of the layers inside."""
-        self._inside.append(0.0)
-        self._wait()
-        begun = time.perf_counter()
-        try:
-            result = work()
-            self._wait()
-        finally:
-            spent = time.perf_counter() - begun
-            own = spent - self._inside.pop()
-            if self._inside:
-                self._inside[-1] += spent
-        return result, own
+        return visit.y, back

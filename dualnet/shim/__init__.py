@@ -4,7 +4,7 @@ The environment variable ``DUALNET_BACKEND`` decides where arrays are born; the 
 Everything above this folder is written once, against an array namespace ``xp``; everything below it (``backends/``)
 knows one array library on one kind of device.
 
-Which backend new arrays are born on, the first of these that speaks:
+New arrays are born on the backend that the first of these names:
 
 1. the ``backend=`` argument of :func:`asarray`
 2. ``with dn.use_backend("cupy"):`` (this thread and its context only)
@@ -33,3 +33,33 @@ from .loading import (
     set_precision,
 )
 from .transfers import TransferForbidden, Transfers, transfers
+
+__all__ = [
+    "Array",
+    "Backend",
+    "BackendUnavailable",
+    "TransferForbidden",
+    "Transfers",
+    "accelerated",
+    "asarray",
+    "available_backends",
+    "backend_of",
+    "backend_states",
+    "calls",
+    "chosen",
+    "current",
+    "default_dtype",
+    "get_backend",
+    "get_precision",
+    "info",
+    "kernels_allowed",
+    "load",
+    "namespace",
+    "references",
+    "same_backend",
+    "set_backend",
+    "set_precision",
+    "to_numpy",
+    "transfers",
+    "use_backend",
+]

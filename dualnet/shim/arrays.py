@@ -1,4 +1,4 @@
-"""Arrays: where they live, whether they fit together, and how they are made and copied."""
+"""Arrays: where they live, whether they fit together, and how to make and copy them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .transfers import record
 __all__ = ["asarray", "default_dtype", "namespace", "same_backend", "to_numpy"]
 
 
-_FLOATING_DTYPES = frozenset(map(numpy.dtype, ("float16", "float32", "float64")))  # of native byte order alone
+_FLOATING_DTYPES = frozenset(map(numpy.dtype, ("float16", "float32", "float64")))  # in native byte order only
 
 
 def namespace(op: str, **arrays: Array | None) -> Any:
-    """The array namespace ``xp`` of an op's arguments, once they are known to fit together.
+    """Check that an op's arguments fit together, and return the array namespace ``xp`` to compute with.
 
-    They must be arrays, of one backend and of one floating dtype; None is passed over. Otherwise a ``TypeError``
-    names the argument, where it lives and the fix.
+    They must be arrays of one backend and one floating dtype; None is skipped. Otherwise a ``TypeError`` names the
+    argument, where it lives and the fix.
 
     >>> import dualnet as dn
     >>> xp = namespace("double", x=dn.asarray([1.0]), b=None)
@@ -58,8 +58,8 @@ def namespace(op: str, **arrays: Array | None) -> Any:
 def _way_to_one(first: str, one: Array, argument: str, array: Array) -> str:
     if is_half(one.dtype) and array.dtype.name == "float32":
         return (
-            f"If {argument} is a parameter: in a network of {one.dtype} its value is float32, and a layer computes "
-            f"with self.{argument}.cast({first}.dtype) in place of self.{argument}.value. Else convert one with "
+            f"If {argument} is a parameter, write self.{argument}.cast({first}.dtype) instead of "
+            f"self.{argument}.value: in a network of {one.dtype} the value is float32. Else convert one with "
             f"dn.asarray({argument}, dtype='{one.dtype}')."
         )
     return f"Convert one with dn.asarray({argument}, dtype='{one.dtype}')."
@@ -95,10 +95,10 @@ def _owner(op: str, argument: str, array: Array) -> Backend:
 
 
 def asarray(x: Any, dtype: Any = None, *, backend: str | None = None) -> Array:
-    """An array on the backend in force (or on ``backend``), copied from host or device only where it must be.
+    """An array on the backend in force (or on ``backend``), copied from host or device only if it must be.
 
-    Arrays keep their dtype; Python numbers become the default dtype if they are floating. Objects, strings and complex
-    numbers raise ``TypeError``; big-endian arrays become native ones. On NumPy the result may share memory with ``x``.
+    Arrays keep their dtype; floating Python numbers get the default dtype. Objects, strings and complex numbers raise
+    ``TypeError``; big-endian arrays become native ones. On NumPy the result may share memory with ``x``.
 
     >>> import dualnet as dn
     >>> dn.asarray([[1.0, 2.0]]).dtype.name
@@ -120,7 +120,7 @@ def _host_array(x: Any, dtype: Any) -> numpy.ndarray:
     try:
         host = numpy.asarray(x)
     except (ValueError, TypeError) as error:
-        raise TypeError(f"asarray: cannot make an array of {type(x).__name__}: {error}") from None
+        raise TypeError(f"asarray: cannot make an array from a {type(x).__name__}: {error}") from None
     own = _dtype(host.dtype)
     if dtype is None:
         dtype = default_dtype() if is_floating(own) and not hasattr(x, "dtype") else own
@@ -135,7 +135,7 @@ def _dtype(dtype: Any) -> numpy.dtype:
 
 
 def to_numpy(x: Array) -> numpy.ndarray:
-    """The array on the host, as a NumPy array. Copies from a device; a host array is returned as it is.
+    """The array on the host, as a NumPy array. Copies from a device; returns a host array as it is.
 
     >>> import dualnet as dn
     >>> dn.to_numpy(dn.asarray([1.0, 2.0]))

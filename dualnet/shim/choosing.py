@@ -16,7 +16,7 @@ __all__ = ["current", "get_backend", "set_backend", "use_backend"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, what chose it, and why ``auto`` fell back, where it did.
+    """A backend, what chose it, and why ``auto`` fell back, if it did.
 
     >>> with use_backend("strict"):
     ...     chosen().by, chosen().backend.name
@@ -85,7 +85,7 @@ def get_backend() -> str:
 
 
 def current() -> Backend:
-    """The backend in force (see the order at the top of this file).
+    """The backend in force (:mod:`dualnet.shim` lists what decides it).
 
     >>> import dualnet as dn
     >>> current().name == dn.get_backend()

@@ -1,9 +1,9 @@
-"""The kinds of numbers, by name, and what NumPy does not know of bfloat16.
+"""The number types by name, bfloat16 included, of which NumPy knows little.
 
-bfloat16 has the exponents of float32 and 8 of its 24 digits. It comes from the package ml_dtypes, which is imported
-when the name is first used. To NumPy it is a type of its own: its ``kind`` is ``"V"``, ``numpy.finfo`` does not know
-it, and with a Python number it becomes float32 (``x * 2.0``) or even float64 (``where(…, x, 0.0)``). So kinds are asked
-for here, and ops compute with 16-bit numbers in float32 (:mod:`dualnet.ops.sums`).
+bfloat16 has the exponents of float32 and 8 of its 24 binary digits. It comes from the package ml_dtypes, which is
+imported when the name is first used. To NumPy it is a foreign type: its ``kind`` is ``"V"``, ``numpy.finfo`` does not
+know it, and together with a Python number it becomes float32 (``x * 2.0``) or even float64 (``where(…, x, 0.0)``). So
+ask the functions here what kind a dtype is; ops compute with 16-bit numbers in float32 (:mod:`dualnet.ops.sums`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy
 __all__ = ["FLOATING", "HALVES", "dtype_of", "finfo", "is_floating", "is_half", "is_real", "master_dtype"]
 
 HALVES = ("float16", "bfloat16")
-"""Types of 16 bits: what is computed with, never what is learned (see :class:`dualnet.Parameter`)."""
+"""Types of 16 bits: layers compute with them, but parameters never have them (see :class:`dualnet.Parameter`)."""
 FLOATING = (*HALVES, "float32", "float64")
 
 
 def dtype_of(dtype: Any) -> numpy.dtype:
-    """The dtype of this name, of native byte order. Raises ``ImportError`` where bfloat16 has no package.
+    """The dtype of this name, in native byte order. Raises ``ImportError`` for bfloat16 without its package.
 
     >>> dtype_of("float32").itemsize
     4
@@ -43,7 +43,7 @@ def _bfloat16() -> numpy.dtype:
 
 
 def is_half(dtype: Any) -> bool:
-    """Is it one of 16 bits?
+    """Is it a floating type of 16 bits?
 
     >>> import numpy
     >>> is_half(numpy.dtype("float16")), is_half(numpy.dtype("int16"))
@@ -53,17 +53,17 @@ def is_half(dtype: Any) -> bool:
 
 
 def is_floating(dtype: Any) -> bool:
-    """Is it one of :data:`FLOATING`, in any byte order (or longer)?"""
+    """Is it a floating type: one of :data:`FLOATING` in any byte order, or a longer one?"""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def is_real(dtype: Any) -> bool:
-    """Real numbers: bool, integer or floating."""
+    """Does it hold real numbers: bool, integer or floating?"""
     return dtype.kind in "biuf" or dtype.name == "bfloat16"
 
 
 def master_dtype(dtype: Any) -> numpy.dtype:
-    """The dtype in which is kept what is learned: float32 for those of 16 bits, else the same.
+    """The dtype of the parameters of layers that compute in ``dtype``: float32 for 16 bits, else the same.
 
     >>> import numpy
     >>> master_dtype(numpy.dtype("float16")).name, master_dtype(numpy.dtype("float64")).name

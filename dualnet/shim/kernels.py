@@ -21,7 +21,8 @@ references: dict[str, Callable[..., Any]] = {}
 
 
 calls: Counter[tuple[str, str]] = Counter()
-"""How often each accelerated function was served, by ``(name, "kernel of numpy" or "reference")``."""
+"""How often each accelerated function was served, by ``(name, "kernel of numpy winograd")``: the algorithm, as in
+:attr:`Backend.kernels`, or ``"reference"``."""
 
 
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +49,7 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
             for kernel in (standing_in,) if callable(standing_in) else standing_in:
                 result = kernel(x, *args, **options)
                 if result is not NotImplemented:
-                    calls[name, f"kernel of {getattr(kernel, 'library', backend.name)}"] += 1
+                    calls[name, f"kernel of {getattr(kernel, 'algorithm', backend.name)}"] += 1
                     return result
         calls[name, "reference"] += 1
         return reference(x, *args, **options)

@@ -1,4 +1,4 @@
-"""Which backends there are, built in or brought by other distributions, and whose an array is."""
+"""Backends by name, built in or from plug-ins, and the backend of an array."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Array = Any
-"""An array of whichever backend is in use: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
+"""An array of any backend: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
 
 BUILT_IN = ("numpy", "cupy", "strict")
 PRECISIONS = ("strict", "tf32")
@@ -53,10 +53,12 @@ class Backend:
 
     ``array_types`` belong to this library alone. ``from_host`` and ``to_host`` copy between the device and NumPy;
     ``on_host`` says that there is nothing to copy. ``kernels`` holds code that stands in, by name, for functions marked
-    with :func:`accelerated`. Where there are several devices, ``locate`` names the backend of one array, and
-    ``activate`` makes this one's device the current one. ``recorder()`` makes what records one captured step: an object
-    whose ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, and ``launch()`` repeats it; its
-    ``outputs`` are what f returned. Inside ``lasting()`` memory is not the recorder's own, which goes when it goes.
+    with :func:`accelerated`: one kernel, or several in the order in which they are asked. A kernel may name itself in
+    an attribute ``algorithm``, such as ``"numpy winograd"``; ``calls`` counts it under that name, others under their
+    backend's. If there are several devices, ``locate`` names the backend of an array, and ``activate`` makes this
+    backend's device the current one. ``recorder()`` returns an object that records one captured step: ``run(f)`` runs f
+    as it will be recorded, ``record(f)`` records it, ``launch()`` repeats it, and ``outputs`` is what f returned. The
+    recorder's memory goes when it goes, except what is allocated inside ``lasting()``.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__
@@ -140,7 +142,7 @@ def _device_number(key: str, device: str) -> int | None:
     if ":" not in key:
         return None
     if not (device.isascii() and device.isdigit()):
-        raise ValueError(f"backend {key!r}: after the colon stands a device number, as in 'cupy:1'")
+        raise ValueError(f"backend {key!r}: expected a device number after the colon, as in 'cupy:1'")
     return int(device)
 
 
@@ -155,7 +157,7 @@ def _loader(base: str, key: str) -> Callable[[int | None], Backend]:
 
 
 def _plugins() -> dict[str, Any]:
-    """The backends that other distributions bring: entry points whose object is a ``load(device)``."""
+    """The backends of plug-ins: entry points of other distributions, each a function ``load(device)``."""
     from importlib.metadata import entry_points  # slow to import, and seldom needed
 
     found = {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
@@ -173,7 +175,7 @@ def _load_plugin(base: str, point: Any, device: int | None) -> Backend:
                 raise TypeError(f"its arrays are {kind.__name__}, which belong to another backend")
     except BackendUnavailable:
         raise
-    except Exception as error:  # whatever a stranger's code raises must not break dn.info()
+    except Exception as error:  # whatever a plug-in raises must not break dn.info()
         line = str(error).partition("\n")[0]
         raise BackendUnavailable(f"{base}: the plug-in {point.value} failed: {type(error).__name__}: {line}") from error
     return backend
@@ -190,7 +192,7 @@ def available_backends() -> list[str]:
 
 
 def backend_states() -> dict[str, str]:
-    """For every known backend ``"available"``, or the cause why it is not.
+    """For every known backend ``"available"``, or why it is not.
 
     >>> backend_states()["numpy"]
     'available'
@@ -235,10 +237,10 @@ def get_precision() -> str:
 # -- by array ----------------------------------------------------------------------------------------------------------
 
 
-def backend_of(array: Array) -> Backend | None:
+def backend_of(array: Array) -> Backend | Any:  # Any for None: most callers know that they have an array
     """The backend that owns this array, or None for anything that is not an array.
 
-    Where a library drives several devices, the array's own becomes the current one: who asks is about to compute there.
+    If a library drives several devices, the array's device becomes the current one: the caller will compute there.
 
     >>> import dualnet as dn
     >>> backend_of(dn.asarray([1.0], backend="strict")).name, backend_of([1.0])
@@ -254,10 +256,10 @@ def backend_of(array: Array) -> Backend | None:
 
 
 def _recognise(kind: type) -> Backend | None:
-    """The owner of a type that is met for the first time: a subclass such as ``numpy.memmap``, or CuPy's own array."""
+    """The backend of a type seen for the first time: a subclass such as ``numpy.memmap``, or CuPy's array."""
     for ancestor in kind.__mro__:
         if ancestor.__name__ in ("matrix", "MaskedArray"):
-            return None  # they compute by rules of their own
+            return None  # their arithmetic follows other rules
         if ancestor not in _by_type and ancestor.__name__ in ("ndarray", "generic"):
             if (library := ancestor.__module__.partition(".")[0]) in ("numpy", "cupy"):
                 _get(library)

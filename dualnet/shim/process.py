@@ -1,7 +1,7 @@
-"""The process: environment variables that every kernel call asks for, and locks that a forked child finds open.
+"""The process: environment variables that every kernel call reads, and locks that are open in a forked child.
 
-``os.environ.get`` takes 1.3 µs for a variable that is not set, the dictionary beneath it 0.05: a network of twelve
-layers asks some forty times for one image.
+``os.environ.get`` takes 1.3 µs for a variable that is not set, the dictionary beneath it 0.05 µs, and a network of
+twelve layers asks some forty times for one image.
 
 A fork copies every lock as it is at that moment, but no thread except the one that forks. If another thread holds a
 lock at that moment, nobody in the child will ever release it.
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def reader(name: str) -> Callable[[], str]:
-    """A function that returns the variable's value now, ``""`` where it is not set.
+    """A function that returns the variable's present value, or ``""`` if it is not set.
 
     >>> read = reader("DUALNET_NOT_SET")
     >>> read()
@@ -36,7 +36,7 @@ def reader(name: str) -> Callable[[], str]:
 
 
 def lock(again: bool = False) -> Any:
-    """A lock; with ``again`` one that its holder may take once more.
+    """A lock; with ``again`` one that its holder may take again.
 
     >>> one = lock()
     >>> with one:

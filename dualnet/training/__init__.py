@@ -1,4 +1,4 @@
-"""Training: ``net.fit``, ``evaluate`` and ``predict``, who looks on, and a step that is captured."""
+"""Training: ``net.fit``, ``evaluate`` and ``predict``, callbacks, and captured steps."""
 
 from .callbacks import Callback, EarlyStopping, History, Run
 from .capture import CaptureError, capture

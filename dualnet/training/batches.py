@@ -1,4 +1,4 @@
-"""Batches in a seeded order, copied to where the network is."""
+"""Batches: in a seeded order, augmented, and copied to where the network is."""
 
 from __future__ import annotations
 
@@ -9,54 +9,67 @@ from typing import Any
 import numpy
 
 from ..data import Augment
+from ..layers.entering import home
 from ..layers.layer import Layer
 from ..shim import Array, asarray, backend_of
 
+__all__ = ["batches", "batches_of_epoch"]
 
-def _batches(
+Batches = Iterator[tuple[Array, Any]]
+
+
+def batches_of_epoch(
+    net: Layer, x: Any, t: Any, size: int, epoch: int, *, seed: int, shuffle: bool, augment: Augment | None
+) -> Batches:
+    """The batches of an epoch in training. The same seed and epoch give the same ones, on every backend."""
+    moves = None if augment is None else augment.moves(len(x), seed=seed, epoch=epoch)
+    return batches(net, x, t, size, _order(len(x), seed, epoch, shuffle), augment, moves)
+
+
+def batches(
     net: Layer,
     x: Any,
     t: Any,
     size: int,
-    order: numpy.ndarray,
+    order: numpy.ndarray | None = None,
     augment: Augment | None = None,
     moves: numpy.ndarray | None = None,
-) -> Iterator[tuple[Array, Array]]:
-    backend = _backend_of(net)
+) -> Batches:
+    """Pairs of x (size, ...) and t where the network is, in ``order`` (as they come, without); t may be None.
+
+    ``augment`` normalises the images x, and moves each as ``moves`` (N, 3) says.
+    """
+    order = numpy.arange(len(x)) if order is None else order
     plain = augment is None
-    inputs = _chosen(x, order, size, backend) if plain else _augmented(augment, x, order, moves, size, net)
-    targets = itertools.repeat(None) if t is None else _chosen(t, order, size, backend)
+    inputs = _chosen(net, x, order, size) if plain else _augmented(net, x, order, size, augment, moves)
+    targets = itertools.repeat(None) if t is None else _chosen(net, t, order, size)
     return zip(inputs, targets)
 
 
-def _chosen(x: Any, order: numpy.ndarray, size: int, backend: str | None) -> Iterator[Array]:
-    """x in this order, in batches: those of the host are copied one by one, for the others the order is."""
-    owner = backend_of(x)
+def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: int) -> Iterator[Array]:
+    """x in this order, batch by batch. From the host each batch is copied; to a device only the order is, once."""
+    owner, there = backend_of(x), home(net)
     if not owner.on_host:
         order = asarray(order, backend=owner.name)
     for start in range(0, order.shape[0], size):
         chosen = order[start : start + size]
-        yield asarray(x[chosen], backend=backend) if owner.on_host else owner.xp.take(x, chosen, axis=0)
+        yield asarray(x[chosen], backend=there) if owner.on_host else owner.xp.take(x, chosen, axis=0)
 
 
 def _augmented(
-    augment: Any, x: Any, order: numpy.ndarray, moves: numpy.ndarray | None, size: int, net: Layer
+    net: Layer, x: Any, order: numpy.ndarray, size: int, augment: Any, moves: numpy.ndarray | None
 ) -> Iterator[Array]:
-    """Images of x in this order, moved and normalised where they are; order and moves are sent there once."""
-    backend, owner = _backend_of(net), backend_of(x)
-    there = [None if a is None else a if owner.on_host else asarray(a, backend=owner.name) for a in (order, moves)]
+    """Images of x in this order, moved and normalised where they are; order and moves are copied there once."""
+    owner = backend_of(x)
+    there = home(net) if net.parameters() else owner.name
+    plan = [None if a is None else a if owner.on_host else asarray(a, backend=owner.name) for a in (order, moves)]
     for start in range(0, len(order), size):
-        chosen, moved = (None if a is None else a[start : start + size] for a in there)
-        yield asarray(augment.batch(x, chosen, moved, dtype=net.dtype), backend=backend or owner.name)
+        chosen, moved = (None if a is None else a[start : start + size] for a in plan)
+        yield asarray(augment.batch(x, chosen, moved, dtype=net.dtype), backend=there)
 
 
-def _backend_of(net: Layer) -> str | None:
-    for parameter in net.parameters().values():
-        return backend_of(parameter.value).name
-    return None
-
-
-def _order(examples: int, seed: int, shuffle: bool, epoch: int) -> numpy.ndarray:
+def _order(examples: int, seed: int, epoch: int, shuffle: bool) -> numpy.ndarray:
+    """The place of each example in an epoch."""
     if not shuffle:
         return numpy.arange(examples)
     stream = numpy.random.SeedSequence(seed, spawn_key=(2**31, epoch))  # far from the layers' places

@@ -1,9 +1,9 @@
-"""What a training tells: its history, and the callbacks that look on and may stop it."""
+"""What comes out of a training: its history, and the callbacks that watch it and may stop it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..arguments import flag, integer, real
 from ..layers.layer import Layer
 from ..shim import backend_of
 
-__all__ = ["Callback", "EarlyStopping", "History", "Run"]
+__all__ = ["Callback", "EarlyStopping", "History", "Run", "as_callbacks", "best_epoch", "in_one_line", "notify"]
 
 
 class History(dict):
@@ -25,6 +25,7 @@ class History(dict):
 
     @property
     def epochs(self) -> int:
+        """How many epochs there are."""
         return max(map(len, self.values()), default=0)
 
     def add(self, figures: dict[str, float]) -> None:
@@ -36,12 +37,12 @@ class History(dict):
 
     def __str__(self) -> str:
         rows = [{name: values[i] for name, values in self.items() if i < len(values)} for i in range(self.epochs)]
-        return "\n".join(f"epoch {i + 1:>3}  {told(row)}" for i, row in enumerate(rows)) or "no epochs"
+        return "\n".join(f"epoch {i + 1:>3}  {in_one_line(row)}" for i, row in enumerate(rows)) or "no epochs"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The curves, the smallest or largest value of each figure, and every epoch in a table that unfolds."""
+        """The curve and the best value of each figure, and a table of all epochs that unfolds."""
         rows = [_curve(name, values) for name, values in self.items() if values]
         headings = ("figure", "curve", "first", "last", "best", "epoch")
         epochs = [
@@ -55,7 +56,7 @@ class History(dict):
 
 
 def _curve(name: str, values: list[float]) -> list[str]:
-    """A figure's row."""
+    """The row of a figure: its name, its curve, and its first, last and best value."""
     best = best_epoch(name, values)
     line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
     end = ["", ""] if best is None else [markup.figure(values[best], 4), str(best + 1)]
@@ -63,7 +64,7 @@ def _curve(name: str, values: list[float]) -> list[str]:
 
 
 def best_epoch(name: str, values: Sequence[float]) -> int | None:
-    """The place of the best value, if the name tells what is better: an accuracy is to grow, a loss to fall.
+    """The place of the best value: the largest accuracy, the smallest loss. None for any other figure.
 
     >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7])
     (1, None)
@@ -108,17 +109,17 @@ class Callback:
         """After each step of the optimizer; ``run.step`` counts all steps."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """``run.logs`` holds the epoch's figures, already in ``run.history``, which takes over what is added here."""
+        """``run.logs`` holds the epoch's figures, which are in ``run.history`` already; what you add goes there too."""
 
     def on_fit_end(self, run: Run) -> None:
-        """After the last epoch, also when training was stopped or broken off by an error."""
+        """After the last epoch, even if training was stopped or an error ended it."""
 
 
 class EarlyStopping(Callback):
     """Stop when ``monitor`` has not improved by ``least`` for ``patience`` epochs; keep the best weights.
 
-    ``monitor=None`` takes ``val_loss`` where there is validation data, else ``loss``. ``mode="max"`` says that the
-    figure is to grow, ``"min"`` that it is to fall; ``"auto"`` lets what ends in ``accuracy`` grow.
+    ``monitor=None`` takes ``val_loss`` if there is validation data, else ``loss``. ``mode="max"`` means that the figure
+    should grow, ``"min"`` that it should fall; ``"auto"`` is ``"max"`` for names that end in ``accuracy``.
 
     >>> import dualnet as dn
     >>> dn.EarlyStopping(patience=2, monitor="val_accuracy").patience
@@ -148,12 +149,12 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, run: Run) -> None:
         name = self.monitor or ("val_loss" if "val_loss" in run.logs else "loss")
         if name not in run.logs:
-            raise ValueError(f"EarlyStopping: no figure {name!r}; this training shows {', '.join(run.logs)}")
+            raise ValueError(f"EarlyStopping: no figure {name!r}; this training has {', '.join(run.logs)}")
         grows = name.endswith("accuracy") if self.mode == "auto" else self.mode == "max"
         value = -run.logs[name] if grows else run.logs[name]
         if value < self.best - self.least:
             self.best, self.waited = value, 0
-            self.weights = _kept(run.net.state_dict()) if self.restore_best else None
+            self.weights = _copied(run.net.state_dict()) if self.restore_best else None
         else:
             self.waited += 1
             run.stop = run.stop or self.waited >= self.patience
@@ -163,20 +164,33 @@ class EarlyStopping(Callback):
             run.net.load_state_dict(self.weights)
 
 
-def _kept(state: dict[str, Any]) -> dict[str, Any]:
-    """Values of our own: a captured step overwrites the network's."""
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with arrays of its own: a captured step overwrites the network's."""
     return {name: value if backend_of(value) is None else value.copy() for name, value in state.items()}
 
 
-def told(figures: dict[str, float]) -> str:
-    """Figures on one line: losses and accuracies with four digits, seconds with one."""
+def in_one_line(figures: dict[str, float]) -> str:
+    """Losses and accuracies with four digits, seconds with one.
+
+    >>> in_one_line({"loss": 0.12345, "seconds": 3.21})
+    'loss 0.1235  seconds 3.2 s'
+    """
     return "  ".join(
         f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
     )
 
 
-def hooked(callback: Any) -> Callback:
-    """A callback; a function of the run is called at the end of every epoch."""
+def as_callbacks(given: Any) -> list[Callback]:
+    """The ``callbacks`` of ``fit``: one or several, each a :class:`Callback` or a function of the run.
+
+    >>> len(as_callbacks(print)), len(as_callbacks([EarlyStopping(), print]))
+    (1, 2)
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, (str, Callback))
+    return [_as_callback(callback) for callback in (given if several else [given])]
+
+
+def _as_callback(callback: Any) -> Callback:
     if isinstance(callback, Callback):
         return callback
     if callable(callback) and not isinstance(callback, type):
@@ -185,3 +199,9 @@ def hooked(callback: Any) -> Callback:
         return wrapped
     hint = f" Write {callback.__name__}()." if isinstance(callback, type) else ""
     raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {callback!r}.{hint}")
+
+
+def notify(callbacks: list[Callback], event: str, run: Run) -> None:
+    """Call the hook of this name, such as ``"on_epoch_end"``, on all callbacks."""
+    for callback in callbacks:
+        getattr(callback, event)(run)

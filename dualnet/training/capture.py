@@ -1,7 +1,7 @@
 """A whole training step as one CUDA graph: recorded once, and from then on repeated without Python.
 
-A step of a small network is a hundred short kernels, and Python needs longer to launch them than the GPU to run them.
-A graph launches them all at once. On a backend without graphs (NumPy) a captured step is the step itself.
+A step of a small network is a hundred short kernels, and launching them from Python takes longer than running them on
+the GPU. A graph launches them all at once. On a backend without graphs (NumPy) a captured step is the step itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..shim.transfers import TransferForbidden
 __all__ = ["Captured", "CaptureError", "capture"]
 
 WARM_UPS = 2
-"""Steps before the one that is recorded: the first compiles, plans and makes what is kept, the second finds it made."""
+"""Steps before the recorded one: the first compiles, plans and allocates what is kept, the second finds it ready."""
 
 _capture = reader("DUALNET_CAPTURE")
 
@@ -27,17 +27,17 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     """A training step that is recorded as a CUDA graph and then repeated without Python; also a decorator.
 
     ``step(x, t, ...)`` takes arrays, does all of a step (forward, loss, pullback, ``optimizer.step``) and returns
-    arrays, tuples or dictionaries of them, or None. It is called like the step, and trains at every call: the first
-    two calls for arrays of one shape run its Python, the third records it, and from then on the graph is launched. One
-    graph is kept for each combination of shapes and dtypes, with the memory that it needs.
+    arrays, tuples or dictionaries of them, or None. The captured step is called like the step, and trains at every
+    call: the first two calls with arrays of one shape run the Python code, the third records it, and from then on the
+    graph is launched. One graph is kept for each combination of shapes and dtypes, with the memory that it needs.
 
-    What it returns is a copy, and arguments on the host are copied to the device. What a captured step cannot do raises
-    :class:`CaptureError`: reading a value back (``dn.to_numpy``, ``if x:``), copying from the host, keeping something
-    from step to step other than through :mod:`dualnet.recording`. Learning rates, schedules, clipping, dropout, batch
-    norm, ``load_state_dict`` between two steps: all of that works.
+    It returns copies, and copies arguments on the host to the device. A captured step raises :class:`CaptureError` if
+    it reads a value back (``dn.to_numpy``, ``if x:``), copies from the host, or keeps something from step to step
+    without :mod:`dualnet.recording`. Learning rates, schedules, clipping, dropout, batch norm, ``load_state_dict``
+    between two steps: all of that works.
 
     On NumPy a captured step is the step itself. With ``eager=True``, or ``DUALNET_CAPTURE=0`` in the environment, the
-    same kernels run in the same order, launched by Python: the same bits, to look for a fault.
+    same kernels run in the same order, launched by Python. The bits are the same, and a fault is easier to find.
 
     >>> import dualnet as dn
     >>> net, opt = dn.Sequential([dn.Dense(2)]).init((3,)), dn.SGD(lr=0.1, momentum=0.9)
@@ -59,7 +59,7 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
 
 
 class Captured:
-    """What :func:`capture` returns. ``step.graphs`` is the number of graphs that were recorded."""
+    """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recorded graphs."""
 
     def __init__(self, step: Callable[..., Any], *, eager: bool = False) -> None:
         self.step, self.eager = step, eager
@@ -68,6 +68,7 @@ class Captured:
 
     @property
     def graphs(self) -> int:
+        """How many graphs were recorded."""
         return sum(take.steps > WARM_UPS and not take.eager for take in self._takes.values())
 
     def __call__(self, *arguments: Any) -> Any:
@@ -77,7 +78,7 @@ class Captured:
         return _copied(self.run(backend, arguments))
 
     def run(self, backend: Backend, arguments: tuple) -> Any:
-        """One step, and what it returns: the arrays themselves, which the next step overwrites."""
+        """One step. Returns the step's own arrays, which the next step overwrites."""
         key = (backend.name, *map(_kind, arguments))
         take = self._takes.get(key)
         if take is None:
@@ -87,7 +88,7 @@ class Captured:
 
 
 class Take:
-    """A step for arguments of one kind: buffers for them, the steps of warming up, and then the graph."""
+    """A step for arguments of one kind: their buffers, the steps to warm up, and then the graph."""
 
     def __init__(
         self, step: Callable[..., Any], backend: Backend, recording: Recording, arguments: tuple, eager: bool
@@ -97,7 +98,7 @@ class Take:
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
         self.steps = 0
         self.moves: dict = {}
-        self.kept: list = []  # what the graph writes to and its memory does not hold
+        self.kept: list = []  # arrays outside the graph's memory that it writes to
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):
@@ -123,11 +124,11 @@ class Take:
             self.recorder.record(self._python)
         except BaseException as error:
             after = self.recording.counts()
-            self.recording.move({key: before[key] - after[key] for key in before})  # nothing was done
+            self.recording.move({key: before[key] - after[key] for key in before})  # as if nothing had happened
             if isinstance(error, (RuntimeError, NotImplementedError)) and not isinstance(error, CaptureError):
                 raise CaptureError(
                     f"this step cannot be recorded as a CUDA graph ({error}). A captured step reads no value back and "
-                    "waits for nothing; train without capture to see which line it is."
+                    "waits for nothing; train without capture to see which line does."
                 ) from error
             raise
         finally:
@@ -154,19 +155,19 @@ def _off() -> bool:
 
 
 def _backend(arguments: tuple) -> Backend | None:
-    """The device's, where one of the arrays lies on a device."""
+    """The backend of the first array on a device, or else of the first array."""
     backends = [backend for backend in map(backend_of, arguments) if backend is not None]
     return next((backend for backend in backends if not backend.on_host), backends[0] if backends else None)
 
 
 def _kind(argument: Any) -> Any:
-    """What must be equal for a graph to serve a call."""
+    """What two calls must have in common to share a graph."""
     if backend_of(argument) is not None:
         return tuple(argument.shape), argument.dtype
     if argument is None or isinstance(argument, (bool, int, float, str)):
         return argument
     raise TypeError(
-        f"a captured step takes arrays, numbers and strings, got {argument!r}; the rest is its surroundings"
+        f"a captured step takes arrays, numbers and strings, got {argument!r}; let the function refer to other objects"
     )
 
 

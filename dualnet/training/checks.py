@@ -1,8 +1,7 @@
-"""What can be said about a training before its first step."""
+"""Everything that can be said about a training before its first step: arguments, data, network and loss together."""
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,59 +9,38 @@ from typing import Any
 
 import numpy
 
-from ..layers.activation import Sigmoid, Softmax
+from ..arguments import integer
 from ..layers.containers import Container, Parallel, Residual, Sequential
+from ..layers.entering import home
 from ..layers.layer import Layer
 from ..layers.normalization import BatchNorm
 from ..ops import losses
 from ..ops.sums import wide
 from ..shim import Array, asarray, backend_of, to_numpy
-from .batches import _backend_of
 
-SQUASHED = {Softmax: losses.softmax_cross_entropy, Sigmoid: losses.binary_cross_entropy}
-"""Layers that a loss contains already."""
+__all__ = ["check_lengths", "check_training", "check_trial", "examples", "initialise", "output_of_one", "validation"]
+
+Data = tuple[Any, Any]
+Loss = Callable[..., Any]
 
 
-def look_ahead(net: Layer, examples: int, batch_size: int, loss: Callable[..., Any], optimizer: Any = None) -> None:
-    """Raise for a batch that batch norm will refuse; warn of a network that squashes what its loss squashes, and of an
-    ``optimizer``, given with a new network, that remembers another one.
+# -- one argument after another ----------------------------------------------------------------------------------------
 
-    >>> import dualnet as dn
-    >>> net = dn.Sequential([dn.Dense(4), dn.BatchNorm()]).init((3,))
-    >>> look_ahead(net, 64, 64, dn.losses.mean_squared_error)
-    """
-    if examples % batch_size == 1:
-        for name, layer in _trained("", net):
-            if isinstance(layer, BatchNorm) and math.prod((layer.input_shape or (0, 0))[:-1]) == 1:
-                raise ValueError(
-                    f"fit: {examples} examples in batches of {batch_size} leave one over, and layer {name or 0} "
-                    "(BatchNorm) needs two. Choose another batch_size, or leave an example out."
-                )
-    last = net
-    while isinstance(last, Sequential) and last.layers:
-        last = last.layers[-1]
-    if SQUASHED.get(type(last)) is loss:
-        warnings.warn(
-            f"fit: the network ends with {type(last).__name__}, and {loss.__name__} does that itself, to what comes "
-            "before. Leave the layer out.",
-            stacklevel=3,
+
+def check_lengths(epochs: Any, initial_epoch: Any, batch_size: Any) -> tuple[int, int, int]:
+    """How long ``fit`` trains and in what portions, as integers."""
+    epochs = integer(epochs, "epochs", op="fit", least=0)
+    initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
+    if initial_epoch > epochs:
+        raise ValueError(
+            f"fit: initial_epoch={initial_epoch} lies beyond epochs={epochs}, where the training ends. Both count "
+            f"from its beginning; for {epochs} more, pass epochs={initial_epoch + epochs}."
         )
-    if getattr(optimizer, "steps", 0):
-        warnings.warn(
-            f"fit: the network is new, and {type(optimizer).__name__} has made {optimizer.steps} steps: what it keeps "
-            "is another network's, and its schedule goes on. Make an optimizer for each network.",
-            stacklevel=3,
-        )
+    return epochs, initial_epoch, integer(batch_size, "batch_size", op="fit")
 
 
-def _trained(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """Every layer of which it is known that it trains; a container of somebody's own may have it frozen."""
-    yield name, layer
-    for child, inside in layer.children().items() if type(layer) in (Sequential, Residual, Parallel) else ():
-        yield from _trained(f"{name}.{child}" if name else child, inside)
-
-
-def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
+def examples(op: str, x: Any, t: Any) -> Data:
+    """Inputs x (N, ...) and targets t (N, ...) as arrays, where they are."""
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
     if x.ndim < 2 or t.ndim < 1:
         hint = ". x[:, None] has one number for each example." if x.ndim == 1 else ""
@@ -75,38 +53,60 @@ def _examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
     return x, t
 
 
-def _ready(net: Layer) -> bool:
-    """Has every layer met the shape of its input? (A layer that was put into a trained network has not.)"""
-    inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
-    return all(layer.input_shape is not None for layer in (net, *inside))
-
-
-def _pair(validation_data: Any) -> tuple[Any, Any]:
+def validation(validation_data: Any) -> Data | None:
+    """The pair (x, t) of ``validation_data`` as arrays, if there is any."""
+    if validation_data is None:
+        return None
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise ValueError("fit: validation_data is a pair (x, t)")
-    return _examples("fit: validation_data", *validation_data)
+    return examples("fit: validation_data", *validation_data)
 
 
-def _fits(net: Layer, x: Any, t: Any, loss: Callable[..., Any], op: str, augment: Any = None) -> None:
-    """One look at all targets, before the first step, instead of one in every step."""
+def initialise(net: Layer, x: Any, seed: int) -> bool:
+    """Draw the parameters of layers that have none yet, for inputs like x. Returns whether the network was new."""
+    new = net.input_shape is None
+    inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
+    if any(layer.input_shape is None for layer in (net, *inside)):  # also one that was put into a trained network
+        net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
+    return new
+
+
+# -- network, data and loss together -----------------------------------------------------------------------------------
+
+
+def check_training(
+    net: Layer, data: Data, held_out: Data | None, loss: Loss, batch_size: int, augment: Any, optimizer: Any
+) -> None:
+    """Raise if training would fail, and warn if it would not do what is meant.
+
+    ``optimizer`` is given for a new network only: it should be new as well.
+    """
+    check_trial(net, *data, loss, "fit", augment)
+    if held_out is not None:
+        check_trial(net, *held_out, loss, "fit: validation_data", augment)
+    _check_shift(augment, data[0])
+    _check_last_batch(net, len(data[0]), batch_size)
+    _warn_of_squashing_twice(net, loss)
+    _warn_of_a_used_optimizer(optimizer)
+
+
+def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = None) -> None:
+    """Try one example, and look at all targets: once before the first step, instead of once in every step."""
     if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
         raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
     one = x[:1] if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
-    y, kind = _tried(net, one, tuple(x.shape), op), _bare(loss)
-    _fit_together(y, t, loss, op)
-    if kind is losses.softmax_cross_entropy and t.ndim < y.ndim:
-        losses.check_labels(op, t, y.shape[-1])
-    elif kind is losses.softmax_cross_entropy:
-        losses.check_probabilities(op, t)
-    elif kind is losses.binary_cross_entropy:
-        losses.check_answers(op, t)
+    y = output_of_one(net, one, tuple(x.shape), op)
+    _check_loss(y, t, loss, op)
+    check = losses.about(loss).check
+    if check is not None:
+        check(op, y, t)
 
 
-def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
-    """The output for one example. (What else is wrong with the numbers the first step will tell.)"""
+def output_of_one(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
+    """The output for one example of inputs of this shape. (The first step will show what else is wrong with them.)"""
     try:
         with numpy.errstate(all="ignore"):
-            return net(asarray(net.enter(one), backend=_backend_of(net)))
+            return net(asarray(net.enter(one), backend=home(net)))
     except (ValueError, TypeError) as error:
         if net.input_shape is None or shape[1:] == net.input_shape:
             raise
@@ -116,16 +116,16 @@ def _tried(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
         raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
 
 
-def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
-    """Does the loss take one output of the network and its target?"""
+def _check_loss(y: Array, t: Any, loss: Loss, op: str) -> None:
+    """Does the loss take one output of the network with its target, and return what a loss returns?"""
     if t.dtype.kind not in "biufV":
         raise TypeError(
-            f"{op}: t has dtype {t.dtype}; expected numbers. numpy.unique(t, return_inverse=True) makes class numbers "
-            "of names."
+            f"{op}: t has dtype {t.dtype}; expected numbers. numpy.unique(t, return_inverse=True) turns names into "
+            "class numbers."
         )
     try:
         with numpy.errstate(all="ignore"):
-            result = _unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
+            result = losses.unchecked(loss)(wide(y), asarray(t[:1], backend=backend_of(y).name))
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
@@ -138,14 +138,48 @@ def _fit_together(y: Array, t: Any, loss: Callable[..., Any], op: str) -> None:
         raise TypeError(f"{op}: the loss returned {got}; expected one number, the batch's mean, and its pullback")
 
 
-def _unchecked(loss: Callable[..., Any]) -> Callable[..., Any]:
-    if _bare(loss) in (losses.softmax_cross_entropy, losses.binary_cross_entropy):
-        return functools.partial(loss, check_labels=False)
-    return loss
+def _check_shift(augment: Any, x: Any) -> None:
+    shift = getattr(augment, "shift", 0)
+    if shift and shift >= min(x.shape[1:3]):
+        raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
 
 
-def _bare(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """The loss itself, where it was given options by functools.partial."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return loss
+def _check_last_batch(net: Layer, count: int, batch_size: int) -> None:
+    """Batch norm over a single number has no variance."""
+    if count % batch_size != 1:
+        return
+    for name, layer in _trained("", net):
+        if isinstance(layer, BatchNorm) and math.prod((layer.input_shape or (0, 0))[:-1]) == 1:
+            raise ValueError(
+                f"fit: {count} examples in batches of {batch_size} leave one over, and layer {name or 0} "
+                "(BatchNorm) needs two. Choose another batch_size, or leave an example out."
+            )
+
+
+def _trained(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """Every layer that certainly trains; a container of your own may freeze what is inside."""
+    yield name, layer
+    for child, inside in layer.children().items() if type(layer) in (Sequential, Residual, Parallel) else ():
+        yield from _trained(f"{name}.{child}" if name else child, inside)
+
+
+def _warn_of_squashing_twice(net: Layer, loss: Loss) -> None:
+    """A network that ends with softmax needs no loss that takes it again."""
+    last, about = net, losses.about(loss)
+    while isinstance(last, Sequential) and last.layers:
+        last = last.layers[-1]
+    if about.contains is not None and getattr(last, "op", None) is about.contains:
+        warnings.warn(
+            f"fit: the network ends with {type(last).__name__}, and {about.function.__name__} does that itself. Leave "
+            "the layer out.",
+            stacklevel=4,  # where fit was called
+        )
+
+
+def _warn_of_a_used_optimizer(optimizer: Any) -> None:
+    if getattr(optimizer, "steps", 0):
+        warnings.warn(
+            f"fit: the network is new, and {type(optimizer).__name__} has made {optimizer.steps} steps: its state "
+            "belongs to another network, and its schedule goes on from there. Make an optimizer for each network.",
+            stacklevel=4,  # where fit was called
+        )

@@ -1,7 +1,7 @@
-"""The loop: batches in a seeded order, forward, loss, backward, E17, and what was seen on the way.
+"""The loop: batches in a seeded order, forward, loss, backward, E17, and a tally of what was seen on the way.
 
-Nothing in a step reads a value from the device: loss and hits are added up there and read once an epoch (and, for the
-progress bar, a few times a second). So a step can be captured (:mod:`dualnet.training.capture`).
+A step reads nothing back from the device: loss and right answers are added up there and read once an epoch (and a few
+times a second for the progress bar). So a step can be captured (:mod:`dualnet.training.capture`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -25,14 +25,14 @@ from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
-from .batches import _batches, _order
-from .callbacks import Callback, History, Run, hooked, told
+from .batches import batches, batches_of_epoch
+from .callbacks import Callback, History, Run, as_callbacks, in_one_line, notify
 from .capture import capture as captured
-from .checks import _bare, _examples, _fits, _pair, _ready, _tried, _unchecked, look_ahead
+from .checks import check_lengths, check_training, check_trial, examples, initialise, output_of_one, validation
 from .progress import Progress
 from .tally import Tally
 
-__all__ = ["evaluate", "fit", "predict"]
+__all__ = ["evaluate", "fit", "predict", "train_step"]
 
 
 Loss = str | Callable[..., Any]
@@ -57,24 +57,24 @@ def fit(
     capture: bool = False,
     loss_scale: str | float | LossScale | None = "auto",
 ) -> History:
-    """Train a network on inputs x (N, ...) and targets t, and return what was seen.
+    """Train a network on inputs x (N, ...) and targets t, and return the history of its figures.
 
-    x and t may lie on the host (each batch is then copied to the network's backend) or on its device. x is converted to
-    the network's dtype batch by batch. A network that has not been initialised takes its input shape from x. Layers
-    without parameters draw them from ``seed``, which also orders the batches: the same seed gives the same batches on
-    every backend. Layers that have parameters go on from there, and ``loss`` is by default the one that the network was
-    last trained with, else softmax cross-entropy.
+    x and t may lie on the host, from where each batch is copied to the network's backend, or on its device. Each batch
+    of x is converted to the network's dtype. If the network is not initialised, x tells its input shape. Layers without
+    parameters draw them from ``seed``, which also orders the batches: the same seed gives the same batches on every
+    backend. Layers that have parameters go on from there. ``loss`` is a name or a function; by default the one that the
+    network was last trained with, else softmax cross-entropy.
 
-    ``initial_epoch`` is for going on with a training: ``epochs=5, initial_epoch=3`` trains the fourth and the fifth
+    To go on with a training, pass ``initial_epoch``: ``epochs=5, initial_epoch=3`` trains the fourth and the fifth
     epoch, with the batches that they have in a training of five.
 
     ``augment`` (:class:`dualnet.data.Augment`) makes the batches from images x, uint8 or floating: it shifts, flips and
-    normalises, anew in every epoch. Images of ``validation_data`` are only normalised.
+    normalises them, differently in every epoch. Images of ``validation_data`` are only normalised.
 
     ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
-    on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a network of float16 and
-    none else; or give one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch without
-    tqdm), 2 for a line per epoch. Wrong shapes, labels and options raise before the first step.
+    on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and
+    none for any other; or pass one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch
+    if tqdm is missing), 2 for a line per epoch. Wrong shapes, labels and options raise before the first step.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -83,83 +83,65 @@ def fit(
     >>> history["accuracy"][-1], history["loss"][-1] < history["loss"][0]
     (1.0, True)
     """
-    epochs = integer(epochs, "epochs", op="fit", least=0)
-    initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
-    if initial_epoch > epochs:
-        raise ValueError(
-            f"fit: initial_epoch={initial_epoch} lies beyond epochs={epochs}, where the training ends. Both count "
-            f"from its beginning; for {epochs} more, epochs={initial_epoch + epochs}."
-        )
-    batch_size = integer(batch_size, "batch_size", op="fit")
-    x, t = _examples("fit", x, t)
-    held_out = None if validation_data is None else _pair(validation_data)
-    loss = losses.known(net) if loss is None else loss
-    function, steps = losses.get(loss), math.ceil(len(x) / batch_size)
-    new = net.input_shape is None
-    if not _ready(net):
-        net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
-    _fits(net, x, t, function, "fit", augment)
-    if held_out is not None:
-        _fits(net, *held_out, function, "fit: validation_data", augment)
-    if (shift := getattr(augment, "shift", 0)) and shift >= min(x.shape[1:3]):
-        raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
-    look_ahead(net, len(x), batch_size, _bare(function), optimizer if new else None)
-    net.loss = loss
-    run = Run(net, optimizers.get(optimizer), History(), epochs, steps)
-    order = functools.partial(_order, len(x), seed, flag(shuffle, "shuffle", op="fit"))
-    several = isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Callback))
-    hooks = [hooked(callback) for callback in (callbacks if several else [callbacks])]
-    seen = Tally(function)
-    step: Callable[..., None] = functools.partial(
-        _step, net, run.optimizer, _unchecked(function), as_loss_scale(loss_scale, net.dtype), seen
-    )
+    epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
+    (x, t), held_out = examples("fit", x, t), validation(validation_data)
+    function = losses.of(net, loss)
+    new = initialise(net, x, seed)
+    check_training(net, (x, t), held_out, function, batch_size, augment, optimizer if new else None)
+    net.loss = losses.known(net) if loss is None else loss
+    run = Run(net, optimizers.get(optimizer), History(), epochs, math.ceil(len(x) / batch_size))
+    shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), as_callbacks(callbacks), Tally(function)
+    scale = as_loss_scale(loss_scale, net.dtype)
+    step: Callable[..., None]
+    step = functools.partial(train_step, net, run.optimizer, losses.unchecked(function), scale, tally)
     step = captured(step) if flag(capture, "capture", op="fit") else step
-    _tell(hooks, "on_fit_begin", run)
+    batches_of = functools.partial(batches_of_epoch, net, x, t, batch_size, seed=seed, shuffle=shuffle, augment=augment)
+    notify(hooks, "on_fit_begin", run)
     try:
         for run.epoch in range(initial_epoch, epochs):
-            _tell(hooks, "on_epoch_begin", run)
+            notify(hooks, "on_epoch_begin", run)
             begun = time.perf_counter()
-            with Progress(run.epoch, epochs, steps, verbose) as progress:
-                seen.begin()
-                moves = None if augment is None else augment.moves(len(x), seed=seed, epoch=run.epoch)
-                batches = _batches(net, x, t, batch_size, order(run.epoch), augment, moves)
-                _epoch(run, hooks, step, seen, batches, progress)
-                run.logs = seen.figures()
+            with Progress(run.epoch, epochs, run.steps_per_epoch, verbose) as progress:
+                tally.begin()
+                for batch, target in batches_of(run.epoch):
+                    step(batch, target)  # forward, loss, backward, E17
+                    run.step += 1
+                    progress.step(tally.figures)
+                    notify(hooks, "on_batch_end", run)
+                    if run.stop:
+                        break
+                run.logs = tally.figures()
                 if held_out is not None:
-                    scores = evaluate(net, *held_out, loss=loss, augment=augment)
+                    scores = evaluate(net, *held_out, loss=function, augment=augment)
                     run.logs |= {f"val_{name}": value for name, value in scores.items()}
                 run.logs["seconds"] = time.perf_counter() - begun
-                run.history.add(run.logs)
-                progress.done(told(run.logs))
-            _observe(run)
-            told_already = set(run.logs)
-            _tell(hooks, "on_epoch_end", run)
-            run.history.add({name: value for name, value in run.logs.items() if name not in told_already})
+                progress.done(in_one_line(run.logs))
+            _end_epoch(run, hooks)
             if run.stop:
                 break
     finally:
-        _tell(hooks, "on_fit_end", run)
+        notify(hooks, "on_fit_end", run)
     return run.history
 
 
-def _step(
+def train_step(
     net: Layer,
     optimizer: optimizers.Optimizer,
     loss: Callable[..., Any],
     scale: LossScale | None,
-    seen: Any,
-    batch: Array,
-    target: Array,
+    tally: Any,
+    x: Array,
+    t: Array,
     need_dx: bool = False,
 ) -> None:
-    """All that the device does for a batch."""
+    """All that the device does for a batch: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need it."""
     put_back = None if scale is None else guarded(net)
     if is_half(net.dtype):
         cast_all(net.parameters().values(), net.dtype)
     with numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore"):
-        y, pullback = forward_of(net, batch, train=True, need_dx=need_dx)
+        y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
         y = wide(y)  # the loss of 16 bits is float32
-        value, dloss = loss(y, target)
+        value, dloss = loss(y, t)
         dy = dloss() if scale is None else dloss(scale.on(y))
         _, gradients = pullback(dy.astype(pullback.dtype, copy=False))
         pullback.free()
@@ -170,24 +152,16 @@ def _step(
             optimizer.step(net, gradients, finite=finite)  # E17
             put_back(finite)  # type: ignore[misc]
             scale.update(finite)
-        seen.add(y, target, value)
+        tally.add(y, t, value)
 
 
-def _epoch(
-    run: Run,
-    hooks: list[Callback],
-    step: Callable[[Array, Array], None],
-    seen: Tally,
-    batches: Iterable[tuple[Array, Array]],
-    progress: Progress,
-) -> None:
-    for batch, target in batches:
-        step(batch, target)
-        run.step += 1
-        progress.step(seen.figures)
-        _tell(hooks, "on_batch_end", run)
-        if run.stop:
-            break
+def _end_epoch(run: Run, hooks: list[Callback]) -> None:
+    """Note the figures, show the loss to a schedule that watches it (plateau), and call the callbacks."""
+    run.history.add(run.logs)
+    run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
+    noted = set(run.logs)
+    notify(hooks, "on_epoch_end", run)
+    run.history.add({name: value for name, value in run.logs.items() if name not in noted})  # what callbacks added
 
 
 def evaluate(
@@ -199,10 +173,10 @@ def evaluate(
     loss: Loss | None = None,
     augment: Augment | None = None,
 ) -> dict[str, float]:
-    """The mean loss over all examples and, for classes, the accuracy (share of right answers, 0 … 1).
+    """The mean loss over all examples and, for classes, the accuracy (the share of right answers, 0 … 1).
 
-    ``loss`` defaults to the one the network was last trained with, else softmax cross-entropy. ``augment`` is the one
-    it was trained with, if any: it normalises the images, and moves none.
+    ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy. Pass the
+    ``augment`` that the network was trained with, if there was one: it normalises the images, and moves none.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
@@ -210,18 +184,18 @@ def evaluate(
     {'loss': 0.6931, 'accuracy': 1.0}
     """
     batch_size = integer(batch_size, "batch_size", op="evaluate")
-    x, t = _examples("evaluate", x, t)
+    x, t = examples("evaluate", x, t)
     function = losses.of(net, loss)
-    _fits(net, x, t, function, "evaluate", augment)
-    seen, function = Tally(function), _unchecked(function)
-    for batch, target in _batches(net, x, t, batch_size, numpy.arange(len(x)), augment):
+    check_trial(net, x, t, function, "evaluate", augment)
+    tally, function = Tally(function), losses.unchecked(function)
+    for batch, target in batches(net, x, t, batch_size, augment=augment):
         y = wide(net(batch))
-        seen.add(y, target, function(y, target)[0])
-    return seen.figures()
+        tally.add(y, target, function(y, target)[0])
+    return tally.figures()
 
 
 def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
-    """The network's outputs for x (N, ...), batch by batch, as a NumPy array on the host. Nothing is kept.
+    """The network's outputs for x (N, ...), batch by batch, as a NumPy array on the host.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="ones")]).init((1, 1, 1))
@@ -236,16 +210,5 @@ def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
     elif len(x) == 0:
         return numpy.empty((0, *net.output_shape(net.input_shape)), net.dtype)
     elif tuple(x.shape[1:]) != net.input_shape:
-        _tried(net, x[:1], tuple(x.shape), "predict")
-    parts = [to_numpy(net(batch)) for batch, _ in _batches(net, x, None, batch_size, numpy.arange(len(x)))]
-    return numpy.concatenate(parts)
-
-
-def _observe(run: Run) -> None:
-    """A schedule that watches the loss (plateau) sees it at each epoch's end."""
-    run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
-
-
-def _tell(hooks: list[Callback], event: str, run: Run) -> None:
-    for hook in hooks:
-        getattr(hook, event)(run)
+        output_of_one(net, x[:1], tuple(x.shape), "predict")  # says what is wrong
+    return numpy.concatenate([to_numpy(net(batch)) for batch, _ in batches(net, x, None, batch_size)])

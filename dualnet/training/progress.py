@@ -1,4 +1,4 @@
-"""A progress bar per epoch where tqdm is installed (in a terminal and in a notebook), else a line per epoch."""
+"""A progress bar for each epoch if tqdm is installed (in a terminal and in a notebook), else a line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
+
+__all__ = ["Progress", "bar"]
 
 PERIOD = 0.2  # seconds between two looks at the figures: each look waits for the device
 
@@ -18,13 +20,13 @@ class Progress:
             raise ValueError(f"fit: verbose is 0 (silence), 1 (a bar) or 2 (a line per epoch), got {verbose!r}")
         self.title = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
         self.verbose, self.looked = int(verbose), time.perf_counter()
-        self.bar = _bar(self.title, steps) if verbose == 1 else None
+        self.bar = bar(self.title, steps) if verbose == 1 else None
 
     def __enter__(self) -> Progress:
         return self
 
     def step(self, figures: Callable[[], dict[str, float]]) -> None:
-        """One step is done; ``figures()`` is asked for a few times a second."""
+        """One step is done. ``figures()`` is called a few times a second."""
         if self.bar is None:
             return
         if time.perf_counter() - self.looked > PERIOD:
@@ -33,7 +35,7 @@ class Progress:
         self.bar.update(1)
 
     def done(self, text: str) -> None:
-        """The epoch is over; ``text`` sums it up."""
+        """The epoch is over, and ``text`` sums it up."""
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         elif self.verbose:
@@ -44,7 +46,8 @@ class Progress:
             self.bar.close()
 
 
-def _bar(title: str, steps: int) -> Any | None:
+def bar(title: str, steps: int) -> Any | None:
+    """A bar of tqdm, which nobody has to install: None without it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tqdm warns where a notebook lacks widgets, and then draws text

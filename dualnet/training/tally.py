@@ -1,4 +1,4 @@
-"""Loss and hits, added up on the device."""
+"""Loss and right answers, added up on the device."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ from typing import Any
 from ..ops import losses
 from ..recording import assign, counted
 from ..shim import Array, backend_of, to_numpy
-from .checks import _bare
+
+__all__ = ["Tally"]
 
 
 class Tally:
-    """Adds up loss and hits over batches, on the device; reading the figures waits for it."""
+    """Adds up the loss and the right answers of all batches, on the device. Reading the figures waits for it.
+
+    >>> import dualnet as dn
+    >>> tally = Tally(dn.losses.softmax_cross_entropy)
+    >>> tally.add(dn.asarray([[1.0, 0.0], [1.0, 0.0]]), dn.asarray([0, 1]), dn.asarray(0.5))
+    >>> tally.figures()
+    {'loss': 0.5, 'accuracy': 0.5}
+    """
 
     def __init__(self, loss: Callable[..., Any]) -> None:
-        self.loss = loss
+        self.right = losses.about(loss).right
         self.begin()
 
     def begin(self) -> None:
-        """Nothing was seen."""
+        """Start again from nothing."""
         self.examples, self.answers = 0, 0
         self.total: Any = 0.0
         self.hits: Any = None
 
     def add(self, y: Array, t: Array, value: Array) -> None:
+        """A batch: the outputs y, the targets t, and the loss, which is a mean over them."""
         counted(self, "examples")
         n = int(y.shape[0])
         self.examples += n
         assign(self, "total", self.total + value * n)
-        right = _right(self.loss, y, t)
-        if right is not None:
+        if self.right is not None:
+            right = self.right(y, t)
             counted(self, "answers")
             self.answers += math.prod(right.shape)
             hits = backend_of(right).xp.sum(right)
             assign(self, "hits", hits if self.hits is None else self.hits + hits)
 
     def figures(self) -> dict[str, float]:
+        """The mean ``loss`` and, for classes, the ``accuracy``."""
         figures = {"loss": float(to_numpy(self.total)) / max(1, self.examples)}
         if self.hits is not None:
             figures["accuracy"] = float(to_numpy(self.hits)) / self.answers
         return figures
-
-
-def _right(loss: Callable[..., Any], y: Array, t: Array) -> Array | None:
-    """Which answers are right; None where the loss is not about classes."""
-    xp, loss = backend_of(y).xp, _bare(loss)
-    if loss is losses.softmax_cross_entropy:
-        label = t if t.ndim < y.ndim else xp.argmax(t, axis=-1)
-        return xp.argmax(y, axis=-1) == label
-    if loss is losses.binary_cross_entropy:
-        return (y > 0) == (t > 0.5)
-    return None

@@ -32,6 +32,8 @@ ORDER = """
 """.split()
 """From easy to hard."""
 
+Exercise.examine = examine  # an exercise that is printed asks the witnesses, and they import what an exercise is
+
 _ALL = {e.name: e for module in (dense, convolution, pooling, programs) for e in module.EXERCISES}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy
 
@@ -64,6 +64,9 @@ class Exercise:
     blind: dict[str, str] = field(default_factory=dict)
     preamble: str = NAMESPACE
 
+    # What the witnesses say of an op. They know what an exercise is; dualnet/zoo/__init__.py hands them in.
+    examine: ClassVar[Callable[..., Any]]
+
     @property
     def why_blind(self) -> dict[str, str]:
         """The witnesses that do not see the mistake, and why."""
@@ -98,9 +101,7 @@ class Exercise:
         return f'"""{self.name}: {self.symptom}\n\n{told}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'
 
     def __str__(self) -> str:
-        from .witnesses import examine
-
-        found = examine(self, self.op)
+        found = self.examine(self.op)
         title = f"{self.name}  ({', '.join(self.anchors)} in docs/derivation.md)"
         told = f"{self.symptom}\n\n{paragraph(self.story)}"
         ask = f"There is one mistake, in the pullback. A hint:  dualnet zoo {self.name} --hint"
@@ -112,13 +113,12 @@ class Exercise:
 
     def _repr_html_(self) -> str:
         from ..markup import card, escape, scrolling
-        from .witnesses import examine
 
         def code(text: str) -> str:
             return scrolling(f'<pre style="line-height:1.35">{escape(text)}</pre>')
 
         ready = f"{self.preamble}\n\n\n{self.code}"  # to be copied into a cell
-        body = f"<p>{escape(self.story)}</p>{code(ready)}{code(str(examine(self, self.op)))}"
+        body = f"<p>{escape(self.story)}</p>{code(ready)}{code(str(self.examine(self.op)))}"
         body += card("Hint", f"<p>{escape(self.hint)}</p>", opened=False)
         body += card("Solution", f"{code(self.diff)}<p>{escape(self.lesson)}</p>", opened=False)
         return f"<h4>{escape(self.name)} ({', '.join(self.anchors)})</h4><p><b>{escape(self.symptom)}</b></p>{body}"

@@ -87,11 +87,11 @@ def test_what_is_refused(tmp_path, photos, monkeypatch):
         load_folder(photos, size=4)
     photo(photos / "empty" / "0.png", (1, 2, 3))
     (photos / "empty" / "1.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1.png: no image that Pillow can read .* Repair it, or take it away"):
+    with pytest.raises(DataError, match=r"1.png: Pillow cannot read it as an image .* Repair it or remove it"):
         load_folder(photos, size=4)
     whole = (photos / "day" / "0.JPG").read_bytes()
     (photos / "empty" / "1.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"1.png: no image"):
+    with pytest.raises(DataError, match=r"1.png: Pillow cannot read it"):
         load_folder(photos, size=4)
     for options in ({"size": 0}, {"size": 4, "held_out": 1.0}, {"size": 4, "dtype": "int8"}, {"size": 4, "seed": -1}):
         with pytest.raises((ValueError, TypeError), match="load_folder: "):

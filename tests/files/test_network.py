@@ -203,7 +203,7 @@ def test_what_cannot_be_saved_leaves_the_file_alone(tmp_path):
         (dn.Dense(2, initializer=draw_it).init((3,)), TypeError, "Dense.initializer is .*draw_it.*by its name"),
         (dn.Sequential([dn.Dense(3)]), ValueError, "call net.init"),
         (3, TypeError, "expected a layer or network, got int"),
-        (Forgetful(3).init((3,)), TypeError, "Forgetful does not tell its arguments"),
+        (Forgetful(3).init((3,)), TypeError, "Forgetful does not keep its arguments"),
         (Boastful().init((3,)), ValueError, "could not be made again"),
         (exchanged, ValueError, r"could not be made again.*1.w is float32 \(4, 2\), expected float32 \(3, 2\)"),
         (odd, TypeError, "state 'seed' is a str"),
@@ -241,7 +241,7 @@ def test_names_and_suffixes(tmp_path, monkeypatch):
         save(net, tmp_path / "n.safetensors")
     with pytest.raises(ImportError, match=r'pip install "dualnet\[io\]"'):
         load(with_package)
-    with pytest.raises(ValueError, match="say which one"):
+    with pytest.raises(ValueError, match="say which one you mean"):
         load(tmp_path / "m")
 
 
@@ -339,11 +339,11 @@ def test_what_is_no_file_no_class_and_no_optimizer(tmp_path):
 def test_an_optimizers_state_that_is_not_there_or_of_another(tmp_path):
     net, optimizer = trained(small()), dn.SGD(lr=0.1)
     path = save(net, tmp_path / "without.npz")
-    with pytest.raises(ValueError, match=r"holds no optimizer's state; net.save\(path, optimizer=...\) writes one"):
+    with pytest.raises(ValueError, match=r"holds no optimizer's state; net.save\(path, optimizer=...\) writes it"):
         load(path, optimizer=optimizer)
     path = save(net, tmp_path / "with.npz", optimizer=dn.Adam())
     with pytest.raises(CheckpointError, match="it holds the state of Adam, which SGD cannot take over"):
         load(path, optimizer=optimizer)
-    with pytest.raises(TypeError, match="save: optimizer is 'adam'; expected the dn.Optimizer that trained"):
+    with pytest.raises(TypeError, match="save: optimizer is 'adam'; expected the optimizer that trained"):
         save(net, tmp_path / "other.npz", optimizer="adam")
     assert not (tmp_path / "other.npz").exists()

@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracles import error, tau
+from small_nets import batch, conv
 
 import dualnet as dn
-
-
-def batch(rng, *shape):
-    return dn.asarray(rng.standard_normal((2, *shape)))
-
-
-def conv(filters, k=3, **options):
-    return dn.Conv2D(filters, k, padding="same", **options)
-
 
 NETS = {
     "chain": lambda: dn.Sequential([conv(3), dn.Conv2D(2, 2, stride=2)]),
@@ -34,49 +26,6 @@ NETS = {
         ]
     ),
 }
-
-
-RECTIFIED = {  # what Sequential runs in one pass, or the other way round
-    "convolution, ReLU": lambda: [conv(3), dn.ReLU(), conv(2)],
-    "convolution, ReLU, pooling": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(2), conv(2), dn.ReLU(), dn.MaxPool2D(2)],
-    "overlapping, padded windows": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(3, stride=1, padding=1, dilation=1)],
-    "batch norm, ReLU": lambda: [conv(3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)],
-    "pooling, ReLU": lambda: [conv(3), dn.MaxPool2D(2), dn.ReLU(), dn.MaxPool2D(2, stride=1), dn.ReLU()],
-    "dense, ReLU": lambda: [dn.Flatten(), dn.Dense(9), dn.ReLU(), dn.Dense(4, use_bias=False), dn.ReLU(), dn.ReLU()],
-    "detour, ReLU": lambda: [dn.Residual(conv(2)), dn.ReLU(), dn.Residual(conv(3), conv(3, 1)), dn.ReLU(), dn.ReLU()],
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", RECTIFIED)
-def test_neighbours_together_and_each_by_itself(backend, rng, monkeypatch, name, dtype):
-    net = dn.Sequential(RECTIFIED[name]()).init((6, 4, 2), seed=2, dtype=dtype)
-    x = batch(rng, 6, 4, 2)
-    found = {}
-    for together in (True, False):
-        net.together = together
-        twin = net.copy()  # batch norm moves its statistics
-        y, pullback = twin.forward(x, train=True)
-        dx, grads = pullback(y)
-        assert list(pullback.children) == [str(place) for place in range(len(net))]
-        found[together] = [y, dx, *grads.values(), twin(x), *twin.state_dict().values()]
-    for one, other in zip(*found.values(), strict=True):
-        assert np.array_equal(dn.to_numpy(one), dn.to_numpy(other)) or error(one, other) <= tau(dtype, 100)
-    if dtype == "float64" and "pooling" not in name:
-        dn.check.gradient(net)
-
-
-def test_a_relu_changes_places_with_the_pooling_behind_it(backend):
-    net = dn.Sequential([conv(3), dn.ReLU(), dn.MaxPool2D(2), dn.ReLU()]).init((6, 4, 2))
-    x = np.full((1, 6, 4, 2), np.nan, "f4")
-    x[:, :3] = 1
-    x = dn.asarray(x)
-    y, pullback = net.forward(x, train=True)
-    assert pullback.children["1"].shape == (1, 3, 2, 3) and pullback.children["2"].op == "MaxPool2D"
-    net.together = False
-    whole, y = dn.to_numpy(net.forward(x)[0]), dn.to_numpy(y)
-    assert np.array_equal(whole, y, equal_nan=True) and np.isnan(y).any(), "NaN is passed on"
-    assert net.forward(x)[1].children["1"].shape == (1, 6, 4, 3)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -1,32 +1,16 @@
-"""What every layer can do: shapes, parameters, state, moving, copying, and the messages on the way."""
+"""What every layer can do: shapes, init, inputs that fit or not, and how it is shown."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+
 import numpy as np
 import pytest
+from small_nets import small
 
 import dualnet as dn
-
-
-class Scale(dn.Layer):
-    """The example of layers/layer.py: a layer of a user's own."""
-
-    def build(self, input_shape, draw):
-        self.g = draw.parameter("ones", (input_shape[-1],))
-
-    def forward(self, x, train=False):
-        g = self.g.value
-        y = x * g
-
-        def pullback(dy):
-            xp = dn.backend.backend_of(x).xp
-            return dy * g, {"g": xp.sum(dy * x, axis=tuple(range(x.ndim - 1)))}
-
-        return y, dn.Pullback("scale", pullback, y, x=x, g=g)
-
-
-def small():
-    return dn.Sequential([dn.Conv2D(3, 3), dn.Residual(Scale(), dn.Conv2D(3, 1, use_bias=False)), dn.Conv2D(2, 1)])
+from dualnet.layers import layer as contract
 
 
 def test_the_same_seed_gives_the_same_bits_on_every_backend():
@@ -58,55 +42,6 @@ def test_a_layer_of_ones_own(backend):
     dn.check.gradient(net)
 
 
-def test_state_dict_round_trip(backend):
-    net, other = small().init((5, 5, 2), seed=1), small().init((5, 5, 2), seed=2)
-    before = other.parameters()["0.w"]
-    other.load_state_dict(net.state_dict())
-    assert other.parameters()["0.w"] is before
-    for name, value in net.state_dict().items():
-        assert np.array_equal(dn.to_numpy(value), dn.to_numpy(other.state_dict()[name]))
-    x = dn.asarray(np.ones((1, 5, 5, 2), "float32"))
-    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(other(x)))
-
-
-def test_a_state_that_does_not_fit_changes_nothing(backend):
-    net = small().init((5, 5, 2), seed=1)
-    before = {name: dn.to_numpy(value).copy() for name, value in net.state_dict().items()}
-    state = {name: dn.to_numpy(value) + 1 for name, value in net.state_dict().items()}
-    state["extra"] = state.pop("0.b")
-    state["2.w"] = state["2.w"][..., :1]
-    with pytest.raises(ValueError) as caught:
-        net.load_state_dict(state)
-    for words in ("missing: 0.b", "unexpected: extra", "of another shape: 2.w (1, 1, 3, 1), expected (1, 1, 3, 2)"):
-        assert words in str(caught.value)
-    assert all(np.array_equal(before[name], dn.to_numpy(value)) for name, value in net.state_dict().items())
-
-
-def test_moving_keeps_the_parameters(backend):
-    net = small().init((5, 5, 2))
-    kept = net.parameters()
-    values = {name: dn.to_numpy(p.value) for name, p in kept.items()}
-    for place in ("strict", "numpy", "strict"):
-        assert net.to(place) is net
-        assert all(p is kept[name] for name, p in net.parameters().items())
-        assert all(np.array_equal(dn.to_numpy(p.value), values[name]) for name, p in net.parameters().items())
-    with dn.use_backend("strict"):
-        net(dn.asarray(np.ones((1, 5, 5, 2), "float32")))
-
-
-def test_a_copy_is_independent(backend):
-    net = small().init((5, 5, 2))
-    twin = net.copy()
-    twin.layers[0].w.value = twin.layers[0].w.value * 0.0
-    assert dn.to_numpy(net.layers[0].w.value).any()
-
-
-def test_sharing_survives_a_copy(backend):
-    shared = dn.Conv2D(2, 1)
-    twin = dn.Sequential([shared, dn.Sequential([shared])]).init((3, 3, 2)).copy()
-    assert twin.layers[0] is twin.layers[1].layers[0] and list(twin.parameters()) == ["0.w", "0.b"]
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float64", "float32", ">f4"])
 def test_a_network_converts_what_it_is_given(backend, dtype):
     net = small().init((5, 5, 2))
@@ -135,7 +70,11 @@ GOLDEN = [
     (lambda n: n([[1.0]]), TypeError, "Sequential: x is a list; expected an array. Make one with dn.asarray"),
     (lambda n: n.init((28, 28)), ValueError, "layer 0 .Conv2D.: Conv2D: expected feature maps .H, W, C., got .28, 28."),
     (lambda n: n.init((7, 5, 5, 2)), ValueError, "got .7, 5, 5, 2.. Without the batch it is .5, 5, 2.."),
-    (lambda n: n.init(np.ones((7, 5, 5, 2))), ValueError, r"got an array, of which it may be x.shape.1:., .5, 5, 2."),
+    (
+        lambda n: n.init(np.ones((7, 5, 5, 2))),
+        ValueError,
+        r"got an array; its examples have the shape x.shape.1:., .5, 5, 2.",
+    ),
     (lambda n: n.init((5, 5, 2), dtype="bf16"), TypeError, "dtype 'bf16' is unknown; expected float16, bfloat16, "),
     (lambda n: n.init((5, 5, 2), keep="yes"), TypeError, "init: keep is True or False, got 'yes'"),
     (lambda n: n.load_state_dict(None), TypeError, "state is a NoneType; expected arrays by name.*dn.load.path."),
@@ -154,7 +93,7 @@ GOLDEN = [
         ValueError,
         "layer 0 .Conv2D.: .*window of height 3 .*does not fit on a map of height 2",
     ),
-    (lambda n: dn.Sequential([dn.Conv2D]), TypeError, "Sequential: item 0 is .*which is no layer; write Conv2D.."),
+    (lambda n: dn.Sequential([dn.Conv2D]), TypeError, "Sequential: item 0 is .*which is not a layer; write Conv2D.."),
     (lambda n: dn.Sequential(dn.Identity()), TypeError, "expected a list of layers, got Identity"),
     (
         lambda n: dn.Conv2D(2, 3, initializer="he"),
@@ -237,107 +176,6 @@ def test_an_init_that_fails_changes_nothing(backend):
     assert bits(trained) == before
 
 
-def test_a_layer_without_parameters_says_what_to_do():
-    with pytest.raises(
-        AttributeError, match=r"'Dense' object has no attribute 'w'. It has no parameters yet: call init"
-    ):
-        dn.Dense(2).forward(np.ones((1, 2), np.float32))
-    layer = dn.Dense(2).init((2,))
-    with pytest.raises(AttributeError, match="has no attribute 'weights'$"):
-        layer.weights  # noqa: B018
-    assert not hasattr(dn.Dense(2), "w") and hasattr(layer, "w")
-
-
-# -- what a layer of one's own may get wrong -------------------------------------------------------------------------
-
-
-class Plain(Scale):
-    def build(self, input_shape, draw):
-        self.g = draw.parameter("ones", (input_shape[-1],))
-        self.h = dn.asarray([1.0])
-
-    def gradients(self, gradients):
-        return {**gradients, "h": gradients["g"]}
-
-    def forward(self, x, train=False):
-        y, way = super().forward(x, train)
-        return y, dn.Pullback("plain", lambda dy: (lambda dx, found: (dx, self.gradients(found)))(*way(dy)), y)
-
-
-class Misnamed(Plain):
-    def gradients(self, gradients):
-        return {"gamma": gradients["g"]}
-
-
-class Function(Scale):
-    def forward(self, x, train=False):
-        return x, lambda dy: (dy, {})
-
-
-class Alone(Scale):
-    def forward(self, x, train=False):
-        return x
-
-
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        (Plain, r"layer 1 \(Plain\): its pullback returned a gradient 'h', but it has g. A parameter is made by"),
-        (Misnamed, r"layer 1 \(Misnamed\): its pullback returned a gradient 'gamma', but it has g"),
-        (
-            Function,
-            r"layer 1 \(Function\): Function: forward returned \(\w+, function\); expected y and its pullback",
-        ),
-        (Alone, r"layer 1 \(Alone\): Alone: forward returned \(\w+\); expected y and its pullback"),
-    ],
-)
-def test_a_layer_of_ones_own_that_breaks_the_contract_is_told(kind, message):
-    net, x = dn.Sequential([dn.Flatten(), kind()]).init((2,)), dn.asarray(np.ones((3, 2), np.float32))
-    with pytest.raises((TypeError, ValueError), match=message):
-        y, pullback = net.forward(x, train=True)
-        pullback(y)
-
-
-def test_an_error_inside_names_the_place_and_stays_of_its_class():
-    class Wrong(dn.Layer):
-        def forward(self, x, train=False):
-            raise np.linalg.LinAlgError("as it was")
-
-    net = dn.Sequential([dn.Identity(), dn.Sequential([Wrong()])]).init((2,))
-    for run in (net, net.forward):
-        with pytest.raises(np.linalg.LinAlgError, match="^as it was") as caught:
-            run(np.ones((1, 2), np.float32))
-        assert caught.value.__notes__ == ["in layer 0 (Wrong)", "in layer 1 (Sequential)"]
-
-
-# -- values of one's own -----------------------------------------------------------------------------------------------
-
-
-def test_a_parameter_keeps_its_shape(backend):
-    net = small().init((5, 5, 2))
-    w = net[0].w
-    before = dn.to_numpy(w.value).copy()
-    with pytest.raises(
-        ValueError,
-        match=r"^Conv2D.w: value has shape \(3, 3\); expected \(3, 3, 2, 3\)\. Reshape it, or give the layer",
-    ):
-        w.value = dn.asarray(np.zeros((3, 3), "float32"))
-    with pytest.raises(TypeError, match=r"^Scale.g: value is a list; expected an array. Make one with dn.asarray"):
-        net[1].layer.g.value = [1.0, 2.0, 3.0]
-    with pytest.raises(TypeError, match=r"^Conv2D: w is a parameter, not an array. Write layer.w.value = array"):
-        net[0].w = dn.asarray(before)
-    assert net.parameters()["0.w"] is w and np.array_equal(dn.to_numpy(w.value), before)
-    w.value = dn.asarray(before + 1.0)
-    w.value *= 2.0
-    net[0].w, net[0].b = dn.Parameter(w.value), None
-    assert np.array_equal(dn.to_numpy(net[0].w.value), 2.0 * (before + 1.0)) and "0.b" not in net.parameters()
-
-
-def test_a_copied_parameter_still_knows_its_name(backend):
-    with pytest.raises(ValueError, match="^Conv2D.w: value has shape"):
-        small().init((5, 5, 2)).copy()[0].w.value = dn.asarray(np.zeros((3, 3), "float32"))
-
-
 def test_channels_that_seem_to_stand_first_are_asked_about(tmp_path):
     net = dn.Sequential([dn.Conv2D(2, 3, padding="same")])
     with pytest.warns(
@@ -346,3 +184,23 @@ def test_channels_that_seem_to_stand_first_are_asked_about(tmp_path):
         net.init((3, 32, 32))
     assert dn.load(net.save(tmp_path / "m.npz")).summary(), "who reads its file is not asked again"
     assert net.init((3, 32, 3)) and net.init((4, 32, 32)) and net.init((1, 1, 1))
+
+
+# -- what type checkers see --------------------------------------------------------------------------------------------
+
+
+def test_methods_that_are_handed_in_have_the_signatures_that_type_checkers_see():
+    """fit, save, ... are written above the layers; the class declares them for type checkers alone."""
+    (kind,) = [node for node in ast.parse(inspect.getsource(contract)).body if getattr(node, "name", "") == "Layer"]
+    (branch,) = [node for node in kind.body if isinstance(node, ast.If)]
+    declared = {node.name: node.args for node in branch.body if node.name not in vars(contract.LayerTree)}
+    handed_in = {
+        name for name, method in vars(dn.Layer).items() if getattr(method, "__module__", "") != contract.__name__
+    }
+    assert set(declared) == {name for name in handed_in if inspect.isfunction(getattr(dn.Layer, name))}
+    for name, arguments in declared.items():
+        for argument in [*arguments.args, *arguments.kwonlyargs]:
+            argument.annotation = None
+        parameters = inspect.signature(getattr(dn.Layer, name)).parameters.values()
+        real = inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+        assert f"({ast.unparse(arguments)})" == str(real).replace("(net", "(self"), name

@@ -1,4 +1,4 @@
-"""Activations: loops, slopes, limits at ±inf, the normal distribution to 50 digits, softmax lines, layers, errors."""
+"""Activations: loops, slopes, limits at ±inf, the normal distribution to 50 digits, softmax lines, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import reference
-from oracles import error, on_device, prove, tau
+from oracles import error, prove, tau
 
 import dualnet as dn
 from dualnet.ops.activation import normal_cdf
@@ -117,6 +117,12 @@ def test_relu_has_slope_0_at_0_and_keeps_its_result(backend):
     y, pullback = dn.ops.relu(dn.asarray([-0.0, 0.0, 1e-30, NAN]))
     assert dn.to_numpy(pullback(dn.asarray([1.0, 1.0, 1.0, 1.0])))[:3].tolist() == [0, 0, 1]
     assert pullback.saved["y"] is y and np.isnan(dn.to_numpy(y)[3])
+
+
+def test_leaky_relu_hands_on_a_dy_that_its_slope_would_overflow(backend):
+    """In float16 alpha · dy is inf here, and 0 · inf NaN: but y > 0, so dx is dy."""
+    y, pullback = dn.ops.leaky_relu(dn.asarray([1.0, -1.0], "float16"), alpha=2.5)
+    assert dn.to_numpy(pullback(dn.asarray([60000.0, 1.0], "float16"))).tolist() == [60000, 2.5]
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 1, "padding": 1}, {"dilation": 2, "stride": 1}])
@@ -233,7 +239,7 @@ def test_softmax_over_1e5_classes_and_over_one(backend, rng):
 @pytest.mark.parametrize("op", SOFT)
 def test_softmax_refuses_an_axis_that_is_not_there(backend, op):
     softmax = getattr(dn.ops, op)
-    with pytest.raises(ValueError, match=f"{op}: x has shape .2, 3. and so no axis 2"):
+    with pytest.raises(ValueError, match=f"{op}: x has shape .2, 3., which has no axis 2"):
         softmax(dn.asarray(np.ones((2, 3))), axis=2)
     with pytest.raises(ValueError, match="has no elements"):
         softmax(dn.asarray(np.ones((2, 0))))
@@ -279,71 +285,9 @@ def test_numpy_scalars_as_options_do_not_widen(backend):
     x = dn.asarray([-1.0, 2.0])
     assert dn.ops.elu(x, alpha=np.float64(0.5))[0].dtype == "float32"
     assert dn.ops.leaky_relu(x, alpha=np.float64(0.5))[1](x).dtype == "float32"
-    assert type(dn.ELU(np.float64(0.5)).alpha) is float
-
-
-# -- layers ------------------------------------------------------------------------------------------------------------
-
-LAYERS = [
-    (dn.ReLU(), "relu", {}),
-    (dn.LeakyReLU(), "leaky_relu", {}),
-    (dn.LeakyReLU(0.2), "leaky_relu", {"alpha": 0.2}),
-    (dn.ELU(), "elu", {}),
-    (dn.ELU(0.7), "elu", {"alpha": 0.7}),
-    (dn.GELU(), "gelu", {}),
-    (dn.GELU(approximate=True), "gelu", {"approximate": True}),
-    (dn.SiLU(), "silu", {}),
-    (dn.Sigmoid(), "sigmoid", {}),
-    (dn.Tanh(), "tanh", {}),
-    (dn.Softplus(), "softplus", {}),
-    (dn.Softmax(), "softmax", {}),
-    (dn.Softmax(axis=1), "softmax", {"axis": 1}),
-    (dn.LogSoftmax(), "log_softmax", {}),
-    (dn.LogSoftmax(-2), "log_softmax", {"axis": -2}),
-]
-
-
-@pytest.mark.parametrize("layer, op, options", LAYERS, ids=lambda v: repr(v))
-def test_layer_is_its_op(backend, rng, layer, op, options):
-    layer.init((3, 4, 5))
-    x, dy = on_device(rng.standard_normal((2, 2, 3, 4, 5)).astype(np.float32))
-    y, pullback = layer.forward(x, train=True)
-    want, way = getattr(dn.ops, op)(x, **options)
-    dx, grads = pullback(dy)
-    np.testing.assert_array_equal(dn.to_numpy(y), dn.to_numpy(want))
-    np.testing.assert_array_equal(dn.to_numpy(layer(x)), dn.to_numpy(want))
-    np.testing.assert_array_equal(dn.to_numpy(dx), dn.to_numpy(way(dy)))
-    assert grads == {} and layer.parameters() == {} and layer.state_dict() == {}
-    assert layer.output_shape((3, 4, 5)) == (3, 4, 5)
-    again = type(layer)(**layer.config())
-    assert repr(again) == repr(layer) and again.config() == layer.config()
-    assert pullback.op == type(layer).__name__ and list(pullback.saved) == list(way.saved)
-
-
-STRANGE = [None, "0.1", NAN, INF, -1, -1e-9, (0.1, 0.2), [], {}, object(), 1j, 10**400, True, np.ones(2)]
-
-
-@pytest.mark.parametrize("layer", [dn.LeakyReLU, dn.ELU])
-@pytest.mark.parametrize("alpha", STRANGE, ids=lambda v: type(v).__name__ + repr(v)[:8])
-def test_strange_slopes_are_refused(layer, alpha):
-    with pytest.raises((TypeError, ValueError), match=f"{layer.__name__}: alpha"):
-        layer(alpha)
 
 
 @pytest.mark.parametrize("value", [None, "yes", 1, 0.0, (True,)])
 def test_strange_options_are_refused(value):
-    with pytest.raises(TypeError, match="GELU: approximate"):
-        dn.GELU(value)
     with pytest.raises(TypeError, match="gelu: approximate"):
         dn.ops.gelu(dn.asarray([1.0]), approximate=value)
-    if not isinstance(value, int):
-        with pytest.raises(TypeError, match="Softmax: axis"):
-            dn.Softmax(value)
-
-
-def test_softmax_layer_does_not_mix_examples():
-    with pytest.raises(ValueError, match="LogSoftmax: axis 0 is the batch"):
-        dn.LogSoftmax(0)
-    for axis in (2, -2, 10**18):
-        with pytest.raises(ValueError, match=r"Softmax: the input \(N, 3\) has no axis"):
-            dn.Softmax(axis).init((3,))

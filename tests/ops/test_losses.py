@@ -1,7 +1,8 @@
-"""Losses: loops, slopes, each against another, limits at ±inf, wrong targets, transfers."""
+"""Losses: loops, slopes, each against another, limits at ±inf, wrong targets, transfers, and what each loss is."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -207,6 +208,24 @@ def test_float16_adds_up_in_float32(backend):
     assert run("huber", y + 1, 0 * y, "float16")[0] == 0.5
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_16_bits_are_rounded_once_at_the_end(backend, rng, name, dtype):
+    """Loss and dy are those of float32, rounded; also with targets and an upstream gradient of other dtypes."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    y = dn.asarray(3 * rng.standard_normal((7, 3)), dtype)
+    t = rng.integers(0, 3, 7) if name.startswith("softmax") else rng.uniform(0, 1, (7, 3))
+    for target in (t,) if name.startswith("softmax") else (t, t.astype("float16"), t > 0.5):
+        loss, pullback = losses.get(name)(y, dn.asarray(target))
+        wide, wide_pullback = losses.get(name)(y.astype("float32"), dn.asarray(target))
+        pairs = [(loss, wide), (pullback(3.0), wide_pullback(3.0))]
+        for got, want in pairs:
+            assert got.dtype == y.dtype and want.dtype == "float32"
+            if not name.startswith("softmax"):  # which keeps log_p, rounded
+                assert dn.to_numpy(got).tobytes() == dn.to_numpy(want.astype(dtype)).tobytes()
+
+
 # -- dtypes ------------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +361,96 @@ def test_check_labels(backend):
             losses.check_labels("fit", dn.asarray(t), 3)
     with pytest.raises(TypeError, match="fit: t is a list"):
         losses.check_labels("fit", [0, 1], 3)
+
+
+# -- what each loss is -------------------------------------------------------------------------------------------------
+
+OWN = lambda y, t: dn.losses.huber(y, t, delta=2.0)  # noqa: E731
+SMOOTH = functools.partial(functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1))
+
+
+def test_the_table_knows_a_loss_by_name_as_itself_and_with_options():
+    for name, function in losses.NAMES.items():
+        options = functools.partial(functools.partial(function), check_labels=True)
+        for given in (name, function, options):
+            assert losses.about(given).function is function
+    assert losses.about(OWN) == losses.About(OWN)
+    assert losses.about(SMOOTH).function is dn.losses.softmax_cross_entropy
+    with pytest.raises(ValueError, match="unknown loss"):
+        losses.about("none")
+
+
+def test_unchecked_losses_keep_their_options_and_look_at_nothing(rng):
+    with dn.use_backend("strict"):
+        y, t = dn.asarray(rng.standard_normal((4, 3))), dn.asarray(rng.integers(0, 3, 4))
+        q = dn.asarray(rng.uniform(0, 1, (4, 3)))
+        want = dn.to_numpy(SMOOTH(y, t)[0])
+        with dn.transfers("forbid"):
+            found = losses.unchecked(SMOOTH)(y, t)[0]
+            for name in ("binary_cross_entropy", "mean_squared_error", "huber"):
+                losses.unchecked(name)(y, q)
+        assert dn.to_numpy(found) == want != dn.to_numpy(losses.unchecked("softmax_cross_entropy")(y, t)[0])
+    assert losses.unchecked(OWN) is OWN and losses.unchecked("huber") is dn.losses.huber
+
+
+@pytest.mark.parametrize(
+    "name, shape, right, wrong",
+    [
+        ("softmax_cross_entropy", (2, 3), [0, 2], [0, 3]),
+        ("softmax_cross_entropy", (2, 2), [[0.5, 0.5], [0, 1]], [[0.5, 0.4], [0, 1]]),
+        ("binary_cross_entropy", (2, 2), [[0, 1], [0.5, 1]], [[0, 1], [0.5, 2]]),
+    ],
+)
+def test_targets_are_checked_as_the_loss_checks_them(backend, name, shape, right, wrong):
+    y, check = dn.asarray(np.zeros(shape)), losses.about(name).check
+    check("fit", y, dn.asarray(right))
+    with pytest.raises(ValueError) as one:
+        check("fit", y, dn.asarray(wrong))
+    with pytest.raises(ValueError) as other:
+        losses.get(name)(y, dn.asarray(wrong))
+    assert str(one.value).removeprefix("fit: ") == str(other.value).removeprefix(f"{name}: ")
+    assert losses.about("huber").check is losses.about("mean_squared_error").check is None
+
+
+def test_which_answers_are_right(backend):
+    y = dn.asarray([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    right = losses.about("softmax_cross_entropy").right
+    assert dn.to_numpy(right(y, dn.asarray([0, 1]))).tolist() == [True, False]
+    assert dn.to_numpy(right(y, dn.asarray([[0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))).tolist() == [False, True]
+    right = losses.about("binary_cross_entropy").right
+    y, t = dn.asarray([[2.0, -1.0], [0.0, 3.0]]), dn.asarray([[1.0, 0.0], [1.0, 0.3]])
+    assert dn.to_numpy(right(y, t)).tolist() == [[True, True], [False, False]]
+
+
+def test_what_a_loss_contains_is_what_its_probabilities_are(backend, rng):
+    """The slope of the loss is p − q: with q = 0 nearly everywhere, p is what the op makes of y."""
+    y = rng.standard_normal((5, 3))
+    p = dn.to_numpy(losses.about("binary_cross_entropy").contains(dn.asarray(y))[0])
+    np.testing.assert_allclose(15 * run("binary_cross_entropy", y, np.zeros((5, 3)))[1], p, rtol=1e-12)
+    p = dn.to_numpy(losses.about("softmax_cross_entropy").contains(dn.asarray(y))[0])
+    np.testing.assert_allclose(
+        5 * run("softmax_cross_entropy", y, np.zeros(5, int))[1] + np.eye(3)[[0] * 5], p, rtol=1e-12
+    )
+    assert losses.about("huber").contains is None
+
+
+def test_outputs_in_words(backend):
+    """By hand: e / (1 + e) is 73.1 %."""
+    net, y = dn.Dense(2), dn.asarray([[0.0, 1.0], [-1.0, -3.0]])
+    classes = ["class 1 (73.1 %)", "class 0 (88.1 %)"]
+    assert losses.in_words(net, y) == classes  # before any training
+    for loss, words in {
+        "softmax_cross_entropy": classes,
+        SMOOTH: classes,
+        None: classes,  # from a file
+        OWN: classes,
+        "binary_cross_entropy": ["no (50.0 %), yes (73.1 %)", "no (73.1 %), no (95.3 %)"],
+        "mean_squared_error": ["0, 1", "-1, -3"],
+        dn.losses.huber: ["0, 1", "-1, -3"],
+    }.items():
+        net.loss = loss
+        assert losses.in_words(net, y) == words
+        assert losses.in_words(net, y[:0]) == []
 
 
 # -- by name -----------------------------------------------------------------------------------------------------------

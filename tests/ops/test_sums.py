@@ -1,4 +1,4 @@
-"""Sums along axes, against NumPy's in float64."""
+"""Sums along axes, against NumPy's in float64; and formulas that are rounded once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from oracles import error, on_device, tau
 
 import dualnet as dn
-from dualnet.ops.sums import channel_sum, like, summed, wide, wide_dtype
+from dualnet.ops.sums import channel_sum, narrow, rounded_once, rounded_to, summed, wide, wide_dtype
 
 DTYPES = ["float16", "float32", "float64"]
 
@@ -44,11 +44,38 @@ def test_float16_adds_up_in_float32(backend):
 
 
 @pytest.mark.parametrize("dtype, wanted", [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
-def test_wide_and_like(backend, dtype, wanted):
+def test_there_and_back(backend, dtype, wanted):
     x = dn.asarray([1.5], dtype)
     assert wide_dtype(x) == wide(x).dtype == wanted
-    back, again = like(x, wide(x), x)
-    assert back.dtype == again.dtype == dtype and dn.to_numpy(back).tolist() == [1.5]
+    back = narrow(wide(x), x)
+    one, other = rounded_to((x.dtype, np.dtype(wanted)), wide(x), wide(x))
+    assert back.dtype == one.dtype == dtype and other.dtype == wanted
+    assert dn.to_numpy(back).tolist() == dn.to_numpy(one).tolist() == [1.5]
+
+
+@pytest.mark.parametrize("dtype, inside", [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_a_formula_is_rounded_once(backend, dtype, inside):
+    """16 bits come in as float32, also as options; what is not float32 comes out as it is."""
+    seen = []
+
+    @rounded_once
+    def formula(x, factor, *, shift):
+        seen.extend(a.dtype.name for a in (x, shift))
+        return x * factor - shift, x > 1.0, None
+
+    x = dn.asarray([1.0, 60000.0], dtype)
+    y, above, nothing = formula(x, 2.0, shift=x)
+    assert seen == [inside, inside] and nothing is None
+    assert y.dtype == dtype and dn.to_numpy(y).tolist() == [1, 60000]  # 2 · 60000 is inf in float16
+    assert above.dtype == "bool" and dn.to_numpy(above).tolist() == [False, True]
+
+
+def test_a_formula_does_not_take_a_namesake_for_its_kernels(backend):
+    @rounded_once
+    def rectify(x):
+        return x - 3.0
+
+    assert dn.to_numpy(rectify(dn.asarray([1.0], "float16"))).tolist() == [-2]
 
 
 def test_the_order_of_axes_does_not_matter(backend, rng):

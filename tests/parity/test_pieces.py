@@ -8,7 +8,7 @@ import pytest
 import dualnet as dn
 from dualnet.backend import get_precision, load
 from dualnet.backends import cupy_backend
-from dualnet.backends.gpu import maps as cupy_kernels
+from dualnet.backends.gpu import maps
 from dualnet.parity.cases import case as cases
 from dualnet.parity.judging import controls, pieces
 from dualnet.parity.judging import kernels as kernel_cases
@@ -76,7 +76,7 @@ def test_a_mistake_in_a_kernel_shows(pretend, monkeypatch, name):
 
 def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
     """On products as networks have them, through the kernels: elsewhere TF32 may not be taken although it may be."""
-    product = cupy_kernels.product
+    product = maps.product
 
     def rounding(a, b, *into, **how):
         if get_precision() == "tf32":
@@ -84,7 +84,7 @@ def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
         return product(a, b, *into, **how)
 
     for honours, found in ((True, True), (False, False)):
-        monkeypatch.setattr(cupy_kernels, "product", rounding if honours else product)
+        monkeypatch.setattr(maps, "product", rounding if honours else product)
         rows = [
             r for op in controls.PRODUCTS for r in controls._switched_on(controls.SwitchedOn("cupy:0", True), op, 0)
         ]

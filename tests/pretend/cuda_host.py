@@ -1,7 +1,7 @@
-"""CUDA kernels without a GPU: their text compiled by g++ behind tests/cuda_shim.h and run, or compiled by NVRTC.
+"""CUDA kernels without a GPU: compiled by g++, with cuda_on_host.h before them, and run; or only compiled, by NVRTC.
 
-:class:`RawModule` is what CuPy's class of that name is: it runs a kernel with the same grid, block and arguments. It is
-stricter: each argument must have exactly the type that the kernel declares, where CuPy would hand over any bytes.
+:class:`RawModule` stands in for CuPy's class of that name: it runs a kernel with the same grid, block and arguments. It
+is stricter: each argument must have exactly the type that the kernel declares, where CuPy would pass any bytes.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from dualnet.backends.gpu import registry as cuda_registry
+from dualnet.backends.gpu import launch, registry, sources
 
-SHIM = Path(__file__).parent / "cuda_shim.h"
+HEADER = Path(__file__).parent / "cuda_on_host.h"
 COMPILER = shutil.which("g++")
-FOLDER = Path(tempfile.gettempdir()) / f"dualnet-cuda-shim-{os.getuid() if hasattr(os, 'getuid') else 0}"
+FOLDER = Path(tempfile.gettempdir()) / f"dualnet-cuda-on-host-{os.getuid() if hasattr(os, 'getuid') else 0}"
 HALVES = {"float16", "bfloat16"}
 
 order = {"backwards": False}
-"""Run blocks and threads last to first: nothing may depend on their order."""
+"""Run blocks and threads from last to first: no result may depend on their order."""
 launches: list[str] = []
-"""The names of what was launched, one after another."""
+"""The kernels that were launched, in order."""
 
 
 # -- g++ ---------------------------------------------------------------------------------------------------------------
@@ -36,23 +38,34 @@ launches: list[str] = []
 
 @functools.cache
 def library(file: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    """A kernel file as a library of the host; kept for the next run under a hash of all that went into it."""
-    entries = [k.name for k in cuda_registry.KERNELS.values() if k.file == file]
-    text = "\n".join([cuda_registry.source(file), *(f"DESCRIBE({name})" for name in entries)])
+    """A kernel file as a library of the host; kept for the next run under a hash of everything that it is made from."""
+    entries = [k.name for k in registry.KERNELS.values() if k.file == file]
+    text = "\n".join([sources.source(file), *(f"DESCRIBE({name})" for name in entries)])
     flags = ["-fPIC", "-shared", "-include", str(header()), *options]
     return ctypes.CDLL(str(built(text, "kernels.cpp", flags, ".so")))
 
 
+def compile_together(*files: str) -> None:
+    """Compile files side by side, in the types that most tests need, before the tests need them one by one."""
+    if COMPILER is None:
+        return
+    first = [next(k for k in registry.KERNELS.values() if k.file == file) for file in files]
+    wanted = [(k.file, launch.defines(k, real)) for k in first for real in ("float32", "float64")]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: library(*job), wanted))
+
+
 @functools.cache
 def header() -> Path:
-    """The shim, compiled once for all files."""
-    precompiled = built(SHIM.read_text(encoding="utf-8"), "shim.h", ["-fPIC"], ".h.gch")
+    """The header, compiled once for all files."""
+    precompiled = built(HEADER.read_text(encoding="utf-8"), "cuda_on_host.h", ["-fPIC"], ".h.gch")
     written = precompiled.with_suffix("")
     written.write_text("#error the precompiled header was not used\n", encoding="utf-8")
     return written
 
 
 def built(text: str, name: str, flags: list[str], suffix: str) -> Path:
+    """What g++ makes from a text; from an earlier run if nothing has changed."""
     command = [COMPILER, "-std=c++17", "-O0", "-w", *flags]
     made = FOLDER / (hashlib.sha256("\0".join([text, *command]).encode()).hexdigest() + suffix)
     if not made.exists():
@@ -72,17 +85,17 @@ class RawModule:
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         self.options = options
-        (self.file,) = (file for file in cuda_registry.FILES if cuda_registry.source(file) == code)
+        (self.file,) = (file for file in registry.FILES if sources.source(file) == code)
 
     def get_function(self, name: str) -> Function:
-        return Function(cuda_registry.KERNELS[name], library(self.file, self.options))
+        return Function(registry.KERNELS[name], library(self.file, self.options))
 
 
 class Function:
-    """A kernel: called with grid, block and arguments."""
+    """A kernel, called with grid, block and arguments."""
 
-    def __init__(self, kernel: cuda_registry.Kernel, library: ctypes.CDLL) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: registry.Kernel, library: ctypes.CDLL) -> None:
+        self.kernel, self.together = kernel, kernel.name in cooperative(kernel.file)
         self.run = getattr(library, f"run_{kernel.name}")
         types = getattr(library, f"types_{kernel.name}")
         types.restype = ctypes.c_char_p
@@ -95,12 +108,29 @@ class Function:
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         shape = [(ctypes.c_uint * 3)(*(*extent, 1, 1)[:3]) for extent in (grid, block)]
         launches.append(self.kernel.name)
-        stuck = self.run(pointers, *shape, self.kernel.together, order["backwards"])
+        stuck = self.run(pointers, *shape, self.together, order["backwards"])
         assert not stuck, f"{self.kernel.name}: threads wait for each other in vain"
 
 
+@functools.cache
+def cooperative(file: str) -> frozenset[str]:
+    """The functions of a file whose threads wait for each other or exchange values, here or in a function they call.
+
+    Each thread of such a kernel runs as a fiber; the threads of others run one after another, which is faster.
+    """
+    bodies = dict(
+        re.findall(r"^\w[^\n]*?\b(\w+)\([^;{]*\{\n(.*?)^\}", sources.source(file), flags=re.MULTILINE | re.DOTALL)
+    )
+    found: set[str] = set()
+    calls = r"\b(?:__syncthreads|__shfl_xor_sync)\("
+    while more := {name for name, body in bodies.items() if re.search(calls, body)} - found:
+        found |= more
+        calls = rf"\b(?:__syncthreads|__shfl_xor_sync|{'|'.join(sorted(found))})\("
+    return frozenset(found)
+
+
 def check_geometry(grid: tuple[int, ...], block: tuple[int, ...]) -> None:
-    """What a device of today takes."""
+    """The limits of today's devices."""
     x, y, z = (*grid, 1, 1)[:3]
     assert all(isinstance(n, int) for n in (*grid, *block)), f"grid {grid}, block {block}"
     assert 1 <= x < 2**31 and 1 <= y < 2**16 and 1 <= z < 2**16, f"grid {grid}"
@@ -108,7 +138,7 @@ def check_geometry(grid: tuple[int, ...], block: tuple[int, ...]) -> None:
 
 
 def value(name: str, kind: str, argument: object) -> np.ndarray:
-    """The bytes of one argument, once it is known to be what the kernel declares."""
+    """The bytes of one argument, after a check that it has the type that the kernel declares."""
     if kind.startswith("*"):
         if isinstance(argument, np.uint64) and argument == 0:
             return np.array(0, np.uint64)
@@ -125,6 +155,7 @@ def value(name: str, kind: str, argument: object) -> np.ndarray:
 
 
 def check_pointer(name: str, kind: str, held: np.ndarray) -> None:
+    """Does an array hold elements of the type that a pointer points to, and whole packs of them?"""
     dtype = "uint8" if held.dtype == bool else held.dtype.name
     if kind.startswith("struct"):  # a pack, or a 16-bit float
         size = int(kind[6:])
@@ -160,7 +191,7 @@ def nvrtc() -> ctypes.CDLL | None:
 def compile_for(arch: str, file: str, options: tuple[str, ...]) -> bytes:
     """A kernel file as machine code for one generation of GPUs, such as ``sm_90``."""
     lib, program = nvrtc(), ctypes.c_void_p()
-    text = cuda_registry.source(file).encode()
+    text = sources.source(file).encode()
     assert lib.nvrtcCreateProgram(ctypes.byref(program), text, file.encode(), 0, None, None) == 0
     given = [f"-arch={arch}", "--device-as-default-execution-space", "-ftz=true", *options]  # as CuPy does
     failed = lib.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*(o.encode() for o in given)))
@@ -177,9 +208,9 @@ def compile_for(arch: str, file: str, options: tuple[str, ...]) -> bytes:
 
 
 def registers(code: bytes) -> dict[str, int]:
-    """How many registers a thread of each kernel takes: read from the machine code, which is an ELF file."""
+    """How many registers a thread of each kernel needs, read from the machine code, which is an ELF file."""
     start, count, names = (*struct.unpack_from("<Q", code, 0x28), *struct.unpack_from("<HH", code, 0x3C))
-    sections = [struct.unpack_from("<IIQQQQIIQQ", code, start + 64 * i) for i in range(count)]  # 4: place, 5: size
+    sections = [struct.unpack_from("<IIQQQQIIQQ", code, start + 64 * i) for i in range(count)]  # 4: offset, 5: size
 
     def text(table: int, at: int) -> str:
         return code[sections[table][4] + at : code.index(b"\0", sections[table][4] + at)].decode()
@@ -189,7 +220,7 @@ def registers(code: bytes) -> dict[str, int]:
     found, at = {}, info[4]
     while at < info[4] + info[5]:
         form, attribute, size = struct.unpack_from("<BBH", code, at)
-        if (form, attribute) == (4, 0x2F):  # a kernel's symbol, and its registers
+        if (form, attribute) == (4, 0x2F):  # a kernel's symbol and its number of registers
             symbol, used = struct.unpack_from("<II", code, at + 4)
             found[text(symbols[6], *struct.unpack_from("<I", code, symbols[4] + 24 * symbol))] = used
         at += 4 + (size if form == 4 else 0)

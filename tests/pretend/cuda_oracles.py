@@ -15,24 +15,37 @@ DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 def there(value):
+    """Arrays, also in lists and dicts, on the device; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: there(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [there(inner) for inner in value]
     return dn.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def scalar(number, dtype):
+    """A number of this dtype."""
+    return np.dtype(dtype).type(number)
+
+
 def flat(result):
-    parts = result if isinstance(result, tuple) else (result,)
-    return [p for part in parts for p in (part.values() if isinstance(part, dict) else [part])]
+    """The arrays of a result: an array, or tuples, lists and dicts of them."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    return [p for part in result for p in flat(part)] if isinstance(result, (tuple, list)) else [result]
 
 
 def agree(name, *arguments, K, scale=1.0, **options):
-    """The kernel serves, gives the reference's numbers, and the same bits when blocks and threads run last to first."""
+    """The kernel serves, gives the reference's numbers, and the same bits when blocks and threads run in reverse."""
     results = []
     for backwards in (False, True):
         cuda_host.order["backwards"] = backwards
-        moved = [{k: there(v) for k, v in a.items()} if isinstance(a, dict) else there(a) for a in arguments]
-        before = [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")]
+        moved = [there(a) for a in arguments]
+        before = [dn.to_numpy(a).tobytes() for a in flat(moved) if hasattr(a, "shape")]
         result = cupy_backend.OWN[name](*moved, **options)
         assert result is not NotImplemented, name
-        assert before == [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")], f"{name}: an input changed"
+        after = [dn.to_numpy(a).tobytes() for a in flat(moved) if hasattr(a, "shape")]
+        assert before == after, f"{name}: an input changed"
         results.append([dn.to_numpy(part) for part in flat(result)])
     cuda_host.order["backwards"] = False
     with np.errstate(all="ignore"):

@@ -1,9 +1,9 @@
 """A module that looks like NVIDIA's cuDNN frontend, as far as dualnet uses it, beside the pretend CuPy.
 
-It is stricter than the real one: dims, strides, dtypes and the order of calls must be exact, addresses aligned and of
-the arrays that were described. ``execute_plan_at_index`` computes the declared convolution as plain loops over taps,
-from the raw addresses, and writes over the whole workspace first. Each plan takes as long as :data:`PLANS` says, by a
-clock that the pretend events read (fake_clock.py); kernels and products beside cuDNN move that clock too.
+It is stricter than the real one: dims, strides, dtypes and the order of calls must be exact, and addresses must be
+aligned and belong to the described arrays. ``execute_plan_at_index`` computes the declared convolution from the raw
+addresses, in plain loops over taps, after it has overwritten the whole workspace. Each plan takes as long as
+:data:`PLANS` says, by a clock that the pretend events read (fake_clock.py); other kernels and products move it too.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from oracles import error, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends.gpu import cublas, cudnn_kernels, cudnn_plans
-from dualnet.backends.gpu import cudnn_library as cudnn
+from dualnet.backends.gpu import cublas, cudnn_kernels, cudnn_library, cudnn_plans
 from dualnet.geometry import windows
 
 data_type = Enum("data_type", "FLOAT HALF BFLOAT16 DOUBLE NOT_SET")
@@ -54,9 +53,7 @@ PLANS: list[tuple[str, str, float]] = [  # name, notes, seconds
     ("eng_good", "", 5e-6),
     ("eng_alike", "", 4.9e-6),
 ]
-LAUNCH, PRODUCT, FILLING = 1e-6, 1e-4, 4e-5  # what a kernel, a product and 128 MiB of zeros beside cuDNN take
-
-
+LAUNCH, PRODUCT, FILLING = 1e-6, 1e-4, 4e-5  # seconds of a kernel, a product and 128 MiB of zeros beside cuDNN
 LIMITS = {"float16": 1e-3, "bfloat16": 1e-2}
 
 
@@ -116,7 +113,7 @@ class Handle:
 
 @dataclass
 class World:
-    """What was asked of cuDNN."""
+    """The calls of cuDNN so far, and its clock."""
 
     cupy: Any
     clock: float = 0.0
@@ -146,7 +143,7 @@ class World:
 
 
 def install(monkeypatch: Any, cupy: Any) -> World:
-    """Put the module into ``sys.modules``, beside this pretend CuPy; nothing was found, planned or chosen before."""
+    """Put the module into ``sys.modules``, beside this pretend CuPy, in a process without any plan yet."""
     world = World(cupy)
     module = fake_cupy.module(
         "cudnn",
@@ -172,9 +169,9 @@ def install(monkeypatch: Any, cupy: Any) -> World:
 
 def fresh(monkeypatch: Any) -> None:
     """A process that has not looked for cuDNN yet, and has no plan."""
-    monkeypatch.setattr(cudnn, "_found", [])
-    monkeypatch.setattr(cudnn, "_of_thread", cudnn._Kept())
-    monkeypatch.setattr(cudnn, "_captured", {})
+    monkeypatch.setattr(cudnn_library, "_found", [])
+    monkeypatch.setattr(cudnn_library, "_of_thread", cudnn_library._Kept())
+    monkeypatch.setattr(cudnn_library, "_captured", {})
     monkeypatch.setattr(cudnn_plans, "_of_thread", cudnn_plans._Kept())
     monkeypatch.setattr(cudnn_plans, "_choices", {})
     monkeypatch.setattr(cudnn_plans, "reasons", {})
@@ -247,7 +244,7 @@ class Graph:
         return Tensor(self)
 
     def relu(self, *, input) -> Tensor:  # noqa: A002
-        assert self.steps == ["forward", "bias"], "cuDNN has no plans for a convolution and ReLU without bias"
+        assert self.steps == ["forward", "bias"], "cuDNN has no plan for a convolution with ReLU and without bias"
         self.steps.append("relu")
         self.conv["relu"] = True
         return Tensor(self)
@@ -338,7 +335,7 @@ class Graph:
 
 
 def owned(world: World, address: int, size: int) -> bool:
-    """Does an array of the device lie there, with room for so many bytes?"""
+    """Does an array of the device have ``size`` bytes at this address?"""
     for ref in list(world.cupy.now.graphs.memory.values()):
         base = ref()
         if base is not None and base.ctypes.data <= address and address + size <= base.ctypes.data + base.nbytes:
@@ -347,7 +344,7 @@ def owned(world: World, address: int, size: int) -> bool:
 
 
 def view(address: int, tensor: Tensor) -> np.ndarray:
-    """The memory of a tensor, in its dims."""
+    """The memory of a tensor, as an array with its dims."""
     dtype = np.dtype(_named(DTYPES[tensor.data_type]))
     flat = np.frombuffer((ctypes.c_char * tensor.bytes).from_address(address), dtype)
     strides = [s * dtype.itemsize for s in tensor.stride]
@@ -400,10 +397,11 @@ def _span(start: int, positions: int, stride: int) -> slice:
     return slice(start, start + (positions - 1) * stride + 1, stride)
 
 
-# -- asking dualnet's kernels ------------------------------------------------------------------------------------------
+# -- calling dualnet's kernels -----------------------------------------------------------------------------------------
 
 
 def dtype_of(name):
+    """A name that NumPy knows, or ml_dtypes' type for bfloat16."""
     return pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name
 
 
@@ -414,7 +412,7 @@ def arrays(rng, at, N, C, D, groups, dtype="float32"):
 
 
 def placed(rng):
-    """Windows that were drawn: sides that differ, padding on one side more than on the other."""
+    """Windows drawn at random: oblong, with other padding on one side than on the other."""
     window, stride, dilation = (tuple(int(v) for v in rng.integers(1, n, 2)) for n in (5, 4, 4))
     pads = tuple(tuple(int(v) for v in rng.integers(0, 4, 2)) for _ in range(2))
     extent = [r * (k - 1) + 1 for k, r in zip(window, dilation)]
@@ -423,17 +421,17 @@ def placed(rng):
 
 
 def asked(kernel, *given, **options):
-    """A kernel's results on the host, and where they lie there."""
+    """A kernel's result on the host, or ``NotImplemented``."""
     moved = [dn.asarray(a) if isinstance(a, np.ndarray) else a for a in given]
     before = [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")]
     result = getattr(cudnn_kernels, kernel)(*moved, **options)
     assert before == [dn.to_numpy(a).tobytes() for a in moved if hasattr(a, "shape")], f"{kernel}: an input changed"
-    assert not set(cudnn_plans.reasons.values()) - {"sooner without"}, cudnn_plans.reasons
+    assert not set(cudnn_plans.reasons.values()) - {"faster without"}, cudnn_plans.reasons
     return result if result is NotImplemented else dn.to_numpy(result)
 
 
 def agree(kernel, *given, K, **options):
-    """The kernel serves, and gives the numbers that the reference has in float64."""
+    """The kernel serves, and gives the numbers of the reference in float64."""
     got = asked(kernel, *given, **options)
     assert got is not NotImplemented, kernel
     dtype = got.dtype.name
@@ -443,3 +441,17 @@ def agree(kernel, *given, K, **options):
     limit = LIMITS.get(dtype) or tau("float32", K)
     assert error(got.astype(np.float64), want) <= limit, f"{kernel}: {error(got.astype(np.float64), want):.1e}"
     return got
+
+
+def captured(world, work):
+    """A stream, a graph of this work recorded on it, and the arrays that the work returned."""
+    stream = world.cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        work()
+        stream.begin_capture()
+        try:
+            result = work()
+        finally:
+            graph = stream.end_capture()
+        graph.upload(stream)
+    return stream, graph, result

@@ -1,10 +1,9 @@
-"""A module that looks like CuPy on a machine with several GPUs, over the strict backend's namespace.
+"""A module that looks like CuPy on a machine with several GPUs, made from the strict backend's namespace.
 
-What CuPy does and the strict backend alone does not show: every array lies on one device, and computing with it while
-another device is the current one fails; arrays have addresses and flags, and CUDA kernels run (on the host, see
-cuda_host.py). What ``empty`` returns lies between two fences, and a kernel that writes beyond its array is caught.
-Arrays lie in pools of memory (fake_memory.py), a stream records graphs (fake_graphs.py), and products are cuBLAS's,
-called by address.
+It does what CuPy does and the strict backend does not: every array lies on one device, and computing with it fails
+while another device is current; arrays have addresses and flags, and CUDA kernels run, on the host (cuda_host.py). An
+array from ``empty`` lies between two fences, so that a kernel that writes beyond it is caught. Arrays lie in memory
+pools (fake_memory.py), a stream records graphs (fake_graphs.py), and cuBLAS computes products from addresses.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ import pytest
 
 import dualnet as dn
 from dualnet.backends import strict_backend
-from dualnet.backends.gpu import cublas, installing
-from dualnet.backends.gpu import cudnn_library as cudnn
+from dualnet.backends.gpu import cublas, cudnn_library, installing
 from dualnet.backends.strict_backend import StrictArray
 
 COMPUTE_TYPES = {"COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
@@ -66,7 +64,7 @@ def install(monkeypatch, devices: int = 2) -> types.ModuleType:
     for fake in (cupy, module("cupy._core", __path__=[]), linalg):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
     cupy.computed = computed
-    monkeypatch.setattr(cudnn, "_found", [(None, "not here: the device is pretended")])  # fake_cudnn.py puts one there
+    monkeypatch.setattr(cudnn_library, "_found", [(None, "none beside a pretend device")])  # fake_cudnn.py adds one
     return cupy
 
 
@@ -83,6 +81,7 @@ def in_force(monkeypatch) -> Iterator[types.ModuleType]:
 
 
 def module(name: str, **members: object) -> types.ModuleType:
+    """A module with these members."""
     made = types.ModuleType(name)
     made.__spec__ = ModuleSpec(name, None)
     vars(made).update(members)
@@ -190,7 +189,7 @@ _fenced: list[weakref.ref] = []
 
 
 def fenced(shape: object, dtype: object) -> numpy.ndarray:
-    """An array that is full of NaN (or of the largest integer), between two fences."""
+    """An array full of NaN (or of the largest integer), between two fences."""
     shape = shape if isinstance(shape, tuple) else (shape,)
     size = int(numpy.prod(shape, dtype=int)) * numpy.dtype(dtype).itemsize
     whole = numpy.full(size + 3 * FENCE, 0xFF, numpy.uint8)
@@ -209,6 +208,7 @@ _lengths: dict[int, tuple[int, int]] = {}
 
 
 def check_fences() -> None:
+    """Has nothing written beyond an array?"""
     for ref in list(_fenced):
         whole = ref()
         if whole is not None:
@@ -217,7 +217,7 @@ def check_fences() -> None:
 
 
 class RawModule(cuda_host.RawModule):
-    """Kernels of the host, with a look at the fences after each launch."""
+    """Kernels on the host; the fences are checked after each launch."""
 
     def __init__(self, graphs: fake_graphs.Graphs, **options: object) -> None:
         super().__init__(**options)

@@ -1,9 +1,9 @@
-"""CUDA graphs on the pretend device: a stream that records what is launched, and repeats it.
+"""CUDA graphs on the pretend device: a stream records launches, and a graph repeats them.
 
-As on a GPU, what is recorded is not computed: when the recording ends, memory is as it was before. A launch repeats
-every call with the arrays and numbers that it was recorded with. Memory that was allocated while recording is filled
-with NaN before each launch, so that a step which reads what an earlier one left there is seen. Copies to and from the
-host, waiting for the device, and CuPy's own cuBLAS fail while a stream records, as they do in CuPy 14.
+As on a GPU, nothing is computed while recording: afterwards memory is as it was before. A launch of the graph repeats
+every call with the arrays and numbers of the recording. Memory allocated while recording is filled with NaN before each
+launch, which exposes a step that reads what an earlier one left there. Copies to and from the host, waiting for the
+device, and CuPy's own cuBLAS fail while a stream records, as in CuPy 14.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 
 class Graphs:
-    """The streams of a pretend machine, and what one of them is recording."""
+    """The streams of a pretend machine, and the recording of one of them."""
 
     def __init__(self) -> None:
         self.streams = [Stream(self, 0)]  # the last one is current; the first is CUDA's default stream
         self.made = 0
         self.recording: list[Any] | None = None  # (call, its result) one after another
-        self.inside = 0  # a call made by a call is not recorded
+        self.inside = 0  # calls inside a recorded call are not recorded
         self.memory: dict[int, weakref.ref] = {}
         self.fresh: list[np.ndarray] = []  # what was allocated while recording
         self.launched = 0
         self.device = fake_memory.DeviceMemory()
 
     def cuda(self) -> dict[str, Any]:
-        """What ``cupy.cuda`` has of it."""
+        """The part of ``cupy.cuda`` that it stands for."""
 
         def stream(non_blocking: bool = False) -> Stream:
             self.made += 1
@@ -48,7 +48,7 @@ class Graphs:
             "get_current_stream": lambda: self.streams[-1],
         }
 
-    # -- what happens on the device
+    # -- calls on the device
 
     def call(self, name: str, function: Callable[[], Any]) -> Any:
         if self.recording is None or self.inside:
@@ -75,7 +75,7 @@ class Graphs:
         return call
 
     def born(self, held: np.ndarray) -> None:
-        """An array of the device came to be, over old memory or new."""
+        """Note a new array of the device, in old memory or new."""
         base = _base(held)
         known = self.memory.get(id(base))
         if known is not None and known() is base:
@@ -161,7 +161,7 @@ class Stream:
 class Cublas:
     """cuBLAS's own functions, over addresses of the host.
 
-    As the real one may, it splits a sum into parts, which take the type of the result unless the mode forbids it.
+    Like the real one it splits a sum into parts, which have the type of the result unless the mode forbids that.
     """
 
     def __init__(self, graphs: Graphs) -> None:
@@ -193,11 +193,13 @@ class Cublas:
 
     def cublasGemmEx(self, handle, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
         at = self.handles[handle.value]
-        assert at["stream"] == self.graphs.streams[-1].ptr and at["workspace"], "a handle of another stream"
+        assert at["stream"] == self.graphs.streams[-1].ptr and at["workspace"], "the handle is on another stream"
         assert lda >= (k if ta else m) and ldb >= (n if tb else k) and ldc >= m
         assert alpha._obj.value == 1.0 and beta._obj.value in (0.0, 1.0) and how[1] == -1
         assert type(alpha._obj) is type(beta._obj) is (ctypes.c_double if c_type == 1 else ctypes.c_float)
-        assert a_type == b_type and c_type in {a_type, 0 if a_type in HALVES else a_type}, "not a row of cuBLAS's table"
+        assert a_type == b_type and c_type in {a_type, 0 if a_type in HALVES else a_type}, (
+            "cuBLAS has no such combination of types"
+        )
         adds = beta._obj.value == 1.0
         self.products += 1
         self.computed.append(how[0])
@@ -219,7 +221,7 @@ class Cublas:
 
 
 def _matrix(address: int, kind: int, rows: int, columns: int, ld: int, transposed: int) -> np.ndarray:
-    """A column-major matrix, once it is transposed if that was asked for."""
+    """A column-major matrix, transposed if asked for."""
     down, across = (columns, rows) if transposed else (rows, columns)
     whole = _memory(address, kind, ld, down, across)
     return whole.T if transposed else whole

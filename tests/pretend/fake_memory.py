@@ -1,9 +1,9 @@
-"""The memory of the pretend device, and CuPy's pools over it, as far as dualnet depends on them.
+"""The memory of the pretend device and CuPy's pools over it, as far as dualnet depends on them.
 
-A pool takes blocks from the device and keeps what arrays leave there for other arrays; several may share a block. Only
-``free_all_blocks`` gives blocks back, those in which nothing is left. As in CuPy from 14.1 on, a pool that is merely
-dropped never gives its blocks back. Where the device has no room, a pool gives back what it can and tries again.
-Streams, which have parts of a pool to themselves in CuPy, are not told apart.
+A pool takes blocks from the device, and keeps freed memory in them for other arrays; several arrays may share a block.
+Only ``free_all_blocks`` gives back blocks, those without arrays. As in CuPy from 14.1 on, a pool that is only dropped
+never gives back its blocks. If the device has no room, a pool frees what it can and tries again. In CuPy each stream
+has a part of the pool to itself; here all streams share it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class OutOfRoom(Exception):
 
 
 class DeviceMemory:
-    """How much memory the device has, and who holds it."""
+    """How much memory the device has, and what holds it."""
 
     def __init__(self) -> None:
         self.room, self.taken = 2**40, 0
-        self.blocks: list[Block] = []  # of all pools, also of those that were dropped
+        self.blocks: list[Block] = []  # of all pools, dropped ones included
         self.default = Pool(self)
         self.allocators: list[Callable[[int], Any]] = [self.default.malloc]  # the last one is current
-        self.replays = False  # a graph that is launched allocates nothing; the pretend one makes arrays on the way
+        self.replays = False  # a launched graph allocates nothing; the pretend one makes arrays meanwhile
 
     def cuda(self) -> dict[str, Any]:
-        """What ``cupy.cuda`` has of it."""
+        """The part of ``cupy.cuda`` that it stands for."""
 
         @contextmanager
         def using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
@@ -50,17 +50,17 @@ class DeviceMemory:
         }
 
     def born(self, array: Any) -> None:
-        """An array came to be, and lies where the allocator in force puts it for as long as it is there."""
+        """Give a new array memory from the current allocator, for as long as the array lives."""
         if array.nbytes and not self.replays:
             weakref.finalize(array, self.allocators[-1](array.nbytes).free)
 
     def beside_the_default_pool(self) -> int:
-        """Bytes that other pools hold."""
+        """Bytes that all other pools hold."""
         return self.taken - self.default.total_bytes()
 
 
 class Memory:
-    """Memory of the device, for as long as this object is there."""
+    """Memory of the device, held as long as this object lives."""
 
     size = 0
 

@@ -1,7 +1,7 @@
-"""A pytest plug-in: the pretend CuPy for a whole run, so that any test with the fixture ``backend`` runs on it too.
+"""A pytest plug-in: the pretend CuPy for a whole run, so that every test with the fixture ``backend`` runs on it too.
 
-``PYTHONPATH=tests/pretend pytest -p pretend_device -k cupy tests/ops`` runs the CUDA kernels, on the host,
-in the ordinary tests.
+``PYTHONPATH=tests/pretend pytest -p pretend_device -k cupy tests/ops`` runs the ordinary tests with the CUDA kernels,
+on the host.
 """
 
 from __future__ import annotations

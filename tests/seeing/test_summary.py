@@ -163,7 +163,7 @@ def test_html_is_a_table_without_raw_text():
 
 def test_what_cannot_be_summed_up():
     net = dn.Sequential([dn.Conv2D(4, 3)])
-    with pytest.raises(ValueError, match="not initialised; say summary"):
+    with pytest.raises(ValueError, match="not initialised; call summary"):
         net.summary()
     with pytest.raises(ValueError, match="layer 0 .Conv2D.*does not fit"):
         net.summary((2, 2, 1))

@@ -1,4 +1,4 @@
-"""The variable DUALNET_BACKEND and the import itself, each in a process of its own."""
+"""Processes as a whole: what the import does, and what DUALNET_BACKEND chooses; each test starts new ones."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def run(tmp_path, code, **variables):
         (
             {"DUALNET_BACKEND": "cupy:1.5"},
             "",
-            "ValueError: DUALNET_BACKEND=cupy:1.5: backend 'cupy:1.5': after the colon",
+            "ValueError: DUALNET_BACKEND=cupy:1.5: backend 'cupy:1.5': expected a device number",
         ),
         (
             {"DUALNET_BACKEND": "cupy"},
             "",
             "BackendUnavailable: DUALNET_BACKEND=cupy: cupy: there is no NVIDIA driver here. "
-            "CuPy is installed, and needs an NVIDIA GPU with its driver",
+            "CuPy is installed, but needs an NVIDIA GPU with its driver",
         ),
         (
             {"DUALNET_BACKEND": "CUPY:1"},
@@ -113,10 +113,33 @@ def test_import_is_silent_and_touches_nothing(tmp_path):
     import sys
     import dualnet
     print(*(name for name in ("cupy", "tqdm", "safetensors", "importlib.metadata", "argparse") if name in sys.modules))
-    print(*(name for name in sys.modules if name.startswith("dualnet.backends.")))
+    late = ("dualnet.backends.", "dualnet.seeing.viz.", "dualnet.zoo")
+    print(*(name for name in sys.modules if name.startswith(late)))
     """
     done = run(tmp_path, code, DUALNET_BACKEND="cupy")
     assert (done.stdout, done.stderr) == ("\n\n", "")
+
+
+def test_dotted_imports(tmp_path):
+    """Whatever folder a module lies in; and dn.explain and dn.parity stay functions beside the modules."""
+    code = """
+    import dualnet.explain, dualnet.parity
+    import dualnet as dn
+    from dualnet.explain import explain
+    from dualnet.parity import certify, parity
+    assert dn.explain is explain and dn.parity is parity and callable(certify)
+
+    import dualnet.bench, dualnet.check, dualnet.data, dualnet.losses, dualnet.ops, dualnet.schedules
+    import dualnet.viz, dualnet.zoo
+    from dualnet.losses import huber
+    from dualnet.schedules import Cosine
+    from dualnet.viz import filters, saliency
+    from dualnet.zoo import exercises
+    assert (huber, Cosine, filters) == (dn.losses.huber, dn.schedules.Cosine, dn.viz.filters)
+    assert dn.explain is explain and dn.parity is parity and dn.ops.losses is dn.losses is dualnet.losses
+    assert set(dn.viz.__all__) <= set(dir(dn.viz)) and not hasattr(dn.viz, "flowers")
+    """
+    assert run(tmp_path, code).stderr == ""
 
 
 def test_import_takes_a_tenth_of_a_second_over_numpy(tmp_path):

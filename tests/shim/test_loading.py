@@ -1,25 +1,19 @@
-"""Backends that other distributions bring, threads that load at once, precision, and the table that tells."""
+"""Backends by name: plug-ins of other distributions, threads that load at once, and the precision."""
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pristine
 import pytest
 
 import dualnet as dn
 from dualnet.shim import loading
 
+pytestmark = pytest.mark.usefixtures("fresh")
 BACKENDS = "numpy, cupy, strict, cupy:N, auto"
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    pristine.process(monkeypatch)
 
 
 def test_precision():
@@ -122,26 +116,3 @@ def test_eight_threads_load_one_backend_once(acme):
         backends = list(pool.map(load, range(8)))
     assert len(set(map(id, backends))) == 1
     assert sys.modules["acme_backend"].loads == [None]
-
-
-# -- telling -----------------------------------------------------------------------------------------------------------
-
-
-def test_info_is_a_table(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with dn.use_backend("strict"):
-        table = dn.info()
-    assert table["backend"] == "strict" and table["chosen by"] == "use_backend"
-    assert table["numpy"] == np.__version__ and table["dualnet"] == dn.__version__
-    lines = str(table).splitlines()
-    assert "backend    strict" in lines and "backends   numpy: available" in lines
-    assert "           strict: available" in lines
-    assert "threads    OMP_NUM_THREADS: 3" in lines
-    assert repr(table) == str(table)
-    assert str(type(table)()) == ""
-
-
-def test_the_whole_is_quick():
-    start = time.perf_counter()
-    dn.info()
-    assert time.perf_counter() - start < 1

@@ -1,4 +1,4 @@
-"""What fit tells before its first step: a batch that will not do, and a loss that does what a layer has done."""
+"""What is said before the first step: arguments, data, network and loss that do not fit together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+from bars import bars, small
 
 import dualnet as dn
 
@@ -78,3 +79,148 @@ def test_an_optimizer_for_each_network():
     net.fit(X, T, optimizer=optimizer, verbose=0)  # it goes on
     with pytest.warns(UserWarning, match="the network is new, and Adam has made 2 steps.*an optimizer for each"):
         network().fit(X, T, optimizer=optimizer, verbose=0)
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+BARS, LABELS = bars(8)
+MISTAKES = [
+    (lambda n: n.fit(BARS, LABELS[:5]), "fit: x holds 8 examples and t 5"),
+    (lambda n: n.fit(BARS[:0], LABELS[:0]), "fit: x holds no examples"),
+    (lambda n: n.fit(BARS, LABELS + 1), "fit: .*2"),
+    (lambda n: n.fit(BARS, LABELS - 1), "fit: .*-1"),
+    (lambda n: n.fit(BARS[:, :, :, 0], LABELS), "The channel is missing"),
+    (lambda n: n.fit(BARS, LABELS, epochs=-1), "epochs must be at least 0"),
+    (lambda n: n.fit(BARS, LABELS, batch_size=0), "batch_size must be at least 1"),
+    (lambda n: n.fit(BARS, LABELS, optimizer="adamm"), "adamm.*adam"),
+    (lambda n: n.fit(BARS, LABELS, loss="crossentropy"), "crossentropy.*softmax_cross_entropy"),
+    (lambda n: n.fit(BARS, LABELS, verbose=3), "verbose is 0"),
+    (lambda n: n.fit(BARS, LABELS, validation_data=BARS), "validation_data is a pair"),
+    (lambda n: n.fit(BARS, LABELS, validation_data=(BARS, LABELS[:2])), "validation_data: x holds 8 examples and t 2"),
+    (lambda n: n.evaluate(BARS, LABELS[:5]), "evaluate: x holds 8 examples and t 5"),
+    (lambda n: n.predict(BARS[..., 0]), "The channel is missing"),
+    (
+        lambda n: n.fit(np.arange(8.0), LABELS),
+        r"x has shape \(8,\) and t \(8,\); .* x\[:, None\] has one number for each",
+    ),
+    (
+        lambda n: dn.Sequential([dn.Flatten(), dn.Dense(1)]).fit(BARS, LABELS, loss="mean_squared_error"),
+        r"y has shape \(1, 1\) and t \(1,\); expected one shape \(N, ...\). t\[:, None\] has it",
+    ),
+    (
+        lambda n: n.predict(BARS[0]),
+        r"predict: x has shape \(6, 6, 1\), that of one example; x\[None\] is a batch of one",
+    ),
+    (
+        lambda n: n.fit(BARS.transpose(0, 3, 1, 2), LABELS),
+        r"channels stand first: x.transpose\(0, 2, 3, 1\) has them last",
+    ),
+    (
+        lambda n: n.fit(BARS, LABELS, epochs=1, initial_epoch=3),
+        "initial_epoch=3 lies beyond epochs=1.*for 1 more, pass epochs=4",
+    ),
+    (lambda n: n.fit(BARS, LABELS, augment=dn.data.Augment(6)), "augment shifts images of .6, 6, 1. by up to 6 pixels"),
+    (
+        lambda n: dn.Sequential([dn.Flatten()]).evaluate(BARS, LABELS),
+        "^Sequential has no parameters yet: call net.init",
+    ),
+]
+
+
+@pytest.mark.parametrize("act, words", MISTAKES, ids=[words[:40] for _, words in MISTAKES])
+def test_mistakes_change_nothing(backend, act, words):
+    net = small()
+    before = {name: np.array(dn.to_numpy(v)) for name, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        act(net)
+    after = net.state_dict()
+    assert all(np.array_equal(v, dn.to_numpy(after[name])) for name, v in before.items())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda x, t: (x, t[:, None]),
+            r"fit: the loss does not take outputs of shape \(N, 2\) with .* \(16, 1\), int64",
+        ),
+        (lambda x, t: (x, t.astype(str)), r"fit: t has dtype <U21; expected numbers. numpy.unique"),
+        (lambda x, t: (x, t.astype(object)), "fit: t has dtype object; expected numbers"),
+        (lambda x, t: (x, t.astype(float)), "labels are integers, got float64"),
+        (
+            lambda x, t: (np.ones((16, 9, 9, 1)), t),
+            r"x has shape \(16, 9, 9, 1\), where init was given \(6, 6, 1\); layer 6 \(Dense\): dense: x \(1, 36\) has",
+        ),
+        (lambda x, t: (x[..., 0], t), r"x has shape \(1, 6, 6\); expected \(N, 6, 6, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(change, message):
+    x, t = change(*bars(16))
+    net, begun = small(), []
+    callback = dn.Callback()
+    callback.on_fit_begin = begun.append
+    with pytest.raises((TypeError, ValueError), match=message):
+        net.fit(x, t, callbacks=callback, verbose=0)
+    if x.ndim == 4 and len(x[0]) == 9:
+        with pytest.raises(ValueError, match=message):
+            net.predict(x)
+        with pytest.raises(ValueError, match="fit: validation_data: " + message):
+            net.fit(*bars(16), validation_data=(x, t), callbacks=callback, verbose=0)
+    assert not begun
+
+
+def test_outputs_and_targets_of_two_shapes_are_both_shown():
+    x, t = bars(16)
+    message = (
+        r"outputs of shape \(N, 2\) with targets t of shape \(16,\), int64: mean_squared_error: y has shape \(1, 2\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        small().fit(x, t, loss="mean_squared_error", verbose=0)
+
+
+def test_warnings_point_at_the_line_that_called_fit():
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2), dn.Softmax()])
+    with pytest.warns(UserWarning, match="ends with Softmax") as caught:
+        net.fit(X, T, verbose=0)
+    optimizer = dn.Adam()
+    dn.Sequential([dn.Flatten(), dn.Dense(2)]).fit(X, T, optimizer=optimizer, verbose=0)
+    with pytest.warns(UserWarning, match="the network is new") as again:
+        dn.Sequential([dn.Flatten(), dn.Dense(2)]).fit(X, T, optimizer=optimizer, verbose=0)
+    assert [warning.filename for warning in (*caught, *again)] == [__file__, __file__]
+
+
+def test_arguments_are_checked_in_their_order():
+    """The first mistake is the one that is reported: lengths, data, validation, loss, then what fits together."""
+    mistakes = [
+        ({"epochs": -1}, "epochs must be"),
+        ({"initial_epoch": 9}, "initial_epoch=9 lies beyond"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"t": T[:5]}, "fit: x holds 9 examples and t 5"),
+        ({"validation_data": X}, "validation_data is a pair"),
+        ({"loss": "none"}, "unknown loss"),
+        ({"augment": "yes"}, "fit: augment is a dn.data.Augment"),
+        ({"optimizer": "none"}, "none.*adam"),
+        ({"shuffle": 1}, "shuffle is True or False"),
+        ({"callbacks": 3}, "a callback is a"),
+        ({"loss_scale": "none"}, "loss_scale is 'auto'"),
+        ({"capture": 1}, "capture is True or False"),
+        ({"verbose": 3}, "verbose is 0"),
+    ]
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+    for first in range(len(mistakes)):
+        options = {"x": X, "t": T}
+        for wrong, _ in mistakes[first:]:
+            options |= wrong
+        with pytest.raises((ValueError, TypeError), match=mistakes[first][1]):
+            net.fit(**options)
+
+
+def test_a_loss_that_returns_something_else(backend):
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+    for wrong, told in (
+        (lambda y, t: y, r"a [A-Za-z]+ \(1, 2\)"),
+        (lambda y, t: (y, lambda: y), r"a [A-Za-z]+ \(1, 2\), a function"),
+        (lambda y, t: (0.5, 0.5, 0.5), "a float, a float, a float"),
+    ):
+        with pytest.raises(TypeError, match=f"evaluate: the loss returned {told}; expected one number, the batch's"):
+            net.init((2, 2, 1)).evaluate(X, T, loss=wrong)

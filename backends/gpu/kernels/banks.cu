@@ -1,12 +1,12 @@
-// Banks of filters, turned for cuDNN: (k1·k2·C/g, D) -> (D, k1·k2·C/g), and back.
+// Filter banks, turned for cuDNN: (k1·k2·C/g, D) -> (D, k1·k2·C/g), and back.
 #include "common.h"
 
 #define SIDE 32
 #define ROWS 8
-#define MOST 40  // banks of one launch
+#define PER_LAUNCH 40  // banks
 
-// to (columns, rows) = from (rows, columns) transposed: the tile number `number` of 32 × 32, by 32 × 8 threads, so that
-// they read and write in runs. It is a column wider than it needs, so that no two lanes meet in one bank of memory.
+// to (columns, rows) = from (rows, columns) transposed: one tile of 32 × 32 by 32 × 8 threads, which read and write
+// neighbouring addresses. In shared memory the tile has a spare column, so that no two lanes need one memory bank.
 template <class Number>
 __device__ inline void turn_tile(real* to, const Number* from, int rows, int columns, int number) {
     __shared__ real tile[SIDE][SIDE + 1];
@@ -28,14 +28,14 @@ ENTRY turn(real* to, const real* from, int rows, int columns) {
 struct Turn {
     real* to;
     const wide* from;
-    int rows, columns, blocks;  // blocks, of a tile each, up to and with this bank
+    int rows, columns, blocks;  // blocks: tiles up to and including this bank
 };
 
 struct Turns {
-    Turn at[MOST];
+    Turn at[PER_LAUNCH];
 };
 
-// Many at once, rounded to 16 bits on the way.
+// Many banks in one launch, rounded to 16 bits on the way.
 ENTRY turn_all(Turns all) {
     int k = 0, before = 0;
     while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;

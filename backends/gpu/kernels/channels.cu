@@ -1,17 +1,17 @@
 // Sums over everything but the channels, and batch norm on top of them.
 //
-// A map is seen as rows of `width` packs: as many whole places as fill a warp where channels are few (so that no lane
-// idles), else one place. A block of 32 × 8 threads owns 32 columns of a chunk of rows and adds up what it has of each
-// channel; a second kernel adds up the chunks. Both in a fixed order: the same bits in every run.
+// A map is read as rows of `width` packs: one place of the map or, where channels are few, as many whole places as fill
+// a warp, so that no lane idles. A block of 32 × 8 threads owns 32 columns of a chunk of rows and adds up its part of
+// each channel; a second kernel adds up the chunks. Both in a fixed order: the same bits in every run.
 #include "common.h"
 
 #define LANES 32
-#define ROWS 8   // of threads in a block that reads a map
-#define TALL 32  // in one that adds up chunks; so many threads can have 64 registers each
+#define ROWS 8   // rows of threads in a block that reads a map
+#define TALL 32  // in a block that adds up chunks: up to 64 registers for each thread
 #define TALL_ENTRY extern "C" __global__ void __launch_bounds__(LANES * TALL)
 
 struct Layout {
-    int total, width, C;      // packs of the map, of a row, of a place; width is a multiple of C
+    int total, width, C;      // packs in the map, in a row, in a place; width is a multiple of C
     int rows, chunks, chunk;  // rows in all, blocks that share them, rows of one block
 };
 
@@ -33,26 +33,27 @@ __device__ inline Column my_column(const Layout& in) {
 // The first channel of this thread's packs.
 __device__ inline int my_channel(const Layout& in) { return column_number() % in.C * PACK; }
 
-// Does this thread write what its block knows of its channels? One of those that share them does.
-__device__ inline bool speaks(const Layout& in) { return threadIdx.y == 0 && column_number() < in.C; }
+// Of the threads that share a channel, one writes the result of the block.
+__device__ inline bool writes(const Layout& in) { return threadIdx.y == 0 && column_number() < in.C; }
 
-// What the block's threads hold of a channel, added up, known to all of them: value[v] of channel my_channel + v.
+// Adds up what the threads of a block hold for each channel; every thread gets the sum of channel my_channel + v in
+// value[v].
 __device__ inline void over_block(wide* value, const Layout& in) {
     __shared__ wide held[ROWS][PACK][LANES];
-    __syncthreads();  // the block may have read the last result a moment ago
+    __syncthreads();  // threads may still be reading the last result
     for (int v = 0; v < PACK; v++) held[threadIdx.y][v][threadIdx.x] = value[v];
     __syncthreads();
     for (int v = threadIdx.y; v < PACK; v += ROWS)
         for (int y = 1; y < ROWS; y++) held[0][v][threadIdx.x] += held[y][v][threadIdx.x];
     __syncthreads();
-    int step = min(in.C, LANES);  // lanes that stand a place apart share their channels
+    int step = min(in.C, LANES);  // lanes one place apart hold the same channels
     for (int v = 0; v < PACK; v++) {
         value[v] = 0;
         for (int lane = threadIdx.x % step; lane < LANES; lane += step) value[v] += held[0][v][lane];
     }
 }
 
-// The sum of what the 32 threads of a column hold, known to all of them.
+// Adds up what the 32 threads of a column hold; each of them gets the sum.
 __device__ inline wide over_rows(wide value) {
     __shared__ wide held[TALL][LANES];
     __syncthreads();
@@ -65,7 +66,7 @@ __device__ inline wide over_rows(wide value) {
 }
 
 __device__ inline void store(wide* partial, const wide* value, const Layout& in) {
-    if (!speaks(in)) return;
+    if (!writes(in)) return;
     for (int v = 0; v < PACK; v++) partial[my_channel(in) + v] = value[v];
 }
 
@@ -93,26 +94,26 @@ __device__ inline void add_rows(real* out, const Number* x, int terms, int C, wi
     if (threadIdx.y == 0 && c < C) out[c] = real(sum * scale);
 }
 
-// Second stage.
+// E12, second stage.
 TALL_ENTRY channel_sum_end(real* out, const wide* partial, int terms, int C, wide scale) {
     add_rows(out, partial, terms, C, scale);
 }
 
-// Both in one launch, for a map of few rows.
+// E12 in one launch, for a map with few rows.
 TALL_ENTRY channel_sum_short(real* out, const real* x, int terms, int C, wide scale) {
     add_rows(out, x, terms, C, scale);
 }
 
 // -- mean and variance ------------------------------------------------------------------------------------------------
 
-// How many values a chunk has of each channel: the last one may be cut short.
+// How many values of each channel a chunk has; the last chunk may be shorter.
 __device__ inline int values_of(int chunk, const Layout& in) {
     int places = in.chunk * (in.width / in.C);
     return min(places, in.total / in.C - chunk * places);
 }
 
-// First stage: partial (2, chunks, C) with the mean μ of each chunk, and Σ (x − μ)². The second pass over the chunk
-// finds it in the cache.
+// First stage: partial (2, chunks, C) with the mean μ of each chunk, and Σ (x − μ)². The second pass finds the chunk in
+// the cache.
 ENTRY channel_moments_part(wide* partial, const Pack* x, Layout in) {
     Column mine = my_column(in);
     wide mean[PACK] = {}, squares[PACK] = {}, n = wide(values_of(blockIdx.y, in));
@@ -155,7 +156,8 @@ TALL_ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, 
     variance[c] = spread / n;
 }
 
-// Running statistics after a batch: keep · moving + rest · batch, with the variance · unbias. Old and new may be one array.
+// Running statistics after a batch: keep · moving + rest · batch, the batch's variance times unbias. Old and new may be
+// the same array.
 ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, const wide* mean,
              const wide* variance, wide keep, wide rest, wide unbias, int C) {
     int c = thread_number();
@@ -165,7 +167,7 @@ ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const 
 }
 
 // -- batch norm: every thread keeps the numbers of its channels and walks down its column -----------------------------
-// What there is one of for each channel is `wide`, also beside maps of 16 bits.
+// Values per channel are `wide`, also for maps of 16 bits.
 
 // y = γ (x − μ) / s + β, and E7 with `relu`.
 ENTRY normalise(Pack* y, const Pack* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
@@ -188,7 +190,7 @@ ENTRY normalise(Pack* y, const Pack* x, const wide* mean, const wide* variance, 
     }
 }
 
-// dy, and E14 where a ReLU with output y came behind.
+// dy, after E14 if a ReLU with output y followed.
 struct Deltas {
     wide at[PACK];
 };
@@ -223,8 +225,8 @@ ENTRY normalise_backward_part(wide* partial, const Pack* dy, const Pack* x, cons
     store(partial + (in.chunks + blockIdx.y) * in.C * PACK, products, in);
 }
 
-// Second stage: roads (2, C) with dβ = Σ dy (E12) and dγ = Σ dy x̂.
-TALL_ENTRY normalise_backward_end(wide* roads, const wide* partial, const wide* variance, wide epsilon, Layout in) {
+// Second stage: totals (2, C) with dβ = Σ dy (E12) and dγ = Σ dy x̂.
+TALL_ENTRY normalise_backward_end(wide* totals, const wide* partial, const wide* variance, wide epsilon, Layout in) {
     int c = column_number(), C = in.C * PACK;
     const wide *sums = partial, *products = partial + in.chunks * C;
     wide sum = 0, product = 0;
@@ -236,21 +238,21 @@ TALL_ENTRY normalise_backward_end(wide* roads, const wide* partial, const wide* 
     sum = over_rows(sum);
     product = over_rows(product);
     if (threadIdx.y != 0 || c >= C) return;
-    roads[c] = sum;
-    roads[C + c] = product / sqrt(variance[c] + epsilon);
+    totals[c] = sum;
+    totals[C + c] = product / sqrt(variance[c] + epsilon);
 }
 
-// dx = γ/s · (dy − dβ / n − x̂ · dγ / n): directly, through the mean, through the variance.
-ENTRY normalise_backward_dx(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* roads, const wide* mean,
-                            const wide* variance, const wide* gamma, wide epsilon, Layout in) {
+// dx = γ/s · (dy − dβ / n − x̂ · dγ / n): straight to x, through the mean, through the variance.
+ENTRY normalise_backward_dx(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* totals,
+                            const wide* mean, const wide* variance, const wide* gamma, wide epsilon, Layout in) {
     Column mine = my_column(in);
     wide n = wide(in.total / in.C), mu[PACK], shift[PACK], through[PACK], scale[PACK];
     for (int v = 0; v < PACK; v++) {
         int c = my_channel(in) + v;
         wide inverse = wide(1) / sqrt(variance[c] + epsilon);
         mu[v] = mean[c];
-        shift[v] = roads[c] / n;
-        through[v] = inverse * roads[in.C * PACK + c] / n;
+        shift[v] = totals[c] / n;
+        through[v] = inverse * totals[in.C * PACK + c] / n;
         scale[v] = gamma[c] * inverse;
     }
     for (unsigned int i = mine.first; i < mine.end; i += mine.step) {

@@ -1,4 +1,4 @@
-// E6: windows laid out as rows of a matrix, and their adjoint.
+// E6: windows laid out as the rows of a matrix, and the adjoint.
 #include "common.h"
 
 // im2col: (N, H, W, C) -> (N·P·Q, k1·k2·C). One thread copies one pack.
@@ -13,7 +13,7 @@ ENTRY im2col(Pack* columns, const Pack* x, int count, Windows at) {
     columns[i] = on_map ? x[((image * at.H + row) * at.W + column) * at.C + c] : zeros();
 }
 
-// col2im: (N·P·Q, k1·k2·C) -> (N, H, W, C). Each unit gathers from the windows that read it, in their order.
+// col2im: (N·P·Q, k1·k2·C) -> (N, H, W, C). Each unit adds up its copies in the windows that read it, in their order.
 ENTRY col2im(Pack* x, const Pack* columns, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;

@@ -1,10 +1,10 @@
 // What all kernels share: number types, fast division, where windows stand on maps.
 //
-// Compiled once for each combination that is asked for:
+// Compiled once for each combination that is needed:
 //   -DREAL=float | double | float16 | bfloat16   the numbers in memory
-//   -DPACK=1 | 2 | 4 | 8                         neighbouring channels that one thread reads and writes at once
-//   -DTAP="unsigned char" | int                  how a max pooling notes its winners
-// Arithmetic is done in `wide`: double for double, else float. Arrays are C-contiguous, feature maps (N, H, W, C).
+//   -DPACK=1 | 2 | 4 | 8                         neighbouring channels that a thread reads and writes at once
+//   -DTAP="unsigned char" | int                  the type of the winners of a max pooling
+// Arithmetic is in `wide`: double for double, else float. Arrays are C-contiguous, feature maps (N, H, W, C).
 // No kernel uses atomics: every element is written by one thread, and sums are added in one order.
 
 #ifndef REAL
@@ -21,7 +21,7 @@
 
 // -- numbers ----------------------------------------------------------------------------------------------------------
 
-// The upper half of a float, rounded to the nearest, ties to even: bfloat16 where no instruction makes one.
+// The upper half of a float, rounded to nearest, ties to even: bfloat16 on GPUs without an instruction for it.
 __device__ inline unsigned short rounded_to_upper_half(float x) {
     unsigned int word = __float_as_uint(x);
     return x != x ? 0x7fc0 : (word + 0x7fff + (word >> 16 & 1)) >> 16;
@@ -51,7 +51,7 @@ __device__ inline unsigned short float_to_bfloat(float x) {
 }
 #endif
 
-struct float16 {  // 16 bits in memory, float in arithmetic; without CUDA's headers, which may not be installed
+struct float16 {  // 16 bits in memory, float in arithmetic; CUDA's headers may not be installed
     unsigned short bits;
 
     float16() = default;
@@ -82,7 +82,7 @@ typedef Wide<real>::type wide;
 typedef TAP tap;
 
 template <class T>
-struct alignas(sizeof(T) * PACK) Packed {  // neighbouring channels, moved by one instruction
+struct alignas(sizeof(T) * PACK) Packed {  // neighbouring channels, moved in one instruction
     T at[PACK];
 };
 
@@ -111,7 +111,7 @@ __device__ inline int quotient(int n, const Divisor& by) {
     return (__umulhi((unsigned int)n, by.magic) + (unsigned int)n) >> by.shift;
 }
 
-// n becomes n / divisor; returns what is left over.
+// n becomes n / divisor; returns the remainder.
 __device__ inline int take(int& n, const Divisor& by) {
     int whole = quotient(n, by), rest = n - whole * (int)by.divisor;
     n = whole;
@@ -129,7 +129,7 @@ struct Windows {
     Divisor by_H, by_W, by_C, by_k1, by_k2, by_s1, by_s2, by_r1, by_r2, by_P, by_Q;
 };
 
-struct Span {  // first … last, both included; empty where last < first
+struct Span {  // first … last, both included; empty if last < first
     int first, last;
 };
 
@@ -149,7 +149,7 @@ __device__ inline Span columns_inside(const Windows& at, int q) {
     return taps_inside(q * at.s2 - at.left, at.k2, at.r2, at.by_r2, 0, at.W);
 }
 
-// The windows that may read a place on the padded map; those between two taps are among them where r > 1.
+// The windows that may read a place on the padded map; where r > 1 the place may lie between two of their taps.
 __device__ inline Span windows_over(int place, int k, int r, int s, const Divisor& by_s, int positions) {
     int before = place - r * (k - 1);
     Span windows;
@@ -158,7 +158,7 @@ __device__ inline Span windows_over(int place, int k, int r, int s, const Diviso
     return windows;
 }
 
-// The tap with which a window that starts at `start` reads a place, or −1.
+// The tap that reads a place, in a window that starts at `start`; −1 if none does.
 __device__ inline int tap_at(int place, int start, int r, const Divisor& by_r) {
     int tap_number = quotient(place - start, by_r);
     return tap_number * r == place - start ? tap_number : -1;

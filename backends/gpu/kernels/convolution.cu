@@ -1,12 +1,12 @@
-// E4, E11, E13 without columns, for few channels in a group: the first layer of a network, and depthwise convolution.
+// E4, E11, E13 without columns, for groups of few channels: the first layer of a network, and depthwise convolution.
 #include "common.h"
 
 struct Bank {
-    int D, C_group, D_group;  // filters; channels and filters of one group
+    int D, C_group, D_group;  // filters; channels and filters in one group
     Divisor by_D, by_C_group, by_D_group;
 };
 
-// E4, E6, E7: one thread computes one unit of y; the filters of a place lie side by side.
+// E4, E6, E7: one thread computes one unit of y; neighbouring threads read neighbouring filters.
 ENTRY correlate_few(real* y, const real* x, const real* w, const real* b, int count, Windows at, Bank bank, int relu) {
     int i = thread_number();
     if (i >= count) return;
@@ -25,13 +25,13 @@ ENTRY correlate_few(real* y, const real* x, const real* w, const real* b, int co
     y[i] = real(relu ? positive_part(sum) : sum);  // E7
 }
 
-// E13: one thread computes one unit of dx from the windows that read it.
+// E13: one thread computes one unit of dx, from the windows that read it.
 ENTRY correlate_inputs_few(real* dx, const real* dy, const real* w, int count, Windows at, Bank bank) {
     int i = thread_number();
     if (i >= count) return;
     int image = i;
     int group = take(image, at.by_C), column = take(image, at.by_W) + at.left, row = take(image, at.by_H) + at.top;
-    int c = take(group, bank.by_C_group);  // of the group; what is left is the group itself
+    int c = take(group, bank.by_C_group);  // in its group; what remains is the group's number
     Span down = windows_over(row, at.k1, at.r1, at.s1, at.by_s1, at.P);
     Span across = windows_over(column, at.k2, at.r2, at.s2, at.by_s2, at.Q);
     wide sum = 0;

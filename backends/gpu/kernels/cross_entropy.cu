@@ -8,7 +8,7 @@ __device__ inline wide sum_of_warp(wide value) {
     return value;
 }
 
-// A NaN may get lost here: it shows in the row's sum, and so in the whole row.
+// This may lose a NaN, but the row's sum has it, and so the whole row.
 __device__ inline wide larger(wide a, wide b) { return b > a ? b : a; }
 
 __device__ inline wide top_of_warp(wide value) {
@@ -16,7 +16,7 @@ __device__ inline wide top_of_warp(wide value) {
     return value;
 }
 
-// x − top, and 0 where x is the largest, also where that is infinite.
+// x − top; 0 for the largest x, even if it is infinite.
 __device__ inline wide below_top(wide x, wide top) { return x == top ? wide(0) : x - top; }
 
 // log_p (rows, C) = log softmax(y), and each row's loss −Σ q log_p with q = (1 − ε) onehot(t) + ε / C.
@@ -36,13 +36,13 @@ ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long lo
         if (c == t[row]) own = value;
         all += value;
     }
-    own = sum_of_warp(own);  // all but one are 0
+    own = sum_of_warp(own);  // all lanes but one hold 0
     wide loss = -(wide(1) - smoothing) * own;
     if (smoothing > 0) loss -= smoothing / wide(C) * sum_of_warp(all);
     if (threadIdx.x == 0) losses[row] = loss;
 }
 
-// dy = (softmax(y) − q) · dloss / rows. dloss is a number, or lies on the device.
+// dy = (softmax(y) − q) · dloss / rows. `factor` is dloss / rows, unless dloss is on the device.
 ENTRY cross_entropy_backward(real* dy, const real* log_p, const long long* t, const wide* dloss, wide factor, int count,
                              int rows, Divisor by_C, wide smoothing) {
     int i = thread_number();

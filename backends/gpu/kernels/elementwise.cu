@@ -10,7 +10,7 @@ ENTRY rectify(Pack* y, const Pack* x, int count) {
     y[i] = out;
 }
 
-// E14: dy where y > 0, else 0 (a product, so that NaN and Inf in dy stay seen, as in the reference).
+// E14: dy where y > 0, else 0. As a product, like the reference: NaN and Inf in dy stay visible.
 ENTRY rectify_backward(Pack* dx, const Pack* dy, const Pack* y, int count) {
     int i = thread_number();
     if (i >= count) return;
@@ -19,7 +19,7 @@ ENTRY rectify_backward(Pack* dx, const Pack* dy, const Pack* y, int count) {
     dx[i] = delta;
 }
 
-// Where two branches meet: x + other, and E7 with `relu`.
+// Two branches meet: x + other, and E7 with `relu`.
 ENTRY add(Pack* y, const Pack* x, const Pack* other, int count, int relu) {
     int i = thread_number();
     if (i >= count) return;
@@ -31,7 +31,7 @@ ENTRY add(Pack* y, const Pack* x, const Pack* other, int count, int relu) {
     y[i] = sum;
 }
 
-// E4, and E7 with `relu`: y ← y + b, one b for each channel, in place.
+// E4, and E7 with `relu`: y ← y + b in place, one b for each channel.
 ENTRY add_bias(Pack* y, const Pack* b, int count, Divisor by_C, int relu) {
     int i = thread_number();
     if (i >= count) return;
@@ -57,7 +57,7 @@ struct Words {
 // Philox4x32-10 (Salmon et al. 2011): ten rounds over counter words (block low, block high, step low, step high).
 __device__ inline Words philox4x32(unsigned int block, Key key, const unsigned long long* steps) {
     unsigned long long step = (unsigned long long)key.step_high << 32 | key.step_low;
-    if (steps) step += *steps;  // a captured step counts on the device
+    if (steps) step += *steps;  // a captured step reads its number from the device
     unsigned int c0 = block, c1 = 0, c2 = (unsigned int)step, c3 = (unsigned int)(step >> 32);
     unsigned int k0 = key.seed_low, k1 = key.seed_high;
     for (int round = 0; round < 10; round++) {

@@ -1,42 +1,42 @@
-// E17 for many parameters in one launch. Parameters and what is remembered of them are `wide`; gradients are `real`, and
-// `shadow` takes the new value as `real` where that is narrower (null: nobody wants it). Old and new may be one array.
-// Addresses travel with the launch, not through the device's memory: nothing is copied, and a captured launch keeps them.
-// With a loss scale, `unscale` is what gradients are multiplied by, and a step whose gradients are not all finite changes
-// nothing: what is new is what was old.
+// E17 for many parameters in one launch. Parameters and the optimizer's state are `wide`; gradients are `real`, and
+// `shadow` (or null) takes the new value rounded to `real`. Old and new may be the same array.
+// Addresses are arguments of the launch: nothing is copied to the device, and a captured launch keeps them.
+// With a loss scale, gradients are multiplied by `unscale`, and a step whose gradients are not all finite changes
+// nothing: the new values are the old ones.
 #include "common.h"
 
-#define MOST 40
-#define EACH 1024  // elements of one block
+#define PER_LAUNCH 40   // tensors
+#define PER_BLOCK 1024  // elements
 
 struct Tensor {
     wide *w, *a, *b;  // new value; new velocity, or mean and mean square
     real* shadow;
     const wide *old_w, *old_a, *old_b;
     const real* g;
-    int size, blocks;  // blocks up to and with this tensor
+    int size, blocks;  // blocks up to and including this tensor
 };
 
 struct Tensors {
-    Tensor at[MOST];
+    Tensor at[PER_LAUNCH];
 };
 
 struct Rule {
     wide lr, weight_decay, first, second;  // first: momentum or β1; second: β2
-    wide rest_1, rest_2, epsilon;          // 1 − β1 and 1 − β2, which in `wide` would lose digits
+    wide rest_1, rest_2, epsilon;          // 1 − β1 and 1 − β2, which would lose digits in `wide`
     wide correction_1, correction_2;       // 1 − β1^t and √(1 − β2^t)
     int nesterov, decoupled;
     double beta_1, beta_2;
-    const wide* device_lr;                   // null, or where a captured step finds lr
-    const unsigned long long* device_steps;  // null, or how many steps were made before
-    const wide* unscale;                     // null, or what gradients are multiplied by
-    const unsigned char* finite;             // null, or whether this step counts
+    const wide* device_lr;                   // null, or where a captured step reads lr
+    const unsigned long long* device_steps;  // null, or the number of steps before this one
+    const wide* unscale;                     // null, or the factor of the gradients
+    const unsigned char* finite;             // null, or whether this step changes anything
 };
 
-// The tensor of this block, and where in it the block begins.
+// The tensor of this block; `begin` becomes the block's first element in it.
 __device__ inline const Tensor& mine(const Tensors& all, int& begin) {
     int k = 0, before = 0;
     while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;
-    begin = (blockIdx.x - before) * EACH;
+    begin = (blockIdx.x - before) * PER_BLOCK;
     return all.at[k];
 }
 
@@ -62,7 +62,7 @@ ENTRY sgd_update(Tensors all, Rule rule) {
     int begin;
     const Tensor& of = mine(all, begin);
     wide lr = rule.device_lr ? *rule.device_lr : rule.lr;
-    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+    for (int i = begin + threadIdx.x; i < min(begin + PER_BLOCK, of.size); i += blockDim.x) {
         if (!counts(rule)) {
             keep_old(of, i);
             continue;
@@ -88,7 +88,7 @@ ENTRY adam_update(Tensors all, Rule rule) {
         correction_1 = wide(1 - pow(rule.beta_1, t));
         correction_2 = wide(sqrt(1 - pow(rule.beta_2, t)));
     }
-    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+    for (int i = begin + threadIdx.x; i < min(begin + PER_BLOCK, of.size); i += blockDim.x) {
         if (!counts(rule)) {
             keep_old(of, i);
             continue;
@@ -107,12 +107,12 @@ ENTRY adam_update(Tensors all, Rule rule) {
 
 // -- the loss scale ---------------------------------------------------------------------------------------------------
 
-// finite ← 0 where a number of any g is infinite or NaN; `finite` was 1. All that write, write the same.
+// finite ← 0 if a number in any g is infinite or NaN; `finite` was 1. Every thread that writes, writes 0.
 ENTRY all_finite(Tensors all, unsigned char* finite) {
     int begin;
     const Tensor& of = mine(all, begin);
     bool bad = false;
-    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) {
+    for (int i = begin + threadIdx.x; i < min(begin + PER_BLOCK, of.size); i += blockDim.x) {
         wide g = wide(of.g[i]);
         bad |= g - g != 0;  // ∞ − ∞ is NaN, and NaN is not 0
     }
@@ -123,7 +123,8 @@ ENTRY all_finite(Tensors all, unsigned char* finite) {
 ENTRY unscale(Tensors all, const wide* by) {
     int begin;
     const Tensor& of = mine(all, begin);
-    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) of.w[i] = wide(of.g[i]) * *by;
+    for (int i = begin + threadIdx.x; i < min(begin + PER_BLOCK, of.size); i += blockDim.x)
+        of.w[i] = wide(of.g[i]) * *by;
 }
 
 // -- parameters of 16 bits --------------------------------------------------------------------------------------------
@@ -132,5 +133,6 @@ ENTRY unscale(Tensors all, const wide* by) {
 ENTRY round_all(Tensors all) {
     int begin;
     const Tensor& of = mine(all, begin);
-    for (int i = begin + threadIdx.x; i < min(begin + EACH, of.size); i += blockDim.x) of.shadow[i] = real(of.old_w[i]);
+    for (int i = begin + threadIdx.x; i < min(begin + PER_BLOCK, of.size); i += blockDim.x)
+        of.shadow[i] = real(of.old_w[i]);
 }

@@ -1,5 +1,5 @@
-// E8, E15: pooling, forward and back. One thread computes one pack of channels of one window, or of one unit:
-// on the way back each unit gathers from the windows that read it, in their order.
+// E8, E15: pooling. Forward, a thread computes one pack of channels of one window; on the way back it adds up one pack
+// of one unit, from the windows that read it, in their order.
 #include "common.h"
 
 struct Position {
@@ -49,7 +49,7 @@ ENTRY max_pool(Pack* y, Taps* winners, const Pack* x, int count, Windows at, int
     if (winners) winners[i] = won;
 }
 
-// E8: Σ window / M. With `counted` the padding counts among the M.
+// E8: the M of Σ window / M. With `counted`, M includes padding.
 __device__ inline wide units(const Windows& at, int p, int q, int counted) {
     Span rows = rows_inside(at, p), columns = columns_inside(at, q);
     if (counted) {
@@ -76,7 +76,7 @@ ENTRY avg_pool(Pack* y, const Pack* x, int count, Windows at, int counted) {
     y[i] = mean;
 }
 
-// E8: √(Σ window²), with the largest magnitude taken out, so that no square overflows or vanishes.
+// E8: √(Σ window²), divided by the largest magnitude first, so that no square overflows or vanishes.
 ENTRY l2_pool(Pack* y, const Pack* x, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;
@@ -87,7 +87,7 @@ ENTRY l2_pool(Pack* y, const Pack* x, int count, Windows at) {
             Pack unit = x[unit_at(here, m, n, at)];
             for (int v = 0; v < PACK; v++) {
                 wide size = fabs(wide(unit.at[v]));
-                if (size > scale[v]) scale[v] = size;  // a NaN shows in the squares
+                if (size > scale[v]) scale[v] = size;  // a NaN is seen in the squares
             }
         }
     for (int v = 0; v < PACK; v++)
@@ -109,7 +109,7 @@ ENTRY l2_pool(Pack* y, const Pack* x, int count, Windows at) {
 
 struct Unit {
     int image, row, column, c;  // on the padded map
-    Span down, across;          // windows that may read it
+    Span down, across;          // the windows that may read it
 };
 
 __device__ inline Unit unit(int i, const Windows& at) {
@@ -129,7 +129,7 @@ __device__ inline void store(Pack* dx, int i, const wide* sum) {
     dx[i] = total;
 }
 
-// The whole error of a window to its winner; where a ReLU with output y came behind, of what E14 lets pass.
+// The whole error of a window goes to its winner, after E14 if a ReLU with output y followed.
 ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;
@@ -152,7 +152,7 @@ ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, i
     store(dx, i, sum);
 }
 
-// 1 / M of the error of a window to each of its units.
+// 1 / M of a window's error goes to each of its units.
 ENTRY avg_unpool(Pack* dx, const Pack* dy, int count, Windows at, int counted) {
     int i = thread_number();
     if (i >= count) return;
@@ -170,7 +170,7 @@ ENTRY avg_unpool(Pack* dx, const Pack* dy, int count, Windows at, int counted) {
     store(dx, i, sum);
 }
 
-// x / y of the error of a window to each of its units, 0 where y = 0.
+// x / y of a window's error goes to each of its units, 0 where y = 0.
 ENTRY l2_unpool(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from dualnet.bench.layers import layer_times
@@ -13,7 +12,7 @@ from dualnet.optimizers.rules import SGD
 from dualnet.shim import asarray, calls, current, set_precision, to_numpy, transfers
 from dualnet.shim.info import info as report
 from dualnet.training.capture import capture
-from dualnet.training.loop import _step as one_step
+from dualnet.training.loop import train_step
 
 
 def facts(task: dict) -> dict[str, Any]:
@@ -49,9 +48,7 @@ def placed(task: dict, x: Any, t: Any) -> tuple[Any, Any, Any]:
 
 def training_step(net: Any, task: dict) -> Any:
     """A step as ``fit`` makes it: forward, loss, backward, SGD; with a loss scale in float16."""
-    loss = losses.get(task["loss"])
-    if loss is losses.softmax_cross_entropy:
-        loss = functools.partial(loss, check_labels=False)  # fit looks at all labels once, before the first step
+    loss = losses.unchecked(task["loss"])  # fit looks at all labels once, before the first step
     optimizer, scale, seen = (
         SGD(lr=task["lr"], momentum=task["momentum"]),
         loss_scale.as_loss_scale("auto", net.dtype),
@@ -59,7 +56,7 @@ def training_step(net: Any, task: dict) -> Any:
     )
 
     def train(x: Any, t: Any) -> Any:
-        one_step(net, optimizer, loss, scale, seen, x, t, task["need_dx"])
+        train_step(net, optimizer, loss, scale, seen, x, t, task["need_dx"])
         return seen.value
 
     return train

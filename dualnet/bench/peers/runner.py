@@ -1,6 +1,6 @@
-"""One measurement in a process of its own: a task comes in on stdin as JSON, the answer goes out as one line of JSON.
+"""One measurement in a process of its own: the task arrives on stdin as JSON, the answer leaves as one line of JSON.
 
-It needs NumPy and the library to be measured, and nothing of dualnet, so that it runs under another interpreter.
+It needs NumPy and the library to measure, but not dualnet, so that another Python can run it.
 The task says which library to import and which script builds the step. The script has
 
     facts(task) -> dict                     versions, threads, BLAS
@@ -9,10 +9,10 @@ The task says which library to import and which script builds the step. The scri
         value(result)    what ``run`` returned, as a NumPy array: a loss in training, an output in inference
 
 and may have ``waiting(task) -> wait`` (then ``run`` only queues the step on a device, and ``wait()`` waits for it),
-``after(task) -> dict`` (what to tell when all is over) and ``layers(task, x, t, weights) -> dict``.
+``after(task) -> dict`` (what to report at the end) and ``layers(task, x, t, weights) -> dict``.
 
-A task with ``stay`` is answered twice or more: when the step is built, and after every further line, by what the next
-round came to. The end of the input ends the process.
+A task with ``stay`` gets several answers: one when the step is built, and one for each further line of input, the
+result of another round. The end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def main() -> None:
         sys.stdout.write("\n" + json.dumps(measure(task), default=str) + "\n")
         return
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not look like an answer
     for answer in rounds(task):
         answers.write(json.dumps(answer, default=str) + "\n")
         answers.flush()
 
 
 def rounds(task: dict) -> Iterator[Answer]:
-    """Build once, and measure at every line that comes in."""
+    """Build once, and measure for each line of input."""
     answer, library = imported(task)
     if library is None:
         yield answer
@@ -65,7 +65,7 @@ def rounds(task: dict) -> Iterator[Answer]:
 
 
 def measure(task: dict) -> Answer:
-    """The answer to a task: import time and facts; with ``task["measure"]`` "step" or "layers" also those."""
+    """The answer to a task: import time and facts, and for ``task["measure"]`` "step" or "layers" the measurement."""
     answer, library = imported(task)
     if library is None:
         return answer
@@ -80,14 +80,14 @@ def measure(task: dict) -> Answer:
 
 
 def imported(task: dict) -> tuple[Answer, Any]:
-    """Versions and the times of imports, and the library; None where it cannot be imported."""
+    """Versions and import times, and the library, or None if it cannot be imported."""
     begun = time.perf_counter()
     import numpy
 
     middle = time.perf_counter()
     try:
         library = importlib.import_module(task["library"])
-    except Exception as error:  # an old library on a new NumPy fails with whatever it trips over
+    except Exception as error:  # an old library on a new NumPy may raise anything
         return {"skipped": f"{task['library']} cannot be imported ({type(error).__name__}: {error})"}, None
     ended = time.perf_counter()
     answer: Answer = {
@@ -109,10 +109,10 @@ def load(path: str) -> Any:
 
 
 def step(task: dict, script: Any) -> Answer:
-    """Times of a step in ms, its peak memory in bytes, and what the first runs came to.
+    """Times of a step in ms, its peak memory in bytes, and the results of the first runs.
 
-    A tiny network is run first: libraries import, start threads and load code when something is first asked of them,
-    and that belongs to no step. Memory is counted from there, less code that was loaded later still.
+    A tiny network runs first, since libraries import modules, start threads and load code at the first call, which is
+    no part of a step. Memory counts from there, without code that was loaded later.
     """
     after_imports = resident()
     try:
@@ -139,7 +139,7 @@ def times_of(times: list[float]) -> Answer:
 
 
 def rehearse(task: dict, script: Any) -> None:
-    """Two steps of the tiny network that the task brings along."""
+    """Two steps of the tiny network in the task."""
     tiny = {**task, **task["rehearsal"]}
     run, value = script.build(tiny, *data(tiny), weights(tiny))
     for _ in range(2):
@@ -162,7 +162,7 @@ def timed(run: Any, seconds: float) -> list[float]:
 
 
 def bursts(run: Any, wait: Any, seconds: float) -> list[float]:
-    """Seconds of a step, from bursts of so many that waiting for the device at the end of each hardly counts."""
+    """Seconds of a step, measured in bursts long enough that waiting for the device at their end hardly counts."""
     several = 1
     while True:
         took = burst(run, wait, several)
@@ -196,7 +196,7 @@ def size(array: Any) -> float:
 
 
 def data(task: dict) -> tuple[Any, Any]:
-    """x (N, H, W, C) or (N, K) float32, and t: classes (N,) or, for squared errors, what the outputs should be."""
+    """x (N, H, W, C) or (N, K) float32, and t: classes (N,) or, for squared errors, the wanted outputs."""
     import numpy
 
     rng = numpy.random.default_rng(task["seed"])
@@ -207,7 +207,7 @@ def data(task: dict) -> tuple[Any, Any]:
 
 
 def weights(task: dict) -> dict[str, Any]:
-    """The network's state by name, as dualnet lays it out; {} for a task that brings none."""
+    """The network's state by name, in dualnet's layout; {} for a task without weights."""
     import numpy
 
     if not task.get("weights"):
@@ -220,10 +220,10 @@ def weights(task: dict) -> dict[str, Any]:
 
 
 def resident(peak: bool = False) -> int | None:
-    """Bytes of this process in memory: now, or the most there have been. None where the system does not tell.
+    """Bytes of this process in memory, now or at the peak; None if the system does not report them.
 
-    Linux tells both. Elsewhere only the most since the start is known, and stands for both. (On Linux that number,
-    ``ru_maxrss``, will not do: a child begins with that of its parent.)
+    Linux reports both. Elsewhere only the peak since the start is known, and is returned for both. (On Linux that
+    number, ``ru_maxrss``, would be wrong: a child starts with its parent's.)
     """
     told = status().get("VmHWM" if peak else "VmRSS")
     if told is not None:
@@ -237,12 +237,12 @@ def resident(peak: bool = False) -> int | None:
 
 
 def code() -> int:
-    """Bytes of files in memory, programs and libraries above all; 0 where the system does not tell."""
+    """Bytes of files in memory, mostly programs and libraries; 0 if the system does not report them."""
     return status().get("RssFile", 0)
 
 
 def status() -> dict[str, int]:
-    """What Linux tells of this process's memory, in bytes."""
+    """What Linux reports about this process's memory, in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             lines = [line.split() for line in file]
@@ -252,7 +252,7 @@ def status() -> dict[str, int]:
 
 
 def forget_peak() -> None:
-    """Let the peak begin anew, so that compiling and warming up do not count (Linux only)."""
+    """Reset the peak, so that compiling and warming up do not count (Linux only)."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as control:
             control.write("5")

@@ -1,8 +1,7 @@
 """What is compared: cases drawn from ``SeedSequence(seed, op, number)``, the same on every machine.
 
 A case is an op, its arrays and its options. Its number decides what is special about it (an empty batch, ties, NaN and
-∞, a reduction over 10⁴ terms, arrays that do not lie together in memory, a call that must be refused); all else is
-drawn.
+∞, a sum of 10⁴ terms, a call that must be refused); everything else is random, and so is how its arrays lie in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LAYOUTS = ("together", "sliced", "reversed", "transposed")
 """How arrays lie in memory: in one piece, every second element, back to front, axes exchanged."""
 
 FACTORS = ("alpha", "delta")
-"""Options that numbers are multiplied with: rounded like them, so that the op and the truth use the same."""
+"""Options that multiply arrays. They are rounded like the arrays, so that the op and the truth use the same number."""
 
 OPS = tuple(draws.DRAWS)
 """Every op and loss that cases are drawn for. ``conv2d_relu`` is conv2d with ``relu=True``, and so for others."""
@@ -35,7 +34,7 @@ OPS = tuple(draws.DRAWS)
 
 @dataclass
 class Case:
-    """One call. ``arrays`` are host arrays whose values the case's dtype can hold, by argument; ``dy`` comes later."""
+    """One call of an op. ``arrays`` are host arrays by argument, rounded to the case's dtype; ``dy`` is added later."""
 
     op: str
     number: int
@@ -50,21 +49,22 @@ class Case:
 
     @property
     def reproducer(self) -> str:
-        """The command that runs this case alone, and shows its numbers."""
+        """The command that runs this case alone and shows its numbers."""
         return f"dualnet parity --op {self.op} --case {self.number} --seed {self.seed} --dtype {self.dtype}"
 
     @property
     def rectified(self) -> bool:
-        """An op that takes the ReLU behind it along in one pass."""
+        """Does the op compute the ReLU behind it in the same pass?"""
         return self.op.endswith("_relu") and self.op not in ("leaky_relu",)
 
     @property
     def base(self) -> str:
-        """The op's own name."""
+        """The op's name without ``_relu``."""
         return self.op.removesuffix("_relu") if self.rectified else self.op
 
     @property
     def loss(self) -> bool:
+        """Is it a loss?"""
         return self.op in ops.losses.NAMES
 
     def __str__(self) -> str:
@@ -76,14 +76,14 @@ class Case:
 
 
 def draw(op: str, number: int, seed: int = 0, dtype: str = "float32") -> Case:
-    """Case ``number`` of an op. The options are those of every dtype; the values are rounded to this one.
+    """Case ``number`` of an op: the same options in every dtype, and the same values rounded to this one.
 
     >>> case = draw("dense", 3)
     >>> case.kind, case.arrays["w"].shape[0]
     ('long sums', 10000)
     """
     if op not in draws.DRAWS:
-        raise ValueError(f"parity: no cases for op {op!r}; there are some for {', '.join(OPS)}")
+        raise ValueError(f"parity: no cases for op {op!r}; the ops with cases are {', '.join(OPS)}")
     rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, zlib.crc32(op.encode()), number]))
     kind = KINDS[number % len(KINDS)]
     layout = LAYOUTS[0] if kind in ("plain", "refused") and number < len(KINDS) else str(rng.choice(LAYOUTS))
@@ -98,7 +98,7 @@ def draw(op: str, number: int, seed: int = 0, dtype: str = "float32") -> Case:
 def with_dy(case: Case, shape: tuple[int, ...], allowed: numpy.ndarray | None = None) -> Case:
     """The case with a random upstream gradient of this shape (a gradient of all ones hides bugs).
 
-    One that it has already is kept. ``allowed`` marks where it may differ from 0.
+    A ``dy`` that the case already has is kept. Where ``allowed`` is false, ``dy`` becomes 0.
     """
     if case.dy is not None:
         case.dy = case.dy if allowed is None else case.dy * allowed.astype(case.dy.dtype)
@@ -110,7 +110,7 @@ def with_dy(case: Case, shape: tuple[int, ...], allowed: numpy.ndarray | None = 
 
 
 def skipped() -> list[str]:
-    """The ops and losses that dualnet has and no case is drawn for.
+    """The ops and losses of dualnet that have no cases.
 
     >>> skipped()
     []
@@ -120,7 +120,7 @@ def skipped() -> list[str]:
 
 
 def _rounded(array: numpy.ndarray | None, dtype: str) -> numpy.ndarray | None:
-    """Floating values as the dtype has them; integers (labels) as they are."""
+    """Floating values rounded to the dtype; integers (labels) as they are."""
     if array is None or array.dtype.kind != "f":
         return array
     with numpy.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""How the arguments of each op are drawn. Sizes are small, since plain loops have to follow, except for one sum."""
+"""How the arguments of each op are drawn. Sizes are small since plain loops must keep up, except for one long sum."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy
 
 Rng = numpy.random.Generator
-LONG = 10_000
+LONG = 10_000  # terms of a long sum
+GROUPS = 2  # of group norm
 
 
 @dataclass
 class Drawn:
-    """Arguments, options, and the name of the exception that they must raise."""
+    """Arguments, options, and the name of the exception that the call must raise."""
 
     arrays: dict[str, numpy.ndarray | None]
     options: dict[str, Any] = field(default_factory=dict)
@@ -22,13 +23,14 @@ class Drawn:
 
 
 Draw = Callable[[Rng, str], Drawn]
+"""Draws the arguments of an op for a kind of case."""
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 def values(rng: Rng, kind: str, *shape: int) -> numpy.ndarray:
-    """Normal numbers; small integers where ties are wanted, and a few NaN and infinities among special ones."""
+    """Normal random numbers; small integers for ties; a few NaN, infinities and a −0 among them in special cases."""
     if kind == "ties":
         return rng.integers(-2, 3, shape).astype(numpy.float64)
     x = rng.standard_normal(shape)
@@ -42,11 +44,12 @@ def values(rng: Rng, kind: str, *shape: int) -> numpy.ndarray:
 
 
 def weights(rng: Rng, kind: str, *shape: int) -> numpy.ndarray:
-    """As values, always finite: 0 · ∞ depends on whether padding is multiplied or left out."""
+    """Like ``values``, but always finite: whether 0 · ∞ arises depends on whether padding is multiplied or skipped."""
     return values(rng, "plain" if kind == "special" else kind, *shape)
 
 
 def batch(rng: Rng, kind: str, most: int = 3) -> int:
+    """The size of the batch: 0 or 1 for the kinds that ask for it, else from 2 to ``most``."""
     return 0 if kind == "no image" else 1 if kind in ("one image", "long sums") else int(rng.integers(2, most + 1))
 
 
@@ -56,7 +59,7 @@ def two_of(rng: Rng, low: int, high: int) -> tuple[int, int]:
 
 
 def pads(rng: Rng, window: tuple[int, int], dilation: tuple[int, int]) -> Any:
-    """Every form that padding has; a side is smaller than the window is wide."""
+    """Padding in each of its forms, always narrower than the window."""
     form = rng.choice(["none", "number", "pair", "sides", "valid", "same", "full"])
     below = [r * (k - 1) for k, r in zip(window, dilation)]
     if form == "number":
@@ -98,7 +101,7 @@ def conv2d(rng: Rng, kind: str) -> Drawn:
 
 
 def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
-    """Finite: what padding cuts off meets 0 on the way back, and 0 · ∞ is NaN in a product and nothing in a loop."""
+    """Always finite: what padding cuts off meets 0 on the way back; a product makes NaN of 0 · ∞, a loop skips it."""
     kind = "wide" if kind == "special" else kind
     if kind == "long sums":
         x, w = values(rng, kind, 1, 1, 1, LONG), weights(rng, kind, 1, 1, 2, LONG)
@@ -127,8 +130,8 @@ def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
 
-def pooling(*flags: str, special: bool = True, empty: bool = False) -> Draw:
-    """Pooling with windows; ``flags`` are options that may be on or off."""
+def pooling(*flags: str, special: bool = True) -> Draw:
+    """Pooling with windows; ``flags`` are options that may be on or off; ``special`` lets NaN and ∞ in."""
 
     def drawn(rng: Rng, kind: str) -> Drawn:
         if kind == "refused":
@@ -154,11 +157,12 @@ def pooling(*flags: str, special: bool = True, empty: bool = False) -> Draw:
     return drawn
 
 
-def whole_map(special: bool = True) -> Draw:
+def whole_map() -> Draw:
+    """Pooling over the whole map."""
+
     def drawn(rng: Rng, kind: str) -> Drawn:
         if kind == "refused":
             return Drawn({"x": values(rng, kind, 2, 0, 3, 1)}, refused="ValueError")
-        kind = "wide" if kind == "special" and not special else kind
         sides = {"long sums": (100, 100), "short sums": (1, 1)}.get(kind) or two_of(rng, 1, 9)
         x = values(rng, kind, batch(rng, kind), *sides, int(rng.integers(1, 5)))
         return Drawn({"x": x}, {"keepdims": bool(rng.random() < 0.5)})
@@ -190,18 +194,18 @@ def dense(rng: Rng, kind: str) -> Drawn:
 
 
 def without_ties(draw: Draw) -> Draw:
-    """Sums with a ReLU: where one is exactly 0 in one order, it may be 1e-17 in another, and dy passes."""
+    """For sums with a ReLU: a sum that is exactly 0 in one order may be 1e-17 in another, and then dy passes."""
     return lambda rng, kind: draw(rng, "plain" if kind in ("ties", "special") else kind)
 
 
 def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
-    """Functions of one number. ``choices`` are options and what they may be; ``special`` lets NaN and ∞ in."""
+    """Functions of one number. ``choices`` are options and their possible values; ``special`` lets NaN and ∞ in."""
 
     def drawn(rng: Rng, kind: str) -> Drawn:
         options = {name: among[int(rng.integers(len(among)))] for name, among in choices.items()}
         kind = "wide" if kind == "special" and not special else kind
         if kind == "refused":
-            return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers are no numbers
+            return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers are refused
         shape = (2, 700) if kind == "long sums" else (batch(rng, kind), *two_of(rng, 1, 7), int(rng.integers(1, 6)))
         return Drawn({"x": 3.0 * values(rng, kind, *shape)}, options)
 
@@ -223,17 +227,11 @@ def shares(rng: Rng, kind: str) -> Drawn:
 
 
 def norm(op: str) -> Draw:
-    """Never with a single value in a set, whose variance is 0 and whose gradient is rounding alone."""
+    """Batch, layer or group norm. ``x`` is finite and without ties."""
 
     def drawn(rng: Rng, kind: str) -> Drawn:
         kind = "wide" if kind in ("special", "ties") else kind
-        N, C = batch(rng, kind), int(rng.integers(2, 7)) + (8 if op == "layer_norm" else 0)
-        size = two_of(rng, 2, 6)
-        if kind == "long sums":
-            N, size, C = (1, (10, 10), 10) if op == "layer_norm" else (4, (25, 50), 2)
-        groups = 2 if op == "group_norm" else 1
-        x = values(rng, kind, N, *size, C * groups)
-        x += rng.standard_normal(C * groups) * (10.0 if kind == "wide" else 1.0)  # |μ| / σ of about 10
+        x = several_to_a_mean(rng, op, kind)
         axis = (1, 2, 3) if op == "layer_norm" and rng.random() < 0.3 else -1
         width = x.shape[1:] if axis == (1, 2, 3) else x.shape[-1:]
         if kind == "refused":
@@ -243,21 +241,32 @@ def norm(op: str) -> Draw:
             "gamma": 1.0 + 0.3 * rng.standard_normal(width),
             "beta": rng.standard_normal(width),
         }
-        options: dict[str, Any] = {"epsilon": 1e-5}
         if op == "batch_norm_inference":
             arrays |= {"mean": rng.standard_normal(width), "variance": 0.1 + rng.random(width)}
+        options: dict[str, Any] = {"epsilon": 1e-5}
         if op == "group_norm":
-            options["groups"] = groups
+            options["groups"] = GROUPS
         if op == "layer_norm":
             options["axis"] = axis
-        none = kind == "no image" and op == "batch_norm"  # the mean of nothing
-        return Drawn(arrays, options, refused="ValueError" if kind == "refused" or none else "")
+        empty = kind == "no image" and op == "batch_norm"  # the mean of nothing
+        return Drawn(arrays, options, refused="ValueError" if kind == "refused" or empty else "")
 
     return drawn
 
 
+def several_to_a_mean(rng: Rng, op: str, kind: str) -> numpy.ndarray:
+    """x (N, H, W, C) where several values share each mean. One alone has no variance, and its gradient is rounding."""
+    N, C = batch(rng, kind), int(rng.integers(2, 7)) + (8 if op == "layer_norm" else 0)
+    size = two_of(rng, 2, 6)
+    if kind == "long sums":
+        N, size, C = (1, (10, 10), 10) if op == "layer_norm" else (4, (25, 50), 2)
+    channels = C * GROUPS if op == "group_norm" else C
+    x = values(rng, kind, N, *size, channels)
+    return x + rng.standard_normal(channels) * (10.0 if kind == "wide" else 1.0)  # |μ| / σ of about 10
+
+
 def dropout(rng: Rng, kind: str) -> Drawn:
-    """Rates for which 1 / (1 − rate) has few digits. Infinities are left out: a dropped one is 0 · ∞."""
+    """Rates for which 1 / (1 − rate) has few digits. No infinities: a dropped one would be 0 · ∞."""
     kind = "wide" if kind == "special" else kind
     options: dict[str, Any] = {"rate": float(rng.choice([0.0, 0.2, 0.5, 0.75])), "key": (int(rng.integers(2**40)), 7)}
     if kind == "refused":
@@ -274,7 +283,7 @@ def cross_entropy(rng: Rng, kind: str) -> Drawn:
     y = (300.0 if kind == "wide" else 3.0) * weights(rng, kind, rows, C)
     t: numpy.ndarray = rng.integers(0, C, rows)
     if kind == "refused":
-        t = t + C  # labels out of range, which a GPU would take as another class without a word
+        t = t + C  # labels out of range, which a GPU would silently take for other classes
     elif rng.random() < 0.3:
         t = rng.dirichlet(numpy.ones(C), rows)
     options = {"label_smoothing": float(rng.choice([0.0, 0.0, 0.125]))}
@@ -282,6 +291,8 @@ def cross_entropy(rng: Rng, kind: str) -> Drawn:
 
 
 def distance(**choices: list[Any]) -> Draw:
+    """Losses that compare y and t element by element."""
+
     def drawn(rng: Rng, kind: str) -> Drawn:
         shape = (2, LONG // 2) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(1, 12)))
         y, t = (weights(rng, kind, *shape) for _ in "yt")
@@ -293,6 +304,7 @@ def distance(**choices: list[Any]) -> Draw:
 
 
 def yes_or_no(rng: Rng, kind: str) -> Drawn:
+    """Logits and targets 0 or 1."""
     drawn = distance(label_smoothing=[0.0, 0.0, 0.125])(rng, kind)
     t = drawn.arrays["t"]
     drawn.arrays["t"] = (t > 0).astype(numpy.int64)  # type: ignore[operator]

@@ -5,7 +5,7 @@ random walk, so a sum may be off by √K of them:
 
     τ = u · (8 + 4 √K)
 
-Numbers of 16 bits are added up in float32 and rounded at the end, and so have float32's τ and a bound for the rounding.
+Numbers of 16 bits are added up in float32 and rounded at the end, so their bound is float32's τ plus that rounding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ UNIT = {"float16": 4.88e-4, "bfloat16": 3.91e-3, "float32": 5.96e-8, "float64": 
 """Half the distance from 1 to the next number."""
 
 ROUNDED = {"float16": 1e-3, "bfloat16": 1e-2}
-"""For sums in float32 of numbers of 16 bits: twice their unit, with room. One rounding is needed, two happen where a
-matrix product of 16 bits comes before another sum."""
+"""For 16-bit results of sums in float32: twice their unit, with room. One rounding is necessary; a second happens where
+a matrix product in 16 bits is summed again."""
 NORMALISED = {"float16": 2e-3, "bfloat16": 2e-2}
-"""For what is normalised on the way."""
+"""The same, for results that are normalised on the way."""
 
 
 def tau(dtype: Any, K: int) -> float:
@@ -39,16 +39,16 @@ def tau(dtype: Any, K: int) -> float:
 
 
 def adding(dtype: str) -> str:
-    """The dtype in which sums are kept: float32 for those of 16 bits."""
+    """The dtype that sums are kept in: float32 for the 16-bit dtypes."""
     return "float32" if dtype in HALVES else dtype
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound ``norm`` on ‖X − R‖ / ``size`` and a bound ``each`` on max |X − R| / ``scale``; None where there is none.
+    """A bound ``norm`` on ‖X − R‖ / ``size``, and a bound ``each`` on max |X − R| / ``scale``. None is no bound.
 
-    ``scale`` is an array like R. For sums of products it is |A||B|, the sum of what was added up without its signs: an
-    element whose terms cancel is small, but its rounding error is not. ``norm == 0`` is a bound of nothing at all.
+    ``scale`` is an array like R. For sums of products it is |A||B|, the same sum without its signs: an element whose
+    terms cancel is small, but its rounding error is not. ``norm == 0`` allows no difference at all.
     """
 
     why: str
@@ -77,8 +77,8 @@ def ulps(r: numpy.ndarray, dtype: str, n: int, scale: numpy.ndarray | None = Non
 def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> Limit:
     """A sum of K products, in the norm and in every element.
 
-    The few elements of a small result may all cancel by chance, and its norm then says nothing; so ‖R‖ counts as at
-    least ‖|A||B|‖ / √K, which is the size that K random terms have.
+    The few elements of a small result may all cancel by chance, and then its norm says nothing; so ‖R‖ counts as at
+    least ‖|A||B|‖ / √K, the usual size of a sum of K random terms.
     """
     bound = tau(dtype, K)
     size = max(_norm(r), _norm(magnitude) / math.sqrt(max(K, 1)))
@@ -88,9 +88,9 @@ def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> 
 def normed(
     r: numpy.ndarray, dtype: str, bound: float, why: str, magnitude: numpy.ndarray | None = None, K: int = 1
 ) -> Limit:
-    """A bound on the norm alone, for what is normalised on the way: there each element depends on all others.
+    """A bound on the norm alone, for results that are normalised on the way: each element depends on all others.
 
-    ``bound`` is that of the dtype in which sums are kept.
+    ``bound`` is for the dtype that sums are kept in.
     """
     size = max(_norm(r), 0.0 if magnitude is None else _norm(magnitude) / math.sqrt(max(K, 1)))
     return Limit(why, numpy.abs(r), size, norm=bound + NORMALISED.get(dtype, 0.0))
@@ -101,7 +101,7 @@ def _norm(r: numpy.ndarray) -> float:
 
 
 def _spacing(scale: numpy.ndarray, dtype: str) -> numpy.ndarray:
-    """The distance of two neighbouring numbers of the dtype, at each element."""
+    """The distance between neighbouring numbers of the dtype, at each element."""
     limits = finfo(dtype)
     inside = numpy.clip(numpy.nan_to_num(scale, nan=1.0, posinf=1.0), float(limits.tiny), float(limits.max))
     return numpy.spacing(inside.astype(dtype)).astype(numpy.float64)

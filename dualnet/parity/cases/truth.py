@@ -1,4 +1,7 @@
-"""The truth about a case: what plain loops in float64 find, and how far from it a right result may be."""
+"""The truth about a case: what plain loops in float64 find, and how far from it a right result may be.
+
+R is the right result, as an array. X, a result to be judged, may be apart from it by the rounding errors of its sums.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ SUMS = (
 SHARES = ("softmax", "log_softmax")
 NORMS = ("batch_norm", "batch_norm_inference", "layer_norm", "group_norm")
 ULPS_OF_EXP = {"float16": 2, "bfloat16": 2, "float32": 8, "float64": 8}
-"""exp, log, tanh and what is made of them. Of 16 bits, the result is rounded, and y where f' is written with y."""
+"""For exp, log, tanh and functions of them. In 16 bits the result is rounded, and y too if f' is computed from y."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Expected:
 
 
 def output_name(case: Case) -> str:
+    """``y``, or ``loss`` for a loss."""
     return "loss" if case.loss else "y"
 
 
@@ -51,12 +55,12 @@ def gradient_names(case: Case) -> list[str]:
 
 
 def expected(case: Case, source: Source | None = None) -> dict[str, Expected]:
-    """R for the output and each gradient, by name: from the loops, or whatever else computes in float64.
+    """R for the output and each gradient, by name: from the loops, or from another ``source`` that uses float64.
 
     Gives the case its ``dy``.
     """
     with numpy.errstate(all="ignore"):
-        return _expected(case, source or loops)
+        return _expected(case, source or by_loops)
 
 
 def _expected(case: Case, source: Source) -> dict[str, Expected]:
@@ -77,15 +81,15 @@ def _expected(case: Case, source: Source) -> dict[str, Expected]:
     return {name: Expected(r, None if r is None else bounds[name]) for name, r in found.items()}
 
 
-def loops(op: str) -> tuple[Any, Any]:
+def by_loops(op: str) -> tuple[Any, Any]:
     """Forward and backward of an op as plain loops."""
-    from .. import loops as written_out  # nine hundred lines that only a certificate needs
+    from .. import loops  # nine hundred lines that only a certificate needs
 
-    return getattr(written_out, op), getattr(written_out, f"{op}_backward")
+    return getattr(loops, op), getattr(loops, f"{op}_backward")
 
 
 def _rectified(case: Case, y: numpy.ndarray, forward: Any, options: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """max(0, y), and dy where y > 0. Where y may have either sign within its rounding error, dy is made 0."""
+    """max(0, y), and dy where y > 0. Where rounding may give y either sign, dy is set to 0."""
     if case.base in SUMS:
         doubt = limits.tau(case.dtype, _terms(case)["y"]) * forward(*_unsigned(case.arrays), **options)
     else:
@@ -96,7 +100,7 @@ def _rectified(case: Case, y: numpy.ndarray, forward: Any, options: Any) -> tupl
 
 
 def _upstream(case: Case, found: dict[str, Any]) -> numpy.ndarray:
-    """|dy|, as far as it passes."""
+    """|dy|, where it passes the ReLU."""
     dy = numpy.abs(case.dy.astype(numpy.float64))
     return dy * (found["y"] > 0) if case.rectified else dy
 
@@ -134,8 +138,8 @@ def _one_product(case: Case, found: dict[str, Any], options: dict[str, Any], sou
 def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """f' is a difference that cancels, 1 − y or the like, so its error is counted in units of dy.
 
-    The two GELUs round what stands in the exponent. In the approximate one that is an error of the order of x; in the
-    other it is the truth's, x²/2 in the loops' erfc, and shows in float64.
+    Both GELUs round an exponent. In the approximate one the error is of the order of x. In the exact one it is the
+    truth's own, x²/2 in the erfc of the loops, and shows in float64.
     """
     n, x, scale = ULPS_OF_EXP[case.dtype], case.arrays["x"].astype(numpy.float64), None
     if case.op == "gelu" and case.options.get("approximate"):
@@ -149,7 +153,7 @@ def _with_exp(case: Case, found: dict[str, Any], options: dict[str, Any], source
 
 
 def _steep(case: Case) -> numpy.ndarray:
-    """|dy| times what f' is made of: numbers of the size of 1, of x for SiLU, and of x · v(x) for GELU's exponent v."""
+    """|dy| times the size of the terms of f': about 1, x for SiLU, and x · v(x) for GELU with its exponent v."""
     dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))
     x = numpy.clip(x, 1.0, 8.0)
     return dy * {"silu": x, "gelu": x * x}.get(case.op, 1.0)
@@ -174,7 +178,7 @@ def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: So
 
 
 def _terms(case: Case) -> dict[str, int]:
-    """K, the length of the longest sum, for the output and each gradient."""
+    """K, the number of terms in the longest sum, for the output and each gradient."""
     x, w = case.arrays["x"], case.arrays.get("w")
     shape = tuple(x.shape)
     if case.base == "dense":
@@ -217,7 +221,7 @@ def _of_classes(dtype: str, C: int) -> tuple[float, str]:
 
 
 def _norms(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
-    """τ · (1 + |μ| / σ), over the values that share a mean; γ, β, μ, σ² get sums over all who share those."""
+    """τ · (1 + |μ| / σ), over the values that share a mean; gradients of γ, β, μ, σ² sum over all that share those."""
     arrays = {name: a.astype(numpy.float64) for name, a in case.arrays.items()}
     x, gamma = arrays["x"], numpy.abs(arrays["gamma"])
     mean, deviation, n = statistics(case.base, x, case.arrays, case.options)
@@ -241,7 +245,7 @@ def _norms(case: Case, found: dict[str, Any], options: dict[str, Any], source: S
 
 
 def _spread(case: Case) -> tuple[float, int]:
-    """1 + |μ| / σ, the most of all sets that are normalised, and how many values a set has."""
+    """The largest 1 + |μ| / σ of all sets that are normalised, and how many values a set has."""
     mean, deviation, n = statistics(case.base, case.arrays["x"], case.arrays, case.options)  # type: ignore[arg-type]
     return 1.0 + float(numpy.max(numpy.abs(mean) / deviation, initial=0.0)), n
 
@@ -249,7 +253,7 @@ def _spread(case: Case) -> tuple[float, int]:
 def statistics(
     op: str, x: numpy.ndarray, arrays: dict[str, Any], options: dict[str, Any]
 ) -> tuple[numpy.ndarray, numpy.ndarray, int]:
-    """Mean and deviation of the sets that are normalised, of shapes that fit x, and how many values a set has."""
+    """Mean and deviation of the sets that are normalised, in shapes that broadcast to x, and the size of a set."""
     x = x.astype(numpy.float64)
     epsilon = options.get("epsilon", 1e-5)
     if op == "batch_norm_inference":

@@ -1,4 +1,4 @@
-"""The body of ``dualnet parity``: its options, and what comes of them."""
+"""The body of ``dualnet parity``: its options, and what it writes and prints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...training.progress import _bar
+from ...training.progress import bar as progress_bar
 
 __all__ = ["CODES", "add_options", "run"]
 
 CODES = {"PASS": 0, "FAIL": 1, "INVALID": 1, "PARTIAL": 3, "NOT-RUN": 3}
-"""Exit codes: 3 says that nothing wrong was found, and that not everything was compared."""
+"""Exit codes. 3: nothing wrong was found, but not everything was compared."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What ``dualnet parity`` understands."""
+    """Add the options of ``dualnet parity``."""
     add = parser.add_argument
     add("--backend", dest="against", type=_words, metavar="B,...",
         help="what NumPy is compared with: strict, cupy, cupy:N (strict and cupy)")  # fmt: skip
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, command: list[str]) -> tuple[str, int]:
     from .certificate import DTYPES, certify
 
     for file in filter(None, (options.out, options.markdown, options.html)):
-        _writable(Path(file))  # said before anything is computed
+        _writable(Path(file))  # before anything is computed
     networks = [options.network] if options.network else options.networks
     ops = ["relu"] if options.network and options.ops is None else options.ops  # one op, for the head of the page
     with _progress() as tell:
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, command: list[str]) -> tuple[str, int]:
 
 
 def _one(options: argparse.Namespace, backends: list[str]) -> tuple[str, int]:
-    from .certificate import one_case
+    from .reproducer import one_case
 
     if (options.case is None) == (options.large is None):
         raise ValueError(
@@ -89,13 +89,13 @@ def _one(options: argparse.Namespace, backends: list[str]) -> tuple[str, int]:
 
 def _writable(path: Path) -> None:
     if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"{path}: cannot be written; its folder must exist and it must be no folder itself")
+        raise ValueError(f"{path}: cannot be written; expected a file in a folder that exists")
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on a terminal; silence elsewhere."""
-    bar: Any = _bar("parity", 100) if sys.stderr.isatty() else None
+    bar: Any = progress_bar("parity", 100) if sys.stderr.isatty() else None
 
     def tell(what: str, share: float) -> None:
         if bar is not None:

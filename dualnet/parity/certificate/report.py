@@ -1,4 +1,4 @@
-"""The certificate as a page: Markdown, HTML for notebooks, JSON without NaN; and single cases in plain words."""
+"""The certificate as Markdown, as HTML for notebooks, and as JSON without NaN; and single cases as plain text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 
 def number(value: Any) -> str:
-    """Two digits, in few characters.
+    """A number with two digits.
 
     >>> number(0.0), number(1.234e-7), number(0.129), number(None), number(math.inf)
     ('0', '1.2e-07', '0.13', '–', '∞')
@@ -22,7 +22,7 @@ def number(value: Any) -> str:
     if value is None:
         return "–"
     if not isinstance(value, (int, float)):
-        return str(value).replace("inf", "∞")  # as JSON has it
+        return str(value).replace("inf", "∞")  # read back from JSON
     return "∞" if math.isinf(value) else "NaN" if math.isnan(value) else f"{value:.2g}"
 
 
@@ -35,13 +35,13 @@ def plain(data: Any) -> Any:
     return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
-# -- what stands in the tables -----------------------------------------------------------------------------------------
+# -- the tables --------------------------------------------------------------------------------------------------------
 
-Table = tuple[str, list[str], Rows, int]  # title, headings, rows, how many columns are words
+Table = tuple[str, list[str], Rows, int]  # title, headings, rows, how many columns hold words
 
 
 def tables(data: dict[str, Any]) -> list[Table]:
-    """Every table of the certificate."""
+    """The tables of the certificate that have rows."""
     several = [_verdicts(data), _ops(data), _pairs(data), _kernels(data), _networks(data), _training(data)]
     return [t for t in (*several, _controls(data), _machine(data)) if t[2]]
 
@@ -49,9 +49,9 @@ def tables(data: dict[str, Any]) -> list[Table]:
 def _verdicts(data: dict[str, Any]) -> Table:
     rows = []
     for name, verdict in data["verdicts"].items():
-        why = data["reasons"].get(name, [])
-        told = [text.partition(": ")[2] for text in why if text.startswith(verdict)]
-        rows.append([f"numpy ↔ {name} ↔ float64" if name != "numpy" else "numpy ↔ float64", verdict, _some(told)])
+        reasons = data["reasons"].get(name, [])
+        why = [text.partition(": ")[2] for text in reasons if text.startswith(verdict)]
+        rows.append([f"numpy ↔ {name} ↔ float64" if name != "numpy" else "numpy ↔ float64", verdict, _some(why)])
     return "Verdicts", ["compared", "verdict", "why"], rows, 3
 
 
@@ -63,21 +63,27 @@ def _ops(data: dict[str, Any]) -> Table:
     names = list(dict.fromkeys(tally["what"] for row in data["ops"] for tally in row["ways"]))
     headings = ["op", "dtype", "cases", "worst / limit", "mismatches", "repeats", "worst case"]
     headings += [*(f"{n}: norm" for n in names), *(f"{n}: each" for n in names)]
-    rows = []
-    for row in data["ops"]:
-        ways = {tally["what"]: tally for tally in row["ways"]}
-        worst = max(ways.values(), key=lambda tally: _order(tally["ratio"]))
-        wrong = {name: sum(t["mismatches"][name] for t in ways.values()) for name in worst["mismatches"]}
-        different = sum(row["repeats"]["different"].values())
-        cells = [row["op"], row["dtype"], str(row["cases"]), number(worst["ratio"])]
-        cells.append(", ".join(f"{n} {k}" for n, k in wrong.items() if k) or "none")
-        cells.append(f"{row['repeats']['times']} equal" if not different else f"{different} DIFFER")
-        figures = [number(ways[n][what]) if n in ways else "–" for what in ("norm", "each") for n in names]
-        rows.append([*cells, _short(worst), *figures])
-    return "Ops against float64 loops", headings, rows, 2
+    return "Ops against float64 loops", headings, [_op(row, names) for row in data["ops"]], 2
+
+
+def _op(row: dict[str, Any], names: list[str]) -> list[str]:
+    ways = {tally["what"]: tally for tally in row["ways"]}
+    worst = max(ways.values(), key=lambda tally: _order(tally["ratio"]))
+    different = sum(row["repeats"]["different"].values())
+    cells = [row["op"], row["dtype"], str(row["cases"]), number(worst["ratio"]), _mismatches(row["ways"])]
+    cells.append(f"{row['repeats']['times']} equal" if not different else f"{different} DIFFER")
+    figures = [number(ways[n][what]) if n in ways else "–" for what in ("norm", "each") for n in names]
+    return [*cells, _short(worst), *figures]
+
+
+def _mismatches(tallies: list[dict[str, Any]]) -> str:
+    """How often each thing differed that must be equal: "shape 2, nan 1"."""
+    counts = {name: sum(tally["mismatches"][name] for tally in tallies) for name in tallies[0]["mismatches"]}
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
 
 
 def _order(ratio: Any) -> float:
+    """A ratio to sort by; one that was read back from JSON may be a string."""
     return float(ratio) if not isinstance(ratio, str) else float(ratio.replace("∞", "inf"))
 
 
@@ -126,13 +132,13 @@ def _training(data: dict[str, Any]) -> Table:
     rows = []
     for row in data["networks"]:
         locks, run = {step["way"]: step for step in row["lock_step"]}, row["training"]
-        for told in run["rows"]:
-            step = locks.get(told["way"])
+        for found in run["rows"]:
+            step = locks.get(found["way"])
             lock = "–" if step is None else f"{step['steps']} steps, {number(step['worst'])} of the limit"
-            accuracy = sum(told["accuracies"]) / len(told["accuracies"])
+            accuracy = sum(found["accuracies"]) / len(found["accuracies"])
             rows.append([
-                *(row["network"], told["way"], lock if step is None or step["ok"] else "PARTED"),
-                *(number(told["apart"]), number(run["envelope"][-1]), number(told["ratio"])),
+                *(row["network"], found["way"], lock if step is None or step["ok"] else "PARTED"),
+                *(number(found["apart"]), number(run["envelope"][-1]), number(found["ratio"])),
                 *(f"{100 * accuracy:.1f} %", f"{100 * run['range'][0]:.1f}–{100 * run['range'][1]:.1f} %"),
             ])  # fmt: skip
     headings = ["network", "backend", "float64 in lock-step", "weights apart", "envelope", "worst / 10 envelopes"]
@@ -158,10 +164,10 @@ def _machine(data: dict[str, Any]) -> Table:
     shown: dict[str, str] = {}
     for name, facts in data["backends"].items():
         for key, value in facts.items():
-            told = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            if shown.get(key) != told and key != "backend":
-                rows.append([key if key not in shown else f"{key} ({name})", told])
-                shown[key] = told
+            text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            if shown.get(key) != text and key != "backend":
+                rows.append([key if key not in shown else f"{key} ({name})", text])
+                shown[key] = text
     rows.append(["kernel sources", f"sha256 {data['kernels']['sha256'][:16]}…, {len(data['kernels']['files'])} files"])
     return "What ran", ["", ""], rows, 2
 
@@ -186,7 +192,7 @@ def _aligned(rows: Iterable[list[str]], left: int) -> list[str]:
 
 
 def html(data: dict[str, Any]) -> str:
-    """The certificate for a notebook: the verdict, what speaks against it, and tables that fold away."""
+    """The certificate for a notebook: the verdict, the reasons for it, and tables that fold away."""
     head = f"{badge(data['verdict'])} <b>Parity certificate</b>, {escape(data['date'])}, seed {data['seed']}"
     verdicts = [[a, badge(b), c] for a, b, c in _verdicts(data)[2]]
     parts = [scrolling(table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1,)))]
@@ -234,16 +240,16 @@ def _cell(row: Any) -> str:
 
 
 def case_text(compared: list[Any], truth: dict[str, Any] | None) -> str:
-    """One case: every way and every output, with the limit and the element that is off most."""
+    """One case: every output in every way, with its limit and the element that is furthest off."""
     lines = []
     for comparison in compared:
         if comparison.mismatch or not comparison.results:
             lines.append(f"  {comparison.what}: {comparison.note or 'raised what it must'}")
         for name, m in comparison.results.items():
             why = "" if truth is None or truth[name].limit is None else truth[name].limit.why
-            told = f"norm {number(m.norm)}, each {number(m.each)}, {number(m.ratio)} of the limit ({why})"
+            distance = f"norm {number(m.norm)}, each {number(m.each)}, {number(m.ratio)} of the limit ({why})"
             if m.mismatch:
-                told = f"other {m.mismatch}"
+                distance = f"other {m.mismatch}"
             place = f"; at {m.at}: {m.got!r}, float64 {m.wanted!r}" if m.at else ""
-            lines.append(f"  {comparison.what}: {name}: {told}{place}{'' if m.ok else '   <-- wrong'}")
+            lines.append(f"  {comparison.what}: {name}: {distance}{place}{'' if m.ok else '   <-- wrong'}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Which kernels a certificate is about: a hash over their sources, and whether they have changed since."""
+"""The kernels that a certificate is about: a hash of their sources, and whether they have changed since."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SUFFIXES = (".py", ".cu", ".cuh", ".h")
 
 
 def sources() -> dict[str, bytes]:
-    """Every source in ``backends/`` and ``backends/kernels/``, by its path there."""
+    """Every source in ``backends/`` and its folders, by its path there."""
     folder = Path(str(importlib.import_module("dualnet.backends.numpy_backend").__file__)).parent
     files = sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES and "__pycache__" not in p.parts)
     return {p.relative_to(folder).as_posix(): p.read_bytes().replace(b"\r\n", b"\n") for p in files}
 
 
 def fingerprint() -> dict[str, Any]:
-    """One hash over all of them, and one for each file: so that it can be said which changed.
+    """One hash over all sources, and one for each file to tell which of them changed.
 
     >>> sorted(fingerprint()), len(fingerprint()["sha256"])
     (['files', 'sha256'], 64)
@@ -34,9 +34,9 @@ def fingerprint() -> dict[str, Any]:
 
 
 def outdated(path: str | os.PathLike) -> str:
-    """Why a certificate in a file no longer speaks for these kernels; empty where it does.
+    """Why the certificate in a file no longer speaks for these kernels; empty if it does.
 
-    A file that is no certificate is passed over: ``docs/gpu/`` holds timings as well.
+    Empty also for a file that is not a certificate: ``docs/gpu/`` holds timings as well.
     """
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or data.get("kind") != KIND:

@@ -17,7 +17,7 @@ from .ways import Outcome
 __all__ = ["Comparison", "MISMATCHES", "Measured", "compare", "measure"]
 
 MISMATCHES = ("shape", "dtype", "nan", "inf", "exception")
-"""What must be equal, whatever the numbers are."""
+"""What must be equal, whatever the limit is."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Comparison:
     """All outputs of one case, one way against the truth or against another way."""
 
     case: Case
-    what: str  # "numpy", "strict and numpy", ...
+    what: str  # "numpy", "strict ↔ numpy", ...
     results: dict[str, Measured] = field(default_factory=dict)
     mismatch: str = ""
     note: str = ""
@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The worst; infinite where something is unequal that must be equal."""
+        """The worst of all outputs; infinite if something differs that must be equal."""
         if self.mismatch or any(m.mismatch for m in self.results.values()):
             return math.inf
         return max((m.ratio for m in self.results.values()), default=0.0)
@@ -68,24 +68,26 @@ def compare(
 ) -> Comparison:
     """One way against the truth; or, with ``other``, against another way within twice the limit."""
     comparison = Comparison(case, what)
-    wanted_error = other.error if other is not None else case.refused
-    if got.error != wanted_error:
+    error = case.refused if other is None else other.error
+    if got.error != error:
         comparison.mismatch = "exception"
-        comparison.note = f"{got.error or 'nothing'} raised, expected {wanted_error or 'none'}. {got.message}".strip()
-        return comparison
-    if got.error or truth is None:
-        return comparison
-    for name, expected in truth.items():
-        value = got.values.get(name)
-        against = expected.value if other is None else other.values.get(name)
-        if value is None or against is None or expected.limit is None:
-            missing = (value is None) != (against is None)
-            comparison.results[name] = Measured(mismatch="shape" if missing else "", ratio=math.inf if missing else 0.0)
-            continue
-        limit = expected.limit if other is None else expected.limit.times(2.0)
-        dtype = case.dtype if other is None else against.dtype.name
-        comparison.results[name] = measure(value, numpy.asarray(against), limit, dtype)
+        comparison.note = f"{got.error or 'nothing'} raised, expected {error or 'none'}. {got.message}".strip()
+    elif not error and truth is not None:
+        for name, expected in truth.items():
+            comparison.results[name] = _one_output(case, got.values.get(name), expected, name, other)
     return comparison
+
+
+def _one_output(
+    case: Case, value: numpy.ndarray | None, expected: Expected, name: str, other: Outcome | None
+) -> Measured:
+    against = expected.value if other is None else other.values.get(name)
+    if value is None or against is None or expected.limit is None:
+        missing = (value is None) != (against is None)
+        return Measured(mismatch="shape" if missing else "", ratio=math.inf if missing else 0.0)
+    if other is None:
+        return measure(value, numpy.asarray(against), expected.limit, case.dtype)
+    return measure(value, numpy.asarray(against), expected.limit.times(2.0), against.dtype.name)
 
 
 def measure(x: numpy.ndarray, r: numpy.ndarray, limit: Limit, dtype: str) -> Measured:

@@ -1,7 +1,7 @@
 """Negative controls: mistakes made on purpose, which the comparison must find. A check that cannot fail proves nothing.
 
-Each control is a way like any other, with a mistake built in, and goes through the same comparison. If one of them
-passes, the certificate is INVALID, whatever else it says.
+Each control is a way to compute a case like any other, but with a mistake built in, and goes through the same
+comparison. If one of them passes, the certificate is INVALID, whatever else it says.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PLANTED = 1e-4
 
 PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense", "dense_relu")
 LARGE = 2**26
-"""Multiplications of a product for which any library takes tensor cores, if it may; it may find smaller ones sooner in
-full, and then there is nothing to be found."""
+"""With so many multiplications every library uses tensor cores if it may. A smaller product may be faster in full
+precision, and then there is nothing to find."""
 VISIBLE = ("plain", "one image", "long sums", "short sums", "wide")
-"""Kinds of cases whose factors have more digits than TF32."""
+"""Kinds of cases with factors that have more digits than TF32."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Planted(Way):
 
 @dataclass(frozen=True)
 class Swapped(Way):
-    """Height and width of the stride exchanged (and of what a transposed convolution adds to make up for it)."""
+    """Height and width of the stride swapped (and of the output padding, so that the shape stays)."""
 
     def compute(self, case: Case) -> dict[str, numpy.ndarray | None]:
         turned = {name: case.options[name][::-1] for name in ("stride", "output_padding") if name in case.options}
@@ -86,7 +86,7 @@ class Swapped(Way):
 
 
 def controls(ways: Iterable[Way], ops: Iterable[str] = OPS, seed: int = 0, cases: int = 10) -> Iterator[dict[str, Any]]:
-    """Every control on every way, as rows: what was done, to which op, in how many cases, and how many were found."""
+    """Every control in every way, as rows: the mistake, the op, in how many cases it was made and in how many found."""
     ways, ops = list(ways), list(ops)
     for op in ops:
         if op in PRODUCTS:
@@ -107,7 +107,7 @@ def _rounding(ways: list[Way], op: str, seed: int, cases: int) -> Iterator[dict[
 
 
 def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Products as networks have them: of small ones a library may decide that tensor cores are not worth it."""
+    """Products as large as in networks: for small ones a library may decide that tensor cores are not worth it."""
     what = 'TF32 switched on: set_precision("tf32")'
     drawn = [case for case in large_cases(op, "float32", seed) if _multiplications(case) >= LARGE]
     known = [(case, expected(case, references)) for case in drawn]
@@ -117,14 +117,14 @@ def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]
 
 
 def _multiplications(case: Case) -> int:
-    """Of one product of the op, if it is one product: rows × sum × columns; 0 for grouped convolution."""
+    """Rows × sum × columns of the op's matrix product; 0 if it is narrow, or several products (groups)."""
     x, w = case.arrays["x"], case.arrays["w"]
     rows = math.prod(x.shape[:-1]) // case.options.get("stride", 1) ** 2 if case.options.get("groups", 1) == 1 else 0
     return rows * w.size if min(w.shape[-2:]) >= 32 else 0
 
 
 def _planted(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Into each output in turn; for sums of products also into a single element, which a norm would hide."""
+    """An error in each output in turn; for sums of products also in a single element, which a norm would hide."""
     case = draw(op, 0, seed, "float32")
     truth = expected(case)
     for way in ways:
@@ -140,7 +140,7 @@ def _planted(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _swapped(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:
-    """On a map where both strides give the same output shape, so that only the numbers tell."""
+    """On a map where both strides give the same output shape, so that only the numbers differ."""
     rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 3]))
     side = 2 if op == "conv_transpose2d" else 5
     x, options = rng.standard_normal((2, side, side, 3)).astype("float32"), {"stride": (2, 3)}

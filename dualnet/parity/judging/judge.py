@@ -1,10 +1,10 @@
-"""An op, judged: every case, on every way, against the truth and against each other."""
+"""Judge an op: every case in every way, against the truth and against each other."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,12 @@ from .ways import Outcome, Way
 __all__ = ["REPEATS", "Tally", "judge", "judge_case", "pairs_of", "repeats"]
 
 REPEATS = 20
-"""So often one case of each op is computed again, and must give the same bits."""
+"""How many times one case of each op is computed again. It must give the same bits."""
 
 
 @dataclass
 class Tally:
-    """What was seen in all cases of one op, for one way or one pair of ways."""
+    """All cases of one op added up, for one way or one pair of ways."""
 
     what: str
     cases: int = 0
@@ -34,6 +34,7 @@ class Tally:
     served: int = 0  # cases in which kernels had a part
 
     def add(self, comparison: Comparison) -> None:
+        """Count one case, and remember it if it is the worst so far."""
         self.cases += 1
         self.failed += not comparison.ok
         self.mismatches.update(comparison.mismatches)
@@ -50,22 +51,25 @@ class Tally:
 
     def row(self) -> dict[str, Any]:
         """As plain data."""
-        told = {"what": self.what, "cases": self.cases, "failed": self.failed, "norm": self.norm, "each": self.each}
-        mismatches = {name: self.mismatches[name] for name in MISMATCHES}
-        return told | {"ratio": self.ratio, "mismatches": mismatches, "served": self.served, "worst": self.worst}
+        return {
+            **{name: getattr(self, name) for name in ("what", "cases", "failed", "norm", "each", "ratio")},
+            "mismatches": {name: self.mismatches[name] for name in MISMATCHES},
+            "served": self.served,
+            "worst": self.worst,
+        }
 
 
 def where(comparison: Comparison, output: str) -> dict[str, Any]:
-    """The case and the element, so that anyone can look at it."""
+    """The case and the element, and the command that shows them."""
     case = comparison.case
-    told: dict[str, Any] = {"case": case.number, "kind": case.kind, "reproducer": case.reproducer}
-    if measured := comparison.results.get(output):
-        told |= {"mismatch": measured.mismatch, "at": list(measured.at), "got": measured.got, "wanted": measured.wanted}
-    return told
+    place: dict[str, Any] = {"case": case.number, "kind": case.kind, "reproducer": case.reproducer}
+    if found := comparison.results.get(output):
+        place |= {"mismatch": found.mismatch, "at": list(found.at), "got": found.got, "wanted": found.wanted}
+    return place
 
 
 def pairs_of(ways: Iterable[Way]) -> list[tuple[Way, Way]]:
-    """Who is compared with whom: each backend's references with NumPy's, and kernels with their own references."""
+    """The ways to compare: each backend's references with NumPy's, and kernels with the references of their backend."""
     pairs = []
     references = {way.backend: way for way in ways if not way.kernels}
     for way in ways:
@@ -76,15 +80,7 @@ def pairs_of(ways: Iterable[Way]) -> list[tuple[Way, Way]]:
     return pairs
 
 
-def judge(
-    op: str,
-    dtype: str,
-    ways: list[Way],
-    *,
-    seed: int = 0,
-    cases: int = 10,
-    tick: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+def judge(op: str, dtype: str, ways: list[Way], *, seed: int = 0, cases: int = 10) -> dict[str, Any]:
     """One row of the certificate: an op in one dtype."""
     drawn = [draw(op, number, seed, dtype) for number in range(cases)]
     tallies, apart = {way: Tally(way.name) for way in ways}, {pair: _pair(pair) for pair in pairs_of(ways)}
@@ -95,7 +91,6 @@ def judge(
             tallies[way].served += bool(outcome.kernels)
         for (way, other), tally in apart.items():
             tally.add(compare(case, tally.what, outcomes[way], truth, outcomes[other]))
-        tick()
     bits = {way.name: repeats(way, drawn[0]) for way in ways}
     return {
         "op": op,
@@ -112,13 +107,13 @@ def judge(
 def judge_case(
     case: Case, ways: Iterable[Way], source: Source | None = None
 ) -> tuple[dict[str, Expected] | None, dict[Way, Outcome]]:
-    """The truth about a case (None where it must be refused), and what each way makes of it."""
+    """The truth about a case (None if it must be refused), and the outcome in each way."""
     truth = None if case.refused else expected(case, source)
     return truth, {way: way.run(case) for way in ways}
 
 
 def repeats(way: Way, case: Case, times: int = REPEATS) -> int:
-    """How many of so many further runs give other bits than the first."""
+    """How many of ``times`` further runs give other bits than the first."""
     first = way.run(case).bits()
     return sum(way.run(case).bits() != first for _ in range(times))
 

@@ -1,6 +1,6 @@
-"""Kernels against the references that they stand in for, on shapes for which kernels are made.
+"""Kernels against the references that they stand in for, on shapes that kernels are made for.
 
-Loops would take minutes for these. The truth is the reference itself in float64, which the small cases hold to the
+Loops would take minutes here. The truth is the reference itself in float64, which the small cases compare with the
 loops; so a difference here is the kernel's.
 """
 
@@ -18,9 +18,9 @@ from ..cases.truth import expected
 from ..networks.lockstep import references
 from .compare import compare
 from .judge import Tally, repeats
-from .ways import Way
+from .ways import Way, titles
 
-__all__ = ["LARGE", "idle", "judge_kernels", "reached"]
+__all__ = ["LARGE", "idle", "judge_kernels", "large_cases", "reached"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -79,7 +79,7 @@ LARGE: dict[str, list[tuple[Shapes, dict[str, Any]]]] = {
 
 
 def large_cases(op: str, dtype: str, seed: int) -> list[Case]:
-    """The cases of one op; ``number`` counts them."""
+    """The large cases of one op, numbered from 0."""
     found = []
     for number, (shapes, options) in enumerate(LARGE[op]):
         rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 6, number]))
@@ -103,7 +103,7 @@ def judge_kernels(way: Way, ops: Iterable[str], seed: int = 0) -> list[dict[str,
                 outcome = way.run(case)
                 tally.add(compare(case, way.name, outcome, truth))
                 tally.served += bool(outcome.kernels)
-                served |= {f"{name} ({by.removeprefix('kernel of ')})" for name, by in outcome.kernels}
+                served |= titles(outcome.kernels)
             different = repeats(way, drawn[0]) if served else 0
             row = tally.row() | {"different": different}
             row["worst"]["reproducer"] = (
@@ -114,15 +114,15 @@ def judge_kernels(way: Way, ops: Iterable[str], seed: int = 0) -> list[dict[str,
 
 
 def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict[str, dict[str, Any]]:
-    """Which kernels of each backend were asked, how often, and those that no case and no network came to; and how
-    often each library served, since a kernel of another library may have stood in for its own."""
+    """For each backend: how often each kernel served, the functions whose kernels never did, and how often each library
+    served. (Where two libraries have a kernel for one function, one of them may take all calls.)"""
     found = {}
     for backend in backends:
         counts: dict[str, int] = {}
         never, libraries = [], Counter[str]()
         for name, standing_in in load(backend).kernels.items():
             several = (standing_in,) if callable(standing_in) else standing_in
-            names = [getattr(kernel, "library", backend) for kernel in several]
+            names = [getattr(kernel, "algorithm", backend) for kernel in several]
             asked = {library: served.get((name, f"kernel of {library}"), 0) for library in names}
             counts |= {f"{name} ({library})": times for library, times in asked.items()}
             libraries.update(asked)
@@ -133,7 +133,7 @@ def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict
 
 
 def idle(libraries: dict[str, int], facts: dict[str, Any]) -> list[str]:
-    """Libraries that work here, as ``dn.info()`` says, and served not once: of their kernels nothing is known.
+    """Libraries that work here, as ``dn.info()`` says, but never served: nothing is known about their kernels.
 
     >>> idle({"cuDNN": 0, "oneDNN": 0, "numpy": 5}, {"cudnn": "9.19.0", "onednn": "no: no library found"})
     ['cuDNN']

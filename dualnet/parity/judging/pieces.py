@@ -1,6 +1,6 @@
-"""What kernels do that no op asks for by itself: optimizers, batches, columns, random words; against the references.
+"""Kernels that no op calls by itself, against their references: optimizers, batches, columns, random words.
 
-The truth is the reference in float64 on NumPy, as for the large cases of :mod:`dualnet.parity.judging.kernels`.
+The truth is NumPy's reference in float64, as for the large cases of :mod:`dualnet.parity.judging.kernels`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..cases import limits
 from ..cases.case import Case
 from .compare import Comparison, Measured, measure
 from .judge import REPEATS, Tally
-from .ways import Way
+from .ways import Way, ran_since, titles
 
 __all__ = ["PIECES", "judge_pieces"]
 
@@ -28,110 +28,136 @@ ULPS = {
     "add": 1,
     "unscale": 1,
     "gather_batch": 4,
-    "sgd_update": 6,
     "sgd_updates": 6,
-    "adam_update": 40,
     "adam_updates": 40,
 }
-"""Roundings in the formula of each, of its largest term; Adam's end in a root and two quotients."""
+"""How many roundings of its largest term each formula makes; Adam's ends in a root and two quotients."""
 
 
 PIECES = (
     *("im2col", "largest", "col2im", "add", "philox", "all_finite", "unscale", "round_all"),
-    *("sgd_update", "sgd_updates", "adam_update", "adam_updates", "gather_batch"),
+    *("sgd_updates", "adam_updates", "gather_batch"),
 )
-"""The accelerated functions that are asked here."""
+"""The accelerated functions that are compared here."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One call of an accelerated function: its arguments, and the size of what is rounded (None: nothing is)."""
+    """One call of an accelerated function: its arguments, and the size of what it rounds (None: it rounds nothing)."""
 
     name: str
     arguments: tuple
     size: float | None = None
 
 
+SIZES = ((5,), (64, 65), (3, 3, 16, 40))
+"""Shapes of a few parameters."""
+
+
 def draw(dtype: str, seed: int = 0) -> Iterator[Piece]:
-    """A few calls of each, with numbers that the dtype can hold."""
+    """A few calls of each function, with numbers that the dtype can hold."""
     rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 7]))
+    yield from _windows(rng, dtype)
+    yield Piece("philox", (_normal(rng, dtype, 1), 1001, 2**40 + 7, 3))
+    yield from _gradients(rng, dtype)
+    yield from _updates(rng, dtype)
+    yield from _batches(rng, dtype)
 
-    def normal(*shape: int) -> numpy.ndarray:
-        return rng.standard_normal(shape).astype(dtype)
 
+def _normal(rng: numpy.random.Generator, dtype: str, *shape: int) -> numpy.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _windows(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """Columns, their sums, the largest of a window, and two maps added."""
     for shape, window, stride in (((8, 16, 15, 32), (3, 3), 2), ((3, 9, 8, 5), (2, 3), 1)):
-        at, x = windows("parity", shape[1:3], window, stride=stride, padding=1), normal(*shape)
-        columns = normal(shape[0] * math.prod(at.grid), at.taps * shape[3])
+        at = windows("parity", shape[1:3], window, stride=stride, padding=1)
+        x = _normal(rng, dtype, *shape)
+        columns = _normal(rng, dtype, shape[0] * math.prod(at.grid), at.taps * shape[3])
         yield Piece("im2col", (x, at))
         yield Piece("largest", (x, at))
         yield Piece("col2im", (columns, shape, at), 4.0 * at.taps)
-        yield Piece("add", (x, normal(*shape), bool(stride - 1)), 8.0)
-    yield Piece("philox", (normal(1), 1001, 2**40 + 7, 3))
-    sizes = ((5,), (64, 65), (3, 3, 16, 40))
+        yield Piece("add", (x, _normal(rng, dtype, *shape), stride > 1), 8.0)
+
+
+def _gradients(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """What a loss scale needs, and parameters rounded for layers that compute in 16 bits."""
     for spoiled in (None, numpy.nan, numpy.inf):
-        several = [normal(*s) for s in sizes]
+        several = [_normal(rng, dtype, *size) for size in SIZES]
         if spoiled is not None:
             several[1][3, 4] = spoiled
         yield Piece("all_finite", tuple(several))
-    yield Piece("unscale", (numpy.array(1 / 1024, dtype), *(normal(*s) for s in sizes)), 4 / 1024)
-    if dtype == "float32":  # parameters, as layers of 16 bits compute with them
-        yield Piece("round_all", ([normal(*s) for s in sizes], numpy.dtype("float16")))
+    scaled = [_normal(rng, dtype, *size) for size in SIZES]
+    yield Piece("unscale", (numpy.array(1 / 1024, dtype), *scaled), 4 / 1024)
+    if dtype == "float32":
+        yield Piece("round_all", ([_normal(rng, dtype, *size) for size in SIZES], numpy.dtype("float16")))
+
+
+def _updates(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """Steps of SGD and Adam: of one parameter, and of several with every option."""
     for nesterov, finite in ((False, None), (True, numpy.array(True)), (True, numpy.array(False))):
-        larger = (*sizes, (2**18 + 7,)) if finite is None else sizes  # kernels may leave small networks to references
-        w, g, v, b = ([normal(*s) for s in larger] for _ in range(4))
-        rolling = [{"velocity": a} for a in v]
-        yield Piece("sgd_update", (w[1], g[1], rolling[1], 0.1, 0.9, nesterov), 16.0)
+        sizes = (*SIZES, (2**18 + 7,)) if finite is None else SIZES  # kernels may leave small networks to references
+        w, g, first, second = ([_normal(rng, dtype, *size) for size in sizes] for _ in range(4))
+        rolling = [{"velocity": a} for a in first]
+        yield Piece("sgd_updates", (w[1:2], g[1:2], rolling[1:2], 0.1, 0.9, nesterov, 0.0, None, False), 16.0)
         yield Piece("sgd_updates", (w, g, rolling, 0.1, 0.9, nesterov, 5e-4, finite, False), 16.0)
-        met = [{"mean": a, "mean_square": c * c} for a, c in zip(v, b)]
-        yield Piece("adam_update", (w[1], g[1], met[1], 0.01, (0.9, 0.999), 1e-8, 3), 16.0)
-        yield Piece("adam_updates", (w, g, met, 0.01, (0.9, 0.999), 1e-8, 2, (0.01, nesterov), finite, False), 16.0)
+        moments = [{"mean": a, "mean_square": b * b} for a, b in zip(first, second)]
+        rule = 0.01, (0.9, 0.999), 1e-8, 2  # lr, betas, epsilon, steps
+        yield Piece("adam_updates", (w[1:2], g[1:2], moments[1:2], *rule, (0.0, False), None, False), 16.0)
+        yield Piece("adam_updates", (w, g, moments, *rule, (0.01, nesterov), finite, False), 16.0)
+
+
+def _batches(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """Images gathered into a batch, moved by a few pixels or not."""
     for kind, shape in (("uint8", (40, 32, 32, 3)), ("float32", (7, 5, 9, 2)), ("float64", (6, 28, 28, 1))):
         images = (rng.integers(0, 256, shape) if kind == "uint8" else rng.random(shape)).astype(kind)
-        order, moves = (rng.integers(low, high, n) for low, high, n in ((0, shape[0], 50), (-4, 5, (50, 3))))
-        mean, scale = (rng.random(shape[3]) + more for more in (0.0, 1.0))
-        vectors = (v.astype(dtype) for v in (mean, scale))
-        for moved in (moves.astype("int8"), None):
-            size = 1024.0 if kind == "uint8" else 8.0
-            yield Piece("gather_batch", (images, order.astype("int32"), moved, *vectors, dtype), size)
-            vectors = (v.astype(dtype) for v in (mean, scale))
+        order = rng.integers(0, shape[0], 50).astype("int32")
+        moves = rng.integers(-4, 5, (50, 3)).astype("int8")
+        mean, scale = ((rng.random(shape[3]) + more).astype(dtype) for more in (0.0, 1.0))
+        for moved in (moves, None):
+            yield Piece("gather_batch", (images, order, moved, mean, scale, dtype), 1024.0 if kind == "uint8" else 8.0)
 
 
 def judge_pieces(way: Way, seed: int = 0) -> list[dict[str, Any]]:
-    """A row for each function that has a kernel here and each dtype, as :func:`judge_kernels` has them."""
+    """A row for each dtype and each function that has a kernel on this backend, like those of :func:`judge_kernels`."""
     rows = []
     for name in [name for name in PIECES if name in load(way.backend).kernels]:
         for dtype in DTYPES:
-            tally, different, kernels = Tally(way.name), 0, set()
             drawn = [piece for piece in draw(dtype, seed) if piece.name == name]
-            for number, piece in enumerate(drawn):
-                before = dict(calls)
-                found = [computed(way, piece) for _ in range(REPEATS if not number else 1)]
-                ran = {k for k, n in calls.items() if k[1] != "reference" and n > before.get(k, 0) and k[0] == name}
-                kernels |= {f"{n} ({by.removeprefix('kernel of ')})" for n, by in ran}
-                truth = computed(Way("numpy"), piece, "float64")
-                case = Case(name, number, seed, dtype, "piece", {})
-                results = {
-                    f"output {i}": _compared(a, r, piece, dtype) for i, (a, r) in enumerate(zip(found[0], truth))
-                }
-                tally.add(Comparison(case, way.name, results))
-                tally.served += bool(ran)
-                different += sum([a.tobytes() for a in more] != [a.tobytes() for a in found[0]] for more in found)
-            if not drawn:
-                continue
-            row = tally.row() | {"different": different}
-            row["worst"]["reproducer"] = f"dualnet parity --backend {way.backend} --seed {seed}"
-            rows.append({"op": name, "dtype": dtype, **row, "kernels": sorted(kernels)})
+            rows += [_judge(way, drawn, dtype, seed)] if drawn else []
     return rows
 
 
+def _judge(way: Way, drawn: list[Piece], dtype: str, seed: int) -> dict[str, Any]:
+    """The pieces of one function in one dtype."""
+    tally, different, kernels = Tally(way.name), 0, set[str]()
+    for number, piece in enumerate(drawn):
+        before = dict(calls)
+        first, *again = [computed(way, piece) for _ in range(REPEATS if number == 0 else 1)]
+        ran = {kernel for kernel in ran_since(before) if kernel[0] == piece.name}
+        truth = computed(Way("numpy"), piece, "float64")
+        results = {f"output {i}": _compared(x, r, piece, dtype) for i, (x, r) in enumerate(zip(first, truth))}
+        tally.add(Comparison(Case(piece.name, number, seed, dtype, "piece", {}), way.name, results))
+        tally.served += bool(ran)
+        kernels |= titles(ran)
+        different += sum(_bits(outputs) != _bits(first) for outputs in again)
+    row = tally.row() | {"different": different}
+    row["worst"]["reproducer"] = f"dualnet parity --backend {way.backend} --seed {seed}"
+    return {"op": drawn[0].name, "dtype": dtype, **row, "kernels": sorted(kernels)}
+
+
+def _bits(outputs: list[numpy.ndarray]) -> list[bytes]:
+    return [a.tobytes() for a in outputs]
+
+
 def computed(way: Way, piece: Piece, dtype: str | None = None) -> list[numpy.ndarray]:
-    """All that comes out, as host arrays in a fixed order; in ``dtype`` instead of the piece's own."""
+    """All outputs as host arrays, in a fixed order; computed in ``dtype`` instead of the piece's own, if given."""
     with way.in_force():
         return list(_flat(references[piece.name](*(_placed(a, dtype) for a in piece.arguments))))
 
 
 def _placed(value: Any, dtype: str | None) -> Any:
-    """Arrays on the backend in force, wherever they stand; floating ones in another dtype, if wanted."""
+    """The arrays inside, however deep, on the backend in force; floating ones in ``dtype``, if given."""
     if isinstance(value, dict):
         return {key: _placed(inner, dtype) for key, inner in value.items()}
     if isinstance(value, list):
@@ -142,6 +168,7 @@ def _placed(value: Any, dtype: str | None) -> Any:
 
 
 def _flat(found: Any) -> Iterator[numpy.ndarray]:
+    """The arrays inside, in a fixed order."""
     if isinstance(found, dict):
         found = [found[key] for key in sorted(found)]
     if isinstance(found, (list, tuple)):

@@ -1,10 +1,10 @@
-"""The ways in which a case can be computed: a backend, with its kernels or with the references they stand in for."""
+"""The ways to compute a case: on a backend, with its kernels or with the references that they stand in for."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +16,20 @@ from ...shim import Array, asarray, backend_of, calls, kernels_allowed, load, to
 from ..cases.case import Case
 from ..cases.truth import gradient_names, output_name
 
-__all__ = ["Outcome", "Way", "kernels", "ways_of"]
+__all__ = ["Outcome", "Way", "kernels_on", "ran_since", "titles", "ways_of"]
+
+Kernel = tuple[str, str]
+"""What a kernel computes and whose it is: ``("correlate", "kernel of oneDNN")``."""
 
 
 @dataclass
 class Outcome:
-    """What came out: host arrays by name, or the name of an exception; and which kernels had a part in it."""
+    """What came out: host arrays by name, or the name of an exception; and the kernels that had a part in it."""
 
     values: dict[str, numpy.ndarray | None] = field(default_factory=dict)
     error: str = ""
     message: str = ""
-    kernels: tuple[tuple[str, str], ...] = ()  # (name, "kernel of onednn")
+    kernels: tuple[Kernel, ...] = ()
 
     def bits(self) -> tuple:
         """All that was computed, to the bit."""
@@ -37,18 +40,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Way:
-    """A backend, with ``kernels`` or without. Kernels decline what they do not serve; then the reference runs."""
+    """A backend, with ``kernels`` or without. A kernel may decline a call; then the reference runs."""
 
     backend: str
     kernels: bool = False
 
     @property
     def name(self) -> str:
+        """``"strict"``, or ``"strict kernels"``."""
         return f"{self.backend} kernels" if self.kernels else self.backend
 
     @classmethod
     def parse(cls, name: str | Way) -> Way:
-        """A way by its name: ``"strict"`` is the backend as it is used, ``"numpy reference"`` that without kernels.
+        """A way by its name: ``"numpy"`` is the backend as users get it, ``"numpy reference"`` is it without kernels.
 
         >>> Way.parse("numpy reference"), Way.parse("strict")
         (Way(backend='numpy', kernels=False), Way(backend='strict', kernels=False))
@@ -59,29 +63,29 @@ class Way:
             raise TypeError(f"parity: a backend's name is a string such as 'numpy', got {type(name).__name__}")
         backend, _, kind = name.strip().lower().partition(" ")
         if kind not in ("", "kernels", "reference"):
-            raise ValueError(f"parity: after a backend's name stands 'kernels' or 'reference', got {name!r}")
+            raise ValueError(f"parity: only 'kernels' or 'reference' may follow a backend's name, got {name!r}")
         loaded = load(backend)
         return cls(loaded.name, bool(loaded.kernels) and (kind == "kernels" or not kind and kernels_allowed()))
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """This backend and its kernels, and no warnings about what is computed on purpose."""
-        with use_backend(self.backend), kernels(self.kernels), numpy.errstate(all="ignore"):
+        """Use this backend, with or without its kernels, and silence NumPy's warnings: NaN and ∞ are meant to occur."""
+        with use_backend(self.backend), kernels_on(self.kernels), numpy.errstate(all="ignore"):
             yield
 
     def run(self, case: Case) -> Outcome:
-        """Forward and every gradient. Whatever is raised on the way is an outcome too."""
+        """Forward and every gradient. An exception is an outcome too."""
         with self.in_force():
             before = dict(calls)
             try:
                 outcome = Outcome(self.compute(case))
             except Exception as error:  # its type is compared
                 outcome = Outcome(error=type(error).__name__, message=str(error))
-            ran = {key for key, n in calls.items() if key[1] != "reference" and n > before.get(key, 0)}
-            outcome.kernels = tuple(sorted(ran))
+            outcome.kernels = tuple(sorted(ran_since(before)))
             return outcome
 
     def compute(self, case: Case) -> dict[str, numpy.ndarray | None]:
+        """The output and each gradient by name, on the host."""
         given = [placed(a, case.layout) for a in case.arrays.values()]
         y, pullback = function(case)(*given, **case.options)
         if case.refused:
@@ -98,8 +102,8 @@ def ways_of(backend: str) -> list[Way]:
 
 
 @contextmanager
-def kernels(allowed: bool) -> Iterator[None]:
-    """Kernels on or off, for the whole process, until the block ends."""
+def kernels_on(allowed: bool) -> Iterator[None]:
+    """Switch kernels on or off for the whole process, until the block ends."""
     before = os.environ.get("DUALNET_KERNELS")
     os.environ["DUALNET_KERNELS"] = "auto" if allowed else "reference"
     try:
@@ -111,14 +115,28 @@ def kernels(allowed: bool) -> Iterator[None]:
             os.environ["DUALNET_KERNELS"] = before
 
 
+def ran_since(before: dict[Kernel, int]) -> set[Kernel]:
+    """The kernels that have served since ``before``, a copy of :data:`dualnet.shim.calls`."""
+    return {key for key, n in calls.items() if key[1] != "reference" and n > before.get(key, 0)}
+
+
+def titles(kernels: Iterable[Kernel]) -> set[str]:
+    """Kernels as the certificate prints them.
+
+    >>> titles([("correlate", "kernel of oneDNN")])
+    {'correlate (oneDNN)'}
+    """
+    return {f"{name} ({by.removeprefix('kernel of ')})" for name, by in kernels}
+
+
 def function(case: Case) -> Any:
-    """The op or loss of a case, with ``relu=True`` where it is to take a ReLU along."""
+    """The op or loss of a case, with ``relu=True`` if it includes a ReLU."""
     op = getattr(ops.losses if case.loss else ops, case.base)
     return functools.partial(op, relu=True) if case.rectified else op
 
 
 def placed(array: numpy.ndarray | None, layout: str) -> Array | None:
-    """The array on the backend in force, lying in memory as the layout says (a copy to a device would tidy it up)."""
+    """The array on the backend in force, in this layout of memory. (Copying to a device would tidy it up.)"""
     if array is None:
         return None
     if layout == "together" or array.ndim == 0:

@@ -1,12 +1,11 @@
 """A network that notes what goes through each of its layers, and one that follows such notes with layers of its own.
 
-The notes are taken on copies: the network itself is not touched. Layers with layers inside (chains, residual blocks)
-are followed through, so what is noted are the layers that compute; what a block adds up itself shows in their inputs.
+The notes are taken on copies: the network itself is not touched. Of chains and residual blocks only the layers inside
+are noted, those that compute; what a block itself adds up shows in the input of the next layer.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import numpy
 
 from ...layers import BatchNorm, Conv2D, Conv2DTranspose, Dense, Dropout, Flatten, GroupNorm, LayerNorm
-from ...layers.layer import Layer, OpLayer
+from ...layers.bases import OpLayer
+from ...layers.layer import Layer
 from ...layers.normalization import Normalization
 from ...ops.pullback import Pullback
+from ...seeing.watching import Run, Visit, Watch
 from ...shim import Array, asarray, backend_of, to_numpy
 from ..cases.case import OPS, Case
 from ..cases.limits import UNIT
@@ -52,27 +53,27 @@ class Tape:
     def __init__(self, net: Layer) -> None:
         self.net = net.copy()
         self.calls: list[Call] = []
-        _hook(self.net, self._forward)
+        Watch(self.net, self._note, at=_leaves(self.net))
 
-    def _forward(
-        self, path: str, layer: Layer, forward: Callable[..., Any], x: Array, train: bool = False, **options: Any
-    ) -> tuple[Array, Pullback]:
+    def _note(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
+        layer, options = visit.layer, visit.options
         state = {name: getattr(layer, name) for name in layer.state_names}
-        y, way = forward(x, train, **options)
-        call = Call(path, layer, _host(x), _host(y), options, state, train, switches=_switches(layer, way, y, options))
+        y, way = run(x)
+        switches = _switches(layer, way, y, options)
+        call = Call(visit.first, layer, _host(x), _host(y), options, state, visit.train, switches=switches)
         self.calls.append(call)
 
-        def pullback(dy: Array) -> Any:
+        def back(dy: Array) -> Any:
             dx, gradients = way(dy)
             call.dy, call.dx = _host(dy), None if dx is None else _host(dx)
             call.gradients = {name: _host(g) for name, g in gradients.items()}
             return dx, gradients
 
-        return y, Pullback(way.op, pullback, y, children={"": way})
+        return y, back
 
 
 class Follower:
-    """A copy of a network whose layers are given what is on a tape, and tell ``check`` what they make of it.
+    """A copy of a network whose layers run on the numbers of a tape, and report to ``check`` what they make of them.
 
     ``check(call, name, noted, got)`` is called with the input (``"x"``, ``"dy"``), the output and the gradients. Each
     layer goes on from the noted numbers, so a difference is always the layer's own.
@@ -82,25 +83,24 @@ class Follower:
         self.net, self.check = net.copy(), check
         self.calls: list[Call] = []
         self.place = 0
-        _hook(self.net, self._forward)
+        Watch(self.net, self._follow, at=_leaves(self.net))
 
     def follow(self, calls: list[Call]) -> None:
         """Start again at the first of these."""
         self.calls, self.place = calls, 0
 
-    def _forward(
-        self, path: str, layer: Layer, forward: Callable[..., Any], x: Array, train: bool = False, **options: Any
-    ) -> tuple[Array, Pullback]:
+    def _follow(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
+        path = visit.first
         if self.place >= len(self.calls) or self.calls[self.place].path != path:
             expected = self.calls[self.place].path if self.place < len(self.calls) else "nothing more"
             raise ValueError(f"twin: layer {path!r} was called where the other side called {expected!r}")
         call = self.calls[self.place]
         self.place += 1
         self.check(call, "x", call.x, _host(x))
-        y, way = forward(_like(call.x, x), train, **options)
+        y, way = run(_like(call.x, x))
         self.check(call, "y", call.y, _host(y))
 
-        def pullback(dy: Array) -> Any:
+        def back(dy: Array) -> Any:
             self.check(call, "dy", call.dy, _host(dy))
             dx, gradients = way(_like(call.dy, dy))
             self.check(call, "dx", call.dx, None if dx is None else _host(dx))
@@ -109,11 +109,11 @@ class Follower:
             onward = {name: _like(noted, dy) for name, noted in call.gradients.items()}
             return None if call.dx is None else _like(call.dx, dy), onward
 
-        return _like(call.y, y), Pullback(way.op, pullback, y, children={"": way})
+        return _like(call.y, y), back
 
 
 def as_case(call: Call) -> Case | None:
-    """A layer's call as a case of its op, so that the truth can be told about it; None for layers of other kinds."""
+    """A layer's call as a case of its op, for which the truth can be computed; None for layers of other kinds."""
     layer, found = call.layer, _op(call)
     if found is None or call.x.dtype.name not in UNIT:
         return None
@@ -163,12 +163,9 @@ def _op(call: Call) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
     return None
 
 
-def _hook(net: Layer, forward: Callable[..., Any]) -> None:
-    seen = set()
-    for path, layer in net.walk():
-        if not layer.children() and id(layer) not in seen:
-            seen.add(id(layer))
-            layer.forward = functools.partial(forward, path, layer, layer.forward)  # type: ignore[method-assign]
+def _leaves(net: Layer) -> list[str]:
+    """The layers that compute: those without layers inside."""
+    return [path for path, layer in net.walk() if not layer.children()]
 
 
 def _switches(layer: Layer, way: Pullback, y: Array, options: dict[str, Any]) -> numpy.ndarray | None:

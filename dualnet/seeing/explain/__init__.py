@@ -1,4 +1,4 @@
-"""``dn.explain``: where one number of a forward or backward pass comes from, as a sum with its numbers, and as a page.
+"""``dn.explain``: where one number of a forward or backward pass comes from, as a sum and as an interactive page.
 
 The sum is the equation of docs/derivation.md, evaluated here index by index in float64. It shares no code with the ops,
 so an explanation is also a check: it says whether the library computed the same.
@@ -39,7 +39,7 @@ def explain(
 
     The :class:`~dualnet.seeing.explain.explanation.Explanation` prints as text and as a table in notebooks; it has
     ``.terms``, ``.cells``, ``.value``, ``.anchor``, ``.ok``, and ``.to_html(path)`` writes the interactive page.
-    Raises ``ValueError`` for a target that is not there, and ``TypeError`` for what is no target, layer or array.
+    Raises ``ValueError`` if the target does not exist, ``TypeError`` if an argument is no target, layer or array.
 
     >>> import dualnet as dn
     >>> x = dn.asarray([1, 2, 0, 1, 3, 1, 2, 0, 0, 2, 1, 3, 1, 0, 2, 1], "float32").reshape(1, 4, 4, 1)
@@ -62,7 +62,7 @@ def explain(
     >>> why.value, why.anchor, why.cells["x"]
     (15.0, 'E4', [(0, 1, 1, 0), (0, 1, 2, 0), (0, 2, 1, 0), (0, 2, 2, 0)])
     """
-    from . import reading, run  # when it is asked for: `import dualnet` stays fast
+    from . import reading, run  # imported when they are needed: `import dualnet` stays fast
     from .explanation import Explanation
     from .sums import account
 

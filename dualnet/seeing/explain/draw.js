@@ -1,5 +1,5 @@
 "use strict";
-// Maps, sums and cards as elements of the page. Nothing here decides what is chosen.
+// Maps, sums and cards as elements of the page. Nothing here knows what the reader chose.
 const Draw = (() => {
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
@@ -22,7 +22,7 @@ const Draw = (() => {
     return sign(text);
   }
   const brief = (value) => (Number.isFinite(value) ? sign(Number(value.toPrecision(4)).toString()) : full(value));
-  function short(value) { // four signs at most: a cell is small
+  function short(value) { // at most four characters: a cell is small
     if (!Number.isFinite(value)) return sign(String(value)).slice(0, 4);
     const size = Math.abs(value);
     if (Number.isInteger(value) && size < 100) return sign(String(value));
@@ -74,7 +74,7 @@ const Draw = (() => {
 
   // -- the sum
 
-  function told(term) {
+  function factors(term) {
     const parts = term.cells.map((cell, place) => [place ? " · " : "", make("span", { class: "name", title: cell.name }, cell.short ?? cell.name), " ", brief(cell.value)]);
     const factor = term.what ? [" · ", make("span", { class: "name" }, term.what)] : [];
     return [...parts.flat(), ...factor, term.note ? make("span", { class: "name" }, "  ← " + term.note) : ""];
@@ -88,7 +88,7 @@ const Draw = (() => {
     for (const term of found.terms) {
       const value = Model.product(term);
       if (plain && value === 0 && found.terms.length > 4) { zeros++; continue; }
-      rows.push(make("tr", { "data-cells": term.cells.map((cell) => `${cell.map}:${cell.r},${cell.c}`).join(" ") }, make("td", {}, told(term)), make("td", { title: full(value) }, brief(value))));
+      rows.push(make("tr", { "data-cells": term.cells.map((cell) => `${cell.map}:${cell.r},${cell.c}`).join(" ") }, make("td", {}, factors(term)), make("td", { title: full(value) }, brief(value))));
     }
     const other = (words, value) => make("tr", { class: "other" }, make("td", {}, words), make("td", {}, value));
     if (zeros) rows.push(other(`${zeros} product${zeros > 1 ? "s that are" : " that is"} 0`, "0"));
@@ -123,7 +123,7 @@ const Draw = (() => {
   }
   function card(spec) {
     const body = spec.minis ? make("div", { class: "minis" }, spec.minis.map((part) => (typeof part === "string" ? make("span", { class: "mono" }, part) : mini(part, 300))))
-      : make("div", { class: "terms" }, make("table", {}, make("tbody", {}, spec.pairs.filter((term) => Model.product(term) !== 0).map((term) => make("tr", {}, make("td", {}, told(term)), make("td", {}, brief(Model.product(term))))))));
+      : make("div", { class: "terms" }, make("table", {}, make("tbody", {}, spec.pairs.filter((term) => Model.product(term) !== 0).map((term) => make("tr", {}, make("td", {}, factors(term)), make("td", {}, brief(Model.product(term))))))));
     return make("article", { class: "card" }, make("h3", {}, spec.title, make("span", { class: "anchor" }, spec.anchor)), make("div", { class: "formula" }, spec.formula), make("p", {}, spec.words), body,
       make("div", { class: "result", "data-value": spec.value }, make("small", {}, "the number"), full(spec.value)));
   }

@@ -26,8 +26,8 @@ ROWS = 12
 class Explanation:
     """One number of a pass, and the sum that it is. Made by :func:`dualnet.explain`.
 
-    ``bool(e)`` and ``e.ok`` tell whether the sum, made here in float64, is the library's number within the rounding
-    of its dtype, ``limit``.
+    ``bool(e)`` and ``e.ok`` say whether the sum, added up here in float64, is the library's number within ``limit``,
+    the rounding of its dtype.
     """
 
     target: str
@@ -41,7 +41,7 @@ class Explanation:
 
     @classmethod
     def of(cls, target: Target, account: Account, call: Call) -> Explanation:
-        """Hold a sum against the library's entry."""
+        """Compare a sum with the library's number."""
         uses = call.uses(target)
         arrays = [use.array(target) for use in uses]
         value = float(sum(float(array[target.index]) for array in arrays))
@@ -80,13 +80,13 @@ class Explanation:
 
     @property
     def distance(self) -> float:
-        """Between the sum and the library's number; 0 also where both are the same infinity, or NaN."""
+        """How far the sum is from the library's number; 0 if both are NaN, or the same infinity."""
         both = self.sum, self.value
         return 0.0 if both[0] == both[1] or all(map(math.isnan, both)) else abs(both[0] - both[1])
 
     @property
     def ok(self) -> bool:
-        """Do they agree?"""
+        """Whether the two agree."""
         return self.distance <= self.limit
 
     def __bool__(self) -> bool:
@@ -120,10 +120,10 @@ class Explanation:
         return markup.scrolling(markup.table(caption, ("term", "product"), rows, totals)) + lines
 
     def page(self, title: str | None = None) -> Page:
-        """The interactive page of the network on this input, opened at this entry. In a notebook it shows itself."""
-        from .page import Page  # made when it is asked for: reading its files takes time
+        """The interactive page of the network on this input, opened at this entry; a notebook shows it."""
+        from .page import Page  # imported when it is needed: few explanations become a page
 
-        return Page.of(self, title)
+        return Page.of(self._call, self._target, self.value, title)
 
     def to_html(self, path: str | Path, title: str | None = None) -> Path:
         """Write the interactive page to one file that needs no other and no network; returns its path."""
@@ -159,7 +159,7 @@ def tolerance(dtype: numpy.dtype, account: Account) -> float:
     return tau * size + float(kind.tiny) if math.isfinite(size) else math.inf
 
 
-def _told(cell: Cell) -> str:
+def _valued(cell: Cell) -> str:
     return f"{cell}  {_number(cell.value)}"
 
 
@@ -168,17 +168,17 @@ def _others(hidden: list[Term]) -> str:
 
 
 def _cells(term: Term) -> tuple[str, str]:
-    parts = [_told(cell) for cell in term.cells] + ([f"{term.what} {_number(term.factor)}"] if term.what else [])
+    parts = [_valued(cell) for cell in term.cells] + ([f"{term.what} {_number(term.factor)}"] if term.what else [])
     return " · ".join(parts) + (f"   ({term.note})" if term.note else ""), _number(term.value)
 
 
 def _aligned(terms: list[Term], below: list[tuple[str, float, str]]) -> list[str]:
-    """Columns one under another, and under the products what they come to."""
+    """The terms in columns that line up; below the products, what they add up to."""
     table = []
     for term in terms:
         first, *others = term.cells
         factor = [f"{term.what} {_number(term.factor)}"] if term.what else []
-        rest = "".join(f"  · {part}" for part in [*map(_told, others), *factor])
+        rest = "".join(f"  · {part}" for part in [*map(_valued, others), *factor])
         table.append((str(first), _number(first.value), rest))
     a, b, c = (max((len(row[i]) for row in table), default=0) for i in range(3))
     lefts = [f"{name.ljust(a)}  {value.rjust(b)}{rest.ljust(c)}  =" for name, value, rest in table]

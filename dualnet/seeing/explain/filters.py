@@ -14,7 +14,7 @@ from ...layers import dense
 from ...layers.layer import Layer
 from .run import Use
 from .target import Target
-from .terms import Account, Cell, Term, cell, met_by, place, read_by, readers_of
+from .terms import Account, Cell, Term, cell, met_by, place, place_back, read_by, readers_of
 
 
 @dataclass
@@ -138,16 +138,9 @@ def spread_sum(target: Target, bank: Bank) -> Account:
     if bias is not None:
         terms.insert(0, Term((cell("b", bias, c),)))
     tap = "k1−1−m,k2−1−n" if bank.turned else "m,n"
-    steps = [
-        (f"({i}{f'+{p[0]}' if p[0] else ''}−{m}{f'·{r}' if r > 1 else ''})/{s}" if s > 1 else "")
-        or f"{i}{f'+{p[0]}' if p[0] else ''}−{m}{f'·{r}' if r > 1 else ''}"
-        for i, m, s, r, p in zip("ij", "mn", bank.at.stride, bank.at.dilation, bank.at.pads)
-    ]
-    name = bank.read[1]
-    formula = (
-        f"{name}[k,i,j,c] = {'b[c] + ' if bias is not None else ''}"
-        f"Σ_m Σ_n Σ_d {source}[k,{steps[0]},{steps[1]},d] · w[{tap},c,d]"
-    )
+    name, (i, j) = bank.read[1], place_back(bank.at)
+    plus = "b[c] + " if bias is not None else ""
+    formula = f"{name}[k,i,j,c] = {plus}Σ_m Σ_n Σ_d {source}[k,{i},{j},d] · w[{tap},c,d]"
     notes = [] if bank.at.stride == (1, 1) else ["Only whole quotients count: the deltas stand a stride apart."]
     title = f"{type(bank.use.layer).__name__} {'forward' if name == 'y' else 'backward, to the input'}"
     return Account(

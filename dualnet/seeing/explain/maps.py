@@ -1,4 +1,4 @@
-"""Pooling, flatten, and the layers that hand numbers on: sums with few terms or none."""
+"""Pooling, flatten, and the layers that only pass numbers on: sums of few terms, or of one."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def units(layer: Layer, at: Windows, i: int, j: int) -> int:
 
 
 def _grid(target: Target, use: Use) -> tuple[int, int, int]:
-    """i, j and c of an output, which a global pooling gives no place."""
+    """i, j and c of an output; that of a global pooling stands at i = j = 0."""
     if len(target.index) == 2:
         return 0, 0, target.index[1]
     return target.index[1], target.index[2], target.index[3]

@@ -54,7 +54,7 @@ const Model = (() => {
     }
     *all() { for (let i = 0; i < this.grid[0]; i++) for (let j = 0; j < this.grid[1]; j++) yield [i, j]; }
 
-    // the sum of an entry: terms, what is added beside them, the library's number, and which cells it came from
+    // the sum of an entry: its terms, what the hidden channels add, the library's number, the cells that it came from
     finish(account) {
       const terms = account.terms ?? [], extra = account.extra ?? [];
       const plain = terms.reduce((total, term) => total + product(term), 0) + extra.reduce((total, part) => total + part.value, 0);
@@ -194,14 +194,14 @@ const Model = (() => {
       const db = this.get("db");
       return { name: db.name, value: db.value, anchor: "E12", title: "backward: every delta of the filter", terms, extra, formula: "db[d] = Σ dy[k,i,j,d]" };
     }
-    // what is given: where it goes
+    // the given numbers, x, w and dy: where they go
     of_x(r, c, pass) {
       const x = this.cell("x", r, c), readers = [...this.readers(r, c)];
       const to = pass === "forward" ? "y" : "dy";
       return { ...x, reach: true, title: `read by ${readers.length} window(s)`, lit: light(readers.flatMap(({ m, n, i, j }) => {
         const [tm, tn] = this.tap(m, n);
         return pass === "forward" ? [[to, i, j], ["w", tm, tn]] : [[to, i, j], ["dw", tm, tn], ["dx", r, c]];
-      })), words: pass === "forward" ? "Each window that reads this cell multiplies it with another tap of the kernel." : "It meets the delta of each window that read it, once for each tap: that makes dw." };
+      })), words: pass === "forward" ? "Each window that reads this cell multiplies it by another tap of the kernel." : "It meets the delta of each window that read it, once for each tap: these products go into dw." };
     }
     of_w(tm, tn, pass) {
       const [m, n] = this.tap(tm, tn), lit = [];
@@ -212,7 +212,7 @@ const Model = (() => {
         lit.push(...(pass === "forward" ? [["x", r, c], ["y", i, j]] : [["dx", r, c], ["dy", i, j], ["dw", tm, tn]]));
       }
       return { ...this.stored(tm, tn), reach: true, title: "one weight, shared by all windows", lit: light(lit),
-        words: pass === "forward" ? "It meets these cells of x, one in each window." : "It sends every delta back to the cell that it had read." };
+        words: pass === "forward" ? "It meets these cells of x, one in each window." : "It sends every delta back to the cell that it read." };
     }
     of_dy(i, j) {
       const cells = [...this.window(i, j)].filter((tap) => tap.there);
@@ -220,7 +220,7 @@ const Model = (() => {
         words: "It goes back to every cell that its window read, times the kernel; and to every weight, times the input." };
     }
 
-    // the same entry in three ways, each computed in its own
+    // the same entry in three spellings, each really computed so
     spellings(map, r, c, pass) {
       if (map === "y") return this.spelled_y(r, c);
       if (map === "dw") return this.spelled_dw(r, c);
@@ -242,7 +242,7 @@ const Model = (() => {
       for (let q = 0; q < patch.length; q++) flipped += patch[q] * turned[patch.length - 1 - q]; // the indices run against each other
       const gemm = patch.reduce((total, value, q) => total + value * kernel[q], 0);
       return { value: account.value, more, cards: [
-        { title: "Loops: cross-correlation", anchor: "E4", formula: `y[i,j] = Σ_m Σ_n w[${tap}] · x[${row}, ${column}]`, words: "The sum as it is printed: window and kernel, index by index.", minis: [[patch, k2, "window of x"], "·", [kernel, k2, this.turns ? "rot180(w)" : "w"]], value: loops + more },
+        { title: "Loops: cross-correlation", anchor: "E4", formula: `y[i,j] = Σ_m Σ_n w[${tap}] · x[${row}, ${column}]`, words: "The sum as printed: window and kernel, index by index.", minis: [[patch, k2, "window of x"], "·", [kernel, k2, this.turns ? "rot180(w)" : "w"]], value: loops + more },
         { title: "Flipped: true convolution", anchor: "E3", formula: this.turns ? "y = x ∗ w" : "y = x ∗ rot180(w)", words: "A convolution reads the kernel backwards: window and kernel meet from opposite ends.", minis: [[patch, k2, "window of x"], "∗", [turned, k2, this.turns ? "w" : "rot180(w)"]], value: flipped + more },
         { title: "One product of matrices", anchor: "E4", formula: "Y = X W + b", words: `The window as a row of X, the kernel as a column of W.`, minis: [[patch, patch.length, `row ${i * this.grid[1] + j} of X`], [kernel, kernel.length, `column ${this.ds[this.d]} of W`]], value: gemm + more },
       ] };
@@ -285,7 +285,7 @@ const Model = (() => {
       const gemm = linked * gathered.sort((a, b) => a[0] - b[0]).reduce((total, entry) => total + entry[2], 0);
       return { value: account.value, more, cards: [
         { title: "Loops: full convolution", anchor: "E13", formula: `dx[i,j] = Σ_m Σ_n dy[${back.join(", ")}] · w[${tap}]`, words: "The indices run backwards: each window that read the cell sends its delta back.", pairs: account.terms, value: loops + more },
-        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel going forward; the way back turns it once more, and it stands as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more },
+        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel going forward; the way back turns it once more, so it is used as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more },
         { title: "One product of matrices", anchor: "E13", formula: "dX = dY Wᵀ, then col2im", words: "What runs: no kernel is turned. col2im adds up what was read from this cell.", minis: [[gathered.map((entry) => entry[2]), Math.max(gathered.length, 1), gathered.length ? `dX rows ${gathered.map((entry) => entry[0]).join(", ")}` : "none"]], value: gemm + more },
       ] };
     }
@@ -340,7 +340,7 @@ const Model = (() => {
         return { ...common, title: won.length ? "backward: the winner takes the whole error" : "backward: it won no window, so it learns nothing", formula: "dx = Σ dy over the windows that it won",
           terms: won.map(({ i, j }) => ({ cells: [this.cell("dy", i, j)], note: "won" })), lit: light(won.map(({ i, j }) => ["dy", i, j])), note: `${readers.length} window(s) read x[${r},${c}]; it won ${won.length}.` };
       }
-      if (this.how === "l2") return { ...common, title: "backward: x / y of the error", formula: "dx = Σ dy · x / y", terms: readers.map(({ i, j }) => {
+      if (this.how === "l2") return { ...common, title: "backward: the delta times x / y", formula: "dx = Σ dy · x / y", terms: readers.map(({ i, j }) => {
         const y = this.cell("y", i, j).value;
         return { cells: [this.cell("dy", i, j), this.cell("x", r, c)], factor: y ? 1 / y : 0, what: `1/y[${i},${j}]` };
       }) };
@@ -348,13 +348,13 @@ const Model = (() => {
     }
     of_x(r, c, pass) {
       const readers = [...this.readers(r, c)];
-      if (pass === "backward") return { ...this.cell("x", r, c), reach: true, title: `read by ${readers.length} window(s)`, words: "Its size decided in the forward pass; here its gradient is dx.", lit: light([["dx", r, c], ...readers.map(({ i, j }) => ["dy", i, j])]) };
+      if (pass === "backward") return { ...this.cell("x", r, c), reach: true, title: `read by ${readers.length} window(s)`, words: "It was read in the forward pass; its gradient is dx.", lit: light([["dx", r, c], ...readers.map(({ i, j }) => ["dy", i, j])]) };
       return { ...this.cell("x", r, c), reach: true, title: `read by ${readers.length} window(s)`, words: "Each window that reads this unit makes one output.", lit: light(readers.map(({ i, j }) => ["y", i, j])) };
     }
     of_dy(i, j) {
       const best = this.how === "max" ? this.winner(i, j) : null;
       const to = best ? [["dx", best.r, best.c]] : this.units(i, j).map(({ r, c }) => ["dx", r, c]);
-      return { ...this.cell("dy", i, j), reach: true, title: "the delta that the next layer sent", words: best ? `All of it goes to the winner, dx[${this.image},${best.r},${best.c},${this.cs[this.c]}].` : "It is shared among the units of its window.", lit: light(to) };
+      return { ...this.cell("dy", i, j), reach: true, title: "the delta that the next layer sent", words: best ? `All of it goes to the winner, dx[${this.image},${best.r},${best.c},${this.cs[this.c]}].` : "The units of its window share it.", lit: light(to) };
     }
     spellings() { return null; }
   }

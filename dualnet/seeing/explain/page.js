@@ -1,5 +1,5 @@
 "use strict";
-// What is chosen, and what the reader does to choose it.
+// What the reader chose, and how: mouse, touch and keys.
 (() => {
   const { make } = Draw;
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -57,17 +57,17 @@
   }
   function words(map) {
     const v = view();
-    if (v.form === "pooling") return state.pass === "forward" ? "One number stands for each window." : v.how === "max" ? "The dots are the winners: each takes the whole delta of its window, and the others get nothing." : "Every unit of a window gets its part of the delta.";
+    if (v.form === "pooling") return state.pass === "forward" ? "Each window becomes one number." : v.how === "max" ? "The dots are the winners: each takes the whole delta of its window, and the others get nothing." : "Each unit of a window gets its share of the delta.";
     if (v.form === "activation") return state.pass === "forward" ? "One function, applied to each number by itself." : "Each delta is scaled by the slope at its unit.";
     const is = turned() ? "turned by 180°" : "as it is stored";
-    return { y: `The kernel, ${is}, stands on one window after the other.`, dx: `The deltas come back through the kernel, ${is}.`, dw: "Each delta meets what the weight had read.", db: "The bias collects every delta." }[map]
+    return { y: `The kernel, ${is}, stands on one window after the other.`, dx: `The deltas come back through the kernel, ${is}.`, dw: "Each delta meets what the weight read.", db: "The bias collects every delta." }[map]
       ?? (state.pass === "forward" ? `The kernel, ${is}, stands on one window after the other.` : "The deltas go back to the input and to the weights.");
   }
 
   // -- drawing
 
   let shown = [];
-  const SMALL = 22; // below, a cell holds no number and needs no gap to its neighbour
+  const SMALL = 22; // a smaller cell holds no number, and needs no gap
   const span = (cells, size) => cells * (size + (size < SMALL ? 0 : 1)) + 6;
   function sizes(specs) { // one size for all large maps, so that they can be compared; kernels may be larger
     const narrow = matchMedia("(max-width: 620px)").matches;
@@ -144,7 +144,7 @@
   }
   const cellAt = (map, r, c) => byId("maps").querySelector(`[data-name="${map}"] .cell[data-r="${r}"][data-c="${c}"]`);
 
-  // -- choosing a cell: what it came from lights up, and its sum is told
+  // -- choosing a cell: what it came from lights up, and its sum is shown
 
   let last = "", telling = 0;
   function choose(place, redraw = false) {
@@ -178,9 +178,9 @@
   function spell(place) {
     const spelled = view().spellings(place.map, place.r, place.c, state.pass);
     byId("spellings").hidden = view().form !== "convolution";
-    if (!spelled) return; // of what is given there is nothing to spell: the last one stays
+    if (!spelled) return; // x, w and dy are not computed: the last spelling stays
     byId("spellings-words").replaceChildren("Is the kernel rotated in the backward pass or not? It is the same sum, written differently: ", make("code", {}, view().explain(place.map, place.r, place.c, state.pass).name),
-      ` = ${Draw.full(spelled.value)} three times.` + (spelled.more ? ` (Pictures: the channel and filter that are shown; ${Draw.full(spelled.more)} is added by the rest.)` : ""));
+      ` = ${Draw.full(spelled.value)} three times.` + (spelled.more ? ` (The pictures show the chosen channel and filter; the others add ${Draw.full(spelled.more)}.)` : ""));
     byId("spellings").dataset.entry = byId("account").dataset.entry;
     byId("cards").replaceChildren(...spelled.cards.map(Draw.card));
   }
@@ -223,7 +223,7 @@
     if (!cell || (!step && event.key !== "Home" && event.key !== "End")) return;
     event.preventDefault();
     const { map, r, c } = placeOf(cell), spec = shown.find((each) => each.name === map);
-    const way = map === "w" && turned() ? -1 : 1; // what is drawn turned is walked turned
+    const way = map === "w" && turned() ? -1 : 1; // on a turned kernel the keys follow the picture
     const next = step ? [r + way * step[0], c + way * step[1]] : [r, event.key === "Home" ? 0 : spec.cols - 1];
     cellAt(map, Math.min(Math.max(next[0], 0), spec.rows - 1), Math.min(Math.max(next[1], 0), spec.cols - 1))?.focus();
   });

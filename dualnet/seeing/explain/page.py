@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
@@ -19,18 +19,16 @@ from ...layers.convolution import Conv2D
 from ...layers.layer import Layer
 from ...shim.dtypes import finfo
 from .maps import units, windows_of
-from .run import Use
+from .run import Call, Use
+from .target import Target
 from .units import curve
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
 
 HERE = Path(__file__).parent
 SCRIPTS = ("model.js", "draw.js", "page.js")
 LARGEST = 32
-"""Rows or columns of a map that still fit on a screen."""
+"""The most rows or columns of a map that fit on a screen."""
 NUMBERS = 32_000
-"""How many fit into a page of 300 KB, beside its script."""
+"""How many fit into a page of 300 KB, besides its script."""
 CHANNELS = (8, 4, 2, 1)
 """How many channels and filters of a layer are shown: the most that fit."""
 
@@ -40,16 +38,16 @@ View = dict[str, Any]
 
 @dataclass(frozen=True)
 class Page:
-    """The page as text. ``save(path)`` writes it; in a notebook it shows itself in a frame."""
+    """The page as text. ``save(path)`` writes it; a notebook shows it in a frame."""
 
     html: str
     title: str
 
     @classmethod
-    def of(cls, explanation: Explanation, title: str | None = None) -> Page:
-        """The page of the network that was explained, opened at the entry that was explained."""
-        data = gather(explanation)
-        title = title or f"{explanation.target} of {type(explanation._call.net).__name__}"
+    def of(cls, call: Call, target: Target, value: float, title: str | None = None) -> Page:
+        """The page of a network and what it is run on, opened at an entry that was explained and had this value."""
+        data = gather(call, target, value)
+        title = title or f"{target} of {type(call.net).__name__}"
         return cls(filled(title, data), title)
 
     def save(self, path: str | Path) -> Path:
@@ -87,24 +85,16 @@ def filled(title: str, data: View) -> str:
     return text
 
 
-def gather(explanation: Explanation) -> View:
-    """Run once more, watching every layer that can be drawn, and pack what fits; the target's layer comes first."""
-    call, target = explanation._call, explanation._target
+def gather(call: Call, target: Target, value: float) -> View:
+    """Run once more, watch every layer that can be drawn, and pack what fits; the target's layer comes first."""
     leaves = [(path, layer) for path, layer in call.net.walk() if not layer.children()]
     drawn = [path for path, layer in leaves if viewer_of(layer)]
     found = call.everything(sorted({*drawn, target.path}, key=[path for path, _ in leaves].index))
-    _check_unchanged(explanation, found)
+    _check_unchanged(target, value, found)
     image = target.index[0] if target.parameter is None else 0
     places = {path: place for place, (path, _) in enumerate(leaves)}
     near = sorted(drawn, key=lambda path: (abs(places[path] - places[target.path]), places[path]))
-    views: dict[str, View] = {}
-    room = NUMBERS
-    for path in near:
-        wanted = target.index if path == target.path else ()
-        view = _fitting(found[path][0], image, target.name, wanted, room if path == target.path else room // 2)
-        if view is not None:
-            room -= view.pop("numbers")
-            views[path] = view
+    views = _views(target, image, {path: found[path][0] for path in near})
     _check_drawn(target.path, views, drawn, found[target.path][0])
     chain = [
         {"path": path, "kind": type(layer).__name__, "title": repr(layer), "view": views.get(path)}
@@ -116,13 +106,24 @@ def gather(explanation: Explanation) -> View:
     return {"layers": chain, "target": opened, "source": call.source, "net": type(call.net).__name__, "image": image}
 
 
-def _check_unchanged(explanation: Explanation, found: dict[str, list[Use]]) -> None:
+def _views(target: Target, image: int, uses: dict[str, Use]) -> dict[str, View]:
+    """What there is room for: of the target's layer as much as possible, of each other one half of what is left."""
+    views, room = {}, NUMBERS
+    for path, use in uses.items():
+        wanted = target.index if path == target.path else ()
+        view = _fitting(use, image, target.name, wanted, room if path == target.path else room // 2)
+        if view is not None:
+            room -= view.pop("numbers")
+            views[path] = view
+    return views
+
+
+def _check_unchanged(target: Target, explained: float, found: dict[str, list[Use]]) -> None:
     """The entry has the value that was explained; that of a shared layer's parameter comes from all its places."""
-    target = explanation._target
     use = found[target.path][0]
     uses = [use] if target.parameter is None else [u for us in found.values() for u in us if u.layer is use.layer]
     value = float(sum(float(u.array(target)[target.index]) for u in uses))
-    if value != explanation.value and not math.isnan(value):
+    if value != explained and not math.isnan(value):
         raise ValueError("explain: the network has changed since; explain it again, then make the page")
 
 
@@ -140,7 +141,7 @@ def _check_drawn(path: str, views: dict[str, View], drawn: list[str], use: Use) 
 
 
 def _fitting(use: Use, image: int, name: str, index: tuple[int, ...], room: int) -> View | None:
-    """The view with the most channels that fits into the room, or None."""
+    """The view with as many channels as there is room for, or None."""
     if use.x.ndim != 4 or max(use.x.shape[1:3]) > LARGEST or max(use.y.shape[1:3], default=1) > LARGEST:
         return None
     viewer = viewer_of(use.layer)
@@ -156,13 +157,13 @@ def _fitting(use: Use, image: int, name: str, index: tuple[int, ...], room: int)
 
 
 def _packed(array: Numbers, dtype: str) -> View:
-    """Shape and bytes: every float32 arrives as it was."""
+    """Shape and bytes: every float32 arrives bit for bit."""
     little = numpy.ascontiguousarray(array, dtype=numpy.dtype(dtype).newbyteorder("<"))
     return {"shape": list(array.shape), "dtype": dtype, "bytes": base64.b64encode(little.tobytes()).decode()}
 
 
 def _chosen(use: Use, name: str, index: tuple[int, ...], most: int) -> tuple[list[int], list[int]]:
-    """Which channels of x and of y are shown: the first, and the one that was asked for."""
+    """Which channels of x and of y are shown: a few in a row, with the one that was asked for."""
     C, D = use.x.shape[-1], use.y.shape[-1]
     c = d = 0
     if index:
@@ -174,7 +175,7 @@ def _chosen(use: Use, name: str, index: tuple[int, ...], most: int) -> tuple[lis
             c = c if name == "dx" else first + (index[2] if name == "dw" else 0)
             d = c // w.shape[2] * (w.shape[3] // groups) if name == "dx" else d
     elsewhere = c if name == "dx" else d
-    if not isinstance(use.layer, Conv2D):  # every channel for itself
+    if not isinstance(use.layer, Conv2D):  # each channel by itself
         c = d = elsewhere
     return _some(C, c, most), _some(D, d, most)
 
@@ -254,7 +255,7 @@ def _rest(use: Use, image: int, cs: list[int], ds: list[int], shape: tuple[int, 
 
 
 def view_of_pooling(use: Use, image: int, shown: tuple[list[int], list[int]]) -> View:
-    """E8 and E15, one channel at a time; of an average, M of every window as well."""
+    """E8 and E15, one channel at a time; for an average, with M of every window."""
     layer, (cs, _), at = use.layer, shown, windows_of(use)
     kinds = {pooling.MaxPool2D: "max", pooling.GlobalMaxPool2D: "max", pooling.L2Pool2D: "l2"}
     (P, Q), flat = at.grid, (*at.grid, use.y.shape[-1])

@@ -37,7 +37,7 @@ def read(text: Any, net: Layer) -> Target:
 
 
 def located(target: Target, uses: list[Use]) -> Target:
-    """The target with its index held against the array's shape; negative ones count from the end."""
+    """The target with its index checked against the array's shape; negative indices count from the end."""
     shape = uses[0].shape_of(target)
     if len(target.index) != len(shape):
         raise ValueError(
@@ -100,15 +100,15 @@ def _leaves(net: Layer, prefix: str = "") -> str:
 def _unknown(name: str, path: str, layer: Layer, names: list[str], net: Layer) -> str:
     kind = type(layer).__name__
     here = f"layer {path} ({kind})" if path else kind
-    told = f"explain: {here} computes no {name!r}; it has {', '.join(names)}."
+    message = f"explain: {here} computes no {name!r}; it has {', '.join(names)}."
     if name in ("x", "o"):
-        return told + " x comes from the layer before: it is that one's y."
+        return message + " x comes from the layer before: it is that one's y."
     if name == "dy":
-        return told + " dy comes from the layer after: it is that one's dx."
+        return message + " dy comes from the layer after: it is that one's dx."
     if f"d{name}" in names:
-        return told + f" {name} is a parameter; its gradient is d{name}."
+        return message + f" {name} is a parameter; its gradient is d{name}."
     others = [p for p, part in net.walk() if not part.children() and name in computed(part)]
-    return told + (f" {name} is computed by layer {', '.join(others[:8])}." if others else "")
+    return message + (f" {name} is computed by layer {', '.join(others[:8])}." if others else "")
 
 
 def _index(text: str, whole: str) -> tuple[int, ...]:

@@ -1,21 +1,22 @@
-"""One forward and backward pass of a copy of the network, in which chosen layers note what passes through them."""
+"""One forward and one backward pass, and what chosen layers saw in them."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy
 
 from ... import ops
-from ...layers.containers import Sequential
-from ...layers.entering import arrived, home
+from ...layers.entering import as_batch, home
 from ...layers.layer import Layer
 from ...layers.normalization import Normalization
 from ...layers.parameter import Parameter
 from ...ops.pullback import Pullback
 from ...shim import Array, asarray, backend_of, to_numpy
+from ..watching import Run, Visit, Watch, sharing_copy
 from .target import Target
 
 
@@ -23,7 +24,7 @@ from .target import Target
 class Use:
     """What one layer saw when it was used once: host arrays in the dtype of the network."""
 
-    layer: Any  # of the kind that the explainer knows
+    layer: Any  # a copy; Any, since each explainer knows its own kind
     title: str  # as it prints
     train: bool
     x: numpy.ndarray
@@ -37,7 +38,7 @@ class Use:
     gradients: dict[str, numpy.ndarray] = field(default_factory=dict)
 
     def array(self, target: Target) -> numpy.ndarray:
-        """The array of the library in which the target is an entry."""
+        """The library's array that holds the target."""
         if target.parameter is None:
             return getattr(self, target.name)
         return self.gradients[target.parameter]
@@ -60,10 +61,10 @@ class Call:
 
     def __init__(self, net: Layer, x: Any, t: Any, dy: Any, loss: Any, train: bool) -> None:
         if t is not None and dy is not None:
-            raise ValueError("explain: give t or dy, not both: from t and the loss follows dy")
+            raise ValueError("explain: give t or dy, not both: dy follows from t and the loss")
         self.net, self.train = net, bool(train)
         self.loss: Any = None if t is None and loss is None else ops.losses.of(net, loss)
-        self.x = arrived(net, x, "explain")
+        self.x = as_batch(net, x, "explain")
         self.t = None if t is None else asarray(t, backend=home(net))
         self.dy = None if dy is None else asarray(dy, net.dtype, backend=home(net))
 
@@ -77,35 +78,22 @@ class Call:
         return "dy was drawn at random (always the same); give t=targets or dy="
 
     def uses(self, target: Target) -> list[Use]:
-        """The uses of the target's layer: one, except for the parameters of a layer that is shared."""
+        """The uses of the target's layer: one, or several for the parameters of a shared layer."""
         found = self.everything([target.path], backward=target.name != "y")
         return found[target.path] if target.parameter is None else [u for us in found.values() for u in us]
 
     def everything(self, paths: list[str], backward: bool = True) -> dict[str, list[Use]]:
-        """Run, and return what the layers at these paths saw. A shared layer's other places come along."""
-        # Parameters are shared with the copy: nothing writes into them. Everything else is the copy's own.
-        net = copy.deepcopy(self.net, {id(p): p for p in self.net.parameters().values()})
+        """Run, and return what the layers at these paths saw, shared layers at all their places."""
+        net = sharing_copy(self.net)
+        seen: list[tuple[Visit, Use]] = []
+        with Watch(net, partial(_use, seen), at=paths, apart=True):
+            y, way = net.forward(net.enter(self.x), self.train)
+            if backward:
+                way(self._delta(y))
         layers = dict(net.walk())
-        for layer in layers.values():
-            if isinstance(layer, Sequential):
-                layer.together = False  # each layer by itself, in its place
-        seen: dict[int, list[Use]] = {}
         for path in paths:
-            if id(layers[path]) not in seen:
-                seen[id(layers[path])] = _watch(layers[path])
-        y, way = net.forward(net.enter(self.x), self.train)
-        if backward:
-            way(self._delta(y))
-        found: dict[str, list[Use]] = {}
-        for identity, uses in seen.items():
-            places = [path for path, layer in net.walk() if id(layer) == identity]
-            if len(places) != len(uses):
-                raise ValueError(
-                    f"explain: layer {places[0]} ({uses[0].title if uses else 'unused'}) stands in {len(places)} "
-                    f"place(s) and ran {len(uses)} time(s); expected once for each"
-                )
-            found |= {path: [use] for path, use in zip(places, uses)}
-        return found
+            _check_once(path, layers, [use for _, use in seen if use.layer is layers[path]])
+        return {visit.name: [use] for visit, use in seen}
 
     def _delta(self, y: Array) -> Array:
         if self.t is not None:
@@ -118,33 +106,35 @@ class Call:
         return asarray(drawn, y.dtype.name, backend=backend_of(y).name)
 
 
-def _watch(layer: Layer) -> list[Use]:
-    """From now on the layer notes each of its uses in the list. It keeps its class's name and behaviour."""
-    uses: list[Use] = []
-    kind, title = type(layer), repr(layer)
+def _use(seen: list[tuple[Visit, Use]], visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
+    """Let the layer run, and add to the list what it saw."""
+    layer = visit.layer
+    visit.options.pop("need_dx", None)  # a chain leaves out its first layer's dx, which can be explained too
+    state = {name: _host(getattr(layer, name)) for name in layer.state_names}
+    y, way = run(x)
+    as_it_is = isinstance(layer, Normalization)  # else in the layer's dtype, which may be one of 16 bits
+    parameters = {name: p for name, p in vars(layer).items() if isinstance(p, Parameter)}
+    values = {name: to_numpy(p.value if as_it_is else p.cast(x.dtype)) for name, p in parameters.items()}
+    use = Use(layer, repr(layer), visit.train, to_numpy(x), to_numpy(y), values, state, way, backend_of(y).name)
+    seen.append((visit, use))
 
-    class Watched(kind):  # type: ignore[misc, valid-type]
-        def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
-            """As before; ``need_dx=False``, by which a chain leaves out the first layer's dx, is not passed on."""
-            state = {name: _host(getattr(self, name)) for name in kind.state_names}
-            y, way = super().forward(x, train)
-            as_it_is = isinstance(self, Normalization)  # else in the layer's dtype, which may be one of 16 bits
-            parameters = {name: p for name, p in vars(self).items() if isinstance(p, Parameter)}
-            values = {name: to_numpy(p.value if as_it_is else p.cast(x.dtype)) for name, p in parameters.items()}
-            use = Use(self, title, train, to_numpy(x), to_numpy(y), values, state, way, backend_of(y).name)
-            uses.append(use)
+    def back(dy: Array) -> tuple[Array, dict[str, Array]]:
+        dx, gradients = way(dy)
+        use.dy, use.dx = to_numpy(dy), to_numpy(dx)
+        use.gradients = {name: to_numpy(gradient) for name, gradient in gradients.items()}
+        return dx, gradients
 
-            def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:
-                dx, gradients = way(dy)
-                use.dy, use.dx = to_numpy(dy), to_numpy(dx)
-                use.gradients = {name: to_numpy(gradient) for name, gradient in gradients.items()}
-                return dx, gradients
+    return y, back
 
-            return y, Pullback(kind.__name__, pullback, y, x=x)
 
-    Watched.__name__ = kind.__name__
-    layer.__class__ = Watched
-    return uses
+def _check_once(path: str, layers: dict[str, Layer], uses: list[Use]) -> None:
+    """The layer ran once at each of its places; otherwise a place would not say which run is meant."""
+    places = [place for place, layer in layers.items() if layer is layers[path]]
+    if len(places) != len(uses):
+        raise ValueError(
+            f"explain: layer {places[0]} ({repr(layers[path]) if uses else 'unused'}) stands in {len(places)} "
+            f"place(s) and ran {len(uses)} time(s); expected once for each"
+        )
 
 
 def _host(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Who explains which layer: the index sums of docs/derivation.md, evaluated in float64 without the ops."""
+"""Which function explains which layer: the index sums of docs/derivation.md, evaluated in float64 without the ops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = [*filters.KINDS, *maps.KINDS, *units.KINDS]
 
 
 def account(target: Target, uses: list[Use]) -> Account:
-    """Explain an entry. A parameter of a layer that stands in several places collects from all of them."""
+    """Explain an entry. A shared layer's parameters collect from all of its places."""
     explainer = explainer_of(uses[0].layer)
     accounts = [explainer(target, use) for use in uses]
     first = accounts[0]
@@ -29,4 +29,4 @@ def explainer_of(layer: Layer) -> Callable[[Target, Use], Account]:
     for kind, explainer in KINDS:
         if isinstance(layer, kind):
             return explainer
-    raise ValueError(f"explain: how {type(layer).__name__} computes is not known here; only its own pullback knows")
+    raise ValueError(f"explain: {type(layer).__name__} cannot be explained: only its own code knows what it computes")

@@ -1,4 +1,4 @@
-"""What is to be explained."""
+"""What to explain: one entry of one array."""
 
 from __future__ import annotations
 

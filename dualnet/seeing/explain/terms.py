@@ -1,4 +1,4 @@
-"""Cells, terms and accounts: what an explanation is made of; and where windows and cells meet (E6)."""
+"""Cells, terms and accounts, of which an explanation is made; and where windows and cells meet (E6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Term:
-    """A product of cells, and of a ``factor`` that is no cell, such as the 1/M of an average, called ``what``."""
+    """A product of cells and of a ``factor`` that is not a cell, such as the 1/M of an average; ``what`` names it."""
 
     cells: tuple[Cell, ...]
     factor: float = 1.0
@@ -40,7 +40,7 @@ class Term:
 
 @dataclass
 class Account:
-    """A sum before it is told: its equation, its terms, what they come to, and how large a rounding error may be."""
+    """A sum and all about it: its equation, its terms, their result, and how large a rounding error may be."""
 
     anchor: str
     title: str
@@ -48,7 +48,7 @@ class Account:
     where: dict[str, int]
     terms: list[Term]
     how: str = "sum"
-    result: float | None = None  # where it is no plain sum
+    result: float | None = None  # if it is not a plain sum
     scale: float | None = None  # of the numbers that were added up or rounded on the way
     notes: list[str] = field(default_factory=list)
 
@@ -105,3 +105,12 @@ def place(at: Windows) -> tuple[str, str]:
         i + (f"·{s}" if s > 1 else "") + f"+{m}" + (f"·{r}" if r > 1 else "") + (f"−{p[0]}" if p[0] else "")
         for i, m, s, r, p in zip("ij", "mn", at.stride, at.dilation, at.pads)
     )
+
+
+def place_back(at: Windows) -> tuple[str, str]:
+    """The same the other way round: ``(i+1−m)/2``."""
+    steps = (
+        i + (f"+{p[0]}" if p[0] else "") + f"−{m}" + (f"·{r}" if r > 1 else "")
+        for i, m, r, p in zip("ij", "mn", at.dilation, at.pads)
+    )
+    return tuple(f"({step})/{s}" if s > 1 else step for step, s in zip(steps, at.stride))  # type: ignore[return-value]

@@ -24,7 +24,7 @@ def logistic(x: float) -> float:
 
 
 def curve(layer: Layer) -> tuple[Function, Function, str, str]:
-    """f, its slope f', and both in words, of an activation that works on each number by itself."""
+    """An activation that works on each number by itself: f, its slope f', and both in words."""
     a = getattr(layer, "alpha", 1.0)
     gate, slope = _gate(getattr(layer, "approximate", False))
     curves: dict[type[Layer], tuple[Function, Function, str, str]] = {
@@ -102,35 +102,43 @@ def of_activation(target: Target, use: Use) -> Account:
 
 
 def of_softmax(target: Target, use: Use) -> Account:
-    layer, axis = use.layer, use.layer.axis % use.x.ndim
-    log = isinstance(layer, act.LogSoftmax)
+    axis = use.layer.axis % use.x.ndim
     line = [(*target.index[:axis], q, *target.index[axis + 1 :]) for q in range(use.x.shape[axis])]
     x = [cell("x", use.x, *index) for index in line]
     top = max(each.value for each in x)
-    total = math.fsum(math.exp(each.value - top) for each in x)
-    shares = [math.exp(each.value - top) / total for each in x]
-    here = target.index[axis]
+    powers = [math.exp(each.value - top) for each in x]
+    total = math.fsum(powers)
+    y = [power / total for power in powers]
     if target.name == "y":
-        y = x[here].value - top - math.log(total) if log else shares[here]
-        formula = "y_i = x_i − log Σ_q e^x_q" if log else "y_i = e^x_i / Σ_q e^x_q"
-        terms = [Term((each,), note="this one" if q == here else "") for q, each in enumerate(x)]
-        return Account(
-            "E7",
-            f"{type(layer).__name__} forward",
-            formula,
-            {"i": here},
-            terms,
-            how="f of them",
-            result=y,
-            scale=1 + abs(y),
-        )
-    terms = []
-    for q, index in enumerate(line):
-        slope = (q == here) - shares[here] if log else shares[here] * ((q == here) - shares[q])
-        terms.append(Term((cell("dy", use.dy, *index),), slope, f"∂y[{q}]/∂x[{here}]"))
-    formula = "dx_i = Σ_q dy_q · " + ("([q = i] − e^y_i)" if log else "y_i · ([q = i] − y_q)")
-    size = math.fsum(abs(t.cells[0].value) for t in terms) * (1.0 if log else shares[here])
-    return Account("E14", f"{type(layer).__name__} backward", formula, {"i": here}, terms, scale=size)
+        return _softmax_forward(use, x, y, top, math.log(total), target.index[axis])
+    return _softmax_backward(use, line, y, target.index[axis])
+
+
+def _softmax_forward(use: Use, x: list[Cell], y: list[float], top: float, log: float, i: int) -> Account:
+    """``y`` is the softmax of x, ``top`` the largest x, ``log`` the logarithm of Σ_q e^(x_q − top)."""
+    if isinstance(use.layer, act.LogSoftmax):
+        result, formula = x[i].value - top - log, "y_i = x_i − log Σ_q e^x_q"
+    else:
+        result, formula = y[i], "y_i = e^x_i / Σ_q e^x_q"
+    title = f"{type(use.layer).__name__} forward"
+    terms = [Term((each,), note="this one" if q == i else "") for q, each in enumerate(x)]
+    size = 1 + abs(result)
+    return Account("E7", title, formula, {"i": i}, terms, how="f of them", result=result, scale=size)
+
+
+def _softmax_backward(use: Use, line: list[tuple[int, ...]], y: list[float], i: int) -> Account:
+    """``line`` holds the places over which the softmax runs, ``y`` the softmax there."""
+    if isinstance(use.layer, act.LogSoftmax):
+        slopes, weight, formula = [(q == i) - y[i] for q in range(len(y))], 1.0, "([q = i] − e^y_i)"
+    else:
+        slopes, weight, formula = [y[i] * ((q == i) - y[q]) for q in range(len(y))], y[i], "y_i · ([q = i] − y_q)"
+    terms = [
+        Term((cell("dy", use.dy, *index),), slope, f"∂y[{q}]/∂x[{i}]")
+        for q, (index, slope) in enumerate(zip(line, slopes))
+    ]
+    size = math.fsum(abs(t.cells[0].value) for t in terms) * weight
+    title = f"{type(use.layer).__name__} backward"
+    return Account("E14", title, f"dx_i = Σ_q dy_q · {formula}", {"i": i}, terms, scale=size)
 
 
 # -- normalisation -----------------------------------------------------------------------------------------------------
@@ -156,16 +164,16 @@ def of_normalization(target: Target, use: Use) -> Account:
         )
     here, s, shift = _standard(use, x, target.index)
     g = float(gamma[_owner(use, target.index)])
-    told = [f"In this set of values μ = {_mean(use, x, target.index):.6g} and s = {s:.6g}."]
+    notes = [f"In this set of values μ = {_mean(use, x, target.index):.6g} and s = {s:.6g}."]
     if target.name == "y":
         b = Cell("beta", _owner(use, target.index), float(beta[_owner(use, target.index)]))
         terms = [Term((b,)), Term((Cell("gamma", b.index, g), here))]
         formula = "y = β + γ · x̂,  x̂ = (x − μ) / s"
         size = abs(b.value) + abs(g) * (abs(here.value) + shift)
-        return Account("E7", f"{name} forward", formula, {}, terms, scale=size, notes=told)
+        return Account("E7", f"{name} forward", formula, {}, terms, scale=size, notes=notes)
     if isinstance(use.layer, norm.BatchNorm) and not use.train:
         term = Term((cell("dy", use.dy, *target.index),), g / s, "γ/s")
-        return Account("E14", f"{name} backward, inference", "dx = γ / s · dy", {}, [term], notes=told)
+        return Account("E14", f"{name} backward, inference", "dx = γ / s · dy", {}, [term], notes=notes)
     members = _members(use, target.index)
     terms = []
     for index in members:
@@ -174,9 +182,9 @@ def of_normalization(target: Target, use: Use) -> Account:
         term = Term((cell("dy", use.dy, *index),), float(gamma[_owner(use, index)]) * slope, "∂y/∂x")
         terms.append(term)
     reaching = math.fsum(abs(t.cells[0].value * float(gamma[_owner(use, t.cells[0].index)])) for t in terms)
-    size = (1 + abs(here.value)) * shift * reaching / s  # the three roads may nearly cancel
+    size = (1 + abs(here.value)) * shift * reaching / s  # the three parts may nearly cancel
     formula = "dx_i = Σ_q dy_q · γ/s · ([q = i] − 1/n − x̂_i · x̂_q / n), over the n values that share μ and s"
-    return Account("E14", f"{name} backward, to the input", formula, {}, terms, scale=size, notes=told)
+    return Account("E14", f"{name} backward, to the input", formula, {}, terms, scale=size, notes=notes)
 
 
 def _learned(use: Use) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -197,7 +205,7 @@ def _owner(use: Use, index: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _slices(use: Use, index: tuple[int, ...]) -> tuple[slice | int, ...]:
-    """The set of values to which a place belongs, as a cut through x."""
+    """The set of values to which a place belongs, as slices of x."""
     layer, whole = use.layer, slice(None)
     if isinstance(layer, norm.BatchNorm):
         return (*(whole for _ in index[:-1]), index[-1])
@@ -223,7 +231,7 @@ def _mean(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> float:
 
 
 def _standard(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> tuple[Cell, float, float]:
-    """x̂ at a place, s of its set, and by how much |μ| / s makes the rounding of x̂ larger."""
+    """x̂ at a place, s of its set, and the factor by which |μ| / s enlarges the rounding of x̂."""
     mean = _mean(use, x, index)
     if isinstance(use.layer, norm.BatchNorm) and not use.train:
         variance = float(use.state["moving_variance"][index[-1]])

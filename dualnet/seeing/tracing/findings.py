@@ -11,12 +11,12 @@ from ...markup import figure
 __all__ = ["Finding", "find"]
 
 EXPLODED, VANISHED = 1e3, 1e-3
-"""Times the spread of the input, for activations; times the norm of the error at the output, for deltas."""
+"""Activations are measured by the spread of the input, deltas by the norm of the error at the output."""
 LARGE_UPDATE, SMALL_UPDATE = 0.1, 1e-6
 DEAD = 0.4
-"""The share of dead channels that is told."""
+"""From this fraction of dead channels on, a layer is a finding."""
 ENOUGH = 16
-"""Values for each channel below which a channel that never fires says nothing: a sound unit is silent half the time."""
+"""With fewer values per channel, one that never fires says nothing: a healthy unit is silent half the time."""
 
 WEIGHTS = "initializer='he_normal' (before ReLU) or 'glorot_normal' (before tanh and sigmoid)"
 
@@ -57,26 +57,29 @@ def _not_finite(rows: Sequence[Any]) -> list[Finding]:
 
 
 def _activations(rows: Sequence[Any], input_spread: float) -> list[Finding]:
-    told = [row for row in rows if not row.squashed and not (row.container and not row.joins)]
     if not input_spread:
         return []
-    ratios = [(row, row.spread / input_spread) for row in told]
+    judged = [row for row in rows if not row.squashed and not (row.container and not row.joins)]
+    large = [row for row in judged if row.spread / input_spread > EXPLODED]
+    small = [row for row in judged if row.spread / input_spread < VANISHED]
     found = []
-    large = [row for row, ratio in ratios if ratio > EXPLODED]
     if large:
-        times = figure(large[0].spread / input_spread, 2)
-        text = f"activations explode: their spread is {figure(large[0].spread)}, {times} times that of the input"
+        text = f"activations explode: {_spread(large[0], input_spread)}"
         found.append(_first(large, "forward", text, f"Try inputs scaled to about 1, {WEIGHTS}, or dn.BatchNorm()."))
-    small = [row for row, ratio in ratios if ratio < VANISHED]
-    if small and small[0].spread == 0 and small[0].dead != 1.0:
+    if not small or small[0].dead == 1.0:  # that it is dead says it all
+        return found
+    if small[0].spread == 0:
         text = "the output is the same number everywhere"
-        advice = f"Weights that start at 0 do this; where that is not meant, try {WEIGHTS}."
-        found.append(_first(small, "forward", text, advice))
-    elif small and small[0].dead != 1.0:
-        times = figure(small[0].spread / input_spread, 2)
-        text = f"activations vanish: their spread is {figure(small[0].spread)}, {times} times that of the input"
-        found.append(_first(small, "forward", text, f"Try {WEIGHTS}, dn.BatchNorm(), or dn.Residual around layers."))
-    return found
+        advice = f"Weights that start at 0 do this; if that is not intended, try {WEIGHTS}."
+    else:
+        text = f"activations vanish: {_spread(small[0], input_spread)}"
+        advice = f"Try {WEIGHTS}, dn.BatchNorm(), or dn.Residual around layers."
+    return [*found, _first(small, "forward", text, advice)]
+
+
+def _spread(row: Any, input_spread: float) -> str:
+    times = figure(row.spread / input_spread, 2)
+    return f"their spread is {figure(row.spread)}, {times} times that of the input"
 
 
 def _dead(rows: Sequence[Any], batch: int) -> list[Finding]:
@@ -121,9 +124,7 @@ def _deltas(rows: Sequence[Any], error: float) -> list[Finding]:
         found.append(_first(small, "backward", text, advice))
     elif small:
         text = f"deltas vanish: their norm is {_share(small[0], error)} that at the output"
-        advice = (
-            f"Try dn.ReLU() in the place of sigmoid and tanh, {WEIGHTS}, dn.BatchNorm(), or dn.Residual around layers."
-        )
+        advice = f"Try dn.ReLU() instead of sigmoid and tanh, {WEIGHTS}, dn.BatchNorm(), or dn.Residual around layers."
         found.append(_first(small, "backward", text, advice))
     return found
 
@@ -151,7 +152,7 @@ def _updates(rows: Sequence[Any], lr: float) -> list[Finding]:
 
 def _first(rows: Sequence[Any], way: str, text: str, advice: str) -> Finding:
     """About the first of several layers, those after it counted."""
-    further = _others(len(rows) - 1, "behind it" if way == "forward" else "before it")
+    further = _others(len(rows) - 1, "after it" if way == "forward" else "before it")
     return Finding(rows[0].name, way, f"{rows[0].label}: {text}{further}. {advice}")
 
 

@@ -1,7 +1,7 @@
 """A trace as a mirrored picture: forward goes down on the left, backward comes up on the right, layer facing layer.
 
 Every colour stands on the element itself and the text takes the page's, so that the picture reads in light and dark
-notebooks; :func:`standalone` adds a ground of its own for a file.
+notebooks; :func:`standalone` adds a background for a file.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def page(trace: Any) -> str:
 
 
 def _svg(trace: Any, body: Sequence[str], height: int, size: str) -> str:
-    told = f"{len(trace.rows)} layers. " + " ".join(trace.findings or ["Nothing stands out."])
+    words = f"{len(trace.rows)} layers. " + " ".join(trace.findings or ["Nothing stands out."])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {size} role="img" '
-        f"{FONT}><title>{escape('Trace of ' + trace.title)}</title><desc>{escape(told)}</desc>{''.join(body)}</svg>"
+        f"{FONT}><title>{escape('Trace of ' + trace.title)}</title><desc>{escape(words)}</desc>{''.join(body)}</svg>"
     )
 
 
@@ -148,7 +148,7 @@ def _titles(bottom: int) -> list[str]:
 
 
 def _groups(items: Sequence[Item]) -> list[str]:
-    """A ground behind the layers of each container that joins branches."""
+    """A background for the layers of each container that joins branches."""
     parts = []
     for place, item in enumerate(items):
         if item.kind != "heading":
@@ -188,16 +188,16 @@ def _end_boxes(trace: Any, y: int) -> list[str]:
 
 def _layer(item: Item, spreads: Scale, deltas: Scale, marks: set[tuple[str, str]]) -> list[str]:
     row, y = item.row, item.y
-    told = [(row.name, way) in marks for way in ("forward", "backward")]
+    marked = [(row.name, way) in marks for way in ("forward", "backward")]
     shape = "×".join(map(str, row.output_shape))
     name = f"{row.label}: joined" if item.kind == "join" else row.label + (" (shared)" if row.shared else "")
-    parts = [_box(FORWARD, y, BLUE, told[0]), _box(BACKWARD, y, ORANGE, told[1])]
+    parts = [_box(FORWARD, y, BLUE, marked[0]), _box(BACKWARD, y, ORANGE, marked[1])]
     parts += [
         _text(FORWARD[0] + 10, y + 18, _cut(name, 16 if row.dead else 23), size=13, weight=600),
         _text(FORWARD[0] + 10, y + 34, shape, look=SOFT),
         _text(FORWARD[1] - 10, y + 34, f"{row.forward_ms:.2f} ms", anchor="end", look=SOFT),
         _text(BACKWARD[0] + 10, y + 18, ", ".join(row.gradients), size=13, weight=600),
-        _text(BACKWARD[0] + 10, y + 34, _told_back(row), look=SOFT),
+        _text(BACKWARD[0] + 10, y + 34, _update(row), look=SOFT),
         _text(BACKWARD[1] - 10, y + 34, f"{row.backward_ms:.2f} ms", anchor="end", look=SOFT),
     ]
     if row.dead:
@@ -213,7 +213,7 @@ def _layer(item: Item, spreads: Scale, deltas: Scale, marks: set[tuple[str, str]
     return parts
 
 
-def _told_back(row: Any) -> str:
+def _update(row: Any) -> str:
     return "" if row.update_ratio is None else f"update {figure(row.update_ratio, 2)} × w"
 
 
@@ -221,7 +221,7 @@ def _told_back(row: Any) -> str:
 
 
 class Scale:
-    """A logarithmic scale over what is to be shown: from a power of ten below the least to one above the largest."""
+    """A logarithmic scale, from a power of ten below the smallest value to one above the largest."""
 
     def __init__(self, values: Sequence[float | None]) -> None:
         logs = [math.log10(v) for v in values if v is not None and 0 < v < math.inf]

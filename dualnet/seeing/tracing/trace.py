@@ -1,9 +1,9 @@
 """One forward and one backward pass in numbers, layer by layer: what stands out, and what to try.
 
-activation spread   the standard deviation of all that the layer gave out
+activation spread   the standard deviation of all the layer's outputs
 delta norm          ‖∂E/∂y‖₂, the error that came back to the layer's output
-update / weight     ‖Δw‖ / ‖w‖, what the coming step of the optimizer would change (1e-3 to 1e-2 is usual)
-dead                the share of a ReLU's channels that are 0 for every image of the batch, at every place
+update / weight     ‖Δw‖ / ‖w‖, what the optimizer's next step would change (1e-3 to 1e-2 is usual)
+dead                the fraction of a ReLU's channels that are 0 for every image of the batch, at every place
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 
 from ... import markup, optimizers
 from ...layers import LogSoftmax, ReLU, Sigmoid, Softmax
-from ...layers.entering import arrived, home
+from ...layers.entering import as_batch, home
 from ...layers.layer import Layer, Shape
 from ...layers.parameter import Parameter
 from ...layers.passing import Gradients
@@ -46,16 +47,16 @@ class LayerTrace:
     layer: str  # its class
     depth: int
     container: bool
-    joins: bool  # a container that makes something new of what its layers give: a sum, a concatenation
+    joins: bool  # a container that combines what its layers return: a sum, a concatenation
     output_shape: Shape  # without the batch
     mean: float
     spread: float
-    delta_norm: float | None  # None where no error came by
-    update_ratio: float | None  # None without weights, where they are all 0, and for a shared layer's later places
+    delta_norm: float | None  # None if no error came back
+    update_ratio: float | None  # None without weights, if they are all 0, and at a shared layer's later places
     gradients: tuple[str, ...]  # what the pullback computes: ("dx", "dw", "db")
-    dead: float | None  # None for what is no ReLU
+    dead: float | None  # None unless it is a ReLU
     bytes_kept: int | None  # by its pullback, weights included; None for a container
-    forward_ms: float  # a container's leave out its layers'
+    forward_ms: float  # a container's own, without its layers'
     backward_ms: float
     finite: bool
     squashed: bool  # outputs between 0 and 1, whose spread says little
@@ -92,12 +93,12 @@ class Trace:
 
     @property
     def forward_ms(self) -> float:
-        """Of all layers together."""
+        """Milliseconds of all layers, forward."""
         return sum(row.forward_ms for row in self.rows)
 
     @property
     def backward_ms(self) -> float:
-        """Of all layers together."""
+        """Milliseconds of all layers, backward."""
         return sum(row.backward_ms for row in self.rows)
 
     def __str__(self) -> str:
@@ -148,15 +149,15 @@ def trace(
     loss: str | Callable[..., Any] | None = None,
     optimizer: str | float | optimizers.Optimizer = "adam",
 ) -> Trace:
-    """Run one training pass on inputs x (N, ...) and targets t, forward and backward, and tell what each layer did.
+    """Run one training pass on inputs x (N, ...) and targets t, forward and backward, and report what each layer did.
 
-    Nothing changes: neither weights nor running statistics, neither the masks of dropout nor the optimizer. Every layer
-    runs by itself (in training, a ReLU runs in one pass with the layer before it), and a GPU is waited for around each,
-    so the times are for comparing layers. The first pass of a process is slower than those after it.
+    Nothing changes: not the weights or running statistics, not dropout's next mask, not the optimizer. Every layer runs
+    by itself (in training, a ReLU may run in one pass with the layer before it), and the clock waits for the GPU after
+    each, so the times are for comparing layers. The first pass of a process is slower than those after it.
 
     ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy. ``optimizer`` is as
     in ``fit``, with what it remembers of past steps, or a number: the learning rate of plain gradient descent.
-    Raises ``ValueError`` or ``TypeError`` where the network is not initialised, or x, t and loss do not fit.
+    Raises ``ValueError`` or ``TypeError`` if the network is not initialised, or if x, t and loss do not fit.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()
@@ -168,7 +169,7 @@ def trace(
     """
     chosen = losses.of(net, loss)
     optimizer = _optimizer(optimizer)
-    batch, target = arrived(net, x, "trace"), asarray(t, backend=home(net))
+    batch, target = as_batch(net, x, "trace"), asarray(t, backend=home(net))
     if target.ndim == 0 or target.shape[0] != batch.shape[0]:
         raise ValueError(f"trace: x holds {batch.shape[0]} examples, and t has shape {tuple(target.shape)}")
     probe = Probe(net)
@@ -176,9 +177,9 @@ def trace(
     kept = pullback.nbytes
     value, dloss = chosen(y, target)
     _, gradients = pullback(dloss())
-    lr = optimizer.current_lr  # of the coming step
+    lr = optimizer.current_lr  # of the next step
     ratios = _updates(probe.net, gradients, optimizer)
-    with numpy.errstate(all="ignore"):  # what overflows is found, and told
+    with numpy.errstate(all="ignore"):  # an overflow becomes a finding, not a warning
         rows = _rows(probe.visits, ratios)
         spread = float(numpy.std(to_numpy(batch), dtype=numpy.float64))
     return Trace(
@@ -199,7 +200,7 @@ def trace(
 
 
 def _optimizer(optimizer: str | float | optimizers.Optimizer) -> optimizers.Optimizer:
-    """A copy: the step that is tried leaves no memory behind."""
+    """A copy, so that the step that is tried out changes nothing in it."""
     if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
         return optimizers.SGD(lr=float(optimizer))
     return copy.deepcopy(optimizers.get(optimizer))  # type: ignore[arg-type]
@@ -207,14 +208,10 @@ def _optimizer(optimizer: str | float | optimizers.Optimizer) -> optimizers.Opti
 
 def _updates(net: Layer, gradients: Gradients, optimizer: optimizers.Optimizer) -> dict[int, tuple[float, float]]:
     """‖Δw‖² and ‖w‖² of each parameter, by its id, after a step on parameters of the same values."""
-
-    class Tried:
-        parameters = staticmethod(lambda: tried)
-
     parameters = net.parameters()
     tried = {name: Parameter(parameter.value.copy()) for name, parameter in parameters.items()}
     if tried:
-        optimizer.step(Tried, gradients)
+        optimizer.step(SimpleNamespace(parameters=lambda: tried), gradients)
     squares = {}
     for name, parameter in parameters.items():
         before = to_numpy(parameter.value).astype(numpy.float64)
@@ -260,12 +257,12 @@ def _row(visit: Visit, depth: int, updates: dict[int, tuple[float, float]], seen
 
 
 def _joins(visit: Visit) -> bool:
-    """Is what the container gives out something else than what its last layer does?"""
+    """Does the container return something other than what its last layer returned?"""
     return bool(visit.children) and visit.y is not visit.children[-1].y
 
 
 def _dead(y: numpy.ndarray) -> float:
-    """The share of channels (of units, behind a dense layer) that are 0 in the whole batch."""
+    """The fraction of channels (of units, after a dense layer) that are 0 in the whole batch."""
     return float((y <= 0).reshape(-1, y.shape[-1]).all(axis=0).mean())
 
 

@@ -17,8 +17,8 @@ def saliency(net: Layer, x: Any, t: Any = None, *, classes: Any = None, ax: Any 
     """Mark the pixels on which the score of a class depends most: |∂score/∂x|, the largest over the channels.
 
     One image x (H, W, C) is drawn on ``ax`` and its Axes returned; several (N, H, W, C) on ``axes``, an array of Axes.
-    ``t`` is the class, or one for each image; without it the one that the network says. ``classes`` gives the classes
-    names. The score is the network's output before any loss (logits, for a network that ends in a dense layer).
+    ``t`` is the class, or one for each image; by default the one that the network predicts. ``classes`` names the
+    classes. The score is the network's output before any loss (logits, for a network that ends in a dense layer).
 
     Source: Simonyan, Vedaldi and Zisserman (2014), "Deep inside convolutional networks", section 3.1.
 
@@ -47,7 +47,7 @@ def grad_cam(
 
         α_k = mean over the map of ∂score/∂A_k          L = max(0, Σ_k α_k A_k)
 
-    ``layer`` is a layer's name or the layer itself; without it the last one that still has maps, poolings left out.
+    ``layer`` is a layer's name or the layer itself; by default the last one that still has maps, except for poolings.
     Everything else is as in :func:`saliency`. The coarse map is stretched over the image.
 
     Source: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2.
@@ -96,7 +96,7 @@ def _titles(what: str, chosen: numpy.ndarray, classes: Any, op: str) -> list[str
 
 
 def class_names(classes: Any, count: int, op: str) -> list[str]:
-    """The names of classes 0, 1, …: their numbers where none are given."""
+    """The names of classes 0, 1, …: by default their numbers."""
     if classes is None:
         return [str(c) for c in range(count)]
     names = [str(name) for name in classes]

@@ -16,7 +16,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 CYCLE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours that colour-blind readers tell apart (Okabe and Ito 2008)."""
 FINE = 12
-"""Pixels that a map has in a mosaic at least, so that the space between maps can be small."""
+"""The least size of a map in a mosaic, in pixels, so that the gaps between maps can be small."""
 AROUND_ZERO, FROM_ZERO = "RdBu_r", "viridis"
 """Colour maps for values of both signs, and for values from 0 upwards."""
 
@@ -34,7 +34,7 @@ def one_axes(ax: Any, op: str, size: tuple[float, float] = (5.0, 4.0)) -> Any:
     """The given Axes, or those of a new figure."""
     if ax is not None:
         if not hasattr(ax, "imshow"):
-            raise TypeError(f"viz.{op}: ax is a matplotlib Axes, got {type(ax).__name__}")
+            raise TypeError(f"viz.{op}: expected ax to be a matplotlib Axes, got {type(ax).__name__}")
         return ax
     return pyplot(op).subplots(figsize=size, layout="compressed")[1]
 
@@ -44,7 +44,7 @@ def axes_for(count: int, axes: Any, op: str, *, size: float = 1.9, most: int = 6
     if axes is not None:
         flat = numpy.array(axes, dtype=object).ravel()
         if not all(hasattr(ax, "imshow") for ax in flat):
-            raise TypeError(f"viz.{op}: axes are matplotlib Axes, as plt.subplots makes them")
+            raise TypeError(f"viz.{op}: expected axes to be matplotlib Axes, as plt.subplots makes them")
         if len(flat) < count:
             raise ValueError(f"viz.{op}: {count} panels do not fit on {len(flat)} Axes; give more, or show fewer")
         return flat[:count]
@@ -115,7 +115,7 @@ def grey(ax: Any, picture: numpy.ndarray) -> Any:
 
 
 def mosaic(maps: numpy.ndarray, columns: int) -> numpy.ndarray:
-    """Maps (K, h, w[, 3]) side by side in rows, with empty (NaN) pixels between them; those of small maps are split."""
+    """Maps (K, h, w[, 3]) side by side in rows, with empty (NaN) pixels between them; small maps are enlarged."""
     split = math.ceil(FINE / max(maps.shape[1:3]))
     maps = maps.repeat(split, axis=1).repeat(split, axis=2)
     K, h, w = maps.shape[:3]
@@ -134,7 +134,7 @@ def _steps(h: int, w: int) -> tuple[int, int]:
 
 
 def frames(ax: Any, maps: numpy.ndarray, columns: int) -> None:
-    """A fine line around each map of a mosaic, or what is near 0 would have no edge."""
+    """A fine line around each map of a mosaic: without it, a map of values near 0 would have no edge."""
     split = math.ceil(FINE / max(maps.shape[1:3]))
     h, w = (n * split for n in maps.shape[1:3])
     down, across = _steps(h, w)
@@ -145,7 +145,7 @@ def frames(ax: Any, maps: numpy.ndarray, columns: int) -> None:
 
 
 def draw_mosaic(ax: Any, maps: numpy.ndarray, op: str, title: str, *, columns: int | None = None, bar: str = "") -> Any:
-    """Many maps on one scale; 0 is in the middle of the colours if there are values of both signs."""
+    """Draw many maps on one scale; if there are values of both signs, 0 is in the middle of the colours."""
     if maps.size and not numpy.isfinite(maps).any():
         raise ValueError(f"viz.{op}: all values are NaN or infinite")
     columns = columns or math.ceil(math.sqrt(len(maps) * 1.5 * maps.shape[1] / maps.shape[2]))

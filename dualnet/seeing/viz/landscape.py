@@ -1,4 +1,4 @@
-"""The loss around the weights that a network has: a slice of a landscape in as many dimensions as there are weights."""
+"""The loss around a network's weights: a slice of a landscape with as many dimensions as there are weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["landscape", "loss_landscape"]
 
 Direction = dict[str, numpy.ndarray]
 WIDE = 30
-"""Times the smallest loss from which contours grow by factors."""
+"""If the largest loss is so many times the smallest, contours grow by factors."""
 
 
 def loss_landscape(
@@ -36,9 +36,9 @@ def loss_landscape(
 
     ``directions`` is 1 (a curve) or 2 (a map of contours) for random directions, or ``"gradient"``: down the gradient,
     where a step of 1 is as long as the weights. Random ones are normalised filter by filter: each filter of d gets the
-    length of that filter of w, and biases, γ and β (as of all parameters with one axis) stay where they are. So curves
+    length of that filter of w, and biases, γ and β (all parameters with one axis) stay where they are. So curves
     of different networks can be compared. α goes from −``span`` to ``span`` (1; 0.2 for the gradient) in ``points``
-    steps. Each point is a pass as in inference. The network is not changed. Returns the Axes.
+    steps. Each point is a pass in inference. The network is not changed. Returns the Axes.
 
     Source: Li et al. (2018), "Visualizing the loss landscape of neural nets", section 4.
 
@@ -85,7 +85,7 @@ def landscape(
         ways = [_filterwise(rng, start) for _ in range(int(directions))]
 
     def at(*amounts: float) -> float:
-        with numpy.errstate(over="ignore", invalid="ignore"):  # far out the loss may be no number: a gap in the picture
+        with numpy.errstate(over="ignore", invalid="ignore"):  # far out the loss may be NaN: a gap in the picture
             for name, parameter in moved.parameters().items():
                 value = start[name] + sum(a * way[name] for a, way in zip(amounts, ways))
                 parameter.value = asarray(value.astype(parameter.dtype.name), backend=backend_of(parameter.value).name)
@@ -149,7 +149,7 @@ def _contours(ax: Any, steps: numpy.ndarray, values: numpy.ndarray) -> Any:
 
 
 def _levels(low: float, high: float) -> numpy.ndarray:
-    """Where the contours run: evenly, or by equal factors where the losses are of very different sizes."""
+    """Where the contours run: evenly spaced, or by equal factors if the losses differ widely."""
     if high > WIDE * low > 0:
         return numpy.geomspace(low, high, 21)
     return numpy.linspace(low, max(high, low + 1e-9 + abs(low) * 1e-6), 21)

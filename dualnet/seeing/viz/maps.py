@@ -1,4 +1,4 @@
-"""Small maps, many at a time: filters, what layers give out, what errors come back."""
+"""Many small maps at a time: filters, the outputs of layers, the errors that come back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 
 from ...arguments import integer
-from ...layers.entering import one_of
 from ...layers.layer import Layer
+from ...layers.state import name_of
 from ...ops import losses
 from ...shim import to_numpy
 from ..watching import Visit
@@ -24,7 +24,7 @@ def filters(
 ) -> Any:
     """Draw the filter bank of a convolution. Returns the Axes.
 
-    ``layer`` is a layer's name, such as ``"3"``, or the layer itself; without it the first convolution. Filters on one
+    ``layer`` is a layer's name, such as ``"3"``, or the layer itself; by default the first convolution. Filters on one
     channel stand side by side, those on three are shown in colour (grey is 0). With more channels each row is a filter
     and each column a channel, unless ``channel`` picks one. ``limit`` is the largest number of small maps. Red is
     positive, blue negative, white 0, on one scale for all.
@@ -61,7 +61,7 @@ def filters(
 def feature_maps(net: Layer, x: Any, layer: str | Layer | None = None, *, limit: int = 64, ax: Any = None) -> Any:
     """Draw what a layer makes of one image x (H, W, C): its channels as small maps, on one scale. Returns the Axes.
 
-    ``layer`` is a layer's name or the layer itself; without it the first one that gives maps. The pass is as in
+    ``layer`` is a layer's name or the layer itself; by default the first one that returns maps. The pass is as in
     inference. Values of both signs are red and blue around 0; others go from dark (0) to yellow.
 
     >>> import dualnet as dn
@@ -102,13 +102,13 @@ def deltas(
 
 
 def _bank(net: Layer, layer: str | Layer | None) -> tuple[str, numpy.ndarray]:
-    """The label and the filters (k1, k2, C, D) of the layer, or of the first that has some."""
+    """The label and the filters (k1, k2, C, D) of the layer; by default of the first that has filters."""
     banks = {name: part for name, part in net.walk() if getattr(getattr(part, "w", None), "value", None) is not None}
     banks = {name: part for name, part in banks.items() if len(part.w.shape) == 4}  # type: ignore[attr-defined]
     if layer is None and not banks:
         why = "is not initialised: call net.init(input_shape)" if net.input_shape is None else "has no convolution"
         raise ValueError(f"viz.filters: the {type(net).__name__} {why}")
-    name = next(iter(banks)) if layer is None else one_of(net, layer, "viz.filters")
+    name = next(iter(banks)) if layer is None else name_of(layer, net, "viz.filters")
     if name not in banks:
         raise ValueError(f"viz.filters: layer {name!r} has no filter bank; these have: {', '.join(map(repr, banks))}")
     part = banks[name]

@@ -1,4 +1,4 @@
-"""Passes through a network for its pictures: a layer by name, its maps, what the network said."""
+"""Passes through a network for its pictures: a layer by name, its maps, the predicted classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy
 
 from ...layers import AveragePool2D, L2Pool2D, MaxPool2D
-from ...layers.entering import arrived, home, one_of
+from ...layers.entering import as_batch, home
 from ...layers.layer import Layer
+from ...layers.state import name_of
 from ...shim import Array, asarray, backend_of, to_numpy
 from ..watching import Probe, Visit
 
@@ -19,9 +20,9 @@ POOLING = (AveragePool2D, L2Pool2D, MaxPool2D)
 
 
 def checked(net: Any, op: str) -> Layer:
-    """The network, if it is one."""
+    """The network, checked to be one."""
     if not isinstance(net, Layer):
-        raise TypeError(f"viz.{op}: net is a network or layer, got {type(net).__name__}")
+        raise TypeError(f"viz.{op}: expected a network or layer, got {type(net).__name__}")
     return net
 
 
@@ -31,7 +32,7 @@ def batch_of(net: Layer, x: Any, op: str) -> Array:
     shape = tuple(getattr(x, "shape", None) or numpy.shape(x))
     if net.input_shape is not None and len(shape) == len(net.input_shape):
         x = asarray(x)[None]
-    return arrived(net, x, f"viz.{op}")
+    return as_batch(net, x, f"viz.{op}")
 
 
 def forward(net: Layer, x: Array) -> tuple[Probe, Array, Any]:
@@ -42,10 +43,10 @@ def forward(net: Layer, x: Array) -> tuple[Probe, Array, Any]:
 
 
 def visit_of(net: Layer, probe: Probe, layer: str | Layer | None, op: str, default: Callable[[], Visit]) -> Visit:
-    """The visit to the layer that is asked for by name or as itself; to the default without one."""
+    """The visit to a layer, given by its name or as itself; without one, the default."""
     if layer is None:
         return default()
-    name = one_of(net, layer, f"viz.{op}")
+    name = name_of(layer, net, f"viz.{op}")
     for visit in probe.visits:
         if visit.name == name:
             return visit
@@ -53,7 +54,7 @@ def visit_of(net: Layer, probe: Probe, layer: str | Layer | None, op: str, defau
 
 
 def maps_of(visit: Visit, op: str) -> Visit:
-    """The visit, if the layer gives feature maps."""
+    """The visit, checked to have feature maps."""
     if visit.y.ndim != 4:
         raise ValueError(
             f"viz.{op}: {visit.label} gives {tuple(visit.y.shape[1:])} for each example; expected maps (H, W, C)"
@@ -73,7 +74,7 @@ def last_maps(probe: Probe, op: str) -> Visit:
 
 
 def targets(t: Any, y: Array, op: str) -> numpy.ndarray:
-    """Class numbers (N,) on the host: those given, one for all, or what the network says."""
+    """Class numbers (N,) on the host: as given, one for all, or by default what the network predicts."""
     if y.ndim != 2:
         raise ValueError(f"viz.{op}: the network gives {tuple(y.shape[1:])}; expected one score for each class")
     N, classes = (int(n) for n in y.shape)

@@ -1,4 +1,4 @@
-"""What came out of training: learning curves, which classes are mixed up, which images were taken for others."""
+"""What came out of training: learning curves, and which classes and images are mistaken for others."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from .canvas import CYCLE, at_most, axes_for, grey, host, image, images, one_axe
 __all__ = ["confusion_matrix", "learning_curves", "misclassified"]
 
 MOST_NUMBERS = 15
-"""Classes up to which a confusion matrix writes its counts into the cells."""
+"""The most classes for which a confusion matrix writes its counts into the cells."""
 
 
 def learning_curves(history: Any, *, axes: Any = None) -> Any:
     """Draw what ``fit`` returned: one panel for each figure, training solid and validation dashed.
 
     ``history`` is a History, or several by name, ``{"adam": h1, "sgd": h2}``, to compare. A dot marks the best epoch of
-    the validation's loss and accuracy. Returns an array of Axes: the loss first, then the accuracy and what else there
-    is.
+    the validation's loss and accuracy. Returns an array of Axes: the loss, the accuracy, then any others.
 
     >>> import dualnet as dn
     >>> h = dn.History(loss=[2.0, 1.0], accuracy=[0.3, 0.6], val_loss=[2.1, 1.4], val_accuracy=[0.3, 0.5])
@@ -73,9 +72,9 @@ def _curve(ax: Any, name: str, run: str, values: Mapping[str, Any], colour: str)
 def confusion_matrix(t: Any, predictions: Any, *, classes: Any = None, normalize: bool = False, ax: Any = None) -> Any:
     """Draw how often each class (row) was taken for each other (column). Returns the Axes.
 
-    ``t`` are the right classes (N,); ``predictions`` the classes said (N,), or scores (N, classes), such as
-    ``net.predict(x)`` gives. Colours are shares of a row; ``normalize`` writes shares instead of counts. ``classes``
-    gives the classes names.
+    ``t`` are the right classes (N,); ``predictions`` are classes (N,), or scores (N, classes) as ``net.predict(x)``
+    returns them. Colours show fractions of a row; ``normalize`` writes them instead of counts. ``classes`` names the
+    classes.
 
     >>> import dualnet as dn
     >>> dn.viz.confusion_matrix([0, 1, 1, 2], [0, 1, 2, 2]).get_title()
@@ -118,8 +117,8 @@ def _write(ax: Any, table: numpy.ndarray, shares: numpy.ndarray, normalize: bool
 def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes: Any = None, axes: Any = None) -> Any:
     """Draw images x (N, H, W, C) that were taken for another class, the most confident mistakes first.
 
-    ``t`` and ``predictions`` are as in :func:`confusion_matrix`; with scores, the title tells the share that softmax
-    gives to the wrong answer. At most ``limit`` are shown. Returns an array of Axes: one that says so if all is right.
+    ``t`` and ``predictions`` are as in :func:`confusion_matrix`; with scores, the title shows the probability that
+    softmax gives the wrong answer. At most ``limit`` are shown. Returns an array of Axes; if all is right, one says so.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()
@@ -147,7 +146,7 @@ def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes:
 
 
 def _answers(t: Any, predictions: Any, op: str) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray | None]:
-    """Right classes, classes said, and how sure the network was of them where it gave scores."""
+    """Right classes, predicted classes, and the probabilities of these if there are scores."""
     t, said, sure = host(t), host(predictions), None
     if said.ndim == 2 and said.shape[1] > 1:
         shares = numpy.exp(said - said.max(axis=1, keepdims=True))

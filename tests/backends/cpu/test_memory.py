@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, and who decides that."""
+"""Freed memory that stays with the process, unless the user or the system decides otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults())
 """
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
 
 
 def faults(asked: bool, **environment: str) -> int:
@@ -44,12 +44,12 @@ def test_arrays_of_the_same_size_cost_no_page_faults_again():
 
 
 @glibc
-def test_what_the_user_told_glibc_stands():
+def test_settings_of_the_user_are_left_alone():
     assert faults(True, MALLOC_TRIM_THRESHOLD_="131072") > 5000
 
 
 @pytest.mark.parametrize("name", memory.SAID)
-def test_nothing_is_said_where_the_user_has_spoken(monkeypatch, name):
+def test_nothing_is_set_if_the_user_has_a_setting(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     assert memory.keep() is False
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dualnet.backend import references
-from dualnet.backends.cpu import steps as numpy_steps
+from dualnet.backends.cpu import steps
 
 SHAPES = [(3, 3, 2, 5), (7,), (400, 300), (1,), (0,), ()]
 
@@ -14,8 +14,8 @@ SHAPES = [(3, 3, 2, 5), (7,), (400, 300), (1,), (0,), ()]
 @pytest.fixture(params=["1", "3"])
 def team(request, monkeypatch):
     monkeypatch.setenv("DUALNET_THREADS", request.param)
-    monkeypatch.setattr(numpy_steps, "LEAST", 0)
-    monkeypatch.setattr(numpy_steps, "PIECE", 1000)
+    monkeypatch.setattr(steps, "LEAST", 0)
+    monkeypatch.setattr(steps, "PIECE", 1000)
 
 
 def drawn(rng, dtype, names):
@@ -29,7 +29,7 @@ def drawn(rng, dtype, names):
 
 def agree(name, *arguments):
     before = [a.copy() for a in arguments[0]]
-    made, expected = numpy_steps.KERNELS[name](*arguments), references[name].reference(*arguments)
+    made, expected = getattr(steps, name)(*arguments), references[name].reference(*arguments)
     for (value, kept), (want, slots), old in zip(made, expected, arguments[0], strict=True):
         assert value.dtype == want.dtype and value.shape == want.shape and value.tobytes() == want.tobytes()
         assert kept.keys() == slots.keys() and all(kept[k].tobytes() == slots[k].tobytes() for k in slots)
@@ -44,28 +44,26 @@ def test_sgd(rng, dtype, momentum, nesterov, decay):
     w, g, slots = drawn(rng, dtype, ["velocity"] if momentum else [])
     rest = (momentum, nesterov, decay)
     agree("sgd_updates", w, g, slots, 0.1, *rest, None, False)
-    assert numpy_steps.sgd_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
-    assert numpy_steps.sgd_updates(w, [a.astype("f2") for a in g], slots, 0.1, *rest, None, False) is NotImplemented
-    assert numpy_steps.sgd_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
+    assert steps.sgd_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
+    assert steps.sgd_updates(w, [a.astype("f2") for a in g], slots, 0.1, *rest, None, False) is NotImplemented
+    assert steps.sgd_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("decay", [(0.0, False), (0.01, False), (0.01, True)])
-@pytest.mark.parametrize("steps", [0, 7])
-def test_adam(team, rng, dtype, decay, steps):
+@pytest.mark.parametrize("number", [0, 7])
+def test_adam(team, rng, dtype, decay, number):
     w, g, slots = drawn(rng, dtype, ["mean", "mean_square"])
-    agree("adam_updates", w, g, slots, 0.1, (0.9, 0.999), 1e-8, steps, decay, None, False)
+    agree("adam_updates", w, g, slots, 0.1, (0.9, 0.999), 1e-8, number, decay, None, False)
 
 
 def test_what_is_not_served(team, monkeypatch, rng):
     w, g, slots = drawn(rng, "float32", ["mean", "mean_square"])
     rest = ((0.9, 0.999), 1e-8, 3, (0.0, False))
-    assert numpy_steps.adam_updates(w, g, slots, 0.1, *rest, None, False) is not NotImplemented
-    assert numpy_steps.adam_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
-    assert numpy_steps.adam_updates(w, [a.astype("f2") for a in g], slots, 0.1, *rest, None, False) is NotImplemented
-    assert numpy_steps.adam_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
-    assert (
-        numpy_steps.adam_updates(w, list(map(np.asfortranarray, g)), slots, 0.1, *rest, None, False) is NotImplemented
-    )
-    monkeypatch.setattr(numpy_steps, "LEAST", 10**9)
-    assert numpy_steps.adam_updates(w, g, slots, 0.1, *rest, None, False) is NotImplemented  # little to do
+    assert steps.adam_updates(w, g, slots, 0.1, *rest, None, False) is not NotImplemented
+    assert steps.adam_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
+    assert steps.adam_updates(w, [a.astype("f2") for a in g], slots, 0.1, *rest, None, False) is NotImplemented
+    assert steps.adam_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
+    assert steps.adam_updates(w, list(map(np.asfortranarray, g)), slots, 0.1, *rest, None, False) is NotImplemented
+    monkeypatch.setattr(steps, "LEAST", 10**9)
+    assert steps.adam_updates(w, g, slots, 0.1, *rest, None, False) is NotImplemented  # little to do

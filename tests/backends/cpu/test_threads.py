@@ -1,4 +1,4 @@
-"""The team of threads, and BLAS held to one thread beside it."""
+"""The team of threads: who does what, the same sums whoever did it, errors, forks, and buffers of each thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_item_once():
 
 
 @needs_blas
-def test_who_is_slow_gets_less():
+def test_a_slow_worker_gets_less():
     done, meet = [[] for _ in range(3)], threading.Barrier(3, timeout=10)
 
     def work(worker, item):
@@ -59,7 +59,7 @@ def test_portions_are_fixed(items):
 @needs_blas
 def test_the_work_is_really_shared():
     meet = threading.Barrier(3, timeout=10)
-    threads.parallel_for(range(3), lambda worker, item: meet.wait())  # nobody passes alone
+    threads.parallel_for(range(3), lambda worker, item: meet.wait())  # no thread passes alone
 
 
 @needs_blas
@@ -98,28 +98,6 @@ def test_a_busy_team_leaves_the_work_to_the_caller():
 
 
 @needs_blas
-def test_blas_is_held_and_left_as_found():
-    library = blas.library()
-    found = library.get()
-    library.set(2)
-    try:
-        with blas.held():
-            assert library.get() == 1
-            with blas.held():
-                assert library.get() == 1
-            assert library.get() == 1
-        assert library.get() == 2
-        with pytest.raises(KeyError), blas.held():
-            raise KeyError
-        assert library.get() == 2
-        seen = []
-        threads.parallel_for(range(3), lambda worker, item: seen.append(library.get()))
-        assert seen == [1, 1, 1] and library.get() == 2
-    finally:
-        library.set(found)
-
-
-@needs_blas
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking a process with threads warns since Python 3.12")
 def test_a_forked_child_makes_its_own_team():
@@ -151,7 +129,9 @@ def test_buffers_are_kept_by_thread_and_borders_stay_zero():
     mine = threads.zeros("test", (3, 3), np.float64, (1, 1))
     mine[1, 1] = 5
     assert threads.zeros("test", (3, 3), np.float64, (1, 1)) is mine
-    assert not threads.zeros("test", (3, 3), np.float64, (0, 2)).any(), "who writes elsewhere has a border elsewhere"
+    assert not threads.zeros("test", (3, 3), np.float64, (0, 2)).any(), (
+        "a caller that writes elsewhere has a border elsewhere"
+    )
     for n in range(threads.KEPT):
         threads.zeros("test", (n + 4,), np.float64, ())
     assert len(threads._local.zeros) == threads.KEPT
@@ -163,7 +143,7 @@ def test_buffers_are_kept_by_thread_and_borders_stay_zero():
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "100000"])
-def test_a_number_of_threads_that_is_none(monkeypatch, value):
+def test_a_number_of_threads_that_makes_no_sense(monkeypatch, value):
     monkeypatch.setenv("DUALNET_THREADS", value)
     with pytest.raises(ValueError, match="DUALNET_THREADS is a number from 1 to 1024, got"):
         threads.count()
@@ -171,27 +151,20 @@ def test_a_number_of_threads_that_is_none(monkeypatch, value):
 
 def test_without_a_blas_to_hold_the_team_is_one(monkeypatch):
     monkeypatch.setattr(blas, "_found", [None])
-    assert threads.count() == 1 and blas.product("float32") is None
-    with blas.held():
-        pass
+    assert threads.count() == 1 and threads.workers(9) == 1
+
+
+def test_workers_are_no_more_than_items():
+    assert [threads.workers(items) for items in (0, 1, 2, 9)] == [1, 1, min(2, threads.count()), threads.count()]
 
 
 @needs_blas
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_product_adds_to_what_is_there(rng, dtype):
-    gemm = blas.product(dtype)
-    if gemm is None:
-        pytest.skip("this BLAS has no product that can be called")
-    for ta, tb in ((False, False), (True, False), (False, True)):
-        a = rng.standard_normal((4, 3) if not ta else (3, 4)).astype(dtype)
-        b = rng.standard_normal((3, 5) if not tb else (5, 3)).astype(dtype)
-        c = rng.standard_normal((4, 5)).astype(dtype)
-        expected = (a.T if ta else a) @ (b.T if tb else b) + c
-        gemm(ta, tb, 4, 5, 3, a.ctypes.data, a.shape[1], b.ctypes.data, b.shape[1], 1.0, c.ctypes.data, 5)
-        assert np.allclose(c, expected, rtol=1e-5)
-
-
-def test_threadpoolctl_is_not_needed(monkeypatch):
-    monkeypatch.setattr(blas, "_found", [])
-    monkeypatch.setattr(blas, "_paths", list)
-    assert blas.library() is None
+def test_the_team_holds_blas_and_leaves_it_as_it_was():
+    library, seen = blas.library(), []
+    found = library.get()
+    library.set(2)
+    try:
+        threads.parallel_for(range(3), lambda worker, item: seen.append(library.get()))
+        assert seen == [1, 1, 1] and library.get() == 2
+    finally:
+        library.set(found)

@@ -1,4 +1,4 @@
-"""Products by our own cuBLAS handle, over a pretend library: layouts, types, streams, threads, and what it refuses."""
+"""Products by our own cuBLAS handle, over a pretend library: layouts, types, streams, threads, refusals."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ import gc
 import threading
 import weakref
 
-import fake_cupy
 import fake_graphs
 import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.backends.gpu import cublas
-from dualnet.backends.gpu import maps as cupy_kernels
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    with fake_cupy.in_force(monkeypatch) as module:
-        yield module
+from dualnet.backends.gpu import cublas, maps
 
 
 def drawn(rng, shape, dtype):
+    """Random numbers; for bfloat16 still in float32."""
     return rng.standard_normal(shape).astype("float32" if dtype == "bfloat16" else dtype)
 
 
 def views(host):
-    """The same matrix in every layout that cuBLAS takes, and some that it does not."""
+    """The same matrix in every layout that cuBLAS takes, and in some that it does not take."""
     rows, columns = host.shape
     there = dn.asarray(host)
     wide = dn.asarray(np.concatenate([host, host], axis=1))
@@ -49,7 +42,7 @@ def test_every_layout(cupy, rng, dtype, M, K, D):
         for layout_b, y, takes_b in views(b):
             np.testing.assert_array_equal(dn.to_numpy(x), a)
             before = cublas.library().products
-            z = cupy_kernels.product(x, y)
+            z = maps.product(x, y)
             close = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-13}[dtype]
             np.testing.assert_allclose(dn.to_numpy(z), exact, rtol=0, atol=close * 10, err_msg=f"{layout_a} {layout_b}")
             assert z.dtype == dtype and tuple(z.shape) == (M, D)
@@ -68,8 +61,8 @@ def test_into_an_array(cupy, rng):
 
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_added_to_what_is_there(cupy, rng, monkeypatch, dtype, ours):
-    """Factors of 16 bits into float32, which is not rounded: by our handle, and by CuPy's."""
+def test_a_product_is_added_to_an_array(cupy, rng, monkeypatch, dtype, ours):
+    """Factors of 16 bits into float32, without rounding: by our handle, and by CuPy's."""
     if not ours:
         monkeypatch.setattr(cublas, "library", lambda: None)
     a, b = drawn(rng, (4, 5), dtype), drawn(rng, (5, 3), dtype)
@@ -77,7 +70,7 @@ def test_added_to_what_is_there(cupy, rng, monkeypatch, dtype, ours):
     out = cupy.full((4, 3), 1000.0, dtype=wide)
     exact = a.astype("f8") @ b.astype("f8")
     for add, expected in ((True, exact + 1000.0), (False, exact)):
-        cupy_kernels.product(dn.asarray(a), dn.asarray(b), out, add)
+        maps.product(dn.asarray(a), dn.asarray(b), out, add)
         np.testing.assert_allclose(dn.to_numpy(out), expected, rtol=1e-6, atol=2e-6)
 
 
@@ -88,7 +81,7 @@ def test_what_it_leaves_to_cupy(cupy):
     assert cublas.product(integers, integers) is NotImplemented
     assert cublas.product(f4, f4, f8) is NotImplemented
     assert cublas.product(empty[:0], f4) is NotImplemented
-    assert dn.to_numpy(cupy_kernels.product(empty[:0], f4)).shape == (0, 2)
+    assert dn.to_numpy(maps.product(empty[:0], f4)).shape == (0, 2)
 
 
 def test_precision(cupy):
@@ -108,7 +101,7 @@ def test_precision(cupy):
 
 
 def test_parts_of_a_sum_are_not_rounded_to_16_bits(cupy):
-    """60000 + 60000 − 60000 − 60000 = 0, and its first half is beyond the largest float16."""
+    """60000 + 60000 − 60000 − 60000 = 0, but its first half exceeds the largest float16."""
     a = dn.asarray(np.array([[300, 300, 300, 300]], "f2"))
     b = dn.asarray(np.array([[200], [200], [-200], [-200]], "f2"))
     assert dn.to_numpy(cublas.product(a, b)) == 0.0
@@ -116,7 +109,7 @@ def test_parts_of_a_sum_are_not_rounded_to_16_bits(cupy):
 
 
 def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
-    """The pretend library refuses a handle that is set to another stream, or has lost its workspace."""
+    """The pretend library refuses a handle on another stream, or without a workspace."""
     x, library = dn.asarray(np.ones((2, 2), "f4")), cublas.library()
     cublas.product(x, x)
     workspaces = [library.handles[7000]["workspace"]]
@@ -135,7 +128,7 @@ def test_one_handle_for_a_thread_and_one_workspace_for_a_stream(cupy):
 
 
 def test_the_workspace_of_a_recorded_product_outlives_its_thread(cupy):
-    """And that of any other does not: threads may come and go."""
+    """The workspace of any other product does not: threads may come and go."""
     x, stream, held = dn.asarray(np.ones((2, 2), "f4")), cupy.cuda.Stream(non_blocking=True), []
 
     def workspaces():
@@ -178,4 +171,4 @@ def test_without_a_library(cupy, monkeypatch):
     monkeypatch.setattr(cublas, "library", lambda: None)
     x = dn.asarray(np.full((2, 2), 2.0, "f4"))
     assert cublas.product(x, x) is NotImplemented and cublas.version(cupy) == ""
-    assert dn.to_numpy(cupy_kernels.product(x, x)).tolist() == [[8, 8], [8, 8]]
+    assert dn.to_numpy(maps.product(x, x)).tolist() == [[8, 8], [8, 8]]

@@ -1,8 +1,8 @@
-"""cuDNN without cuDNN and without a GPU: what it is told, what is computed, and which plan is chosen.
+"""Convolution by a pretend cuDNN on a pretend GPU: what it is given, what is computed, and which calls it serves.
 
-The pretend frontend (fake_cudnn.py) computes what was declared to it, from the addresses that it was handed. So where
-the result is the reference's, dims, strides, padding, stride, dilation, groups and the order of arrays were right.
-That the real one accepts all this is what test_cudnn_plans.py shows.
+The pretend frontend (fake_cudnn.py) computes what was declared to it, from the addresses it was given. So if the result
+is the reference's, then dims, strides, padding, dilation, groups and the order of the arrays were right. That the real
+one accepts all this is shown in test_cudnn_plans.py.
 """
 
 from __future__ import annotations
@@ -11,29 +11,16 @@ from collections import Counter
 
 import cuda_host
 import fake_cudnn
-import fake_cupy
 import numpy as np
 import pytest
-from fake_cudnn import agree, arrays, asked, dtype_of, placed
+from fake_cudnn import agree, arrays, asked, captured, dtype_of, placed
 from oracles import error
 
 import dualnet as dn
 from dualnet.backend import calls, references
-from dualnet.backends.gpu import cudnn_kernels, cudnn_plans
-from dualnet.backends.gpu import cudnn_library as cudnn
-from dualnet.backends.gpu import maps as cupy_kernels
+from dualnet.backends.gpu import cudnn_kernels, cudnn_library, cudnn_plans, maps
 from dualnet.geometry import windows
 from dualnet.layers.parameter import round_all
-
-
-@pytest.fixture
-def world(monkeypatch):
-    """A pretend GPU with a pretend cuDNN."""
-    monkeypatch.setattr(cudnn_plans, "ROUNDS", 1)
-    monkeypatch.setattr(cudnn_plans, "REPEATS", 1)
-    with fake_cupy.in_force(monkeypatch) as cupy:
-        yield fake_cudnn.install(monkeypatch, cupy)
-
 
 CASES = [(8, 5, 1), (7, 3, 1), (16, 8, 1), (14, 4, 2), (24, 12, 3), (9, 1, 1), (32, 8, 4), (8, 40, 1)]
 
@@ -61,7 +48,7 @@ def test_the_three_sums(world, rng, monkeypatch, dtype, case):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_op_and_its_pullback(world, rng, dtype):
-    """Through conv2d and conv_transpose2d, on shapes of the kind that cuDNN serves."""
+    """Of conv2d and conv_transpose2d, on shapes that cuDNN serves."""
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((2, 9, 7, 16), (3, 2, 8, 12), (12,)))
     y, pullback = dn.ops.conv2d(x, w, b, stride=(2, 1), padding="same", dilation=(1, 2), groups=2, relu=True)
     there = [dn.asarray(a) for a in (x, w, b)]
@@ -85,7 +72,7 @@ def test_an_op_and_its_pullback(world, rng, dtype):
         assert error(dn.to_numpy(theirs), ours) < (1e-6 if dtype == "float32" else 2e-3)
 
 
-def test_what_lies_unaligned_or_apart_is_copied(world, rng):
+def test_unaligned_and_noncontiguous_arrays_are_copied(world, rng):
     at = windows("conv2d", (5, 6), (3, 2))
     x, w, b, dy = arrays(rng, at, 3, 7, 9, 1)
     off = dn.asarray(np.concatenate([b[:1], b]))[1:]
@@ -123,10 +110,67 @@ def test_a_network_of_16_bits(world, rng, dtype):
     net.init((8, 8, 8), seed=1, dtype=dtype).fit(x, t, epochs=2, batch_size=2, optimizer=dn.SGD(0.01), verbose=0)
     assert {kind.name for _, _, kind in world.executed} == {{"float16": "HALF", "bfloat16": "BFLOAT16"}[dtype]}
     assert {way.split("+")[0] for way, _, _ in world.executed} == {"forward", "inputs", "filters"}
-    assert not set(cudnn_plans.reasons.values()) - {"sooner without"}
+    assert not set(cudnn_plans.reasons.values()) - {"faster without"}
 
 
-# -- the bank ----------------------------------------------------------------------------------------------------------
+def test_a_captured_step_gives_the_same_bits(world, small, rng):
+    at, x, w, b, dy = small
+    x_there, w_there, dy_there = (dn.asarray(a) for a in (x, w, dy))
+    b_there = dn.asarray(b)
+
+    def work():
+        y = cudnn_kernels.correlate(x_there, w_there, b_there, at, 1, True)
+        return (
+            y,
+            cudnn_kernels.correlate_inputs(dy_there, w_there, at),
+            cudnn_kernels.correlate_filters(x_there, dy_there, at),
+        )
+
+    stream, graph, results = captured(world, work)
+    for _ in range(2):
+        x_there[...] = dn.asarray(rng.standard_normal(x.shape).astype("f4"))
+        graph.launch(stream)
+        eager = work()
+        for one, two in zip(results, eager, strict=True):
+            assert dn.to_numpy(one).tobytes() == dn.to_numpy(two).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_captured_training_gives_the_same_bits(world, rng, dtype):
+    dtype_of(dtype)
+    x, t = rng.standard_normal((8, 8, 8, 3)).astype(np.float32), rng.integers(0, 3, 8)
+    layers = [dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Conv2D(12, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)]
+    trained = []
+    for capture in (False, True):
+        net = dn.Sequential(layers).copy().init((8, 8, 3), seed=1, dtype=dtype)
+        calls.clear()
+        net.fit(x, t, epochs=3, batch_size=4, optimizer=dn.SGD(0.05, momentum=0.9), verbose=0, capture=capture)
+        assert {name for name, by in calls if by == "kernel of cuDNN"} >= {"correlate", "correlate_inputs"}
+        trained.append({name: dn.to_numpy(p).tobytes() for name, p in net.state_dict().items()})
+    assert world.cupy.now.graphs.launched and trained[0] == trained[1]
+    assert world.cupy.now.graphs.device.beside_the_default_pool() == 0  # cuDNN's workspaces are not in the graph's pool
+    assert cudnn_library._captured
+
+
+def test_nothing_waits_after_the_first_time(world, small):
+    at, x, w, b, dy = small
+    moved = [dn.asarray(a) for a in (x, w, b, dy)]
+
+    def step():
+        x, w, b, dy = moved
+        cudnn_kernels.correlate(x, w, b, at, 1, True)
+        cudnn_kernels.correlate_inputs(dy, w, at)
+        cudnn_kernels.correlate_filters(x, dy, at)
+
+    step()
+    waits, called = world.counted["waits"], Counter(world.cupy.now.called)
+    with dn.transfers("forbid"):
+        step()
+    assert world.counted["waits"] == waits
+    assert set(world.cupy.now.called - called) <= {"empty", "ascontiguousarray", "permute_dims", "reshape"}
+
+
+# -- filter banks ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
@@ -151,8 +195,8 @@ def test_a_bank_is_turned_and_turned_back(world, rng, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_parameters_of_16_bits_lie_turned(world, rng, dtype):
-    """Forty-five banks among other parameters: rounded as ever, and no convolution turns one of them again."""
+def test_parameters_of_16_bits_are_stored_turned(world, rng, dtype):
+    """Forty-five banks among other parameters: rounded as always, and no convolution turns any of them again."""
     kind = np.dtype(dtype_of(dtype))
     shapes = [(3, 3, int(C), int(D)) for C, D in rng.integers(7, 70, (45, 2))]
     shapes[3:3] = [(64,), (3, 3, 3, 8), (7, 5)]  # few channels have kernels of their own
@@ -162,7 +206,7 @@ def test_parameters_of_16_bits_lie_turned(world, rng, dtype):
     assert Counter(cuda_host.launches) == {"turn_all": 2, "round_all": 1}
     for w, got in zip(host, made, strict=True):
         assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
-        bank = w.ndim == 4 and w.shape[2] > cupy_kernels.FEW
+        bank = w.ndim == 4 and w.shape[2] > maps.FEW
         assert got.flags.c_contiguous != bank
         if bank:
             cuda_host.launches.clear()
@@ -181,7 +225,7 @@ def test_a_step_of_16_bits_turns_banks_in_one_launch(world, rng, monkeypatch):
     net = dn.Sequential([dn.Conv2D(16, 3), dn.ReLU(), dn.Conv2D(8, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)])
     net.init((8, 8, 8), seed=1, dtype="bfloat16")
     launched = []
-    for epochs in (1, 2, 3):  # in the first, plans are tried out, and the first casts come one by one
+    for epochs in (1, 2, 3):  # the first tries out plans, and rounds parameters one by one
         cuda_host.launches.clear()
         net.fit(x, t, epochs=epochs, batch_size=2, verbose=0)
         launched.append(Counter(cuda_host.launches))
@@ -189,8 +233,8 @@ def test_a_step_of_16_bits_turns_banks_in_one_launch(world, rng, monkeypatch):
     assert more["turn_all"] == 2 and more["turn"] == 4, "once for all banks, and back for each gradient"
 
 
-def test_a_bank_that_needs_no_turning_lies_on_16_bytes_too(world, rng, monkeypatch):
-    """A view into a larger array, of one filter or of windows of one unit with one channel."""
+def test_a_bank_that_needs_no_turning_is_aligned_too(world, rng, monkeypatch):
+    """Views into a larger array: a bank of one filter, and one with windows of one unit and one channel."""
     monkeypatch.setenv("DUALNET_CUDNN", "all")
     for at, D in ((windows("conv2d", (6, 5), (3, 3)), 1), (windows("conv2d", (6, 5), (1, 1)), 4)):
         x, w, _, dy = arrays(rng, at, 2, 1, D, 1)
@@ -204,233 +248,46 @@ def test_a_bank_that_needs_no_turning_lies_on_16_bytes_too(world, rng, monkeypat
             assert error(dn.to_numpy(y), references[kernel].reference(*given, at)) < 1e-6
 
 
-# -- which plan --------------------------------------------------------------------------------------------------------
+# -- which calls it serves ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small(rng):
-    at = windows("conv2d", (6, 5), (3, 3), padding=1)
-    return at, *arrays(rng, at, 2, 8, 4, 1)
-
-
-def plan_of(world):
-    return world.executed[-1][1]
-
-
-@pytest.mark.parametrize("precision", ["strict", "tf32"])
-def test_tf32_only_where_it_was_asked_for(world, small, precision):
-    at, x, w, b, dy = small
-    dn.set_precision(precision)
-    for kernel, given in (("correlate", (x, w, b)), ("correlate_inputs", (dy, w)), ("correlate_filters", (x, dy))):
-        asked(kernel, *given, at)
-        assert plan_of(world) == ("eng_tf32" if precision == "tf32" else "eng_good")
-        barred = world.graphs[0].barred
-        assert {"NONDETERMINISTIC", "WINOGRAD", "FFT", "REDUCED_PRECISION_REDUCTION"} <= barred
-        assert ({"TENSOR_CORE", "DOWN_CONVERT_INPUTS"} <= barred) == (precision == "strict")
-
-
-def test_precision_is_part_of_the_shape(world, small):
-    at, x, w, b, _ = small
-    for precision in ("strict", "tf32", "strict"):
-        dn.set_precision(precision)
-        asked("correlate", x, w, b, at)
-        assert plan_of(world) == ("eng_tf32" if precision == "tf32" else "eng_good")
-
-
-def test_16_bits_may_use_tensor_cores(world, small):
-    at, x, w, b, _ = small
-    asked("correlate", *(a.astype(np.float16) for a in (x, w, b)), at)
-    assert plan_of(world) == "eng_tf32" and "TENSOR_CORE" not in world.graphs[0].barred
-
-
-def test_a_relu_that_loses_nan_is_not_chosen(world, small, monkeypatch):
-    monkeypatch.setattr(fake_cudnn, "PLANS", [("eng_loses_nan", "", 1e-6), ("eng_good", "", 5e-5)])
-    at, x, w, b, _ = small
-    x[0, 2, 3, 4] = np.nan
-    y = asked("correlate", x, w, b, at, 1, True)
-    want = references["correlate"].reference(x, w, b, at, 1, True)
-    assert np.isnan(want).any() and error(y, want) < 1e-6
-    asked("correlate", x, w, b, at, 1, False)
-    assert plan_of(world) == "eng_loses_nan"  # without ReLU there is nothing to lose
-
-
-def test_where_every_relu_loses_nan_it_is_a_pass_of_its_own(world, small, monkeypatch):
-    monkeypatch.setattr(fake_cudnn, "PLANS", [("eng_loses_nan", "", 1e-6)])
-    at, x, w, b, _ = small
-    x[0, 2, 3, 4] = np.nan
-    for autotune in ("1", "0"):
-        monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", autotune)
-        cudnn_plans._choices.clear(), cudnn_plans._of_thread.plans.clear()
-        agree("correlate", x, w, b, at, 1, True, K=72)
-        assert world.executed[-1][:2] == ("forward", "eng_loses_nan")
-
-
-def test_bias_and_relu_in_the_same_kernel_or_after_it_whichever_is_sooner(world, small, monkeypatch):
-    at, x, w, b, _ = small
-    agree("correlate", x, w, b, at, 1, True, K=72)
-    assert world.executed[-1][0] == "forward+bias+relu"
-    slow = fake_cudnn.Graph.execute_plan_at_index
-
-    def execute(graph, *given):
-        graph.world.clock += 1e-3 * ("bias" in graph.steps)
-        slow(graph, *given)
-
-    monkeypatch.setattr(fake_cudnn.Graph, "execute_plan_at_index", execute)
-    cudnn_plans._choices.clear(), cudnn_plans._of_thread.plans.clear()
-    world.product = 1.0
-    agree("correlate", x, w, b, at, 1, True, K=72)
-    assert world.executed[-1][0] == "forward"
-
-
-def test_what_is_sooner_without_cudnn_is_left(world, small):
-    at, x, w, b, dy = small
-    world.product = 0.0
-    before = fake_cudnn.LAUNCH
-    try:
-        fake_cudnn.LAUNCH = 0.0
-        for kernel, given in (("correlate", (x, w, b)), ("correlate_inputs", (dy, w)), ("correlate_filters", (x, dy))):
-            assert asked(kernel, *given, at) is NotImplemented
-            executed = len(world.executed)
-            assert asked(kernel, *given, at) is NotImplemented and len(world.executed) == executed
-    finally:
-        fake_cudnn.LAUNCH = before
-    assert set(cudnn_plans.reasons.values()) == {"sooner without"}
-
-
-@pytest.mark.parametrize("each", [2e-6, 18e-6])
-def test_the_device_is_timed_and_not_python(world, small, monkeypatch, each):
-    """Asking for a plan takes longer than computing it: still the fastest is found, and the rival compared with it."""
-    monkeypatch.setattr(cudnn_plans, "REPEATS", 5)
-    at, x, w, b, _ = small
-    world.clocks.each = each
-    agree("correlate", x, w, None, at, K=72)
-    assert plan_of(world) == "eng_good"
-    world.product = 0.0  # now two launches do it, in 2 µs
-    assert asked("correlate", x[:1], w, None, at) is NotImplemented
-    assert list(cudnn_plans.reasons.values()) == ["sooner without"]
-
-
-def test_a_host_that_is_hopelessly_slow_ends_too(world, small):
-    at, x, w, _, _ = small
-    world.clocks.each = 1.0
-    assert asked("correlate", x, w, None, at) is not NotImplemented
-
-
-def test_without_autotuning_the_first_is_taken(world, small, monkeypatch):
+def test_what_is_not_served(world, small, monkeypatch):
     monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "0")
     at, x, w, b, dy = small
-    agree("correlate", x, w, b, at, K=72)
-    agree("correlate_inputs", dy, w, at, K=36)
-    assert [name for _, name, _ in world.executed] == ["eng_loses_nan"] * 4 and world.counted["waits"] == 0
-    agree("correlate", x, w, b, at, 1, True, K=72)
-    assert plan_of(world) == "eng_plain"  # the first that keeps NaN
+    empty = np.zeros((0, 6, 5, 8), np.float32)
+    few = windows("conv2d", (6, 5), (3, 3))
+    one = windows("conv2d", (6, 5), (1, 1))
+    for given in (
+        ("correlate", x.astype("f8"), w.astype("f8"), None, at),
+        ("correlate", x, w, b.astype("f2"), at),
+        ("correlate", empty, w, b, at),
+        ("correlate", x[..., :6], w[:, :, :6], b, few),
+        ("correlate", x, w[:, :, :2], b, few, 4),
+        ("correlate", x, w[:1, :1], b, one),
+        ("correlate_inputs", dy.astype("f8"), w.astype("f8"), at),
+        ("correlate_inputs", np.zeros((0, 6, 5, 4), np.float32), w, at),
+        ("correlate_filters", empty, np.zeros((0, 6, 5, 4), np.float32), at),
+        ("correlate_filters", x[..., :3], dy, at),
+    ):
+        assert asked(*given) is NotImplemented, given
+    assert not world.graphs
 
 
-def test_a_plan_that_needs_too_much_memory_is_passed_over(world, small, monkeypatch):
-    at, x, w, b, _ = small
-    monkeypatch.setattr(cudnn_plans, "WORKSPACE", 64 * 8)
-    asked("correlate", x, w, b, at)
-    assert plan_of(world) == "eng_loses_nan"  # neither of the two that are sooner
-
-
-# -- once, and never again ---------------------------------------------------------------------------------------------
-
-
-def test_a_shape_is_planned_once(world, small):
+def test_few_channels_and_windows_of_one_unit_go_to_the_faster_kernel(world, small, monkeypatch):
+    monkeypatch.setattr(fake_cudnn, "LAUNCH", 1e-5)
     at, x, w, b, dy = small
-
-    def step():
-        for kernel, given in (("correlate", (x, w, b)), ("correlate_inputs", (dy, w)), ("correlate_filters", (x, dy))):
-            asked(kernel, *given, at)
-
-    step()
-    counted, executed = Counter(world.counted), len(world.executed)
-    assert (
-        counted["planned"] == 2 * 2 + 2 + 2 - 1
-    )  # what is proposed, and the chosen one; a plain road was looked at too
-    step()
-    assert world.counted == counted and len(world.executed) == executed + 3
-    asked("correlate", x[:1], w, b, at)  # another batch
-    asked("correlate", x, w, None, at)
-    asked("correlate", x, w, b, at, 1, True)
-    assert world.counted["planned"] == counted["planned"] + 3 + 2 + 3
+    one = windows("conv2d", (6, 5), (1, 1))
+    agree("correlate", x, w[:1, :1], b, one, K=8)  # a product takes longer here
+    agree("correlate_filters", x[..., :3], dy, at, K=60)  # and so do two launches
+    assert asked("correlate", x[..., :3], w[:, :, :3], None, at) is NotImplemented  # but not a single one
+    assert list(cudnn_plans.reasons.values()) == ["faster without"]
 
 
-def test_the_oldest_plans_go(world, small, monkeypatch):
+@pytest.mark.parametrize("autotune", ["0", "1"])
+def test_all_means_all(world, monkeypatch, small, autotune):
     at, x, w, b, dy = small
-    monkeypatch.setattr(cudnn_plans, "KEPT", 2)
-    for n in (1, 2):
-        asked("correlate", x[:n], w, None, at)
-    asked("correlate", x[:1], w, None, at)
-    asked("correlate_inputs", dy, w, at)
-    kept = [key[2] for key in cudnn_plans._of_thread.plans]
-    assert [(shape.way, shape.N) for shape in kept] == [("forward", 1), ("inputs", 2)]
-    planned = world.counted["planned"]
-    asked("correlate", x, w, None, at)
-    assert world.counted["planned"] == planned + 1  # made again, not chosen again
-
-
-def test_what_cudnn_refuses_is_refused_once_and_remembered(world, small):
-    at, x, w, b, dy = small
-    world.refuse = lambda graph: True
-    for _ in range(3):
-        moved = [dn.asarray(a) for a in (x, w, b)]
-        assert cudnn_kernels.correlate(*moved, at) is NotImplemented
-        y, _ = dn.ops.conv2d(*moved, padding=1)
-        assert error(dn.to_numpy(y), references["correlate"].reference(x, w, b, at)) < 1e-6
-    assert len(world.graphs) == 2 and world.counted["planned"] == 0
-    (reason,) = cudnn_plans.reasons.values()
-    assert reason == "cudnnGraphNotSupportedError: No valid engine configs for this graph"
-
-
-def test_only_bias_is_refused(world, small):
-    at, x, w, b, _ = small
-    world.refuse = lambda graph: "b" in graph.conv
-    agree("correlate", x, w, b, at, 1, True, K=72)
-    assert world.executed[-1][0] == "forward"
-
-
-def test_one_workspace_for_each_stream(world, small):
-    at, x, w, b, dy = small
-    step = lambda: (asked("correlate", x, w, b, at), asked("correlate_inputs", dy, w, at))  # noqa: E731
-    step()
-    world.workspaces.clear(), world.streams.clear()
-    step(), step()
-    assert len(set(world.workspaces)) == 1 and world.streams == []
-    first, other = world.workspaces[0], world.cupy.cuda.Stream(non_blocking=True)
-    with other:
-        step()
-    step()
-    assert world.streams == [other.ptr, 0]
-    assert {stream for stream, _ in world.workspaces} == {0, other.ptr}
-    assert world.workspaces[-1] == first and len({address for _, address in world.workspaces}) == 2
-    (handle,) = cudnn._of_thread.handles.values()
-    assert handle.workspaces.keys() == {0, other.ptr} and len(world.handles) == 1
-
-
-def test_another_shape_leaves_the_workspace_as_it_was(world, small):
-    at, x, w, b, dy = small
-    asked("correlate", x, w, b, at)
-    (handle,) = cudnn._of_thread.handles.values()
-    held = handle.workspaces[0]
-    for n in (1, 2):
-        asked("correlate_inputs", dy[:n], w, at)
-        assert handle.workspaces[0] is held
-
-
-def test_nothing_waits_after_the_first_time(world, small):
-    at, x, w, b, dy = small
-    moved = [dn.asarray(a) for a in (x, w, b, dy)]
-
-    def step():
-        x, w, b, dy = moved
-        cudnn_kernels.correlate(x, w, b, at, 1, True)
-        cudnn_kernels.correlate_inputs(dy, w, at)
-        cudnn_kernels.correlate_filters(x, dy, at)
-
-    step()
-    waits, called = world.counted["waits"], Counter(world.cupy.now.called)
-    with dn.transfers("forbid"):
-        step()
-    assert world.counted["waits"] == waits
-    assert set(world.cupy.now.called - called) <= {"empty", "ascontiguousarray", "permute_dims", "reshape"}
+    monkeypatch.setenv("DUALNET_CUDNN", "all")
+    monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", autotune)
+    agree("correlate", x[..., :1], w[:, :, :1], b, at, K=9)
+    agree("correlate_inputs", dy, w[:1, :1], windows("conv2d", (6, 5), (1, 1)), K=4)
+    agree("correlate_filters", x, dy, windows("conv2d", (6, 5), (3, 3), padding=1), 2, K=60)

@@ -1,125 +1,140 @@
-"""CUDA kernels: the registry, NVIDIA's compiler, launches from a training step, and proof that the harness can fail."""
+"""Launching kernels: how arguments are converted, which arrays kernels take, and a training step of nothing else.
+
+``pytest -m slow tests/backends/gpu/test_launch.py`` runs the ordinary tests of ops, layers, optimizers and training on
+the pretend device.
+"""
 
 from __future__ import annotations
 
-import configparser
-import fnmatch
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import cuda_host
-import fake_cupy
 import numpy as np
 import pytest
+from oracles import prove
 
 import dualnet as dn
-from dualnet.backend import references
-from dualnet.backends import cupy_backend
-from dualnet.backends.gpu import cublas
-from dualnet.backends.gpu import launch as cuda_launch
-from dualnet.backends.gpu import maps as cupy_kernels
-from dualnet.backends.gpu import registry as cuda_registry
+from dualnet.backends.gpu import launch, maps, registry, sums
 from dualnet.geometry import windows
 
 TESTS = Path(__file__).resolve().parents[2]
 needs_compiler = pytest.mark.skipif(cuda_host.COMPILER is None, reason="g++ is not installed")
-needs_nvrtc = pytest.mark.skipif(cuda_host.nvrtc() is None, reason="NVRTC is not installed")
 
 
-@pytest.fixture
-def cupy(monkeypatch):
-    """A pretend CuPy whose kernels run on the host."""
-    with fake_cupy.in_force(monkeypatch) as module:
-        yield module
+# -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-# -- the registry ------------------------------------------------------------------------------------------------------
+def test_arguments_become_what_the_signature_says():
+    """``drawn_above(unsigned char*, int, Key, const unsigned long long*, unsigned int)``, and a number of ``wide``."""
+    mask, key = object(), registry.structure("Key", seed_low=1, seed_high=2, step_low=3, step_high=4)
+    made = launch._converted(registry.KERNELS["drawn_above"], (mask, 5, key, None, 2**32 - 1), "float32")
+    assert made[0] is mask and made[2] is key
+    assert [type(value) for value in made[1::2]] == [np.int32, np.uint64] and made[3] == 0
+    assert type(made[4]) is np.uint32 and made[4] == 2**32 - 1
+    for wide in ("float32", "float64"):
+        (*_, scale) = launch._converted(registry.KERNELS["masked"], (mask, mask, mask, 5, 0.5), wide)
+        assert scale.dtype == wide and scale == 0.5
 
 
-def test_every_file_and_entry_is_registered():
-    folder = cuda_registry.FOLDER
-    assert sorted(cuda_registry.FILES) == sorted(path.name for path in folder.glob("*.cu"))
-    for file in cuda_registry.FILES:
-        text = re.sub(r"\s+", " ", (folder / file).read_text(encoding="utf-8"))
-        found = dict(re.findall(r"ENTRY (\w+)\((.*?)\) \{", text))
-        assert found == {k.name: k.signature for k in cuda_registry.KERNELS.values() if k.file == file}
+def test_a_missing_argument_is_an_error():
+    with pytest.raises(ValueError, match="argument"):
+        launch._converted(registry.KERNELS["rectify"], (None, None), "float32")
 
 
-@pytest.mark.skipif(not (TESTS.parent / "setup.cfg").exists(), reason="the list is in the checkout")
-def test_every_file_ships():
-    config = configparser.ConfigParser()
-    config.read(TESTS.parent / "setup.cfg", encoding="utf-8")
-    globs = config["options.package_data"]["dualnet.backends.gpu"].replace(" ", "").split(",")
-    for path in cuda_registry.FOLDER.iterdir():
-        assert any(fnmatch.fnmatch(f"kernels/{path.name}", glob) for glob in globs), path.name
+def test_a_grid_is_a_number_of_threads_or_of_blocks(cupy):
+    x, y, seen = dn.asarray(np.ones(300, "f4")), cupy.empty((300,), dtype="float32"), []
+
+    def kernel(grid, block, arguments):
+        seen.append((grid, block))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_function", lambda *_: kernel)
+        launch.launch(cupy, "rectify", 300, y, x, 300, real="float32")
+        launch.launch(cupy, "rectify", 256, y, x, 256, real="float32")
+        launch.launch(cupy, "rectify", (3, 4), y, x, 300, real="float32")
+    assert seen == [((2,), (256,)), ((1,), (256,)), ((3, 4), (256,))]
 
 
-def test_every_kernel_names_its_reference():
-    named = {kernel.reference for kernel in cuda_registry.KERNELS.values()}
-    assert named <= references.keys()
-    assert cupy_backend.KERNELS.keys() <= references.keys()
-    assert named <= cupy_backend.KERNELS.keys()
+def test_a_file_is_compiled_once_for_each_combination_of_types(cupy, monkeypatch):
+    made, born = [], cupy.RawModule
+    monkeypatch.setattr(cupy, "RawModule", lambda **options: made.append(options["options"]) or born(**options))
+    for dtype in ("f4", "f4", "f8"):
+        x = dn.asarray(np.ones(3, dtype))
+        maps.rectify(x), maps.add(x, x)
+    assert made == [("-DREAL=float", "-DPACK=1"), ("-DREAL=double", "-DPACK=1")]
 
 
-def test_no_kernel_uses_atomics_or_waits_for_the_host():
-    for file in (*cuda_registry.FILES, "common.h"):
-        text = re.sub(r"//.*", "", (cuda_registry.FOLDER / file).read_text(encoding="utf-8"))
-        assert not re.search(r"atomic|printf|assert|cudaDevice|malloc", text), file
+def test_options_are_those_of_the_kernel():
+    assert launch.defines(registry.KERNELS["max_pool"], "float16", 8, "int32") == (
+        "-DREAL=float16", "-DPACK=8", "-DTAP=int",
+    )  # fmt: skip
+    assert launch.defines(registry.KERNELS["gather_batch"], "float32", pixel="uint8")[1] == "-DPIXEL=unsigned char"
+    assert launch.defines(registry.KERNELS["gather_batch"], "float32", pixel="float64")[1] == "-DPIXEL=double"
 
 
-def test_kernels_that_work_together_are_marked():
-    for file in cuda_registry.FILES:
-        text = (cuda_registry.FOLDER / file).read_text(encoding="utf-8")
-        bodies = dict(re.findall(r"^\w*ENTRY (\w+)\(.*?\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL))
-        for name, body in bodies.items():
-            talks = bool(re.search(r"over_rows|over_block|add_rows|turn_tile|of_warp|__syncthreads|__shfl", body))
-            assert cuda_registry.KERNELS[name].together == talks, name
+# -- which arrays ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 25, 28, 641, 1000, 2**16 - 1, 2**30 + 1, 2**31 - 1])
-def test_division_by_multiplication(rng, n):
-    _, magic, shift = cuda_registry.divisor(n)
-    assert magic < 2**32
-    edges = np.array([q * n + r for q in (0, 1, 2, (2**31 - 1) // n) for r in (-1, 0, 1)])
-    values = np.concatenate([edges, rng.integers(0, 2**31, 2000), [2**31 - 1]])
-    for i in map(int, values[(values >= 0) & (values < 2**31)]):
-        high = i * magic >> 32
-        assert high + i < 2**32 and (high + i) >> shift == i // n
+@pytest.mark.parametrize(
+    ("dtype", "channels", "start", "pack"),
+    [
+        ("float32", 8, 0, 4), ("float32", 6, 0, 2), ("float32", 7, 0, 1), ("float32", 8, 1, 1), ("float32", 8, 2, 2),
+        ("float16", 16, 0, 8), ("float16", 16, 4, 4), ("float64", 8, 0, 2), ("float64", 8, 1, 1),
+    ],
+)  # fmt: skip
+def test_threads_read_as_many_channels_as_divide_them_and_the_address(cupy, dtype, channels, start, pack):
+    whole = cupy.empty((64,), dtype=dtype)
+    assert whole.data.ptr % 16 == 0
+    assert launch.packing(channels, whole[start:]) == pack
+    assert launch.packing(channels, whole, whole[start:]) == pack
 
 
-# -- NVRTC -------------------------------------------------------------------------------------------------------------
-
-COMBINATIONS = {
-    "sm_75": [("bfloat16", 8)],
-    "sm_80": [("float64", 1), ("float16", 8)],
-    "sm_90": [("float32", 4), ("bfloat16", 2)],
-}
-
-
-@needs_nvrtc
-@pytest.mark.parametrize("arch", COMBINATIONS)
-@pytest.mark.parametrize("file", cuda_registry.FILES)
-def test_nvrtc_compiles(file, arch):
-    (kernel, *_) = kernels = [k for k in cuda_registry.KERNELS.values() if k.file == file]
-    for real, pack in COMBINATIONS[arch]:
-        code = cuda_host.compile_for(arch, file, cuda_launch.defines(kernel, real, pack, "int32", real))
-        assert all(f".text.{k.name}".encode() in code for k in kernels)
-        used = cuda_host.registers(code)
-        for k in kernels:  # a processor has 65,536, and hands them out by 8 to each thread of a block
-            assert 0 < -(-used[k.name] // 8) * 8 * np.prod(k.block) <= 65536, f"{k.name}: {used[k.name]} registers"
+def test_arrays_are_made_contiguous_where_they_are_not(cupy, rng):
+    x = dn.asarray(rng.standard_normal((3, 4)))
+    same, turned, nothing = launch.contiguous(x, x.T, None)
+    assert same.data.ptr == x.data.ptr and turned.flags.c_contiguous and turned.shape == (4, 3) and nothing is None
+    made = launch.empty_like(x.T)
+    assert (made.shape, made.dtype, made.flags.c_contiguous) == ((4, 3), x.dtype, True)
 
 
-@needs_nvrtc
-def test_nvrtc_would_complain(monkeypatch):
-    monkeypatch.setattr(cuda_registry, "source", lambda file: "__global__ void broken() { int i = }")
-    with pytest.raises(AssertionError, match="expected an expression"):
-        cuda_host.compile_for("sm_90", "columns.cu", ())
+def test_what_is_not_served(cupy, monkeypatch):
+    empty = dn.asarray(np.zeros((0, 4, 4, 8), "f4"))
+    at = windows("conv2d", (4, 4), (3, 3))
+    assert maps.im2col(empty, at) is NotImplemented
+    assert sums.channel_sum(empty) is NotImplemented
+    assert maps.rectify(empty) is NotImplemented
+    monkeypatch.setattr(launch, "LIMIT", 100)
+    large = dn.asarray(np.zeros((1, 4, 4, 8), "f4"))
+    assert maps.rectify(large) is NotImplemented
+    monkeypatch.setenv("DUALNET_KERNELS", "reference")
+    cuda_host.launches.clear()
+    dn.ops.relu(dn.asarray([1.0]))
+    assert cuda_host.launches == []
 
 
-# -- a training step ---------------------------------------------------------------------------------------------------
+def test_arrays_of_several_dtypes_are_not_served(cupy):
+    single, double, whole = (dn.asarray(np.ones(3, kind)) for kind in ("f4", "f8", "i4"))
+    assert launch.served(single) and launch.served(double, double)
+    assert not launch.served(single, double) and not launch.served(whole)
+
+
+# -- ops and a training step -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op, shapes, options", [
+    ("conv2d", [(2, 6, 5, 8), (3, 2, 8, 4), (4,)], {"stride": (2, 1), "padding": 1}),
+    ("conv2d", [(2, 6, 5, 2), (3, 3, 2, 4), (4,)], {"padding": "same", "dilation": 2, "mode": "convolution"}),
+    ("conv_transpose2d", [(2, 3, 3, 8), (3, 3, 7, 8), (7,)], {"stride": 2}),
+    ("avg_pool2d", [(2, 5, 6, 4)], {"pool_size": 3, "stride": 2, "padding": 1}),
+    ("dense", [(4, 6), (6, 5), (5,)], {}),
+    ("batch_norm", [(4, 3, 5), (5,), (5,)], {}),
+])  # fmt: skip
+def test_ops_against_the_loops(cupy, rng, op, shapes, options):
+    linear = () if op == "batch_norm" else range(min(2, len(shapes)))
+    prove(op, [rng.standard_normal(s) for s in shapes], options, K=200, linear=linear, differentiable=[], scale=2)
 
 
 def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
@@ -147,54 +162,6 @@ def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
     }  # fmt: skip
     views = {"empty", "reshape", "ascontiguousarray", "astype", "T", "__getitem__"}
     assert set(cupy.now.called) - views == set(), cupy.now.called
-
-
-def test_filters_over_few_channels_learn_by_a_product(cupy, rng):
-    """Without columns only where there are several groups: a thread for each weight is slow over a whole batch."""
-    at = windows("conv2d", (6, 6), (3, 3))
-    for C, D, groups, launched in ((1, 6, 1, "im2col"), (6, 16, 1, "im2col"), (4, 4, 4, "correlate_filters_few")):
-        x, dy = (dn.asarray(rng.standard_normal(s, dtype="f4")) for s in ((2, 6, 6, C), (2, *at.grid, D)))
-        cuda_host.launches.clear()
-        before = cublas.library().products
-        cupy_kernels.correlate_filters(x, dy, at, groups)
-        assert cuda_host.launches[0] == launched and cublas.library().products - before == (groups == 1)
-
-
-# -- that this can fail ------------------------------------------------------------------------------------------------
-
-
-def test_wrong_arguments_are_caught(cupy):
-    x, y = dn.asarray(np.zeros(8, "f4")), cupy.empty((8,), dtype="float32")
-    cases = [
-        ((dn.asarray(np.zeros(8)), x, np.int32(8)), "packs of 4 bytes|float64 for"),
-        ((y, x, 8), "8 for int32"),
-        ((y, x, np.int64(8)), "for int32"),
-        ((y, x), "2 arguments"),
-    ]
-    function = cupy.RawModule(code=cuda_registry.source("elementwise.cu"), options=("-DREAL=float", "-DPACK=1"))
-    rectify = function.get_function("rectify")
-    rectify((1,), (256,), (y, x, np.int32(8)))
-    for arguments, message in cases[1:]:
-        with pytest.raises(AssertionError, match=message):
-            rectify((1,), (256,), arguments)
-    with pytest.raises(AssertionError, match="written beyond the array"):
-        rectify((1,), (256,), (y, x, np.int32(9)))
-    with pytest.raises(AssertionError, match="grid"):
-        rectify((0,), (256,), (y, x, np.int32(8)))
-
-
-def test_threads_that_wait_in_vain_are_caught(cupy, monkeypatch):
-    text = cuda_registry.source("channels.cu")
-    planted = text.replace(
-        "wide sum = 0;\n    if (c < C)", "wide sum = 0;\n    if (threadIdx.x == 3) return;\n    if (c < C)"
-    )
-    assert planted != text
-    monkeypatch.setattr(cuda_registry, "source", lambda file: planted)
-    function = cuda_host.library.__wrapped__("channels.cu", ("-DREAL=float",))
-    kernel = cuda_host.Function(cuda_registry.KERNELS["channel_sum_end"], function)
-    arrays = [np.zeros(4, "f4"), np.zeros((2, 4), "f4")]
-    with pytest.raises(AssertionError, match="wait for each other in vain"):
-        kernel((1,), (32, 32), (*arrays, np.int32(2), np.int32(4), np.float32(1)))
 
 
 @pytest.mark.slow

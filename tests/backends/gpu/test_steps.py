@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cuda_host
-import fake_cupy
 import numpy as np
 import pytest
 from cuda_oracles import DTYPES, agree
@@ -11,23 +10,28 @@ from oracles import error, tau
 
 import dualnet as dn
 from dualnet.backend import references
-from dualnet.backends.gpu import steps as cupy_steps
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A pretend CuPy whose kernels run on the host."""
-    with fake_cupy.in_force(monkeypatch) as module:
-        yield module
+from dualnet.backends.gpu import steps
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_optimizers_one_by_one(cupy, rng, dtype):
     w, g, a, b = (rng.standard_normal((37, 31)).astype(dtype) for _ in range(4))
-    agree("sgd_update", w, g, {}, 0.1, 0.0, False, K=1)
-    for nesterov in (False, True):
-        agree("sgd_update", w, g, {"velocity": a}, 0.1, 0.9, nesterov, K=1)
-    agree("adam_update", w, g, {"mean": a, "mean_square": b * b}, 0.1, (0.9, 0.999), 1e-8, 3, K=1)
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        slots = {"velocity": a} if momentum else {}
+        agree("sgd_updates", [w], [g], [slots], 0.1, momentum, nesterov, 0.0, None, False, K=1)
+    slots = {"mean": a, "mean_square": b * b}
+    agree("adam_updates", [w], [g], [slots], 0.1, (0.9, 0.999), 1e-8, 2, (0.0, False), None, False, K=1)
+
+
+def expected(kernel, w, g, *slots):
+    """The reference's step for one parameter: without weight decay, and for Adam the fifth."""
+    if kernel == "sgd_update":
+        name, slots, rule = "sgd_updates", {"velocity": slots[0]}, (0.1, 0.9, True, 0.0)
+    else:
+        name, slots, rule = "adam_updates", dict(zip(("mean", "mean_square"), slots)), (0.1, (0.9, 0.999), 1e-8, 4)
+        rule += ((0.0, False),)
+    [(value, slots)] = references[name].reference([w], [g], [slots], *rule, None, False)
+    return [value, *slots.values()]
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -46,16 +50,11 @@ def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
     lr, t = (dn.asarray(np.full(1, 0.1, "f4")), dn.asarray(np.full(1, 4, "u8"))) if on_device else (np.float64(0.1), 5)
     second = there_b if adam else [None] * 50
     rows = list(zip(there_w, there_a, second, there_s, there_w, there_a, second, there_g))
-    cupy_steps.update(kernel, rows, lr=lr, t=t, **rule)
+    steps.update(kernel, rows, lr=lr, t=t, **rule)
     assert cuda_host.launches == [kernel] * 2
     for k in range(50):
         step = g[k].astype("f4") + np.float32(0.01) * w[k]
-        if adam:
-            slots = {"mean": a[k], "mean_square": b[k]}
-            value, slots = references[kernel].reference(w[k], step, slots, 0.1, (0.9, 0.999), 1e-8, 5)
-        else:
-            value, slots = references[kernel].reference(w[k], step, {"velocity": a[k]}, 0.1, 0.9, True)
-        for got, want in zip([there_w[k], there_a[k], there_b[k]], [value, *slots.values()]):
+        for got, want in zip([there_w[k], there_a[k], there_b[k]], expected(kernel, w[k], step, a[k], b[k])):
             assert error(dn.to_numpy(got), want) <= tau("float32", 1)
         assert (dn.to_numpy(there_s[k]) == dn.to_numpy(there_w[k]).astype("f2")).all()
 
@@ -64,7 +63,7 @@ def test_many_parameters_in_place_with_shadows(cupy, rng, kernel, on_device):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("kernel", ["sgd_update", "adam_update"])
 def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
-    """Scaled gradients of 16 bits, divided on the way; where they are not finite, what is new is what was old."""
+    """Scaled gradients of 16 bits are unscaled on the way; if they are not finite, the new values are the old ones."""
     wide, adam = "float64" if dtype == "float64" else "float32", kernel == "adam_update"
     w, a, b = (rng.standard_normal((33, 40)).astype(wide) for _ in range(3))
     g = (64 * rng.standard_normal((33, 40))).astype(dtype)
@@ -73,18 +72,10 @@ def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
     new = [cupy.empty(w.shape, dtype=wide) for _ in range(3)]
     shadow, second = cupy.empty(w.shape, dtype=dtype), there_b if adam else None
     row = (new[0], new[1], new[2] if adam else None, shadow, there_w, there_a, second, dn.asarray(g))
-    rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 3} if adam else {})}
+    rule = {"first": 0.9, "lr": 0.1, **({"second": 0.999, "epsilon": 1e-8, "t": 5} if adam else {"nesterov": True})}
     by, flag = dn.asarray(np.asarray(1 / 64, wide)), dn.asarray(np.asarray(finite))
-    cupy_steps.update(kernel, [row], unscale=by, finite=flag, **rule)
-    if not finite:
-        wanted = [w, a, b * b]
-    elif adam:
-        slots = {"mean": a, "mean_square": b * b}
-        value, slots = references[kernel].reference(w, g.astype(wide) / 64, slots, 0.1, (0.9, 0.999), 1e-8, 3)
-        wanted = [value, *slots.values()]
-    else:
-        value, slots = references[kernel].reference(w, g.astype(wide) / 64, {"velocity": a}, 0.1, 0.9, False)
-        wanted = [value, *slots.values()]
+    steps.update(kernel, [row], unscale=by, finite=flag, **rule)
+    wanted = expected(kernel, w, g.astype(wide) / 64, a, b * b) if finite else [w, a, b * b]
     for got, want in zip(new, wanted[: 3 if adam else 2]):
         exact = dn.to_numpy(got).tobytes() == want.tobytes()
         assert exact if not finite else error(dn.to_numpy(got), want) <= tau(wide, 1)
@@ -93,20 +84,20 @@ def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_many_parameters_in_16_bits(cupy, rng, dtype):
-    """Fifty in two launches, each as the host rounds it; and what is left to the reference."""
+    """Fifty in two launches, each rounded as on the host; other dtypes are left to the reference."""
     values = [rng.standard_normal(int(n)).astype("f4") for n in rng.integers(1, 2500, 50)]
     kind, there_w = np.dtype(dtype), [dn.asarray(w) for w in values]
     cuda_host.launches.clear()
-    for got, w in zip(cupy_steps.round_all(there_w, kind), values, strict=True):
+    for got, w in zip(steps.round_all(there_w, kind), values, strict=True):
         assert got.dtype == kind and dn.to_numpy(got).tobytes() == w.astype(kind).tobytes()
     assert cuda_host.launches == ["round_all"] * 2
     for wrong, to in (([dn.asarray(values[0], "float64")], kind), (there_w[:1], np.dtype("f4"))):
-        assert cupy_steps.round_all(wrong, to) is NotImplemented
+        assert steps.round_all(wrong, to) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_over_all_gradients(cupy, rng, dtype):
-    """Fifty gradients of two dtypes: launches of 40. Each of them may hold the one bad number."""
+    """Fifty gradients of two dtypes, in launches of 40. The one bad number may be in any of them."""
     wide = "float64" if dtype == "float64" else "float32"
     arrays = [rng.standard_normal(int(n)).astype(dtype if n % 3 else wide) for n in rng.integers(1, 2500, 50)]
     cuda_host.launches.clear()
@@ -118,10 +109,10 @@ def test_over_all_gradients(cupy, rng, dtype):
             worse = [array.copy() for array in arrays]
             worse[k][rng.integers(worse[k].size)] = bad
             agree("all_finite", *worse, K=0)
-            assert not dn.to_numpy(cupy_steps.all_finite(*map(dn.asarray, worse)))
+            assert not dn.to_numpy(steps.all_finite(*map(dn.asarray, worse)))
     empty = np.zeros(0, dtype)
-    assert cupy_steps.all_finite(dn.asarray(empty)) is NotImplemented
-    assert cupy_steps.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
+    assert steps.all_finite(dn.asarray(empty)) is NotImplemented
+    assert steps.unscale(dn.asarray(np.asarray(0.5, wide)), dn.asarray(empty)) is NotImplemented
 
 
 @pytest.mark.parametrize("source", ["uint8", "float32"])
@@ -131,7 +122,7 @@ def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
     order = rng.integers(0, 6, 7).astype("i4")
     moves = np.stack([*rng.integers(-3, 4, (2, 7)), rng.integers(0, 2, 7)], axis=1).astype("i1") if moved else None
     mean, scale = rng.random(3).astype("f4"), rng.random(3).astype("f4")
-    y = cupy_steps.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
+    y = steps.gather_batch(*(None if v is None else dn.asarray(v) for v in (images, order, moves, mean, scale)))
     for n, image in enumerate(images[order].astype("f4")):
         if moved:
             down, right, flipped = moves[n]
@@ -141,13 +132,13 @@ def test_a_batch_gathered_on_the_device(cupy, rng, source, moved):
 
 
 def test_bfloat16_is_rounded_as_by_the_host(cupy, rng):
-    """To the nearest, ties to even, from 1e-30 to 1e30."""
+    """To nearest, ties to even, from 1e-30 to 1e30."""
     x = (rng.standard_normal((3, 5, 8)) * 10 ** rng.uniform(-30, 30, (3, 5, 8))).astype("f4")
     x[0, 0, :4] = np.array([0x3F808000, 0x3F818000, 0x7F7F8000, 0xFF800000], "u4").view("f4")
     rounded = x.astype("bfloat16")
     agree("rectify", rounded, K=0)
     w, shadow = dn.asarray(x), cupy.empty(x.shape, dtype="bfloat16")
     g = dn.asarray(np.zeros(x.shape, "bfloat16"))
-    flag = dn.asarray(np.asarray(False))  # a step that does not count rounds the masters
-    cupy_steps.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
+    flag = dn.asarray(np.asarray(False))  # a step that changes nothing still rounds the masters
+    steps.update("sgd_update", [(w, None, None, shadow, w, None, None, g)], lr=0.0, finite=flag)
     assert dn.to_numpy(shadow).tobytes() == rounded.tobytes()

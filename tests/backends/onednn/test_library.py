@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 import dualnet as dn
-from dualnet.backend import references
-from dualnet.backends.onednn import kernels
-from dualnet.backends.onednn import library as onednn
+from dualnet.backends.onednn import library
 
-WORKS, WHY = onednn.available()
+WORKS, WHY = library.available()
 needs_library = pytest.mark.skipif(not WORKS, reason=f"oneDNN: {WHY}")
 HERE = str(Path(dn.__file__).resolve().parents[1])
 
@@ -36,15 +34,15 @@ def run_python(script: str, expected: str, **environment: str) -> None:
 
 CORRELATE = """
         import numpy as np
-        from dualnet.backends.onednn import kernels, library as onednn
+        from dualnet.backends.onednn import convolution, library
         from dualnet.geometry import windows
         x, w, at = np.ones((1, 3, 3, 1), np.float32), np.ones((3, 3, 1, 2), np.float32), windows("t", (3, 3), (3, 3))
         def correlate():
             try:
-                return kernels.correlate(x, w, None, at)
+                return convolution.correlate(x, w, None, at)
             except ValueError as error:
                 return error
-        print(onednn.available(), correlate(), onednn.describe())
+        print(library.available(), correlate(), library.describe())
         """
 
 
@@ -72,14 +70,14 @@ def test_another_library_is_an_error_that_says_so() -> None:
 def test_an_old_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         def __init__(self, major: int, runtime: int) -> None:
-            found = onednn._Version(major, 7, 1, b"", runtime, 0)
-            self.dnnl_version = lambda: onednn.ctypes.pointer(found)
+            found = library._Version(major, 7, 1, b"", runtime, 0)
+            self.dnnl_version = lambda: library.ctypes.pointer(found)
 
     with pytest.raises(OSError, match=r"it is oneDNN 2\.7\.1; expected version 3"):
-        onednn.Library._checked(_Loose(Old(2, 2)))
+        library.Library._checked(_Loose(Old(2, 2)))
     with pytest.raises(OSError, match="CPU runtime is number 8"):
-        onednn.Library._checked(_Loose(Old(3, 8)))
-    assert onednn.Library._checked(_Loose(Old(3, 1))) == ("3.7.1", "sequential")
+        library.Library._checked(_Loose(Old(3, 8)))
+    assert library.Library._checked(_Loose(Old(3, 1))) == ("3.7.1", "sequential")
 
 
 class _Loose:
@@ -95,7 +93,7 @@ class _Loose:
         self.dnnl_version = Function()
 
 
-def test_none_at_all_is_one_clear_line() -> None:
+def test_a_missing_library_is_one_clear_line() -> None:
     script = CORRELATE.replace(
         "import numpy as np",
         "import numpy as np; import dualnet.backends.onednn.library as o; o._candidates = lambda: ['no.so']",
@@ -107,13 +105,13 @@ def test_none_at_all_is_one_clear_line() -> None:
 def test_it_is_loaded_by_the_first_call_and_not_before() -> None:
     script = """
         import os, numpy as np, dualnet as dn
-        from dualnet.backends.onednn import kernels, library as onednn
+        from dualnet.backends.onednn import convolution, library
         from dualnet.geometry import windows
         before = dict(os.environ)
-        assert not onednn._found
+        assert not library._found
         x, w, at = np.ones((1, 3, 3, 1), np.float32), np.ones((3, 3, 1, 2), np.float32), windows("t", (3, 3), (3, 3))
-        assert kernels.correlate(x, w, None, at) is not NotImplemented
-        assert onednn._found and dict(os.environ) == before
+        assert convolution.correlate(x, w, None, at) is not NotImplemented
+        assert library._found and dict(os.environ) == before
         print("fine")
         """
     run_python(script, "fine")
@@ -122,10 +120,9 @@ def test_it_is_loaded_by_the_first_call_and_not_before() -> None:
 @needs_library
 def test_info_names_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALNET_THREADS", "2")
-    lines = onednn.describe()
-    assert lines["onednn"].startswith("3.") and onednn.library().path in lines["onednn"]
+    lines = library.describe()
+    assert lines["onednn"].startswith("3.") and library.library().path in lines["onednn"]
     assert lines["onednn threads"] == "2"
-    assert set(kernels.KERNELS) <= set(references), "a kernel stands in for nothing"
 
 
 @needs_library
@@ -134,13 +131,13 @@ def test_a_forked_child_computes() -> None:
     run_python(
         """
         import os, numpy as np
-        from dualnet.backends.onednn import kernels, library as onednn
+        from dualnet.backends.onednn import convolution, library
         from dualnet.geometry import windows
         x, w, at = np.ones((4, 9, 9, 3), np.float32), np.ones((3, 3, 3, 8), np.float32), windows("t", (9, 9), (3, 3))
-        y = kernels.correlate(x, w, None, at)
+        y = convolution.correlate(x, w, None, at)
         child = os.fork()
         if child == 0:
-            ok = np.array_equal(kernels.correlate(x, w, None, at), y) and onednn.count() == 1
+            ok = np.array_equal(convolution.correlate(x, w, None, at), y) and library.count() == 1
             os._exit(0 if ok else 1)
         assert os.waitpid(child, 0)[1] == 0
         print("fine")

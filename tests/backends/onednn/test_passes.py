@@ -10,7 +10,7 @@ from onednn_tools import expected, float32, needs_library, served
 from oracles import error, tau
 
 from dualnet.backend import references
-from dualnet.backends.onednn import passes as onednn_passes
+from dualnet.backends.onednn import passes
 
 
 @needs_library
@@ -28,7 +28,7 @@ def test_batch_norm_agrees_with_its_reference(
     found = served("normalise_backward", dy, x, mean, variance, gamma, 1e-5)
     for g, wanted in zip(found, expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5), strict=True):
         assert error(g, wanted) <= limit
-    monkeypatch.setattr(onednn_passes, "SMALL", 0)
+    monkeypatch.setattr(passes, "SMALL", 0)
     for relu in (False, True):
         found = served("batch_normalise", x, gamma, beta, 1e-5, relu)
         for g, wanted in zip(found, expected("batch_normalise", x, gamma, beta, 1e-5, relu), strict=True):
@@ -46,11 +46,11 @@ def test_batch_norm_remembers_where_relu_is_active_as_long_as_the_result_lives(
     number: str, rng: np.random.Generator
 ) -> None:
     gc.collect()
-    before = len(onednn_passes._of_results)
+    before = len(passes._of_results)
     x, dy, gamma, beta = (float32(rng, *shape) for shape in ((8, 7, 6, 19), (8, 7, 6, 19), (19,), (19,)))
     y, mean, variance = served("batch_normalise", x, gamma, beta, 1e-5, True)
     served("batch_normalise", x, gamma, beta, 1e-5, False)
-    assert onednn_passes._remembered(y) is not None and len(onednn_passes._of_results) == before + 1
+    assert passes._remembered(y) is not None and len(passes._of_results) == before + 1
     twin = y.copy()
     wanted = expected("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y)
     for result in (y, twin):
@@ -58,16 +58,16 @@ def test_batch_norm_remembers_where_relu_is_active_as_long_as_the_result_lives(
         assert all(error(g, want) <= tau("float32", 336) for g, want in zip(found, wanted, strict=True))
     del result
     del y
-    assert len(onednn_passes._of_results) == before and onednn_passes._remembered(twin) is None
+    assert len(passes._of_results) == before and passes._remembered(twin) is None
 
 
 @needs_library
 def test_batch_norm_with_relu_leaves_nan_to_the_reference(number: str) -> None:
     one, x = np.ones(4, np.float32), np.ones((2, 3, 3, 4), np.float32)
     x[0, 0, 0, 1] = np.nan
-    assert onednn_passes.batch_normalise(x, one, one, 1e-5, True) is NotImplemented
-    assert onednn_passes.batch_normalise(x, one, one, 1e-5, False) is NotImplemented
-    assert onednn_passes.normalise(x, one, one, one, one, 1e-5, True) is NotImplemented
+    assert passes.batch_normalise(x, one, one, 1e-5, True) is NotImplemented
+    assert passes.batch_normalise(x, one, one, 1e-5, False) is NotImplemented
+    assert passes.normalise(x, one, one, one, one, 1e-5, True) is NotImplemented
 
 
 @needs_library
@@ -77,7 +77,7 @@ def test_a_variance_far_from_0_is_left_to_numpy(number: str, far: float, served_
     x = float32(np.random.default_rng(0), 16, 32, 32, 3)
     x[..., 1] += np.float32(far)
     gamma, beta = np.ones(3, np.float32), np.zeros(3, np.float32)
-    found = onednn_passes.batch_normalise(x, gamma, beta, 1e-5, False)
+    found = passes.batch_normalise(x, gamma, beta, 1e-5, False)
     assert (found is not NotImplemented) == served_here
     variance = references["batch_normalise"](x, gamma, beta, 1e-5, False)[2]
     assert error(variance, x.astype(np.float64).var(axis=(0, 1, 2))) < 1e-3
@@ -94,7 +94,7 @@ def test_sums_over_channels(number: str, shape: tuple[int, ...], rng: np.random.
         x[-1, 0, -1, -1] = odd
         assert np.array_equal(served("channel_sum", x)[-1], odd, equal_nan=True)
         assert np.array_equal(np.isfinite(served("channel_sum", x)[:-1]), np.ones(shape[-1] - 1, bool))
-    assert onednn_passes.channel_sum(x[:0]) is onednn_passes.channel_sum(x[0]) is NotImplemented
+    assert passes.channel_sum(x[:0]) is passes.channel_sum(x[0]) is NotImplemented
 
 
 @needs_library
@@ -106,11 +106,11 @@ def test_sums_are_exact(number: str, relu: bool, rng: np.random.Generator) -> No
             array.flat[rng.integers(0, x.size, 50)] = odd
     for X, Y in ((x, other), (x[:, ::-1], other), (x, np.asfortranarray(other))):
         with np.errstate(invalid="ignore"):
-            got, want = onednn_passes.add(X, Y, relu), references["add"].reference(X, Y, relu)
+            got, want = passes.add(X, Y, relu), references["add"].reference(X, Y, relu)
         assert np.array_equal(got, want, equal_nan=True)
-        assert got.tobytes() == onednn_passes.add(X, Y, relu).tobytes()
-    assert onednn_passes.add(x, other[:1], relu) is NotImplemented
-    assert onednn_passes.add(x.astype("f8"), other.astype("f8"), relu) is NotImplemented
+        assert got.tobytes() == passes.add(X, Y, relu).tobytes()
+    assert passes.add(x, other[:1], relu) is NotImplemented
+    assert passes.add(x.astype("f8"), other.astype("f8"), relu) is NotImplemented
 
 
 @needs_library
@@ -130,15 +130,33 @@ def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) 
 
 @needs_library
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
-def test_sgd_is_exact(number: str, momentum: float, nesterov: bool, rng: np.random.Generator) -> None:
-    w, g, velocity = (float32(rng, 33, 70) for _ in range(3))
-    g.flat[:6] = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-44)
-    slots = {"velocity": velocity} if momentum else {}
-    options = (0.1, momentum, nesterov)
-    with np.errstate(invalid="ignore"):
-        want, kept = references["sgd_update"].reference(w, g, slots, *options)
-    got, after = onednn_passes.sgd_update(w, np.asfortranarray(g), slots, *options)
-    assert got.tobytes() == want.tobytes() and after.keys() == kept.keys()
-    assert all(after[name].tobytes() == kept[name].tobytes() for name in kept)
-    assert onednn_passes.sgd_update(w, g, slots, np.float32(0.1), momentum, nesterov) is NotImplemented
-    assert onednn_passes.sgd_update(w.astype("f8"), g.astype("f8"), {}, 0.1, 0.0, False) is NotImplemented
+def test_sgd_is_exact(
+    number: str, momentum: float, nesterov: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "SMALL", 100)  # NumPy computes the second parameter
+    w, g, velocities = ([float32(rng, 33, 70), float32(rng, 7)] for _ in range(3))
+    for d in g:
+        d.flat[:6] = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-44)
+    slots = [{"velocity": velocity} if momentum else {} for velocity in velocities]
+    for decay in (0.0, 0.01):
+        rest = (momentum, nesterov, decay)
+        with np.errstate(invalid="ignore"):
+            made = passes.sgd_updates(w, list(map(np.asfortranarray, g)), slots, 0.1, *rest, None, False)
+            wanted = references["sgd_updates"].reference(w, g, slots, 0.1, *rest, None, False)
+        for (got, after), (want, kept) in zip(made, wanted, strict=True):
+            assert got.tobytes() == want.tobytes() and after.keys() == kept.keys()
+            assert all(after[name].tobytes() == kept[name].tobytes() for name in kept)
+    assert passes.sgd_updates(w, g, slots, np.float32(0.1), *rest, None, False) is NotImplemented
+    assert passes.sgd_updates(w, g, slots, 0.1, *rest, np.array(True), False) is NotImplemented  # may be skipped
+    assert passes.sgd_updates(w[1:], g[1:], slots[1:], 0.1, *rest, None, False) is NotImplemented  # little to do
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_dtypes_are_left_to_the_next(dtype: str) -> None:
+    x, vector, units = np.ones((9, 9, 99, 9), dtype), np.ones(9, dtype), np.ones(10**5, dtype)
+    assert passes.normalise(x, vector, vector, vector, vector, 1e-5) is NotImplemented
+    assert passes.normalise_backward(x, x, vector, vector, vector, 1e-5) is NotImplemented
+    assert passes.batch_normalise(x, vector, vector, 1e-5, False) is passes.channel_sum(x) is NotImplemented
+    assert passes.rectify(units) is passes.rectify_backward(units, units) is NotImplemented
+    assert passes.sgd_updates([units], [units], [{}], 0.1, 0.0, False, 0.0, None, False) is NotImplemented

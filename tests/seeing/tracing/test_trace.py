@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.layers.entering import one_of
-from dualnet.seeing.watching import Probe
+from dualnet.layers.state import name_of
 
 
 def host(array):
@@ -194,15 +193,6 @@ def test_a_container_and_a_layer_of_ones_own(backend, rng):
     net = dn.Sequential([dn.Flatten(), Twice(dn.Dense(12)), dn.Dense(4)]).init((2, 2, 3))
     x, t = batch(rng, shape=(2, 2, 3))
     assert [row.name for row in net.trace(x, t).rows] == ["0", "1", "1.inner", "1.inner", "2"]
-
-
-def test_a_relu_that_runs_with_its_convolution_has_numbers_of_its_own(rng):
-    net = dn.Sequential([dn.Conv2D(3, 3), dn.ReLU()]).init((6, 6, 2))
-    probe = Probe(net)
-    y, pullback = probe.run(batch(rng)[0], train=True)
-    together, way = net.forward(batch(np.random.default_rng(1))[0], train=True)
-    assert [type(visit.layer).__name__ for visit in probe.visits] == ["Sequential", "Conv2D", "ReLU"]
-    assert host(probe.visits[1].y).min() < 0 <= host(probe.visits[2].y).min()
 
 
 # -- nothing changes ---------------------------------------------------------------------------------------------------
@@ -407,7 +397,7 @@ def test_errors_say_what_was_expected(rng):
     with pytest.raises(ValueError, match="label 9 is out of range"):
         net.trace(x, dn.asarray([9] * 8))
     with pytest.raises(ValueError, match="has no layer '9'; its layers are '0', "):
-        one_of(net, "9", "viz")
+        name_of("9", net, "viz")
 
 
 def test_inputs_from_the_host_and_the_loss_of_the_training(backend, rng):

@@ -375,7 +375,7 @@ def test_errors_say_what_was_expected_and_leave_no_figure(seen):
         ("is not initialised: call net.init", ValueError, lambda: dn.viz.filters(dn.Conv2D(2, 3))),
         ("no filter bank; these have: '0', '4'", ValueError, lambda: dn.viz.filters(net, "2")),
         ("channels 0 … 1, got channel=2", ValueError, lambda: dn.viz.filters(net, channel=2)),
-        ("net is a network or layer, got int", TypeError, lambda: dn.viz.filters(3)),
+        ("expected a network or layer, got int", TypeError, lambda: dn.viz.filters(3)),
         ("limit must be at least 1", ValueError, lambda: dn.viz.filters(net, limit=0)),
         ("x holds 3 examples; expected one", ValueError, lambda: dn.viz.feature_maps(net, x)),
         ("no layer 'conv'; its layers are '0'", ValueError, lambda: dn.viz.feature_maps(net, x[0], "conv")),

@@ -1,0 +1,69 @@
+"""Which layers of a chain run together, in one pass over memory, and in which order.
+
+A ReLU reads and writes a whole map only to clip it at 0. The layer before it writes that map anyway, and can clip it at
+once. So can the max pooling behind it, on a smaller map: max(0, ·) is monotonic, so the largest of the clipped units is
+the largest unit, clipped. Layers say in class attributes what they can do:
+
+- ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return.
+- ``is_relu``: it is max(0, ·), so a layer before or behind it may do its work.
+- ``commutes_with_relu``: its output is the same, whether a ReLU comes before or after. It also says ``takes_relu``.
+- ``takes_need_dx``: forward accepts ``need_dx=False``, and then leaves out dx, which a network's first layer need not
+  compute.
+- ``leaves_relu``: in training it leaves its ReLU to a layer behind that commutes with it, for a cheaper way back.
+
+A class speaks for itself alone: a subclass may have another ``forward``, so it says again what it can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .layer import Layer
+
+
+def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int | None]]:
+    """The places of a chain's layers in the order in which they run, each with the place of the ReLU that it takes.
+
+    ``way_back`` says that the pullback is wanted too.
+
+    >>> import dualnet as dn
+    >>> layers = [dn.Conv2D(4, 3), dn.ReLU(), dn.MaxPool2D(2), dn.Dense(3), dn.ReLU()]
+    >>> list(passes(layers, way_back=False)), list(passes(layers, way_back=True))
+    ([(0, 1), (2, None), (3, 4)], [(0, None), (2, 1), (3, 4)])
+    """
+    chain, place = [*layers, None, None], 0
+    while place < len(layers):
+        layer, relu, pooling = chain[place], chain[place + 1], chain[place + 2]
+        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")):
+            yield place, None
+            place += 1
+        elif way_back and _says(layer, "leaves_relu") and _says(pooling, "commutes_with_relu"):
+            yield from ((place, None), (place + 2, place + 1))
+            place += 3
+        else:
+            yield place, place + 1
+            place += 2
+
+
+def takes_need_dx(layer: Layer) -> bool:
+    """Does the layer's ``forward`` accept ``need_dx=False``? A subclass with another ``forward`` must say so itself.
+
+    >>> import dualnet as dn
+    >>> class Plain(dn.Conv2D):
+    ...     def forward(self, x, train=False):
+    ...         return super().forward(x, train)
+    >>> takes_need_dx(dn.Conv2D(4, 3)), takes_need_dx(dn.DepthwiseConv2D(3)), takes_need_dx(Plain(4, 3))
+    (True, True, False)
+    """
+    for kind in type(layer).__mro__:
+        if "takes_need_dx" in vars(kind):
+            return kind.takes_need_dx  # type: ignore[attr-defined]
+        if "forward" in vars(kind):
+            break
+    return False
+
+
+def _says(layer: Any, what: str) -> bool:
+    """Does this very class say so? What it inherits does not count."""
+    return vars(type(layer)).get(what, False)

@@ -1,0 +1,70 @@
+"""Passes over memory on NumPy: ReLU, sums, batch norm and max pooling against their references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cpu_tools import REFERENCES, agree
+from oracles import error, tau
+
+from dualnet.backends.cpu import passes
+from dualnet.geometry import windows
+
+SHAPES = [(5, 33, 31, 8), (64, 28, 28, 6), (40, 7, 130), (3, 64, 64, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_passes_over_maps(team, monkeypatch, rng, shape, dtype):
+    monkeypatch.setattr(passes, "SHARED", 0)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    n, C = x.size // shape[-1], shape[-1]
+    agree(passes.rectify, x, K=1)
+    agree(passes.rectify_backward, dy, np.maximum(x, 0), K=1)
+    x += 3
+    gamma, beta = (rng.standard_normal(C).astype(dtype) for _ in range(2))
+    mean, variance = REFERENCES["channel_moments"](x)
+    agree(passes.channel_sum, x, K=n)
+    agree(passes.channel_moments, x, K=n, scale=4)
+    agree(passes.normalise, x, mean, variance, gamma, beta, 1e-5, K=n)
+    agree(passes.normalise, x, mean, variance, gamma, beta, 1e-5, relu=True, K=n)
+    agree(passes.normalise_backward, dy, x, mean, variance, gamma, 1e-5, K=n, scale=4)
+    agree(passes.normalise_backward, dy, x, mean, variance, gamma, 1e-5, np.maximum(dy, 0), K=n, scale=4)
+    agree(passes.add, x, dy, K=1)
+    agree(passes.add, x, dy, relu=True, K=1)
+
+
+def test_moments_far_from_zero(team, rng):
+    x = (1e3 + rng.standard_normal((8, 33, 31, 8))).astype("float32")
+    mean, variance = passes.channel_moments(x)
+    assert error(mean, x.astype(float).mean((0, 1, 2))) <= tau("float32", 8)
+    assert error(variance, x.astype(float).var((0, 1, 2))) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "window, stride, size", [((2, 2), (2, 2), (32, 32)), ((2, 3), (3, 3), (31, 34)), ((3, 3), (2, 1), (33, 30))]
+)
+def test_max_pooling_is_exact(team, small_blocks, rng, window, stride, size):
+    at = windows("max_pool2d", size, window, stride=stride)
+    x = np.maximum(rng.standard_normal((9, *size, 5), dtype="f4"), 0)  # half of them ties
+    x[0, 3, 4] = x[1, 2:9, 2:9] = np.nan
+    x[2, :8] = -np.inf
+    y, winners = passes.max_pool(x, at)
+    want, first = REFERENCES["max_pool"](x, at)
+    assert y.tobytes() == want.tobytes() and winners.tobytes() == first.tobytes()
+    dy = rng.standard_normal(y.shape, dtype="f4")
+    dy[0, 0, 0, 0], dy[1, 2, 3, 1] = np.inf, np.nan
+    dx = passes.max_unpool(dy, winners, at)
+    if stride[0] >= window[0] and stride[1] >= window[1]:
+        assert np.array_equal(dx, REFERENCES["max_unpool"](dy, winners, at), equal_nan=True)
+    else:
+        assert dx is NotImplemented
+
+
+def test_what_is_not_served():
+    padded = windows("max_pool2d", (64, 64), (2, 2), padding=1)
+    assert passes.max_pool(np.ones((2, 64, 64, 8)), padded) is NotImplemented
+    assert passes.rectify(np.ones(5)) is NotImplemented  # small
+    assert passes.rectify(np.ones((400, 400)).T[::2]) is NotImplemented  # not contiguous
+    assert passes.rectify(np.ones(10**5, "f2")) is passes.add(np.ones(10**5), np.ones(10**5, "f4")) is NotImplemented
+    assert passes.add(np.ones((300, 300)), np.ones(300)) is NotImplemented, "shapes that broadcast"

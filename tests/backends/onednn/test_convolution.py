@@ -1,0 +1,145 @@
+"""oneDNN's convolutions against their references: odd shapes, odd arrays, and numbers that are not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onednn_tools import SPECIAL, convolved, expected, float32, needs_library, served
+from oracles import error, tau
+
+from dualnet.backend import references
+from dualnet.backends.onednn import convolution, passes
+from dualnet.geometry import windows
+
+
+def drawn(seed: int) -> tuple[Any, ...]:
+    rng = np.random.default_rng(seed)
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    window, dilation = rng.integers(1, 6, 2), rng.integers(1, 3, 2)
+    size = window * dilation + rng.integers(0, 9, 2)
+    padding = tuple(tuple(int(p) for p in rng.integers(0, k, 2)) for k in window)
+    channels, filters = (int(rng.choice([1, 2, 3, 5, 8, 16, 17, 33])) * groups for _ in range(2))
+    ints = [tuple(int(i) for i in pair) for pair in (size, window, rng.integers(1, 4, 2), dilation)]
+    return int(rng.integers(1, 5)), ints[0], channels, ints[1], filters, ints[2], padding, ints[3], groups
+
+
+@needs_library
+@pytest.mark.parametrize("case", SPECIAL + [drawn(seed) for seed in range(40)], ids=repr)
+def test_convolution_agrees_with_its_reference(case: tuple[Any, ...], number: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, groups = convolved(rng, case)
+    K, positions = at.taps * w.shape[2], len(x) * at.grid[0] * at.grid[1]
+    kept = [a.tobytes() for a in (x, w, b, dy)]
+
+    y = expected("correlate", x, w, b, at, groups)
+    assert error(served("correlate", x, w, b, at, groups), y) <= tau("float32", K)
+    assert error(served("correlate", x, w, None, at, groups), y - b) <= tau("float32", K)
+    assert error(served("correlate", x, w, b, at, groups, relu=True), np.maximum(y, 0)) <= tau("float32", K)
+    dw = expected("correlate_filters", x, dy, at, groups)
+    assert error(served("correlate_filters", x, dy, at, groups), dw) <= tau("float32", positions)
+    both = served("parameter_gradients", x, dy, at, groups, True)
+    assert error(both[0], dw) <= tau("float32", positions)
+    assert error(both[1], dy.astype(np.float64).sum((0, 1, 2))) <= tau("float32", positions)
+    dx = expected("correlate_inputs", dy, w, at, groups)
+    assert error(served("correlate_inputs", dy, w, at, groups), dx) <= tau("float32", at.taps * dy.shape[3])
+    assert kept == [a.tobytes() for a in (x, w, b, dy)], "an input was changed"
+
+
+@needs_library
+def test_how_many_columns_at_a_time(rng: np.random.Generator) -> None:
+    def of(case: tuple[Any, ...]) -> int:
+        x, w, _, _, at, _ = convolved(rng, case)
+        return convolution.columns_at_once(at, x.shape[3], w.shape[3], len(x))
+
+    assert [of(case) for case in SPECIAL[-4:]] == [2, 3, 8, 13]
+    assert of((8, (28, 28), 1, (5, 5), 9, 1, 2, 1, 1)) == 1  # nine filters leave no room for nine more
+    assert of((8, (13, 13), 1, (3, 3), 6, 1, 1, 1, 1)) == 1  # 13 columns are no pairs
+    assert of((8, (12, 12), 1, (3, 3), 6, (1, 2), 1, 1, 1)) == of((8, (12, 12), 1, (3, 3), 6, 1, 2, (1, 2), 1)) == 1
+    assert of((7, (28, 28), 1, (5, 5), 6, 1, 2, 1, 1)) == of((8, (28, 28), 9, (5, 5), 6, 1, 2, 1, 1)) == 1
+
+
+@needs_library
+def test_many_channels_on_large_maps_are_left_to_winograd(rng: np.random.Generator) -> None:
+    w = float32(rng, 3, 3, 128, 128)
+    for size, left in (((16, 16), True), ((8, 8), False)):
+        at, x = windows("test", size, (3, 3), padding=1), float32(rng, 8, *size, 128)
+        assert (convolution.correlate(x, w, None, at) is NotImplemented) == left
+        assert (convolution.correlate_inputs(x, w, at) is NotImplemented) == left
+        assert convolution.correlate_filters(x, x, at) is not NotImplemented
+        got, want = references["correlate"](x, w, None, at), references["correlate"].reference(x, w, None, at)
+        assert error(got, want) <= 2 * tau("float32", 9 * 128)
+
+
+@needs_library
+@pytest.mark.parametrize("case", [SPECIAL[i] for i in (0, 1, 2, 3, 5, 7, 8, 9, 12, 14)], ids=repr)
+def test_nan_and_infinities_reach_the_same_places(case: tuple[Any, ...], rng: np.random.Generator) -> None:
+    x, w, b, dy, at, groups = convolved(rng, case)
+    x[0, 2, 2, 0], x[-1, -1, -1, -1], x[0, 0, 3, -1] = np.nan, np.inf, -np.inf
+    dy[0, 1, 1, 0], dy[-1, -1, -1, -1] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        y = references["correlate"].reference(x, w, b, at, groups)
+        assert np.isnan(y).any() and np.isneginf(y).any()
+        assert error(served("correlate", x, w, b, at, groups), y) < 1e-5
+        rectified = served("correlate", x, w, b, at, groups, relu=True)
+        assert error(rectified, np.maximum(y, 0)) < 1e-5, "ReLU lost a NaN"
+        assert not np.signbit(rectified).any(), "ReLU made −0"
+        dx = references["correlate_inputs"].reference(dy, w, at, groups)
+        assert error(served("correlate_inputs", dy, w, at, groups), dx) < 1e-5
+
+
+@needs_library
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["x", "w", "b"])
+def test_the_librarys_own_relu_follows_only_where_no_nan_can_be(
+    place: int, odd: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "MANY_RESULTS", 0)
+    x, w, b, _, at, _ = convolved(rng, SPECIAL[2])
+    assert convolution._relu(x, w, b, at) is convolution._relu(x, w, None, at) is passes.MAX_0
+    (x, w, b)[place].flat[0] = odd
+    assert convolution._relu(x, w, b, at) is passes.RELU
+    y = served("correlate", x, w, b, at)
+    assert error(served("correlate", x, w, b, at, relu=True), np.maximum(y, 0)) < 1e-5
+
+
+@needs_library
+def test_inputs_may_be_strided_reversed_and_read_only(number: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = convolved(rng, SPECIAL[2])
+    wide = np.zeros((*x.shape[:3], 2 * x.shape[3]), np.float32)
+    wide[..., ::2] = x
+    strided, turned = wide[..., ::2], np.ascontiguousarray(w[::-1, ::-1])[::-1, ::-1]
+    deltas = np.asfortranarray(dy)
+    bias = np.repeat(b, 2)[::2]
+    for array in (strided, turned, deltas, bias):
+        assert not array.flags.c_contiguous
+        array.flags.writeable = False
+    for name, plain, odd in (
+        ("correlate", (x, w, b, at), (strided, turned, bias, at)),
+        ("correlate_filters", (x, dy, at), (strided, deltas, at)),
+        ("correlate_inputs", (dy, w, at), (deltas, turned, at)),
+    ):
+        assert np.array_equal(served(name, *plain), served(name, *odd)), name
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_dtypes_are_left_to_the_next(dtype: str, rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = (a.astype(dtype) if isinstance(a, np.ndarray) else a for a in convolved(rng, SPECIAL[2]))
+    assert convolution.correlate(x, w, b, at) is NotImplemented
+    assert convolution.correlate(x.astype("f4"), w.astype("f4"), b, at) is NotImplemented
+    assert convolution.correlate_filters(x, dy, at) is convolution.correlate_inputs(dy, w, at) is NotImplemented
+    assert convolution.parameter_gradients(x, dy, at, 1, True) is NotImplemented
+
+
+@needs_library
+def test_nothing_and_misfits_are_left_to_the_reference(rng: np.random.Generator) -> None:
+    x, w, b, dy, at, _ = convolved(rng, SPECIAL[2])
+    assert convolution.correlate(x[:0], w, b, at) is NotImplemented
+    assert convolution.correlate_filters(x[:0], dy[:0], at) is NotImplemented
+    assert convolution.correlate_inputs(dy[:0], w, at) is NotImplemented
+    assert convolution.correlate(x[:, 1:], w, b, at) is NotImplemented
+    assert convolution.correlate(x, w, b[:1], at) is NotImplemented
+    assert convolution.correlate_filters(x, dy[:, :-1], at) is NotImplemented
+    assert convolution.correlate_filters(x[:1], dy, at) is NotImplemented
+    assert convolution.correlate_inputs(dy[..., 1:], w, at) is NotImplemented

@@ -1,0 +1,128 @@
+"""oneDNN's plans: run again, run by several threads at once, kept and destroyed, and the caller's threads restored."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from onednn_tools import SPECIAL, convolved, float32, needs_library, served
+
+from dualnet.backends.onednn import library, plans
+from dualnet.geometry import windows
+from dualnet.ops.pooling import pool_windows
+
+
+def network(rng: np.random.Generator) -> Any:
+    """Every kernel once, as one list of results."""
+    x, w, b, dy, at, _ = convolved(rng, (8, (16, 16), 16, (3, 3), 32, 1, 1, 1, 1))
+    left, right, vector = float32(rng, 64, 1024), float32(rng, 1024, 256), np.ones(16, np.float32)
+    pool = pool_windows("test", (16, 16), 2)
+
+    def run() -> list[np.ndarray]:
+        y, winners = served("max_pool", x, pool)
+        return [
+            served("correlate", x, w, b, at, relu=True),
+            *served("parameter_gradients", x, dy, at, 1, True),
+            served("correlate_inputs", dy, w, at),
+            y,
+            served("max_unpool", y, winners, pool),
+            served("avg_unpool", served("avg_pool", x, pool), pool),
+            *served("batch_normalise", x, vector, vector, 1e-5, True),
+            served("normalise", x, vector, vector, vector, vector, 1e-5),
+            *served("normalise_backward", x, x, vector, vector, vector, 1e-5),
+            served("channel_sum", dy),
+            served("rectify", dy),
+            served("rectify_backward", dy, dy),
+            served("affine", left, right),
+        ]
+
+    return run
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+@needs_library
+def test_results_are_bit_identical_from_run_to_run(number: str, rng: np.random.Generator) -> None:
+    run = network(rng)
+    first = run()
+    for _ in range(5):
+        assert same(first, run())
+
+
+@needs_library
+def test_eight_threads_at_once_get_what_one_gets(number: str, rng: np.random.Generator) -> None:
+    run = network(rng)
+    expected, wrong, start = run(), [], threading.Barrier(8)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(5):
+            if not same(expected, run()):
+                wrong.append(threading.get_ident())
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@needs_library
+def test_plans_that_are_long_unused_are_destroyed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "KEPT", 4)
+    x, w, b, dy, at, _ = convolved(rng, SPECIAL[2])
+    first = served("correlate", x, w, b, at)
+    destroyed: list[int] = []
+    found = library.library()
+    real = found.quick.dnnl_primitive_destroy
+    monkeypatch.setattr(found.quick, "dnnl_primitive_destroy", lambda handle: destroyed.append(1) or real(handle))
+    for n in range(1, 12):
+        served("correlate", float32(rng, n, 5, 5, 3), w, b, windows("test", (5, 5), (3, 3)))
+    gc.collect()
+    assert len(plans._of_thread.plans) == 4 and len(destroyed) >= 7
+    assert np.array_equal(first, served("correlate", x, w, b, at))
+
+
+@needs_library
+def test_the_callers_threads_are_restored(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    found = library.library()
+    if found.runtime != "OpenMP":
+        pytest.skip("no OpenMP")
+    monkeypatch.setenv("DUALNET_THREADS", "1")
+    before = found.get_threads()
+    found.set_threads(3)
+    try:
+        network(rng)()
+        assert found.get_threads() == 3
+    finally:
+        found.set_threads(before)
+
+
+def test_addresses_are_those_of_the_array_interface(rng: np.random.Generator) -> None:
+    whole = float32(rng, 7, 9)
+    mapped = np.frombuffer(bytearray(40), np.float32)
+    for array in (whole, whole[2:], whole[::-1], whole.T, whole[1:1], mapped, np.asarray(1.0)):
+        assert plans.address(array) == plans._by_interface(array) == array.ctypes.data
+
+
+@needs_library
+def test_a_shape_that_is_refused_is_refused_only_once(rng: np.random.Generator) -> None:
+    asked: list[int] = []
+
+    def build(plan: plans.Plan, size: int) -> None:
+        asked.append(size)
+        raise library.Refused("not this one")
+
+    assert plans.plan(build, 3) is plans.plan(build, 3) is None and plans.plan(build, 4) is None
+    assert asked == [3, 4]
+
+
+def test_where_windows_stand_as_the_library_counts_it() -> None:
+    at = windows("test", (9, 8), (3, 2), stride=(1, 2), padding=((1, 2), (0, 3)), dilation=(2, 1))
+    assert [list(pair) for pair in plans.placement(at)] == [[1, 2], [1, 0], [1, 0], [2, 3]]

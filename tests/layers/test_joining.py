@@ -1,0 +1,194 @@
+"""Layers of a chain that run in one pass: in which order, with the same results, and only if they say so."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import weakref
+
+import numpy as np
+import pytest
+from oracles import error, tau
+from small_nets import batch, conv
+
+import dualnet as dn
+from dualnet.layers.joining import passes
+
+RECTIFIED = {  # what Sequential runs in one pass, or the other way round
+    "convolution, ReLU": lambda: [conv(3), dn.ReLU(), conv(2)],
+    "convolution, ReLU, pooling": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(2), conv(2), dn.ReLU(), dn.MaxPool2D(2)],
+    "overlapping, padded windows": lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(3, stride=1, padding=1, dilation=1)],
+    "batch norm, ReLU": lambda: [conv(3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)],
+    "pooling, ReLU": lambda: [conv(3), dn.MaxPool2D(2), dn.ReLU(), dn.MaxPool2D(2, stride=1), dn.ReLU()],
+    "dense, ReLU": lambda: [dn.Flatten(), dn.Dense(9), dn.ReLU(), dn.Dense(4, use_bias=False), dn.ReLU(), dn.ReLU()],
+    "detour, ReLU": lambda: [dn.Residual(conv(2)), dn.ReLU(), dn.Residual(conv(3), conv(3, 1)), dn.ReLU(), dn.ReLU()],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RECTIFIED)
+def test_neighbours_together_and_each_by_itself(backend, rng, monkeypatch, name, dtype):
+    net = dn.Sequential(RECTIFIED[name]()).init((6, 4, 2), seed=2, dtype=dtype)
+    x = batch(rng, 6, 4, 2)
+    found = {}
+    for together in (True, False):
+        net.together = together
+        twin = net.copy()  # batch norm moves its statistics
+        y, pullback = twin.forward(x, train=True)
+        dx, grads = pullback(y)
+        assert list(pullback.children) == [str(place) for place in range(len(net))]
+        found[together] = [y, dx, *grads.values(), twin(x), *twin.state_dict().values()]
+    for one, other in zip(*found.values(), strict=True):
+        assert np.array_equal(dn.to_numpy(one), dn.to_numpy(other)) or error(one, other) <= tau(dtype, 100)
+    if dtype == "float64" and "pooling" not in name:
+        dn.check.gradient(net)
+
+
+def test_a_relu_changes_places_with_the_pooling_behind_it(backend):
+    net = dn.Sequential([conv(3), dn.ReLU(), dn.MaxPool2D(2), dn.ReLU()]).init((6, 4, 2))
+    x = np.full((1, 6, 4, 2), np.nan, "f4")
+    x[:, :3] = 1
+    x = dn.asarray(x)
+    y, pullback = net.forward(x, train=True)
+    assert pullback.children["1"].shape == (1, 3, 2, 3) and pullback.children["2"].op == "MaxPool2D"
+    net.together = False
+    whole, y = dn.to_numpy(net.forward(x)[0]), dn.to_numpy(y)
+    assert np.array_equal(whole, y, equal_nan=True) and np.isnan(y).any(), "NaN is passed on"
+    assert net.forward(x)[1].children["1"].shape == (1, 6, 4, 3)
+
+
+ALONE = [(0, None), (1, None), (2, None)]
+CASES = {
+    "convolution, ReLU, pooling": (
+        lambda: [conv(3), dn.ReLU(), dn.MaxPool2D(2)],
+        [(0, 1), (2, None)],
+        [(0, None), (2, 1)],
+    ),
+    "batch norm, ReLU, pooling": (lambda: [dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)], [(0, 1), (2, None)], None),
+    "detour, ReLU, pooling": (lambda: [dn.Residual(conv(2)), dn.ReLU(), dn.MaxPool2D(2)], [(0, 1), (2, None)], None),
+    "pooling, ReLU, ReLU": (lambda: [dn.MaxPool2D(2), dn.ReLU(), dn.ReLU()], [(0, 1), (2, None)], None),
+    "dense, ReLU, dense": (lambda: [dn.Dense(3), dn.ReLU(), dn.Dense(3)], [(0, 1), (2, None)], None),
+    "convolution, ReLU, mean": (lambda: [conv(3), dn.ReLU(), dn.AveragePool2D(2)], [(0, 1), (2, None)], None),
+    "ReLU first, ReLU last": (lambda: [dn.ReLU(), conv(3), dn.ReLU()], [(0, None), (1, 2)], None),
+    "another activation": (lambda: [conv(3), dn.Tanh(), dn.MaxPool2D(2)], ALONE, None),
+    "in groups of one": (lambda: [dn.DepthwiseConv2D(3), dn.ReLU(), dn.MaxPool2D(2)], ALONE, None),
+    "transposed": (lambda: [dn.Conv2DTranspose(3, 2), dn.ReLU(), dn.MaxPool2D(2)], ALONE, None),
+    "chain": (lambda: [dn.Sequential([conv(3)]), dn.ReLU(), dn.MaxPool2D(2)], ALONE, None),
+    "nothing": (lambda: [], [], None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_runs_with_whom(name):
+    make, inferring, training = CASES[name]
+    assert list(passes(make(), way_back=False)) == inferring
+    assert list(passes(make(), way_back=True)) == (inferring if training is None else training)
+
+
+PROMISES = ("takes_relu", "is_relu", "leaves_relu", "commutes_with_relu")
+
+
+def classes(kind):
+    """A class and all below it that are ours."""
+    below = [one for child in kind.__subclasses__() for one in classes(child)]
+    return [kind, *below] if kind.__module__.startswith("dualnet.layers") else below
+
+
+def test_what_the_layers_promise():
+    said = {word: {kind.__name__ for kind in classes(dn.Layer) if vars(kind).get(word)} for word in PROMISES}
+    assert said == {
+        "takes_relu": {"BatchNorm", "Conv2D", "Dense", "MaxPool2D", "Residual"},
+        "is_relu": {"ReLU"},
+        "leaves_relu": {"Conv2D"},
+        "commutes_with_relu": {"MaxPool2D"},
+    }
+    for kind in classes(dn.Layer):
+        if vars(kind).get("takes_relu"):
+            assert all("relu" in inspect.signature(method).parameters for method in (kind.forward, kind.infer)), kind
+        assert vars(kind).get("takes_relu") or not vars(kind).get("commutes_with_relu"), kind
+
+
+class Halved(dn.Conv2D):
+    """A subclass whose forward knows no relu."""
+
+    def forward(self, x, train=False, need_dx=True):
+        y, way = super().forward(0.5 * x, train, need_dx)
+        return y, dn.Pullback("halved", lambda dy: (lambda dx, grads: (0.5 * dx, grads))(*way(dy)), y)
+
+    def infer(self, x):
+        return super().infer(0.5 * x)
+
+
+class Slanted(dn.ReLU):
+    """A subclass of ReLU that is none."""
+
+    def forward(self, x, train=False):
+        y, way = dn.ops.leaky_relu(x, alpha=0.5)
+        return y, dn.Pullback("slanted", lambda dy: (way(dy), {}), y)
+
+    def infer(self, x):
+        return dn.ops.leaky_relu(x, alpha=0.5)[0]
+
+
+class Clipping(dn.Layer):
+    """A user's layer that takes a ReLU along."""
+
+    takes_relu = True
+    seen = ()
+
+    def infer(self, x, relu=False):
+        self.seen = (*self.seen, relu)
+        return dn.ops.relu(-x)[0] if relu else -x
+
+    def forward(self, x, train=False, relu=False):
+        y, way = dn.ops.relu(-x) if relu else (-x, lambda dy: dy)
+        self.seen = (*self.seen, relu)
+        return y, dn.Pullback("clipping", lambda dy: (-way(dy), {}), y)
+
+
+def test_a_subclass_speaks_for_itself(backend, rng):
+    x = batch(rng, 6, 4, 2)
+    for layers in ([Halved(3, 3), dn.ReLU()], [conv(3), Slanted()], [Halved(3, 3), dn.ReLU(), dn.MaxPool2D(2)]):
+        assert list(passes(layers, True)) == list(passes(layers, False)) == ALONE[: len(layers)]
+        net = dn.Sequential(layers).init((6, 4, 2), dtype="float64")
+        y, pullback = net.forward(x, train=True)
+        assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(y)) and pullback(y)[0].shape == x.shape
+    assert (dn.to_numpy(dn.Sequential([conv(3), Slanted()]).init((6, 4, 2), dtype="float64")(x)) < 0).any()
+
+
+def test_a_users_layer_takes_a_relu_along(backend, rng):
+    net, x = dn.Sequential([Clipping(), dn.ReLU()]).init((3,), dtype="float64"), batch(rng, 3)
+    y, pullback = net.forward(x, train=True)
+    dx, _ = pullback(y)
+    values = dn.to_numpy(x)
+    assert np.array_equal(dn.to_numpy(y), np.maximum(-values, 0)) and np.array_equal(
+        dn.to_numpy(net(x)), dn.to_numpy(y)
+    )
+    assert np.array_equal(dn.to_numpy(dx), np.minimum(values, 0)) and net[0].seen == (True, True)
+    net.together = False
+    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(y)) and net[0].seen[2:] == (False,)
+
+
+def test_a_class_made_by_a_user_goes_when_it_is_no_longer_used():
+    def use():
+        class Mine(dn.Conv2D):
+            takes_relu = True
+
+        list(passes([Mine(3, 3), dn.ReLU()], way_back=True))
+        return weakref.ref(Mine)
+
+    gone = use()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_subclass_with_another_forward_need_not_know_need_dx(backend, rng):
+    """It stands first in the network, where dx is left out."""
+
+    class Plain(dn.Conv2D):
+        def forward(self, x, train=False):
+            return super().forward(x, train)
+
+    net = dn.Sequential([Plain(2, 3), dn.Flatten(), dn.Dense(3)])
+    x, t = rng.random((4, 5, 5, 1)), rng.integers(0, 3, 4)
+    assert len(net.fit(x, t, verbose=0)["loss"]) == 1

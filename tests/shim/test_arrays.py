@@ -1,0 +1,154 @@
+"""Arrays: which may meet in an op, and how they are made and copied."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet import shim
+
+pytestmark = pytest.mark.usefixtures("fresh")
+
+# -- what may meet what ------------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_two_backends_are_refused():
+    x, w = np.ones((1, 3), np.float32), dn.asarray(np.ones((3, 2), np.float32), backend="strict")
+    message = r"dense: x lives on numpy and w on strict; .* dn.asarray\(w, backend='numpy'\).* net.to\(...\)"
+    with pytest.raises(TypeError, match=message):
+        dn.ops.dense(x, w)
+    with pytest.raises(TypeError, match="loss: y lives on strict and t on numpy"):
+        shim.same_backend("loss", y=w, t=np.ones(2, int))
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"x": [1.0]}, r"op: x is a list; expected an array. Make one with dn.asarray\(x\)"),
+        ({"x": None}, "op: expected at least one array"),
+        (
+            {"x": np.ones(1, int)},
+            r"op: x has dtype int64; expected one of float16, bfloat16, float32, float64. .*dtype='float32'",
+        ),
+        ({"x": np.ones(1, ">f4")}, "op: x has dtype >f4; expected"),
+        (
+            {"x": np.ones(1), "b": None, "w": np.ones(1, "f4")},
+            r"op: x is float64 and w is float32; .*dtype='float64'\)",
+        ),
+        ({"x": np.ones((1, 1)).view(np.matrix)}, "op: x is a matrix; expected an array"),
+        ({"x": np.ma.masked_array([1.0], [True])}, "op: x is a MaskedArray; expected an array"),
+        ({"x": np.array([object()])}, "op: x has dtype object"),
+    ],
+)
+def test_what_an_op_refuses(arrays, message):
+    with pytest.raises(TypeError, match=message):
+        shim.namespace("op", **arrays)
+
+
+def test_what_an_op_takes(tmp_path):
+    mapped = np.memmap(tmp_path / "x", dtype="f4", mode="w+", shape=(2, 2))
+    assert shim.namespace("op", x=mapped, w=np.float32(1), b=None) is np
+    assert shim.backend_of(3.0) is shim.backend_of("x") is shim.backend_of(None) is None
+
+
+# -- asarray and to_numpy ----------------------------------------------------------------------------------------------
+
+MADE = [  # from, dtype asked for, dtype of the result
+    ([1.5, 2.0], None, "float32"),
+    (1.5, None, "float32"),
+    ([np.float64(1.5)], None, "float32"),
+    ([1, 2], None, "int64"),
+    ([True], None, "bool"),
+    (np.array([1.5]), None, "float64"),
+    (np.array([1.5], ">f8"), None, "float64"),
+    (np.array([1, 2], ">i2"), None, "int16"),
+    (np.array([1, 2], "uint8"), "float32", "float32"),
+    (np.array([True, False]), "float32", "float32"),
+    (np.array([2**40]), None, "int64"),
+    (np.array([1.5], "float16"), None, "float16"),
+    (np.array([1.5]), ">f4", "float32"),
+    (np.array([[1.5]]).view(np.matrix), None, "float64"),
+    ([], None, "float32"),
+]
+
+
+@pytest.mark.parametrize("x, asked, dtype", MADE)
+def test_asarray_converts_exactly(backend, x, asked, dtype):
+    made = dn.asarray(x, asked)
+    assert shim.backend_of(made).name == backend
+    assert made.dtype == np.dtype(dtype) and made.dtype.isnative
+    back = dn.to_numpy(made)
+    assert type(back) is np.ndarray and back.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(back, np.asarray(x))
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.array([1 + 2j]), "dtype complex128 is not supported; expected real numbers"),
+        (["a"], "dtype <U1 is not supported"),
+        ([object()], "dtype object is not supported"),
+        (None, "dtype object is not supported"),
+        (2**70, "dtype object is not supported"),
+        (np.array(["2020"], "datetime64[Y]"), "is not supported"),
+        (np.longdouble(1), "is not supported"),
+        (np.zeros(1, [("a", "f4")]), "is not supported"),
+        ([[1.0], [1.0, 2.0]], "cannot make an array from a list"),
+        (np.ma.masked_array([1.0], [True]), r"a masked array has gaps; fill them first, with x.filled\(value\)"),
+    ],
+)
+def test_asarray_refuses_what_is_no_real_number(backend, x, message):
+    with pytest.raises(TypeError, match=f"asarray: .*{message}"):
+        dn.asarray(x)
+
+
+def test_asarray_refuses_dtypes_that_are_none(backend):
+    for dtype in ("complex64", object, "S1"):
+        with pytest.raises(TypeError, match="not supported"):
+            dn.asarray([1.0], dtype)
+        with pytest.raises(TypeError, match="not supported"):
+            dn.asarray(dn.asarray([1.0]), dtype)
+    with pytest.raises(TypeError):
+        dn.asarray([1.0], "flaot")
+
+
+def test_asarray_keeps_what_is_there_already(backend):
+    x = dn.asarray([1.0, 2.0])
+    assert dn.asarray(x).shape == (2,)
+    assert dn.asarray(x, "float64").dtype == np.float64
+    if backend == "numpy":
+        assert dn.asarray(x) is x
+    with dn.transfers("forbid"):
+        dn.asarray(x)
+
+
+def test_between_two_backends_there_and_back():
+    host = np.arange(6.0).reshape(2, 3)[:, ::-1]
+    there = dn.asarray(host, backend="strict")
+    again = dn.asarray(there, backend="numpy")
+    np.testing.assert_array_equal(again, host)
+    again[:] = 0  # a copy: the device's array is its own
+    np.testing.assert_array_equal(dn.to_numpy(there), host)
+    assert dn.asarray(there, "float32", backend="numpy").dtype == np.float32
+
+
+def test_to_numpy_of_other_things():
+    x = np.ones(3)
+    assert dn.to_numpy(x) is x
+    assert dn.to_numpy([1, 2]).tolist() == [1, 2]
+    assert type(dn.to_numpy(np.float32(2))) is np.ndarray
+
+
+def test_default_dtype(monkeypatch):
+    monkeypatch.setenv("DUALNET_DTYPE", " Float64 ")
+    assert dn.asarray([1.0]).dtype == np.float64
+    assert dn.info()["dtype"] == "float64"
+    assert dn.asarray(np.ones(1, np.float32)).dtype == np.float32
+    monkeypatch.setenv("DUALNET_DTYPE", "")
+    assert dn.asarray([1.0]).dtype == np.float32
+    monkeypatch.setenv("DUALNET_DTYPE", "int8")
+    with pytest.raises(
+        ValueError, match="DUALNET_DTYPE: unknown dtype 'int8'; expected one of float16, bfloat16, float32, float64"
+    ):
+        dn.asarray([1.0])

@@ -1,0 +1,146 @@
+"""Callbacks: when they are called, early stopping, what may be one; and the history that they read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from bars import bars, small
+
+import dualnet as dn
+from dualnet.training.callbacks import best_epoch, in_one_line
+
+
+def test_callbacks_and_early_stopping(backend):
+    x, t = bars(32)
+    told = []
+
+    class Watch(dn.Callback):
+        def on_fit_begin(self, run):
+            told.append("begin")
+
+        def on_batch_end(self, run):
+            run.stop = run.step == 5
+
+        def on_fit_end(self, run):
+            told.append("end")
+
+    history = small().fit(
+        x, t, epochs=9, batch_size=8, callbacks=[Watch(), lambda run: told.append(run.epoch)], verbose=0
+    )
+    assert told == ["begin", 0, 1, "end"] and history.epochs == 2
+
+    net = small()
+    best = []
+    stop = dn.EarlyStopping(patience=1)
+    worse = dn.schedules.Step(0.01, every=8, factor=1.0)
+    opt = dn.SGD(lr=worse)
+
+    def spoil(run):  # from the second epoch on, the weights get worse
+        best.append(run.logs["val_loss"])
+        if run.epoch >= 1:
+            run.net.layers[-1].w.value = run.net.layers[-1].w.value * -3.0
+
+    history = net.fit(
+        x, t, epochs=9, batch_size=8, optimizer=opt, validation_data=(x, t), callbacks=[stop, spoil], verbose=0
+    )
+    assert history.epochs < 9
+    assert net.evaluate(x, t)["loss"] == pytest.approx(min(best), abs=1e-6)
+
+
+@pytest.mark.parametrize("patience, epochs", [(0, 2), (1, 2), (2, 3), (3, 4)])
+def test_patience_counts_the_epochs_that_were_no_better(patience, epochs):
+    x, t = bars(16)
+    stop, net = dn.EarlyStopping(patience=patience, monitor="worse"), small()
+
+    def worse(run):
+        run.logs["worse"] = run.epoch
+
+    history = net.fit(x, t, epochs=9, callbacks=[worse, stop], verbose=0)
+    assert history.epochs == epochs and history["worse"] == list(range(epochs))
+
+
+@pytest.mark.parametrize(
+    "monitor, mode, kept", [("f1", "max", 4), ("f1", "min", 0), ("f1", "auto", 0), ("my_accuracy", "auto", 4)]
+)
+def test_what_is_better(monitor, mode, kept):
+    """A figure that grows: the last weights are the best, or the first."""
+    x, t = bars(16)
+    seen = []
+
+    def score(run):
+        run.logs[monitor] = 0.1 * run.epoch
+        seen.append(dn.to_numpy(run.net[-1].w.value).copy())
+
+    net = small()
+    net.fit(x, t, epochs=5, callbacks=[score, dn.EarlyStopping(9, monitor=monitor, mode=mode)], verbose=0)
+    assert np.array_equal(dn.to_numpy(net[-1].w.value), seen[kept])
+    with pytest.raises(ValueError, match="mode is 'auto', 'max' or 'min', got 'most'"):
+        dn.EarlyStopping(mode="most")
+
+
+def test_one_callback_needs_no_list():
+    x, t = bars(16)
+    assert small().fit(x, t, epochs=5, callbacks=dn.EarlyStopping(patience=9), verbose=0).epochs == 5
+    told = []
+    small().fit(x, t, epochs=2, callbacks=told.append, verbose=0)
+    assert len(told) == 2
+
+
+def test_a_callback_must_be_one():
+    for given in ([3], None, "stop", dn.EarlyStopping, [dn.EarlyStopping]):
+        with pytest.raises(TypeError, match="a callback is a dn.Callback or a function") as caught:
+            small().fit(*bars(8), callbacks=given, verbose=0)
+    assert str(caught.value).endswith("Write EarlyStopping().")
+    small().fit(*bars(8), callbacks=iter([dn.Callback()]), verbose=0)
+
+
+# -- the history -------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_grows_by_an_epoch():
+    history = dn.History()
+    assert history.epochs == 0 and str(history) == "no epochs"
+    history.add({"loss": 0.5, "seconds": 1.25})
+    history.add({"loss": 0.25, "seconds": 1.0, "f1": 0.75})
+    assert history == {"loss": [0.5, 0.25], "seconds": [1.25, 1.0], "f1": [0.75]} and history.epochs == 2
+    lines = str(history).splitlines()
+    assert lines[1] == "epoch   2  loss 0.2500  seconds 1.0 s" and "f1 0.7500" in lines[0]
+    for wrong in ("0.5", [0.5], {"mean": 0.5}):
+        with pytest.raises(TypeError, match="History: loss is .*; expected a number, one for each epoch"):
+            history.add({"loss": wrong})
+
+
+def test_what_a_callback_adds_is_in_the_history_once():
+    def add(run):
+        run.logs["loss"] = 0.0  # noted already
+        run.logs["epoch"] = run.epoch
+
+    history = small().fit(*bars(16), epochs=2, callbacks=add, verbose=0)
+    assert history["epoch"] == [0, 1] and len(history["loss"]) == 2 and 0.0 not in history["loss"]
+
+
+@pytest.mark.parametrize(
+    "name, values, place",
+    [
+        ("loss", [3.0, 1.0, 2.0], 1),
+        ("val_accuracy", [0.1, 0.9, 0.9], 1),
+        ("loss", [math.nan, math.inf, 2.0], 2),
+        ("loss", [math.nan], None),
+        ("accuracy", [], None),
+        ("f1", [0.1, 0.2], None),
+    ],
+)
+def test_the_best_epoch(name, values, place):
+    assert best_epoch(name, values) == place
+
+
+def test_figures_in_one_line():
+    assert in_one_line({"loss": 1.0, "val_accuracy": 0.123456}) == "loss 1.0000  val_accuracy 0.1235"
+    assert in_one_line({}) == ""
+
+
+def test_a_figure_that_is_not_there():
+    with pytest.raises(ValueError, match="EarlyStopping: no figure 'val_loss'; this training has loss, accuracy, seco"):
+        small().fit(*bars(8), callbacks=dn.EarlyStopping(monitor="val_loss"), verbose=0)

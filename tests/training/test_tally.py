@@ -1,0 +1,67 @@
+"""The tally: loss and right answers over unequal batches are those over all examples, and nothing is read meanwhile."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import dualnet as dn
+from dualnet.training.tally import Tally
+
+SIZES = ((0, 5), (5, 12), (12, 13))
+ACCURATE = ("softmax_cross_entropy", "binary_cross_entropy")
+
+
+def drawn(name, rng):
+    y = rng.standard_normal((13, 3))
+    return y, rng.integers(0, 3, 13) if name.startswith("softmax") else rng.integers(0, 2, (13, 3))
+
+
+@pytest.mark.parametrize("name", list(dn.losses.NAMES))
+def test_batches_add_up_to_all_examples(backend, rng, name):
+    y, t = drawn(name, rng)
+    function, tally = dn.losses.get(name), Tally(dn.losses.get(name))
+    for start, stop in SIZES:
+        batch = dn.asarray(y[start:stop]), dn.asarray(t[start:stop])
+        tally.add(*batch, function(*batch)[0])
+    figures = tally.figures()
+    whole = float(dn.to_numpy(function(dn.asarray(y), dn.asarray(t))[0]))
+    assert figures["loss"] == pytest.approx(whole, rel=1e-13)
+    assert set(figures) == ({"loss", "accuracy"} if name in ACCURATE else {"loss"})
+    if name in ACCURATE:
+        right = y.argmax(1) == t if name.startswith("softmax") else (y > 0) == (t == 1)
+        assert figures["accuracy"] == right.mean()
+    tally.begin()
+    assert tally.figures() == {"loss": 0.0}
+
+
+def test_answers_for_every_place_of_a_map(backend, rng):
+    """Class numbers and one-hot targets of maps: each place is an answer."""
+    y, t = rng.standard_normal((2, 4, 5, 3)), rng.integers(0, 3, (2, 4, 5))
+    for target in (t, np.eye(3)[t]):
+        tally = Tally(dn.losses.softmax_cross_entropy)
+        tally.add(dn.asarray(y), dn.asarray(target), dn.asarray(0.0))
+        assert tally.figures()["accuracy"] == (y.argmax(-1) == t).mean() and tally.answers == 40
+
+
+def test_a_loss_of_ones_own_and_one_with_options(rng):
+    y, t = rng.standard_normal((4, 2)), np.asarray([0, 1, 1, 0])
+    smooth = functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1)
+    for loss, names in ((smooth, {"loss", "accuracy"}), (lambda y, t: dn.losses.huber(y, t), {"loss"})):
+        tally = Tally(loss)
+        tally.add(y, t, np.asarray(1.0))
+        assert set(tally.figures()) == names
+
+
+def test_only_reading_the_figures_waits_for_the_device(rng):
+    with dn.use_backend("strict"):
+        y, t = (dn.asarray(a) for a in drawn("softmax_cross_entropy", rng))
+        tally, value = Tally(dn.losses.softmax_cross_entropy), dn.asarray(np.asarray(0.5))
+        with dn.transfers("forbid"):
+            tally.add(y, t, value)
+            tally.add(y, t, value)
+        with dn.transfers("count") as moved:
+            assert tally.figures()["loss"] == 0.5
+        assert (moved.to_host, moved.to_device) == (2, 0)
