@@ -1,1 +1,1 @@
-"""One file per array library: what a machine can do, and how arrays get there and back."""
+"""The machines: a file for each array library, and its kernels in a folder beside it."""

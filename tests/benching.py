@@ -1,7 +1,8 @@
-"""What the tests of ``dualnet bench`` share: the quickest options, and a peer written in a few lines."""
+"""What the tests of ``dualnet bench`` share: the quickest options, a peer written in a few lines, and a network."""
 
 from __future__ import annotations
 
+import dualnet as dn
 from dualnet.bench import measure
 
 QUICK = {"rounds": 1, "seconds": 0.0, "threads": 1, "stay": False}
@@ -38,3 +39,10 @@ FAKE = """
 
 def honest(sign: int = 1) -> str:
     return FAKE.replace("NAMES", repr(measure.LIMITS)).replace("SIGN", str(sign))
+
+
+def shared_net():
+    """A network with one layer in two places."""
+    again = dn.Conv2D(3, 3, padding=1)
+    body = dn.Residual(dn.Sequential([again, dn.ReLU(), again]))
+    return dn.Sequential([dn.Conv2D(3, 3, padding=1), body, dn.Flatten(), dn.Dense(2)]).init((6, 6, 2))

@@ -1,1 +1,1 @@
-"""CUDA, cuBLAS and cuDNN under CuPy."""
+"""Kernels for CuPy: CUDA sources and their launches, cuBLAS, cuDNN, and CUDA graphs."""

@@ -154,11 +154,7 @@ def sgd_updates(
     into: bool,
 ) -> Any:
     """E17 for SGD, to the last bit. Small parameters among large ones are left to NumPy."""
-    if finite is not None or type(lr) is not float or all(a.size < SMALL for a in w):
-        return NotImplemented
-    if not float32(*w, *g, *(a for kept in slots for a in kept.values())):
-        return NotImplemented
-    if any(old.shape != d.shape for old, d in zip(w, g)):
+    if finite is not None or type(lr) is not float or not _large_and_float32(w, g, slots):
         return NotImplemented
     runs = [None if old.size < SMALL else plans.plan(_scaled_sum, old.size) for old in w]
     if all(run is None for run in runs):
@@ -168,6 +164,12 @@ def sgd_updates(
         d = d + weight_decay * old if weight_decay else d
         made.append(_sgd(run, old, d, kept, lr, momentum, nesterov))
     return made
+
+
+def _large_and_float32(w: list[Any], g: list[Any], slots: list[dict[str, Any]]) -> bool:
+    if all(a.size < SMALL for a in w) or any(old.shape != d.shape for old, d in zip(w, g)):
+        return False
+    return float32(*w, *g, *(a for kept in slots for a in kept.values()))
 
 
 def _sgd(run: Plan | None, w: Any, d: Any, kept: dict[str, Any], lr: float, momentum: float, nesterov: bool) -> Any:

@@ -53,6 +53,7 @@ class Program:
     thorough: bool = False
 
     def path(self) -> str:
+        """The script's path."""
         return str(HERE / "peers" / self.script)
 
 
@@ -120,28 +121,7 @@ def run(
         bench.staying = bench.device == "cuda" if stay is None else flag(stay, "stay", op="bench")
         if limit is not None:
             bench.until = time.monotonic() + number(limit, "limit", op="bench")
-        result: dict[str, Any] = {
-            "format": 1,
-            "made": time.strftime("%Y-%m-%d"),
-            "machine": {**_machine(), **({"gpu": gpu()} if bench.device == "cuda" else {})},
-            "settings": {
-                "backend": get_backend(),
-                "threads": threads,
-                "rounds": rounds,
-                "seconds": seconds,
-                "seed": seed,
-                "momentum": momentum,
-                "capture": capture,
-                "environment": {
-                    k: os.path.basename(v) for k, v in sorted(os.environ.items()) if k.startswith("DUALNET_")
-                },
-            },
-            "programs": bench.programs(),
-            "nets": [{key: at[key] for key in at if key not in ("layers", "weights", "net")} for at in plans],
-            "results": [],
-            "ratios": [],
-            "layers": [],
-        }
+        result = _begun(bench, plans)
         for at, dtype, n, mode in itertools.product(plans, dtypes, batches, modes):
             result["results"] += bench.cell(at, n, mode, dtype)
             result["ratios"] = ratios(result["results"])
@@ -149,6 +129,27 @@ def run(
         if layers:
             result["layers"] = [bench.layers(at, n, dtype) for at in plans for dtype in dtypes for n in batches]
     return result
+
+
+def _begun(bench: Bench, plans: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result before the first measurement of a network: the machine, the settings and the programs."""
+    ours = {name: os.path.basename(value) for name, value in sorted(os.environ.items()) if name.startswith("DUALNET_")}
+    settings = ("threads", "rounds", "seconds", "seed", "momentum", "capture")
+    return {
+        "format": 1,
+        "made": time.strftime("%Y-%m-%d"),
+        "machine": {**_machine(), **({"gpu": gpu()} if bench.device == "cuda" else {})},
+        "settings": {
+            "backend": get_backend(),
+            **{name: getattr(bench, name) for name in settings},
+            "environment": ours,
+        },
+        "programs": bench.programs(),
+        "nets": [{key: at[key] for key in at if key not in ("layers", "weights", "net")} for at in plans],
+        "results": [],
+        "ratios": [],
+        "layers": [],
+    }
 
 
 class Bench:
@@ -174,9 +175,9 @@ class Bench:
 
     def programs(self) -> dict[str, dict[str, Any]]:
         """Versions, threads and the time of an import (the best of several), by name."""
-        told: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for name in self.pythons:
-            answer = told[name] = self.ask(name, {"measure": "import"})
+            answer = found[name] = self.ask(name, {"measure": "import"})
             if "version" in answer:
                 several = 0 if self.staying else self.rounds - 1
                 again = [self.ask(name, {"measure": "import"}) for _ in range(several)]
@@ -184,10 +185,10 @@ class Bench:
                 answer.pop("ran", None)
             else:
                 self.absent[name] = answer.get("skipped") or answer["failed"]
-            self.tell(f"{name}: {self.absent.get(name) or told[name]['version']}")
+            self.tell(f"{name}: {self.absent.get(name) or answer['version']}")
         if "dualnet" in self.absent:
             raise ValueError(f"bench: a new process cannot import dualnet: {self.absent['dualnet']}")
-        return told
+        return found
 
     def cell(self, at: dict[str, Any], batch: int, mode: str, dtype: str = DTYPES[0]) -> list[dict[str, Any]]:
         """One network, batch, mode and dtype: a row for every program and variant; odd rounds go in reverse order."""
@@ -197,25 +198,27 @@ class Bench:
         task = {**at, "batch": batch, "mode": mode, "dtype": dtype, "checked": 2 + (mode == MODES[0])}
         with contextlib.ExitStack() as processes:
             asked = {turn: self._asker(turn[0], {**task, "variant": turn[1]}, processes) for turn in turns}
-            for turn in range(self.rounds):
-                for who in turns if turn % 2 == 0 else reversed(turns):
-                    seen = answers[who]
-                    if seen and ("min_ms" not in seen[-1] or self._left() <= 0):
-                        continue  # it failed, so do not try again; or the time is up, and one round must do
-                    seen.append(self._absent(who[0], at, dtype) or asked[who]())
-                    told = f"{at['name']}, batch {batch}, {mode}" + (f", {dtype}" if dtype != DTYPES[0] else "")
-                    self._tell_of(told, turn, " ".join(filter(None, who)), seen[-1])
+            for number in range(self.rounds):
+                for turn in turns if number % 2 == 0 else reversed(turns):
+                    if self._goes_on(answers[turn]):
+                        answer = self._absent(turn[0], at, dtype) or asked[turn]()
+                        answers[turn].append(answer)
+                        self._tell_of(where, number, turn, answer)
             clock = gpu().get("clocks.sm") if self.device == "cuda" else None  # just after the last of them
         more = {"clock": clock} if clock else {}
         return [{**where, "program": name, "variant": v, **best(answers[name, v]), **more} for name, v in turns]
+
+    def _goes_on(self, answers: list[dict[str, Any]]) -> bool:
+        """Another round? Not after one that failed. And when the time is up, one round must do."""
+        return not answers or "min_ms" in answers[-1] and self._left() > 0
 
     def layers(self, at: dict[str, Any], batch: int, dtype: str = DTYPES[0]) -> dict[str, Any]:
         """Where our own training step spends its time."""
         self.tell(f"{at['name']}, batch {batch}, layer by layer")
         task = {**at, "batch": batch, "mode": "training", "dtype": dtype, "measure": "layers"}
         answer = self.ask("dualnet", task)
-        told = answer.get("layers", {"failed": answer.get("failed")})
-        return {"net": at["name"], "batch": batch, "dtype": dtype, **told}
+        times = answer.get("layers", {"failed": answer.get("failed")})
+        return {"net": at["name"], "batch": batch, "dtype": dtype, **times}
 
     def _variants(self, name: str, mode: str) -> tuple[str, ...]:
         if name == "dualnet" and self.capture and mode == MODES[0]:
@@ -245,11 +248,13 @@ class Bench:
     def _left(self) -> float:
         return min(LONGEST, self.until - time.monotonic())
 
-    def _tell_of(self, what: str, turn: int, who: str, answer: dict[str, Any]) -> None:
+    def _tell_of(self, where: dict[str, Any], number: int, turn: tuple[str, str], answer: dict[str, Any]) -> None:
         said = answer.get("skipped") or answer.get("failed") or f"{answer['min_ms']:.2f} ms"
-        if turn == 0 and "ready_seconds" in answer:
+        if number == 0 and "ready_seconds" in answer:
             said += f" (ready after {answer['ready_seconds']:.0f} s)"
-        self.tell(f"{what}, round {turn + 1} of {self.rounds}: {who}: {said}")
+        dtype = f", {where['dtype']}" if where["dtype"] != DTYPES[0] else ""
+        what = f"{where['net']}, batch {where['batch']}, {where['mode']}{dtype}"
+        self.tell(f"{what}, round {number + 1} of {self.rounds}: {' '.join(filter(None, turn))}: {said}")
 
     def ask(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
         """Run one task in a process of its own: its answer, or the reason why there is none."""
@@ -355,8 +360,8 @@ def gpu() -> dict[str, str]:
     asked = "name driver_version memory.total clocks.sm clocks.max.sm clocks.mem power.limit temperature.gpu pstate"
     command = ["nvidia-smi", f"--query-gpu={','.join(asked.split())}", "--format=csv,noheader", "--id=0"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    values = [value.strip() for value in told.stdout.strip().split(",")]
-    return dict(zip(asked.split(), values)) if told.returncode == 0 and len(values) == len(asked.split()) else {}
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return dict(zip(asked.split(), values)) if done.returncode == 0 and len(values) == len(asked.split()) else {}

@@ -8,10 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .results import grouped
+
 __all__ = ["markdown", "place", "write", "wrong"]
 
 LIBRARIES = ("onednn", "cudnn", "cublas")
 """Libraries whose kernels may run besides dualnet's own, by their names in ``dn.info()``."""
+
+STEPS = {"training": "training step", "inference": "batch"}
+"""What one measured step is, by mode."""
 
 Result = dict[str, Any]
 Cells = list[str]
@@ -111,19 +116,19 @@ def _about(result: Result) -> list[str]:
     return ["; ".join(filter(None, parts))]
 
 
-def _gpu(told: Result) -> str:
-    if not told:
+def _gpu(gpu: Result) -> str:
+    if not gpu:
         return ""
-    clocks = f"at most {told['clocks.max.sm']}, memory {told['clocks.mem']}, {told['power.limit']}"
-    return f"{told['name']} ({clocks}), driver {told['driver_version']}"
+    clocks = f"at most {gpu['clocks.max.sm']}, memory {gpu['clocks.mem']}, {gpu['power.limit']}"
+    return f"{gpu['name']} ({clocks}), driver {gpu['driver_version']}"
 
 
 def _programs(result: Result) -> list[str]:
     rows = [["program", "version", "Python", "NumPy", "threads", "BLAS", "kernels", "device", "import ms"]]
-    for name, told in result["programs"].items():
-        if "version" not in told:
+    for name, program in result["programs"].items():
+        if "version" not in program:
             continue
-        facts = told["facts"]
+        facts = program["facts"]
         kernels, device = facts.get("kernels", ""), facts.get("device") or facts.get("backend", "")
         if isinstance(kernels, list):
             named = [key for key in facts if any(library in key.lower() for library in LIBRARIES)]
@@ -131,8 +136,8 @@ def _programs(result: Result) -> list[str]:
             kernels = "; ".join([f"{len(kernels)} of its own" if kernels else "none", *libraries])
         blas, threads = str(facts.get("blas", "")), result["settings"]["threads"]
         threads = threads if name == "dualnet" else facts.get("threads", threads)
-        versions = [name, told["version"], told["python"], told["numpy"]]
-        rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{told['import_ms']:.0f}"])
+        versions = [name, program["version"], program["python"], program["numpy"]]
+        rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{program['import_ms']:.0f}"])
     return [*table(rows, left=4), "", "Import: the time beyond NumPy's own."]
 
 
@@ -143,25 +148,33 @@ def _without_folders(words: Any) -> str:
 
 def _speed(result: Result, mode: str) -> list[str]:
     rows = [row for row in result["results"] if row["mode"] == mode]
-    peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet" and "min_ms" in row))
-    dtypes = _several_dtypes(result)
-    heading = ["net", *dtypes, "batch", "dualnet", "images/s"]
-    lines = [[*heading, *(word for peer in peers for word in (peer, "×"))]]
-    for net, dtype, batch in dict.fromkeys((row["net"], row["dtype"], row["batch"]) for row in rows):
-        here = [row for row in rows if (row["net"], row["dtype"], row["batch"]) == (net, dtype, batch)]
+    peers, dtypes = _peers([row for row in rows if "min_ms" in row]), _several_dtypes(result)
+    lines = [["net", *dtypes, "batch", "dualnet", "images/s", *(word for peer in peers for word in (peer, "×"))]]
+    for (net, dtype, batch), here in grouped(rows, "net", "dtype", "batch").items():
         ours = next(row for row in here if row["program"] == "dualnet")
-        speed = _number(ours["batch"] / ours["min_ms"] * 1e3) if "min_ms" in ours else "–"
-        cells = [net, *([dtype] if dtypes else []), str(batch), _ms(ours.get("min_ms")), speed]
+        cells = [net, *([dtype] if dtypes else []), str(batch), _ms(ours.get("min_ms")), _images_per_second(ours)]
         for peer in peers:
-            times = [(row["min_ms"], row["variant"]) for row in here if row["program"] == peer and "min_ms" in row]
-            fastest = min(times, default=(None, ""))
             several = len({row["variant"] for row in rows if row["program"] == peer}) > 1
-            told = f" ({fastest[1]})" if fastest[1] and several else ""
-            cells += [_ms(fastest[0]) + told, _times(result, ours, peer)]
+            cells += [_fastest(here, peer, several), _times(result, ours, peer)]
         lines.append(cells)
-    what = "training step" if mode == "training" else "batch"
-    title = f"**{mode.capitalize()}**: best time of a {what} in ms; ×: how many times the peer's speed"
+    title = f"**{mode.capitalize()}**: best time of a {STEPS[mode]} in ms; ×: how many times the peer's speed"
     return [title, "", *table(lines, left=1 + len(dtypes))] if rows else []
+
+
+def _peers(rows: list[Result]) -> list[str]:
+    """The programs in these rows, without dualnet."""
+    return [name for (name,) in grouped(rows, "program") if name != "dualnet"]
+
+
+def _images_per_second(row: Result) -> str:
+    return _number(row["batch"] / row["min_ms"] * 1e3) if "min_ms" in row else "–"
+
+
+def _fastest(rows: list[Result], peer: str, several: bool) -> str:
+    """The time of a peer's fastest variant, and which one it was if it has ``several``."""
+    times = [(row["min_ms"], row["variant"]) for row in rows if row["program"] == peer and "min_ms" in row]
+    time, variant = min(times, default=(None, ""))
+    return f"{_ms(time)} ({variant})" if variant and several else _ms(time)
 
 
 def _several_dtypes(result: Result) -> Cells:
@@ -179,13 +192,9 @@ def _times(result: Result, ours: Result, peer: str, what: str = "speed") -> str:
 
 def _memory(result: Result) -> list[str]:
     rows = [row for row in result["results"] if row.get("peak_bytes") is not None]
-    peers = list(dict.fromkeys(row["program"] for row in rows if row["program"] != "dualnet"))
-    dtypes = _several_dtypes(result)
+    peers, dtypes = _peers(rows), _several_dtypes(result)
     lines = [["net", "mode", *dtypes, "batch", "dualnet", *(word for peer in peers for word in (peer, "share"))]]
-    cell = ("net", "mode", "dtype", "batch")
-    for where in dict.fromkeys(tuple(row[key] for key in cell) for row in rows):
-        here = [row for row in rows if tuple(row[key] for key in cell) == where]
-        net, mode, dtype, batch = where
+    for (net, mode, dtype, batch), here in grouped(rows, "net", "mode", "dtype", "batch").items():
         cells = [net, mode, *([dtype] if dtypes else []), str(batch), _mib(here, "dualnet")]
         for peer in peers:
             cells += [_mib(here, peer), _times(result, here[0], peer, "memory")]
@@ -230,14 +239,14 @@ def _kernels(result: Result) -> list[str]:
 
 
 def _notes(result: Result) -> list[str]:
-    notes = [f"- {name}: left out, {told['skipped']}" for name, told in result["programs"].items() if "skipped" in told]
-    told = {note[2:].partition(":")[0] for note in notes}
+    missing = {name: program["skipped"] for name, program in result["programs"].items() if "skipped" in program}
+    notes = [f"- {name}: left out, {reason}" for name, reason in missing.items()]
     for row in result["results"]:
         who = f"{row['program']} {row['variant']}".rstrip()
         few = "" if row["dtype"] == "float32" else f"{row['dtype']}, "
         where = f"{row['net']}, batch {row['batch']}, {row['mode']}, {few}{who}"
         for key, word in (("failed", "failed"), ("skipped", "left out"), ("differs", "no ratio, since")):
-            if row.get(key) and row["program"] not in told:
+            if row.get(key) and row["program"] not in missing:
                 notes.append(f"- {where}: {word}: {row[key]}")
     return notes
 

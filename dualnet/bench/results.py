@@ -5,26 +5,32 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-__all__ = ["TOLERANCE", "best", "ratios"]
+__all__ = ["TOLERANCE", "best", "grouped", "ratios"]
+
+Row = dict[str, Any]
 
 TOLERANCE = {"float32": 1e-3, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 3e-2}
 """How far two programs may be apart, relative. float32 differs by far less; with fewer digits only the first value
 counts, since the difference grows with every step."""
 
 
-def best(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """All rounds of one program as one row: best time, median of the medians, memory of the median round."""
-    good = [answer for answer in answers if "min_ms" in answer]
-    if not good or good != answers:
-        return {key: answers[-1][key] for key in ("skipped", "failed") if answers and answers[-1].get(key)}
-    told = {
-        "min_ms": min(answer["min_ms"] for answer in good),
-        "median_ms": statistics.median(answer["median_ms"] for answer in good),
-        "rounds": [{key: answer[key] for key in ("min_ms", "median_ms", "runs")} for answer in good],
-        **{key: _middle([answer[key] for answer in good]) for key in ("peak_bytes", "above_imports_bytes")},
-        "values": good[0]["values"],
+def best(answers: list[Row]) -> Row:
+    """All rounds of one program as one row, or the reason of the last one if a round failed or was left out."""
+    if answers and all("min_ms" in answer for answer in answers):
+        return _together(answers)
+    return {key: answers[-1][key] for key in ("skipped", "failed") if answers and answers[-1].get(key)}
+
+
+def _together(rounds: list[Row]) -> Row:
+    """The best time, the median of the medians, the memory of the median round."""
+    return {
+        "min_ms": min(one["min_ms"] for one in rounds),
+        "median_ms": statistics.median(one["median_ms"] for one in rounds),
+        "rounds": [{key: one[key] for key in ("min_ms", "median_ms", "runs")} for one in rounds],
+        **{key: _middle([one[key] for one in rounds]) for key in ("peak_bytes", "above_imports_bytes")},
+        "values": rounds[0]["values"],
+        **{key: rounds[-1][key] for key in ("ran", "device", "ready_seconds") if key in rounds[-1]},
     }
-    return {**told, **{key: good[-1][key] for key in ("ran", "device", "ready_seconds") if key in good[-1]}}
 
 
 def _middle(values: list[int | None]) -> int | None:
@@ -32,36 +38,39 @@ def _middle(values: list[int | None]) -> int | None:
     return statistics.median_low(known) if known else None
 
 
-def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def grouped(rows: list[Row], *keys: str) -> dict[tuple, list[Row]]:
+    """The rows that agree in these keys, in the order in which they first appear.
+
+    >>> grouped([{"net": "a", "batch": 1}, {"net": "b", "batch": 1}, {"net": "a", "batch": 8}], "net")[("a",)]
+    [{'net': 'a', 'batch': 1}, {'net': 'a', 'batch': 8}]
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def ratios(results: list[Row]) -> list[Row]:
     """A ratio for each peer in each cell. A row that computes something else than dualnet is marked, and gets none."""
-    return [ratio for cell in _cells(results) for ratio in _ratios(cell)]
+    return [ratio for cell in grouped(results, "net", "batch", "mode", "dtype").values() for ratio in _ratios(cell)]
 
 
-def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows that belong together: those of one network, batch, mode and dtype."""
-    cells: dict[Any, list[dict[str, Any]]] = {}
-    for row in results:
-        cells.setdefault((row["net"], row["batch"], row["mode"], row["dtype"]), []).append(row)
-    return list(cells.values())
-
-
-def _ratios(cell: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ratios(cell: list[Row]) -> list[Row]:
     """dualnet's speed over that of each peer's faster variant, and its memory over that peer's smallest."""
-    (ours, *_), found = (row for row in cell if row["program"] == "dualnet"), []
-    for name in dict.fromkeys(row["program"] for row in cell if row is not ours):
-        rows = [row for row in cell if row["program"] == name and "min_ms" in row]
-        if not rows or "min_ms" not in ours:
-            continue
-        for row in rows:
+    programs = grouped(cell, "program")
+    (ours,) = programs.pop(("dualnet",))
+    found = []
+    for rows in programs.values() if "min_ms" in ours else ():
+        measured = [row for row in rows if "min_ms" in row]
+        for row in measured:
             if not _same(ours["values"], row["values"], row["dtype"]):
-                row["differs"] = f"{name} computes {row['values']}, dualnet {ours['values']}"
-        rows = [row for row in rows if "differs" not in row]
-        if rows:
-            found.append(_ratio(ours, rows))
+                row["differs"] = f"{row['program']} computes {row['values']}, dualnet {ours['values']}"
+        alike = [row for row in measured if "differs" not in row]
+        found += [_ratio(ours, alike)] if alike else []
     return found
 
 
-def _ratio(ours: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _ratio(ours: Row, rows: list[Row]) -> Row:
     fastest = min(rows, key=lambda row: row["min_ms"])
     peaks = [row["peak_bytes"] for row in rows if row["peak_bytes"]]
     return {

@@ -1,10 +1,10 @@
-"""Do two backends compute the same, and is it right? The certificate, and two tools for a network of one's own.
+"""Do two backends compute the same, and is it right? The certificate, and two tools for your own network.
 
-    parity(net, x, t)     a network of one's own against float64, on several backends
+    parity(net, x, t)     your network against float64, on several backends
     twin(net, (x, t))     two backends in lock-step, op by op
     certify(...)          everything: ``dualnet parity``
 
-The first two are ``dn.parity`` and ``dn.twin``. What they need is imported when they are called.
+The first two are ``dn.parity`` and ``dn.twin``. Each imports what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Divergence", "NetworkParity", "Twin", "certify", "parity", "twin"]
 
 _RESULTS = {"Divergence": "networks.lockstep", "NetworkParity": "networks.network", "Twin": "networks.lockstep"}
-"""What the functions return, and the modules that bring it."""
+"""The classes that the functions return, and the modules that define them."""
 
 
 if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
@@ -48,15 +48,16 @@ def parity(
 ) -> NetworkParity:
     """Does a network compute the same on several backends, and is it right? Forward, loss, every gradient, top-1.
 
-    The truth is the network in float64 on NumPy's references; the limit is ten times what one unit in the last place of
-    the weights changes. Then each pair of backends runs one training step in lock-step (:func:`dualnet.twin`), where
-    the limit is each op's own. A name in ``backends`` is a backend as it is used, ``"numpy reference"`` NumPy without
-    kernels. ``loss`` is by default the one that the network was last trained with, else softmax cross-entropy. The
-    network stays as it is. Raises :class:`dualnet.check.CheckError` only with ``raises=True``.
+    The truth is the network in float64 on NumPy's references. A result may be ten times as far from it as a change of
+    one unit in the last place of every weight would move it. Then the first backend and each of the others run one
+    training step in lock-step (:func:`dualnet.twin`), where the limit is each op's own. A name in ``backends`` is a
+    backend with its kernels; ``"numpy reference"`` is NumPy without them. ``loss`` defaults to the one that the network
+    was last trained with, else to softmax cross-entropy. The network stays as it is. Raises
+    :class:`dualnet.check.CheckError` only with ``raises=True``.
 
-    Where a unit lies so near 0, or two maxima so near each other, that another one is on or wins, a gradient jumps and
-    its distance says nothing; it is shown with that note and left to the lock-step, where every layer gets equal
-    numbers.
+    If a unit is so near 0, or two maxima so near each other, that rounding decides which one is on or wins, a gradient
+    jumps and its distance says nothing. The result notes this and leaves the decision to the lock-step, where every
+    layer gets equal numbers.
 
     >>> import numpy, dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -83,8 +84,8 @@ def twin(
 ) -> Twin:
     """Train a network on two backends in lock-step, and stop at the first op whose results are too far apart.
 
-    ``data`` is ``(x, t)``. The network must have been initialised; copies of it are trained, it stays as it is. A name
-    in ``backends`` is a backend as it is used, with its kernels; ``"numpy reference"`` is NumPy without. Each op may be
+    ``data`` is ``(x, t)``. The network must be initialised; copies of it are trained, and it stays as it is. A name in
+    ``backends`` is a backend with its kernels; ``"numpy reference"`` is NumPy without them. The results of an op may be
     apart by twice its limit (docs/numerics.md). Raises :class:`dualnet.check.CheckError` unless ``raises=False``; the
     result names the step, the layer, the op, the number and the bound.
 
@@ -110,7 +111,11 @@ def twin(
 
 
 def certify(**options: Any) -> Certificate:
-    """The certificate; see :func:`dualnet.parity.certificate.certify` for its options."""
+    """Compare everything, on every backend that works here: the certificate of ``dualnet parity``.
+
+    The options are keywords: ``backends``, ``ops``, ``dtypes``, ``networks``, ``seed``, ``quick``, ``command`` and
+    ``tell``. ``dualnet/parity/certificate/certificate.py`` explains them.
+    """
     from .certificate.certificate import certify as run
 
     return run(**options)

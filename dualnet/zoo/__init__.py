@@ -1,13 +1,13 @@
 """The bug zoo: wrong backward passes as exercises.
 
 Each exercise is a small op with its pullback on one page, and exactly one mistake in the pullback. Its forward pass,
-its shapes and its dtypes are right, and a network that uses it trains: only worse. The learner reads the story, sees
+its shapes and its dtypes are right, and a network that uses it trains, only worse. The learner reads the story, sees
 what the witnesses say, finds the mistake and has the repair graded.
 
     print(dn.zoo.exercises())                    all of them, from easy to hard
     print(dn.zoo.show("averaged-bias"))          story, code, and the check that fails
     print(dn.zoo.grade("averaged-bias", mine))   my repair, a function of the same arguments
-    print(dn.zoo.solution("averaged-bias"))      what was wrong, and who could not see it
+    print(dn.zoo.solution("averaged-bias"))      what was wrong, and which witnesses could not see it
 
 The same from a terminal: ``dualnet zoo``. docs/exercises.md shows how to work through one.
 """
@@ -32,7 +32,7 @@ ORDER = """
 """.split()
 """From easy to hard."""
 
-Exercise.examine = examine  # an exercise that is printed asks the witnesses, and they import what an exercise is
+Exercise.examine = examine  # printing an exercise asks the witnesses, who import Exercise: so it cannot import them
 
 _ALL = {e.name: e for module in (dense, convolution, pooling, programs) for e in module.EXERCISES}
 
@@ -48,8 +48,8 @@ class Exercises(tuple[Exercise, ...]):
         from ..markup import escape, scrolling, table
 
         style = "display:inline-block;min-width:22em;white-space:normal"
-        told = [f'<span style="{style}">{escape(e.symptom)}</span>' for e in self]
-        rows = [(str(i), e.name, ", ".join(e.anchors), text) for i, (e, text) in enumerate(zip(self, told), start=1)]
+        symptoms = [f'<span style="{style}">{escape(e.symptom)}</span>' for e in self]
+        rows = [(str(i), e.name, ", ".join(e.anchors), s) for i, (e, s) in enumerate(zip(self, symptoms), start=1)]
         return scrolling(table("", ("", "exercise", "equations", "symptom"), rows, left=4, raw=(3,)))
 
 
@@ -64,7 +64,7 @@ def exercises() -> Exercises:
 
 
 def show(name: str) -> Exercise:
-    """An exercise: printed, it shows the story, the wrong code, and what the witnesses say of it.
+    """An exercise. Printed, it shows the story, the wrong code, and what the witnesses say about it.
 
     >>> import dualnet as dn
     >>> exercise = dn.zoo.show("averaged-bias")
@@ -79,12 +79,12 @@ def show(name: str) -> Exercise:
 
 
 def grade(name: str, repaired: Callable[..., Any]) -> Report:
-    """Judge a repair: ``repaired`` takes the arrays and options that the exercise's op takes, returns (y, pullback).
+    """Judge a repair: ``repaired`` takes the same arrays and options as the exercise's op, and returns (y, pullback).
 
-    It is compared with plain loops, with two dot products or central differences, on all backends, and with stored
-    results of PyTorch, at several shapes and seeds; and it must leave its inputs alone, return float32 for float32, and
-    stand a second forward pass before its pullback. The report is true if nothing was found; ``print`` shows the
-    numbers. An exception in ``repaired`` is a finding like any other.
+    Its results are compared, at several shapes and seeds, with plain loops, with two dot products or central
+    differences, across all backends, and with stored results of PyTorch. It must also leave its inputs alone, return
+    float32 for float32, and give the same gradients if another forward pass comes before its pullback. The report is
+    true if nothing was found; ``print`` shows the numbers. An exception in ``repaired`` counts as a finding.
 
     >>> import dualnet as dn
     >>> exercise = dn.zoo.show("averaged-bias")
@@ -102,7 +102,7 @@ def grade(name: str, repaired: Callable[..., Any]) -> Report:
 
 
 def solution(name: str) -> Solution:
-    """The repaired op: to call, to grade, and to print. The lines that changed, why, and who was blind.
+    """The repaired op, to call, to grade and to print: the lines that changed, why, and which witnesses were blind.
 
     >>> import dualnet as dn
     >>> print(dn.zoo.solution("averaged-bias").exercise.diff)

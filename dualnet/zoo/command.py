@@ -1,4 +1,4 @@
-"""What ``dualnet zoo`` says."""
+"""The body of ``dualnet zoo``: what it prints and writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def command(
     out: str | None = None,
     graded: str | None = None,
 ) -> tuple[str, bool]:
-    """The text, and whether all is well. With ``out`` a file is written; ``graded`` is a file to be judged.
+    """The text to print, and whether all is well. ``out`` is a file to write, ``graded`` a file to judge.
 
     >>> command("averaged-bias", hint=True)[0][:32]
     'The same bias is added to each o'
@@ -39,7 +39,7 @@ def command(
 
 def _written(exercise: Exercise, path: Path) -> str:
     if path.exists():
-        raise ValueError(f"{path} exists already, and a repair may be in it; name another file")
+        raise ValueError(f"{path} already exists, and may hold a repair; choose another name")
     path.write_text(exercise.file(str(path)), "utf-8")
     return f"wrote {path}: mend it, then  dualnet zoo {exercise.name} --grade {path}"
 

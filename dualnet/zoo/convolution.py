@@ -54,8 +54,8 @@ def conv2d(x, w):
 
 OVERWRITTEN_WINDOWS = Exercise(
     name="overwritten-windows",
-    symptom="The last convolution learns, those in front of it hardly do: their deltas are far too small.",
-    story="""Each layer further from the loss has smaller deltas than it should. With filters of 1 × 1 everything is
+    symptom="The last convolution learns; those in front hardly do, because their deltas are far too small.",
+    story="""The deltas are too small, and more so with every layer on the way back. With 1 × 1 filters everything is
     perfect. A larger learning rate helps a little, until the last layer, whose gradient is right, explodes.""",
     op=conv2d,
     anchors=("E13",),
@@ -67,8 +67,8 @@ OVERWRITTEN_WINDOWS = Exercise(
         ),
     ),
     lesson="""E13 is a sum over all taps. Windows overlap, so a pixel was used several times, and what is used several
-    times collects several deltas. Whoever writes = keeps the word of the last window only. This is the adjoint's
-    rule: where the forward pass reads, the backward pass adds.""",
+    times collects several deltas. With = only the delta of the last window is kept. The rule of the adjoint: where the
+    forward pass reads, the backward pass adds.""",
     truth=TRUTH,
     cases=maps((2, 4, 5, 2, 2, 3, 3), (1, 5, 4, 1, 3, 3, 2)),
     linear=(0, 1),
@@ -123,7 +123,7 @@ TURNED_GRADIENT = Exercise(
 
 
 def conv2d_by_flipping(x, w):
-    """x (N, H, W, C), w (k1, k2, C, D) -> y (N, P, Q, D). pullback(dy) -> dx, dw, as articles write them."""
+    """x (N, H, W, C), w (k1, k2, C, D) -> y (N, P, Q, D). pullback(dy) -> dx, dw, as most articles write it."""
     xp = namespace("conv2d_by_flipping", x=x, w=w)
     (N, H, W, _), (k1, k2, _, D) = x.shape, w.shape
     P, Q = H - k1 + 1, W - k2 + 1
@@ -147,10 +147,10 @@ def conv2d_by_flipping(x, w):
 
 UNTURNED_KERNEL = Exercise(
     name="unturned-kernel",
-    symptom="One convolution learns perfectly; a second one put in front of it learns nothing of use.",
-    story="""The loss falls, but accuracy stays at that of a single convolution on top of random ones, however many
-    are stacked. The check in the test suite is green: it sets dy to ones and compares the sum of dx with a
-    difference. In the picture of dx, the kernel, which points to the left, seems to point to the right.""",
+    symptom="One convolution learns perfectly; a second one put in front of it learns nothing useful.",
+    story="""The loss falls, but however many convolutions are stacked, accuracy stays at that of a single one on top of
+    random ones. The check in the test suite is green: it sets dy to ones and compares the sum of dx with a
+    difference. In the picture of dx the kernel, which points to the left, seems to point to the right.""",
     op=conv2d_by_flipping,
     anchors=("E13", "E3"),
     hint="In E13 the index of δ is i − m. Does tap m here meet the delta m places further on, or m places back?",
@@ -161,8 +161,8 @@ UNTURNED_KERNEL = Exercise(
         ),
     ),
     lesson="""dx[i,j] = Σ δ[i−m, j−n] · w[m,n] runs backwards through the deltas: it is a *convolution* (E2), and
-    sliding a window forwards computes it only with the kernel turned by 180° (E3). Here is where the kernel is
-    flipped. A symmetrical kernel hides the mistake; so does a check with ones, because the kernel turned has the same
+    sliding a window forwards computes it only with the kernel turned by 180° (E3). This is where the kernel is
+    flipped. A symmetric kernel hides the mistake; so does a check with ones, because the turned kernel has the same
     sum.""",
     truth=TRUTH,
     cases=maps((2, 4, 5, 2, 2, 3, 3), (1, 5, 4, 1, 3, 2, 2)),
@@ -196,17 +196,17 @@ def padded_conv2d(x, w, *, padding):
 
 UNCROPPED_PADDING = Exercise(
     name="uncropped-padding",
-    symptom="The saliency map is shifted: it marks the place below and to the right of the digit.",
-    story="""With valid convolutions all is well. With "same" convolutions the network learns, only worse the deeper
-    it is. Someone lays the gradient of the input over the image and finds it displaced, down and to the right, by one
-    pixel for each layer.""",
+    symptom="The saliency map is shifted: it marks a place below and to the right of the digit.",
+    story="""With "valid" convolutions all is well. With "same" convolutions the network learns, but the deeper it is,
+    the worse. Somebody lays the gradient of the input over the image and finds it displaced, down and to the right, by
+    one pixel for each layer.""",
     op=padded_conv2d,
     anchors=("E13", "E6"),
     hint="Where in the padded map does pixel (0, 0) of x stand?",
     fix=(("dx = dpadded[:, :H, :W]  # E6", "dx = dpadded[:, p : p + H, p : p + W]  # E6"),),
-    lesson="""Padding is an op too: it copies x to the middle of a larger map. Its pullback reads the middle again and
-    throws the frame away, because nobody learns from constant zeros. Cut as many rows as x has, but from the corner,
-    and the shape is right while every number stands p places beside its own.""",
+    lesson="""Padding is an op too: it copies x into the middle of a larger map. Its pullback reads the middle again
+    and throws the frame away, because constant zeros need no gradient. Cut as many rows as x has, but from the corner,
+    and the shape is right while every number stands p places off.""",
     truth=TRUTH,
     cases=maps((2, 4, 5, 2, 3, 3, 2), (1, 3, 4, 1, 5, 2, 2), padding=(1, 2)),
     linear=(0, 1),
@@ -236,10 +236,10 @@ def dilated_conv2d(x, w, *, dilation):
 
 CLOSE_TAPS = Exercise(
     name="close-taps",
-    symptom="Dilation was to widen the view; the filters learn what small filters learn, and score worse.",
+    symptom="Dilation should widen the view, but the filters learn what small filters learn, only worse.",
     story="""The network sees twice as far in the forward pass. Its filters, drawn after training, are smooth little
     blobs, as if neighbouring taps had met neighbouring pixels. With dilation 1 the layer passes every test, and there
-    were no others.""",
+    are no other tests.""",
     op=dilated_conv2d,
     anchors=("E11", "E6"),
     hint="Compare the slices of x: which pixels did tap (m, n) read in the forward pass, and which does E11 read?",
@@ -249,9 +249,9 @@ CLOSE_TAPS = Exercise(
             'xp.einsum("nijc,nijd->cd", x[:, m * r : m * r + P, n * r : n * r + Q], dy)  # E11, E6',
         ),
     ),
-    lesson="""E4, E11 and E13 share one rule about who meets whom: tap (m, n) of window (i, j) and pixel (i + m·r, j +
-    n·r). It must be the same rule three times. Tap (0, 0) is right by accident, which is why the filters are not pure
-    noise. Test every option with a value that differs from its default.""",
+    lesson="""E4, E11 and E13 share one rule about what meets what: tap (m, n) of window (i, j) meets pixel
+    (i + m·r, j + n·r). It must be the same rule all three times. Tap (0, 0) is right by accident, which is why the
+    filters are not pure noise. Test every option with a value that differs from its default.""",
     truth=TRUTH,
     cases=maps((2, 5, 6, 1, 2, 3, 2), (1, 6, 5, 2, 3, 2, 2), dilation=(2, 2)),
     linear=(0, 1),
@@ -284,10 +284,10 @@ def strided_conv2d(x, w, *, stride):
 
 CROWDED_DELTAS = Exercise(
     name="crowded-deltas",
-    symptom="Everything below a strided layer learns only from the upper left quarter of the image.",
-    story="""Replacing pooling by stride 2 costs ten points of accuracy. The gradient of the input is zero on the
-    right and at the bottom, in every image, and rather large in the upper left corner. The strided layer's own
-    filters learn well.""",
+    symptom="Everything in front of a strided layer learns only from the upper left quarter of the image.",
+    story="""Replacing pooling with a stride of 2 costs ten points of accuracy. In every image the gradient of the input
+    is zero on the right and at the bottom, and rather large in the upper left corner. The strided layer's own filters
+    learn well.""",
     op=strided_conv2d,
     anchors=("E13", "E6"),
     hint="Window (1, 1) begins at pixel (s, s). Where does its delta have to stand, so that E13 finds it?",
@@ -299,7 +299,7 @@ CROWDED_DELTAS = Exercise(
     ),
     lesson="""E13 with stride: the windows stood s pixels apart, so their deltas stand s pixels apart, with s − 1
     zeros between them. A strided convolution is a convolution of which only every s-th output is kept, and what is
-    thrown away going forward is zero coming back.""",
+    thrown away on the way there is zero on the way back.""",
     truth=TRUTH,
     cases=maps((2, 5, 6, 2, 2, 3, 2), (1, 7, 5, 1, 3, 2, 2), stride=(2, 3)),
     linear=(0, 1),
@@ -337,10 +337,10 @@ def _groups(rng: numpy.random.Generator) -> list[Case]:
 
 CROSSED_GROUPS = Exercise(
     name="crossed-groups",
-    symptom="With one group the loss falls, with two it wanders.",
-    story="""With one group the layer is perfect, and the depthwise layer, as many groups as filters, is perfect too.
-    Anything between learns badly. No shape is wrong, no number is large, and the gradients have just the norm that
-    one expects.""",
+    symptom="With one group the loss falls; with two it wanders.",
+    story="""With one group the layer is perfect. With as many groups as filters, as a depthwise layer has, it is
+    perfect too. Anything in between learns badly. No shape is wrong, no number is large, and the gradients have
+    exactly the norm that one expects.""",
     op=grouped_conv2d,
     anchors=("E6", "E11", "E13"),
     hint="Filters 0, 1, 2 are group 0, and 3, 4, 5 group 1. Which filters does the reshape put into group 0?",
@@ -350,9 +350,10 @@ CROSSED_GROUPS = Exercise(
             "deltas = xp.reshape(dy, (N, P, Q, g, D // g))",
         ),
     ),
-    lesson="""A reshape splits an axis from left to right: (g, D/g) are g runs of neighbouring filters, (D/g, g) deals
-    the filters out like cards. The forward pass did the first, so deltas dealt out end up with the filters of another
-    group. With g = 1 or D/g = 1 both are the same: another mistake that hides in square and trivial sizes.""",
+    lesson="""A reshape splits an axis from left to right: (g, D/g) makes g runs of neighbouring filters, (D/g, g)
+    deals the filters out like cards. The forward pass did the first, so deltas that are dealt out end up with the
+    filters of another group. With g = 1 or D/g = 1 both are the same: another mistake that hides behind square and
+    trivial sizes.""",
     truth=TRUTH,
     cases=_groups,
     linear=(0, 1),

@@ -1,7 +1,7 @@
 """Exercises on whole rows of numbers: losses, dense layers, activations, shortcuts, batch norm.
 
-The ops are wrong on purpose, in one place of their backward pass each. They carry no type hints and no checks, so that
-nothing stands between the reader and the formula.
+Each op is wrong on purpose, in one place of its backward pass. It has no type hints and no checks, so that nothing
+stands between the reader and the formula.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def _loss_by_loops(y: numpy.ndarray, t: numpy.ndarray) -> Any:
 
 FORGOTTEN_MEAN = Exercise(
     name="forgotten-mean",
-    symptom="The learning rate that works with batches of 8 explodes with batches of 256.",
-    story="""The loss is printed as a mean over the batch, and looks sane. With small batches the network learns well.
-    A bigger machine allows bigger batches, and now the very first steps jump to NaN; only a learning rate divided by
-    the batch size helps. Somebody writes a rule for that into the team's wiki.""",
+    symptom="With batches of 8 the network learns; with 256, at the same learning rate, it explodes.",
+    story="""The loss that is printed is a mean over the batch, and looks sane. With small batches the network learns
+    well. A bigger machine allows bigger batches, and now the loss is NaN after a few steps; only dividing the learning
+    rate by the batch size helps. Somebody writes a rule for that into the team's wiki.""",
     op=softmax_cross_entropy,
     anchors=("E10",),
     hint="E is a mean of N terms. What is the derivative of a mean with respect to one of its terms?",
     fix=(("return dE * (xp.exp(log_p) - wanted)  # E10", "return dE * (xp.exp(log_p) - wanted) / N  # E10"),),
     lesson="""The famous delta softmax(y) − onehot(t) belongs to one example. E is the mean over N of them, so each
-    gets 1/N of dE. Without it every gradient of the network is N times too long: the direction is right, so it
-    trains, at a learning rate that nobody asked for. Whatever the forward pass divides by, the backward pass divides
-    by too.""",
+    gets 1/N of dE. Without that every gradient of the network is N times too long: its direction is right, so the
+    network trains, but at a learning rate that nobody chose. Whatever the forward pass divides by, the backward pass
+    divides by too.""",
     truth=_loss_by_loops,
     cases=_logits,
 )
@@ -88,7 +88,7 @@ AVERAGED_BIAS = Exercise(
     the spike thinner. On images that are brighter than those in training, accuracy is poor.""",
     op=dense,
     anchors=("E16", "E12"),
-    hint="The same bias is added to each of the N rows. By how many roads does it reach the loss?",
+    hint="The same bias is added to each of the N rows. By how many paths does it reach the loss?",
     fix=(("db = xp.mean(dy, axis=0)  # E16", "db = xp.sum(dy, axis=0)  # E16"),),
     lesson="""What is used N times collects N deltas: broadcasting forward is summing backward, here over the batch
     and in a convolution over every position too (E12). The mean over the batch, if the loss has one, is already
@@ -122,9 +122,9 @@ def _square_by_loops(x: numpy.ndarray, w: numpy.ndarray) -> Any:
 
 SQUARE_WEIGHTS = Exercise(
     name="square-weights",
-    symptom="One layer learns; the deeper the stack of equal layers, the worse it gets.",
-    story="""With a hidden layer of another width the code stopped at once: the shapes did not fit. Since all hidden
-    layers have 64 units the error is gone. The last layer learns, those in front of it wander about, and a network of
+    symptom="One layer learns; the more equal layers are stacked, the worse it gets.",
+    story="""With hidden layers of different widths the code stopped at once: the shapes did not match. Now that all of
+    them have 64 units, the error is gone. The last layer learns, those in front of it wander about, and a network of
     eight layers is worse than one of two. Every shape in the program is right.""",
     op=square_dense,
     anchors=("E16",),
@@ -156,13 +156,13 @@ def _signed(rng: numpy.random.Generator) -> list[Case]:
 
 DELTA_MASK = Exercise(
     name="delta-mask",
-    symptom="The loss falls for a while and stalls; but the saliency maps look wonderfully crisp.",
+    symptom="The loss falls for a while, then stalls; yet the saliency maps look wonderfully crisp.",
     story="""A colleague copied the activation from a program that draws what a network looks at. Training starts
     well, then stalls far too early: weights that should shrink never do. The pictures, on the other hand, are the
     best that anyone has seen.""",
     op=relu,
     anchors=("E14", "E7"),
-    hint="E14 multiplies the delta by the slope of f. At which number does the slope have to be looked up?",
+    hint="E14 multiplies the delta by the slope of f. At which number must that slope be taken?",
     fix=(("return dy * (dy > 0.0)  # E14", "return dy * (x > 0.0)  # E14"),),
     lesson="""The gate was opened or closed by x, in the forward pass. What comes back later, positive or negative,
     has no say in it. Masking by dy lets only good news through: that is the rule of the *deconvnet* of Zeiler and
@@ -189,10 +189,10 @@ def _with_zeros(rng: numpy.random.Generator) -> list[Case]:
 
 SLOPE_AT_ZERO = Exercise(
     name="slope-at-zero",
-    symptom="Agrees with another framework on photographs, drifts away from it on scanned letters.",
+    symptom="The network agrees with another framework on photographs, but not on scanned letters.",
     story="""The same weights in two frameworks, the same batches: on photographs the two agree to the last digit for
-    thousands of steps. On scanned letters, white turned into zeros and the biases still at zero, they part in the
-    first step. No gradient check, here or there, finds anything.""",
+    thousands of steps. On scanned letters, where white is 0 and all biases are still 0, they part in the first step.
+    No gradient check, here or there, finds anything.""",
     op=rectify,
     anchors=("E14",),
     hint="How many units of a scanned letter are exactly 0 before the first ReLU, while the biases are 0?",
@@ -238,16 +238,16 @@ def residual_by_loops(x: numpy.ndarray, w: numpy.ndarray) -> Any:
 
 FORGOTTEN_SHORTCUT = Exercise(
     name="forgotten-shortcut",
-    symptom="The blocks have shortcuts, and yet the gradient of fifty layers vanishes as if they had none.",
+    symptom="The blocks have shortcuts, yet over fifty layers the gradient vanishes as if they had none.",
     story="""The network with shortcuts is as hard to train as the plain one: the deltas of the first layers are a
-    millionth of those of the last. The forward pass is the paper's, and a block with zero weights is the identity, as
-    it should be.""",
+    millionth of those of the last. The forward pass is that of the paper, and a block with zero weights is the
+    identity, as it should be.""",
     op=residual,
     anchors=("E16", "E14"),
-    hint="x reaches y by two roads. How many terms does dx have?",
+    hint="x reaches y by two paths. How many terms does dx have?",
     fix=(("dx = dh @ w.T  # E16", "dx = dy + dh @ w.T  # E16, and the shortcut"),),
-    lesson="""Where roads part in the forward pass, the deltas that come back on them add up. The shortcut's delta is
-    dy itself, whole and undamped: that one summand is the reason why residual networks can be deep.""",
+    lesson="""Where paths part in the forward pass, the deltas that come back along them add up. The shortcut's delta
+    is dy itself, whole and undamped: that one summand is why residual networks can be deep.""",
     truth=residual_by_loops,
     cases=_square,
 )
@@ -290,14 +290,14 @@ UPHILL_DECAY = Exercise(
     symptom="The stronger the weight decay, the larger the weights.",
     story="""Weight decay was switched on against overfitting, and the training loss that is printed, penalty
     included, begins to rise after a while. More decay makes it rise sooner. In the end the weights overflow. The
-    author of the line points at E17: descent subtracts, so the decay carries a minus.""",
+    author of the line points to E17: descent subtracts, so the decay gets a minus sign.""",
     op=ridge,
     anchors=("E17", "E10"),
     hint="Who subtracts: the gradient, or the step w ← w − η · ∂E/∂w that uses it?",
     fix=(("- decay * w  # E16, and weight decay: E17 subtracts it", "+ decay * w  # E16, and weight decay"),),
     lesson="""The pullback returns ∂E/∂w, which points uphill and knows nothing of the step. The one minus sign of
-    gradient descent stands in E17. With a second one in the gradient, the two cancel, and the penalty is climbed
-    instead of descended: w ← (1 + η λ) w.""",
+    gradient descent stands in E17. A second one in the gradient cancels it, and the step climbs the penalty instead of
+    descending it: w ← (1 + η λ) w.""",
     truth=_ridge_by_loops,
     cases=_regression,
 )
@@ -328,9 +328,9 @@ def _batch(rng: numpy.random.Generator) -> list[Case]:
 FROZEN_STATISTICS = Exercise(
     name="frozen-statistics",
     symptom="The weights in front of a batch norm grow and grow, although their scale changes nothing.",
-    story="""Multiplying all weights of the layer in front by ten changes nothing in the output, so their gradient
-    should not point along themselves. It does: they grow every epoch, and each step counts for less. dγ and dβ have
-    been checked by hand, twice.""",
+    story="""Multiplying all weights of the layer in front by ten changes nothing in the output, so the gradient of
+    these weights should not point along the weights. It does: they grow every epoch, and each step counts for less.
+    dγ and dβ have been checked by hand, twice.""",
     op=batch_norm,
     anchors=("E14",),
     hint="E14 is for a function of each number by itself. Which of the y change when one x changes?",
@@ -340,10 +340,10 @@ FROZEN_STATISTICS = Exercise(
             "dx = (dx_hat - xp.mean(dx_hat, axis=0) - x_hat * xp.mean(dx_hat * x_hat, axis=0)) / s",
         ),
     ),
-    lesson="""The mean and the spread are computed from x, so each x moves every y of its channel: by the direct road,
-    through the mean and through the variance. Shifting or stretching the whole batch leaves y as it is, so the two
-    new terms take exactly those directions out of dx. Freezing the statistics is right in inference, where they are
-    given numbers, and only there.""",
+    lesson="""The mean and the spread are computed from x, so each x moves every y of its channel, in three ways:
+    directly, through the mean and through the variance. Shifting or stretching the whole batch leaves y as it is, so
+    the two new terms take exactly those directions out of dx. Freezing the statistics is right in inference, where
+    they are given numbers, and only there.""",
     truth=by_loops("batch_norm", 3),
     cases=_batch,
     linear=(1, 2),

@@ -37,9 +37,9 @@ Truth = Callable[..., tuple[Any, Callable[[Any], tuple]]]
 class Exercise:
     """A backward pass with one mistake in it. ``print`` shows all that a learner gets.
 
-    ``op`` is the wrong op and ``code`` its text, ``file()`` the text of a file to be mended; ``symptom``, ``story``,
-    ``hint`` and ``anchors`` (equations) are told before, ``diff``, ``lesson`` and ``why_blind`` after. ``caught_by``
-    names the witnesses that see the mistake.
+    ``op`` is the wrong op, ``code`` its text, and ``file()`` the text of a file to mend. Before the repair learners get
+    ``symptom``, ``story``, ``hint`` and ``anchors`` (equations), after it ``diff``, ``lesson`` and ``why_blind``.
+    ``caught_by`` names the witnesses that see the mistake, ``luck`` those that see it only sometimes.
 
     >>> import dualnet as dn
     >>> exercise = dn.zoo.show("delta-mask")
@@ -96,17 +96,17 @@ class Exercise:
 
     def file(self, path: str = "FILE.py") -> str:
         """The wrong op as a file of its own, to be repaired."""
-        told = paragraph(self.story)
+        story = paragraph(self.story)
         ask = f"Mend {self.op.__name__} below. Then:  dualnet zoo {self.name} --grade {path}"
-        return f'"""{self.name}: {self.symptom}\n\n{told}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'
+        return f'"""{self.name}: {self.symptom}\n\n{story}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'
 
     def __str__(self) -> str:
         found = self.examine(self.op)
         title = f"{self.name}  ({', '.join(self.anchors)} in docs/derivation.md)"
-        told = f"{self.symptom}\n\n{paragraph(self.story)}"
+        story = f"{self.symptom}\n\n{paragraph(self.story)}"
         ask = f"There is one mistake, in the pullback. A hint:  dualnet zoo {self.name} --hint"
         code = f"{self.preamble}\n\n\n{self.code}"
-        return f"{title}\n{'=' * len(title)}\n{told}\n\n\n{code}\n\n{found}\n\n{ask}"
+        return f"{title}\n{'=' * len(title)}\n{story}\n\n\n{code}\n\n{found}\n\n{ask}"
 
     def __repr__(self) -> str:
         return f"<exercise {self.name}: {self.symptom}>"
@@ -125,7 +125,7 @@ class Exercise:
 
 
 class Solution:
-    """A repaired op, which can be called and graded; ``print`` shows what was changed, and why.
+    """A repaired op, which can be called and graded; ``print`` shows what changed, and why.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.zoo.solution("delta-mask")(dn.asarray([-1.0, 2.0]))
@@ -140,6 +140,7 @@ class Solution:
         self.__name__ = exercise.op.__name__
 
     def __call__(self, *arrays: Any, **options: Any) -> Any:
+        """Call the repaired op."""
         return self.op(*arrays, **options)
 
     def __str__(self) -> str:
@@ -157,15 +158,15 @@ def paragraph(text: str) -> str:
 
 
 def hung(text: str, indent: int) -> str:
-    """A paragraph whose lines hang below its first word."""
+    """A paragraph whose other lines are indented to stand below the first."""
     return textwrap.fill(" ".join(text.split()), WIDTH - indent).replace("\n", "\n" + " " * indent)
 
 
-# -- code that comes as text -------------------------------------------------------------------------------------------
+# -- code from text ----------------------------------------------------------------------------------------------------
 
 
 class _Text(importlib.abc.ExecutionLoader):
-    """Imports a module from a text, and leaves no files behind."""
+    """Imports a module from text, and leaves no files behind."""
 
     def __init__(self, text: str, path: str) -> None:
         self.text, self.path = text, path
@@ -181,7 +182,7 @@ class _Text(importlib.abc.ExecutionLoader):
 
 
 def load(text: str, path: str, name: str) -> Callable[..., Any]:
-    """The function ``name`` from a text, which is run as Python runs a file."""
+    """The function ``name`` from text, which is run as Python runs a file."""
     loader = _Text(text, path)
     spec = importlib.util.spec_from_loader(Path(path).stem, loader)
     if spec is None:
@@ -195,7 +196,7 @@ def load(text: str, path: str, name: str) -> Callable[..., Any]:
         raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from None
     op = getattr(module, name, None)
     if not callable(op):
-        raise ValueError(f"{path} has no function {name!r}; keep the name that the exercise gave it")
+        raise ValueError(f"{path} has no function {name!r}; keep the name that the exercise gives it")
     return op
 
 
@@ -204,7 +205,7 @@ def read(path: str | Path, name: str) -> Callable[..., Any]:
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text; expected a Python file with {name!r} in it") from None
+        raise ValueError(f"{path} is not a text file; expected a Python file that defines {name!r}") from None
     return load(text, str(path), name)
 
 
@@ -212,7 +213,7 @@ def read(path: str | Path, name: str) -> Callable[..., Any]:
 
 
 def by_loops(op: str, count: int = 1) -> Truth:
-    """The loops of an op of dualnet: the first ``count`` of its gradients."""
+    """The truth about one of dualnet's ops from its loops, with the first ``count`` of its gradients."""
 
     def truth(*arrays: numpy.ndarray, **options: Any) -> tuple[Any, Callable[[Any], tuple]]:
         def backward(dy: numpy.ndarray) -> tuple:

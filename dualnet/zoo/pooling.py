@@ -14,7 +14,7 @@ __all__ = ["EXERCISES"]
 
 
 def avg_pool2d(x, *, size, padding):
-    """The mean of the units of each window (padding is none), windows side by side. pullback(dy) -> dx."""
+    """The mean of the units of each window (padding does not count), windows side by side. pullback(dy) -> dx."""
     xp = namespace("avg_pool2d", x=x)
     (N, H, W, C), k, p = x.shape, size, padding
     P, Q = (H + 2 * p - k) // k + 1, (W + 2 * p - k) // k + 1  # E6
@@ -52,16 +52,16 @@ def _padded_maps(rng: numpy.random.Generator) -> list[Case]:
 COUNTED_PADDING = Exercise(
     name="counted-padding",
     symptom="Objects at the border of the image are learned more slowly than those in the middle.",
-    story="""Average pooling with padding, and the padding is not counted: that was checked, on images of ones, whose
-    borders come out as ones. Yet what lies at the border, and most of all in the corners, learns as if its learning
-    rate were smaller.""",
+    story="""Average pooling with padding, and the padding does not count: this was checked with images of ones, whose
+    borders come out as ones. Yet whatever lies at the border, and most of all in the corners, is learned as if the
+    learning rate were smaller there.""",
     op=avg_pool2d,
     anchors=("E15", "E8"),
     hint="A window in the corner was divided by fewer units. By how many is its delta divided?",
     fix=(("share = dy / (k * k)  # E15", "share = dy / units  # E15"),),
-    lesson="""The way back uses the very number M that the way there used, window by window: y = Σ / M, so each unit
-    gets 1/M. In the middle of the map M is k · k and the mistake is not there. A check that looks only at the middle,
-    or only at maps without padding, passes.""",
+    lesson="""Window by window, the way back must use the same number M as the way there: y = Σ / M, so each unit
+    gets 1/M. In the middle of the map M is k · k, and all is right. A check that looks only at the middle, or only at
+    maps without padding, passes.""",
     truth=_average_by_loops,
     cases=_padded_maps,
     linear=(0,),
@@ -98,8 +98,8 @@ def _maps_with_ties(rng: numpy.random.Generator) -> list[Case]:
 
 TIED_WINNERS = Exercise(
     name="tied-winners",
-    symptom="On flat drawings, the layers below the pooling overshoot; on photographs all is well.",
-    story="""The pooling was tested by itself: random maps, finite differences, the results of PyTorch, all green. On
+    symptom="On flat drawings the layers in front of the pooling overshoot; on photographs all is well.",
+    story="""The pooling was tested by itself: random maps, finite differences, PyTorch's results, all green. On
     photographs the network trains as it should. On pictures with flat areas the layers in front of the pooling jump
     about, as if their learning rate were up to four times too high.""",
     op=max_pool2d,
@@ -115,11 +115,11 @@ TIED_WINNERS = Exercise(
             "won = (x[:, m::k, n::k] == y) & free\n                free = free & ~won",
         ),
     ),
-    lesson="""E15 sends the *whole* error to *the* winner: one unit. Asking who equals the maximum finds all of them,
-    and each is paid in full. Ties are no rarity: wherever the image is flat, so is the map. (Ties of zeros behind a
-    ReLU are common too, and stay unseen: E14 stops what they are paid.) Random test data have no ties, so a test
-    needs small integers on purpose. Dividing dy among the equals would be another, milder, wrong answer: dualnet pays
-    the first in row-major order, on every backend.""",
+    lesson="""E15 sends the *whole* error to *the* winner: one unit. Asking which units equal the maximum finds all of
+    them, and each is paid in full. Ties are not rare: wherever the image is flat, so is the map. (Ties of zeros behind
+    a ReLU are common too, but go unnoticed: E14 stops what they are paid.) Random test data have no ties, so a test
+    needs small integers on purpose. Dividing dy among the equals would be another, milder mistake: dualnet pays the
+    first in row-major order, on every backend.""",
     truth=_max_by_loops,
     cases=_maps_with_ties,
     caught_by=("loops",),
@@ -173,13 +173,13 @@ ZERO_WINDOW = Exercise(
     fix=(("length = y", "length = xp.where(y == 0.0, 1.0, y)  # E15  a window of zeros sends 0 / 1"),),
     lesson="""x / y is 0 / 0 where a window is all zeros: a kink, at which E15 says 0. One NaN in dx meets every
     weight in E11, and all are lost. The forward pass shows nothing, because √0 is a number. Replace y *before*
-    dividing: choosing afterwards, between a NaN and a 0, is too late where the NaN has already been multiplied into a
+    dividing: choosing between a NaN and a 0 afterwards is too late if the NaN has already been multiplied into a
     sum.""",
     truth=_length_by_loops,
     cases=_maps_with_empty_windows,
     caught_by=("loops",),
     blind={
-        "slopes": "At a window of zeros the length has a kink: the check moves away from it, and finds no zeros there.",
+        "slopes": "At a window of zeros the length has a kink: the check moves to another point, without such windows.",
         "parity": "0 / 0 is NaN on every machine.",
         "pytorch": "The stored map has no window of zeros.",
     },
@@ -219,7 +219,7 @@ LOST_WINNERS = Exercise(
     name="lost-winners",
     symptom="The brightest spots of an image get too little gradient, though the code says +=.",
     story="""With 2 × 2 windows side by side the pooling is right to the last digit. With 3 × 3 windows two apart, as
-    in AlexNet, it learns less than it should. The code has been read by three people: each of them found the +=, and
+    in AlexNet, the network learns less than it should. Three people have read the code: each of them found the +=, and
     was content. On a GPU the result is not even the same twice.""",
     op=overlapping_max_pool2d,
     anchors=("E15",),
@@ -240,7 +240,7 @@ LOST_WINNERS = Exercise(
     ),
     lesson="""z[index] += v reads all the places, adds, and writes all of them back. A place that stands in the index
     three times is written three times, with one summand each: the last one stays. A unit that wins in four windows is
-    owed four deltas. Within one tap no two windows share a unit, so a loop over taps adds safely.""",
+    owed four deltas. For one tap alone no two windows share a unit, so a loop over the taps adds safely.""",
     truth=_overlap_by_loops,
     cases=_overlapping,
 )

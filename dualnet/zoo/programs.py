@@ -55,16 +55,16 @@ def _square(rng: numpy.random.Generator) -> list[Case]:
 LAST_USE = Exercise(
     name="last-use",
     symptom="A layer that is used twice learns as if it were used once.",
-    story="""Two branches of the network share their weights, which halved the file. Training is stable, the deltas
-    that reach the input are right, but the shared layer follows one of its uses only and serves the other badly.
-    Giving each branch its own layer works at once.""",
+    story="""Two branches of the network share their weights, which halved the file. Training is stable, and the
+    deltas that reach the input are right. But the shared layer follows only one of its uses and serves the other
+    badly. Give each branch its own layer, and all is well.""",
     op=used_twice,
     anchors=("E16", "E18"),
-    hint="w stands twice in the formula of y. How many of its two gradients arrive at the return?",
+    hint="w stands twice in the formula of y. How many of its two gradients reach the return?",
     fix=(("dw = x.T @ delta  # E16", "dw = dw + x.T @ delta  # E16, for the other use too"),),
-    lesson="""Weight sharing in the forward pass is a sum in the backward pass. It is the same sum as E11, where a
-    filter is shared by all windows (E18), and the same as in the bias: used twice, two deltas. A dictionary of
-    gradients that is *updated* instead of added to makes this mistake in real programs.""",
+    lesson="""Weight sharing in the forward pass is a sum in the backward pass. It is the same sum as in E11, where
+    all windows share a filter (E18), and as for the bias: used twice, two deltas. Real programs make this mistake with
+    a dictionary of gradients that is *updated* instead of added to.""",
     truth=_twice_by_loops,
     cases=_square,
 )
@@ -100,10 +100,10 @@ def _units(rng: numpy.random.Generator) -> list[Case]:
 
 SECOND_DRAW = Exercise(
     name="second-draw",
-    symptom="Dropout hurts: the higher its rate, the less the network learns, on the training images too.",
-    story="""At a rate of 0 the network learns perfectly, at 0.1 it learns worse, at 0.5 the loss jumps about.
-    Forward, the share of zeros and the mean are those that were asked for. Backward, the share of zeros and the mean
-    are those that were asked for, too.""",
+    symptom="Dropout hurts: the higher its rate, the less the network learns, even on its training images.",
+    story="""At a rate of 0 the network learns perfectly, at 0.1 it learns worse, at 0.5 the loss jumps about. Forward,
+    the share of zeros and the mean are just as they should be. Backward, the share of zeros and the mean are just as
+    they should be, too.""",
     op=dropout,
     anchors=("E14",),
     hint="Which units were dropped on the way there, and which on the way back?",
@@ -112,8 +112,8 @@ SECOND_DRAW = Exercise(
         ("return dy * mask() / (1.0 - rate)  # E14", "return dy * kept / (1.0 - rate)  # E14"),
     ),
     lesson="""The pullback belongs to the function that *was* computed, and that function had one particular mask. A
-    new draw is the gradient of another network. Everything random is decided in the forward pass and kept, or kept as
-    a key from which the same numbers can be computed again.""",
+    new draw gives the gradient of another network. Everything random is decided in the forward pass and kept, or kept
+    as a key from which the same numbers can be computed again.""",
     truth=_dropout_by_loops,
     cases=_units,
     linear=(0,),
@@ -141,10 +141,10 @@ def residual_in_place(x, w):
 
 BORROWED_DELTA = Exercise(
     name="borrowed-delta",
-    symptom="A block sends back only what its branch lets through; and a layer elsewhere gets wrong deltas.",
+    symptom="A block sends back only what its branch lets through, and a layer elsewhere gets wrong deltas.",
     story="""Both summands are there, the shortcut and the branch. Each formula, computed on paper, is right. In the
-    network, the block is wrong, and so is a layer in another branch that was given the same dy; which one of them is
-    wrong depends on the order in which they are run.""",
+    network the block is wrong. So, at times, is a layer in another branch that is given the same dy: it depends on
+    which of the two runs first.""",
     op=residual_in_place,
     anchors=("E14", "E16"),
     hint="How many arrays are there: one with two names, or two?",
@@ -155,11 +155,12 @@ BORROWED_DELTA = Exercise(
         ),
     ),
     lesson="""An assignment gives a name and copies nothing. dy belongs to the caller, who may hand it to other
-    branches, or look at it later. A pullback changes nothing that came in; in place is for arrays of its own.""",
+    branches, or look at it later. A pullback changes nothing that it was given; it works in place only on arrays of its
+    own.""",
     truth=residual_by_loops,
     cases=_square,
     caught_by=("loops", "slopes", "pytorch", "manners"),
-    blind={"parity": "The order of the lines is the same on every backend, and so is the array that they spoil."},
+    blind={"parity": "The lines run in the same order on every backend, and spoil the same array."},
 )
 
 
@@ -195,17 +196,18 @@ def _points(rng: numpy.random.Generator) -> list[Case]:
 
 UNWRITTEN_PIXELS = Exercise(
     name="unwritten-pixels",
-    symptom="NaN after some hundred steps, on one machine only; under the debugger all is well.",
+    symptom="NaN after a few hundred steps, on one machine only; under the debugger all is well.",
     story="""On the author's laptop the tests have been green for months. On the server, training ends in NaN:
     sometimes after a hundred steps, sometimes after ten thousand, never twice at the same step. A fresh process is
     always right at first.""",
     op=pointwise_conv2d,
     anchors=("E13",),
-    hint="With stride 2, three pixels of four are read by no window. Which line gives them their gradient?",
+    hint="With stride 2, no window reads three out of four pixels. Which line gives them their gradient?",
     fix=(("dx = xp.empty(x.shape, dtype=x.dtype)", "dx = xp.zeros(x.shape, dtype=x.dtype)"),),
-    lesson="""A pixel that nobody reads has the gradient 0, and a sum without terms is 0 only if somebody writes the
-    0. empty() hands out memory as it is: often zeros that the system has just cleaned, sometimes yesterday's numbers.
-    The pretend device of the backend strict fills such memory with NaN, so that nothing is right by luck.""",
+    lesson="""A pixel that no window reads has the gradient 0, and a sum without terms is 0 only if somebody writes
+    that 0. empty() hands out memory as it is: often zeros, because the system has just cleared it, sometimes
+    yesterday's numbers. The backend strict, a pretend device, fills such memory with NaN, so that nothing is right by
+    luck.""",
     truth=_pointwise_by_loops,
     cases=_points,
     linear=(0, 1),
@@ -250,7 +252,7 @@ STALE_COLUMNS = Exercise(
     symptom="Every check is green, yet a network that uses one layer twice learns nonsense.",
     story="""Keeping the large array of columns between steps made training faster, and every gradient check still
     passes to the last digit. A plain network trains as before. A siamese network, which runs the same layer on two
-    images before it goes back, does not learn; neither does one whose author prints a prediction between forward and
+    images before it goes back, does not learn; nor does one whose author prints a prediction between forward and
     backward.""",
     op=conv2d_by_columns,
     anchors=("E11",),
@@ -266,10 +268,10 @@ STALE_COLUMNS = Exercise(
             "    columns = xp.empty((N, P, Q, k1, k2, C), dtype=x.dtype)  # this call's own\n",
         ),
     ),
-    lesson="""A pullback is a function *at the point where the op was called*, and whatever it needs of that point
-    must be its own. Memory that outlives the call belongs to whoever calls next. No witness that compares the numbers
-    of one forward and one backward pass can see this: it takes two calls, in the wrong order. That is why the grader
-    tests manners too, and why the ops of dualnet keep nothing on a layer.""",
+    lesson="""A pullback is the derivative *at the point where the op was called*, and whatever it needs from that
+    point must be its own. Memory that outlives the call belongs to whoever calls next. No witness that compares the
+    numbers of one forward and one backward pass can see this: it takes two calls, in the wrong order. That is why the
+    grader tests manners too, and why dualnet's ops keep nothing on a layer.""",
     truth=TRUTH,
     cases=maps((2, 4, 5, 2, 2, 3, 3), (1, 5, 4, 1, 3, 2, 2)),
     linear=(0, 1),

@@ -1,13 +1,13 @@
-"""The witnesses that speak for or against a pullback, and the report of what they said.
+"""The witnesses that speak for or against a pullback, and the report of what they say.
 
     loops     plain loops in float64, forward and every gradient; float32 within τ of them
     slopes    two dot products where the op is linear, central differences elsewhere (dn.check)
     parity    the same numbers on every backend that runs here, within 2 τ
     pytorch   numbers that PyTorch computed once, stored beside this file
 
-A *witness* here is what docs/numerics.md calls so. Two more look at what numbers alone do not show: ``forward`` (is y
-right at all?) and ``manners`` (are inputs left alone, may forward run twice, does float32 stay float32?). And
-``all ones`` is a bad witness, kept to show how bad: the check that many people write first.
+These are the witnesses of docs/numerics.md. Two more look at what gradients alone do not show: ``forward`` (is y right
+at all?) and ``manners`` (are inputs left alone, may forward run twice, does float32 stay float32?). And ``all ones`` is
+a bad witness, kept to show how bad it is: the check that many people write first.
 """
 
 from __future__ import annotations
@@ -39,27 +39,29 @@ LOOPS = "the loops say"
 
 @dataclass(frozen=True)
 class Trial:
-    """One comparison: who made it, and what was wrong; nothing if all was well."""
+    """One comparison: which witness made it, and what it found wrong; nothing if all is well."""
 
     witness: str
     found: str = ""
     error: float = 0.0
-    what: str = ""  # the gradient that was looked at
+    what: str = ""  # the gradient that was compared
 
     @property
     def ok(self) -> bool:
+        """Is nothing wrong?"""
         return not self.found
 
 
 @dataclass
 class Report:
-    """What the witnesses said of an op; true if none of them found anything."""
+    """What the witnesses say about an op; true if none of them found anything."""
 
     exercise: str
     trials: list[Trial] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
+        """Did every witness speak, and none find anything?"""
         return {trial.witness for trial in self.trials} == set(JUDGES) and not self.caught_by
 
     @property
@@ -70,7 +72,7 @@ class Report:
 
     @property
     def worst(self) -> float:
-        """The largest error that was found, relative to the size of what is right."""
+        """The largest error that was found, relative to the size of the right result."""
         return max((trial.error for trial in self.trials if not trial.ok), default=0.0)
 
     def __bool__(self) -> bool:
@@ -78,15 +80,15 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.exercise}: {'PASSED' if self.passed else 'WRONG'}"]
-        told: set[str] = set()
+        shown: set[str] = set()
         for judge in JUDGES:
             trials = [trial for trial in self.trials if trial.witness == judge]
             wrong = [trial for trial in trials if not trial.ok]
             lines.append(f"  {judge:<8}  {'wrong' if wrong else 'ok':<6}  {tally(trials, wrong)}")
             for first in wrong[:1]:
-                lines[-1] += ", the same" * (first.found in told)
-                lines += [] if first.found in told else [f"{'':20}{hung(first.found, 20)}"]
-                told.add(first.found)
+                lines[-1] += ", the same" * (first.found in shown)
+                lines += [] if first.found in shown else [f"{'':20}{hung(first.found, 20)}"]
+                shown.add(first.found)
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -96,7 +98,7 @@ class Report:
 
 
 def tally(trials: list[Trial], wrong: list[Trial]) -> str:
-    """How many comparisons failed, of which gradients; and which gradients are right."""
+    """How many comparisons failed, for which gradients, and which gradients are right."""
     if not wrong:
         return f"{len(trials)} comparisons agree"
     bad, all_of_them = ({trial.what: None for trial in some if trial.what} for some in (wrong, trials))
@@ -117,7 +119,7 @@ def examine(exercise: Exercise, op: Callable[..., Any]) -> Report:
 
 
 def heard(judge: str, hear: Callable[..., Iterator[Trial]], exercise: Exercise, op: Callable[..., Any]) -> list[Trial]:
-    """What one witness says; an exception is a finding too."""
+    """What one witness says. An exception is a finding too."""
     trials = []
     try:
         for trial in hear(exercise, op):
@@ -128,7 +130,7 @@ def heard(judge: str, hear: Callable[..., Iterator[Trial]], exercise: Exercise, 
 
 
 def line(error: Exception, op: Callable[..., Any]) -> str:
-    """The line of the learner's own file in which an exception arose."""
+    """The line of the learner's own file where an exception arose."""
     file = getattr(getattr(op, "__code__", None), "co_filename", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" in line {lines[-1]}" if lines else ""
@@ -204,7 +206,7 @@ def pytorch(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
 
 
 def manners(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
-    """Does it leave alone what is not its own, and return what came in?"""
+    """Does it leave its inputs alone, keep float32, and still work after a second call and another forward pass?"""
     for case, dy in with_deltas(exercise):
         given = [asarray(a.astype("float32") if a.dtype.kind == "f" else a.copy()) for a in case.arrays]
         before = [to_numpy(a).copy() for a in given]
@@ -214,19 +216,21 @@ def manners(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
         kept = [to_numpy(g).copy() for g in first]
         for name, a, b in zip([*arguments(exercise), "dy"], [*given, delta], [*before, dy.astype("float32")]):
             changed = not numpy.array_equal(to_numpy(a), b)
-            yield Trial("manners", f"{shapes(exercise, case)}: {name}, which came from outside, was changed" * changed)
+            yield Trial(
+                "manners", f"{shapes(exercise, case)}: {name}, which belongs to the caller, was changed" * changed
+            )
         for name, a in zip(["y", *names(exercise)], [y, *first]):
             wrong = a.dtype.name != "float32"
-            yield Trial("manners", f"{shapes(exercise, case)}: {name} is {a.dtype}, for float32 inputs" * wrong)
+            yield Trial("manners", f"{shapes(exercise, case)}: {name} is {a.dtype} for float32 inputs" * wrong)
         again = as_tuple(pullback(asarray(dy.astype("float32"))))
-        yield same("the second call of the pullback gives another", exercise, case, kept, again)
+        yield same("a second call of the pullback gives a different", exercise, case, kept, again)
         op(*(asarray(a.astype("float32")[::-1] * 3 if a.dtype.kind == "f" else a) for a in case.arrays), **case.options)
         later = as_tuple(pullback(asarray(dy.astype("float32"))))
-        yield same("after another forward pass, the first one's pullback gives another", exercise, case, kept, later)
+        yield same("after another forward pass, the first pullback gives a different", exercise, case, kept, later)
 
 
 def all_ones(exercise: Exercise, op: Callable[..., Any]) -> bool:
-    """A bad check: dy = 1 everywhere, every input moved up by the same h. Does it see the mistake? (One case.)"""
+    """A bad check: dy = 1 everywhere, every element moved by the same h. Does it see the mistake? (One case.)"""
     case = drawn(exercise)[0]
     h = 1e-6
     with numpy.errstate(all="ignore"):
@@ -258,14 +262,14 @@ def with_deltas(exercise: Exercise) -> Iterator[tuple[Case, numpy.ndarray]]:
 
 
 def rounded(case: Case, dtype: str) -> Case:
-    """The case as an op in this dtype sees it."""
+    """The case with its numbers rounded to this dtype, as an op sees it."""
     return Case(
         tuple(a.astype(dtype).astype("float64") if a.dtype.kind == "f" else a for a in case.arrays), case.options
     )
 
 
 def run(op: Callable[..., Any], case: Case, dtype: str) -> tuple[numpy.ndarray, Callable[[numpy.ndarray], list]]:
-    """y, and a function from dy to the gradients; arrays of the host on both sides, which nobody else holds."""
+    """y, and a function from dy to the gradients. All arrays are on the host, and nothing else refers to them."""
     arrays = (asarray(a.astype(dtype) if a.dtype.kind == "f" else a.copy()) for a in case.arrays)
     y, pullback = op(*arrays, **case.options)
 
@@ -276,6 +280,7 @@ def run(op: Callable[..., Any], case: Case, dtype: str) -> tuple[numpy.ndarray, 
 
 
 def as_tuple(gradients: Any) -> tuple:
+    """The gradients as a tuple, also if there is only one."""
     return gradients if isinstance(gradients, tuple) else (gradients,)
 
 
@@ -291,7 +296,7 @@ def names(exercise: Exercise) -> list[str]:
 
 
 def shapes(exercise: Exercise, case: Case) -> str:
-    """What an op was called with, in words."""
+    """The arguments of a call, as text: shapes and options."""
     arrays = [f"{name} {a.shape}" for name, a in zip(arguments(exercise), case.arrays)]
     return ", ".join([*arrays, *(f"{key}={value}" for key, value in case.options.items())])
 
@@ -301,7 +306,8 @@ def each(
 ) -> Iterator[Trial]:
     """One comparison for every gradient."""
     if len(gradients) != len(expected):
-        yield Trial(witness, f"{len(gradients)} gradients came back, expected {len(expected)}", math.inf)
+        several = "1 gradient" if len(gradients) == 1 else f"{len(gradients)} gradients"
+        yield Trial(witness, f"{several} came back, expected {len(expected)}", math.inf)
     for name, gradient, right in zip(names(exercise), gradients, expected):
         yield compared(witness, name, gradient, right, limit, shapes(exercise, case), "", they)
 
@@ -309,7 +315,7 @@ def each(
 def compared(
     witness: str, name: str, got: numpy.ndarray, expected: Any, limit: float, where: str, on: str, they: str
 ) -> Trial:
-    """How far two arrays are apart, and what a reader would notice first."""
+    """How far two arrays are apart, with the worst element and what the wrong ones have in common."""
     got, expected = numpy.asarray(got, "float64"), numpy.asarray(expected, "float64")
     if got.shape != expected.shape:
         return Trial(witness, f"{where}: {name} has shape {got.shape}; expected {expected.shape}", math.inf, name)
@@ -326,7 +332,7 @@ def compared(
 
 
 def pattern(name: str, got: numpy.ndarray, expected: numpy.ndarray, gap: numpy.ndarray) -> str:
-    """What the wrong entries have in common, if it is simple: a constant factor, or how many they are."""
+    """What the wrong entries have in common: a constant factor if there is one, else how many they are."""
     if got.size == 1:
         return ""
     factor = float(numpy.vdot(got, expected) / (numpy.vdot(expected, expected) or 1.0))

@@ -12,7 +12,7 @@ from dualnet.bench import measure
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """A peer written here: ``fake(script, name=..., ...)`` makes it known by its name."""
+    """A peer written in a test: ``fake(script, name=..., ...)`` registers it under its name."""
 
     def add(text: str, name: str = "fake", library: str = "json", variants: tuple[str, ...] = ("",)) -> None:
         script = tmp_path / f"{name}_peer.py"

@@ -1,4 +1,4 @@
-"""``dualnet bench`` as on a GPU: processes that stay, bursts of steps, fewer digits, and a limit to the time."""
+"""Measuring as on a GPU: processes that stay, fewer digits, and a limit to the time."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import pytest
 from benching import QUICK, honest
 
 from dualnet import bench
-from dualnet.bench import measure, results, workers
-from dualnet.bench.peers import runner
+from dualnet.bench import measure, workers
 
 STAYING = {**QUICK, "rounds": 2, "stay": True, "modes": ["training"]}
 
 
-def test_processes_that_stay_build_once(fake, tiny, tmp_path):  # noqa: F811
-    """To and fro as before, and what a process prints is no answer."""
+def test_processes_that_stay_build_once(fake, tiny, tmp_path):
+    """Odd rounds in reverse order as before, and what a library prints does not count as an answer."""
     built = f"open({str(tmp_path / 'built')!r}, 'a').write('x'); print('compiling')"
     fake(honest() + f"\n    def waiting(task):\n        {built}\n        return lambda: None\n")
-    told: list[str] = []
-    result = bench.run([tiny], batches=[5], against=["fake"], **STAYING, tell=told.append)
+    lines: list[str] = []
+    result = bench.run([tiny], batches=[5], against=["fake"], **STAYING, tell=lines.append)
     ours, theirs = result["results"]
     assert len(theirs["rounds"]) == len(ours["rounds"]) == 2 and "differs" not in theirs
     assert (tmp_path / "built").read_text() == "x" and theirs["ready_seconds"] >= 0
-    assert [line.split(": ")[1] for line in told if "round" in line] == ["dualnet", "fake", "fake", "dualnet"]
+    assert [line.split(": ")[1] for line in lines if "round" in line] == ["dualnet", "fake", "fake", "dualnet"]
     assert (
         theirs["peak_bytes"] is None
         and result["ratios"][0]["memory"] is None
@@ -31,7 +30,7 @@ def test_processes_that_stay_build_once(fake, tiny, tmp_path):  # noqa: F811
     )
 
 
-def test_processes_that_stay_and_fail(fake, tiny):  # noqa: F811
+def test_processes_that_stay_and_fail(fake, tiny):
     """One dies while it builds, one in the second round, one never answers, one is not installed: the rest goes on."""
     fake("def facts(task):\n    return {}\ndef build(task, x, t, weights):\n    raise MemoryError('full')\n", "raises")
     later = (
@@ -40,8 +39,8 @@ def test_processes_that_stay_and_fail(fake, tiny):  # noqa: F811
     fake(honest() + later, "dies")
     fake("import time\ndef facts(task):\n    time.sleep(60)\n", "hangs")
     fake(honest(), "absent", library="no_such_library")
-    peers, told = ["raises", "dies", "absent"], []
-    rows = bench.run([tiny], batches=[5], against=peers, **STAYING, tell=told.append)["results"]
+    peers, lines = ["raises", "dies", "absent"], []
+    rows = bench.run([tiny], batches=[5], against=peers, **STAYING, tell=lines.append)["results"]
     by_name = {row["program"]: row for row in rows}
     assert by_name["raises"]["failed"] == "MemoryError: full" and "min_ms" in by_name["dualnet"]
     assert by_name["dies"]["failed"] == "ended with exit code 7" and "no_such_library" in by_name["absent"]["skipped"]
@@ -51,17 +50,17 @@ def test_processes_that_stay_and_fail(fake, tiny):  # noqa: F811
         assert hangs.process.poll() is not None
 
 
-def test_what_there_is_no_time_for_is_left_out(fake, tiny):  # noqa: F811
+def test_after_the_limit_the_rest_is_left_out(fake, tiny):
     fake(honest())
     seen = []
     result = bench.run([tiny], batches=[5, 6], against=["fake"], **STAYING, limit=0.001, keep=seen.append)
     assert {row["skipped"] for row in result["results"]} == {measure.NO_TIME} and not bench.wrong(result)
-    assert len(seen) == 2 and seen[0] is result  # kept after every network, as far as it is
+    assert len(seen) == 2 and seen[0] is result  # the result so far, after every network
     assert "no time was left" in bench.markdown(result)
 
 
 @pytest.mark.parametrize("dtype", ["tf32", "float16", "bfloat16"])
-def test_other_numbers_and_momentum(fake, dtype):  # noqa: F811
+def test_other_numbers_and_momentum(fake, dtype):
     fake(honest())
     result = bench.run(
         ["digits_cnn"], batches=[4], against=["fake"], **STAYING, dtypes=[dtype], momentum=0.9, capture=True
@@ -70,29 +69,3 @@ def test_other_numbers_and_momentum(fake, dtype):  # noqa: F811
     assert (ours["dtype"], ours["variant"], ours["program"]) == (dtype, "captured", "dualnet") and "min_ms" in ours
     assert theirs["skipped"] == "the peer's step is in float32 and without momentum"
     assert f"{dtype}; SGD with momentum 0.9; dualnet's step captured" in bench.markdown(result)
-
-
-def test_with_fewer_digits_the_first_value_counts():
-    ours = {"net": "n", "batch": 1, "mode": "training", "program": "dualnet", "min_ms": 1.0, "median_ms": 1.0}
-    ours |= {"variant": "", "peak_bytes": None, "values": [2.0, 1.9]}
-    for dtype, first, later, fits in [
-        ("float32", 2.0, 1.8, False), ("bfloat16", 2.0, 1.8, True), ("bfloat16", 2.1, 1.9, False),
-        ("tf32", 2.004, 1.0, True), ("tf32", 2.02, 1.9, False), ("float16", 2.01, 0.0, True),
-    ]:  # fmt: skip
-        rows = [ours | {"dtype": dtype}, ours | {"dtype": dtype, "program": "peer", "values": [first, later]}]
-        assert bool(results.ratios(rows)) == fits == ("differs" not in rows[1])
-
-
-def test_bursts_are_long_enough_and_the_device_is_waited_for(monkeypatch):
-    clock, waits = [0.0], []
-    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
-
-    def run():
-        clock[0] += 0.001
-
-    def wait():
-        clock[0] += 0.002
-        waits.append(clock[0])
-
-    times = runner.bursts(run, wait, 0.5)
-    assert 0.00102 <= min(times) <= max(times) <= 0.00105 and len(times) >= 8 and len(waits) >= 16

@@ -9,7 +9,6 @@ from oracles import error, prove, tau
 
 import dualnet as dn
 from dualnet.ops import pooling
-from dualnet.parity.loops import maps as loops_maps
 
 POOLS, GLOBAL = ["max_pool2d", "avg_pool2d", "l2_pool2d"], ["global_avg_pool2d", "global_max_pool2d"]
 ALL = [*POOLS, *GLOBAL]
@@ -51,11 +50,11 @@ def prove_linear_at_fixed_winners(x, options):
     """⟨A v, dy⟩ = ⟨v, Aᵀ dy⟩ with A the map that reads, in every window, the unit which won for x."""
     y, dx, dy = run("max_pool2d", x, **options)
     saved = dn.ops.max_pool2d(dn.asarray(x), **options)[1].saved
-    _, windows = loops_maps.pooled(x, **{**WINDOWS, **options})
+    _, windows = reference.pooled(x, **{**WINDOWS, **options})
     v = np.random.default_rng(2).standard_normal(x.shape)
     Av = np.zeros(y.shape)
     for at, units, _ in windows:
-        Av[at] = v[loops_maps.winner(x, units)]
+        Av[at] = v[reference.winner(x, units)]
     gap = abs(np.vdot(Av, dy) - np.vdot(v, dx))
     assert gap <= 1e-13 * np.linalg.norm(v) * (np.linalg.norm(dx) + np.linalg.norm(dy))
     assert list(saved) == ["winners"] and saved["winners"].shape == y.shape and saved["winners"].dtype == "uint8"
@@ -91,7 +90,7 @@ def test_pools_drawn(backend, rng, case):
     x = array(rng, size, N=1)
     prove_pool("l2_pool2d", x, options)
     prove_pool("avg_pool2d", x, {**options, "count_include_pad": True})
-    _, windows = loops_maps.pooled(x, **options)
+    _, windows = reference.pooled(x, **options)
     if all(units for _, units, _ in windows):
         prove_pool("max_pool2d", x, options)
         prove_pool("avg_pool2d", x, options)

@@ -1,7 +1,7 @@
 """The zoo: each mistake is seen by exactly the witnesses that the exercise names, and each repair by none.
 
 The same mistakes are then planted into the library's own ops, where the oracles that prove the library must turn red.
-``python tests/test_zoo.py`` writes the table of docs/exercises.md anew, from what the witnesses say.
+``python tests/zoo/test_exercises.py`` rewrites the tables of docs/exercises.md from what the witnesses say.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ every_exercise = pytest.mark.parametrize("name", NAMES)
 
 @functools.cache
 def heard(name: str) -> dn.zoo.Report:
-    """What the witnesses say of the wrong op."""
+    """What the witnesses say about the wrong op."""
     return dn.zoo.grade(name, dn.zoo.show(name).op)
 
 
@@ -43,12 +43,12 @@ def measured(name: str) -> dict[str, str]:
 
 
 @every_exercise
-def test_a_mistake_is_seen_by_those_who_are_said_to_see_it(name):
+def test_a_mistake_is_seen_by_the_witnesses_that_the_exercise_names(name):
     exercise, report = dn.zoo.show(name), heard(name)
     assert not report and "forward" not in report.caught_by
     assert set(report.caught_by) - set(exercise.luck) == set(exercise.caught_by)
     blind = set(witnesses.WITNESSES) - {*exercise.caught_by, *exercise.luck}
-    assert set(exercise.why_blind) == blind, "say why each blind witness is blind, and no more"
+    assert set(exercise.why_blind) == blind, "say of each blind witness, and no other, why it is blind"
 
 
 @every_exercise
@@ -98,7 +98,7 @@ def test_all_ones_is_right_about_what_is_right(name):
     assert not witnesses.all_ones(dn.zoo.show(name), dn.zoo.solution(name))
 
 
-# -- what the stories say ----------------------------------------------------------------------------------------------
+# -- the stories -------------------------------------------------------------------------------------------------------
 
 
 def gradients(name, *arrays, dy, repaired=False, **options):
@@ -177,8 +177,8 @@ def test_what_is_printed():
     for part in ("db = xp.mean(dy, axis=0)", "All of db is 0.25 times what is right", "E16", "histograms", "--hint"):
         assert part in " ".join(text.split())
     assert dn.zoo.show("averaged-bias").hint not in text
-    told = str(dn.zoo.solution("stale-columns"))
-    assert "+    columns = xp.empty" in told and "parity" in told and "slopes" in told
+    solution = str(dn.zoo.solution("stale-columns"))
+    assert "+    columns = xp.empty" in solution and "parity" in solution and "slopes" in solution
     assert repr(dn.zoo.solution("close-taps")) == "<solution of close-taps>"
     for name in NAMES:
         assert max(map(len, str(dn.zoo.show(name)).splitlines())) <= 120
@@ -219,7 +219,7 @@ def table() -> str:
 
 
 def report() -> str:
-    """What the witnesses say of the exercise that the page works through."""
+    """What the witnesses say about the exercise that the page works through."""
     return f"```text\n{heard('turned-gradient')}\n```"
 
 
@@ -237,7 +237,7 @@ def test_the_page_says_what_is_measured(mark):
     if dn.available_backends() != ["numpy", "strict"]:
         pytest.skip("the page counts the comparisons of two backends")
     (found,) = between(mark).findall(PAGE.read_text("utf-8"))
-    assert found == f"\n{MADE[mark]()}\n\n", "run  python tests/test_zoo.py"
+    assert found == f"\n{MADE[mark]()}\n\n", "run  python tests/zoo/test_exercises.py"
 
 
 @needs_page

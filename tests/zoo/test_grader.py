@@ -1,4 +1,4 @@
-"""The grader of the zoo: who tries to get past it, and the command that calls it."""
+"""The grader of the zoo: wrong repairs do not get past it, and the command that calls it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dualnet import cli
 NAMES = [exercise.name for exercise in dn.zoo.exercises()]
 
 
-# -- who tries to get past the grader ----------------------------------------------------------------------------------
+# -- repairs that cheat ------------------------------------------------------------------------------------------------
 
 
 def dense(change):
-    """A repair of averaged-bias that is right but for what ``change`` does."""
+    """A repair of averaged-bias that is right except for what ``change`` does."""
 
     def op(x, w, b):
         y, pullback = dn.ops.dense(x, w, b)
@@ -82,14 +82,14 @@ def zeros(pullback, dy, x, w):
 
 
 CHEATS = {
-    float64: "dx is float64, for float32 inputs",
-    spoils_x: "x, which came from outside, was changed",
-    spoils_dy: "dy, which came from outside, was changed",
+    float64: "dx is float64 for float32 inputs",
+    spoils_x: "x, which belongs to the caller, was changed",
+    spoils_dy: "dy, which belongs to the caller, was changed",
     one_shape_by_heart: "All of db is 0.143 times what is right",
     forgets_the_bias: "2 gradients came back, expected 3",
     wrong_shape: "db has shape (1, 5); expected (5,)",
     off_by_a_millionth: "entries of dw are wrong|All of dw is|dw says",
-    nothing: "1 gradients came back, expected 3",
+    nothing: "1 gradient came back, expected 3",
     one_short: "no db came back",
     raises: "ZeroDivisionError in line",
     zeros: "has shape (2,)",
@@ -136,7 +136,7 @@ def test_numpy_behind_the_back_of_xp_is_found_by_parity():
     assert report.caught_by == ("parity",)
 
 
-def test_any_names_and_extra_arguments_will_do():
+def test_any_argument_names_and_extra_options_will_do():
     assert dn.zoo.grade("averaged-bias", lambda *arrays: dn.ops.dense(*arrays))
     assert dn.zoo.grade("delta-mask", dn.ops.relu) and dn.zoo.grade("second-draw", dn.ops.dropout)
 
@@ -214,14 +214,14 @@ def test_what_a_user_can_get_wrong_is_one_line(capsys, tmp_path):
         refused.append((["averaged-bias", "--grade", path], message))
     binary = tmp_path / "binary.py"
     binary.write_bytes(b"\xff\xfe\x00")
-    refused.append((["averaged-bias", "--grade", binary], "is no text"))
+    refused.append((["averaged-bias", "--grade", binary], "is not a text file"))
     for arguments, message in refused:
         code, out, err = run(capsys, *arguments)
         assert code == 2 and not out and message in err.splitlines()[-1], (arguments, err)
         assert "Traceback" not in err
     mine.write_text("my work\n")
     code, _, err = run(capsys, "averaged-bias", "--out", mine)
-    assert code == 2 and "exists already" in err and mine.read_text() == "my work\n"
+    assert code == 2 and "already exists" in err and mine.read_text() == "my work\n"
 
 
 def test_the_zoo_is_not_loaded_before_it_is_asked_for():

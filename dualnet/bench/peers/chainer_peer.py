@@ -6,6 +6,7 @@ from typing import Any
 
 
 def facts(task: dict) -> dict[str, Any]:
+    """Threads, BLAS and NumPy's version."""
     import numpy
 
     found = getattr(numpy.__config__, "openblas64__info", None) or getattr(numpy.__config__, "openblas_info", {})
@@ -18,6 +19,7 @@ def facts(task: dict) -> dict[str, Any]:
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    """A step of the network in the task: ``run``, and ``value`` of its result."""
     import chainer
     from chainer import functions as F
 
@@ -60,7 +62,7 @@ def first(array: Any) -> Any:
 
 
 def _chain(layers: list, weights: dict) -> Any:
-    """A link with all weights of the network: those that are learned as parameters."""
+    """A link with the network's state: what is learned as parameters, running statistics as arrays."""
     import chainer
 
     class Net(chainer.Chain):

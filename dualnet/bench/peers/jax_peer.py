@@ -6,6 +6,7 @@ from typing import Any
 
 
 def facts(task: dict) -> dict[str, Any]:
+    """Threads, and the XLA that compiles."""
     import jax
     import jaxlib
 
@@ -18,6 +19,7 @@ def facts(task: dict) -> dict[str, Any]:
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    """A compiled step of the network in the task: ``run``, and ``value`` of its result."""
     import jax
     import numpy
     from jax import numpy as jnp
@@ -56,7 +58,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
 
 
 def everywhere(layers: list) -> list:
-    """Every layer, those inside others too."""
+    """Every layer, including those inside others."""
     found = []
     for kind, at in layers:
         found.append((kind, at))
@@ -67,13 +69,14 @@ def everywhere(layers: list) -> list:
 
 
 def chain(layers: list, state: dict, x: Any, seen: dict | None) -> Any:
-    """The output for x. In training ``seen`` takes the running statistics; in inference it is None."""
+    """The output for x. In training ``seen`` collects the running statistics; in inference it is None."""
     for kind, at in layers:
         x = apply(kind, at, state, x, seen)
     return x
 
 
 def apply(kind: str, at: dict, state: dict, x: Any, seen: dict | None) -> Any:
+    """One layer."""
     import jax
     from jax import lax
     from jax import numpy as jnp

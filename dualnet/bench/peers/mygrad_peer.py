@@ -6,6 +6,7 @@ from typing import Any
 
 
 def facts(task: dict) -> dict[str, Any]:
+    """Threads, BLAS and NumPy's version."""
     import numpy
 
     found: Any = numpy.show_config(mode="dicts") if int(numpy.__version__.split(".")[0]) > 1 else {}
@@ -19,6 +20,7 @@ def facts(task: dict) -> dict[str, Any]:
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    """A step of the network in the task: ``run``, and ``value`` of its result."""
     import mygrad
     from mygrad.nnet.losses import softmax_crossentropy
 
@@ -120,7 +122,7 @@ def _apply(kind: str, at: dict, values: dict, x: Any, training: bool) -> Any:
 
 
 def _convolution(at: dict, w: Any, x: Any) -> Any:
-    """MyGrad wants windows to fill the padded map; where they do not, the map gets only the zeros that are read."""
+    """MyGrad insists that windows fill the padded map. If they do not, the map gets only the zeros that are read."""
     import mygrad
     from mygrad.nnet.layers import conv_nd
 

@@ -16,14 +16,17 @@ from dualnet.training.loop import train_step
 
 
 def facts(task: dict) -> dict[str, Any]:
+    """What ``dn.info()`` says."""
     return {name: value for name, value in report().items() if name not in ("ran", "backends")}
 
 
 def waiting(task: dict) -> Any:
+    """A function that waits for the device."""
     return current().synchronize
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    """A step of the network in the task: ``run``, and ``value`` of its result."""
     net, x, t = placed(task, x, t)
     if task["mode"] == "inference":
         return lambda: net(x), to_numpy
@@ -39,7 +42,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
 
 
 def placed(task: dict, x: Any, t: Any) -> tuple[Any, Any, Any]:
-    """The network, and data beside it in its dtype."""
+    """The network, and the data on its backend and in its dtype."""
     set_precision("tf32" if task["dtype"] == "tf32" else "strict")
     dtype = "float32" if task["dtype"] == "tf32" else task["dtype"]
     net = network(task["net"], task["seed"], dtype)
@@ -48,7 +51,7 @@ def placed(task: dict, x: Any, t: Any) -> tuple[Any, Any, Any]:
 
 def training_step(net: Any, task: dict) -> Any:
     """A step as ``fit`` makes it: forward, loss, backward, SGD; with a loss scale in float16."""
-    loss = losses.unchecked(task["loss"])  # fit looks at all labels once, before the first step
+    loss = losses.unchecked(task["loss"])  # as in fit, which checks all labels once, before the first step
     optimizer, scale, seen = (
         SGD(lr=task["lr"], momentum=task["momentum"]),
         loss_scale.as_loss_scale("auto", net.dtype),
@@ -63,15 +66,17 @@ def training_step(net: Any, task: dict) -> Any:
 
 
 class Seen:
-    """What a step hands on to whoever adds up figures."""
+    """Keeps the loss of the last step."""
 
     value: Any = None
 
     def add(self, y: Any, t: Any, value: Any) -> None:
+        """Keep the loss."""
         self.value = value
 
 
 def layers(task: dict, x: Any, t: Any, weights: dict) -> dict[str, Any]:
+    """The times of a training step, layer by layer."""
     net, x, t = placed(task, x, t)
     step = training_step(net, task)
     return layer_times(net, lambda: step(x, t), task["batch"], task["seconds"], need_dx=task["need_dx"])
@@ -82,10 +87,11 @@ steps: dict[str, Any] = {}
 
 
 def after(task: dict) -> dict[str, Any]:
-    told: dict[str, Any] = {"ran": {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}}
+    """Which kernels ran; on a GPU also its memory, and how many copies a step makes."""
+    answer: dict[str, Any] = {"ran": {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}}
     if task["device"] == "cuda" and steps:
         with transfers() as moved:
             steps["last"]()
         copies = {"to_device": moved.to_device, "to_host": moved.to_host}
-        told["device"] = {"memory": current().describe().get("gpu memory", ""), "copies_in_a_step": copies}
-    return told
+        answer["device"] = {"memory": current().describe().get("gpu memory", ""), "copies_in_a_step": copies}
+    return answer

@@ -32,6 +32,7 @@ BURST = 0.05  # seconds
 
 
 def main() -> None:
+    """Read the task, measure, and write the answer."""
     task = json.loads(sys.stdin.readline())
     if not task.get("stay"):
         sys.stdout.write("\n" + json.dumps(measure(task), default=str) + "\n")
@@ -60,8 +61,8 @@ def rounds(task: dict) -> Iterator[Answer]:
     wait = script.waiting(task) if hasattr(script, "waiting") else lambda: None
     yield {**answer, "values": values}
     while sys.stdin.readline():
-        told = times_of(bursts(run, wait, task["seconds"])) | {"peak_bytes": None, "above_imports_bytes": None}
-        yield told | (script.after(task) if hasattr(script, "after") else {})
+        times = times_of(bursts(run, wait, task["seconds"])) | {"peak_bytes": None, "above_imports_bytes": None}
+        yield times | (script.after(task) if hasattr(script, "after") else {})
 
 
 def measure(task: dict) -> Answer:
@@ -135,6 +136,7 @@ def step(task: dict, script: Any) -> Answer:
 
 
 def times_of(times: list[float]) -> Answer:
+    """The best and the median time in ms, and the number of runs."""
     return {"min_ms": min(times) * 1e3, "median_ms": sorted(times)[len(times) // 2] * 1e3, "runs": len(times)}
 
 
@@ -177,6 +179,7 @@ def bursts(run: Any, wait: Any, seconds: float) -> list[float]:
 
 
 def burst(run: Any, wait: Any, several: int) -> float:
+    """Seconds of ``several`` runs in a row."""
     wait()
     begun = time.perf_counter()
     for _ in range(several):
@@ -225,9 +228,9 @@ def resident(peak: bool = False) -> int | None:
     Linux reports both. Elsewhere only the peak since the start is known, and is returned for both. (On Linux that
     number, ``ru_maxrss``, would be wrong: a child starts with its parent's.)
     """
-    told = status().get("VmHWM" if peak else "VmRSS")
-    if told is not None:
-        return told
+    reported = status().get("VmHWM" if peak else "VmRSS")
+    if reported is not None:
+        return reported
     try:
         import resource
     except ImportError:

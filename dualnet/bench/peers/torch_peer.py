@@ -1,8 +1,8 @@
 """The same step in PyTorch, in the layout that the task names: contiguous (NCHW) or channels_last (NHWC).
 
-Kinds of numbers other than float32 are TF32, or automatic mixed precision (for float16 with a gradient scaler).
-"compiled" is ``torch.compile`` over network and loss, on CUDA with ``mode="max-autotune"``. On CUDA cuDNN tries its
-algorithms, and the update is one fused kernel.
+The other dtypes are TF32 and automatic mixed precision (in float16 with a gradient scaler). "compiled" is
+``torch.compile`` over network and loss, on CUDA with ``mode="max-autotune"``. On CUDA cuDNN tries its algorithms, and
+the update is one fused kernel.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 
 def facts(task: dict) -> dict[str, Any]:
+    """Threads, BLAS and kernels; on CUDA also the device and Triton."""
     import torch
 
     torch.set_num_threads(task["threads"])
-    said = torch.__config__.show()
-    blas, mkl = re.search(r"BLAS_INFO=(\w+)", said), re.search(r"Math Kernel Library Version ([\d.]+)", said)
-    kernels = re.search(r"MKL-DNN (v[\d.]+)", said) if torch.backends.mkldnn.is_available() else None
-    told = {
+    build = torch.__config__.show()
+    blas, mkl = re.search(r"BLAS_INFO=(\w+)", build), re.search(r"Math Kernel Library Version ([\d.]+)", build)
+    kernels = re.search(r"MKL-DNN (v[\d.]+)", build) if torch.backends.mkldnn.is_available() else None
+    found = {
         "threads": torch.get_num_threads(),
         "blas": f"MKL {mkl[1]}" if mkl else blas[1] if blas else "unknown",
         "kernels": f"oneDNN {kernels[1]}" if kernels else "no oneDNN",
@@ -26,14 +27,14 @@ def facts(task: dict) -> dict[str, Any]:
     }
     if task["device"] == "cuda":
         version = torch.backends.cudnn.version()
-        told |= {
+        found |= {
             "device": torch.cuda.get_device_name(),
             "blas": f"cuBLAS of CUDA {torch.version.cuda}",
             "kernels": f"cuDNN {version // 10000}.{version % 10000 // 100}.{version % 100}" if version else "no cuDNN",
             "capability": ".".join(map(str, torch.cuda.get_device_capability())),
             "triton": _version_of("triton"),
         }
-    return told
+    return found
 
 
 def _version_of(library: str) -> str:
@@ -46,25 +47,27 @@ def _version_of(library: str) -> str:
 
 
 def waiting(task: dict) -> Any:
+    """A function that waits for the device."""
     import torch
 
     return torch.cuda.synchronize if task["device"] == "cuda" else lambda: None
 
 
 def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
+    """A step of the network in the task: ``run``, and ``value`` of its result."""
     import torch
     from torch.nn import functional
 
     on_cuda, compiled = task["device"] == "cuda", "compiled" in task["variant"]
     set_precision(task)
     layout = torch.contiguous_format if task["variant"] == "contiguous" else torch.channels_last
-    few = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(task["dtype"])
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(task["dtype"])
     net = chain(task["layers"], weights).to(task["device"])
     x, t = (torch.from_numpy(first(a)).to(task["device"]) for a in (x, t))
     if x.ndim == 4:
         net, x = net.to(memory_format=layout), x.to(memory_format=layout)
-    if few is not None and not task["need_dx"]:
-        x = x.to(few)  # as autocast would in every step
+    if half is not None and not task["need_dx"]:
+        x = x.to(half)  # as autocast would in every step
 
     def squared(y: Any, t: Any) -> Any:
         return 0.5 * functional.mse_loss(y, t, reduction="sum") / len(y)
@@ -72,7 +75,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
     loss = functional.cross_entropy if task["loss"] == "softmax_cross_entropy" else squared
 
     def forward(x: Any) -> Any:
-        with torch.autocast(task["device"], few, enabled=few is not None):
+        with torch.autocast(task["device"], half, enabled=half is not None):
             return net(x)
 
     def value_of(x: Any, t: Any) -> Any:
@@ -93,7 +96,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
         return infer, lambda y: y.float().cpu().numpy()
 
     optimizer = torch.optim.SGD(net.parameters(), lr=task["lr"], momentum=task["momentum"], fused=on_cuda or None)
-    scaler = torch.amp.GradScaler(task["device"], enabled=on_cuda and few is torch.float16)
+    scaler = torch.amp.GradScaler(task["device"], enabled=on_cuda and half is torch.float16)
     x.requires_grad_(task["need_dx"])
 
     quick_value_of = quick(value_of)
@@ -111,7 +114,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
 
 
 def set_precision(task: dict) -> None:
-    """TF32 only where it is asked for: cuDNN takes it by default."""
+    """TF32 only if the task asks for it: cuDNN uses it by default."""
     import torch
 
     if task["device"] == "cuda":
@@ -121,6 +124,7 @@ def set_precision(task: dict) -> None:
 
 
 def after(task: dict) -> dict[str, Any]:
+    """The memory that PyTorch reserved on the device."""
     import torch
 
     if task["device"] != "cuda":
@@ -136,13 +140,14 @@ def first(array: Any) -> Any:
 
 
 def chain(layers: list, weights: dict) -> Any:
+    """Layers, one after the other."""
     from torch import nn
 
     return nn.Sequential(*(module(kind, at, weights) for kind, at in layers))
 
 
 def module(kind: str, at: dict, weights: dict) -> Any:
-    """One layer, with the weights that the network has."""
+    """One layer, with the network's weights."""
     from torch import nn
 
     if kind in ("relu", "flatten"):
@@ -167,11 +172,11 @@ def module(kind: str, at: dict, weights: dict) -> Any:
         gamma, beta, mean, variance = (weights[at[name]] for name in ("gamma", "beta", "mean", "variance"))
         result = nn.BatchNorm2d(len(gamma), eps=at["epsilon"], momentum=1 - at["momentum"])
         return _set(result, weight=gamma, bias=beta, running_mean=mean, running_var=variance)
-    raise NotImplementedError(f"the peer has no {kind}")
+    raise NotImplementedError(f"the step in PyTorch has no {kind}")
 
 
 def channels_first(w: Any, shape: list | None) -> Any:
-    """The rows of a dense layer's w (H·W·C, M) in the order in which (C, H, W) is flattened."""
+    """A dense layer's w (H·W·C, M) with its rows in the order in which (C, H, W) is flattened."""
     if not shape:
         return w
     H, W, C = shape
@@ -215,7 +220,7 @@ def _padded(added: int, stride: int) -> Any:
     from torch.nn import functional
 
     class Padded(nn.Module):
-        """Every stride-th row and column, and channels of zeros behind the others."""
+        """Every stride-th row and column, with channels of zeros behind the others."""
 
         def forward(self, x: Any) -> Any:
             return functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, added))

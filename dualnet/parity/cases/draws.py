@@ -75,6 +75,7 @@ def pads(rng: Rng, window: tuple[int, int], dilation: tuple[int, int]) -> Any:
 
 
 def conv2d(rng: Rng, kind: str) -> Drawn:
+    """Every form of padding, strides, dilations, groups, both modes, with and without a bias."""
     if kind == "long sums":  # E4 over 10⁴ products; E11 over few
         x, w = values(rng, kind, 1, 3, 1, LONG // 2), weights(rng, kind, 2, 1, LONG // 2, 2)
         return Drawn({"x": x, "w": w, "b": weights(rng, kind, 2)})
@@ -174,12 +175,14 @@ def whole_map() -> Draw:
 
 
 def flatten(rng: Rng, kind: str) -> Drawn:
+    """Maps of any size."""
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 4)}, refused="ValueError")
     return Drawn({"x": values(rng, kind, batch(rng, kind), *two_of(rng, 1, 6), int(rng.integers(1, 6)))})
 
 
 def dense(rng: Rng, kind: str) -> Drawn:
+    """Rows, or maps whose last axis is the row."""
     rows, K, D = batch(rng, kind, 9), int(rng.integers(1, 60)), int(rng.integers(2, 9))
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 2, 3), "w": weights(rng, kind, 4, 2), "b": None}, refused="ValueError")
@@ -279,6 +282,7 @@ def dropout(rng: Rng, kind: str) -> Drawn:
 
 
 def cross_entropy(rng: Rng, kind: str) -> Drawn:
+    """Logits, and class numbers or probabilities as targets."""
     rows, C = (3, LONG) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(2, 12)))
     y = (300.0 if kind == "wide" else 3.0) * weights(rng, kind, rows, C)
     t: numpy.ndarray = rng.integers(0, C, rows)

@@ -34,6 +34,7 @@ class Measured:
 
     @property
     def ok(self) -> bool:
+        """Within the limit, and everything equal that must be?"""
         return not self.mismatch and self.ratio <= 1.0
 
 
@@ -49,6 +50,7 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
+        """Is every output right, and the exception the expected one?"""
         return not self.mismatch and all(m.ok for m in self.results.values())
 
     @property
@@ -60,6 +62,7 @@ class Comparison:
 
     @property
     def mismatches(self) -> list[str]:
+        """Everything that differs although it must be equal."""
         return [m for m in (self.mismatch, *(m.mismatch for m in self.results.values())) if m]
 
 

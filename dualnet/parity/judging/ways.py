@@ -52,7 +52,7 @@ class Way:
 
     @classmethod
     def parse(cls, name: str | Way) -> Way:
-        """A way by its name: ``"numpy"`` is the backend as users get it, ``"numpy reference"`` is it without kernels.
+        """A way by its name: ``"numpy"`` is the backend as users get it, ``"numpy reference"`` has no kernels.
 
         >>> Way.parse("numpy reference"), Way.parse("strict")
         (Way(backend='numpy', kernels=False), Way(backend='strict', kernels=False))

@@ -1,7 +1,7 @@
-"""Every op and loss a second time, as plain loops in float64: what all other code is compared with.
+"""Every op and loss a second time, as plain loops in float64: all other code is compared with these.
 
-Nothing here is fast, and nothing is shared with the ops: these four files import no other part of dualnet, and each sum
-is written as ``docs/derivation.md`` prints its formula, one index at a time. ``NAME(*arrays, **options)`` gives the
+Nothing here is fast, and nothing is shared with the ops: these files import no other part of dualnet, and each sum is
+written as ``docs/derivation.md`` prints its formula, one index at a time. ``NAME(*arrays, **options)`` gives the
 output of the op ``NAME`` and ``NAME_backward(dy, *arrays, **options)`` the gradient of each array argument, in order,
 as a tuple; an op of one array gives that gradient itself. The losses take ``NAME(y, t, **options)`` and
 ``NAME_backward(y, t, **options)``.

@@ -1,4 +1,4 @@
-"""The reference, third part: losses (E10). See ``loops.py``."""
+"""Plain loops for the losses (E10)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 def wanted_probabilities(y: Array, t: Array, label_smoothing: float) -> Array:
-    """Class numbers or probabilities as probabilities; ``label_smoothing`` of it is spread over all classes."""
+    """Class numbers or probabilities as probabilities, of which ``label_smoothing`` is spread over all classes."""
     K = y.shape[-1]
     q = np.zeros(y.shape)
     for at in np.ndindex(y.shape):
@@ -49,6 +49,7 @@ def mean_squared_error(y, t) -> float:
 
 @in_float64
 def mean_squared_error_backward(y, t) -> Array:
+    """E10: the delta is y − t, over the size of the batch."""
     dy = np.zeros(y.shape)
     for at in np.ndindex(y.shape):
         dy[at] = (y[at] - t[at]) / y.shape[0]

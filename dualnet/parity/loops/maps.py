@@ -1,4 +1,4 @@
-"""The reference, first part: ops on maps, with windows. See ``loops.py``."""
+"""Plain loops for convolution, pooling, flatten and dense (E4, E6, E8, E9 and their gradients)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wide(value: Any) -> Any:
+    """A floating array in float64; anything else as it is."""
     floating = isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16")
     return value.astype(np.float64) if floating else value
 
@@ -51,6 +52,7 @@ class Axis:
             self.positions += 1  # one more, which hangs over but starts on the map (or its front padding)
 
     def pads(self, padding: Any) -> tuple[int, int]:
+        """Zeros in front of the map and behind it."""
         if padding == "valid":
             return 0, 0
         if padding == "full":
@@ -112,6 +114,7 @@ def tap(m: int, k: int, w: Array, mode: str) -> tuple[int, int]:
 def conv2d_backward(
     dy, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, mode="correlation", need_dx=True
 ) -> tuple:
+    """E11, E12 and E13."""
     (N, H, W, _), (k1, k2, channels, D) = x.shape, w.shape
     rows, cols = axes((H, W), (k1, k2), stride, padding, dilation)
     dw, db, dx = np.zeros(w.shape), np.zeros(D), np.zeros(x.shape)
@@ -179,6 +182,7 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
 def conv_transpose2d_backward(
     dy, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1
 ) -> tuple:
+    """E4 for dx, since this op is the adjoint of a convolution; E11 for dw; E12 for db."""
     (_, P, Q, D), (k1, k2, channels, _) = x.shape, w.shape
     rows, cols = transposed_axes((P, Q), (k1, k2), stride, padding, output_padding, dilation)
     dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(channels * groups)
@@ -301,6 +305,7 @@ def one(n: int, c: int, keepdims: bool) -> tuple:
 
 @in_float64
 def global_avg_pool2d_backward(dy, x, *, keepdims=False) -> Array:
+    """E15: every unit gets dy / (H·W)."""
     _, H, W, _ = x.shape
     dx = np.zeros(x.shape)
     for n, h, v, c in np.ndindex(x.shape):
@@ -320,6 +325,7 @@ def global_max_pool2d(x, *, keepdims=False) -> Array:
 
 @in_float64
 def global_max_pool2d_backward(dy, x, *, keepdims=False) -> Array:
+    """E15: the whole error goes to the winning unit."""
     N, H, W, C = x.shape
     dx = np.zeros(x.shape)
     for n, c in np.ndindex(N, C):
@@ -342,6 +348,7 @@ def flatten(x) -> Array:
 
 @in_float64
 def flatten_backward(dy, x) -> Array:
+    """Each unit gets its delta back, in its own place."""
     dx = np.zeros(x.shape)
     for n in range(x.shape[0]):
         for i, unit in enumerate(np.ndindex(x.shape[1:])):

@@ -1,4 +1,4 @@
-"""The reference, second part: activations, normalisation and dropout. See ``loops.py``."""
+"""Plain loops for activations, softmax, normalisation and dropout (E7, E14)."""
 
 from __future__ import annotations
 
@@ -238,6 +238,7 @@ Place = Callable[[tuple], tuple]  # where the gamma and beta of an element stand
 
 
 def crowds(shape: tuple, key: Place) -> Crowds:
+    """The elements that have the same key, by key."""
     result: Crowds = {}
     for at in np.ndindex(shape):
         result.setdefault(key(at), []).append(at)
@@ -279,6 +280,7 @@ def normalise_backward(dy: Array, x: Array, gamma: Array, together: Crowds, plac
 
 
 def channel(at: tuple) -> tuple:
+    """The place of an element's channel."""
     return at[-1:]
 
 
@@ -290,6 +292,7 @@ def batch_norm(x, gamma, beta, *, epsilon=1e-5) -> Array:
 
 @in_float64
 def batch_norm_backward(dy, x, gamma, beta, *, epsilon=1e-5) -> tuple:
+    """As batch_norm: a channel's elements share a mean."""
     return normalise_backward(dy, x, gamma, crowds(x.shape, channel), channel, epsilon)
 
 
@@ -305,6 +308,7 @@ def batch_norm_inference(x, gamma, beta, mean, variance, *, epsilon=1e-5) -> Arr
 
 @in_float64
 def batch_norm_inference_backward(dy, x, gamma, beta, mean, variance, *, epsilon=1e-5) -> tuple:
+    """With μ and σ² given, each y depends on its own x alone."""
     dx, dgamma, dbeta = np.zeros(x.shape), np.zeros(gamma.shape), np.zeros(gamma.shape)
     dmean, dvariance = np.zeros(gamma.shape), np.zeros(gamma.shape)
     for at in np.ndindex(x.shape):
@@ -336,6 +340,7 @@ def layer_norm(x, gamma, beta, *, axis=-1, epsilon=1e-5) -> Array:
 
 @in_float64
 def layer_norm_backward(dy, x, gamma, beta, *, axis=-1, epsilon=1e-5) -> tuple:
+    """As layer_norm: the elements along ``axis`` share a mean."""
     return normalise_backward(dy, x, gamma, *layer_groups(x.shape, axis), epsilon)
 
 
@@ -346,11 +351,13 @@ def channel_groups(shape: tuple, groups: int) -> Crowds:
 
 @in_float64
 def group_norm(x, gamma, beta, *, groups, epsilon=1e-5) -> Array:
+    """The elements of one image in a run of neighbouring channels share a mean and a variance."""
     return normalise(x, gamma, beta, channel_groups(x.shape, groups), channel, epsilon)
 
 
 @in_float64
 def group_norm_backward(dy, x, gamma, beta, *, groups, epsilon=1e-5) -> tuple:
+    """As group_norm: a run of neighbouring channels shares a mean."""
     return normalise_backward(dy, x, gamma, channel_groups(x.shape, groups), channel, epsilon)
 
 
@@ -371,7 +378,7 @@ def philox4x32(counter: tuple, key: tuple) -> tuple:
 
 
 def dropout_factors(shape: tuple, rate: float, key: Any, shared_axes: tuple) -> Array:
-    """0 for a dropped element, 1/(1 − rate) for a kept one; along ``shared_axes`` all share the fate of the first.
+    """0 for a dropped element, 1/(1 − rate) for a kept one; all elements along ``shared_axes`` share one factor.
 
     Element i in row-major order gets word i % 4 of counter (i // 4, step), and is kept where word ≥ ⌈rate · 2³²⌉.
     """
@@ -394,7 +401,7 @@ def dropout(x, rate, *, key, shared_axes=()) -> Array:
 
 @in_float64
 def dropout_backward(dy, x, rate, *, key, shared_axes=()) -> Array:
-    """The error takes the way that the element took."""
+    """Each delta gets the factor that its element got."""
     return multiplied(dy, dropout_factors(x.shape, rate, key, shared_axes))
 
 

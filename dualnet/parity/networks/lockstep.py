@@ -1,8 +1,8 @@
-"""Two backends in lock-step: op by op forward, op by op back, the optimizer; it stops at the first that is too far off.
+"""Two backends in lock-step: op by op forward and back, then the optimizer. It stops at the first that is too far off.
 
-The first backend trains, and notes what goes through each of its layers. The second is given the same numbers at every
-layer and must come to the same results within twice the limit of that op, so a difference is always the op's own, and
-no rounding adds up from layer to layer or from step to step.
+The first backend trains, and notes what goes through each of its layers. The second gets the same numbers at every
+layer, and its results must agree within twice the limit of that op. So a difference is always the op's own, and no
+rounding adds up from layer to layer or from step to step.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .tape import Call, Follower, Tape, as_case
 __all__ = ["Divergence", "Twin", "twin"]
 
 SUMMANDS, LONG = 4, 10_000
-"""Terms in what a container or an optimizer adds up element by element, and at most in running statistics."""
+"""How many terms a container or an optimizer adds up for each element, and running statistics at most."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two backends part: the step, the layer and its op, which result, how far off, and what was allowed."""
+    """Where two backends part: step, layer, op and result, how far apart they are, and how far they may be."""
 
     step: int
     layer: str
@@ -51,8 +51,8 @@ class Divergence:
 
     def __str__(self) -> str:
         place = f"step {self.step}, {self.layer}" + (f" ({self.op})" if self.op else "") + f", {self.output}"
-        told = f"other {self.mismatch}" if self.mismatch else f"{self.number:.2e} > {self.bound:.2e}"
-        return f"{place}: {told}" + (f"; float64 says that {self.culprit} is wrong" if self.culprit else "")
+        distance = f"other {self.mismatch}" if self.mismatch else f"{self.number:.2e} > {self.bound:.2e}"
+        return f"{place}: {distance}" + (f"; float64 says that {self.culprit} is wrong" if self.culprit else "")
 
 
 class _Stopped(Exception):
@@ -78,6 +78,7 @@ class Twin:
 
     @property
     def ok(self) -> bool:
+        """Did all steps agree, and was anything compared?"""
         return self.stopped is None and self.compared > 0
 
     def __bool__(self) -> bool:
@@ -109,9 +110,8 @@ def twin(
     loss: str | Callable[..., Any] | None = None,
     seed: int = 0,
     raises: bool = True,
-    tick: Callable[[], None] = lambda: None,
 ) -> Twin:
-    """See :func:`dualnet.parity.twin`, which calls this when it is needed."""
+    """See :func:`dualnet.parity.twin`, which imports this when it is called."""
     first, second = two(backends)
     steps, batch_size = integer(steps, "steps", op="twin"), integer(batch_size, "batch_size", op="twin")
     x, t = examples_of(net, data, "twin")
@@ -124,7 +124,6 @@ def twin(
             chosen = order.integers(0, len(x), batch_size)
             run.step(x[chosen], t[chosen])
             report.steps += 1
-            tick()
     except _Stopped as stop:
         report.stopped = stop.found
     if raises and not report.ok:
@@ -145,7 +144,7 @@ def two(backends: Sequence[str | Way]) -> tuple[Way, Way]:
 
 
 def examples_of(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """x and t on the host, that fit each other and the network."""
+    """x and t on the host. Raises if they do not fit each other and the network."""
     if not isinstance(net, Layer):
         raise TypeError(f"{op}: expected a network, got {type(net).__name__}")
     if net.input_shape is None:
@@ -159,7 +158,7 @@ def examples_of(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.nd
 
 
 class _Run:
-    """Both sides, and the comparison between them."""
+    """Both sides of a comparison in lock-step."""
 
     report: Twin
 
@@ -173,6 +172,7 @@ class _Run:
         self.optimizers = (copy.deepcopy(given), copy.deepcopy(given))
 
     def step(self, x: numpy.ndarray, t: numpy.ndarray) -> None:
+        """One training step on both sides."""
         first, second = self.ways
         self.tape.calls.clear()
         with first.in_force():
@@ -207,7 +207,7 @@ class _Run:
             for name, value in kept.items():
                 if name in parameters:
                     self._near("optimizer", name, value, kept2[name])
-                elif backend_of(value) is not None:  # running statistics; a mean is as sure as its values are spread
+                elif backend_of(value) is not None:  # running statistics; a mean is as exact as its values are spread
                     spread = kept.get(name.replace("moving_mean", "moving_variance"))
                     least = 0.0 if spread is None else float(numpy.sqrt(numpy.sum(to_numpy(spread))))
                     self._near("statistics", name, value, kept2[name], K=LONG, at_least=least)
@@ -222,7 +222,7 @@ class _Run:
     # -- comparing
 
     def _seen(self, call: Call, output: str, noted: Any, got: Any) -> None:
-        """A layer's result. What is quickly seen to be near is near; all else is looked at with the op's limits."""
+        """Compare a layer's result: with a quick bound first and, if that is not enough, with the op's own limits."""
         if output in ("x", "dy"):
             return self._near(f"layer {call.name}", f"{output}, as it arrives", noted, got)
         if noted is None or got is None:
@@ -241,7 +241,7 @@ class _Run:
         return self._judge(call, case, output, noted, got, bound)
 
     def _judge(self, call: Call, case: Any, output: str, noted: Any, got: Any, bound: float) -> None:
-        """By the limits of the op itself, with the truth from NumPy's references in float64."""
+        """Compare with the op's own limits; the truth is NumPy's reference in float64."""
         op = "" if case is None else case.op
         if case is None:
             limit = Limit("", numpy.abs(noted), float(numpy.linalg.norm(noted)), norm=bound)
@@ -270,14 +270,14 @@ class _Run:
         )  # fmt: skip
 
     def _sides(self, case: Any, output: str, noted: Any, got: Any) -> list[Any]:
-        """Both results. Where ReLU is taken along, a unit within rounding of 0 may be on here and off there; the truth
-        has taken such units out of dy, so both sides compute the gradients again from that dy."""
+        """Both results. With a ReLU in the op, a unit within rounding of 0 may be on here and off there. The truth's dy
+        is 0 at such units, so both sides compute the gradients again, from that dy."""
         if not case.rectified or output == "y":
             return [noted, got]
         return [way.run(case).values.get(output, side) for way, side in zip(self.ways, (noted, got))]
 
     def _near(self, where: str, what: str, a: Any, b: Any, *, K: int = SUMMANDS, at_least: float = 0.0) -> None:
-        """For what is added up element by element, outside of layers."""
+        """Compare results that are sums element by element, outside of layers."""
         if (a is None) != (b is None):
             raise _Stopped(Divergence(self.report.steps, where, "", what, math.inf, math.inf, 0.0, "result is missing"))
         if a is None:
@@ -310,7 +310,7 @@ class _Run:
 
 
 def references(op: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """An op and its way back by NumPy's references in float64: a truth for shapes that loops are too slow for."""
+    """An op and its pullback by NumPy's references in float64: a truth for shapes that loops are too slow for."""
     from ..cases.case import Case
 
     reference = Way("numpy")

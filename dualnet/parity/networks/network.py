@@ -1,8 +1,8 @@
 """A whole network on several backends: outputs, loss, gradients and answers against float64, then layer by layer.
 
-How far a network's results may be apart cannot be told from the lengths of its sums: it magnifies errors as it
-magnifies any change. So its own envelope is the measure. Five copies have every weight moved by one unit in the last
-place, up or down; a backend may be ten times as far from the truth as the worst of them.
+The lengths of its sums do not say how far a network's results may be apart: it magnifies errors as it magnifies any
+change. So its own envelope is the measure. In five copies every weight is moved by one unit in the last place, up or
+down; a backend may be ten times as far from the truth as the worst of them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["NetworkParity", "Verdict", "envelope_of", "moved", "parity"]
 RUNS = 5
 """Copies with moved weights."""
 ROOM = 10.0
-"""How many times as far as the worst of them a backend may be."""
+"""A backend may be this many times as far from the truth as the worst of them."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One result on one backend: ‖X − R‖ / ‖R‖, and what it may be."""
+    """One result on one backend: ‖X − R‖ / ‖R‖, and the most that it may be."""
 
     result: str
     way: str
@@ -44,10 +44,12 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """Near enough to float64, or left to the lock-step by a note?"""
         return not self.mismatch and (bool(self.note) or self.error <= self.limit)
 
     @property
     def ratio(self) -> float:
+        """The error in units of the limit."""
         return self.error / self.limit if self.limit else 0.0
 
 
@@ -66,6 +68,7 @@ class NetworkParity:
 
     @property
     def ok(self) -> bool:
+        """Does every backend agree with float64, in its results and answers, and with the first one in lock-step?"""
         return (
             bool(self.rows)
             and all(r.ok for r in self.rows)
@@ -78,15 +81,15 @@ class NetworkParity:
 
     @property
     def worst(self) -> Verdict:
+        """The result that is furthest from the truth, in units of its limit."""
         return max(self.rows, key=lambda row: numpy.inf if row.mismatch else -1.0 if row.note else row.ratio)
 
     def __str__(self) -> str:
         lines = [f"{self.name}, {self.dtype}, {self.images} images: {'agrees' if self.ok else 'DISAGREES'}"]
         for row in self.rows:
-            told = (
-                f"other {row.mismatch}" if row.mismatch else f"{row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.1e}"
-            )
-            lines.append(f"  {row.way:<16} {row.result:<20} {row.note or told}{'' if row.ok else '   <-- wrong'}")
+            distance = f"{row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.1e}"
+            text = row.note or (f"other {row.mismatch}" if row.mismatch else distance)
+            lines.append(f"  {row.way:<16} {row.result:<20} {text}{'' if row.ok else '   <-- wrong'}")
         lines += [f"  {way:<16} top-1 {n} of {self.images} as in float64" for way, n in self.top_1.items()]
         return "\n".join([*lines, *(f"  {t}" for t in self.twins)])
 
@@ -108,7 +111,7 @@ def parity(
     seed: int = 0,
     raises: bool = False,
 ) -> NetworkParity:
-    """See :func:`dualnet.parity.parity`, which calls this when it is needed."""
+    """See :func:`dualnet.parity.parity`, which imports this when it is called."""
     ways = list(dict.fromkeys(Way.parse(name) for name in _names(backends)))
     x, t = examples_of(net, (x, t), "parity")
     function = losses.of(net, loss)
@@ -132,7 +135,7 @@ def _names(backends: Any) -> list[Any]:
 
 @dataclass
 class Results:
-    """Outputs, loss and gradients by name; which units are on and which taps won; the sizes of bias sums."""
+    """Outputs, loss and gradients by name; which units are on and which taps won; usual sizes of bias gradients."""
 
     values: dict[str, numpy.ndarray]
     switches: list[numpy.ndarray]
@@ -157,9 +160,9 @@ def results(net: Layer, way: Way, x: numpy.ndarray, t: numpy.ndarray, loss: Call
 
 
 def _sizes(tape: Tape) -> dict[str, float]:
-    """The size that the sum of so many deltas usually has, Σ|dy| / √K, for every bias.
+    """For every bias, the usual size of a sum of that many deltas: Σ|dy| / √K.
 
-    That of a bias in front of batch norm is 0 in truth, and nothing but rounding in any computation.
+    The gradient of a bias in front of batch norm is 0 in truth, and pure rounding in any computation.
     """
     sizes = {}
     for call in tape.calls:
@@ -176,8 +179,8 @@ def envelope_of(
 ) -> tuple[Results, dict[str, float]]:
     """The results in float64, and how far 1 ULP of the weights moves each of them: the worst of five runs.
 
-    A run in which a unit is switched counts for the outputs, and not for gradients, which jump then. Five runs are
-    few: a gradient's envelope counts as at least the median of all.
+    A run in which a unit switches counts for the outputs but not for the gradients, which jump then. Five runs are
+    few, so a gradient's envelope counts as at least the median of all gradients' envelopes.
     """
     reference, wide = Way("numpy"), x.astype(numpy.float64)
     with reference.in_force():
@@ -196,7 +199,7 @@ def envelope_of(
 
 
 def moved(net: Layer, rng: numpy.random.Generator) -> Layer:
-    """A copy with every weight one unit in the last place higher or lower: that of 16 bits, where layers compute so."""
+    """A copy with every weight one unit in the last place higher or lower, in the dtype that the layers compute in."""
     other = net.copy()
     for parameter in other.parameters().values():
         value = to_numpy(parameter.cast(net.dtype))
@@ -206,7 +209,7 @@ def moved(net: Layer, rng: numpy.random.Generator) -> Layer:
 
 
 def distance(x: numpy.ndarray, r: numpy.ndarray, least: float = 0.0) -> float:
-    """‖X − R‖ / ‖R‖ in float64, where ‖R‖ counts as ``least`` at least; infinite where NaN or ∞ are in other places."""
+    """‖X − R‖ / ‖R‖ in float64, with ‖R‖ at least ``least``; infinite if NaN or ∞ stand in different places."""
     x, r = x.astype(numpy.float64), r.astype(numpy.float64)
     finite = numpy.isfinite(r)
     if not numpy.array_equal(numpy.isfinite(x), finite):
@@ -241,7 +244,7 @@ def _compare(report: NetworkParity, way: Way, found: Results, truth: Results, en
 
 
 def _answers(report: NetworkParity, way: Way, y: numpy.ndarray, r: numpy.ndarray) -> None:
-    """Top-1. Another answer is wrong unless the two best were as near to each other as the outputs are to the truth."""
+    """Top-1. Another answer is wrong, unless the two best are as near to each other as the outputs are to the truth."""
     same = numpy.argmax(y, 1) == numpy.argmax(r, 1)
     best = numpy.sort(r, 1)
     margin, off = best[:, -1] - best[:, -2], numpy.abs(y - r).max(1)

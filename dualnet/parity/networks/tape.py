@@ -1,7 +1,7 @@
 """A network that notes what goes through each of its layers, and one that follows such notes with layers of its own.
 
 The notes are taken on copies: the network itself is not touched. Of chains and residual blocks only the layers inside
-are noted, those that compute; what a block itself adds up shows in the input of the next layer.
+are noted, since they compute; what a block itself adds up shows in the input of the next layer.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class Call:
     dy: numpy.ndarray | None = None
     dx: numpy.ndarray | None = None
     gradients: dict[str, numpy.ndarray] = field(default_factory=dict)
-    switches: numpy.ndarray | None = None  # which units are on, which tap won: what gradients jump with
+    switches: numpy.ndarray | None = None  # which units are on, which tap won: when these change, gradients jump
 
     @property
     def name(self) -> str:
+        """The layer's path and kind: ``"3.layer.0 Conv2D"``."""
         kind = type(self.layer).__name__ + (" + ReLU" if self.options.get("relu") else "")
         return f"{self.path} {kind}".strip()
 
@@ -73,10 +74,10 @@ class Tape:
 
 
 class Follower:
-    """A copy of a network whose layers run on the numbers of a tape, and report to ``check`` what they make of them.
+    """A copy of a network whose layers run on the numbers of a tape, and report their results to ``check``.
 
-    ``check(call, name, noted, got)`` is called with the input (``"x"``, ``"dy"``), the output and the gradients. Each
-    layer goes on from the noted numbers, so a difference is always the layer's own.
+    ``check(call, name, noted, got)`` gets each input (``"x"``, ``"dy"``), output and gradient. The next layer goes on
+    from the noted numbers, so a difference is always the layer's own.
     """
 
     def __init__(self, net: Layer, check: Callable[[Call, str, Any, Any], None]) -> None:
@@ -113,7 +114,7 @@ class Follower:
 
 
 def as_case(call: Call) -> Case | None:
-    """A layer's call as a case of its op, for which the truth can be computed; None for layers of other kinds."""
+    """A layer's call as a case of its op, whose truth can be computed; None for a layer that has no such op."""
     layer, found = call.layer, _op(call)
     if found is None or call.x.dtype.name not in UNIT:
         return None
@@ -164,7 +165,7 @@ def _op(call: Call) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
 
 
 def _leaves(net: Layer) -> list[str]:
-    """The layers that compute: those without layers inside."""
+    """The paths of the layers that compute: those without layers inside."""
     return [path for path, layer in net.walk() if not layer.children()]
 
 
@@ -178,10 +179,10 @@ def _switches(layer: Layer, way: Pullback, y: Array, options: dict[str, Any]) ->
 
 
 def _host(array: Array) -> numpy.ndarray:
-    """A copy on the host, which nothing that comes later can change."""
+    """A copy on the host, which no later step can change."""
     return numpy.array(to_numpy(array))
 
 
 def _like(host: Any, array: Array) -> Array:
-    """The noted numbers where ``array`` is."""
+    """The noted numbers on the backend of ``array``."""
     return asarray(host, backend=backend_of(array).name)

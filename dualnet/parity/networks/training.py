@@ -1,11 +1,11 @@
-"""Small networks of the certificate, trained for 200 steps: in lock-step in float64, then against NumPy's own envelope.
+"""The certificate's small networks, trained for 200 steps: in lock-step in float64, then against NumPy's own envelope.
 
-Training magnifies: one unit in the last place of the first weights has grown a thousandfold after 200 steps, so no
-fixed tolerance on trained weights can be defended. NumPy's own spread is the measure: five runs whose first weights are
-moved by one unit in the last place. A backend may stray ten times as far, at every step. A unit that switches (of a
-ReLU, of a maximum) makes a jump in one run and none in the next, and another order of summation may switch one in any
-step, not in the first alone. So where a backend strays too far, up to fifteen runs more are made before it is told, in
-which the weights are moved before every step.
+Training magnifies: a difference of one unit in the last place of the first weights has grown a thousandfold after 200
+steps, so no fixed tolerance on trained weights can be defended. NumPy's own spread is the measure: five runs with the
+first weights moved by one unit in the last place. A backend may stray ten times as far, at every step. A unit (of a
+ReLU, of a maximum) that switches in one run and not in the next makes a jump, and another order of summation may switch
+one at any step, not just the first. So before a backend is said to stray too far, up to fifteen more runs are made,
+with the weights moved before every step.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["NETWORKS", "STEPS", "images", "judge_network", "make"]
 
 STEPS, BATCH, EVERY, MOST_RUNS = 200, 16, 10, 20
 SEEDS = {"lenet5": 5, "vgg6": 2, "resnet20": 2}
-"""Runs whose accuracies are compared."""
+"""How many runs' accuracies are compared."""
 RATE = {"lenet5": 0.005, "vgg6": 0.005, "resnet20": 0.001}
-"""Learning rates at which a training is tame: at ten times these, one unit in the last place becomes everything."""
+"""Learning rates at which training is tame: at ten times these, one unit in the last place changes everything."""
 
 
 def vgg6() -> Sequential:
@@ -43,7 +43,7 @@ def vgg6() -> Sequential:
 
 
 def resnet20() -> Sequential:
-    """ResNet-20 with 4, 8 and 16 filters instead of 16, 32 and 64; its depth is the whole one."""
+    """ResNet-20 with 4, 8 and 16 filters instead of 16, 32 and 64, at its full depth."""
     return models._resnet((4, 8, 16), 3, 10, "identity")
 
 
@@ -52,7 +52,7 @@ NETWORKS: dict[str, tuple[Callable[[], Sequential], tuple[int, ...]]] = {
     "vgg6": (vgg6, (16, 16, 3)),
     "resnet20": (resnet20, (16, 16, 3)),
 }
-"""The certificate's networks, as narrow as minutes allow, and the shape of an image."""
+"""The certificate's networks, narrow enough to train in minutes, and the shape of an image."""
 
 
 def make(name: str, dtype: str, seed: int = 0) -> Layer:
@@ -62,7 +62,7 @@ def make(name: str, dtype: str, seed: int = 0) -> Layer:
 
 
 def images(shape: tuple[int, ...], seed: int = 0) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """The handwritten digits in this size, with a little noise: an even background would tie every maximum."""
+    """The handwritten digits in this size, with a little noise: on an even background every maximum would be a tie."""
     (x, t), _ = data.load_digits()
     H, W, C = shape
     times = H // 8
@@ -81,37 +81,13 @@ def judge_network(
     seed: int = 0,
     steps: int = STEPS,
     seeds: int | None = None,
-    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """All that the certificate says about a network: logits, gradients, top-1, lock-step, envelope, accuracies."""
-    base, others, seeds = ways[0], ways[1:], SEEDS[name] if seeds is None else seeds
-    shape = NETWORKS[name][1]
-    x, t = images(shape, seed)
-    first = {}
-    for dtype in ("float32", "float64"):
-        found = parity(make(name, dtype, seed), x[:BATCH], t[:BATCH], backends=ways, seed=seed)
-        tick()
-        worst = found.worst
-        first[dtype] = {
-            "ok": found.ok,
-            "worst": {"result": worst.result, "way": worst.way, "error": worst.error, "limit": worst.limit},
-            "ratio": {way.name: max((r.ratio for r in found.rows if r.way == way.name and not r.note), default=0.0)
-                      for way in ways},
-            "top_1": found.top_1,
-            "images": found.images,
-            "switched": found.switched,
-            "wrong": [f"{r.way}: {r.result}" for r in found.rows if not r.ok],
-            "lock_step": [str(t) for t in found.twins if not t],
-        }  # fmt: skip
-    lock_steps = []
-    for other in others:
-        run = twin(make(name, "float64", seed), (x, t), backends=(base, other), steps=steps, batch_size=BATCH,
-                   optimizer=SGD(RATE[name], momentum=0.9), seed=seed, raises=False)  # fmt: skip
-        tick()
-        lock_steps.append({"way": other.name, "ok": run.ok, "steps": run.steps, "compared": run.compared,
-                           "worst": run.worst, "worst_at": run.worst_at, "told": str(run)})  # fmt: skip
-    envelope = _envelope(name, ways, x, t, seed, steps, seeds, tick)
-    ok = all(f["ok"] for f in first.values()) and all(s["ok"] for s in lock_steps) and envelope["ok"]
+    x, t = images(NETWORKS[name][1], seed)
+    first = {dtype: _first_step(name, dtype, ways, x[:BATCH], t[:BATCH], seed) for dtype in ("float32", "float64")}
+    lock_steps = [_lock_step(name, (ways[0], other), x, t, seed, steps) for other in ways[1:]]
+    envelope = _envelope(name, ways, x, t, seed, steps, SEEDS[name] if seeds is None else seeds)
+    ok = all(row["ok"] for row in (*first.values(), *lock_steps, envelope))
     return {
         "network": name,
         "parameters": sum(math.prod(p.shape) for p in make(name, "float32").parameters().values()),
@@ -123,9 +99,31 @@ def judge_network(
     }
 
 
-def _envelope(
-    name: str, ways: list[Way], x: Any, t: Any, seed: int, steps: int, seeds: int, tick: Callable[[], None]
-) -> dict[str, Any]:
+def _first_step(name: str, dtype: str, ways: list[Way], x: Any, t: Any, seed: int) -> dict[str, Any]:
+    """Forward and backward once, against float64."""
+    found = parity(make(name, dtype, seed), x, t, backends=ways, seed=seed)
+    worst, sure = found.worst, [row for row in found.rows if not row.note]
+    return {
+        "ok": found.ok,
+        "worst": {"result": worst.result, "way": worst.way, "error": worst.error, "limit": worst.limit},
+        "ratio": {way.name: max((row.ratio for row in sure if row.way == way.name), default=0.0) for way in ways},
+        "top_1": found.top_1,
+        "images": found.images,
+        "switched": found.switched,
+        "wrong": [f"{row.way}: {row.result}" for row in found.rows if not row.ok],
+        "lock_step": [str(pair) for pair in found.twins if not pair],
+    }
+
+
+def _lock_step(name: str, pair: tuple[Way, Way], x: Any, t: Any, seed: int, steps: int) -> dict[str, Any]:
+    """Training in float64, op by op against the first way."""
+    run = twin(make(name, "float64", seed), (x, t), backends=pair, steps=steps, batch_size=BATCH,
+               optimizer=SGD(RATE[name], momentum=0.9), seed=seed, raises=False)  # fmt: skip
+    found = {key: getattr(run, key) for key in ("ok", "steps", "compared", "worst", "worst_at")}
+    return {"way": pair[1].name, **found, "told": str(run)}
+
+
+def _envelope(name: str, ways: list[Way], x: Any, t: Any, seed: int, steps: int, seeds: int) -> dict[str, Any]:
     """200 free steps in float32: each way against the first, in units of the envelope."""
     base, net = ways[0], make(name, "float32", seed)
     course, accuracy = train(net, base, name, x, t, seed, steps)
@@ -135,14 +133,12 @@ def _envelope(
                              for s in range(1, seeds)]  # fmt: skip
     tried = {way: [train(make(name, "float32", seed + s), way, name, x, t, seed + s, steps) for s in range(seeds)]
              for way in ways[1:]}  # fmt: skip
-    tick()
     while runs < RUNS or runs < MOST_RUNS and any(_ratio(found, course, spread) > 1 for found in tried.values()):
         first, every = (moved(net, rng), None) if runs < RUNS else (net, rng)
         other, score = train(first, base, name, x, t, seed, steps, every)
         spread = numpy.maximum.accumulate(numpy.maximum(spread, _apart(other, course)))
         scores.append(score)
         runs += 1
-        tick()
     low, high = min(scores + of_seeds), max(scores + of_seeds)
     rows = []
     for way, found in tried.items():
@@ -163,7 +159,7 @@ def _envelope(
 
 
 def _ratio(found: list[Any], course: list[numpy.ndarray], spread: numpy.ndarray) -> float:
-    """How far the run of the first seed strays, at worst, of what it may."""
+    """How far the run of the first seed strays at worst, in units of how far it may."""
     return float(numpy.max(_apart(found[0][0], course) / (ROOM * spread)))
 
 
@@ -177,9 +173,9 @@ def train(
     steps: int,
     rng: numpy.random.Generator | None = None,
 ) -> tuple[list[numpy.ndarray], float]:
-    """The weights after every tenth step, as one vector each, and the accuracy on images that were not learned.
+    """The weights after every tenth step, as one vector each, and the accuracy on images that were held out.
 
-    With ``rng`` every weight is moved by one unit in the last place before every step.
+    With ``rng`` every weight moves by one unit in the last place before every step.
     """
     net, optimizer = net.copy(), SGD(RATE[name], momentum=0.9)
     held, order, course = 200, numpy.random.default_rng(numpy.random.SeedSequence([seed, 5])), []

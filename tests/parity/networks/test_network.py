@@ -1,21 +1,17 @@
-"""A network of one's own against float64, and the certificate's networks in training."""
+"""A network of your own against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from faults import in_float64, plant, scaled  # noqa: F401  plant is a fixture
+from faults import in_float64, scaled
 
 import dualnet as dn
 from dualnet.check import CheckError
 from dualnet.parity.judging.ways import Way
-from dualnet.parity.networks import network as networks
-from dualnet.parity.networks import training
+from dualnet.parity.networks import network
 
-NUMPY, STRICT = Way("numpy"), Way("strict")
-
-
-# -- a network of one's own --------------------------------------------------------------------------------------------
+NUMPY = Way("numpy")
 
 
 def learner(dtype: str = "float32") -> dn.Sequential:
@@ -39,7 +35,7 @@ def test_a_network_agrees(examples, dtype):
     assert "PASS" in found._repr_html_() and "agrees" in str(found)
 
 
-def test_a_network_on_a_faulty_backend(plant, examples):  # noqa: F811
+def test_a_network_on_a_faulty_backend(plant, examples):
     plant(affine=scaled)
     found = dn.parity(learner(), *examples)
     assert not found and "DISAGREES" in str(found) and "FAIL" in found._repr_html_()
@@ -48,24 +44,24 @@ def test_a_network_on_a_faulty_backend(plant, examples):  # noqa: F811
         dn.parity(learner(), *examples, raises=True)
 
 
-def test_another_dtype_is_seen(plant, examples):  # noqa: F811
+def test_another_dtype_is_seen(plant, examples):
     plant(affine=in_float64)
     with pytest.raises(TypeError, match="float64"):  # the loss of float64 outputs has a float64 gradient
         dn.parity(learner(), *examples)
 
 
 def test_other_answers_are_wrong_unless_they_were_nearly_equal():
-    report = networks.NetworkParity("net", "float32", 2)
+    report = network.NetworkParity("net", "float32", 2)
     r = np.asarray([[1.0, 0.0], [1.0, 1.0 - 1e-9]])
-    networks._answers(report, NUMPY, r[:, ::-1], r)
-    assert report.top_1 == {"numpy": 0} and report.wrong_answers == {"numpy": 0}  # as far apart as that: the rows tell
-    networks._answers(report, NUMPY, np.asarray([[0.1, 0.2], [1.0, 0.9]]), np.asarray([[0.9, 0.0], [1.0, 0.9]]))
+    network._answers(report, NUMPY, r[:, ::-1], r)
+    assert report.top_1 == {"numpy": 0} and report.wrong_answers == {"numpy": 0}  # so far apart that the rows show it
+    network._answers(report, NUMPY, np.asarray([[0.1, 0.2], [1.0, 0.9]]), np.asarray([[0.9, 0.0], [1.0, 0.9]]))
     assert report.top_1 == {"numpy": 1}
 
 
 def test_a_unit_moved_by_one_ulp(rng):
     net = learner()
-    other = networks.moved(net, rng)
+    other = network.moved(net, rng)
     w, moved = (dn.to_numpy(n.parameters()["0.w"].value) for n in (net, other))
     steps = np.abs(moved - w) / np.abs(np.spacing(w))
     assert np.all(w != moved) and steps.max() <= 1 and 0.3 < np.mean(moved > w) < 0.7
@@ -82,29 +78,7 @@ def test_a_unit_moved_by_one_ulp(rng):
         ({"loss": "l3"}, "unknown loss"),
     ],
 )
-def test_wrong_arguments_are_said(examples, arguments, message):
+def test_wrong_arguments_are_named(examples, arguments, message):
     x, t = examples
     with pytest.raises(ValueError, match=message):
         dn.parity(learner(), x, arguments.pop("t", t), **arguments)
-
-
-# -- training ----------------------------------------------------------------------------------------------------------
-
-
-def test_training_stays_within_the_envelope(monkeypatch):
-    found = training.judge_network("lenet5", [NUMPY, STRICT], steps=4, seeds=1)
-    assert found["verdict"] == "PASS" and found["lock_step"][0]["steps"] == 4
-    assert found["training"]["rows"][0]["ratio"] == 0.0 and found["training"]["runs"] == 5
-
-
-def test_training_that_strays_is_seen(plant):  # noqa: F811
-    plant(affine=lambda reference, *args: reference(*args) * (1 + 1e-3))
-    x, t = training.images((28, 28, 1))
-    found = training._envelope("lenet5", [NUMPY, Way("strict", kernels=True)], x, t, 0, 3, 1, lambda: None)
-    assert not found["ok"] and found["rows"][0]["ratio"] > 1 and found["runs"] == 20
-
-
-def test_images_fit_the_networks():
-    for _, shape in training.NETWORKS.values():
-        x, t = training.images(shape)
-        assert x.shape[1:] == shape and x.dtype == np.float32 and len(x) == len(t) and set(t) == set(range(10))

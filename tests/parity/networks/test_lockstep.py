@@ -1,10 +1,10 @@
-"""Two backends in lock-step: that they agree where they do, and where exactly they are said to part."""
+"""Two backends in lock-step: that they agree, and that a fault is named at the place where it happens."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from faults import in_float64, one_element, plant, scaled  # noqa: F401  the fixture
+from faults import in_float64, one_element, scaled
 
 import dualnet as dn
 from dualnet.check import CheckError
@@ -41,7 +41,7 @@ def test_every_kind_of_layer(data):
     layers += [dn.SeparableConv2D(4, 2), dn.Softplus(), dn.Parallel([dn.Conv2D(2, 1), dn.Identity()], merge="concat")]
     layers += [dn.L2Pool2D(2), dn.GlobalAveragePool2D(), dn.Dense(3), dn.LogSoftmax()]
     assert dn.twin(dn.Sequential(layers).init((8, 8, 2)), data, steps=2, batch_size=4)
-    double = dn.Lambda(lambda x: 2 * x, lambda dy, x, y: 2 * dy)  # a layer that nothing is known about
+    double = dn.Lambda(lambda x: 2 * x, lambda dy, x, y: 2 * dy)  # a layer without an op of its own
     assert dn.twin(dn.Sequential([double, dn.Flatten(), dn.Dense(3)]).init((8, 8, 2)), data, steps=2)
 
 
@@ -56,18 +56,18 @@ def test_every_kind_of_layer(data):
         ("max_unpool", scaled, "2 MaxPool2D", "dx"),
     ],
 )
-def test_a_faulty_kernel_is_named(plant, data, kernel, fault, layer, output):  # noqa: F811
+def test_a_faulty_kernel_is_named(plant, data, kernel, fault, layer, output):
     plant(**{kernel: fault})
     found = dn.twin(network(), data, backends=("numpy reference", "strict"), steps=3, raises=False)
     assert not found and found.stopped.step == 0 and found.steps == 0
     assert layer in found.stopped.layer and found.stopped.output == output
     assert found.stopped.ratio > 1 and found.stopped.number > found.stopped.bound
     assert found.stopped.culprit == "strict kernels"  # and not NumPy: float64 says so
-    told = str(found)
-    assert layer in told and "step 0" in told and "strict kernels is wrong" in told and "FAIL" in found._repr_html_()
+    text = str(found)
+    assert layer in text and "step 0" in text and "strict kernels is wrong" in text and "FAIL" in found._repr_html_()
 
 
-def test_it_stops_at_the_step_in_which_it_goes_wrong(plant, data):  # noqa: F811
+def test_it_stops_at_the_step_in_which_it_goes_wrong(plant, data):
     calls = iter(range(1000))
 
     def later(reference, *args):
@@ -91,14 +91,14 @@ def test_a_wrong_optimizer_is_named(data, monkeypatch):
     assert found.stopped.layer == "optimizer" and found.stopped.output == "0.w"
 
 
-def test_another_dtype_is_named(plant, data):  # noqa: F811
+def test_another_dtype_is_named(plant, data):
     plant(max_pool=lambda reference, *args: (in_float64(lambda *a: reference(*a)[0], *args), reference(*args)[1]))
     found = dn.twin(network(), data, raises=False)
     assert "2 MaxPool2D" in found.stopped.layer and found.stopped.mismatch == "dtype"
 
 
-def test_what_a_block_adds_up_is_seen(data, monkeypatch):
-    """The sum in a residual block is no layer: it shows in the input of the next."""
+def test_what_a_block_adds_up_is_compared(data, monkeypatch):
+    """The sum in a residual block is not a layer: it shows in the input of the next one."""
     net, noted = network(), []
     tape = Tape(net)
     y, back = tape.net.forward(dn.asarray(data[0][:4]), train=True)
@@ -122,7 +122,7 @@ def test_what_a_block_adds_up_is_seen(data, monkeypatch):
         ({"optimizer": "sgdd"}, "unknown optimizer"),
     ],
 )
-def test_wrong_arguments_are_said(data, options, message):
+def test_wrong_arguments_are_named(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         dn.twin(network(), data, **options)
 

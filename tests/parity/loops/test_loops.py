@@ -1,14 +1,18 @@
-"""The reference itself: small examples by hand, differences of its own forward, and PyTorch's stored results."""
+"""The loops themselves: small examples by hand, differences of their own forward, and PyTorch's stored results."""
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 from oracles import error
 from test_fixtures import as_tuple, cases, load, numbered
+
+from dualnet.parity import loops
 
 NAN, INF = float("nan"), float("inf")
 
@@ -21,6 +25,17 @@ def maps(*rows: list[float]) -> np.ndarray:
 def bank(*rows: list[float]) -> np.ndarray:
     """One filter that reads one channel."""
     return np.array(rows, np.float64)[:, :, None, None]
+
+
+def test_the_loops_share_nothing_with_the_package() -> None:
+    files = sorted(Path(loops.__file__).parent.glob("*.py"))
+    assert {"losses", "maps", "units"} <= {path.stem for path in files}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1 and not (node.module or "").startswith("dualnet"), path.name
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("dualnet") for alias in node.names), path.name
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
@@ -156,7 +171,7 @@ def test_activations_at_infinity() -> None:
         assert slopes.tolist() == [below, 0 if above == 1 else 1], name
 
 
-# -- every gradient against differences of its own forward -------------------------------------------------------------
+# -- every gradient against differences of the loops' own forward ------------------------------------------------------
 
 ONE = [(3, 4)]
 MAP = [(2, 5, 6, 2)]

@@ -1,0 +1,76 @@
+"""Measurements as tables, in files and in pages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dualnet import bench
+from dualnet.bench import report
+
+
+def test_a_table_is_written_into_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n<!-- bench: one -->\nold\n<!-- bench: end -->\nb\n<!-- bench: two -->\n<!-- bench: end -->\nc\n"
+    )
+    bench.write("| new |\n", f"{page}#one")
+    bench.write("| new |\n", f"{page}#one")
+    text = page.read_text()
+    assert text == (
+        "a\n<!-- bench: one -->\n\n| new |\n\n<!-- bench: end -->\nb\n<!-- bench: two -->\n<!-- bench: end -->\nc\n"
+    )
+    with pytest.raises(ValueError, match="has no '<!-- bench: three -->'"):
+        bench.place(f"{page}#three")
+    assert page.read_text() == text
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, link = tmp_path / "found.json", tmp_path / "link.json"
+    bench.write("{}", path)
+    link.symlink_to(path)
+    bench.write("[1]", link)
+    assert path.read_text() == "[1]" and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+    def broken(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.os, "replace", broken)
+    with pytest.raises(KeyboardInterrupt):
+        bench.write("[1, 2]", path)
+    assert path.read_text() == "[1]"
+    bench.write("nothing", os.devnull)  # it is written to, and stays a device
+    assert not Path(os.devnull).is_file()
+
+
+def test_tables_have_equal_rows():
+    lines = report.table([["a", "number"], ["long name", "1"]])
+    assert lines == ["| a         | number |", "|-----------|-------:|", "| long name |      1 |"]
+
+
+@pytest.mark.parametrize(
+    "library, shown",
+    [
+        ("3.2.0, OpenMP, /home/me/my env/lib/libdnnl.so.3", "3.2.0, OpenMP, libdnnl.so.3"),
+        (r"3.2.0, OpenMP, C:\Users\me\dnnl.dll", "3.2.0, OpenMP, dnnl.dll"),
+        ("no: switched off by DUALNET_ONEDNN=0", "no: switched off by DUALNET_ONEDNN=0"),
+        (2, "2"),
+    ],
+)
+def test_tables_name_a_library_and_not_its_folder(library, shown):
+    assert report._without_folders(library) == shown
+
+
+def test_tables_name_every_library_that_may_run():
+    facts = {
+        "kernels": ["affine"],
+        "cudnn": "9.19, /opt/lib/libcudnn.so.9",
+        "cublas": "13.1",
+        "backend": "cupy:0",
+        "cupy": "14",
+    }
+    ours = {"version": "1", "python": "3", "numpy": "2", "import_ms": 1.0, "facts": facts}
+    rows = report._programs({"programs": {"dualnet": ours}, "settings": {"threads": 2}})
+    assert "1 of its own; cudnn: 9.19, libcudnn.so.9; cublas: 13.1" in "\n".join(rows)
