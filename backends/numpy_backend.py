@@ -49,7 +49,8 @@ ORDER: dict[str, tuple[ModuleType, ...]] = {
 """For each reference the algorithms that may stand in for it, in the order in which they are asked.
 
 Each module holds a function with the reference's name, which returns ``NotImplemented`` if it does not serve the call.
-oneDNN declines every call if it is not installed, or is switched off.
+oneDNN declines every call if it is not installed, or is switched off. Another order may be faster for a shape on a
+machine, and changes the last digits: each algorithm adds up in its own order.
 """
 
 

@@ -18,7 +18,7 @@ device.
 """
 
 from .arrays import asarray, default_dtype, namespace, same_backend, to_numpy
-from .choosing import chosen, current, get_backend, set_backend, use_backend
+from .choosing import current, get_backend, set_backend, use_backend
 from .info import info
 from .kernels import accelerated, calls, kernels_allowed, references
 from .loading import (
@@ -46,7 +46,6 @@ __all__ = [
     "backend_of",
     "backend_states",
     "calls",
-    "chosen",
     "current",
     "default_dtype",
     "get_backend",
