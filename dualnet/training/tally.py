@@ -14,7 +14,7 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Adds up the loss and the right answers of all batches, on the device. Reading the figures waits for it.
+    """Adds up the loss (in float64) and the right answers of all batches, on the device. Reading them waits for it.
 
     >>> import dualnet as dn
     >>> tally = Tally(dn.losses.softmax_cross_entropy)
@@ -38,7 +38,8 @@ class Tally:
         counted(self, "examples")
         n = int(y.shape[0])
         self.examples += n
-        assign(self, "total", self.total + value * n)
+        exact = value.astype("float64") if hasattr(value, "astype") else value  # float32 loses digits as the sum grows
+        assign(self, "total", self.total + exact * n)
         if self.right is not None:
             right = self.right(y, t)
             counted(self, "answers")

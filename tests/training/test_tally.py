@@ -37,6 +37,15 @@ def test_batches_add_up_to_all_examples(backend, rng, name):
     assert tally.figures() == {"loss": 0.0}
 
 
+def test_many_small_batches_lose_no_digits(backend):
+    """All-zero weights and two classes give log 2 whatever the batch size; a sum in float32 drifts to 0.69316."""
+    value, tally = dn.asarray(np.log(2.0), "float32"), Tally(dn.losses.mean_squared_error)
+    batch = dn.asarray(np.zeros((8, 2)), "float32")
+    for _ in range(20_000):
+        tally.add(batch, batch, value)
+    assert tally.figures()["loss"] == pytest.approx(float(np.float32(np.log(2.0))), rel=1e-14)
+
+
 def test_answers_for_every_place_of_a_map(backend, rng):
     """Class numbers and one-hot targets of maps: each place is an answer."""
     y, t = rng.standard_normal((2, 4, 5, 3)), rng.integers(0, 3, (2, 4, 5))
