@@ -11,6 +11,7 @@ import pytest
 from onednn_tools import number as number  # a fixture
 
 import dualnet as dn
+from dualnet.shim import choosing
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures open no window
 
@@ -23,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"cupy", "gpu"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("pretend")
+
+
+@pytest.fixture(autouse=True)
+def chosen_backend() -> Iterator[None]:
+    """``dn.set_backend`` lasts for the process: what a test chooses must not reach the next one."""
+    before = choosing._process.called
+    yield
+    choosing._process.called = before
 
 
 @pytest.fixture(params=dn.available_backends())

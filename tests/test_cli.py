@@ -98,7 +98,6 @@ def test_summary(trained, capsys):
 def test_info(capsys):
     code, out, _ = run(capsys, "info", "--backend", "strict")
     assert code == 0 and re.search(r"^backend +strict$", out, re.M) and dn.__version__ in out
-    dn.set_backend(os.environ.get("DUALNET_BACKEND") or "numpy")
 
 
 def test_check(capsys, monkeypatch):

@@ -408,11 +408,7 @@ def test_training_on_cifar(cifar, backend, capsys, monkeypatch):
     options = ["--backend", backend, "--dtype", "float32", "--model", "digits_cnn", "--epochs", "4", "--batch", "20"]
     found = []
     for _ in range(2):
-        before = dn.get_backend()
-        try:
-            assert train.main([str(cifar), *options, "--lr", "0.005", "--json", str(cifar / "found.json")]) == 0
-        finally:
-            dn.set_backend(before)
+        assert train.main([str(cifar), *options, "--lr", "0.005", "--json", str(cifar / "found.json")]) == 0
         found.append(json.loads((cifar / "found.json").read_text("utf-8")))
     said = capsys.readouterr().out
     assert "digits_cnn in float32 on" in said and said.count("epoch   4 of 4: loss ") == 2

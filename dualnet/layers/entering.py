@@ -14,7 +14,7 @@ def as_batch(net: Layer, x: Any, op: str) -> Array:
     """x as a batch for the network: checked, on its backend, in its dtype.
 
     >>> import dualnet as dn
-    >>> as_batch(dn.Dense(3).init((2,)), [[1, 2]], "trace")
+    >>> dn.to_numpy(as_batch(dn.Dense(3).init((2,)), [[1, 2]], "trace"))
     array([[1., 2.]], dtype=float32)
     """
     if net.input_shape is None:
