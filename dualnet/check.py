@@ -228,7 +228,9 @@ def _problem(
     }
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
-        y, pullback = _pair(f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options))
+        y, pullback = _y_and_pullback(
+            f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
+        )
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
             result = pullback(asarray(g.astype(y.dtype.name)))
@@ -251,7 +253,7 @@ def _chosen(names: list[str], given: dict[str, numpy.ndarray], arrays: tuple, wr
     return chosen
 
 
-def _pair(result: Any) -> tuple[Any, Callable[..., Any]]:
+def _y_and_pullback(result: Any) -> tuple[Any, Callable[..., Any]]:
     """What the function returned, if it is ``(y, pullback)``."""
     if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
         raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")

@@ -274,6 +274,6 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
 
 
 def placement(at: Windows) -> tuple[Any, Any, Any, Any]:
-    """How oneDNN is told where windows stand: strides, dilations (0 if there are none), padding before and after."""
+    """Where windows stand, as oneDNN takes it: strides, dilations (0 if there are none), padding before and after."""
     (top, bottom), (left, right) = at.reach
     return ints(*at.stride), ints(*(r - 1 for r in at.dilation)), ints(top, left), ints(bottom, right)

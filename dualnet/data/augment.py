@@ -69,12 +69,12 @@ class Augment:
         >>> dn.data.Augment.measured(images)
         Augment(shift=4, flip=True, mean=(0.5,), scale=(2.0,))
         """
-        xp, share = _of_images("Augment.measured", images), _share(images)
+        xp, unit = _of_images("Augment.measured", images), _to_unit(images)
         if not images.size:
             raise ValueError(f"Augment.measured: there is nothing to measure in images of shape {tuple(images.shape)}")
         C, sums = images.shape[3], []
         for start in range(0, images.shape[0], BLOCK):  # float64 is eight times as large as a byte
-            block = images[start : start + BLOCK].astype("float64") * share
+            block = images[start : start + BLOCK].astype("float64") * unit
             sums.append(xp.stack([xp.sum(block, axis=(0, 1, 2)), xp.sum(block * block, axis=(0, 1, 2))]))
         total = to_numpy(xp.sum(xp.stack(sums), axis=0)) / (images.size // C)
         mean, spread = total[0], numpy.sqrt(numpy.maximum(total[1] - total[0] ** 2, 0.0))
@@ -134,16 +134,16 @@ class Augment:
 
     def _on(self, images: Array, backend: Any, dtype: str) -> tuple[Array, Array]:
         """Mean and scale of each channel in the images' own units, beside the images; kept for the next batch."""
-        C, share = images.shape[3], _share(images)
+        C, unit = images.shape[3], _to_unit(images)
         for name, numbers in (("mean", self.mean), ("scale", self.scale)):
             if numbers is not None and len(numbers) not in (1, C):
                 raise ValueError(
                     f"Augment: {name} has {len(numbers)} numbers and the images have {C} channels; expected one for "
                     "each, or one for all"
                 )
-        key = (backend.name, C, share, dtype)
+        key = (backend.name, C, unit, dtype)
         if key not in self._vectors:
-            given = ((self.mean or (0.0,), 1 / share), (self.scale or (1.0,), share))
+            given = ((self.mean or (0.0,), 1 / unit), (self.scale or (1.0,), unit))
             vectors = [numpy.broadcast_to(numpy.array(n) * unit, (C,)).astype(dtype) for n, unit in given]
             mean, scale = (asarray(vector, backend=backend.name) for vector in vectors)
             self._vectors[key] = mean, scale
@@ -204,7 +204,7 @@ def _of_images(owner: str, images: Array) -> Any:
     return backend.xp
 
 
-def _share(images: Array) -> float:
+def _to_unit(images: Array) -> float:
     """The factor that brings the images' numbers to [0, 1]."""
     return 1 / 255 if images.dtype.name == "uint8" else 1.0
 

@@ -83,7 +83,7 @@ def pairs_of(ways: Iterable[Way]) -> list[tuple[Way, Way]]:
 def judge(op: str, dtype: str, ways: list[Way], *, seed: int = 0, cases: int = 10) -> dict[str, Any]:
     """One row of the certificate: an op in one dtype."""
     drawn = [draw(op, number, seed, dtype) for number in range(cases)]
-    tallies, apart = {way: Tally(way.name) for way in ways}, {pair: _pair(pair) for pair in pairs_of(ways)}
+    tallies, apart = {way: Tally(way.name) for way in ways}, {pair: _tally_of(pair) for pair in pairs_of(ways)}
     for case in drawn:
         truth, outcomes = judge_case(case, ways)
         for way, outcome in outcomes.items():
@@ -118,7 +118,7 @@ def repeats(way: Way, case: Case, times: int = REPEATS) -> int:
     return sum(way.run(case).bits() != first for _ in range(times))
 
 
-def _pair(pair: tuple[Way, Way]) -> Tally:
+def _tally_of(pair: tuple[Way, Way]) -> Tally:
     return Tally(f"{pair[0].name} ↔ {pair[1].name}")
 
 

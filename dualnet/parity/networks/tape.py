@@ -98,19 +98,19 @@ class Follower:
         call = self.calls[self.place]
         self.place += 1
         self.check(call, "x", call.x, _host(x))
-        y, way = run(_like(call.x, x))
+        y, way = run(_on_backend_of(call.x, x))
         self.check(call, "y", call.y, _host(y))
 
         def back(dy: Array) -> Any:
             self.check(call, "dy", call.dy, _host(dy))
-            dx, gradients = way(_like(call.dy, dy))
+            dx, gradients = way(_on_backend_of(call.dy, dy))
             self.check(call, "dx", call.dx, None if dx is None else _host(dx))
             for name, noted in call.gradients.items():
                 self.check(call, f"d{name}", noted, _host(gradients[name]) if name in gradients else None)
-            onward = {name: _like(noted, dy) for name, noted in call.gradients.items()}
-            return None if call.dx is None else _like(call.dx, dy), onward
+            onward = {name: _on_backend_of(noted, dy) for name, noted in call.gradients.items()}
+            return None if call.dx is None else _on_backend_of(call.dx, dy), onward
 
-        return _like(call.y, y), back
+        return _on_backend_of(call.y, y), back
 
 
 def as_case(call: Call) -> Case | None:
@@ -183,6 +183,6 @@ def _host(array: Array) -> numpy.ndarray:
     return numpy.array(to_numpy(array))
 
 
-def _like(host: Any, array: Array) -> Array:
+def _on_backend_of(host: Any, array: Array) -> Array:
     """The noted numbers on the backend of ``array``."""
     return asarray(host, backend=backend_of(array).name)

@@ -113,7 +113,7 @@ def _deltas(rows: Sequence[Any], error: float) -> list[Finding]:
     found = []
     large = [row for row in back if row.delta_norm > EXPLODED * error]
     if large:
-        text = f"deltas explode: their norm is {_share(large[0], error)} that at the output"
+        text = f"deltas explode: their norm is {_norm_and_times(large[0], error)} that at the output"
         found.append(
             _first(large, "backward", text, f"Try clip_norm=1.0 in the optimizer, dn.BatchNorm(), or {WEIGHTS}.")
         )
@@ -123,13 +123,13 @@ def _deltas(rows: Sequence[Any], error: float) -> list[Finding]:
         advice = "Nothing before it can learn; look at the layer after it (a dead ReLU, weights that are all 0)."
         found.append(_first(small, "backward", text, advice))
     elif small:
-        text = f"deltas vanish: their norm is {_share(small[0], error)} that at the output"
+        text = f"deltas vanish: their norm is {_norm_and_times(small[0], error)} that at the output"
         advice = f"Try dn.ReLU() instead of sigmoid and tanh, {WEIGHTS}, dn.BatchNorm(), or dn.Residual around layers."
         found.append(_first(small, "backward", text, advice))
     return found
 
 
-def _share(row: Any, error: float) -> str:
+def _norm_and_times(row: Any, error: float) -> str:
     return f"{figure(row.delta_norm)}, {figure(row.delta_norm / error, 2)} times"
 
 

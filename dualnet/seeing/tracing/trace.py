@@ -103,8 +103,8 @@ class Trace:
 
     def __str__(self) -> str:
         table = markup.ruled([HEADINGS, *map(_cells, self.rows), self._totals()])
-        told = self.findings or ["nothing stands out"]
-        return "\n".join([self.title, *table, *told])
+        words = self.findings or ["nothing stands out"]
+        return "\n".join([self.title, *table, *words])
 
     __repr__ = __str__
 

@@ -143,8 +143,8 @@ def _first_maps(visits: list[Visit]) -> Visit:
 
 def _channels(maps: numpy.ndarray, visit: Visit, kind: str, limit: int, ax: Any, op: str) -> Any:
     K, h, w = maps.shape
-    told = _of(min(K, limit), K, "maps")
-    words = told if kind == "maps" else f"{kind} {told}"
+    number = _of(min(K, limit), K, "maps")
+    words = number if kind == "maps" else f"{kind} {number}"
     return draw_mosaic(ax, maps[:limit], op, f"{visit.label}: {words}, {h} × {w}")
 
 
