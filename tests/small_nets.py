@@ -22,6 +22,30 @@ class Scale(dn.Layer):
         return y, dn.Pullback("scale", pullback, y, x=x, g=g)
 
 
+class Twice(dn.Layer):
+    """A container of a user's own that runs its layer two times."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def children(self):
+        return {"inner": self.inner}
+
+    def build(self, input_shape, draw):
+        self.inner.init_from(input_shape, draw.child(0))
+
+    def forward(self, x, train=False):
+        between, one = self.inner.forward(x, train)
+        y, two = self.inner.forward(between, train)
+
+        def pullback(dy):
+            dx, late = two(dy)
+            dx, early = one(dx)
+            return dx, {f"inner.{name}": late[name] + early[name] for name in late}
+
+        return y, dn.Pullback("Twice", pullback, y, children={"one": one, "two": two})
+
+
 def small():
     """For inputs (5, 5, 2): "0.w", "0.b", "1.layer.g", "1.shortcut.w", "2.w" and "2.b"."""
     return dn.Sequential([dn.Conv2D(3, 3), dn.Residual(Scale(), dn.Conv2D(3, 1, use_bias=False)), dn.Conv2D(2, 1)])

@@ -7,34 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from small_nets import Twice
 
 import dualnet as dn
 from dualnet.layers.containers import forward_of
 from dualnet.seeing.watching import Probe, Stopwatch, Watch, sharing_copy
-
-
-class Twice(dn.Layer):
-    """A container of one's own that runs its layer two times."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def children(self):
-        return {"inner": self.inner}
-
-    def build(self, input_shape, draw):
-        self.inner.init_from(input_shape, draw.child(0))
-
-    def forward(self, x, train=False):
-        between, one = self.inner.forward(x, train)
-        y, two = self.inner.forward(between, train)
-
-        def pullback(dy):
-            dx, late = two(dy)
-            dx, early = one(dx)
-            return dx, {f"inner.{name}": late[name] + early[name] for name in late}
-
-        return y, dn.Pullback("Twice", pullback, y, children={"one": one, "two": two})
 
 
 class Broken(dn.Layer):

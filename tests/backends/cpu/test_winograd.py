@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering on NumPy, in both directions: its numbers, its tiles, and what it must not serve."""
+"""Winograd's minimal filtering on NumPy: the numbers and refusals of both kernels, and the tiles of the larger one."""
 
 from __future__ import annotations
 
@@ -12,50 +12,57 @@ from cpu_tools import (
     winograd_serves,
 )
 
-from dualnet.backends.cpu import winograd
+from dualnet.backends.cpu import winograd, winograd_rows
 from dualnet.geometry import windows
 
+BOTH = pytest.mark.parametrize("by, D", [(winograd, 80), (winograd_rows, 48)], ids=["both directions", "rows"])
 
+
+@BOTH
 @pytest.mark.parametrize("case", range(20))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
-def test_the_references_numbers(monkeypatch, rng, case, dtype, threads):
+def test_the_references_numbers(monkeypatch, rng, by, D, case, dtype, threads):
     monkeypatch.setenv("DUALNET_THREADS", threads)
     if case % 2:  # several blocks, of rows of tiles where there are few images
-        monkeypatch.setattr(winograd, "BLOCK_BYTES", 20000)
-        monkeypatch.setattr(winograd, "UNPACKED", 3000)
-    winograd_serves(winograd, monkeypatch)
-    winograd_agrees(winograd, rng, dtype)
+        monkeypatch.setattr(by, "BLOCK_BYTES", 20000)
+        monkeypatch.setattr(by, "UNPACKED", 3000)
+    winograd_serves(by, monkeypatch)
+    winograd_agrees(by, rng, dtype)
 
 
-def test_any_memory_layout_and_any_leftovers(monkeypatch, rng):
+@BOTH
+def test_any_memory_layout_and_any_leftovers(monkeypatch, rng, by, D):
     monkeypatch.setenv("DUALNET_THREADS", "1")
-    winograd_keeps_to_itself(winograd, rng, 80)
+    winograd_keeps_to_itself(by, rng, D)
 
 
+@BOTH
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_what_is_not_finite_is_declined(rng, value):
-    winograd_declines_what_is_not_finite(winograd, rng, 80, value)
+def test_what_is_not_finite_is_declined(rng, by, D, value):
+    winograd_declines_what_is_not_finite(by, rng, D, value)
 
 
-def test_many_channels_are_served(rng):
-    for D, served in ((80, True), (64, False)):
-        at, x, w, b, dy = winograd_case(rng, D)
+@BOTH
+def test_what_is_not_served(rng, by, D):
+    at, x, w, b, dy = winograd_case(rng, D)
+    assert by.parameter_gradients(x.astype("f2"), dy.astype("f2"), at, 1, True) is NotImplemented
+    assert by.correlate(x, w.astype("f8"), None, at) is NotImplemented
+    assert by.correlate(x, w, b, at, 2) is by.correlate_inputs(dy, w, at, 2) is NotImplemented  # groups
+    assert by.correlate_filters(x, dy, at, 2) is NotImplemented
+
+
+@pytest.mark.parametrize("D, by, other", [(64, winograd_rows, winograd), (65, winograd, winograd_rows)])
+def test_the_one_serves_many_channels_and_the_other_few(rng, D, by, other):
+    at, x, w, b, dy = winograd_case(rng, D)
+    for kernels, served in ((by, True), (other, False)):
         for result in (
-            winograd.correlate(x, w, b, at),
-            winograd.parameter_gradients(x, dy, at, 1, True),
-            winograd.correlate_filters(x, dy, at),
-            winograd.correlate_inputs(dy, w, at),
+            kernels.correlate(x, w, b, at),
+            kernels.parameter_gradients(x, dy, at, 1, True),
+            kernels.correlate_filters(x, dy, at),
+            kernels.correlate_inputs(dy, w, at),
         ):
             assert (result is not NotImplemented) == served
-
-
-def test_what_is_not_served(rng):
-    at, x, w, b, dy = winograd_case(rng, 80)
-    assert winograd.parameter_gradients(x.astype("f2"), dy.astype("f2"), at, 1, True) is NotImplemented
-    assert winograd.correlate(x, w.astype("f8"), None, at) is NotImplemented
-    assert winograd.correlate(x, w, b, at, 2) is winograd.correlate_inputs(dy, w, at, 2) is NotImplemented  # groups
-    assert winograd.correlate_filters(x, dy, at, 2) is NotImplemented
 
 
 def test_tiles_fit_the_map():

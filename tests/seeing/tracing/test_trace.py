@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from small_nets import Twice
 
 import dualnet as dn
 from dualnet.layers.state import name_of
@@ -169,27 +170,6 @@ def test_one_layer_alone(backend, layer, rng):
 
 
 def test_a_container_and_a_layer_of_ones_own(backend, rng):
-    class Twice(dn.Layer):
-        def __init__(self, inner):
-            self.inner = inner
-
-        def children(self):
-            return {"inner": self.inner}
-
-        def build(self, input_shape, draw):
-            self.inner.init_from(input_shape, draw.child(0))
-
-        def forward(self, x, train=False):
-            first, one = self.inner.forward(x, train)
-            second, two = self.inner.forward(first, train)
-
-            def pullback(dy):
-                dx, late = two(dy)
-                dx, early = one(dx)
-                return dx, {f"inner.{name}": late[name] + early[name] for name in late}
-
-            return second, dn.Pullback("Twice", pullback, second, children={"one": one, "two": two})
-
     net = dn.Sequential([dn.Flatten(), Twice(dn.Dense(12)), dn.Dense(4)]).init((2, 2, 3))
     x, t = batch(rng, shape=(2, 2, 3))
     assert [row.name for row in net.trace(x, t).rows] == ["0", "1", "1.inner", "1.inner", "2"]
