@@ -1,0 +1,61 @@
+"""``dualnet check``: prove gradients by finite differences and dot products."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import dualnet as dn
+
+from ..check import Report
+from .options import EXIT_WRONG, command
+from .subjects import network
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "check", run, "prove gradients by finite differences and dot products")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    subjects = _every_layer() if options.model is None else [network(options.model, None)]
+    wrong = 0
+    for layer in subjects:
+        report = dn.check.gradient(layer, seed=options.seed, raises=False)
+        print(report if options.model or not report.ok else _line(layer, report), flush=True)
+        wrong += not report.ok
+    print(f"{len(subjects) - wrong} passed, {wrong} failed" if not options.model else "")
+    return EXIT_WRONG if wrong else 0
+
+
+def _line(layer: dn.Layer, report: Report) -> str:
+    return f"{'ok' if report.ok else 'WRONG':<6} worst error {report.worst:.1e}  {layer}"
+
+
+def _every_layer() -> list[dn.Layer]:
+    """One layer of each kind, with options that matter to its backward pass."""
+    maps = (6, 7, 4)
+    layers: list[dn.Layer] = [
+        dn.Conv2D(6, (3, 2), stride=2, padding="same", groups=2),
+        dn.Conv2D(3, 3, dilation=2, padding="full", mode="convolution"),
+        dn.Conv2DTranspose(3, 3, stride=2, padding=1, output_padding=1),
+        dn.DepthwiseConv2D(3, depth_multiplier=2),
+        dn.SeparableConv2D(5, 3, padding="same"),
+        dn.MaxPool2D(3, stride=2, padding=1),
+        dn.AveragePool2D((2, 3), stride=1, ceil_mode=True),
+        dn.L2Pool2D(2),
+        dn.GlobalAveragePool2D(),
+        dn.GlobalMaxPool2D(),
+        dn.Sequential([dn.Flatten(), dn.Dense(5)]),
+        *(f() for f in (dn.ReLU, dn.LeakyReLU, dn.ELU, dn.GELU, dn.SiLU, dn.Sigmoid, dn.Tanh, dn.Softplus)),
+        dn.Softmax(),
+        dn.LogSoftmax(),
+        dn.BatchNorm(),
+        dn.LayerNorm(),
+        dn.GroupNorm(2),
+        dn.Dropout(0.3),
+        dn.Residual(dn.Conv2D(4, 3, padding="same")),
+        dn.Parallel([dn.Conv2D(2, 1), dn.Identity()], merge="concat"),
+    ]
+    return [layer.init(maps) for layer in layers]

@@ -1,0 +1,20 @@
+"""``dualnet parity``: compare backends with float64 and each other."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..parity.certificate import command as parity
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("parity", help="compare backends with float64 and each other: the certificate")
+    parity.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    text, code = parity.run(options, options.words)
+    print(text)
+    return code
