@@ -119,6 +119,23 @@ def test_the_extras_that_messages_name_are_there():
     assert not re.search("cuda", everything)  # two CuPy wheels break each other
 
 
+@pytest.mark.slow
+def test_a_bundle_trains(target, tmp_path):
+    """docs/how-to/bundle.md, from the installed wheel: backends by name and data files are all in the one file."""
+    if importlib.util.find_spec("PyInstaller") is None:
+        pytest.skip("pip install pyinstaller")
+    page = (ROOT / "docs" / "how-to" / "bundle.md").read_text(encoding="utf-8")
+    command = next(line for line in page.splitlines() if line.startswith("pyinstaller"))
+    lines = [line[4:] for line in page.splitlines() if line.startswith(">>> ")]
+    *program, accuracy = lines
+    saved = ['path = net.save("model.npz")', f"print(dn.load(path).{accuracy.removeprefix('net.')})"]
+    (tmp_path / "app.py").write_text("\n".join([*program, *saved]), encoding="utf-8")
+    done(sys.executable, "-m", "PyInstaller", *command.split()[1:], cwd=tmp_path, PYTHONPATH=str(target))
+    far = tmp_path / "far"
+    far.mkdir()
+    assert done(tmp_path / "dist" / "app", cwd=far).split() == ["True"]
+
+
 def test_the_archive_can_build_the_same_wheel(checkout, wheel, tmp_path):
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("no setuptools in this environment")
