@@ -41,6 +41,7 @@ ORDER: dict[str, tuple[ModuleType, ...]] = {
     "batch_normalise": (onednn_passes,),
     "normalise": (onednn_passes, cpu_passes),
     "normalise_backward": (onednn_passes, cpu_passes),
+    "masked": (cpu_passes,),
     # loss, optimizers
     "cross_entropy": (losses,),
     "sgd_updates": (onednn_passes, steps),

@@ -22,7 +22,7 @@ FUNCTIONS = """
     reshape permute_dims moveaxis swapaxes concat stack flip roll squeeze expand_dims broadcast_to broadcast_arrays tile
     repeat where take take_along_axis tril triu
     add subtract multiply divide floor_divide remainder power negative positive abs sign square sqrt exp expm1 log log1p
-    log2 sin cos tan sinh cosh tanh floor ceil trunc rint maximum minimum clip
+    log2 hypot sin cos tan sinh cosh tanh floor ceil trunc rint maximum minimum clip
     equal not_equal less less_equal greater greater_equal logical_and logical_or logical_not logical_xor
     isnan isinf isfinite signbit copysign bitwise_and bitwise_or bitwise_xor
     sum prod mean var std max min argmax argmin any all cumsum argsort sort count_nonzero
@@ -69,7 +69,7 @@ class StrictArray:
 
     def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
         """In another dtype; with ``copy=False`` itself, if it has that dtype already."""
-        return StrictArray(self._held.astype(dtype)) if copy or self.dtype != dtype else self
+        return StrictArray(_silent(self._held.astype)(dtype)) if copy or self.dtype != dtype else self
 
     def copy(self) -> StrictArray:
         """A copy on the device."""
@@ -137,6 +137,11 @@ def _index(index: Any) -> Any:
     return held if isinstance(index, tuple) else held[0]
 
 
+def _silent(compute: Any) -> Any:
+    """Without NumPy's warnings: a GPU does not warn of an overflow."""
+    return numpy.errstate(all="ignore")(compute)
+
+
 def _binary(name: str, compute: Any) -> None:
     def forward(self: StrictArray, other: Any) -> Any:
         return _wrap(compute(self._held, _operand(other)))
@@ -162,11 +167,11 @@ def _unary(name: str, compute: Any) -> None:
 
 
 for _name in "add sub mul truediv floordiv mod pow matmul lt le gt ge eq ne and or xor lshift rshift".split():
-    _binary(_name, getattr(operator, f"__{_name}__"))
+    _binary(_name, _silent(getattr(operator, f"__{_name}__")))
 for _name in "iadd isub imul itruediv ifloordiv ipow iand ior ixor ilshift irshift".split():
-    _in_place(_name, getattr(operator, f"__{_name}__"))
+    _in_place(_name, _silent(getattr(operator, f"__{_name}__")))
 for _name in "neg pos abs invert".split():
-    _unary(_name, getattr(operator, f"__{_name}__"))
+    _unary(_name, _silent(getattr(operator, f"__{_name}__")))
 
 
 class Namespace:
@@ -184,11 +189,12 @@ class Namespace:
 
 def _function(name: str) -> Any:
     compute = getattr(numpy, name)
+    run = _silent(compute)
 
     def call(*args: Any, **options: Any) -> Any:
         _check(name, compute, args, options)
         held = {key: _operand(value) for key, value in options.items()}
-        result = compute(*map(_operand, args), **held)
+        result = run(*map(_operand, args), **held)
         if name in ("empty", "empty_like"):
             _spoil(result)
         return _wrap(result)

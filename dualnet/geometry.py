@@ -11,6 +11,7 @@ padding. Everything that cannot work is refused here, before an array is allocat
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import warnings
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import extents
+from .arguments import LIMIT, extents
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -65,6 +66,20 @@ class Windows:
         (top, bottom), (left, right) = self.pads
         return (top, bottom + self.overhang[0]), (left, right + self.overhang[1])
 
+    @functools.cached_property
+    def units(self) -> int:
+        """Units of a channel in the padded map and in the output together."""
+        (top, bottom), (left, right) = self.reach
+        padded = (top + self.size[0] + bottom) * (left + self.size[1] + right)
+        return (padded if self.reach != ((0, 0), (0, 0)) else 0) + self.grid[0] * self.grid[1]
+
+    @functools.cached_property
+    def units_of_a_row(self) -> int:
+        """Units of a channel in the smallest block of columns, one row of windows, and in the padded map below it."""
+        left, right = self.reach[1]
+        columns = self.grid[1] * self.taps if self.taps > 1 else 0
+        return columns + (self.dilation[0] * (self.window[0] - 1) + 1) * (left + self.size[1] + right)
+
     def slices(self) -> Iterator[tuple[slice, slice]]:
         """For each tap, in row-major order, the part of the padded map it meets: one element per output position."""
         (P, Q), (s1, s2), (r1, r2) = self.grid, self.stride, self.dilation
@@ -105,12 +120,12 @@ class Windows:
             for span, inside, part in parts:
                 yield slice(n, min(n + images, batch)), span, inside, part
 
-    def taps_inside(self) -> tuple[list[int], list[int]]:
-        """How many taps of each window lie on the map itself, along the height and along the width."""
+    def first_empty(self) -> tuple[int | None, int | None]:
+        """The first output row and the first output column whose windows lie wholly beside the map, or None."""
         return tuple(  # type: ignore[return-value]
-            [sum(0 <= i * s + m * r - before < n for m in range(k)) for i in range(positions)]
-            for n, k, s, (before, _), r, positions in zip(
-                self.size, self.window, self.stride, self.pads, self.dilation, self.grid
+            _first_empty(n, k, s, r, before, positions)
+            for n, k, s, r, (before, _), positions in zip(
+                self.size, self.window, self.stride, self.dilation, self.pads, self.grid
             )
         )
 
@@ -173,6 +188,37 @@ def _along(
     return (before, after), positions, overhang
 
 
+def _first_empty(n: int, k: int, s: int, r: int, before: int, positions: int) -> int | None:
+    """The first of the windows along one axis that has no tap on the map, found without a walk over the windows.
+
+    There are three kinds: the first window may end before the map. A window that begins before the map and ends behind
+    it may step over it, if the gaps between its taps are wider than the map. And the last window may begin behind it.
+    """
+    if r * (k - 1) < before:
+        return 0
+    starts_before = min(-(-before // s), positions)  # that many windows begin before the map
+    if n < r and _steps_over(starts_before, n, s, r, before):
+        return bisect.bisect_left(range(starts_before), True, key=lambda i: _steps_over(i + 1, n, s, r, before) > 0)
+    return -(-(n + before) // s) if (positions - 1) * s >= n + before else None
+
+
+def _steps_over(count: int, n: int, s: int, r: int, before: int) -> int:
+    """How many of the first ``count`` windows step over the map: those with (i·s − before) mod r ≥ n."""
+    return _sum_of_floors(count, s, r - n - before, r) - _sum_of_floors(count, s, -before, r)
+
+
+def _sum_of_floors(count: int, a: int, b: int, m: int) -> int:
+    """Σ ⌊(a·i + b) / m⌋ for i = 0 … count − 1, in as few rounds as Euclid's algorithm takes."""
+    total = 0
+    while count > 0:
+        total += count * (count - 1) // 2 * (a // m) + count * (b // m)
+        a, b = a % m, b % m
+        # Now the floors are steps of height 1. Count along the other axis: how many i lie behind each step?
+        count, b = divmod(a * count + b, m)
+        a, m = m, a
+    return total
+
+
 def transposed(
     op: str, grid: Pair, window: Pair, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, dilation: Any = 1
 ) -> Windows:
@@ -185,31 +231,40 @@ def transposed(
     """
     stride, dilation = extents(stride, "stride", op=op), extents(dilation, "dilation", op=op)
     extra = extents(output_padding, "output_padding", op=op, least=0)
-    padding = check_padding(padding, op=op)
+    return _transposed(op, tuple(grid), tuple(window), stride, check_padding(padding, op=op), extra, dilation)
+
+
+@functools.lru_cache(maxsize=1024)
+def _transposed(
+    op: str, grid: Pair, window: Pair, stride: Pair, padding: str | Pads, extra: Pair, dilation: Pair
+) -> Windows:
+    """:func:`transposed` for arguments that are checked."""
     size, pads = [], []
     for i, axis in enumerate(("height", "width")):
         P, k, s, r, more = grid[i], window[i], stride[i], dilation[i], extra[i]
         extent = r * (k - 1) + 1
         if more >= s:
             raise ValueError(f"{op}: output_padding {more} must be smaller than stride {s} along the {axis}")
-        if padding == "valid":
+        if not isinstance(padding, str):
+            before, after = padding[i]
+        elif padding == "valid":
             before = after = 0
         elif padding == "full":
             before = after = extent - 1
-        elif padding == "same":
+        else:  # "same"
             if more:
                 raise ValueError(f"{op}: padding='same' settles the output size, so output_padding must be 0")
             total = max(extent - s, 0)
             before, after = total // 2, total - total // 2
             more = max(s - extent, 0)
-        else:
-            before, after = padding[i]
         n = (P - 1) * s + extent - before - after + more
         if P == 0 or n < 1:
             raise ValueError(
                 f"{op}: padding {before} + {after} leaves nothing of the {axis}: output {axis} would be {n}. "
                 "Use less padding."
             )
+        if n > LIMIT:
+            raise ValueError(f"{op}: the output {axis} would be {n}; the limit is {LIMIT}. Use a smaller stride.")
         size.append(n)
         pads.append((before, after))
     return Windows((size[0], size[1]), window, stride, (pads[0], pads[1]), dilation, (grid[0], grid[1]))

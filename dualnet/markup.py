@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 __all__ = ["BLUE", "GREY", "ORANGE", "badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
@@ -18,7 +19,17 @@ RULE = "1px solid rgba(128,128,128,.35)"
 
 VERDICTS = {"PASS": "#2e9e5b", "FAIL": "#d64545", "INVALID": "#d64545", "PARTIAL": "#c98a1b", "NOT-RUN": GREY}
 
-escape = html.escape
+FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""Characters that no XML may hold, not even as an entity: one of them in a name, and no program opens the SVG."""
+
+
+def escape(text: str) -> str:
+    r"""Text that shows as it is inside HTML and SVG, between tags and in attributes. What XML forbids becomes �.
+
+    >>> escape('<b title="x">'), escape("\x1b[1m")
+    ('&lt;b title=&quot;x&quot;&gt;', '�[1m')
+    """
+    return html.escape(FORBIDDEN.sub("\ufffd", text))
 
 
 def table(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .arguments import integer
 from .files.network import built_in
-from .geometry import height_and_width
+from .geometry import elements, height_and_width
 from .layers import (
     BatchNorm,
     Conv2D,
@@ -22,6 +22,7 @@ from .layers import (
 from .layers.layer import Layer, Shape
 from .ops.pullback import Pullback
 from .shim import Array, namespace
+from .shim.memory import check_memory
 
 __all__ = ["INPUT_SHAPES", "NAMES", "PaddedShortcut", "digits_cnn", "get"]
 __all__ += ["lenet5", "resnet18", "resnet20", "vgg16", "vgg6"]
@@ -217,7 +218,9 @@ class PaddedShortcut(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         xp = namespace("PaddedShortcut", x=x)
         s, C, shape, dtype = self.stride, x.shape[3], x.shape, x.dtype
-        y = xp.zeros((shape[0], *self.output_shape(shape[1:])), dtype=dtype)  # (N, H', W', filters)
+        output = (shape[0], *self.output_shape(shape[1:]))  # (N, H', W', filters)
+        check_memory("PaddedShortcut", x, elements(output) * x.itemsize, "the output", "Use fewer filters.")
+        y = xp.zeros(output, dtype=dtype)
         y[..., :C] = x[:, ::s, ::s, :]  # (N, H, W, C) -> (N, H', W', C)
 
         def pullback(dy: Array) -> tuple[Array, dict[str, Array]]:

@@ -199,6 +199,25 @@ class Recording:
             number = self._numbers[key]
             setattr(number.owner, number.name, getattr(number.owner, number.name) + amount)
 
+    @contextmanager
+    def undoing(self, in_place: bool) -> Iterator[None]:
+        """If a step raises, put back the counts that it moved and, if it ran ``in_place``, the arrays it overwrote.
+
+        What it met for the first time is forgotten again.
+        """
+        before, known = self.counts(), (dict(self._numbers), dict(self._arrays))
+        held = [(array, array.array.copy()) for array in self._arrays.values()] if in_place else []
+        try:
+            yield
+        except BaseException:
+            for array, values in held:
+                array.array[...] = values
+                _mark_changed(array.owner)
+            after = self.counts()
+            self.move({key: before[key] - after[key] for key in before})
+            self._numbers, self._arrays = known
+            raise
+
     # -- what live, counted, assign, owned, lasting and Stateful call
 
     def live(self, owner: Any, name: str, dtype: str) -> Array:

@@ -6,6 +6,7 @@ import ast
 import configparser
 import fnmatch
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -164,6 +165,55 @@ def test_no_user_error_is_an_assertion_and_nothing_is_printed(path):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
             speaks = path.parent.name in ("cli", "training")
             assert speaks, f"{name(path)}:{node.lineno} prints"
+
+
+def without_encoding(module: ast.Module) -> list[int]:
+    """The lines that open a file or a pipe as text and do not say in which encoding: on Windows it would be cp1252."""
+    found = []
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        options = {option.arg: option.value for option in node.keywords}
+        texts = [arg.value for arg in [*node.args, *options.values()] if isinstance(arg, ast.Constant)]
+        binary = any(isinstance(text, str) and re.fullmatch(r"[rwxa]?\+?b|[rwxa]b\+?", text) for text in texts)
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        opens = called == "fdopen" or (called == "open" and owner not in NO_TEXT)
+        pipes = called in ("run", "Popen", "check_output") and {"text", "universal_newlines"} & set(options)
+        if (called in ("read_text", "write_text") or (opens and not binary) or pipes) and not (
+            "encoding" in options or "utf-8" in texts
+        ):
+            found.append(node.lineno)
+    return found
+
+
+NO_TEXT = {"os", "image", "Image", "tarfile", "zipfile", "webbrowser"}
+"""Whose ``open`` does not read text."""
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *MACHINES, *sorted((ROOT / "tools").glob("*.py"))], ids=name)
+def test_text_is_read_and_written_in_an_encoding_that_is_said(path):
+    assert without_encoding(tree(path)) == []
+
+
+def test_the_scan_for_encodings_can_fail():
+    for text, found in [
+        ("open(path)", [1]),
+        ("open(path, 'w')", [1]),
+        ("open(path, 'rb')", []),
+        ("open(path, mode='xb')", []),
+        ("open(path, encoding='ascii')", []),
+        ("os.open(path, os.O_RDONLY)", []),
+        ("os.fdopen(1, 'w')", [1]),
+        ("path.open()", [1]),
+        ("path.read_text()", [1]),
+        ("path.read_text('utf-8')", []),
+        ("path.write_text(text, encoding='utf-8')", []),
+        ("path.write_text(text)", [1]),
+        ("subprocess.run(command, text=True)", [1]),
+        ("subprocess.run(command)", []),
+    ]:
+        assert without_encoding(ast.parse(text)) == found, text
 
 
 # -- what stands beside what -------------------------------------------------------------------------------------------

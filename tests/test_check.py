@@ -74,6 +74,15 @@ def test_kinks_are_redrawn(backend):
     assert dn.check.gradient(dn.ops.relu, x)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_kinks_of_many_units_are_passed_by_in_shorter_steps(rng, seed):
+    """Any step of 1e-6 crosses some of 60,000 kinks: the check takes shorter ones, and still sees a wrong slope."""
+    (x,) = on(1e-3 * rng.standard_normal(60_000))
+    assert dn.check.gradient(dn.ops.relu, x, seed=seed)
+    with pytest.raises(dn.check.CheckError):
+        dn.check.gradient(lambda x: (dn.ops.relu(x)[0], lambda dy: dy * (x > 1e-6)), x, seed=seed)
+
+
 def test_losses(backend, rng):
     y, t = on(rng.standard_normal((4, 3)), np.array([0, 2, 1, 1]))
     assert dn.check.gradient(dn.losses.softmax_cross_entropy, y, t, label_smoothing=0.1)
@@ -100,6 +109,55 @@ def test_what_cannot_be_checked():
 
 def test_a_report_of_nothing_is_not_a_proof():
     assert not dn.check.Report("nothing", "difference")
+
+
+def test_the_error_is_the_distance_of_the_two_numbers(backend, rng):
+    """What a difference's own rounding explains is allowed, not taken off: no error of 0 beside numbers that differ."""
+    (x,) = on(1e-3 * rng.standard_normal((40, 30)))
+
+    def shifted(x):
+        y, pullback = dn.ops.tanh(x)
+        return y + 1e4, pullback  # a large sum with a small slope
+
+    report = dn.check.gradient(shifted, x, directions=6)
+    v = np.random.default_rng(0).standard_normal(x.shape)
+    g = np.random.default_rng(0).standard_normal((2, *x.shape))[1]
+    norm = np.linalg.norm(v) * np.linalg.norm(g)
+    assert report.rows[0].error == pytest.approx(abs(report.rows[0].analytic - report.rows[0].numeric) / norm, rel=1e-3)
+    for row in report.rows:
+        assert (row.error > 0) == (row.analytic != row.numeric) and row.limit > 2 * dn.check.DIFFERENCE
+    lines = str(report).splitlines()
+    assert lines[1].split() == ["argument", "pullback", "difference", "error", "allowed"]
+    first = report.rows[0]
+    assert lines[2].split()[2:] == [
+        f"{first.analytic:+.9e}",
+        f"{first.numeric:+.9e}",
+        f"{first.error:.1e}",
+        f"{first.limit:.1e}",
+    ]
+    assert len({len(line) for line in lines[1:]}) == 1
+    plain = dn.check.gradient(dn.ops.tanh, on(rng.standard_normal((3, 4)))[0])
+    assert all(dn.check.DIFFERENCE < row.limit < 2 * dn.check.DIFFERENCE for row in plain.rows)
+
+
+def test_the_worst_row_is_the_nearest_to_its_own_limit():
+    row = dn.check.Comparison
+    report = dn.check.Report("net", "difference", [row("a", 1.0, 1.0, 3e-6, 1e-5), row("b", 1.0, 1.0, 2e-7, 1e-7)])
+    assert report.worst == 2e-7 and report.line() == "WRONG  worst error 2.0e-07, allowed 1.0e-07"
+    assert str(report).count("<-- wrong") == 1 and str(report).splitlines()[3].endswith("1.0e-07   <-- wrong")
+    for rows in ([row("a", 1.0, 1.0, 1e-9, 1e-7), row("b", np.nan, 1.0, np.nan, 1e-7)], [row("b", 1, 1, np.nan, 1e-7)]):
+        for order in (rows, rows[::-1]):
+            report = dn.check.Report("net", "difference", order)
+            assert np.isnan(report.worst) and not report.ok and report.line().startswith("WRONG  worst error nan")
+    assert dn.check.Report("net", "difference").line() == "WRONG  nothing was compared"
+
+
+@pytest.mark.parametrize("check", [dn.check.gradient, dn.check.adjoint])
+def test_an_array_without_elements_proves_nothing(backend, check):
+    with pytest.raises(
+        ValueError, match=r"argument 0 has shape \(0, 3\); without elements there is nothing to compare"
+    ):
+        check(dn.ops.dense, *on(np.zeros((0, 3)), np.ones((3, 2))))
 
 
 def test_a_missing_gradient_is_named(backend, rng):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
+import numpy as np
 import pytest
+from drawn import drawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dualnet as dn
 from dualnet.constructors import Constructed
+from dualnet.files.network import BUILT_IN
 
 
 @pytest.mark.parametrize(
@@ -109,3 +116,62 @@ def test_a_subclass_without_a_constructor_speaks_under_its_own_name():
 
 def test_a_constructor_keeps_its_name_and_signature():
     assert dn.Dense.__init__.__name__ == "__init__" and "units" in dn.Dense.__init__.__annotations__
+
+
+# -- any arguments -----------------------------------------------------------------------------------------------------
+
+LAYERS = {name: kind for name, kind in BUILT_IN.items() if name != "Lambda"}
+plain = (
+    st.integers(-2, 9)
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.none()
+    | st.sampled_from(["same", "full", "valid", "concat", "add", "he_normal", "convolution", "", "é"])
+    | st.sampled_from([dn.ReLU(), dn.Identity(), dn.ReLU, np.int64(3), np.float32(0.5), np.ones(2), 10**400, b"3"])
+)
+anything = st.recursive(plain, lambda inside: st.lists(inside, max_size=3) | st.tuples(inside, inside), max_leaves=4)
+
+
+fitting = {
+    "layers": st.lists(st.sampled_from([dn.ReLU(), dn.Dense(3)]), min_size=1, max_size=3),
+    **dict.fromkeys(("layer", "shortcut"), st.sampled_from([dn.ReLU(), dn.Dense(3)])),
+    **dict.fromkeys(("rate", "momentum", "epsilon", "alpha", "slope"), st.floats(0.01, 0.5)),
+    **dict.fromkeys(
+        ("use_bias", "ceil_mode", "count_include_pad", "center", "scale", "keepdims", "approximate"), st.booleans()
+    ),
+    "padding": st.sampled_from(["same", "valid", "full"]) | st.integers(0, 3),
+    "mode": st.sampled_from(["correlation", "convolution"]),
+    "merge": st.sampled_from(["add", "concat"]),
+    "initializer": st.sampled_from(["he_normal", "zeros"]),
+}
+
+
+@st.composite
+def arguments_of(draw, kind):
+    """Arguments for a layer: those that it needs and some others, and in half of the cases one of them is anything."""
+    wanted = {k: p for k, p in inspect.signature(kind.__init__).parameters.items() if k != "self"}
+    given = [argument for argument, p in wanted.items() if p.default is p.empty or draw(st.booleans())]
+    odd = draw(st.sampled_from(given)) if given and draw(st.booleans()) else None
+    return {k: draw(anything if k == odd else fitting.get(k, st.integers(1, 4))) for k in given}
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+@settings(drawn, max_examples=50)
+@given(st.data())
+def test_any_arguments_make_a_layer_that_can_be_made_again_or_the_documented_error(name, data):
+    arguments = data.draw(arguments_of(LAYERS[name]), label="arguments")
+    shape = data.draw(st.lists(st.integers(1, 9) | st.integers(1, 2**40), min_size=1, max_size=4), label="shape")
+    try:
+        layer = LAYERS[name](**arguments)
+    except (TypeError, ValueError) as error:
+        assert str(error)
+        return
+    same = type(layer)(**layer.config())
+    assert repr(same) == repr(layer) and repr(layer).startswith(f"{name}(")
+    try:
+        made = layer.output_shape(tuple(shape))
+    except ValueError as error:
+        assert str(error)
+        return
+    assert same.output_shape(tuple(shape)) == made and all(type(n) is int and n > 0 for n in made)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+from drawn import drawn
+from hypothesis import example, given, reject
+from hypothesis import strategies as st
 
 import dualnet as dn
-from dualnet.geometry import check_padding, check_shape, elements, height_and_width, transposed, windows
+from dualnet.geometry import _sum_of_floors, check_padding, check_shape, elements, height_and_width, transposed, windows
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -44,7 +49,7 @@ def test_ceil_mode_counts_every_window_that_starts_on_the_map(size, k, s, p):
     ]  # the one before did not reach the end
     assert at.grid[0] == len(starts)
     assert at.overhang[0] == max(0, starts[-1] + k - (size + p))
-    assert all(count > 0 for count in at.taps_inside()[0])
+    assert at.first_empty() == (None, None)
 
 
 @pytest.mark.parametrize("first, last", [(0, 1), (0, 2), (1, 3), (2, 4), (0, 4)])
@@ -72,9 +77,66 @@ def test_blocks_cover_every_window_once(monkeypatch):
         assert (seen == 1).all()
 
 
-def test_taps_inside():
-    at = windows("op", (3, 3), (3, 3), padding=1)
-    assert at.taps_inside() == ([2, 3, 2], [2, 3, 2])
+# -- closed forms, against loops ---------------------------------------------------------------------------------------
+
+
+def first_by_a_walk(at, axis):
+    """The first window along an axis that has no tap on the map, found by looking at every tap of every window."""
+    for i in range(at.grid[axis]):
+        start = i * at.stride[axis] - at.pads[axis][0]
+        taps = [start + m * at.dilation[axis] for m in range(at.window[axis])]
+        if not any(0 <= place < at.size[axis] for place in taps):
+            return i
+    return None
+
+
+small, side = st.integers(1, 12), st.integers(0, 40)
+
+
+@drawn
+@given(
+    st.tuples(small, small),
+    st.tuples(small, small),
+    st.tuples(small, small),
+    st.tuples(st.tuples(side, side), st.tuples(side, side)),
+    st.tuples(small, small),
+    st.booleans(),
+)
+@example((1, 5), (2, 2), (1, 3), ((3, 0), (9, 0)), (4, 9), False)  # windows that step over a narrow map
+@example((3, 3), (1, 1), (2, 1), ((0, 0), (0, 5)), (1, 1), True)  # windows that begin behind the map
+def test_windows_beside_the_map_are_found_as_by_a_walk(size, window, stride, padding, dilation, ceil_mode):
+    try:
+        at = windows("op", size, window, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+    except ValueError:
+        reject()
+    assert at.first_empty() == (first_by_a_walk(at, 0), first_by_a_walk(at, 1))
+
+
+@drawn
+@given(st.integers(0, 30), st.integers(0, 99), st.integers(-99, 99), st.integers(1, 40))
+def test_a_sum_of_floors(count, a, b, m):
+    assert _sum_of_floors(count, a, b, m) == sum((a * i + b) // m for i in range(count))
+
+
+@pytest.mark.parametrize(
+    "size, window, options, found",
+    [
+        ((28, 28), (12000, 12000), {"padding": 4000 * 2}, (None, None)),
+        ((1, 1), (2**31 - 1, 1), {"padding": ((2**31 - 2, 2**31 - 2), (2**31 - 1, 0))}, (None, 0)),
+        ((2**31 - 1, 1), (1, 1), {"padding": ((0, 2**31 - 1), (0, 0))}, (2**31 - 1, None)),
+        # Window i has its second tap at 2·i + 10⁹, and its first before the map: the first to reach 2·10⁹ misses it.
+        (
+            (2 * 10**9, 1),
+            (2, 1),
+            {"dilation": (2 * 10**9 + 1, 1), "stride": 2, "padding": ((10**9 + 1, 10**9), (0, 0))},
+            (500_000_000, None),
+        ),
+    ],
+)
+def test_billions_of_windows_are_judged_at_once(size, window, options, found):
+    start = time.perf_counter()
+    assert windows("op", size, window, **options).first_empty() == found
+    assert time.perf_counter() - start < 0.1
 
 
 @pytest.mark.parametrize("k, s, p, more, r", [(3, 2, 1, 1, 1), (4, 2, 1, 0, 1), (2, 3, 0, 2, 1), (3, 1, 1, 0, 2)])

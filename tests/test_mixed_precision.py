@@ -121,6 +121,9 @@ def test_norms_take_vectors_of_float32(backend, rng, dtype):
     for op, more in (("batch_norm", {}), ("layer_norm", {}), ("group_norm", {"groups": 2})):
         y, pullback = getattr(dn.ops, op)(x, gamma, beta, **more)
         assert [a.dtype.name for a in (y, *pullback(y))] == [dtype, dtype, "float32", "float32"], op
+        for given in ((gamma.astype(x.dtype), beta), (gamma, beta.astype(x.dtype))):
+            y, pullback = getattr(dn.ops, op)(x, *given, **more)
+            assert [a.dtype for a in pullback(y)] == [x.dtype, *(each.dtype for each in given)], op
     y, pullback = dn.ops.batch_norm_inference(x, gamma, beta, beta, gamma)
     assert [a.dtype.name for a in (y, *pullback(y))] == [dtype, dtype, *["float32"] * 4]
     with pytest.raises(TypeError, match="batch_norm: x is .* and beta is float64"):

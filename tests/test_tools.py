@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -433,3 +435,87 @@ def test_profiles_without_pytorch(tmp_path):
         return
     assert code == 0 and "lenet5 bfloat16, batch 2, dualnet: " in said
     assert [found["program"] for found in json.loads((tmp_path / "p.json").read_text())] == ["dualnet", "torch"]
+
+
+# -- strangers' files, very many of them -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    pytest.importorskip("resource", reason="the tool needs a Unix")
+    return tool("fuzz")
+
+
+def test_inputs_are_the_same_for_the_same_seed(fuzz):
+    for name, kind in fuzz.kinds().items():
+        drawn = [fuzz.drawn(kind, name, seed, number) for seed, number in ((0, 0), (0, 0), (1, 0), (0, 1))]
+        assert drawn[0] == drawn[1] and len({*drawn[1:]}) == 3, name
+
+
+def test_a_few_strangers_of_each_kind(fuzz, tmp_path, capsys):
+    """Those of all kinds, each in a process of its own; the command's own table says that none was let through."""
+    code = fuzz.main(["--inputs", "10", "--processes", "1", "--out", str(tmp_path / "failures")])
+    said = capsys.readouterr().out
+    assert code == 0 and f"{10 * len(fuzz.kinds())} inputs in " in said and "; 0 were not" in said, said
+    assert not (tmp_path / "failures").exists()
+
+
+def badly(content: bytes, folder: Path) -> str:
+    """A judge to whom all that can go wrong happens, by the first byte of the input."""
+    match content[0]:
+        case 1:
+            raise KeyError("no such key")
+        case 2:
+            fresh = mmap.mmap(-1, 2**25)  # 32 MB that nobody has used before
+            fresh[:: mmap.PAGESIZE] = b"1" * (2**25 // mmap.PAGESIZE)
+        case 3:
+            end = time.process_time() + 1.2
+            while time.process_time() < end:
+                pass
+        case 4:
+            raise SystemExit(0)
+        case 5:
+            raise RecursionError("1 of 2")
+        case 6:
+            raise RecursionError("3 of 4")  # the same cause as the last one
+        case 9:
+            os._exit(7)
+    return "read"
+
+
+def test_whatever_goes_wrong_is_found_and_kept(fuzz, tmp_path, capsys, monkeypatch):
+    drawn = iter(range(100))
+    # The one drawn first, which is no byte, is for warming up.
+    kind = fuzz.Kind(lambda rng: bytes([next(drawn) - 1]), badly, seconds=1.0, megabytes=16, chunk=9)
+    monkeypatch.setattr(fuzz, "kinds", lambda: {"odd": kind})
+    assert fuzz.main(["--inputs", "9", "--processes", "1", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "9 inputs in" in said and "6 were not answered as documented" in said and "read 3" in said
+    for told in ("KeyError: 'no such key'", "N MB; at most N are allowed", "N.N s; at most N.N are", "SystemExit: N"):
+        assert re.search(f"odd, 1 times: .*{told}", said), said
+    assert "odd, 2 times: RecursionError: N of N" in said
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.suffix) == [f"odd-{n}" for n in range(1, 7)]
+    assert (tmp_path / "odd-4").read_bytes() == b"\4" and "SystemExit" in (tmp_path / "odd-4.txt").read_text()
+
+
+def test_a_process_that_dies_is_a_finding_too(fuzz, tmp_path, capsys, monkeypatch):
+    kind = fuzz.Kind(lambda rng: b"\x09", badly, chunk=5)
+    monkeypatch.setattr(fuzz, "kinds", lambda: {"odd": kind})
+    assert fuzz.main(["--inputs", "5", "--processes", "2", "--out", str(tmp_path), "--first", "3"]) == 1
+    assert (
+        "the process ended with N; the rest" in capsys.readouterr().out and (tmp_path / "odd-3").read_bytes() == b"\x09"
+    )
+
+
+def test_the_kinds_are_named(fuzz, capsys):
+    with pytest.raises(SystemExit) as caught:
+        fuzz.main(["--only", "npz,tar"])
+    assert caught.value.code == 2 and "unknown kind 'tar'; the kinds are npz, " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_1000_strangers_of_each_kind(tmp_path):
+    pytest.importorskip("resource")
+    words = [sys.executable, TOOLS / "fuzz.py", "--inputs", "1000", "--out", tmp_path / "failures"]
+    code, said, error = command(*words, timeout=1800)
+    assert code == 0, said + error

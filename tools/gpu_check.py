@@ -365,7 +365,9 @@ def facts(check: Check) -> dict[str, Any]:
     """Versions, the GPU, the hash of the kernels. Raises ``NothingRuns`` if the backend does not work."""
     command = [sys.executable, str(TOOLS / "gpu_facts.py"), check.options.backend]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=FIRST)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", errors="replace", timeout=FIRST
+        )
     except subprocess.TimeoutExpired:
         raise NothingRuns(f"{check.options.backend} does not answer within {FIRST} s") from None
     if done.returncode:
@@ -397,7 +399,9 @@ def summary(check: Check, code: int) -> int:
         tables = [sys.executable, str(TOOLS / "gpu_tables.py"), str(check.options.out)]
         if check.options.out == (ROOT / "docs" / "gpu").resolve():
             tables += ["--page", str(ROOT / "docs" / "gpu.md")]
-        done = subprocess.run(tables, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            tables, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
         for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines():
             check.say(line)
     check.say("-- summary " + "-" * 60)

@@ -170,7 +170,7 @@ def repeated(root: Path) -> int | None:
     options = ["--disable=all", "--enable=duplicate-code", f"--min-similarity-lines={REPEATED}", "--jobs=1"]
     files = [str(path) for path in sources(root).values()]
     command = [sys.executable, "-m", "pylint", "--rcfile=/dev/null", "--persistent=n", *options, *files]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
     if "No module named pylint" in done.stderr:
         return None
     return len(re.findall(r"Similar lines in \d+ files", done.stdout))

@@ -1,4 +1,4 @@
-"""Passes over memory on NumPy: ReLU, sums over channels, batch norm, max pooling.
+"""Passes over memory on NumPy: ReLU, dropout, sums over channels, batch norm, max pooling.
 
 Each is a few short operations on a block that stays in the cache, and the blocks are shared out among threads.
 Channels are few, so NumPy's inner loops would be short if it broadcast (C,) against (N, H, W, C). Instead maps are seen
@@ -25,6 +25,8 @@ SMALL = 2**15
 """With fewer elements than this, one NumPy pass beats blocks."""
 SHARED = 2**18
 """From this many elements on, it pays to wake a thread, which takes some 50 µs."""
+USUAL = 1e-16, 1e16
+"""Between these s², the 1/s³ of batch norm's backward pass has all its digits in float32."""
 
 
 def served(*arrays: numpy.ndarray) -> bool:
@@ -56,18 +58,39 @@ def rectify(x: numpy.ndarray) -> Any:
 
 def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
     """E14: dy where y > 0, else 0."""
-    if not served(dy, y):
+    if dy.dtype not in FLOATS or dy.dtype != y.dtype or dy.shape != y.shape:
         return NotImplemented
+    if not served(dy, y):
+        return _kept(dy, y > 0)
     dx = numpy.empty_like(dy)
     flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
 
     def work(worker: int, part: slice) -> None:
         active = threads.workspace("active", (flat_y[part].size,), bool)
         numpy.greater(flat_y[part], 0, out=active)
-        numpy.multiply(flat_dy[part], active, out=flat_dx[part])
+        _kept(flat_dy[part], active, out=flat_dx[part])
 
     threads.parallel_for(_parts(dy.size), work, alone=dy.size < SHARED)
     return dx
+
+
+def _kept(x: numpy.ndarray, active: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+    """x where active, else 0, also for an x of NaN or ∞: its bits times 1 or 0, ten times as fast as ``where``."""
+    bits = numpy.dtype(f"i{x.dtype.itemsize}")
+    kept = numpy.multiply(x.view(bits), active, out=None if out is None else out.view(bits))
+    return kept.view(x.dtype)
+
+
+# -- E7, E14: dropout --------------------------------------------------------------------------------------------------
+
+
+def masked(x: numpy.ndarray, mask: numpy.ndarray, scale: float) -> Any:
+    """x · scale where the mask is 1, else 0."""
+    if x.dtype not in FLOATS or mask.dtype != bool:
+        return NotImplemented
+    y = _kept(x, mask)
+    y *= scale
+    return y
 
 
 def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
@@ -114,16 +137,18 @@ def channel_moments(x: numpy.ndarray) -> Any:
     def work(worker: int, number: int) -> None:
         block = rows[parts[number]]
         ones = numpy.full(len(block), 1, x.dtype)
-        mean = (ones @ block) / x.dtype.type(len(block))
-        off = numpy.subtract(block, mean, out=threads.workspace("off", block.shape, x.dtype))
-        means[number], squares[number] = mean, ones @ numpy.multiply(off, off, out=off)
+        with numpy.errstate(over="ignore", invalid="ignore"):  # the op sees it in the variance
+            mean = (ones @ block) / x.dtype.type(len(block))
+            off = numpy.subtract(block, mean, out=threads.workspace("off", block.shape, x.dtype))
+            means[number], squares[number] = mean, ones @ numpy.multiply(off, off, out=off)
 
     threads.parallel_for(range(len(parts)), work, alone=x.size < SHARED)
     n = x.size // C
-    mean = _by_channel((means * lengths).sum(axis=0), C) / n
-    squares += lengths * (means - numpy.tile(mean, rows.shape[1] // C)) ** 2
-    variance = _by_channel(squares.sum(axis=0), C) / n
-    return mean.astype(x.dtype), variance.astype(x.dtype)
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        mean = _by_channel((means * lengths).sum(axis=0), C) / n
+        squares += lengths * (means - numpy.tile(mean, rows.shape[1] // C)) ** 2
+        variance = _by_channel(squares.sum(axis=0), C) / n
+        return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
 def normalise(
@@ -165,6 +190,8 @@ def normalise_backward(
     """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
     if x.ndim < 3 or not served(x, dy) or y is not None and not served(x, y):
         return NotImplemented
+    if not usual(variance, epsilon):
+        return NotImplemented
     n, width, C = x.size // x.shape[-1], x.shape[-2], x.shape[-1]
     inverse = 1 / numpy.sqrt(variance + epsilon)  # 1/s
     dx = numpy.empty_like(x)
@@ -178,13 +205,16 @@ def normalise_backward(
         deltas, block = rows_dy[part], rows_x[part]
         if rows_y is not None:
             active = numpy.greater(rows_y[part], 0, out=threads.workspace("active", block.shape, bool))
-            deltas = numpy.multiply(deltas, active, out=rows_dx[part])  # E14
+            deltas = _kept(deltas, active, out=rows_dx[part])  # E14
         ones = numpy.ones(len(block), x.dtype)
-        sums[0, number] = ones @ deltas
-        sums[1, number] = ones @ numpy.multiply(block, deltas, out=threads.workspace("off", block.shape, x.dtype))
+        with numpy.errstate(over="ignore", invalid="ignore"):  # the op sees it in dγ and dβ
+            sums[0, number] = ones @ deltas
+            sums[1, number] = ones @ numpy.multiply(block, deltas, out=threads.workspace("off", block.shape, x.dtype))
 
     threads.parallel_for(range(len(parts)), add_up, alone=x.size < SHARED)
     dbeta, products = (_by_channel(each.sum(axis=0), C) for each in sums)  # E12  Σ dy;  Σ dy x
+    if not (numpy.isfinite(dbeta).all() and numpy.isfinite(products).all()):
+        return NotImplemented
     products -= mean * dbeta  # Σ dy (x − μ)
     scale = gamma * inverse  # dx̂ = γ dy, and 1/s
     through = -scale * inverse * inverse * products / n  # through the variance, times x − μ
@@ -199,7 +229,13 @@ def normalise_backward(
         out += shift
 
     threads.parallel_for(parts, spread, alone=x.size < SHARED)
-    return dx, (products * inverse).astype(x.dtype), dbeta.astype(x.dtype)  # Σ dy x̂
+    with numpy.errstate(over="ignore"):
+        return dx, (products * inverse).astype(x.dtype), dbeta.astype(x.dtype)  # Σ dy x̂
+
+
+def usual(variance: numpy.ndarray, epsilon: float) -> bool:
+    """Is s² = σ² + ε of a size whose powers are numbers too?"""
+    return bool(((USUAL[0] <= variance + epsilon) & (variance <= USUAL[1])).all())
 
 
 def _channel_sums(x: numpy.ndarray) -> numpy.ndarray:

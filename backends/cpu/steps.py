@@ -17,6 +17,8 @@ PIECE = 2**17
 """Elements of one piece."""
 LEAST = 2**18
 """Adam: from this many parameters on."""
+LARGEST_SQUARE = {"float32": 2.0**126, "float64": 2.0**1022}
+"""The reference keeps larger mean squares in another way."""
 
 Arrays = list[numpy.ndarray]
 Slots = dict[str, numpy.ndarray]
@@ -67,22 +69,28 @@ def adam_updates(
     names, (weight_decay, decoupled) = ("mean", "mean_square"), decay
     if not _served(w, g, slots, names, finite, lr, steps, weight_decay):
         return NotImplemented
+    most = LARGEST_SQUARE[w[0].dtype.name]
     bias, rate = (1 - betas[1] ** (steps + 1)) ** 0.5, lr / (1 - betas[0] ** (steps + 1))
 
-    def step(old: Arrays, d: numpy.ndarray, new: Arrays, free: Arrays) -> None:
+    def step(old: Arrays, d: numpy.ndarray, new: Arrays, free: Arrays) -> bool:
         (start, mean, mean_square), (one, other) = old, free
         if weight_decay and decoupled:
             start = numpy.multiply(start, 1 - lr * weight_decay, out=new[0])
         elif weight_decay:
             d = numpy.add(d, numpy.multiply(start, weight_decay, out=new[0]), out=new[0])
+        with numpy.errstate(over="ignore"):
+            numpy.multiply(d, d, out=one)
+        if not (one.max() <= most and mean_square.min() >= 0):
+            return False  # too large to be squared, or NaN: see dualnet/optimizers/moments.py
+        numpy.multiply(one, 1 - betas[1], out=one)
+        numpy.add(numpy.multiply(mean_square, betas[1], out=other), one, out=new[2])
         numpy.multiply(numpy.subtract(d, mean, out=one), 1 - betas[0], out=one)
         numpy.add(mean, one, out=new[1])
-        numpy.multiply(numpy.multiply(d, d, out=one), 1 - betas[1], out=one)
-        numpy.add(numpy.multiply(mean_square, betas[1], out=other), one, out=new[2])
         numpy.divide(numpy.sqrt(new[2], out=one), bias, out=one)
         one += epsilon
         numpy.multiply(numpy.divide(new[1], one, out=one), rate, out=one)
         numpy.subtract(start, one, out=new[0])  # E17
+        return True
 
     return _made(w, g, slots, names, step)
 
@@ -96,19 +104,23 @@ def _served(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], fi
     return dtype in (numpy.float32, numpy.float64) and all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)
 
 
-def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step: Any) -> list:
-    """New arrays, by ``step(old, gradient, new, free)`` for every piece of every parameter."""
+def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step: Any) -> Any:
+    """New arrays, by ``step(old, gradient, new, free)`` for every piece of every parameter, if none returns False."""
     olds = [[value, *(kept[name] for name in names)] for value, kept in zip(w, slots)]
     news = [[numpy.empty_like(a) for a in old] for old in olds]
     flat_olds, flat_news = ([[a.reshape(-1) for a in arrays] for arrays in all_] for all_ in (olds, news))
     flat_g = [a.reshape(-1) for a in g]
+    declined: list[bool] = []
     pieces = [(i, slice(k, k + PIECE)) for i, a in enumerate(w) for k in range(0, a.size, PIECE)]
 
     def work(worker: int, piece: tuple[int, slice]) -> None:
         i, part = piece
         d = flat_g[i][part]
         free = [threads.workspace(name, d.shape, d.dtype) for name in ("step", "second step")]
-        step([a[part] for a in flat_olds[i]], d, [a[part] for a in flat_news[i]], free)
+        if not step([a[part] for a in flat_olds[i]], d, [a[part] for a in flat_news[i]], free):
+            declined.append(True)
 
     threads.parallel_for(pieces, work)
+    if declined:
+        return NotImplemented
     return [(new[0], dict(zip(names, new[1:]))) for new in news]

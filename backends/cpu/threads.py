@@ -17,6 +17,7 @@ import mmap
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,17 +68,31 @@ def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: 
     depend on the worker.
     """
     threads = 1 if alone else workers(len(items))
-    left = iter(items)  # one for all threads: next() runs under the interpreter's lock
-
-    def run(worker: int) -> None:
-        for item in left:
-            work(worker, item)
-
     with blas.held():
         if threads > 1:
-            _team(threads).run(run, threads)
+            _team(threads).run(_sharing(items, work), threads)
         else:
-            run(0)
+            for item in items:
+                work(0, item)
+
+
+def _sharing(items: Sequence[Any], work: Callable[[int, Any], None]) -> Callable[[int], None]:
+    """A function of the worker's number that works until nothing is left, for any number of threads at a time.
+
+    They take from one deque, whose ``popleft`` gives each item to one thread only. An iterator does not promise that:
+    without the interpreter's lock, two threads may get the same item from ``next()``.
+    """
+    left = deque(items)
+
+    def run(worker: int) -> None:
+        while True:
+            try:
+                item = left.popleft()
+            except IndexError:
+                return
+            work(worker, item)
+
+    return run
 
 
 def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -127,42 +142,77 @@ class Team:
         self.pid, self.size = os.getpid(), threads
         self._busy = threading.Lock()
         self._inboxes: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(threads - 1)]
-        self._outbox: queue.SimpleQueue = queue.SimpleQueue()
         for worker, inbox in enumerate(self._inboxes, start=1):
-            threading.Thread(target=self._work, args=(worker, inbox), name=f"dualnet-{worker}", daemon=True).start()
-
-    def _work(self, worker: int, inbox: queue.SimpleQueue) -> None:
-        numpy.seterr(all="ignore")  # warnings are for the calling thread, which computes its part
-        while True:
-            function = inbox.get()
-            try:
-                function(worker)
-                error = None
-            except BaseException as caught:  # handed to the caller, who raises it
-                error = caught
-            del function
-            self._outbox.put(error)
+            threading.Thread(target=_wait_for_work, args=(worker, inbox), name=f"dualnet-{worker}", daemon=True).start()
 
     def run(self, function: Callable[[int], None], threads: int) -> None:
-        """Call ``function(worker)`` once for each of this many threads; raises the first error."""
+        """Call ``function(worker)`` once for each of this many threads; raises the first error.
+
+        An interrupt (Ctrl-C) while this thread waits is raised when the others are done: until then they write into the
+        caller's arrays.
+        """
         if not self._busy.acquire(blocking=False):
             for worker in range(threads):
                 function(worker)
             return
-        errors: list[BaseException | None] = []
+        answers = _Answers()  # of this run only: none is left over for the next one
+        errors: list[BaseException] = []
         try:
-            for inbox in self._inboxes[: threads - 1]:
-                inbox.put(function)
             try:
+                for inbox in self._inboxes[: threads - 1]:
+                    inbox.put((function, answers))
+                    answers.wanted += 1
                 function(0)
             except BaseException as caught:
                 errors.append(caught)
-            errors += [self._outbox.get() for _ in range(threads - 1)]
+            while not answers.complete:
+                try:
+                    answers.wait()
+                except BaseException as caught:
+                    errors.append(caught)
         finally:
             self._busy.release()
-        for error in errors:
-            if error is not None:
-                raise error
+        errors += answers.errors
+        if errors:
+            raise errors[0]
+
+
+class _Answers:
+    """What the threads of one run have said: how many are done, and the errors of those that failed."""
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        self.errors: list[BaseException] = []
+        self._done: list[int] = []  # an append is one step, and a count is not
+        self._news: queue.SimpleQueue = queue.SimpleQueue()
+
+    @property
+    def complete(self) -> bool:
+        return len(self._done) >= self.wanted
+
+    def say(self, worker: int, error: BaseException | None) -> None:
+        if error is not None:
+            self.errors.append(error)
+        self._done.append(worker)
+        self._news.put(None)  # after the append: whoever wakes up finds it there
+
+    def wait(self) -> None:
+        """Until there is news. An interrupt may swallow news, but not what it is about."""
+        self._news.get()
+
+
+def _wait_for_work(worker: int, inbox: queue.SimpleQueue) -> None:
+    numpy.seterr(all="ignore")  # warnings are for the calling thread, which computes its part
+    while True:
+        function, answers = inbox.get()
+        error = None
+        try:
+            function(worker)
+        except BaseException as caught:  # handed to the caller, who raises it
+            error = caught
+        del function
+        answers.say(worker, error)
+        del answers, error
 
 
 _team_in_force: list[Team] = []

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dualnet.shim import Array
-from dualnet.shim.process import reader
+from dualnet.shim.process import lock, reader
 
 from . import installing
 from .graph import lasting
@@ -42,7 +42,7 @@ FRONTEND = 'pip install "dualnet[cudnn]"'
 
 _asked = reader("DUALNET_CUDNN")
 _found: list[tuple[Any, str]] = []
-_lock = threading.Lock()
+_lock = lock()
 
 
 def asked() -> str:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from dualnet.geometry import Windows
 from dualnet.shim import Array
-from dualnet.shim.process import reader
+from dualnet.shim.process import lock, reader
 
 from . import cudnn_library
 
@@ -173,7 +173,7 @@ Choice = tuple[Shape, Proposed]
 
 _of_thread = _Kept()
 _choices: dict[Any, Choice | None] = {}
-_tuning = threading.RLock()
+_tuning = lock(again=True)
 reasons: dict[Shape, str] = {}
 """Why cuDNN does not compute these shapes."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dualnet.geometry import Windows
-from dualnet.shim import Array, backend_of
+from dualnet.shim import Array, backend_of, references
 
 from . import cublas
 from .launch import launch, packing, served
@@ -122,6 +122,13 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
         _gather(columns, dx[first : first + step], at)
         del columns  # as above
     return dx
+
+
+def paint(x: Array, w: Array, b: Array, at: Windows, groups: int = 1) -> Any:
+    """E13 as a forward pass, by whatever serves it best, and the bias in a second pass."""
+    if not served(x, w) or not _fits(x.shape[0], at, x.shape[3], w.shape[2] * groups):
+        return NotImplemented
+    return biased(references["correlate_inputs"](x, w, at, groups), b, relu=False)
 
 
 def _by_groups(one: Callable[..., Any], groups: int, *arrays: Array) -> Array:
@@ -364,7 +371,7 @@ def _key(seed: int, step: int | Array) -> tuple[Any, Array | None]:
 
 
 def masked(x: Array, mask: Array, scale: float) -> Any:
-    """x · mask · scale."""
+    """x · scale where the mask is 1, else 0."""
     if not served(x) or mask.shape != x.shape or mask.dtype.name != "bool":
         return NotImplemented
     xp, y = backend_of(x).xp, backend_of(x).xp.empty(x.shape, dtype=x.dtype)
@@ -396,6 +403,7 @@ KERNELS = {
         max_pool_relu,
         max_unpool,
         max_unpool_relu,
+        paint,
         philox,
         rectify,
         rectify_backward,

@@ -116,7 +116,7 @@ def normalise_backward(
     """The way back of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14)."""
     if not served(dy, x, *(() if y is None else (y,))):
         return NotImplemented
-    xp, real, learned = backend_of(dy).xp, x.dtype.name, gamma.dtype
+    xp, real = backend_of(dy).xp, x.dtype.name
     dy, x, y = contiguous(dy, x, y)
     mean, variance, gamma = _wide(xp, real, mean, variance, gamma)
     maps = (dy, x) if y is None else (dy, x, y)
@@ -126,8 +126,7 @@ def normalise_backward(
     shared.end("normalise_backward_end", totals, partial, variance, epsilon, shared.layout)
     inputs = (dx, dy, x, y, totals, mean, variance, gamma, epsilon)
     Shared(PASS_BLOCKS, *maps).over("normalise_backward_dx", *inputs)
-    dbeta, dgamma = totals[0].astype(learned, copy=False), totals[1].astype(learned, copy=False)
-    return dx, dgamma, dbeta
+    return dx, totals[1], totals[0]
 
 
 def _wide(xp: Any, real: str, *vectors: Array) -> list[Array]:
@@ -144,8 +143,9 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> Any:
     xp, C, real = backend_of(y).xp, y.shape[-1], y.dtype.name
     rows, y, t = elements(y.shape[:-1]), xp.ascontiguousarray(y), _labels(xp, t)
     log_p, losses = xp.empty(y.shape, dtype=y.dtype), xp.empty((rows, 1), dtype=WIDE[real])
-    launch(xp, "cross_entropy_rows", (-(-rows // 8),), log_p, losses, y, t, rows, C, smoothing, real=real)
-    loss = _channel_sum(losses, losses.dtype, 1.0 / rows)
+    part = 0.5 ** (rows.bit_length() + 1)
+    launch(xp, "cross_entropy_rows", (-(-rows // 8),), log_p, losses, y, t, rows, C, smoothing, part, real=real)
+    loss = _channel_sum(losses, losses.dtype, 1.0 / (rows * part))
     return xp.reshape(loss, ()).astype(y.dtype, copy=False), log_p
 
 

@@ -67,25 +67,32 @@ def _rectify(plan: Plan, size: int) -> None:
 
 
 def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
-    """E14: (y > 0) · dy."""
+    """E14: (y > 0) · dy, for a finite dy: else 0 · ∞ may be in it, which the mean of each column shows."""
     if y.size < SMALL or not float32(dy, y) or dy.shape != y.shape:
         return NotImplemented
-    run = plans.plan(_masked, y.size)
+    N, H, W, C = y.shape if y.ndim == 4 else (1, y.size // y.shape[-1], 1, y.shape[-1])
+    run = plans.plan(_rectify_backward, (N, H, W, C))
     if run is None:
         return NotImplemented
-    dx = numpy.empty(y.shape, FLOAT32)
-    run(flat(y), ZERO, flat(dy), dx)
-    return dx
+    dx, means = numpy.empty(y.shape, FLOAT32), numpy.empty((N, W * C), FLOAT32)
+    run(flat(y), ZERO, flat(dy), dx, means)
+    return dx if numpy.isfinite(means).all() else NotImplemented
 
 
-def _masked(plan: Plan, size: int) -> None:
-    """max(y, 0), then > 0, then · dy. In the library NaN > 0 is true, but max(NaN, 0) is 0."""
+def _rectify_backward(plan: Plan, x: Any) -> None:
+    column_means(plan, x, _masked(plan, math.prod(x)))
+
+
+def _masked(plan: Plan, size: int) -> Any:
+    """max(y, 0), then > 0, then · dy. In the library NaN > 0 is true, but max(NaN, 0) is 0. Returns dx's slot."""
     units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
     applied = plan.attributes((GREATER, zero), (MULTIPLY, units))
     largest = plan.primitive_desc("binary", LARGER, units, zero, units, applied)
     arguments = {plans.SRC: plan.slot(units), plans.OTHER: plan.slot(zero), plans.SECOND[1]: plan.slot(units)}
     arguments[plans.SECOND[0]] = arguments[plans.OTHER]
-    plan.step(largest, {**arguments, plans.DST: plan.slot(units)})
+    dx = plan.slot(units)
+    plan.step(largest, {**arguments, plans.DST: dx})
+    return dx
 
 
 # -- a sum, followed by E7 ---------------------------------------------------------------------------------------------
@@ -294,7 +301,7 @@ def normalise_backward(
     deltas = dx if relu == "y" else flat(dy)
     known = () if active is None else (active,)
     run(*masked, deltas, flat(x), flat(mean), flat(variance), flat(gamma), dgamma, dbeta, *known, dx)
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta) if numpy.isfinite(dbeta).all() else NotImplemented  # 0 · ∞ may be in it
 
 
 def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float, relu: str) -> None:

@@ -12,6 +12,7 @@ import numpy
 
 from dualnet.geometry import Windows
 
+from ..cpu.guards import finite
 from . import passes, plans
 from .library import Refused, ints
 from .passes import AVG_ON_MAP, FLOAT32, flat
@@ -75,7 +76,7 @@ def avg_pool(x: numpy.ndarray, at: Windows, count_include_pad: bool = False) -> 
         return NotImplemented
     y = numpy.empty((x.shape[0], *at.grid, x.shape[3]), FLOAT32)
     run(flat(x), y)
-    return y
+    return y if finite(y) else NotImplemented  # a sum may have overflowed where the mean does not
 
 
 def _avg_pool(plan: Plan, x: Any, at: Windows, count_include_pad: bool) -> None:
@@ -111,10 +112,9 @@ def _avg_unpool(plan: Plan, dy: Any, at: Windows, count_include_pad: bool) -> No
 def _pooling(plan: Plan, x: Any, at: Windows) -> tuple[Any, Any, Any]:
     """Descriptors of x, y and the winners; refuses shapes that do not fit."""
     N, H, W, C = x
-    inside = at.taps_inside()
     if (H, W) != at.size or 0 in (N, C, *at.grid) or at.dilation != (1, 1) or at.taps > 255:
         raise Refused("the shapes do not fit, or the windows are spread out")
-    if 0 in inside[0] or 0 in inside[1]:
+    if at.first_empty() != (None, None):
         raise Refused("a window wholly in the padding")
     plan.alone_below(passes.SMALL, math.prod(x))
     return plan.maps(*x), plan.maps(N, *at.grid, C), plan.maps(N, *at.grid, C, plans.U8)

@@ -360,7 +360,7 @@ def gpu() -> dict[str, str]:
     asked = "name driver_version memory.total clocks.sm clocks.max.sm clocks.mem power.limit temperature.gpu pstate"
     command = ["nvidia-smi", f"--query-gpu={','.join(asked.split())}", "--format=csv,noheader", "--id=0"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     values = [value.strip() for value in done.stdout.strip().split(",")]

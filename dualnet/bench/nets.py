@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
-from ..files.network import load
+from ..files.network import load, saved
 from ..geometry import elements, windows
 from ..layers import (
     BatchNorm,
@@ -62,7 +62,7 @@ def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
         return models.get(name)().init(models.INPUT_SHAPES[name], seed=seed, dtype=dtype)
     if dtype != "float32":
         raise NotImplementedError(f"a network in a file is measured in its own dtype, not in {dtype}")
-    if not Path(name).is_file():
+    if not saved(name):
         raise ValueError(f"bench: {name!r} is neither a file nor a network; the networks are {', '.join(NAMES)}")
     return load(name)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..writing import replace_file
 from .results import grouped
 
 __all__ = ["markdown", "place", "write", "wrong"]
@@ -51,13 +52,7 @@ def write(text: str, target: str | os.PathLike) -> None:
     if inside is not None:
         page, start, end = inside
         text = f"{page[:start]}\n\n{text}\n{page[end:]}"
-    if path.exists() and not path.is_file():  # a pipe or a terminal
-        path.write_text(text, encoding="utf-8")
-        return
-    whole = path.resolve()  # not the link to it
-    beside = whole.with_name(f"{whole.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, whole)
+    replace_file(path, text.encode())
 
 
 def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]:

@@ -2,45 +2,116 @@
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
 one line on stderr and exit code 2. If an argument cannot be read, the usage stands above that line. A gradient check
-that fails ends in exit code 1.
+that fails ends in exit code 1. Signals end in 128 + their number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129
+for SIGHUP, and 141 for a pipe that closed, as in ``dualnet summary vgg16 | head -1``.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import dualnet as dn
 
+from ..terminal import readable_output, say
+from ..training.ending import ends_like_ctrl_c
 from . import bench, check, explain, info, parity, predict, summary, train, zoo
-from .options import EXIT_INTERRUPTED, EXIT_USAGE
+from .options import EXIT_CLOSED, EXIT_USAGE, exit_code, told
 
+WINDOWS = os.name == "nt"
 COMMANDS = (train, predict, summary, check, explain, bench, zoo, parity, info)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(argv)
-    options.words = list(sys.argv[1:] if argv is None else argv)[1:]
+    with readable_output(), ends_like_ctrl_c():
+        try:
+            return _run(argv)
+        finally:
+            _leave_nothing_to_write()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    name = "dualnet"
     try:
+        options = _parser().parse_args(argv)
+        name = f"dualnet {options.command}"
+        options.words = list(sys.argv[1:] if argv is None else argv)[1:]
         if getattr(options, "backend", None):
             dn.set_backend(options.backend)
-        return options.run(options) or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        code = options.run(options) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as error:
+        say(told(error), "stderr")
+        return exit_code(error)
+    except SystemExit as error:  # argparse has printed the help, or what is wrong
+        return error.code if isinstance(error.code, int) else 0
+    except MemoryError as error:
+        say(f"{name}: {str(error) or 'there is not enough memory'}", "stderr")
+        return EXIT_USAGE
     except (ValueError, OSError, ImportError, dn.BackendUnavailable) as error:
-        message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{options.command}: ")
-        print(f"dualnet {options.command}: {message}", file=sys.stderr)
+        if isinstance(error, OSError) and (failed := EXIT_CLOSED if _is_closed_pipe(error) else _flush(name)):
+            return failed
+        message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{name[8:]}: ")
+        say(f"{name}: {message}", "stderr")
         return EXIT_USAGE
 
 
+def _flush(name: str) -> int:
+    """Write what was printed, here and not when Python ends. Returns the exit code if that fails, else 0."""
+    try:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        if _is_closed_pipe(error):
+            return EXIT_CLOSED
+        say(f"{name}: the output cannot be written ({error.strerror})", "stderr")
+        return EXIT_USAGE
+    return 0
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    return isinstance(error, BrokenPipeError) or (WINDOWS and error.errno == errno.EINVAL)
+
+
+def _leave_nothing_to_write() -> None:
+    """Throw away what a full disk or a closed pipe did not take: Python would try again at its end, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:
+            _discard(stream)
+
+
+def _discard(stream: Any) -> None:
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that notices if its help cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        to = "stdout" if file is not None and file is sys.stdout else "stderr"
+        failed = say(message.removesuffix("\n"), to)
+        if failed is not None and to == "stdout":
+            raise failed
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dualnet", description="Convolutional networks whose backward passes are written to be read."
-    )
+    parser = _Parser(prog="dualnet", description="Convolutional networks whose backward passes are written to be read.")
     parser.add_argument("--version", action="version", version=f"dualnet {dn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from .. import bench
+from ..terminal import say
+from ..writing import check_writable
 from .options import EXIT_WRONG, command, count, counts, rate, words
 
 
@@ -51,7 +52,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     targets = [target for target in (options.markdown, options.json) if target]
     for target in targets:
-        bench.place(target)  # if this fails, it fails before anything is measured
+        check_writable(bench.place(target)[0])  # before anything is measured
 
     def keep(seen: dict[str, Any]) -> None:
         if options.json:  # so that nothing is lost, whatever happens later
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         capture=options.capture,
         stay=options.stay or None,
         limit=options.limit,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=lambda line: say(line, "stderr"),
         keep=keep,
     )
     text = bench.markdown(result)

@@ -7,7 +7,6 @@ from typing import Any
 
 import dualnet as dn
 
-from ..check import Report
 from .options import EXIT_WRONG, command
 from .subjects import network
 
@@ -23,14 +22,11 @@ def run(options: argparse.Namespace) -> int:
     wrong = 0
     for layer in subjects:
         report = dn.check.gradient(layer, seed=options.seed, raises=False)
-        print(report if options.model or not report.ok else _line(layer, report), flush=True)
+        print(report if options.model or not report.ok else f"{report.line()}  {layer}", flush=True)
         wrong += not report.ok
-    print(f"{len(subjects) - wrong} passed, {wrong} failed" if not options.model else "")
+    if not options.model:
+        print(f"{len(subjects) - wrong} passed, {wrong} failed")
     return EXIT_WRONG if wrong else 0
-
-
-def _line(layer: dn.Layer, report: Report) -> str:
-    return f"{'ok' if report.ok else 'WRONG':<6} worst error {report.worst:.1e}  {layer}"
 
 
 def _every_layer() -> list[dn.Layer]:

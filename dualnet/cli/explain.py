@@ -7,6 +7,7 @@ from typing import Any
 
 import dualnet as dn
 
+from ..writing import check_writable
 from .images import images_in
 from .options import command
 from .subjects import DATASETS, fresh_or_saved, load
@@ -30,6 +31,8 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.html:
+        check_writable(options.html)  # before anything is computed
     net, x, t = subject(options)
     why = dn.explain(net, x, options.target, t=t)
     path = why.to_html(options.html) if options.html else None

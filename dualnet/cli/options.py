@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+from ..training.ending import Terminated
+
+EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 130, 141
+
+
+def told(error: KeyboardInterrupt) -> str:
+    """What ended a command, in words."""
+    return str(error) if isinstance(error, Terminated) else "interrupted"
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    return 128 + error.number if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
 def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from typing import Any
 import dualnet as dn
 
 from .. import data, models
+from ..files.network import saved
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
     "digits": ("digits_cnn", 12, 2e-3),
@@ -19,7 +20,7 @@ DATASETS = {  # name: (model, epochs, learning rate for Adam)
 def network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
     if name in models.NAMES:
         return models.get(name)().init(input_shape or models.INPUT_SHAPES[name])
-    if not Path(name).exists():
+    if not saved(name) and not Path(name).exists():
         raise ValueError(f"{name!r} is neither a file nor a model; the models are {', '.join(models.NAMES)}")
     net = dn.load(name)
     if input_shape not in (None, net.input_shape):

@@ -8,8 +8,9 @@ wrong one, raises :class:`DataError`.
 from .augment import Augment
 from .cifar import CIFAR10_CLASSES, load_cifar10
 from .digits import load_digits
-from .folder import load_folder, read_image
+from .folder import load_folder
 from .idx import load_mnist, read_idx, write_idx
+from .images import read_image
 from .reading import DataError
 
 __all__ = [

@@ -1,20 +1,33 @@
-"""Your own photos, read by Pillow: one folder for each class, with the name of the class."""
+"""Your own photos: one folder for each class, with the name of the class."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from ..arguments import extents, flag, fraction, integer
-from .reading import DataError, Split, check_dtype, check_folder, scaled
+from .images import colour, pixels, suffixes
+from .reading import DataError, Split, check_dtype, check_folder
 
-__all__ = ["load_folder", "read_image"]
+__all__ = ["load_folder"]
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 HOW = "Put the images of each class into a folder of its own inside it, such as photos/cat/1.jpg and photos/dog/1.jpg."
+TRAIN = ("train", "training", "train_set", "training_set")
+TEST = ("val", "valid", "validation", "dev", "test", "testing", "test_set", "eval")  # the first one found is taken
+SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
+"""What operating systems leave in folders, beside names that start with a dot."""
+
+SHARE = 0.2
+"""The fraction held out of every class, if nothing is said."""
+
+Classes = dict[str, list[Path]]  # the images of each class, in the order of their numbers
+Labelled = tuple[Path, int]  # an image and the number of its class
 
 
 def load_folder(
@@ -22,18 +35,30 @@ def load_folder(
     size: int | tuple[int, int],
     *,
     grey: bool = False,
-    held_out: float = 0.2,
+    held_out: float | None = None,
+    names: Sequence[str] | None = None,
+    background: str | tuple[int, int, int] = "white",
     seed: int = 0,
     dtype: str = "float32",
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Images in folders, one folder for each class: ``(x, t), (x_test, t_test), names``.
 
-    Each image is turned as its camera says, scaled to ``size`` (height and width; one number for a square, whatever the
-    image's own shape) and converted to red, green and blue, or to ``grey``. x (N, H, W, C) is float32 in [0, 1], or
-    bytes with ``dtype="uint8"``; t (N,) is int64: the place of the image's folder in ``names``, which are sorted.
+    Each image is read as :func:`read_image` does: upright, scaled to ``size``, over the ``background`` if it is
+    transparent, in colour or ``grey``. x (N, H, W, C) is float32 in [0, 1], or bytes with ``dtype="uint8"``. t (N,) is
+    int64: the place of the image's folder in ``names``, which are sorted as text (so "10" comes before "2").
 
-    The fraction ``held_out`` of every class, at least one image, is drawn by ``seed`` and held out for testing; 0 holds
-    out none. Other files, and names that start with a dot, are skipped.
+    The fraction ``held_out`` of every class (0.2 if you do not say), at least one image, is drawn by ``seed`` and held
+    out for testing; 0 holds out none. Identical files stay together, so no test image is also trained on.
+
+    A folder that holds ``train`` beside ``val`` (or ``valid``, ``test`` ...), each with folders for the classes, has
+    its own split: the test images come from the second, and ``held_out`` is not yours to choose.
+
+    ``names`` are the classes in order, when a network has learned them already: a folder without images of one class
+    then keeps the numbers of the others, and a folder of another name is an error.
+
+    Every file whose ending Pillow reads is read, in deeper folders too. Hidden files and folders, and what operating
+    systems leave behind (``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``), are skipped; a warning counts and names
+    all others that were passed over, and identical files.
 
     Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` for a folder that does not exist and
     :class:`DataError` for one without classes, a class with too few images, or an image that cannot be read.
@@ -49,81 +74,252 @@ def load_folder(
     >>> x.shape, x_test.shape, sorted(t_test.tolist()), names
     ((8, 8, 8, 3), (2, 8, 8, 3), [0, 1], ('day', 'night'))
     """
-    size, dtype = extents(size, "size", op="load_folder"), check_dtype(dtype, "load_folder")
-    held_out, grey = fraction(held_out, "held_out", op="load_folder"), flag(grey, "grey", op="load_folder")
-    order = numpy.random.default_rng(integer(seed, "seed", op="load_folder", least=0))
-    need_pillow()
-    kept: list[tuple[Path, int]] = []
-    back: list[tuple[Path, int]] = []
-    names = []
-    for label, path in enumerate(_classes(check_folder(folder, "load_folder", HOW))):
-        files = [(file, label) for file in _files(path)]
-        number = max(1, round(held_out * len(files))) if held_out else 0
-        if len(files) <= number:
-            raise DataError(f"{path}: {len(files)} images ({', '.join(SUFFIXES)}); expected at least {number + 1}")
-        chosen = set(order.permutation(len(files))[:number].tolist())
-        for place, file in enumerate(files):
-            (back if place in chosen else kept).append(file)
-        names.append(path.name)
-    return _read(kept, size, grey, dtype), _read(back, size, grey, dtype), tuple(names)
+    op = "load_folder"
+    size, dtype, grey = extents(size, "size", op=op), check_dtype(dtype, op), flag(grey, "grey", op=op)
+    share = fraction(SHARE if held_out is None else held_out, "held_out", op=op)
+    draw = numpy.random.default_rng(integer(seed, "seed", op=op, least=0))
+    known = None if names is None else _check_names(names)
+    base = check_folder(folder, op, HOW)
+    tone = colour(background, op)
+
+    notes = Notes(base)
+    split = _split(base, notes)
+    if split is None:
+        classes = _classes(base, known, notes)
+        kept, back = _drawn(base, classes, share, draw, known is not None, notes)
+    else:
+        train, test = split
+        if held_out is not None:
+            raise ValueError(
+                f"{op}: {base} has its own split, {train.name} and {test.name}. Leave held_out out, or load {train}."
+            )
+        classes = _classes(train, known, notes)
+        kept, back = _labelled(classes), _labelled(_classes(test, tuple(classes), notes))
+        _tell_leaks(kept, back, test, notes)
+    notes.warn()
+    return _read(kept, size, grey, tone, dtype), _read(back, size, grey, tone, dtype), tuple(classes)
 
 
-def read_image(
-    path: str | os.PathLike, size: int | tuple[int, int], *, grey: bool = False, dtype: str = "float32"
-) -> numpy.ndarray:
-    """One image as :func:`load_folder` reads it: (H, W, 3), or (H, W, 1) if ``grey``; ``x[None]`` is a batch of it.
+class Notes:
+    """What was passed over in a folder, and what else its owner should know."""
 
-    >>> import dualnet as dn, tempfile, pathlib
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "red.ppm"
-    >>> written = file.write_bytes(b"P6 1 1 255 " + bytes([255, 0, 51]))
-    >>> dn.data.read_image(file, size=1, dtype="uint8").tolist()
-    [[[255, 0, 51]]]
-    """
-    height, width = extents(size, "size", op="read_image")
-    image, operations = need_pillow()
-    try:
-        with image.open(path) as file:
-            upright = _eight_bits(operations.exif_transpose(file), image)
-            found = upright.convert("L" if grey else "RGB").resize((width, height), image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-        raise DataError(f"{path}: Pillow cannot read it as an image ({error}). Repair it or remove it.") from error
-    return scaled(numpy.asarray(found).reshape(height, width, -1), check_dtype(dtype, "read_image"))
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.passed: dict[str, list[str]] = defaultdict(list)
+        self.told: list[str] = []
 
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.base).as_posix()
 
-def need_pillow() -> tuple[Any, Any]:
-    """Pillow's modules for images and for operations on them."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading images from files needs Pillow: pip install "dualnet[images]"') from error
-    return Image, ImageOps
+    def pass_over(self, path: Path, why: str) -> None:
+        self.passed[why].append(self.name(path))
+
+    def tell(self, paths: Sequence[Path], what: str) -> None:
+        if paths:
+            self.told.append(f"{_count(len(paths), what)} ({_some([self.name(path) for path in paths])})")
+
+    def warn(self) -> None:
+        number = sum(map(len, self.passed.values()))
+        if number:
+            reasons = "; ".join(f"{why}: {_some(names)}" for why, names in self.passed.items())
+            self.told.insert(0, f"passed over {_count(number, 'file|files')} ({reasons})")
+        if self.told:
+            warnings.warn(f"load_folder: {self.base}: {'. '.join(self.told)}.", stacklevel=3)
 
 
-def _eight_bits(picture: Any, image: Any) -> Any:
-    """Scale 16 bits to 8; Pillow would cut them off at 255."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return image.fromarray((numpy.asarray(picture).astype(numpy.int64) // 256).clip(0, 255).astype(numpy.uint8))
+def _count(number: int, what: str) -> str:
+    """``_count(2, "file|files")`` is "2 files"."""
+    one, many = what.split("|")
+    return f"{number:,} {one if number == 1 else many}"
 
 
-def _classes(base: Path) -> list[Path]:
-    found = sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(found) < 2:
-        inside = f"one folder, {found[0].name!r}," if found else "no folders"
-        raise DataError(f"{base}: {inside} in it; expected at least two classes. {HOW}")
-    return found
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+# -- finding the images ------------------------------------------------------------------------------------------------
 
 
-def _read(files: list[tuple[Path, int]], size: tuple[int, int], grey: bool, dtype: str) -> Split:
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, but for what its user does not see."""
+    found = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in SYSTEM)
+    return sorted(found, key=lambda path: path.name)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def _split(base: Path, notes: Notes) -> tuple[Path, Path] | None:
+    """The folders of a split that the user made, (train, test), if this is one."""
+    here = {path.name.lower(): path for path in _folders(base)}
+    train = next((here[name] for name in TRAIN if name in here), None)
+    test = next((here[name] for name in TEST if name in here), None)
+    if train is None or test is None:
+        return None
+    if not (_folders(train) and _folders(test)):
+        if len(here) > 2:
+            return None  # train, test and bicycle, say, are classes
+        empty = test if _folders(train) else train
+        raise DataError(f"{empty}: it has no folders in it, so nothing tells the classes apart. {HOW}")
+    for path in here.values():
+        if path not in (train, test):
+            notes.pass_over(path, f"a folder beside {train.name} and {test.name}")
+    _pass_over_files(base, notes)
+    return train, test
+
+
+def _check_names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"load_folder: names are the classes in order, such as ('cat', 'dog'); got {names!r}")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise ValueError(f"load_folder: names are at least two classes, each once; got {tuple(names)!r}")
+    return tuple(names)
+
+
+def _classes(base: Path, known: tuple[str, ...] | None, notes: Notes) -> Classes:
+    """The images of each class, in the order of the classes' numbers."""
+    folders = {path.name: path for path in _folders(base)}
+    _pass_over_files(base, notes)
+    if known is None:
+        if len(folders) < 2:
+            inside = f"one folder, {min(folders)!r}," if folders else "no folders"
+            deeper = [path for path in folders.values() if len(_folders(path)) > 1]
+            hint = f"Did you mean {deeper[0]}?" if deeper else HOW
+            raise DataError(f"{base}: {inside} in it; expected at least two classes. {hint}")
+        return {name: _images(path, notes) for name, path in folders.items()}
+    for name, path in folders.items():
+        if name not in known:
+            raise DataError(f"{path}: {name!r} is none of the classes, which are {', '.join(known)}")
+    classes = {name: _images(folders[name], notes) if name in folders else [] for name in known}
+    if not any(classes.values()):
+        raise DataError(f"{base}: no images of {', '.join(known)}. {HOW}")
+    return classes
+
+
+def _images(folder: Path, notes: Notes) -> list[Path]:
+    """The images in a folder and in those below it, sorted. No folder is entered twice: links may go in circles."""
+    found: list[Path] = []
+    entered: set[Path] = set()
+    waiting, endings = [folder], suffixes()
+    while waiting:
+        inside = waiting.pop()
+        if inside.resolve() in entered:
+            continue
+        entered.add(inside.resolve())
+        for path in _visible(inside):
+            if path.is_dir():
+                waiting.append(path)
+            elif _is_image(path, endings, notes):
+                found.append(path)
+    return sorted(found)
+
+
+def _is_image(path: Path, endings: tuple[str, ...], notes: Notes) -> bool:
+    ending = path.suffix.lower()
+    if path.is_file() and ending in endings:
+        return True
+    broken = "broken link" if path.is_symlink() else "no ordinary file"
+    notes.pass_over(path, (f"{ending} is no image" if ending else "no ending") if path.is_file() else broken)
+    return False
+
+
+def _pass_over_files(base: Path, notes: Notes) -> None:
+    """Files beside folders: there is no telling what class they are of."""
+    endings = suffixes()
+    for path in _visible(base):
+        if not path.is_dir() and _is_image(path, endings, notes):
+            notes.pass_over(path, "in no class's folder")
+
+
+# -- holding some of them out ------------------------------------------------------------------------------------------
+
+
+def _labelled(classes: Classes) -> list[Labelled]:
+    return [(file, label) for label, files in enumerate(classes.values()) for file in files]
+
+
+def _drawn(
+    base: Path, classes: Classes, share: float, draw: numpy.random.Generator, may_lack: bool, notes: Notes
+) -> tuple[list[Labelled], list[Labelled]]:
+    """Those to learn from and those held out: a share of every class, copies of one image always together."""
+    twins = _twins(file for files in classes.values() for file in files) if share else {}
+    sides: dict[Path | str, bool] = {}  # is this content held out?
+    kept: list[Labelled] = []
+    back: list[Labelled] = []
+    for label, (name, files) in enumerate(classes.items()):
+        number = max(1, round(share * len(files))) if share else 0
+        if len(files) <= number and not (may_lack and not files):
+            found = _count(len(files), "image|images")
+            raise DataError(f"{base / name}: {found}; expected at least {number + 1}. Add some, or remove the folder.")
+        groups: dict[Path | str, int] = Counter(twins.get(file, file) for file in files)
+        _choose(groups, number, draw, sides)
+        for file in files:
+            (back if sides[twins.get(file, file)] else kept).append((file, label))
+        if share and len({sides[group] for group in groups}) == 1:
+            raise DataError(
+                f"{base / name}: its {len(files)} images are copies of one another or of another class's; expected at "
+                "least two different ones"
+            )
+    _tell_copies(kept + back, twins, notes)
+    return kept, back
+
+
+def _choose(groups: dict[Path | str, int], number: int, draw: numpy.random.Generator, sides: dict) -> None:
+    """Hold out ``number`` images of a class: whole groups of copies, drawn until no more fit, but at least one."""
+    order = [list(groups)[place] for place in draw.permutation(len(groups))]
+    free = [group for group in order if group not in sides]
+    room = number - sum(groups[group] for group in order if sides.get(group))
+    for group in free:
+        sides[group] = groups[group] <= room
+        room -= groups[group] * sides[group]
+    if number and free and not any(sides[group] for group in order):
+        sides[min(free, key=groups.__getitem__)] = True
+
+
+def _twins(files: Iterable[Path]) -> dict[Path, str]:
+    """A hash of the content of each file that may have a copy: those of one length."""
+    lengths = defaultdict(list)
+    for file in files:
+        lengths[file.stat().st_size].append(file)
+    return {file: _hash(file) for alike in lengths.values() if len(alike) > 1 for file in alike}
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _tell_copies(labelled: list[Labelled], twins: dict[Path, str], notes: Notes) -> None:
+    first: dict[str, int] = {}
+    copies: list[Path] = []
+    elsewhere: list[Path] = []
+    for file, label in sorted(labelled):
+        if file not in twins:
+            continue
+        if twins[file] in first:
+            (copies if first[twins[file]] == label else elsewhere).append(file)
+        first.setdefault(twins[file], label)
+    notes.tell(copies, "image is a copy of another|images are copies of others")
+    notes.tell(elsewhere, "image is a copy of one in another class|images are copies of those in other classes")
+
+
+def _tell_leaks(kept: list[Labelled], back: list[Labelled], test: Path, notes: Notes) -> None:
+    """Images of the user's own test folder that are also trained on."""
+    twins = _twins(file for file, _ in (*kept, *back))
+    learned = {twins[file] for file, _ in kept if file in twins}
+    leaks = [file for file, _ in back if twins.get(file) in learned]
+    what = f"in {test.name} also trained on, so the accuracy will look too good"
+    notes.tell(leaks, f"image {what}|images {what}")
+
+
+def _read(
+    files: list[Labelled], size: tuple[int, int], grey: bool, background: tuple[int, int, int], dtype: str
+) -> Split:
     x = numpy.empty((len(files), *size, 1 if grey else 3), dtype)
     for place, (file, _) in enumerate(files):
-        x[place] = read_image(file, size, grey=grey, dtype=dtype)
+        x[place] = pixels(file, size, grey, background, dtype)
     return x, numpy.array([label for _, label in files], numpy.int64)

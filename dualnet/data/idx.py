@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import numpy
 
+from ..writing import replace_file
 from .reading import DataError, Split, check_dtype, check_folder, check_labels, find, scaled
 
 __all__ = ["load_mnist", "read_idx", "write_idx"]
@@ -31,8 +32,11 @@ MOST_AXES = 16
 LIMIT = 2**32
 DEFLATE = 1032
 """Deflate never packs data more tightly than this factor, so a header that promises more is wrong."""
+SMALL, USUAL = 32 * 2**20, 64
+"""Images shrink 2 to 20 times. What grows more than ``USUAL`` times, to more than ``SMALL`` bytes, may be a trap."""
 CHUNK = 2**20
 
+IF_RIGHT = "If the file is right, read it with read_idx(path, limit=…)"
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 MNIST_HOW = (
     "Put the four files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
@@ -40,11 +44,12 @@ MNIST_HOW = (
 )
 
 
-def read_idx(path: str | os.PathLike, *, limit: int = LIMIT) -> numpy.ndarray:
+def read_idx(path: str | os.PathLike, *, limit: int | None = None) -> numpy.ndarray:
     """The array in an IDX file, gzipped or not, in native byte order.
 
     The header is checked against the file's size before anything is allocated; a gzipped file is decompressed no
-    further than one byte beyond what its header promises, and never beyond ``limit`` bytes.
+    further than one byte beyond what its header promises. An array of more than 4 GB is read only if ``limit``, in
+    bytes, allows it, and so is one of more than 32 MB that was packed to less than a 64th.
 
     Raises :class:`DataError` for a malformed file and ``FileNotFoundError`` for a missing one.
 
@@ -62,24 +67,26 @@ def read_idx(path: str | os.PathLike, *, limit: int = LIMIT) -> numpy.ndarray:
         try:
             if zipped:
                 with gzip.GzipFile(fileobj=raw) as file:
-                    return _read(file, path, limit, most=size * DEFLATE, exact=None)
-            return _read(raw, path, limit, most=size, exact=size)
+                    return _read(file, path, limit, packed=size)
+            return _read(raw, path, limit, size=size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path}: the gzip data is damaged or cut off ({error}). Get the file again.") from None
 
 
-def _read(file: BinaryIO | gzip.GzipFile, path: Path, limit: int, most: int, exact: int | None) -> numpy.ndarray:
+def _read(
+    file: BinaryIO | gzip.GzipFile, path: Path, limit: int | None, packed: int | None = None, size: int | None = None
+) -> numpy.ndarray:
     kind, shape = _header(file, path)
     expected = math.prod(shape) * kind.itemsize
     claim = f"its header promises {_sizes(shape)} elements of {kind.name}, {expected} bytes"
-    if expected > limit:
-        raise DataError(
-            f"{path}: {claim}; the limit is {limit}. If the file is right, read it with read_idx(path, limit=…)"
-        )
-    if exact is not None and exact - file.tell() != expected:
-        raise DataError(f"{path}: {claim}; {exact - file.tell()} follow. The file is damaged or cut off: get it again.")
-    if expected > most:
-        raise DataError(f"{path}: {claim}; a gzip file of {most // DEFLATE} bytes cannot hold them. Get it again.")
+    if expected > (most := LIMIT if limit is None else limit):
+        raise DataError(f"{path}: {claim}; the limit is {most}. {IF_RIGHT}")
+    if size is not None and size - file.tell() != expected:
+        raise DataError(f"{path}: {claim}; {size - file.tell()} follow. The file is damaged or cut off: get it again.")
+    if packed is not None and expected > packed * DEFLATE:
+        raise DataError(f"{path}: {claim}; a gzip file of {packed} bytes cannot hold them. Get it again.")
+    if packed is not None and limit is None and expected > max(SMALL, packed * USUAL):
+        raise DataError(f"{path}: {claim}, {expected // packed} times the size of the gzip file. {IF_RIGHT}")
     data = _take(file, expected + 1)
     if len(data) != expected:
         got = f"{len(data)} follow" if len(data) < expected else "more follow"
@@ -136,7 +143,7 @@ def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
     header = struct.pack(f">4B{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
     data = header + array.astype(TYPES[code]).tobytes()
     # Without a file name and time the same array gives the same bytes.
-    Path(path).write_bytes(gzip.compress(data, 9, mtime=0) if os.fspath(path).endswith(".gz") else data)
+    replace_file(path, gzip.compress(data, 9, mtime=0) if os.fspath(path).endswith(".gz") else data)
 
 
 def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Split, Split]:

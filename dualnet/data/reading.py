@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy
 
 from ..shim.dtypes import is_real
 
 Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
+
+MOST_HEADER = 10_000
+MOST_AXES = 32
+NPY = re.compile(
+    r"\{'descr':'([<>=|]?[a-zA-Z][0-9]{0,9})','fortran_order':(True|False),"
+    r"'shape':\(((?:[0-9]{1,20}L?,)*(?:[0-9]{1,20}L?)?)\),?\}"
+)
+NOT_NPY = {
+    b"PK": " It is a zip archive, such as .npz. Save the images alone: numpy.save(path, images).",
+    b"\x80": " It looks like a pickle, which is never read.",
+}
 
 
 class DataError(ValueError):
@@ -67,11 +81,64 @@ def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str
 
 
 def read_npy(path: str | os.PathLike) -> numpy.ndarray:
-    """The images of an ``.npy`` file, mapped into memory: they take no more of it than the file's size."""
+    """The images of an ``.npy`` file, mapped into memory: they take no more of it than the file's size.
+
+    NumPy would run the header through Python's parser. Here it is compared with the few forms that it can have, and its
+    shape with the size of the file, before anything else is done with it.
+    """
+    with open(path, "rb") as file:
+        descr, fortran, shape = _npy_header(file, Path(path))
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
     try:
-        images = numpy.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: it cannot be read as an array ({error})") from error
-    if not is_real(images.dtype):
-        raise DataError(f"{path}: it holds {images.dtype}; expected images, as real numbers")
-    return images
+        dtype = numpy.dtype(descr)
+    except TypeError:
+        raise DataError(f"{path}: it holds {descr!r}, a type that NumPy does not know") from None
+    if not is_real(dtype):
+        raise DataError(f"{path}: it holds {dtype}; expected images, as real numbers")
+    if len(shape) > MOST_AXES or math.prod(max(length, 1) for length in shape) * dtype.itemsize >= 2**60:
+        raise DataError(f"{path}: its header promises an array of shape {_short(shape)}. The file is damaged.")
+    if (promised := math.prod(shape) * dtype.itemsize) > size - offset:
+        raise DataError(
+            f"{path}: its header promises {promised} bytes, for an array of shape {shape} and type {dtype}; "
+            f"{size - offset} follow. The file is damaged or cut off."
+        )
+    order: Literal["C", "F"] = "F" if fortran else "C"
+    if not promised:
+        return numpy.empty(shape, dtype, order)  # nothing that could be mapped
+    return numpy.memmap(path, dtype, "r", offset, shape, order)
+
+
+def _npy_header(file: BinaryIO, path: Path) -> tuple[str, bool, tuple[int, ...]]:
+    """The type, the order and the shape that the header of an ``.npy`` file tells; the file is left behind the header.
+
+    It is the magic, a version, a length, and a dictionary as Python writes it, with its keys in this order:
+    ``{'descr': '<f4', 'fortran_order': False, 'shape': (9, 28, 28, 1), }``
+    """
+    start = file.read(8)
+    if start[:6] != b"\x93NUMPY" or len(start) < 8:
+        hint = next((hint for first, hint in NOT_NPY.items() if first and start.startswith(first)), "")
+        raise DataError(f"{path}: it starts with {start.hex(' ') or 'nothing'}; expected an .npy file.{hint}")
+    if start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise DataError(f"{path}: it is an .npy file of version {'.'.join(map(str, start[6:]))}; expected 1.0 to 3.0")
+    length = int.from_bytes(file.read(2 if start[6] == 1 else 4), "little")
+    header = file.read(min(length, MOST_HEADER)).decode("latin-1")
+    found = None if length > MOST_HEADER or len(header) < length else NPY.fullmatch(_compact(header))
+    if found is None:
+        raise DataError(
+            f"{path}: its header is {header[:80]!r}; expected descr, fortran_order and shape of an array of numbers. "
+            "Records and Python objects are not read. If you saved none, the file is damaged."
+        )
+    return found[1], found[2] == "True", tuple(int(n.rstrip("L")) for n in found[3].split(",") if n)
+
+
+def _compact(header: str) -> str:
+    """A header with one kind of quotes, and without the spaces that writers of ``.npy`` files disagree about."""
+    text = " ".join(header.split()).replace('"', "'")
+    for mark in "{}():,":
+        text = text.replace(f" {mark}", mark).replace(f"{mark} ", mark)
+    return text
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    text = ", ".join(map(str, shape[:8]))
+    return f"({text}, … {len(shape)} axes)" if len(shape) > 8 else f"({text})"

@@ -15,17 +15,17 @@ import json
 import math
 import os
 import re
-import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 
 from ..version import __version__
+from ..writing import replace_file
 
 __all__ = ["CheckpointError"]
 
@@ -36,6 +36,7 @@ KEY = "dualnet"
 MOST_TEXT = 2 * 2**20
 MOST_HEADER = 16 * 2**20
 MOST_AXES = 32
+MOST_TOLD = 2000
 DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 SAFE_DTYPES = "BOOL I8 I16 I32 I64 U8 U16 U32 U64 F16 F32 F64".split()
 NPY = re.compile(r"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
@@ -87,11 +88,16 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, *MALFORMED) as error:
-        raise CheckpointError(f"{path}: {error or type(error).__name__}") from error
+        raise CheckpointError(f"{path}: {shortened(str(error) or type(error).__name__)}") from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: the file points to a place before its start
             raise
         raise CheckpointError(f"{path}: the file is damaged ({error})") from error
+
+
+def shortened(message: str) -> str:
+    """A message of at most a page: it may quote what the file says, and that may be a megabyte."""
+    return message if len(message) <= MOST_TOLD else f"{message[:MOST_TOLD]} … ({len(message)} characters)"
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -209,35 +215,3 @@ def _read_safe(path: Path) -> tuple[str, Arrays]:
             return text, {name: file.get_tensor(name) for name in kinds}
     except package.SafetensorError as error:
         raise CheckpointError(f"the file is damaged or cut off ({error})") from error
-
-
-def replace_file(path: str | os.PathLike, data: bytes) -> None:
-    """Replace the whole file by ``data``, or leave everything as it was and raise ``OSError``.
-
-    A temporary file in the same folder is written and flushed to the disk, takes the file's place in one step, and then
-    the folder is flushed too. If only that last step fails, the new file is already there.
-    """
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "save: no such folder; make it first", folder)
-    temporary = os.path.join(folder, f".dualnet-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that cannot flush folders
-                raise
-        finally:
-            os.close(handle)

@@ -48,7 +48,7 @@ from .formats import (
     CheckpointError,
     need_safetensors,
     read,
-    safetensors,
+    shortened,
     write,
 )
 
@@ -57,6 +57,8 @@ __all__ = ["load", "save"]
 OF_OPTIMIZER = "optimizer/"
 MOST_PLACES = 20_000
 MOST_DEPTH = 100
+MOST_VISITS = 50_000
+"""Whoever asks each container for its shape visits every layer once for each container around it."""
 BUILT_IN: dict[str, type[Layer]] = {
     name: kind
     for name, kind in vars(layers).items()
@@ -80,8 +82,7 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     With ``optimizer`` the file holds its state too, and training can go on: ``dn.load(path, optimizer=...)``.
 
     The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
-    it is ``.safetensors`` if that package is installed, else ``.npz``. The file is replaced as a whole or not at all:
-    after an ``OSError`` the old one is still there.
+    it is ``.npz``. The file is replaced as a whole or not at all: after an ``OSError`` the old one is still there.
 
     Before anything is written, raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold (``Lambda``
     or a function as an initializer: functions are code), and ``ImportError`` without the package for the format.
@@ -94,7 +95,7 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     >>> bool((dn.to_numpy(same(x)) == dn.to_numpy(net(x))).all()), path.name
     (True, 'model.npz')
     """
-    target = _target(path)
+    target = file_of(path)
     if not isinstance(net, Layer):
         raise TypeError(f"save: expected a layer or network, got {type(net).__name__}")
     if net.input_shape is None:
@@ -152,7 +153,7 @@ def load(
         if optimizer is not None:
             _go_on(optimizer, document["optimizer"], remembered)
     except MALFORMED as error:
-        raise CheckpointError(f"{found}: {error}") from error
+        raise CheckpointError(f"{found}: {shortened(str(error) or type(error).__name__)}") from error
     return net
 
 
@@ -166,12 +167,17 @@ def _classes(custom: Any) -> Mapping[str, type[Layer]]:
     return custom or {}
 
 
-def _target(path: str | os.PathLike) -> Path:
+def file_of(path: str | os.PathLike) -> Path:
+    """The file that :func:`save` would write: a path without a suffix gets that of the format which needs no package.
+
+    >>> file_of("model").name
+    'model.npz'
+    """
     target = Path(os.fsdecode(path)).expanduser()
     if target.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
         raise ValueError(f"save: {str(path)!r} is a folder; expected a file, such as {str(target / 'model.npz')!r}")
     if not target.suffix:
-        return target.with_name(target.name + SUFFIXES[0 if safetensors() else 1])
+        return target.with_name(f"{target.name}.npz")
     if target.suffix not in SUFFIXES:
         raise ValueError(f"save: {str(path)!r} ends with {target.suffix!r}; expected {' or '.join(SUFFIXES)}")
     if target.suffix == ".safetensors":
@@ -179,17 +185,29 @@ def _target(path: str | os.PathLike) -> Path:
     return target
 
 
-def _found(path: str | os.PathLike) -> Path:
+def saved(path: str | os.PathLike) -> list[Path]:
+    """The files that a path may mean: itself, or the network of either format whose path was given without its suffix.
+
+    >>> saved("no-such-network")
+    []
+    """
     given = Path(os.fsdecode(path)).expanduser()
-    if given.exists():
-        return given
-    tried = [] if given.suffix in SUFFIXES else [given.with_name(given.name + suffix) for suffix in SUFFIXES]
-    found = [candidate for candidate in tried if candidate.exists()]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    return [given] if given.is_file() else [candidate for candidate in _candidates(given) if candidate.exists()]
+
+
+def _candidates(given: Path) -> list[Path]:
+    if given.suffix in SUFFIXES or not given.name:
+        return []
+    return [given.with_name(given.name + suffix) for suffix in SUFFIXES]
+
+
+def _found(path: str | os.PathLike) -> Path:
+    given, found = Path(os.fsdecode(path)).expanduser(), saved(path)
+    if len(found) > 1:
         raise ValueError(f"load: there are {' and '.join(map(str, found))}; say which one you mean")
-    names = ", ".join(repr(str(candidate)) for candidate in [given, *tried])
+    if found or given.exists():
+        return found[0] if found else given  # a pipe, or a folder: opening it says what is wrong
+    names = ", ".join(repr(str(candidate)) for candidate in [given, *_candidates(given)])
     raise FileNotFoundError(errno.ENOENT, f"load: there is no file {names}")
 
 
@@ -386,7 +404,7 @@ def _kinds(state: dict[str, Any]) -> dict[str, str]:
 
 def _assemble(document: dict[str, Any], custom: Mapping[str, type[Layer]]) -> Layer:
     made: list[Layer] = []
-    sizes: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int, int]] = []
     for entry in document["layers"]:
         kind = _class_of(entry, custom)
         inside: list[int] = []  # the numbers of the layers in this one's arguments
@@ -415,12 +433,16 @@ def _value_of(value: Any, made: list[Layer], inside: list[int]) -> Any:
     raise ValueError(f"the description holds {kind!r}: {held!r}, which means nothing")
 
 
-def _size(inside: list[tuple[int, int]]) -> tuple[int, int]:
-    """How many places a layer has and how deep they go, from those of the layers inside it."""
-    places, depth = 1 + sum(n for n, _ in inside), 1 + max((d for _, d in inside), default=0)
-    if places > MOST_PLACES or depth > MOST_DEPTH:
-        raise ValueError(f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}")
-    return places, depth
+def _size(inside: list[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """How many places a layer has, how deep they go, and how often they are visited, from the layers inside it."""
+    places, depth = 1 + sum(n for n, _, _ in inside), 1 + max((d for _, d, _ in inside), default=0)
+    visits = places + sum(v for _, _, v in inside)
+    if places > MOST_PLACES or depth > MOST_DEPTH or visits > MOST_VISITS:
+        raise ValueError(
+            f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}, or has more than "
+            f"{MOST_VISITS} if each counts once for every container around it"
+        )
+    return places, depth, visits
 
 
 def _number_in(value: Any) -> Any:

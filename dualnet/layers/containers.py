@@ -7,13 +7,16 @@ from inspect import signature
 from typing import Any
 
 from ..arguments import can_take
+from ..geometry import elements
 from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
 from ..shim import Array, backend_of, current
+from ..shim.memory import check_memory
 from .initializers import Draw
 from .joining import passes, takes_need_dx
 from .layer import Layer, Shape
 from .passing import Gradients, blame, blaming, merge, y_and_pullback
+from .state import undone_if_it_fails
 
 __all__ = ["Identity", "Lambda", "Parallel", "Residual", "Sequential"]
 
@@ -76,8 +79,10 @@ class Sequential(Container):
             shape = self._next(name, layer, shape)
 
     def _next(self, name: str, layer: Layer, shape: Shape) -> Shape:
-        with blaming(name, layer):
+        try:
             return layer.output_shape(shape)
+        except (ValueError, TypeError) as error:
+            blame(name, layer, error)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         shape = tuple(input_shape)
@@ -94,17 +99,18 @@ class Sequential(Container):
             layer = self.layers[place]
             try:
                 x = layer.infer(x) if relu is None else layer.infer(x, relu=True)  # type: ignore[call-arg]
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), layer, error)
         return x
 
+    @undone_if_it_fails
     def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
         x = self.enter(x)
         ways: dict[int, Pullback] = {}
         for place, relu in self._passes(way_back=True):
             try:
                 x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu is not None)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), self.layers[place], error)
             if relu is not None:  # its E14 is in the pullback of the layer that it ran with
                 ways[relu] = Pullback("ReLU", lambda dy: (dy, {}), x)
@@ -152,6 +158,7 @@ class Residual(Container):
     def infer(self, x: Array, relu: bool = False) -> Array:
         return add(self.layer.infer(x), x if self.shortcut is None else self.shortcut.infer(x), relu)
 
+    @undone_if_it_fails
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         direct, ways = x, {}
@@ -207,6 +214,8 @@ class Parallel(Container):
 
     def _merged(self, outputs: list[Array]) -> Array:
         if self.merge == "concat":
+            nbytes = sum(elements(y.shape) * y.itemsize for y in outputs)
+            check_memory("Parallel", outputs[0], nbytes, "the output", "Concatenate fewer branches.")
             return backend_of(outputs[0]).xp.concat(outputs, axis=-1)
         total = outputs[0]
         for y in outputs[1:]:
@@ -216,6 +225,7 @@ class Parallel(Container):
     def infer(self, x: Array) -> Array:
         return self._merged([layer.infer(x) for layer in self.layers])
 
+    @undone_if_it_fails
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         results = [layer.forward(x, train) for layer in self.layers]
@@ -298,8 +308,10 @@ def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = 
 def branch_shapes(owner: Container, input_shape: Shape) -> dict[str, Shape]:
     shapes = {}
     for name, layer in owner.children().items():
-        with blaming(name, layer):
+        try:
             shapes[name] = layer.output_shape(tuple(input_shape))
+        except (ValueError, TypeError) as error:
+            blame(name, layer, error)
     return shapes
 
 

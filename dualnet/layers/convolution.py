@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import ops
 from ..arguments import extents, integer
 from ..geometry import Extent, Padding, Windows, check_padding, height_and_width, placed, transposed
-from ..ops.convolution import correlate, rotate
+from ..ops.convolution import check_room, correlate, rotate
 from ..ops.pullback import Pullback
 from ..shim import Array
 from .bases import WeightedLayer
@@ -105,6 +105,7 @@ class Conv2D(FilterBank):
         if type(x) is not type(w):
             return self.forward(x, relu=relu)[0]  # it says what does not fit
         at = self._windows(x.shape[1:3])
+        check_room(type(self).__name__, x, w.shape[3], at)
         return correlate(x, rotate(w) if self.mode == "convolution" else w, b, at, self.groups, relu)
 
     def forward(

@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..arguments import flag
 from ..geometry import check_shape, warn_of_channels_first
+from ..history import History
 from ..ops.pullback import Pullback
 from ..shim import Array, backend_of, current
 from ..shim.dtypes import is_real
+from ..shim.loading import HostArray
 from .hints import attribute_hint, shape_hint
 from .initializers import Draw
 from .parameter import Parameter
@@ -170,6 +172,21 @@ class Layer(LayerTree):
         """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
         return y_and_pullback(self, self.forward(x, train=False))[0]
 
+    # -- how it was trained
+
+    @functools.cached_property
+    def history(self) -> History:
+        """The figures of the last :func:`fit`, one entry for each whole epoch so far, also if it was broken off.
+
+        It is empty before the first training, and in a network from a file, which does not hold it. Copies keep theirs.
+
+        >>> import dualnet as dn
+        >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+        >>> net.history, net.fit([[[0.0]], [[1.0]]], [0, 1], epochs=3, verbose=0) is net.history, net.history.epochs
+        (no epochs, True, 3)
+        """
+        return History()
+
     # -- how it is made, and shown
 
     def config(self) -> dict[str, Any]:
@@ -216,7 +233,8 @@ class Layer(LayerTree):
             augment: Any = None,
             capture: bool = False,
             loss_scale: Any = "auto",
-        ) -> Any: ...
+            check_finite: bool = False,
+        ) -> History: ...
 
         def evaluate(
             self,
@@ -228,7 +246,7 @@ class Layer(LayerTree):
             augment: Any = None,
         ) -> dict[str, float]: ...
 
-        def predict(self, x: Any, batch_size: int = 256) -> Any: ...
+        def predict(self, x: Any, batch_size: int = 256) -> HostArray: ...
 
         def save(self, path: str | PathLike[str], *, optimizer: Any = None) -> Path: ...
 

@@ -69,7 +69,7 @@ def blaming(name: str, layer: LayerTree) -> Iterator[None]:
 
 def blame(name: str, layer: LayerTree, error: Exception) -> NoReturn:
     """Raise the error again, with the layer's name in front of its message; subclasses get a note instead."""
-    if type(error) in (ValueError, TypeError):
+    if type(error) in (ValueError, TypeError, MemoryError):
         raise type(error)(f"layer {name} ({type(layer).__name__}): {error}") from error
     error.add_note(f"in layer {name} ({type(layer).__name__})")
     raise error

@@ -6,7 +6,7 @@ from .. import ops
 from ..arguments import extents, flag
 from ..geometry import Extent, Padding, Windows, check_padding, height_and_width, placed
 from ..ops.activation import rectify
-from ..ops.pooling import check_no_window_is_empty, largest
+from ..ops.pooling import check_no_window_is_empty, check_room, largest
 from ..ops.pullback import Pullback
 from ..shim import Array
 from .bases import OpLayer
@@ -61,7 +61,9 @@ class MaxPool2D(_Pool2D):
     empty_windows = False
 
     def infer(self, x: Array, relu: bool = False) -> Array:
-        y = largest(x, self._windows(x.shape[1:3]))  # no winners: nobody asks for the way back
+        at = self._windows(x.shape[1:3])
+        check_room("MaxPool2D", x, at)
+        y = largest(x, at)  # no winners: nobody asks for the way back
         return rectify(y) if relu else y
 
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self, TypeVar
 
 from ..recording import Stateful
 from ..shim import Array, asarray, backend_of, load, to_numpy
 from .parameter import Parameter
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
 class LayerTree(Stateful):
@@ -117,6 +122,79 @@ class LayerTree(Stateful):
     def copy(self) -> Self:
         """An independent copy; what is shared inside stays shared inside."""
         return copy.deepcopy(self)
+
+
+# -- all or nothing ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def all_or_nothing(net: LayerTree, *others: Any) -> Iterator[None]:
+    """If the block raises, the network and the others, such as an optimizer, are as they were before it.
+
+    Layers and optimizers never overwrite an array, they set new ones. So it is enough to remember which arrays and
+    numbers their attributes held, and in their dictionaries; no array is copied. (A captured step does overwrite
+    arrays: :mod:`dualnet.training.capture` takes care of those.)
+
+    >>> import dualnet as dn
+    >>> norm = dn.BatchNorm().init((1,))
+    >>> try:
+    ...     with all_or_nothing(norm):
+    ...         y, pullback = norm.forward(dn.asarray([[1.0], [3.0]]), train=True)
+    ...         raise MemoryError
+    ... except MemoryError:
+    ...     print(dn.to_numpy(norm.moving_mean))
+    [0.]
+    """
+    layers = {id(layer): layer for _, layer in net.walk()}
+    owners = (*layers.values(), *(other for other in others if other is not None))
+    before = [(owner, _remembered(vars(owner))) for owner in owners]
+    values = [(parameter, parameter.value) for parameter in net.parameters().values()]
+    try:
+        yield
+    except BaseException:
+        for owner, had in before:
+            _put_back(vars(owner), had)
+        for parameter, value in values:
+            if parameter.value is not value:
+                object.__setattr__(parameter, "value", value)  # its copy in 16 bits belongs to the other value
+        raise
+
+
+def undone_if_it_fails(forward: Forward) -> Forward:
+    """Mark the ``forward`` of a container: if it raises in training, no layer inside has moved its statistics.
+
+    Inside a container that is marked too, that one takes care of all.
+
+    >>> @undone_if_it_fails
+    ... def forward(self, x, train=False): ...
+    """
+
+    @functools.wraps(forward)
+    def marked(self: LayerTree, x: Array, train: bool = False, *arguments: Any, **options: Any) -> Any:
+        if not train or _within.get():
+            return forward(self, x, train, *arguments, **options)
+        token = _within.set(True)
+        try:
+            with all_or_nothing(self):
+                return forward(self, x, train, *arguments, **options)
+        finally:
+            _within.reset(token)
+
+    return marked  # type: ignore[return-value]
+
+
+_within: ContextVar[bool] = ContextVar("dualnet_within_a_container", default=False)
+
+
+def _remembered(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the attributes, dictionaries included; what they hold is not copied."""
+    return {name: _remembered(value) if type(value) is dict else value for name, value in attributes.items()}
+
+
+def _put_back(attributes: dict[str, Any], had: dict[str, Any]) -> None:
+    for name in attributes.keys() - had.keys():
+        del attributes[name]
+    attributes.update(had)
 
 
 def name_of(layer: str | LayerTree, net: LayerTree, op: str) -> str:

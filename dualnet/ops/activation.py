@@ -7,9 +7,10 @@ Each is followed by its two formulas, E7 and E14, and keeps what makes its deriv
 y, which the next layer keeps anyway; f' is then written as a function of y: for the sigmoid f' = y (1 − y).
 
 All are right at 0, at ±inf and everywhere in between, without a warning: no number can make exp overflow, and products
-of 0 and ∞ are avoided where their limit is known. NaN stays NaN. A choice between two values is written as a product
-with a condition (0 or 1), which is many times faster than ``where`` if the signs of x follow no order. 16-bit numbers
-are computed with in float32, and the result is rounded once.
+of 0 and ∞ are avoided where their limit is known. NaN stays NaN. The branch that an element did not take adds exactly
+0 to its gradient, also where the delta is infinite or NaN: dy is never multiplied by a condition, since 0 · ∞ is NaN.
+A choice between two finite slopes may be a product with a condition (0 or 1), which is many times faster than ``where``
+if the signs of x follow no order. 16-bit numbers are computed with in float32, and the result is rounded once.
 
 Shapes: x of any shape and floating dtype, and y of the same.
 """
@@ -23,7 +24,7 @@ from typing import Any
 from ..arguments import flag, index, number
 from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
-from .sums import rounded_once, summed, wide
+from .sums import finite_or, quiet, rounded_once, share, summed, wide
 
 __all__ = [
     "elu",
@@ -50,8 +51,8 @@ FAR = 40.0
 def relu(x: Array) -> tuple[Array, Pullback]:
     """Rectified linear unit ``y = max(0, x)`` (E7); its derivative is 1 where x > 0, else 0, also at 0 itself (E14).
 
-    x of any shape and floating dtype -> y of the same. ``pullback(dy)`` returns dx. Keeps y, not x. ``relu(NaN)`` is
-    NaN. Source: Nair and Hinton (2010).
+    x of any shape and floating dtype -> y of the same. ``pullback(dy)`` returns dx: dy where x > 0, else exactly 0, for
+    any dy. Keeps y, not x. ``relu(NaN)`` is NaN. Source: Nair and Hinton (2010).
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 0.0, 2.0]))
@@ -75,9 +76,10 @@ def rectify(x: Array) -> Array:
 
 
 @accelerated
+@rounded_once
 def rectify_backward(dy: Array, y: Array) -> Array:
-    """E14: dy where y > 0, which is exactly where x > 0, else 0."""
-    return dy * (y > 0.0)
+    """E14: dy where y > 0, which is exactly where x > 0, else 0, for any dy."""
+    return backend_of(dy).xp.where(y > 0.0, dy, 0.0)
 
 
 @accelerated
@@ -120,7 +122,10 @@ def leaky_relu_forward(x: Array, alpha: float) -> Array:
 @rounded_once
 def leaky_relu_backward(dy: Array, y: Array, alpha: float) -> Array:
     """E14: dy where y > 0, else alpha · dy. y has the sign of x."""
-    return dy * (y > 0.0) + alpha * dy * (y <= 0.0)
+    if alpha == 0.0:
+        return rectify_backward(dy, y)
+    active = (y > 0.0).astype(dy.dtype)  # 1 or 0
+    return dy * (active + alpha * (1.0 - active))
 
 
 # -- with exp ----------------------------------------------------------------------------------------------------------
@@ -157,8 +162,10 @@ def elu_forward(x: Array, alpha: float) -> Array:
 @rounded_once
 def elu_backward(dy: Array, y: Array, alpha: float) -> Array:
     """E14: dy where y > 0, else dy (y + alpha). y has the sign of x."""
-    xp = backend_of(dy).xp
-    return dy * (y > 0.0) + dy * (xp.minimum(y, 0.0) + alpha) * (y <= 0.0)
+    if alpha == 0.0:
+        return rectify_backward(dy, y)
+    active = (y > 0.0).astype(dy.dtype)  # 1 or 0
+    return dy * (active + (backend_of(dy).xp.minimum(y, 0.0) + alpha) * (1.0 - active))
 
 
 def sigmoid(x: Array) -> tuple[Array, Pullback]:
@@ -374,7 +381,8 @@ def softmax_forward(x: Array, axis: int) -> Array:
 @rounded_once
 def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """E14: yᵢ (dyᵢ − Σⱼ dyⱼ yⱼ)."""
-    return y * (dy - summed(dy * y, axis))
+    common = summed(dy * y, axis)
+    return finite_or(dy, lambda: y * (dy - common), lambda: y * dy - y * common)
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
@@ -410,7 +418,10 @@ def log_softmax_forward(x: Array, axis: int) -> Array:
 @rounded_once
 def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """E14: dyᵢ − eʸⁱ Σⱼ dyⱼ."""
-    return dy - backend_of(dy).xp.exp(y) * summed(dy, axis)
+    p, part = backend_of(dy).xp.exp(y), share(dy.shape[axis])
+    return finite_or(
+        dy, lambda: dy - p * summed(dy, axis), lambda: (part * dy - p * summed(part * dy, axis)) * (1.0 / part)
+    )
 
 
 # -- shared by several formulas ----------------------------------------------------------------------------------------
@@ -425,7 +436,8 @@ def below_top(xp: Any, x: Array, axis: int) -> Array:
     """x − max x along the axis: 0 where x is the largest, even if that is infinite (∞ − ∞ would be NaN)."""
     top = xp.max(x, axis=axis, keepdims=True)
     largest = x == top
-    return xp.where(largest, 0.0, x) - xp.where(largest, 0.0, top)
+    with quiet(x):  # two logits may be further apart than the largest number
+        return xp.where(largest, 0.0, x) - xp.where(largest, 0.0, top)
 
 
 SLOPE, CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715

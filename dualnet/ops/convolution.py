@@ -25,6 +25,7 @@ from typing import Any
 from ..arguments import integer
 from ..geometry import Extent, Padding, Windows, missing_axes, transposed, windows
 from ..shim import Array, accelerated, backend_of, namespace
+from ..shim.memory import check_memory
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once
@@ -66,9 +67,10 @@ def conv2d(
     >>> dn.to_numpy(dx).ravel(), dn.to_numpy(dw).ravel()
     (array([10., 11.,  1.], dtype=float32), array([3., 6.], dtype=float32))
     """
-    namespace("conv2d", x=x, w=w, b=b)
+    namespace("conv2d", x=x, w=w, b=b, optional=("b",))
     groups = _check("conv2d", x, w, b, groups, mode)
     at = windows("conv2d", x.shape[1:3], w.shape[:2], stride=stride, padding=padding, dilation=dilation)
+    check_room("conv2d", x, w.shape[3], at)
 
     biased = b is not None
     bank = rotate(w) if mode == "convolution" else w  # E1 as w is; E2, E3  I ∗ K = I ⊗ rot180(K)
@@ -110,7 +112,7 @@ def conv_transpose2d(
     >>> dn.to_numpy(y).ravel()
     array([10., 21.,  2.], dtype=float32)
     """
-    namespace("conv_transpose2d", x=x, w=w, b=b)
+    namespace("conv_transpose2d", x=x, w=w, b=b, optional=("b",))
     groups = _check_transposed(x, w, b, groups)
     at = transposed(
         "conv_transpose2d",
@@ -121,11 +123,10 @@ def conv_transpose2d(
         output_padding=output_padding,
         dilation=dilation,
     )
+    check_room_transposed("conv_transpose2d", x, w.shape[2] * groups, at)
 
-    y = correlate_inputs(x, w, at, groups)  # E13 as a forward pass
     biased = b is not None
-    if biased:
-        y += b
+    y = correlate_inputs(x, w, at, groups) if b is None else paint(x, w, b, at, groups)  # E13 as a forward pass
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         """dy (N, H, W, C) -> dx (N, P, Q, D), dw (k1, k2, C/groups, D), db (C,)."""
@@ -196,6 +197,15 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Array
 
 
 @accelerated
+@rounded_once
+def paint(x: Array, w: Array, b: Array, at: Windows, groups: int = 1) -> Array:
+    """E13 as a forward pass, and a bias: (N, H', W', D), (k1, k2, C/g, D), (C,) -> (N, H, W, C)."""
+    y = correlate_inputs(x, w, at, groups)
+    y += b
+    return y
+
+
+@accelerated
 def im2col(x: Array, at: Windows) -> Array:
     """(N, H, W, C) -> (N·H'·W', k1·k2·C): every window becomes a row, tap after tap."""
     xp = backend_of(x).xp
@@ -229,6 +239,19 @@ def pad(x: Array, at: Windows, value: float = 0.0) -> Array:
     padded = xp.full((N, top + H + bottom, left + W + right, C), value, dtype=x.dtype)
     padded[:, top : top + H, left : left + W, :] = x
     return padded
+
+
+def check_room(op: str, x: Array, D: int, at: Windows) -> None:
+    """Is there memory for the output (N, H', W', D) and for the columns of one row? Or else ``MemoryError``."""
+    N, _, _, C = x.shape
+    units = N * at.grid[0] * at.grid[1] * D + at.units_of_a_row * C
+    check_memory(op, x, units * x.itemsize, "the output with its columns", "Use less padding or a larger stride.")
+
+
+def check_room_transposed(op: str, x: Array, C: int, at: Windows) -> None:
+    """Is there memory for the output (N, H, W, C) and for the columns of one row? Or else ``MemoryError``."""
+    units = (x.shape[0] * at.size[0] * at.size[1] + at.units_of_a_row) * C
+    check_memory(op, x, units * x.itemsize, "the output with its columns", "Use a smaller stride or fewer filters.")
 
 
 def rotate(w: Array) -> Array:

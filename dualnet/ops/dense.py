@@ -63,7 +63,7 @@ def dense(
     >>> dn.to_numpy(dx), dn.to_numpy(dw).ravel(), dn.to_numpy(db)
     (array([[20.,  2.]], dtype=float32), array([2., 4.], dtype=float32), array([2.], dtype=float32))
     """
-    xp = namespace("dense", x=x, w=w, b=b)
+    xp = namespace("dense", x=x, w=w, b=b, optional=("b",))
     _check(x, w, b)
     shape, (K, D), biased = tuple(x.shape), w.shape, b is not None
     inputs = xp.reshape(x, (math.prod(shape[:-1]), K))  # (M, K)

@@ -37,9 +37,10 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     """Drop each unit with probability ``rate``, and scale the others by 1 / (1 − rate): the mean stays (E7).
 
     x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx: what was dropped learns nothing
-    (E14). ``rate`` is the share that is DROPPED, 0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or
-    ``(seed, step)``, both at least 0 and below 2**64; the same key drops the same units. Along ``shared_axes`` all
-    units share one fate: ``(1, 2)`` drops whole channels of a feature map. Keeps the mask, 1 byte per unit.
+    (E14). A dropped unit is exactly 0, even if it was infinite or NaN. ``rate`` is the share that is DROPPED,
+    0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or ``(seed, step)``, both at least 0 and below
+    2**64; the same key drops the same units. Along ``shared_axes`` all units share one fate: ``(1, 2)`` drops whole
+    channels of a feature map. Keeps the mask, 1 byte per unit.
 
     Raises ``ValueError`` or ``TypeError`` for an invalid rate, key or axis.
 
@@ -69,8 +70,8 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
 @accelerated
 @rounded_once
 def masked(x: Array, mask: Array, scale: float) -> Array:
-    """E7, E14: x · mask · scale."""
-    return x * mask * scale
+    """E7, E14: x · scale where the mask is 1, and exactly 0 where it is 0, for any x."""
+    return backend_of(x).xp.where(mask, x, 0.0) * scale
 
 
 @accelerated

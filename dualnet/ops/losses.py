@@ -6,6 +6,7 @@
 Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, where y lives.
 The targets t are constants: they may have any real dtype, are read as y's, and get no gradient. With a y of 16 bits
 everything in between is float32, and only the loss and dy are rounded; ``y.astype("float32")`` avoids that too.
+A loss is finite wherever its value is: where the sum of the terms overflows, their mean is computed in another way.
 
 Impossible targets raise an error (class 10 of 10, a probability of 255). To look at them, a device has to wait for one
 small copy to the host; ``check_labels=False`` trusts them, for a loop that has checked all of them before.
@@ -16,16 +17,17 @@ What else differs from loss to loss, such as which answers are right, stands in 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..arguments import fraction, positive
 from ..shim import Array, accelerated, backend_of, namespace, same_backend, to_numpy
-from ..shim.dtypes import is_real
-from .activation import log_softmax, logistic, sigmoid, softmax
+from ..shim.dtypes import dtype_of, is_real
+from .activation import below_top, log_softmax, logistic, sigmoid, softmax
 from .pullback import LossPullback
-from .sums import rounded_once, summed, wide, wide_dtype
+from .sums import finite_or, quiet, rounded_once, share, summed, wide, wide_dtype
 
 __all__ = [
     "binary_cross_entropy",
@@ -69,7 +71,8 @@ def softmax_cross_entropy(
     if check_labels:
         check_classes("softmax_cross_entropy", y, t)
 
-    loss, log_p = cross_entropy(y, t, smoothing)  # E10
+    with quiet(y):  # log softmax(y) may be out of range where the loss is not
+        loss, log_p = cross_entropy(y, t, smoothing)  # E10
 
     def pullback(dloss: float | Array) -> Array:
         return cross_entropy_backward(log_p, t, dloss, smoothing)  # E10
@@ -84,7 +87,14 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
     xp = backend_of(y).xp
     log_p, _ = log_softmax(y)  # (N, ..., C)
     q = _target_probabilities(xp, t, log_p, smoothing)  # (N, ..., C)
-    return _mean(-q * xp.where(q > 0.0, log_p, 0.0), _rows(y)), log_p  # E10  with 0 · log 0 = 0
+
+    def shared(part: float) -> Array:
+        """Each term times a part, where log softmax(y) itself may be out of range: two logits can be 6e38 apart."""
+        below = below_top(xp, y * part, -1)
+        log_sums = xp.log(summed(xp.exp(below / part), -1))
+        return -q * xp.where(q > 0.0, below - part * log_sums, 0.0)
+
+    return _mean(-q * xp.where(q > 0.0, log_p, 0.0), _rows(y), shared), log_p  # E10  with 0 · log 0 = 0
 
 
 @accelerated
@@ -124,14 +134,17 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
 @rounded_once
 def squared_error(y: Array, t: Array) -> Array:
     """E10: ½ Σ r² with r = y − t, averaged over the N examples."""
-    residual = y - t
-    return _mean(0.5 * residual * residual, y.shape[0])  # E10
+    with quiet(y):
+        residual = y - t
+        terms = 0.5 * residual * residual
+    return _mean(terms, y.shape[0], lambda part: (0.5 * part * residual) * residual)  # E10
 
 
 @rounded_once
 def squared_error_backward(y: Array, t: Array, dloss: float | Array) -> Array:
     """E10: dy (N, ...), the residual of each output, times its share of dloss."""
-    return (y - t) * _per_term(dloss, y, y.shape[0])  # E10
+    factor = _per_term(dloss, y, y.shape[0])
+    return finite_or(y, lambda: (y - t) * factor, lambda: (0.5 * y - 0.5 * t) * (2.0 * factor))  # E10
 
 
 def binary_cross_entropy(
@@ -212,15 +225,23 @@ def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullbac
 def huber_error(y: Array, t: Array, delta: float) -> Array:
     """E10: ½ r² near and δ (|r| − ½ δ) far, with r = y − t, averaged over all elements."""
     xp = backend_of(y).xp
-    far = xp.abs(y - t)
-    near = xp.minimum(far, delta)
-    return _mean(near * (far - 0.5 * near), y.size)  # E10  both cases in one: near is |r| or δ
+
+    def shared(part: float) -> Array:
+        """Each term times a part: ½ r² near, δ (|r| − ½ δ) far. Both cases in one: near is |r| or δ."""
+        far = xp.abs(y - t) if part == 1.0 else xp.abs(y * part - t * part)
+        near = xp.minimum(far if part == 1.0 else far / part, delta)
+        return near * (far - 0.5 * part * near)
+
+    with quiet(y):
+        terms = shared(1.0)
+    return _mean(terms, y.size, shared)  # E10
 
 
 @rounded_once
 def huber_error_backward(y: Array, t: Array, dloss: float | Array, delta: float) -> Array:
     """E10: dy (N, ...), the residual of each element, cut off at ±δ, times its share of dloss."""
-    return backend_of(y).xp.clip(y - t, -delta, delta) * _per_term(dloss, y, y.size)  # E10
+    with quiet(y):
+        return backend_of(y).xp.clip(y - t, -delta, delta) * _per_term(dloss, y, y.size)  # E10
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -285,7 +306,7 @@ def check_probabilities(op: str, q: Array) -> None:
     """Raise ``ValueError`` unless each row of q (..., C) holds probabilities."""
     xp = backend_of(q).xp
     slack = SLACK.get(q.dtype.name, 1e-3)
-    q = wide(q)
+    q = wide(q.astype(dtype_of(q.dtype), copy=False))  # in native byte order
     gap = xp.max(xp.abs(summed(q, -1) - 1.0))
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
     if not (least >= 0.0 and gap <= slack):
@@ -345,9 +366,17 @@ def _read_as(y: Array, t: Array) -> Array:
     return t.astype(wide_dtype(y), copy=False)
 
 
-def _mean(terms: Array, count: int) -> Array:
-    """Σ terms / count, a 0-d array."""
-    return summed(terms, keepdims=False) / count
+def _mean(terms: Array, count: int, shared: Callable[[float], Array] | None = None) -> Array:
+    """Σ terms / count, a 0-d array, by parts of the terms if their sum overflows.
+
+    ``shared(part)`` gives part · terms, if a term itself may overflow.
+    """
+    part = share(terms.size)
+
+    def again() -> Array:
+        return summed(terms * part if shared is None else shared(part), keepdims=False) / (count * part)
+
+    return finite_or(terms, lambda: summed(terms, keepdims=False) / count, again)
 
 
 def _per_term(dloss: float | Array, y: Array, count: int) -> float | Array:
@@ -369,38 +398,80 @@ def right_answers(y: Array, t: Array) -> Array:
     return (y > 0) == (t > 0.5)
 
 
-def classes_in_words(y: Array) -> list[str]:
-    """The class of each row, and its probability: y (N, C).
+def classes_in_words(y: Array, p: Array) -> list[str]:
+    """The class of each row, and its probability: y, p (N, C). One output alone is a number, no class.
 
     >>> import dualnet as dn
-    >>> classes_in_words(dn.asarray([[0.0, 1.0], [2.0, 2.0]]))
+    >>> classes_in_words(dn.asarray([[0.0, 1.0], [2.0, 2.0]]), dn.asarray([[0.269, 0.731], [0.5, 0.5]]))
     ['class 1 (73.1 %)', 'class 0 (50.0 %)']
     """
-    classes, p = to_numpy(backend_of(y).xp.argmax(y, axis=-1)), to_numpy(softmax(y)[0])
-    return [f"class {label} ({100 * row[label]:.1f} %)" for label, row in zip(classes, p)]
+    if y.shape[-1] == 1:
+        return numbers_in_words(y, p)
+    classes = to_numpy(backend_of(y).xp.argmax(y, axis=-1))
+    return [f"class {label} ({100 * row[label]:.1f} %)" for label, row in zip(classes, to_numpy(p))]
 
 
-def answers_in_words(y: Array) -> list[str]:
-    """Yes or no, and its probability, for each logit of an example: y (N, ...).
+def answers_in_words(y: Array, p: Array) -> list[str]:
+    """Yes or no for the one output of an example; of several, the labels that apply: p (N, L).
 
     >>> import dualnet as dn
-    >>> answers_in_words(dn.asarray([[1.0, -1.0], [0.0, 5.0]]))
-    ['yes (73.1 %), no (73.1 %)', 'no (50.0 %), yes (99.3 %)']
+    >>> answers_in_words(None, dn.asarray([[0.731], [0.2]]))
+    ['yes (73.1 %)', 'no (80.0 %)']
+    >>> answers_in_words(None, dn.asarray([[0.731, 0.1, 0.9], [0.3, 0.4, 0.2]]))
+    ['label 0 (73.1 %), label 2 (90.0 %)', 'none of the 3 labels (the likeliest is label 1, 40.0 %)']
     """
-    rows = [row.ravel() for row in to_numpy(sigmoid(y)[0])]
-    return [
-        ", ".join(f"yes ({100 * p:.1f} %)" if p > 0.5 else f"no ({100 - 100 * p:.1f} %)" for p in row) for row in rows
-    ]
+    return [_answer(row[0]) if len(row) == 1 else _labels_that_apply(row) for row in to_numpy(p)]
 
 
-def numbers_in_words(y: Array) -> list[str]:
-    """The outputs of each example as they are: y (N, ...).
+def _answer(p: Any) -> str:
+    return f"yes ({100 * p:.1f} %)" if p > 0.5 else f"no ({100 - 100 * p:.1f} %)"
+
+
+def _labels_that_apply(row: Any) -> str:
+    apply = [f"label {label} ({100 * p:.1f} %)" for label, p in enumerate(row) if p > 0.5]
+    best = row.argmax()
+    return ", ".join(apply) or (
+        f"none of the {len(row)} labels (the likeliest is label {best}, {100 * row[best]:.1f} %)"
+    )
+
+
+def numbers_in_words(y: Array, p: Array) -> list[str]:
+    """The outputs of each example as they are: y (N, M). Of more than 20, the first ten.
 
     >>> import dualnet as dn
-    >>> numbers_in_words(dn.asarray([[0.5, -1.25]]))
+    >>> numbers_in_words(dn.asarray([[0.5, -1.25]]), None)
     ['0.5, -1.25']
     """
-    return [", ".join(f"{value:.6g}" for value in row.ravel()) for row in to_numpy(y)]
+    most = y.shape[-1] if y.shape[-1] <= 20 else 10
+    rest = f", … ({y.shape[-1]:,} numbers)" if y.shape[-1] > most else ""
+    return [", ".join(f"{value:.6g}" for value in row[:most]) + rest for row in to_numpy(y)]
+
+
+def outputs_in_words(y: Array, p: Array) -> list[str]:
+    """The outputs of a network whose loss is not known, and the largest of them: y (N, M).
+
+    >>> import dualnet as dn
+    >>> outputs_in_words(dn.asarray([[0.5, 1.25]]), None)
+    ['0.5, 1.25 (the largest is output 1)']
+    """
+    lines = numbers_in_words(y, p)
+    if y.shape[-1] == 1:
+        return lines
+    return [f"{line} (the largest is output {row.argmax()})" for line, row in zip(lines, to_numpy(y))]
+
+
+def maps_in_words(y: Array) -> list[str]:
+    """What there is to say in a line about feature maps or an image: y (N, ..., C).
+
+    >>> import dualnet as dn
+    >>> maps_in_words(dn.asarray([[[[0.0], [1.0]]]]))
+    ['1 × 2 × 1 numbers from 0 to 1, on average 0.5']
+    """
+    shape = " × ".join(map(str, y.shape[1:]))
+    return [
+        f"{shape} numbers from {values.min():.6g} to {values.max():.6g}, on average {values.mean():.6g}"
+        for values in to_numpy(y)
+    ]
 
 
 @dataclass(frozen=True)
@@ -411,7 +482,8 @@ class About:
     unchecked       the options with which the loss trusts its targets, because they have been checked
     right           ``right(y, t)`` tells which answers are right; None if there are no classes
     contains        the op that the loss applies to y, so that the network need not; None if it applies none
-    in_words        what ``dualnet predict`` prints of outputs y, a line for each example
+    in_words        what ``dualnet predict`` prints of outputs y (N, M) and of p, which is ``contains`` of y: a line for
+                    each example
     """
 
     function: Loss
@@ -419,7 +491,7 @@ class About:
     unchecked: Mapping[str, Any] = field(default_factory=dict)
     right: Callable[[Array, Array], Array] | None = None
     contains: Callable[..., Any] | None = None
-    in_words: Callable[[Array], list[str]] = classes_in_words
+    in_words: Callable[[Array, Array], list[str]] = outputs_in_words
 
 
 UNCHECKED = {"check_labels": False}
@@ -499,8 +571,37 @@ def in_words(net: Any, y: Array) -> list[str]:
     """The outputs y of a network as ``dualnet predict`` prints them, by the loss that it was last trained with.
 
     >>> import dualnet as dn
-    >>> in_words(dn.Dense(2), dn.asarray([[0.0, 1.0]]))
-    ['class 1 (73.1 %)']
+    >>> in_words(dn.Dense(2), dn.asarray([[0.0, 1.0], [0.0, float("nan")]]))
+    ['class 1 (73.1 %)', 'no answer: the network gave NaN or infinity']
     """
-    loss = getattr(net, "loss", None)  # a file does not hold a loss of your own
-    return (classes_in_words if loss is None else about(loss).in_words)(y)
+    shape = tuple(y.shape)
+    if len(shape) > 2 and any(extent != 1 for extent in shape[1:-1]):
+        lines = maps_in_words(y)
+    else:
+        y = y.reshape(shape[0], shape[-1] if len(shape) > 1 else 1)
+        words, contains = _reading(net)
+        lines = words(y, y if contains is None or ends_with(net, contains) else contains(y)[0])
+    usable = [math.isfinite(values.max()) for values in to_numpy(y)]  # a logit of −∞ is fine
+    return [line if fine else "no answer: the network gave NaN or infinity" for line, fine in zip(lines, usable)]
+
+
+def _reading(net: Any) -> tuple[Callable[[Array, Array], list[str]], Callable[..., Any] | None]:
+    """How to read a network's outputs: as its loss says, else its last layer; without both, as logits of classes."""
+    loss = getattr(net, "loss", None)
+    known = [row for row in TABLE if loss is not None and row == about(loss)]
+    last = [row for row in TABLE if row.contains is not None and ends_with(net, row.contains)]
+    for row in known + last:
+        return row.in_words, row.contains
+    return (outputs_in_words, None) if hasattr(net, "loss") else (classes_in_words, softmax)
+
+
+def ends_with(net: Any, op: Callable[..., Any]) -> bool:
+    """Is this op the last thing that a network does?
+
+    >>> import dualnet as dn
+    >>> ends_with(dn.Sequential([dn.Dense(2), dn.Softmax()]), dn.ops.softmax)
+    True
+    """
+    while getattr(net, "layers", None):
+        net = net.layers[-1]
+    return getattr(net, "op", None) is op

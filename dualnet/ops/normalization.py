@@ -29,6 +29,9 @@ given numbers: only the direct road is left to x, and the other two end in dμ a
 16-bit numbers are computed with in float32, since their sums would stop growing at 2048 or 256. γ, β, μ and σ² may be
 float32 beside an x of 16 bits, as they are in a 16-bit network: rounded, a γ of 1.001 would be 1.
 
+In float32 the variance of values beyond 1e19 overflows, while y and dx do not. On the host such a set is measured in
+units of its largest value (:func:`standardise`), and σ² itself stays ∞. A device is not asked, which would stop it.
+
 Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinton (2016); Wu and He (2018).
 """
 
@@ -41,7 +44,18 @@ from ..geometry import elements
 from ..shim import Array, accelerated, backend_of, namespace, same_backend
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
-from .sums import channel_sum, narrow, rounded_to, summed, wide, wide_dtype
+from .sums import (
+    channel_sum,
+    finite_or,
+    narrow,
+    overflowed,
+    quiet,
+    rounded_to,
+    share,
+    summed,
+    wide,
+    wide_dtype,
+)
 
 __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
@@ -77,12 +91,20 @@ def batch_norm(
             "or nothing is left after subtracting the mean. Use a larger batch, or forward(x, train=False)."
         )
 
-    y, mean, variance = batch_normalise(x, gamma, beta, epsilon, relu)
+    with quiet(x):
+        y, mean, variance = batch_normalise(x, gamma, beta, epsilon, relu)
+    far, dtypes = overflowed(variance), (x.dtype, gamma.dtype, beta.dtype)  # those of dx, dgamma, dbeta
+    if far:
+        y, mean = far_batch_normalise(x, gamma, beta, epsilon, relu)
     kept = y if relu else None
 
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
-        return normalise_backward(dy, x, mean, variance, gamma, epsilon, kept)
+        with quiet(x):
+            dx, dgamma, dbeta = normalise_backward(dy, x, mean, variance, gamma, epsilon, kept)
+        if far or overflowed(dgamma, dbeta):
+            dx, dgamma, dbeta = far_normalise_backward(dy, x, gamma, epsilon, kept)
+        return rounded_to(dtypes, dx, dgamma, dbeta)
 
     return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
 
@@ -114,8 +136,9 @@ def follow(
     The batch's variance enters unbiased, · n / (n − 1). With ``into`` a kernel may overwrite the running statistics.
     """
     mean, variance = narrow(mean, moving_mean), narrow(variance, moving_mean)
-    unbiased = variance * (n / (n - 1))
-    return moving_mean * keep + mean * (1 - keep), moving_variance * keep + unbiased * (1 - keep)
+    factor, rest = n / (n - 1), 1 - keep
+    unbiased = finite_or(variance, lambda: variance * factor * rest, lambda: variance * rest * factor)
+    return moving_mean * keep + mean * rest, moving_variance * keep + unbiased
 
 
 @accelerated
@@ -138,9 +161,9 @@ def normalise_backward(
 ) -> tuple[Array, Array, Array]:
     """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
 
-    With y, the output of a ReLU that came along, the way back starts at the ReLU.
+    With y, the output of a ReLU that came along, the way back starts at the ReLU. dγ and dβ are not rounded to 16 bits.
     """
-    xp, n, dtypes = backend_of(x).xp, elements(x.shape[:-1]), (dy.dtype, gamma.dtype, gamma.dtype)
+    xp, n, dtype = backend_of(x).xp, elements(x.shape[:-1]), dy.dtype
     dy = dy if y is None else rectify_backward(dy, y)  # E14
     dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
     inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
@@ -152,7 +175,33 @@ def normalise_backward(
     dx += dy  # directly
     dx -= dbeta / n  # through the mean
     dx *= gamma * inverse  # dx̂ = γ dy, and 1/s
-    return rounded_to(dtypes, dx, dgamma, dbeta)
+    return dx.astype(dtype, copy=False), dgamma, dbeta
+
+
+def far_batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool) -> tuple[Array, Array]:
+    """y and μ where σ² overflows: (N, ..., C), (C,), (C,) -> (N, ..., C), (C,)."""
+    axes, n = range(x.ndim - 1), elements(x.shape[:-1])
+    values, part = wide(x), share(n)
+    x_hat, _ = standardise(values, tuple(axes), epsilon)
+    y = narrow(x_hat * wide(gamma) + wide(beta), x)
+    mean = finite_or(
+        values,
+        lambda: summed(values, axes, keepdims=False) / n,
+        lambda: summed(values * part, axes, keepdims=False) / (n * part),
+    )
+    return rectify(y) if relu else y, mean
+
+
+def far_normalise_backward(
+    dy: Array, x: Array, gamma: Array, epsilon: float, y: Array | None
+) -> tuple[Array, Array, Array]:
+    """:func:`normalise_backward` where σ² overflows, or a sum of deltas."""
+    dtype, axes = dy.dtype, tuple(range(x.ndim - 1))
+    dy = wide(dy if y is None else rectify_backward(dy, y))  # E14
+    with quiet(x):
+        x_hat, inverse = standardise(wide(x), axes, epsilon)
+        dx = standardise_backward(dy, wide(gamma), x_hat, inverse, axes)
+        return dx.astype(dtype, copy=False), channel_sum(dy * x_hat), channel_sum(dy)
 
 
 def batch_norm_inference(
@@ -177,11 +226,12 @@ def batch_norm_inference(
 
     y = normalise(x, mean, variance, gamma, beta, epsilon, relu)
     kept = y if relu else None
+    dtypes = x.dtype, gamma.dtype, beta.dtype, mean.dtype, variance.dtype  # those of the gradients
 
     def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
         dy = rectify_backward(dy, kept) if relu else dy  # E14
-        return inference_backward(dy, x, mean, variance, gamma, epsilon)
+        return rounded_to(dtypes, *inference_backward(dy, x, mean, variance, gamma, epsilon))
 
     return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
 
@@ -189,17 +239,22 @@ def batch_norm_inference(
 def inference_backward(
     dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """The way back where μ and σ² are given: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,)."""
-    xp, dtypes = backend_of(x).xp, (dy.dtype, gamma.dtype, gamma.dtype, mean.dtype, variance.dtype)
+    """The way back where μ and σ² are given: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,).
+
+    All but dx are not rounded to 16 bits.
+    """
+    xp, dtype = backend_of(x).xp, dy.dtype
     dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
     inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
     scale = gamma * inverse  # γ/s
     dx = dy * scale  # directly
-    dgamma = channel_sum(dy * (x - mean)) * inverse  # Σ dy x̂
+    dgamma = finite_or(  # Σ dy x̂
+        dy, lambda: channel_sum(dy * (x - mean)) * inverse, lambda: channel_sum(dy * ((x - mean) * inverse))
+    )
     dbeta = channel_sum(dy)  # E12  Σ dy
     dmean = -scale * dbeta  # through the mean: −Σ dx̂ / s
-    dvariance = -0.5 * scale * inverse * dgamma  # through the variance: −½ Σ dx̂ (x − μ) / s³
-    return rounded_to(dtypes, dx, dgamma, dbeta, dmean, dvariance)
+    dvariance = -0.5 * scale * (inverse * dgamma)  # through the variance: −½ Σ dx̂ (x − μ) / s³
+    return dx.astype(dtype, copy=False), dgamma, dbeta, dmean, dvariance
 
 
 def layer_norm(
@@ -227,7 +282,7 @@ def layer_norm(
     along = tuple(extent if a in axes else 1 for a, extent in enumerate(x.shape))
     others = [a for a in range(x.ndim) if a not in axes]
 
-    dtypes = x.dtype, gamma.dtype, gamma.dtype  # those of dx, dgamma, dbeta
+    dtypes = x.dtype, gamma.dtype, beta.dtype  # those of dx, dgamma, dbeta
     gamma, beta = (xp.reshape(wide(each), along) for each in (gamma, beta))
     x_hat, inverse = standardise(wide(x), axes, epsilon)
     y = narrow(x_hat * gamma + beta, x)
@@ -235,7 +290,7 @@ def layer_norm(
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy like x -> dx like x, dgamma and dbeta of the shape of gamma."""
         dy = wide(dy)
-        dx = standardise_backward(dy * gamma, x_hat, inverse, axes)  # dx̂ = γ dy
+        dx = standardise_backward(dy, gamma, x_hat, inverse, axes)
         dgamma = summed(dy * x_hat, others, keepdims=False)  # Σ dy x̂
         dbeta = summed(dy, others, keepdims=False)  # E12  Σ dy
         return rounded_to(dtypes, dx, dgamma, dbeta)
@@ -263,7 +318,7 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
     N, C, M = x.shape[0], x.shape[-1], elements(x.shape[1:-1])
     grouped, axes = (N, M, groups, C // groups), (1, 3)
 
-    dtypes = x.dtype, gamma.dtype, gamma.dtype  # those of dx, dgamma, dbeta
+    dtypes = x.dtype, gamma.dtype, beta.dtype  # those of dx, dgamma, dbeta
     x_hat, inverse = standardise(wide(xp.reshape(x, grouped)), axes, epsilon)  # (N, M, g, C/g), (N, 1, g, 1)
     x_hat = xp.reshape(x_hat, x.shape)  # (N, ..., C)
     y = narrow(x_hat * wide(gamma) + wide(beta), x)
@@ -271,8 +326,9 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
     def pullback(dy: Array) -> tuple[Array, Array, Array]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
         dy = wide(dy)
-        dx_hat = xp.reshape(dy * wide(gamma), grouped)  # dx̂ = γ dy   (N, M, g, C/g)
-        dx = xp.reshape(standardise_backward(dx_hat, xp.reshape(x_hat, grouped), inverse, axes), dy.shape)
+        spread = xp.reshape(wide(gamma), (1, 1, groups, C // groups))
+        parts = xp.reshape(dy, grouped), spread, xp.reshape(x_hat, grouped)  # (N, M, g, C/g) but for γ
+        dx = xp.reshape(standardise_backward(*parts, inverse, axes), dy.shape)
         dgamma = channel_sum(dy * x_hat)  # Σ dy x̂
         dbeta = channel_sum(dy)  # E12  Σ dy
         return rounded_to(dtypes, dx, dgamma, dbeta)
@@ -283,20 +339,40 @@ def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: flo
 def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
     """x̂ = (x − μ) / s with μ and s along ``axes``; returns x̂ like x, and 1/s with extent 1 along ``axes``."""
     xp = backend_of(x).xp
+    with quiet(x):
+        x_hat, variance = centred(x, axes)
+        s = xp.sqrt(variance + epsilon)
+        if not overflowed(variance):
+            inverse = 1 / s
+            x_hat *= inverse
+            return x_hat, inverse
+        fine, top = xp.isfinite(variance), xp.max(xp.abs(x), axis=axes, keepdims=True)
+        unit = xp.where(fine | ~xp.isfinite(top), 1.0, top)  # measured in it, no square overflows
+        x_hat, variance = centred(x / unit, axes)
+        spread = xp.sqrt(xp.where(variance == 0, 1.0, variance))  # of equal values x̂ is 0
+        x_hat *= xp.where(fine, 1 / s, 1 / spread)
+        return x_hat, xp.where(fine, 1 / s, 1 / xp.maximum(unit * xp.sqrt(variance), epsilon**0.5))
+
+
+def centred(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """x − μ like x, and σ² with extent 1 along ``axes``."""
     n = elements(tuple(x.shape[a] for a in axes))
-    x_hat = x - summed(x, axes) / n
-    inverse = 1 / xp.sqrt(summed(x_hat * x_hat, axes) / n + epsilon)  # 1/s
-    x_hat *= inverse
-    return x_hat, inverse
+    off = x - summed(x, axes) / n
+    return off, summed(off * off, axes) / n
 
 
-def standardise_backward(dx_hat: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
-    """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s, the sums along ``axes``."""
+def standardise_backward(dy: Array, gamma: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
+    """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s with dx̂ = γ dy, the sums along ``axes``.
+
+    A power of 2 goes in with γ and comes out with 1/s: it rounds nothing, and neither sum overflows on the way.
+    """
     n = elements(tuple(x_hat.shape[a] for a in axes))
+    part = share(n)
+    dx_hat = dy * (gamma * part)
     dx = x_hat * (-summed(dx_hat * x_hat, axes) / n)  # through the variance
     dx += dx_hat  # directly
     dx -= summed(dx_hat, axes) / n  # through the mean
-    dx *= inverse
+    dx *= inverse * (1.0 / part)
     return dx
 
 
@@ -330,10 +406,7 @@ def check_groups(groups: Any, channels: int, op: str) -> int:
 
 
 def _namespace(op: str, x: Array, **vectors: Array) -> Any:
-    """Check that no array is missing, and return their namespace. Beside an x of 16 bits vectors may be float32."""
-    for name, array in {"x": x, **vectors}.items():
-        if array is None:
-            raise TypeError(f"{op}: {name} is None; expected an array")
+    """Check that the arrays fit together, and return their namespace. Beside an x of 16 bits vectors may be float32."""
     if backend_of(x) is None or x.dtype.itemsize > 2:
         return namespace(op, x=x, **vectors)
     wider = {name: v for name, v in vectors.items() if getattr(v, "dtype", None) == wide_dtype(x)}

@@ -23,10 +23,11 @@ from typing import Any
 from ..arguments import extents, flag
 from ..geometry import Extent, Padding, Windows, missing_axes, windows
 from ..shim import Array, accelerated, backend_of, namespace
+from ..shim.memory import check_memory
 from .activation import rectify, rectify_backward
 from .convolution import pad
 from .pullback import Pullback
-from .sums import rounded_once
+from .sums import finite_or, narrow, overflowed, quiet, rounded_once, share, wide
 
 __all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "l2_pool2d", "max_pool2d"]
 
@@ -119,7 +120,8 @@ def l2_pool2d(
     """The Euclidean length of every window (E8); back goes x / y of the error, 0 where y = 0 (E15).
 
     x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. No square on the
-    way leaves the range of the dtype: y is finite wherever the length itself is. The gradient of an infinite y is NaN.
+    way leaves the range of the dtype: y is finite wherever the length itself is. If y is infinite while x is not, the
+    host still finds dx; a device, which is not asked, gives 0 there. The gradient of an infinite unit is NaN.
 
     Raises ``ValueError`` if the windows do not fit. A window wholly in the padding has length 0.
 
@@ -135,6 +137,9 @@ def l2_pool2d(
 
     def pullback(dy: Array) -> Array:
         """dy (N, H', W', C) -> dx (N, H, W, C)."""
+        if overflowed(y):  # a smaller map has the same dx
+            smaller = wide(x) * share(at.taps)
+            return narrow(l2_unpool(wide(dy), smaller, l2_pool(smaller, at), at), dy)
         return l2_unpool(dy, x, y, at)  # E15
 
     return y, Pullback("l2_pool2d", pullback, y, x=x, y=y)
@@ -257,8 +262,9 @@ def max_unpool_relu(dy: Array, y: Array, winners: Array, at: Windows) -> Array:
 @rounded_once
 def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Array:
     """E8: the mean of every window, (N, H, W, C) -> (N, H', W', C)."""
-    xp = backend_of(x).xp
-    return _sums(xp, x, at) / _units(xp, x, at, count_include_pad)  # E8
+    xp, part = backend_of(x).xp, share(at.taps)
+    M = _units(xp, x, at, count_include_pad)
+    return finite_or(x, lambda: _sums(xp, x, at) / M, lambda: _sums(xp, x * part, at) / (M * part))  # E8
 
 
 @accelerated
@@ -287,7 +293,8 @@ def l2_pool(x: Array, at: Windows) -> Array:
     for rows, cols in at.slices():
         part = padded[:, rows, cols, :] / scale  # between 0 and 1: its square neither overflows nor vanishes
         squares += part * part
-    return scale * xp.sqrt(squares)  # E8
+    with quiet(x):
+        return scale * xp.sqrt(squares)  # E8
 
 
 @accelerated
@@ -296,7 +303,7 @@ def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
     """E15: a unit gets x / y of the error of each of its windows, (N, H', W', C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
     padded, dx = pad(x, at), _padded_zeros(xp, dy, at)
-    length = xp.where(y == 0, 1.0, y)  # a window of zeros sends 0 / 1
+    length, dy = xp.where(y == 0, 1.0, y), xp.where(y == 0, 0.0, dy)  # a window of zeros sends 0 / 1 · 0
     for rows, cols in at.slices():
         dx[:, rows, cols, :] += padded[:, rows, cols, :] / length * dy  # E15  windows that overlap add up
     return _crop(dx, at)
@@ -305,8 +312,14 @@ def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
 @rounded_once
 def global_avg_pool(x: Array) -> Array:
     """E8: the mean of every map, (N, H, W, C) -> (N, C)."""
+    part = share(x.shape[1] * x.shape[2])
+    return finite_or(x, lambda: _mean_of_maps(x), lambda: _mean_of_maps(x * part) / part)  # E8
+
+
+def _mean_of_maps(x: Array) -> Array:
+    """Row by row: rounding grows with H + W, not with H·W."""
     xp = backend_of(x).xp
-    return xp.mean(xp.mean(x, axis=2), axis=1)  # E8  row by row: rounding grows with H + W, not with H·W
+    return xp.mean(xp.mean(x, axis=2), axis=1)
 
 
 @rounded_once
@@ -424,12 +437,12 @@ def check_no_window_is_empty(op: str, at: Windows) -> None:
     """A window that lies wholly in the padding has no largest unit and no mean; it raises ``ValueError``."""
     if at.reach == ((0, 0), (0, 0)):
         return
-    for axis, n, k, r, pads, inside in zip(
-        ("row", "column"), at.size, at.window, at.dilation, at.pads, at.taps_inside()
+    for axis, n, k, r, pads, empty in zip(
+        ("row", "column"), at.size, at.window, at.dilation, at.pads, at.first_empty()
     ):
-        if 0 in inside:
+        if empty is not None:
             raise ValueError(
-                f"{op}: the windows of output {axis} {inside.index(0)} lie wholly in the padding and have no unit "
+                f"{op}: the windows of output {axis} {empty} lie wholly in the padding and have no unit "
                 f"({n} {axis}s, padding {pads[0]} + {pads[1]}, pool_size {k}, dilation {r}). Expected padding smaller "
                 "than the window; use less, or padding='same'."
             )
@@ -438,7 +451,15 @@ def check_no_window_is_empty(op: str, at: Windows) -> None:
 def _placed(op: str, x: Array, pool_size: Extent, **options: Any) -> Windows:
     """Check x, and place the windows on it."""
     namespace(op, x=x)
-    return pool_windows(op, _map_shape(op, x)[1:3], pool_size, **options)
+    at = pool_windows(op, _map_shape(op, x)[1:3], pool_size, **options)
+    check_room(op, x, at)
+    return at
+
+
+def check_room(op: str, x: Array, at: Windows) -> None:
+    """Is there memory for the padded map and the output? Or else ``MemoryError``."""
+    nbytes = x.shape[0] * x.shape[3] * at.units * x.itemsize
+    check_memory(op, x, nbytes, "the padded map with the output", "Use less padding or a larger stride.")
 
 
 def _map_shape(op: str, x: Array) -> tuple[int, int, int, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from ..shim import Array, backend_of
+from ..shim.arrays import not_an_array
+from ..shim.dtypes import is_real
 
 
 class Pullback:
@@ -80,7 +83,7 @@ class Pullback:
     def _checked(self, dy: Array) -> Array:
         backend = backend_of(dy)
         if backend is None:
-            raise TypeError(f"{self.op} pullback: dy is a {type(dy).__name__}; make it an array with dn.asarray(dy)")
+            raise TypeError(f"{self.op} pullback: {not_an_array('dy', dy)}")
         if tuple(dy.shape) != self.shape:
             raise ValueError(
                 f"{self.op} pullback: dy has shape {tuple(dy.shape)}; expected {self.shape}, the shape of the output"
@@ -110,8 +113,15 @@ class Pullback:
 class LossPullback(Pullback):
     """The pullback of a loss: its output is one number, so ``pullback()`` starts from dE/dE = 1."""
 
-    def __call__(self, dloss: float = 1.0) -> Any:
-        if hasattr(dloss, "shape") and tuple(dloss.shape) != ():
+    def __call__(self, dloss: float | Array = 1.0) -> Any:
+        if isinstance(dloss, Real):  # Python's numbers and NumPy's
+            return self._run(float(dloss))
+        backend = backend_of(dloss)
+        if backend is None:
+            got = "None" if dloss is None else f"a {type(dloss).__name__}"
+            raise TypeError(f"{self.op} pullback: dloss is {got}; expected a number, or an array without axes.")
+        if tuple(dloss.shape) != ():
             raise ValueError(f"{self.op} pullback: a loss is one number, so its gradient is too; got {dloss.shape}")
-        on_device = backend_of(dloss) is self._backend
-        return self._run(dloss.astype(self.dtype) if on_device else float(dloss))  # type: ignore[attr-defined]
+        if not is_real(dloss.dtype):
+            raise TypeError(f"{self.op} pullback: dloss has dtype {dloss.dtype}; expected a real number.")
+        return self._run(dloss.astype(self.dtype) if backend is self._backend else float(dloss))

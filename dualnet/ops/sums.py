@@ -7,10 +7,13 @@ product of bfloat16 and 2.0.
 Formulas are written as if there were no 16 bits, in functions marked :func:`rounded_once`, which does the conversions.
 Where results differ in dtype, such as a dx in float16 beside a dγ in float32, :func:`wide` comes before the formula and
 :func:`rounded_to` after it. In float32 and float64 all three do nothing.
+
+A sum or a square may overflow on the way to a mean or a root that does not. :func:`finite_or` then takes another way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -45,6 +48,49 @@ def summed(x: Array, axes: int | Iterable[int] | None = None, keepdims: bool = T
 def channel_sum(x: Array) -> Array:
     """(N, ..., C) -> (C,): Σ over all places, as for the gradient of a bias."""
     return summed(x, range(x.ndim - 1), keepdims=False)
+
+
+# -- sums that overflow -----------------------------------------------------------------------------------------------
+
+
+def finite_or(x: Array, first: Callable[[], Array], again: Callable[[], Array]) -> Array:
+    """``first()``; where that is not finite, ``again()``: the same number by a way on which less overflows.
+
+    On the host the second way is only taken if it is needed. A device is not asked, which would stop it: it computes
+    both. So this is for results that are small. x is any array of the op.
+
+    >>> import dualnet as dn
+    >>> x = dn.asarray([2e38, 2e38])
+    >>> dn.to_numpy(finite_or(x, lambda: summed(x) / 2, lambda: summed(x / 2)))
+    array([2.e+38], dtype=float32)
+    """
+    backend = backend_of(x)
+    with quiet(x):
+        result = first()
+        fine = backend.xp.isfinite(result)
+        if backend.on_host and fine.all():
+            return result
+        return backend.xp.where(fine, result, again())
+
+
+def overflowed(*results: Array) -> bool:
+    """Is one of these not finite? A device is not asked, which would stop it: the answer is no."""
+    backend = backend_of(results[0])
+    return backend.on_host and not all(backend.xp.isfinite(result).all() for result in results)
+
+
+def quiet(x: Array) -> Any:
+    """``with quiet(x):`` NumPy does not warn of an overflow that the code expects."""
+    backend = backend_of(x)
+    return backend.xp.errstate(over="ignore", invalid="ignore") if backend.on_host else contextlib.nullcontext()
+
+
+def share(count: int) -> float:
+    """A power of 2 so small that ``count`` numbers, each times it, add up to less than half of the largest of them.
+
+    Multiplying by a power of 2 rounds nothing: divided by it again, a sum is the same to the last bit.
+    """
+    return 0.5 ** (count.bit_length() + 1)
 
 
 # -- 16 bits -----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     """Scale all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
 
     Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as an array without axes: nothing
-    is read back from the device.
+    is read back from the device. The length is right for gradients of any size, even where their squares would overflow
+    or vanish. An infinite gradient makes ‖g‖ infinite: it becomes NaN itself, and all others become 0.
 
     >>> import dualnet as dn
     >>> grads = {"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}
@@ -61,9 +62,41 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
     if not grads:
         return {}, asarray(0.0)
     xp = namespace("clip_by_global_norm", **grads)
-    norm = xp.sqrt(sum(xp.sum(w * w) for w in map(wide, grads.values())))
-    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    return {name: g * factor.astype(g.dtype) for name, g in grads.items()}, norm
+    arrays = [wide(g) for g in grads.values()]
+    scale = _scale(arrays)
+    if scale is None:
+        norm = xp.sqrt(sum(xp.sum(g * g) for g in arrays))
+        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+        clipped = [g * factor for g in arrays]
+    else:  # the same with scale · g; a power of two changes no digit
+        scaled = [g * scale for g in arrays]
+        length = xp.sqrt(sum(xp.sum(g * g) for g in scaled))
+        norm, factor = length / scale, max_norm / (length + 1e-6 * scale)
+        short = factor * scale >= 1  # not so for NaN
+        clipped = [xp.where(short, g, s * factor) for g, s in zip(arrays, scaled)]
+    return {name: g.astype(old.dtype, copy=False) for (name, old), g in zip(grads.items(), clipped)}, norm
+
+
+RANGE = {"float32": (50, 80), "float64": (400, 600)}
+"""(k, s): squares of numbers from 2⁻ᵏ to 2ᵏ can be added up. Larger numbers are divided by 2ˢ before, smaller ones
+multiplied by it."""
+
+
+def _scale(arrays: list[Array]) -> Array | None:
+    """The power of two that brings all numbers into the range of squares, as an array; None if they are in it.
+
+    On a device the answer is always an array, since looking into it would wait for the device.
+    """
+    backend, (k, s) = backend_of(arrays[0]), RANGE[arrays[0].dtype.name]
+    xp, largest = backend.xp, None
+    for g in arrays:
+        if g.size:
+            most = xp.max(xp.abs(g))
+            largest = most if largest is None else xp.maximum(largest, most)
+    if largest is None or (backend.on_host and 2.0**-k <= largest <= 2.0**k):
+        return None
+    one = xp.ones((), dtype=arrays[0].dtype)
+    return xp.where(largest > 2.0**k, one * 2.0**-s, xp.where(largest < 2.0**-k, one * 2.0**s, one))
 
 
 def clip_by_value(grads: Gradients, limit: float) -> Gradients:

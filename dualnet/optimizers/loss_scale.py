@@ -26,6 +26,9 @@ from .gradients import Gradients
 
 __all__ = ["FixedLossScale", "LossScale", "all_finite", "as_loss_scale", "guarded", "unscale"]
 
+SMALLEST = 2.0**-126
+"""The smallest float32 with all its digits; one over it is the largest power of two but one."""
+
 
 class LossScale(Stateful):
     """A loss scale that adjusts itself: doubled after ``interval`` good steps, halved by an overflow.
@@ -70,6 +73,8 @@ class LossScale(Stateful):
                 f"{op}: expected growth of at least 1, got {growth!r}, and least <= scale <= most, got {least!r}, "
                 f"{scale!r} and {most!r}"
             )
+        if self.least < SMALLEST or self.most > 1 / SMALLEST:  # it is kept in float32, and so is 1 / scale
+            raise ValueError(f"{op}: a scale lies from {SMALLEST:.3g} to {1 / SMALLEST:.3g}, got {least!r} to {most!r}")
         self._state: dict[str, Any] = {"scale": self.initial, "good": 0, "skipped": 0}
 
     def on(self, array: Array) -> Array:
@@ -118,7 +123,8 @@ class LossScale(Stateful):
         if not isinstance(state, dict) or set(state) != set(self.names):
             raise ValueError(f"{op}: expected {', '.join(self.names)}; got {state!r}")
         counts = {name: integer(state[name], name, op=op, least=0) for name in ("good", "skipped")}
-        self._state = {"scale": positive(state["scale"], "scale", op=op), **counts}
+        scale = positive(state["scale"], "scale", op=op, most=1 / SMALLEST)
+        self._state = {"scale": max(scale, SMALLEST), **counts}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.initial:g})"

@@ -7,13 +7,18 @@ The formulas themselves are in :mod:`dualnet.optimizers.rules`. η, the learning
 
 A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
 get new arrays, since a pullback may hold the old ones. (Only a captured step, see :func:`dualnet.capture`, overwrites
-arrays, and only those that it has made itself.) What an optimizer remembers of a parameter (its *slots*) is kept under
-the parameter's name, starts at 0, and follows the parameter to another backend.
+arrays, and only those that it has made itself.) What an optimizer remembers of a parameter (its *slots*) starts at 0,
+and follows the parameter to another backend.
+
+An optimizer belongs to the parameters of its first step: to these objects, not to their names. Names are for files. Any
+other network is refused, even a copy, because momentum and the number of steps mean nothing to it. An optimizer that
+was loaded, copied or unpickled belongs to the network that it steps next, whose parameters are found by name.
 """
 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +29,7 @@ from ..recording import Stateful, assign, counted, live, owned
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import FLOATING
 from .gradients import Gradients, check_gradients, clip_by_global_norm, clip_by_value
-from .schedules import Rate, Schedule, rate, rate_at
+from .schedules import Rate, Schedule, check_owner, rate, rate_at
 
 __all__ = ["Optimizer", "Slots", "Updated", "decayed", "update_each"]
 
@@ -65,7 +70,8 @@ class Optimizer(Stateful):
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
         self._steps = 0
         self._skipped: Array | None = None  # how many of them were skipped: an array, never read back
-        self._slots: dict[str, Slots] = {}
+        self._slots: dict[str, Slots] = {}  # by the parameter's name in the first step
+        self._owners: dict[str, weakref.ref[Parameter]] = {}  # whose they are; without keeping a network alive
 
     # -- what an optimizer defines
 
@@ -107,7 +113,9 @@ class Optimizer(Stateful):
 
     @lr.setter
     def lr(self, value: Rate) -> None:
-        self._lr = rate(value, "lr", op=type(self).__name__)
+        value = rate(value, "lr", op=type(self).__name__)
+        check_owner(value, self)
+        self._lr = value
 
     @property
     def current_lr(self) -> float:
@@ -121,6 +129,7 @@ class Optimizer(Stateful):
 
     def observe(self, value: float) -> None:
         """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
+        check_owner(self._lr, self, observing=True)
         getattr(self._lr, "observe", lambda value: None)(value)
 
     def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
@@ -129,8 +138,8 @@ class Optimizer(Stateful):
         ``finite`` is an array without axes that holds a bool. If it is False, the step is skipped: only the number of
         steps, which schedules go by, moves on (see :class:`dualnet.LossScale`). The value is not read back.
 
-        Raises ``ValueError`` if names or shapes do not fit, and ``TypeError`` if dtypes or backends do not; then
-        nothing has changed.
+        Raises ``ValueError`` if names or shapes do not fit, or if the optimizer has trained another network, and
+        ``TypeError`` if dtypes or backends do not fit; then nothing has changed.
         """
         if not hasattr(net, "parameters") or not isinstance(grads, dict):
             got = f"({type(net).__name__}, {type(grads).__name__})"
@@ -143,17 +152,21 @@ class Optimizer(Stateful):
         self._steps += 1
 
     def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
+        keys = self._keys(parameters, f"{type(self).__name__}.step")
         values = [wide(parameter.value) for parameter in parameters.values()]
-        slots = [self._slots_for(name, w) for name, w in zip(parameters, values)]
+        slots = [self._slots_for(key, w) for key, w in zip(keys, values)]
         lr = live(self, "current_lr", values[0].dtype.name)
         into = all(owned(parameter, "value") for parameter in parameters.values())
         into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
         updated = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
         rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), updated)]
-        for (name, parameter), value, (_, kept) in zip(parameters.items(), rounded, updated):  # now nothing can fail
+        for key, parameter, value, (_, kept) in zip(
+            keys, parameters.values(), rounded, updated
+        ):  # nothing can fail now
+            self._owners.setdefault(key, weakref.ref(parameter))
             assign(parameter, "value", value)
             for slot, array in kept.items():
-                assign(self, ("_slots", name, slot), array)
+                assign(self, ("_slots", key, slot), array)
         if finite is not None:
             assign(self, "_skipped", self._skipped_near(finite) + (1 - finite.astype("uint64")))
 
@@ -167,6 +180,64 @@ class Optimizer(Stateful):
             gradients, _ = clip_by_global_norm(gradients, self.clip_norm)
         return gradients
 
+    # -- whose memory it is
+
+    def check_network(self, net: Any, owner: str = "") -> None:
+        """Raise ``ValueError`` if the optimizer has trained another network; ``fit`` asks before its first step.
+
+        >>> import dualnet as dn
+        >>> net, opt = dn.BatchNorm(center=False).init((2,)), dn.SGD(lr=0.5)
+        >>> opt.step(net, {"gamma": dn.asarray([1.0, 2.0])})
+        >>> opt.check_network(net)
+        >>> opt.check_network(net.copy())  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: SGD has trained another network (1 step), and what it remembers belongs to that one. Make ...
+        """
+        self._keys(net.parameters(), owner)
+
+    def _keys(self, parameters: dict[str, Parameter], owner: str) -> list[str]:
+        """The names under which the memory of these parameters is kept."""
+        owners = self._owners
+        if all(name in owners and owners[name]() is parameter for name, parameter in parameters.items()):
+            return list(parameters)
+        alive = {id(parameter): key for key, ref in owners.items() if (parameter := ref()) is not None}
+        free = {name for name in parameters if name not in owners and (name in self._slots or not self._remembers)}
+        keys = {name: alive.get(id(p), name if name in free else None) for name, p in parameters.items()}
+        unknown = [name for name, key in keys.items() if key is None]
+        if unknown:
+            raise ValueError(self._not_mine(unknown, len(unknown) == len(keys), owner))
+        return list(keys.values())  # type: ignore[arg-type]
+
+    @property
+    def _remembers(self) -> bool:
+        return bool(self._owners or self._slots)
+
+    def _not_mine(self, unknown: list[str], all_of_them: bool, owner: str) -> str:
+        """The message for parameters of which the optimizer has no memory, though it has made steps."""
+        kind, steps = type(self).__name__, f"{self._steps} step{'s' * (self._steps != 1)}"
+        listed = ", ".join(unknown[:4]) + ", ..." * (len(unknown) > 4)
+        owner = f"{owner}: " * bool(owner)
+        if not self._owners:
+            return (
+                f"{owner}the state that {kind} has loaded ({steps}) holds nothing for {listed}: it belongs to another "
+                f"network. Load the state that was saved with this one, or make a new optimizer: {kind}(...)."
+            )
+        if not all_of_them:
+            return (
+                f"{owner}{kind} has made {steps} without the parameters {listed}, and remembers nothing of them. Make "
+                f"a new optimizer when a network gets new parameters: {kind}(...)."
+            )
+        return (
+            f"{owner}{kind} has trained another network ({steps}), and what it remembers belongs to that one. Make an "
+            f"optimizer for each network: {kind}(...). A copy of a network, or one that was initialised again, is "
+            "another network; to go on with a copy, give it a copy of the optimizer: copy.deepcopy(optimizer)."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: all but whose memory it is, since a copy goes with another network."""
+        return {**vars(self), "_owners": {}}
+
     def _slots_for(self, name: str, w: Array) -> Slots:
         """The slots of a parameter, on its backend; zeros at the beginning."""
         backend = backend_of(w)
@@ -177,7 +248,7 @@ class Optimizer(Stateful):
             if tuple(array.shape) != tuple(w.shape):
                 raise ValueError(
                     f"{type(self).__name__}.step: {slot} of {name} has shape {tuple(array.shape)}, the parameter "
-                    f"{tuple(w.shape)}. The state belongs to another network; use a new optimizer."
+                    f"{tuple(w.shape)}. The loaded state belongs to another network; make a new optimizer."
                 )
         return {slot: asarray(array, w.dtype, backend=backend.name) for slot, array in kept.items()}
 
@@ -210,7 +281,10 @@ class Optimizer(Stateful):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ``ValueError`` if another optimizer saved it; then nothing has changed."""
+        """Go on from a saved state, with the next network: its parameters take over what was saved under their names.
+
+        Raises ``ValueError`` if another optimizer saved the state; then nothing has changed.
+        """
         owner, rest = f"{type(self).__name__}.load_state_dict", dict(state)
         if "steps" not in rest:
             raise ValueError(f"{owner}: expected an optimizer's state, with its steps; got {', '.join(state)}")
@@ -230,7 +304,7 @@ class Optimizer(Stateful):
                 raise ValueError(f"{owner}: {error}. {AS_SAVED}.") from error
         elif memory:
             raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is not a schedule that keeps a state")
-        self._steps, self._slots = steps, slots
+        self._steps, self._slots, self._owners = steps, slots, {}
         self._skipped = None if skipped is None else asarray(skipped, "uint64")
         if lr is not None:
             self._lr = lr

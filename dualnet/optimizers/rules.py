@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import flag, fraction, positive
-from ..shim import Array, accelerated, backend_of
+from ..shim import Array, accelerated
+from .moments import averaged, averaged_square, deviation, large
 from .optimizer import Optimizer, Slots, Updated, decayed, update_each
 from .schedules import Rate
 
@@ -132,13 +133,12 @@ class RMSProp(Optimizer):
         return ("mean_square", *mean, *velocity)
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
-        xp = backend_of(w).xp
-        new = {"mean_square": self.rho * slots["mean_square"] + (1 - self.rho) * (g * g)}
-        spread = new["mean_square"]
+        new, where = {}, large(g, slots["mean_square"])
+        new["mean_square"], spread = averaged_square(slots["mean_square"], g, self.rho, where)
         if self.centered:
-            new["mean"] = slots["mean"] + (1 - self.rho) * (g - slots["mean"])
-            spread = xp.maximum(spread - new["mean"] * new["mean"], 0.0)  # rounding may leave less than 0
-        direction = g / (xp.sqrt(spread) + self.epsilon)
+            new["mean"] = averaged(slots["mean"], g, self.rho, where)
+            spread = deviation(new["mean_square"], spread, new["mean"], where)
+        direction = g / (spread + self.epsilon)
         if self.momentum:
             direction = new["velocity"] = self.momentum * slots["velocity"] + direction
         return w - lr * direction, new  # E17
@@ -161,15 +161,15 @@ def adam_updates(
     into: bool,
 ) -> list[Updated]:
     """The step of Adam or AdamW that follows ``steps`` others. ``decay`` is (weight decay, whether it is decoupled)."""
-    xp, dtype = backend_of(values[0]).xp, values[0].dtype
-    (beta_1, beta_2), t = betas, steps + 1
+    dtype, (beta_1, beta_2), t = values[0].dtype, betas, steps + 1
     correction_1, correction_2 = _in_dtype(1 - beta_1**t, dtype), _in_dtype((1 - beta_2**t) ** 0.5, dtype)
 
     def update(w: Array, g: Array, slots: Slots) -> Updated:
         w, g = decayed(w, g, lr, *decay)
-        mean = slots["mean"] + (1 - beta_1) * (g - slots["mean"])
-        mean_square = beta_2 * slots["mean_square"] + (1 - beta_2) * (g * g)
-        direction = mean / (xp.sqrt(mean_square) / correction_2 + epsilon)
+        where = large(g, slots["mean_square"])
+        mean = averaged(slots["mean"], g, beta_1, where)
+        mean_square, root = averaged_square(slots["mean_square"], g, beta_2, where)
+        direction = mean / (root / correction_2 + epsilon)
         return w - lr / correction_1 * direction, {"mean": mean, "mean_square": mean_square}  # E17
 
     return update_each(update, values, gradients, memory, finite)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ class Schedule(Constructed):
     def observe(self, value: float) -> None:
         """Take note of the loss at the end of an epoch; most schedules ignore it."""
 
+    _owner: weakref.ref | None = None  # the optimizer that has shown it a loss, if it remembers any
+
     def state_dict(self) -> dict[str, float]:
         """What the schedule remembers, by name; most remember nothing."""
         return {}
@@ -55,6 +58,10 @@ class Schedule(Constructed):
         """Go on from a remembered state."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, got {', '.join(sorted(state))}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: a copy goes with another optimizer."""
+        return {name: value for name, value in vars(self).items() if name != "_owner"}
 
     def config(self) -> dict[str, Any]:
         """The class's name and the arguments that make this schedule again."""
@@ -96,7 +103,7 @@ class Step(Schedule):
 
     def __call__(self, step: int) -> float:
         done = step // self.every if self.every is not None else sum(step >= place for place in self.at or ())
-        return self.lr * self.factor ** int(done)
+        return _times_power(self.lr, self.factor, int(done))
 
 
 class Cosine(Schedule):
@@ -183,6 +190,7 @@ class Plateau(Schedule):
 
     An epoch counts as better if its loss is below the best so far by more than the fraction ``threshold`` of it.
     ``patience`` epochs in a row may be no better; the next one lowers the rate (as in PyTorch). NaN is never better.
+    It remembers the losses that it has seen, so make a new one for each optimizer.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Plateau(1.0, factor=0.5, patience=1)
@@ -268,6 +276,22 @@ def rate_at(lr: Rate, step: int, *, op: str) -> float:
     return number(lr(step), f"the schedule's rate at step {step}", op=op) if callable(lr) else lr
 
 
+def check_owner(lr: Rate, optimizer: Any, observing: bool = False) -> None:
+    """Raise if a schedule has been shown the losses of another optimizer; ``observing`` makes it this one's."""
+    while isinstance(lr, Warmup):
+        lr = lr.schedule
+    if not isinstance(lr, Schedule):
+        return
+    if lr._owner is not None and lr._owner() is not optimizer:
+        kind, owner = type(lr).__name__, type(optimizer).__name__
+        raise ValueError(
+            f"{owner}: this {kind} has watched the training of another optimizer, and remembers its losses. Make a "
+            f"schedule for each optimizer: {kind}(...)."
+        )
+    if observing and lr.state_dict():
+        lr._owner = weakref.ref(optimizer)
+
+
 def _places(at: Any) -> list[int]:
     if not isinstance(at, (list, tuple)):
         raise TypeError(f"Step: at is a list of steps such as [30, 80], got {at!r}")
@@ -276,7 +300,20 @@ def _places(at: Any) -> list[int]:
 
 def _half_cosine(first: float, last: float, fraction: float) -> float:
     """From ``first`` to ``last`` as the fraction goes from 0 to 1."""
-    return last + (first - last) * (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
+    return last + (first - last) * ((1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2)
+
+
+def _times_power(lr: float, factor: float, k: int) -> float:
+    """lr · factorᵏ, also where factorᵏ alone is too large or too small for a float; ∞ if the product is too large."""
+    try:
+        power = factor**k
+        if power or not (lr and factor):
+            return lr * power
+    except OverflowError:
+        if not lr:
+            return 0.0
+    logarithm = math.log(lr) + k * math.log(factor)
+    return math.exp(logarithm) if logarithm < 709 else math.inf  # of which rate_at says that it is no rate
 
 
 def _written(value: Any) -> Any:

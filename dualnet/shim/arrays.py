@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy
@@ -18,14 +19,14 @@ __all__ = ["asarray", "default_dtype", "namespace", "same_backend", "to_numpy"]
 _FLOATING_DTYPES = frozenset(map(numpy.dtype, ("float16", "float32", "float64")))  # in native byte order only
 
 
-def namespace(op: str, **arrays: Array | None) -> Any:
+def namespace(op: str, /, *, optional: Collection[str] = (), **arrays: Array | None) -> Any:
     """Check that an op's arguments fit together, and return the array namespace ``xp`` to compute with.
 
-    They must be arrays of one backend and one floating dtype; None is skipped. Otherwise a ``TypeError`` names the
-    argument, where it lives and the fix.
+    They must be arrays of one backend and one floating dtype. Only those named in ``optional`` may be None. Otherwise a
+    ``TypeError`` names the argument, where it lives and the fix.
 
     >>> import dualnet as dn
-    >>> xp = namespace("double", x=dn.asarray([1.0]), b=None)
+    >>> xp = namespace("double", x=dn.asarray([1.0]), b=None, optional=["b"])
     >>> namespace("double", x=[1.0])
     Traceback (most recent call last):
     ...
@@ -33,7 +34,7 @@ def namespace(op: str, **arrays: Array | None) -> Any:
     """
     first = None
     for argument, array in arrays.items():
-        if array is None:
+        if array is None and argument in optional:
             continue
         backend = _owner(op, argument, array)
         if first is None:
@@ -88,10 +89,19 @@ def _apart(op: str, first: str, where: Backend, argument: str, backend: Backend)
 def _owner(op: str, argument: str, array: Array) -> Backend:
     backend = backend_of(array)
     if backend is None:
-        raise TypeError(
-            f"{op}: {argument} is a {type(array).__name__}; expected an array. Make one with dn.asarray({argument})."
-        )
+        raise TypeError(f"{op}: {not_an_array(argument, array)}")
     return backend
+
+
+def not_an_array(argument: str, value: Any) -> str:
+    """What to say of an argument that is no array.
+
+    >>> not_an_array("x", None), not_an_array("x", (1.0, 2.0))
+    ('x is None; expected an array.', 'x is a tuple; expected an array. Make one with dn.asarray(x).')
+    """
+    if value is None:
+        return f"{argument} is None; expected an array."
+    return f"{argument} is a {type(value).__name__}; expected an array. Make one with dn.asarray({argument})."
 
 
 def asarray(x: Any, dtype: Any = None, *, backend: str | None = None) -> Array:
@@ -115,6 +125,8 @@ def asarray(x: Any, dtype: Any = None, *, backend: str | None = None) -> Array:
 
 
 def _host_array(x: Any, dtype: Any) -> numpy.ndarray:
+    if x is None:
+        raise TypeError("asarray: got None; expected numbers, or an array")
     if hasattr(x, "filled"):
         raise TypeError("asarray: a masked array has gaps; fill them first, with x.filled(value)")
     try:

@@ -11,7 +11,7 @@ import numpy
 from ..version import __version__
 from .arrays import default_dtype
 from .choosing import chosen
-from .kernels import calls, kernels_allowed
+from .kernels import calls, counting, kernels_allowed
 from .loading import backend_states, get_precision
 
 __all__ = ["Info", "info"]
@@ -56,6 +56,8 @@ def info() -> Info:
     """
     choice = chosen()
     backend = choice.backend
+    with counting:
+        ran = sorted(calls.items())
     blas = numpy.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     table = Info(
         {
@@ -71,7 +73,7 @@ def info() -> Info:
             "dtype": default_dtype(),
             "precision": get_precision(),
             "kernels": sorted(backend.kernels) if kernels_allowed() else "off (DUALNET_KERNELS=reference)",
-            "ran": {f"{name} ({by})": f"{times} times" for (name, by), times in sorted(calls.items())},
+            "ran": {f"{name} ({by})": f"{times} times" for (name, by), times in ran},
         }
     )
     table.update(backend.describe())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .loading import Array, backend_of
-from .process import reader as reader
+from .process import lock, reader
 
 __all__ = ["accelerated", "kernels_allowed"]
 
@@ -22,7 +22,9 @@ references: dict[str, Callable[..., Any]] = {}
 
 calls: Counter[tuple[str, str]] = Counter()
 """How often each accelerated function was served, by ``(name, "kernel of numpy winograd")``: the algorithm, as in
-:attr:`Backend.kernels`, or ``"reference"``."""
+:attr:`Backend.kernels`, or ``"reference"``. Whoever changes it, or goes through it while others compute, holds
+``counting``."""
+counting = lock()
 
 
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,9 +51,11 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
             for kernel in (standing_in,) if callable(standing_in) else standing_in:
                 result = kernel(x, *args, **options)
                 if result is not NotImplemented:
-                    calls[name, f"kernel of {getattr(kernel, 'algorithm', backend.name)}"] += 1
+                    with counting:
+                        calls[name, f"kernel of {getattr(kernel, 'algorithm', backend.name)}"] += 1
                     return result
-        calls[name, "reference"] += 1
+        with counting:
+            calls[name, "reference"] += 1
         return reference(x, *args, **options)
 
     dispatch.reference = reference  # type: ignore[attr-defined]

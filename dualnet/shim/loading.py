@@ -28,6 +28,8 @@ __all__ = [
 
 Array = Any
 """An array of any backend: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
+HostArray = numpy.ndarray
+"""An array on the host, for floors that name no library."""
 
 BUILT_IN = ("numpy", "cupy", "strict")
 PRECISIONS = ("strict", "tf32")
@@ -130,11 +132,11 @@ def _get(key: str) -> Backend:
 def _load(key: str) -> Backend:
     base, _, device = key.partition(":")
     backend = _loader(base, key)(_device_number(key, device))
-    backend = _loaded.setdefault(backend.name, backend)
+    backend = _loaded.get(backend.name, backend)
     backend.set_precision(_precision)
     for kind in backend.array_types:
         _by_type.setdefault(kind, backend)
-    _loaded[key] = backend
+    _loaded[backend.name] = _loaded[key] = backend  # last: other threads look here without the lock
     return backend
 
 

@@ -1,78 +1,19 @@
-"""What comes out of a training: its history, and the callbacks that watch it and may stop it."""
+"""The callbacks that watch a training and may stop it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import markup, optimizers
-from ..arguments import flag, integer, real
+from .. import optimizers
+from ..arguments import flag, integer, number
+from ..history import History
 from ..layers.layer import Layer
 from ..shim import backend_of
 
-__all__ = ["Callback", "EarlyStopping", "History", "Run", "as_callbacks", "best_epoch", "in_one_line", "notify"]
-
-
-class History(dict):
-    """One list per figure, one entry per epoch: ``history["loss"]``, ``"accuracy"``, ``"val_loss"``, ``"seconds"``, ...
-
-    >>> import dualnet as dn
-    >>> h = dn.History(); h.add({"loss": 0.5}); h.add({"loss": 0.25}); h["loss"], h.epochs
-    ([0.5, 0.25], 2)
-    """
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs there are."""
-        return max(map(len, self.values()), default=0)
-
-    def add(self, figures: dict[str, float]) -> None:
-        """Append one epoch's figures."""
-        for name, value in figures.items():
-            if isinstance(value, (str, bytes, list, tuple, dict)):
-                raise TypeError(f"History: {name} is {value!r}; expected a number, one for each epoch")
-            self.setdefault(name, []).append(value)
-
-    def __str__(self) -> str:
-        rows = [{name: values[i] for name, values in self.items() if i < len(values)} for i in range(self.epochs)]
-        return "\n".join(f"epoch {i + 1:>3}  {in_one_line(row)}" for i, row in enumerate(rows)) or "no epochs"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The curve and the best value of each figure, and a table of all epochs that unfolds."""
-        rows = [_curve(name, values) for name, values in self.items() if values]
-        headings = ("figure", "curve", "first", "last", "best", "epoch")
-        epochs = [
-            [str(i + 1), *(markup.figure(values[i], 4) if i < len(values) else "" for values in self.values())]
-            for i in range(self.epochs)
-        ]
-        curves = markup.scrolling(markup.table(f"{self.epochs} epochs", headings, rows, left=2, raw=(1,)))
-        return curves + markup.card(
-            "every epoch", markup.scrolling(markup.table("", ("epoch", *self), epochs)), opened=False
-        )
-
-
-def _curve(name: str, values: list[float]) -> list[str]:
-    """The row of a figure: its name, its curve, and its first, last and best value."""
-    best = best_epoch(name, values)
-    line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
-    end = ["", ""] if best is None else [markup.figure(values[best], 4), str(best + 1)]
-    return [name, line, markup.figure(values[0], 4), markup.figure(values[-1], 4), *end]
-
-
-def best_epoch(name: str, values: Sequence[float]) -> int | None:
-    """The place of the best value: the largest accuracy, the smallest loss. None for any other figure.
-
-    >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7])
-    (1, None)
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite or not name.endswith(("accuracy", "loss")):
-        return None
-    return values.index((max if name.endswith("accuracy") else min)(finite))
+__all__ = ["Callback", "EarlyStopping", "History", "Run", "as_callbacks", "notify", "notify_end"]
 
 
 @dataclass
@@ -139,7 +80,7 @@ class EarlyStopping(Callback):
             raise ValueError(f"EarlyStopping: mode is 'auto', 'max' or 'min', got {mode!r}")
         self.mode = mode
         self.patience = integer(patience, "patience", op="EarlyStopping", least=0)
-        self.monitor, self.least = monitor, real(least, "least", op="EarlyStopping")
+        self.monitor, self.least = monitor, number(least, "least", op="EarlyStopping")
         self.restore_best = flag(restore_best, "restore_best", op="EarlyStopping")
 
     def on_fit_begin(self, run: Run) -> None:
@@ -169,17 +110,6 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value if backend_of(value) is None else value.copy() for name, value in state.items()}
 
 
-def in_one_line(figures: dict[str, float]) -> str:
-    """Losses and accuracies with four digits, seconds with one.
-
-    >>> in_one_line({"loss": 0.12345, "seconds": 3.21})
-    'loss 0.1235  seconds 3.2 s'
-    """
-    return "  ".join(
-        f"{name} {value:.1f} s" if name == "seconds" else f"{name} {value:.4f}" for name, value in figures.items()
-    )
-
-
 def as_callbacks(given: Any) -> list[Callback]:
     """The ``callbacks`` of ``fit``: one or several, each a :class:`Callback` or a function of the run.
 
@@ -205,3 +135,12 @@ def notify(callbacks: list[Callback], event: str, run: Run) -> None:
     """Call the hook of this name, such as ``"on_epoch_end"``, on all callbacks."""
     for callback in callbacks:
         getattr(callback, event)(run)
+
+
+def notify_end(callbacks: list[Callback], run: Run) -> None:
+    """Call ``on_fit_end`` on all callbacks, even if one of them raises; an error before it stays its context."""
+    if callbacks:
+        try:
+            callbacks[0].on_fit_end(run)
+        finally:
+            notify_end(callbacks[1:], run)

@@ -106,14 +106,16 @@ class Take:
             if where is not None:
                 buffer[...] = given if where is self.backend else asarray(given, backend=self.backend.name)
         self.recording.prepare()
-        if self.eager or self.steps < WARM_UPS:
-            self.recorder.run(self._python)
-        elif self.steps == WARM_UPS:
-            self._record()
-        else:
-            self.recording.move(self.moves)
-        if not self.eager and self.steps >= WARM_UPS:
-            self.recorder.launch()
+        by_python = self.eager or self.steps < WARM_UPS
+        with self.recording.undoing(in_place=by_python):  # recording computes nothing, and a graph allocates nothing
+            if by_python:
+                self.recorder.run(self._python)
+            else:
+                if self.steps == WARM_UPS:
+                    self._record()
+                else:
+                    self.recording.move(self.moves)
+                self.recorder.launch()
         self.steps += 1
         return self.recorder.outputs
 
@@ -122,15 +124,13 @@ class Take:
         self.recording.closed, self.recording.kept = True, []
         try:
             self.recorder.record(self._python)
-        except BaseException as error:
-            after = self.recording.counts()
-            self.recording.move({key: before[key] - after[key] for key in before})  # as if nothing had happened
-            if isinstance(error, (RuntimeError, NotImplementedError)) and not isinstance(error, CaptureError):
-                raise CaptureError(
-                    f"this step cannot be recorded as a CUDA graph ({error}). A captured step reads no value back and "
-                    "waits for nothing; train without capture to see which line does."
-                ) from error
-            raise
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, CaptureError):
+                raise
+            raise CaptureError(
+                f"this step cannot be recorded as a CUDA graph ({error}). A captured step reads no value back and "
+                "waits for nothing; train without capture to see which line does."
+            ) from error
         finally:
             self.recording.closed, self.kept = False, self.recording.kept
         after = self.recording.counts()

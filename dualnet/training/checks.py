@@ -10,13 +10,16 @@ from typing import Any
 import numpy
 
 from ..arguments import integer
-from ..layers.containers import Container, Parallel, Residual, Sequential
+from ..layers import activation
+from ..layers.containers import Container, Lambda, Parallel, Residual, Sequential
 from ..layers.entering import home
 from ..layers.layer import Layer
-from ..layers.normalization import BatchNorm
+from ..layers.normalization import BatchNorm, Normalization
 from ..ops import losses
 from ..ops.sums import wide
+from ..optimizers.optimizer import Optimizer
 from ..shim import Array, asarray, backend_of, to_numpy
+from ..shim.dtypes import is_floating
 
 __all__ = ["check_lengths", "check_training", "check_trial", "examples", "initialise", "output_of_one", "validation"]
 
@@ -62,13 +65,11 @@ def validation(validation_data: Any) -> Data | None:
     return examples("fit: validation_data", *validation_data)
 
 
-def initialise(net: Layer, x: Any, seed: int) -> bool:
-    """Draw the parameters of layers that have none yet, for inputs like x. Returns whether the network was new."""
-    new = net.input_shape is None
+def initialise(net: Layer, x: Any, seed: int) -> None:
+    """Draw the parameters of layers that have none yet, for inputs like x."""
     inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
     if any(layer.input_shape is None for layer in (net, *inside)):  # also one that was put into a trained network
         net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
-    return new
 
 
 # -- network, data and loss together -----------------------------------------------------------------------------------
@@ -76,18 +77,17 @@ def initialise(net: Layer, x: Any, seed: int) -> bool:
 
 def check_training(
     net: Layer, data: Data, held_out: Data | None, loss: Loss, batch_size: int, augment: Any, optimizer: Any
-) -> None:
-    """Raise if training would fail, and warn if it would not do what is meant.
-
-    ``optimizer`` is given for a new network only: it should be new as well.
-    """
+) -> bool:
+    """Raise if training would fail, and warn if it would not do what is meant. Returns whether all data are finite."""
     check_trial(net, *data, loss, "fit", augment)
     if held_out is not None:
         check_trial(net, *held_out, loss, "fit: validation_data", augment)
     _check_shift(augment, data[0])
     _check_last_batch(net, len(data[0]), batch_size)
     _warn_of_squashing_twice(net, loss)
-    _warn_of_a_used_optimizer(optimizer)
+    if isinstance(optimizer, Optimizer):
+        optimizer.check_network(net, "fit")
+    return _warn_of_numbers(net, data, held_out, loss, augment)
 
 
 def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = None) -> None:
@@ -176,10 +176,81 @@ def _warn_of_squashing_twice(net: Layer, loss: Loss) -> None:
         )
 
 
-def _warn_of_a_used_optimizer(optimizer: Any) -> None:
-    if getattr(optimizer, "steps", 0):
-        warnings.warn(
-            f"fit: the network is new, and {type(optimizer).__name__} has made {optimizer.steps} steps: its state "
-            "belongs to another network, and its schedule goes on from there. Make an optimizer for each network.",
-            stacklevel=4,  # where fit was called
-        )
+# -- the numbers in the data -------------------------------------------------------------------------------------------
+
+LOOKED_AT = 64
+"""So many examples are looked at where all would be too many: of data on a disk, and for whole numbers."""
+
+
+def _warn_of_numbers(net: Layer, data: Data, held_out: Data | None, loss: Loss, augment: Any) -> bool:
+    """Warn once of NaN and infinities, or of images that nobody scaled. Returns whether all numbers are finite."""
+    if _mends_numbers(net):
+        return True
+    known = losses.about(loss).function in losses.NAMES.values()  # one of your own may take NaN for "not known"
+    for what, (x, t) in {"": data, **({} if held_out is None else {"of the validation data ": held_out})}.items():
+        ends = _least_and_largest(x)
+        targets = _least_and_largest(t) if known and is_floating(t.dtype) else (0.0, 1.0)
+        for name, found in (("x", ends), ("t", targets)):
+            if not all(map(math.isfinite, found)):
+                spoilt = "its figures" if what else "the network"
+                _warn(
+                    f"{name} {what}holds NaN or infinite numbers, which spoil {spoilt}. "
+                    f"Keep the examples without: keep = numpy.isfinite({name}.reshape(len({name}), -1)).all(axis=1)."
+                )
+                return False
+        if _unscaled(x, ends, augment) and not _normalises_first(net):
+            _warn(
+                f"x {what}holds whole numbers up to {ends[1]:.0f}, like images as they come from a file. Most networks "
+                'learn badly from these. Divide here and wherever the network is used: x = x.astype("float32") / 255.'
+            )
+            return True
+    return True
+
+
+def _warn(words: str) -> None:
+    warnings.warn(f"fit: {words}", stacklevel=5)  # where fit was called
+
+
+def _least_and_largest(x: Any) -> tuple[float, float]:
+    """The ends of the range of x; NaN if it holds one. A device waits for one small copy."""
+    backend, a = backend_of(x), x[:: max(1, len(x) // LOOKED_AT)] if _on_disk(x) else x
+    if not a.size or not (is_floating(a.dtype) or (a.dtype.kind in "iu" and a.ndim == 4)):
+        return 0.0, 1.0
+    xp = backend.xp
+    with numpy.errstate(invalid="ignore"):
+        least, largest = to_numpy(xp.stack([xp.min(a), xp.max(a)]))
+    return float(least), float(largest)
+
+
+def _on_disk(x: Any) -> bool:
+    while x is not None and not isinstance(x, numpy.memmap):
+        x = getattr(x, "base", None)
+    return x is not None
+
+
+def _unscaled(x: Any, ends: tuple[float, float], augment: Any) -> bool:
+    """Images (N, H, W, C) of whole numbers from 0 to 255, which nothing divides on the way."""
+    if x.ndim != 4 or x.shape[3] > 4 or not (ends[0] >= 0 and 128 <= ends[1] <= 255):
+        return False
+    if augment is not None and (x.dtype == "uint8" or getattr(augment, "scale", None) is not None):
+        return False
+    few = to_numpy(x[:: max(1, len(x) // LOOKED_AT)][:LOOKED_AT, :LOOKED_AT, :LOOKED_AT])
+    return bool((few == numpy.rint(few)).all())
+
+
+def _mends_numbers(net: Layer) -> bool:
+    """Does a layer of one's own, which may do anything to the data, come before the first weights?"""
+    for _, layer in net.walk():
+        if isinstance(layer, Lambda) or not type(layer).__module__.startswith("dualnet."):
+            return True
+        if not layer.children() and layer.parameters():
+            return False
+    return False
+
+
+def _normalises_first(net: Layer) -> bool:
+    """Does a layer normalise before the first activation? Then the size of the input cancels out."""
+    for _, layer in net.walk():
+        if isinstance(layer, Normalization) or type(layer).__name__ in activation.__all__:
+            return isinstance(layer, Normalization)
+    return False

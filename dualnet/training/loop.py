@@ -6,10 +6,12 @@ times a second for the progress bar). So a step can be captured (:mod:`dualnet.t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -17,18 +19,22 @@ import numpy
 from .. import optimizers
 from ..arguments import flag, integer
 from ..data import Augment
+from ..history import in_one_line
 from ..layers.containers import forward_of
 from ..layers.layer import Layer
 from ..layers.parameter import cast_all
+from ..layers.state import all_or_nothing
 from ..ops import losses
 from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
 from .batches import batches, batches_of_epoch
-from .callbacks import Callback, History, Run, as_callbacks, in_one_line, notify
+from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
 from .capture import capture as captured
 from .checks import check_lengths, check_training, check_trial, examples, initialise, output_of_one, validation
+from .ending import ends_like_ctrl_c, unbroken
+from .finite import FiniteSteps
 from .progress import Progress
 from .tally import Tally
 
@@ -36,6 +42,7 @@ __all__ = ["evaluate", "fit", "predict", "train_step"]
 
 
 Loss = str | Callable[..., Any]
+GROWN = 1000.0  # a loss that has grown by this factor is warned of
 
 
 def fit(
@@ -56,6 +63,7 @@ def fit(
     augment: Augment | None = None,
     capture: bool = False,
     loss_scale: str | float | LossScale | None = "auto",
+    check_finite: bool = False,
 ) -> History:
     """Train a network on inputs x (N, ...) and targets t, and return the history of its figures.
 
@@ -74,7 +82,18 @@ def fit(
     ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
     on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and
     none for any other; or pass one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch
-    if tqdm is missing), 2 for a line per epoch. Wrong shapes, labels and options raise before the first step.
+    if tqdm is missing, or nobody watches: stderr is no terminal), 2 for a line per epoch. Wrong shapes, labels and
+    options raise before the first step.
+
+    Ctrl-C, SIGTERM and SIGHUP end a training in good order: ``on_fit_end`` of every callback is called, and what was
+    trained is kept. A step that is broken off changes nothing. ``net.history`` holds the figures of all
+    whole epochs, also while training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a
+    ``SystemExit`` (exit codes 143 and 129).
+
+    ``check_finite=True`` stops at the first NaN or infinity with a ``FloatingPointError``, which names the epoch, the
+    batch and the layer. It reads a number back after every step, which takes time on a GPU, and does not go together
+    with ``capture``. Without it, ``fit`` warns once: before the first step of NaN in x and t and of images from 0 to
+    255, and after an epoch of a loss that is NaN or has grown a thousandfold.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -86,18 +105,26 @@ def fit(
     epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
     (x, t), held_out = examples("fit", x, t), validation(validation_data)
     function = losses.of(net, loss)
-    new = initialise(net, x, seed)
-    check_training(net, (x, t), held_out, function, batch_size, augment, optimizer if new else None)
+    initialise(net, x, seed)
+    fine = check_training(net, (x, t), held_out, function, batch_size, augment, optimizer)
     net.loss = losses.known(net) if loss is None else loss
     run = Run(net, optimizers.get(optimizer), History(), epochs, math.ceil(len(x) / batch_size))
     shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), as_callbacks(callbacks), Tally(function)
     scale = as_loss_scale(loss_scale, net.dtype)
     step: Callable[..., None]
-    step = functools.partial(train_step, net, run.optimizer, losses.unchecked(function), scale, tally)
-    step = captured(step) if flag(capture, "capture", op="fit") else step
+    trusting = losses.unchecked(function)
+    step = functools.partial(train_step, net, run.optimizer, trusting, scale, tally)
+    if flag(capture, "capture", op="fit"):
+        step = captured(step)
+    if flag(check_finite, "check_finite", op="fit"):
+        if capture:
+            raise ValueError(
+                "fit: check_finite=True reads a number back after every step, which a captured step cannot"
+            )
+        step = FiniteSteps(step, run, trusting, scale, initial_epoch)
     batches_of = functools.partial(batches_of_epoch, net, x, t, batch_size, seed=seed, shuffle=shuffle, augment=augment)
-    notify(hooks, "on_fit_begin", run)
-    try:
+    net.history = run.history
+    with ends_like_ctrl_c(), _ending(run, hooks):
         for run.epoch in range(initial_epoch, epochs):
             notify(hooks, "on_epoch_begin", run)
             begun = time.perf_counter()
@@ -116,12 +143,26 @@ def fit(
                     run.logs |= {f"val_{name}": value for name, value in scores.items()}
                 run.logs["seconds"] = time.perf_counter() - begun
                 progress.done(in_one_line(run.logs))
+            if fine:
+                _warn_of_the_loss(run)
             _end_epoch(run, hooks)
             if run.stop:
                 break
-    finally:
-        notify(hooks, "on_fit_end", run)
     return run.history
+
+
+@contextlib.contextmanager
+def _ending(run: Run, hooks: list[Callback]) -> Iterator[None]:
+    """Begin the callbacks; afterwards end all that have begun, whatever happens, also if one of them raises."""
+    begun: list[Callback] = []
+    try:
+        for hook in hooks:
+            notify([hook], "on_fit_begin", run)
+            begun.append(hook)
+        yield
+    finally:
+        with unbroken():
+            notify_end(begun, run)
 
 
 def train_step(
@@ -133,12 +174,17 @@ def train_step(
     x: Array,
     t: Array,
     need_dx: bool = False,
+    check: Callable[..., None] | None = None,
 ) -> None:
-    """All that the device does for a batch: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need it."""
+    """All that the device does for a batch: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need it.
+
+    If it raises, or is interrupted, nothing has changed. ``check(x, loss, gradients)`` may raise at its end.
+    """
     put_back = None if scale is None else guarded(net)
-    if is_half(net.dtype):
-        cast_all(net.parameters().values(), net.dtype)
-    with numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore"):
+    errors = numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore")
+    with errors, all_or_nothing(net, optimizer, scale, tally):
+        if is_half(net.dtype):
+            cast_all(net.parameters().values(), net.dtype)
         y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
         y = wide(y)  # the loss of 16 bits is float32
         value, dloss = loss(y, t)
@@ -153,6 +199,21 @@ def train_step(
             put_back(finite)  # type: ignore[misc]
             scale.update(finite)
         tally.add(y, t, value)
+        if check is not None:
+            check(x, value, gradients)
+
+
+def _warn_of_the_loss(run: Run) -> None:
+    """Once in a training: its loss became NaN, or is a thousand times that of the first epoch."""
+    now, first = run.logs["loss"], run.history.get("loss", [run.logs["loss"]])[0]
+    was_fine = all(math.isfinite(loss) and loss <= GROWN * first for loss in run.history.get("loss", ()))
+    if was_fine and not (math.isfinite(now) and now <= GROWN * abs(first)):
+        what = f"grew from {first:.4g} to {now:.4g}" if math.isfinite(now) else f"is {now}"
+        warnings.warn(
+            f"fit: the loss {what} in epoch {run.epoch + 1}. Most often the learning rate is too large: try a tenth. "
+            "fit(..., check_finite=True) stops at the first NaN or infinity, and names where it comes from.",
+            stacklevel=3,  # where fit was called
+        )
 
 
 def _end_epoch(run: Run, hooks: list[Callback]) -> None:
@@ -190,7 +251,7 @@ def evaluate(
     tally, function = Tally(function), losses.unchecked(function)
     for batch, target in batches(net, x, t, batch_size, augment=augment):
         y = wide(net(batch))
-        tally.add(y, target, function(y, target)[0])
+        tally.add(y, target, None if tally.exact else function(y, target)[0])
     return tally.figures()
 
 

@@ -1,13 +1,21 @@
-"""A progress bar for each epoch if tqdm is installed (in a terminal and in a notebook), else a line."""
+"""A progress bar for each epoch, where tqdm is installed and somebody watches (a terminal, a notebook); else a line.
+
+Progress is told by the way: if it cannot be written, because a disk is full or a pipe was closed, training goes on.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Progress", "bar"]
+from ..terminal import draws_over, say
+
+__all__ = ["Progress", "bar", "drawn"]
 
 PERIOD = 0.2  # seconds between two looks at the figures: each look waits for the device
 
@@ -30,28 +38,62 @@ class Progress:
         if self.bar is None:
             return
         if time.perf_counter() - self.looked > PERIOD:
-            self.bar.set_postfix_str("  ".join(f"{k} {v:.4f}" for k, v in figures().items()), refresh=False)
+            words = "  ".join(f"{name} {value:.4f}" for name, value in figures().items())
+            self._draw(lambda bar: bar.set_postfix_str(words, refresh=False))
             self.looked = time.perf_counter()
-        self.bar.update(1)
+        self._draw(lambda bar: bar.update(1))
 
     def done(self, text: str) -> None:
         """The epoch is over, and ``text`` sums it up."""
         if self.bar is not None:
-            self.bar.set_postfix_str(text)
+            self._draw(lambda bar: bar.set_postfix_str(text))
         elif self.verbose:
-            print(f"{self.title}  {text}", flush=True)
+            say(f"{self.title}  {text}")
 
     def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self._draw(lambda bar: bar.close())
+
+    def _draw(self, change: Callable[[Any], Any]) -> None:
+        """Change the bar; if that fails, do without one from now on."""
+        if self.bar is None:
+            return
+        if not drawn(self.bar, change):
+            self.bar = None
 
 
 def bar(title: str, steps: int) -> Any | None:
-    """A bar of tqdm, which nobody has to install: None without it."""
+    """A bar of tqdm; None if it is not installed, or if stderr is a file where nothing can be drawn over."""
+    if not (draws_over(sys.stderr) or _in_a_notebook()):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tqdm warns where a notebook lacks widgets, and then draws text
             from tqdm.auto import tqdm
     except ImportError:
         return None
-    return tqdm(total=steps, desc=title, unit="step", dynamic_ncols=True)
+    width = {"ncols": shutil.get_terminal_size().columns} if _without_width(sys.stderr) else {"dynamic_ncols": True}
+    made = tqdm(total=steps, desc=title, unit="step", delay=1e-9, **width)  # delay: so that it draws only below
+    return made if drawn(made, lambda bar: bar.refresh()) else None
+
+
+def drawn(bar: Any, change: Callable[[Any], Any]) -> bool:
+    """Change a bar on the screen. If that fails, the bar is disabled: it writes nothing more, even when deleted."""
+    try:
+        change(bar)
+    except (OSError, ValueError):  # ValueError: a file that was closed, or letters that it lacks
+        bar.disable = True
+        return False
+    return True
+
+
+def _without_width(stream: Any) -> bool:
+    """Does the terminal say that it is 0 columns wide, as those that programs make for others often do?"""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns == 0
+    except (OSError, ValueError, AttributeError):  # no terminal at all
+        return False
+
+
+def _in_a_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config

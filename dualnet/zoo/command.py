@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..writing import replace_file
 from . import ORDER, exercises, grade, show, solution
 from .exercise import Exercise, paragraph, read
 
@@ -40,7 +41,7 @@ def command(
 def _written(exercise: Exercise, path: Path) -> str:
     if path.exists():
         raise ValueError(f"{path} already exists, and may hold a repair; choose another name")
-    path.write_text(exercise.file(str(path)), "utf-8")
+    replace_file(path, exercise.file(str(path)).encode())
     return f"wrote {path}: mend it, then  dualnet zoo {exercise.name} --grade {path}"
 
 

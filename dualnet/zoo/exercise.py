@@ -192,12 +192,22 @@ def load(text: str, path: str, name: str) -> Callable[..., Any]:
         loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from None
+    except KeyboardInterrupt:  # the user's own
+        raise
+    except BaseException as error:  # SystemExit too: the code is a learner's, and may raise anything
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {words_of(error)}") from None
     op = getattr(module, name, None)
     if not callable(op):
         raise ValueError(f"{path} has no function {name!r}; keep the name that the exercise gives it")
     return op
+
+
+def words_of(error: BaseException) -> str:
+    """The message of an exception that a learner's code raised; making the message may fail too."""
+    try:
+        return str(error)
+    except Exception:
+        return "(without a message: its __str__ fails)"
 
 
 def read(path: str | Path, name: str) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ import numpy
 from .. import check
 from ..parity.cases.limits import tau
 from ..shim import asarray, available_backends, to_numpy, use_backend
-from .exercise import Case, Exercise, hung
+from .exercise import Case, Exercise, hung, words_of
 
 WITNESSES = ("loops", "slopes", "parity", "pytorch")
 JUDGES = ("forward", *WITNESSES, "manners")
@@ -124,12 +124,14 @@ def heard(judge: str, hear: Callable[..., Iterator[Trial]], exercise: Exercise, 
     try:
         for trial in hear(exercise, op):
             trials.append(trial)
-    except Exception as error:
-        trials.append(Trial(judge, f"{type(error).__name__}{line(error, op)}: {error}", math.inf))
+    except KeyboardInterrupt:  # the user's own
+        raise
+    except BaseException as error:  # SystemExit too: the code is a learner's, and may raise anything
+        trials.append(Trial(judge, f"{type(error).__name__}{line(error, op)}: {words_of(error)}", math.inf))
     return trials
 
 
-def line(error: Exception, op: Callable[..., Any]) -> str:
+def line(error: BaseException, op: Callable[..., Any]) -> str:
     """The line of the learner's own file where an exception arose."""
     file = getattr(getattr(op, "__code__", None), "co_filename", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

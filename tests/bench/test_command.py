@@ -72,3 +72,10 @@ def test_mistakes_are_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     lines = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
     assert len(lines) == 1 and not out and "Traceback" not in err, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.npz"]
+
+
+@pytest.mark.parametrize("wrong, expected", [(False, 0), (True, 1)])
+def test_the_exit_code_says_whether_something_went_wrong(monkeypatch, capsys, wrong, expected):
+    for name, value in (("run", {}), ("markdown", "tables"), ("wrong", wrong)):
+        monkeypatch.setattr(bench, name, lambda *_, value=value, **options: value)
+    assert command(capsys, "lenet5") == (expected, "tables\n", "")

@@ -74,3 +74,11 @@ def test_tables_name_every_library_that_may_run():
     ours = {"version": "1", "python": "3", "numpy": "2", "import_ms": 1.0, "facts": facts}
     rows = report._programs({"programs": {"dualnet": ours}, "settings": {"threads": 2}})
     assert "1 of its own; cudnn: 9.19, libcudnn.so.9; cublas: 13.1" in "\n".join(rows)
+
+
+@pytest.mark.parametrize("fault", ["failed", "differs"])
+def test_a_row_that_failed_or_computes_something_else_is_wrong(fault):
+    right = {"results": [{"min_ms": 1.0}], "layers": [{}], "programs": {"dualnet": {"version": "1"}}}
+    assert not report.wrong(right)
+    for rows in ({"results": [{fault: "why"}]}, {"layers": [{fault: "why"}]}, {"programs": {"jax": {fault: "why"}}}):
+        assert report.wrong(right | rows)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import struct
+import pickle
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import drawn
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays, boolean_dtypes, floating_dtypes, integer_dtypes
+from strangers import idx, mutated, npy, npys
 
 from dualnet import data
 from dualnet.data import DataError
+from dualnet.data.reading import read_npy
 
 ROOM = 64 * 2**20
+REAL = boolean_dtypes() | integer_dtypes() | floating_dtypes(sizes=(16, 32, 64), endianness="?")
 
 # -- the digits --------------------------------------------------------------------------------------------------------
 
@@ -81,10 +88,6 @@ def test_write_idx_refuses_types_that_the_format_lacks(tmp_path, array):
     assert not (tmp_path / "a").exists()
 
 
-def idx(shape: tuple[int, ...], body: bytes = b"", code: int = 8) -> bytes:
-    return struct.pack(f">4B{len(shape)}I", 0, 0, code, len(shape), *shape) + body
-
-
 def zipped(content: bytes) -> bytes:
     """Without the time, which would be in the tests' names."""
     return gzip.compress(content, mtime=0)
@@ -132,6 +135,129 @@ def test_a_gzip_bomb_stops_at_what_its_header_promises(tmp_path):
     assert peak < 4 * 2**20
     with pytest.raises(DataError, match="the limit is 99"):
         data.read_idx(path, limit=99)
+
+
+def test_a_gzip_file_packed_as_no_images_are_is_read_only_on_demand(tmp_path):
+    """The header tells the truth, and yet 30 KB would become 33 MB; a stranger's 4 MB would become 4 GB."""
+    path, size = tmp_path / "blank.gz", 33 * 2**20
+    path.write_bytes(gzip.compress(idx((size,)) + bytes(size), 9))
+    assert path.stat().st_size < 40_000
+    with pytest.raises(DataError, match=r"times the size of the gzip file. If the file is right, .*limit="):
+        data.read_idx(path)
+    assert data.read_idx(path, limit=size).shape == (size,)
+    path.write_bytes(gzip.compress(idx((2**20,)) + bytes(2**20), 9))  # a small one harms nobody
+    assert data.read_idx(path).shape == (2**20,)
+
+
+# -- .npy files --------------------------------------------------------------------------------------------------------
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "|u1", "<i8", ">u2", "|b1", "|i1"])
+def test_npy_returns_what_numpy_wrote(tmp_path, rng, dtype, version):
+    for shape in [(), (5,), (2, 3), (3, 4, 5, 1), (0,), (2, 0, 3), (1,) * 20]:
+        array = np.asarray(rng.standard_normal(shape) * 50).astype(dtype)
+        for written in (array, np.array(array, order="F")):
+            with open(tmp_path / "a.npy", "wb") as file:
+                np.lib.format.write_array(file, written, version)
+            back = read_npy(tmp_path / "a.npy")
+            assert same(back, np.load(tmp_path / "a.npy")) and same(back, array)
+            assert not array.size or isinstance(back, np.memmap), "it takes no memory"
+
+
+@drawn
+@given(array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4).flatmap(lambda shape: arrays(REAL, shape)))
+def test_npy_of_any_real_array(array):
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/a.npy", array)
+        assert same(read_npy(f"{folder}/a.npy"), array)
+
+
+HEADER = "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }",
+        "{'descr':'<f4','fortran_order':False,'shape':(2,)}",
+        '{"descr": "<f4", "fortran_order": False, "shape": (2)}',
+        "  { 'descr' : 'f4' , 'fortran_order' : False , 'shape' : ( 2 , ) }  ",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2L,), }",  # Python 2
+    ],
+)
+def test_npy_headers_of_other_programs(tmp_path, spelling):
+    (tmp_path / "a.npy").write_bytes(npy(spelling, np.array([1, 2], "<f4").tobytes()))
+    assert read_npy(tmp_path / "a.npy").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"", "starts with nothing"),
+        (b"\x93NUMPY", "starts with 93 4e"),
+        (b"\x89PNG\r\n\x1a\n", "expected an .npy file"),
+        (pickle.dumps([1]), "looks like a pickle, which is never read"),
+        (b"PK\3\4" + bytes(30), "a zip archive, such as .npz. Save the images alone"),
+        (b"\x93NUMPY\4\0" + bytes(99), "version 4.0"),
+        (b"\x93NUMPY\1\0\x76", "its header is ''"),
+        (b"\x93NUMPY\2\0\xff\xff\xff\xff" + b" " * 9999, "its header is"),  # of 4 GB
+        (npy("(" * 5000), "its header is"),
+        (npy("-" * 5000 + "1"), "its header is"),
+        (npy("{'a': " + "'" * 3), "its header is"),
+        (npy("{'descr': ['\\x', 1j], 'b': {[]}}"), "its header is"),
+        (npy(HEADER % ("<f4", False, "(" + "1" * 5000 + ",)")), "its header is"),
+        (npy(HEADER % ("<f4", False, "(" + "1 " * 4000 + "!")), "its header is"),
+        (npy(HEADER % ("<f4", False, "(1.5,)")), "its header is"),
+        (npy(HEADER % ("<f4", False, "(-1,)")), "its header is"),
+        (npy(HEADER % ("<f4", 0, "(1,)")), "its header is"),
+        (npy(HEADER % ("<f4", "__import__('os')", "(1,)")), "its header is"),
+        (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", bytes(4)), "Records and Python"),
+        (npy("{'descr': '<f4', 'shape': (1,), }", bytes(4)), "its header is"),
+        (npy(HEADER % ("|O", False, "(1,)"), pickle.dumps(print)), "it holds object; expected images"),
+        (npy(HEADER % ("<c8", False, "(1,)"), bytes(8)), "it holds complex64"),
+        (npy(HEADER % ("<U9", False, "(1,)"), bytes(36)), "it holds <U9"),
+        (npy(HEADER % ("<q9", False, "(1,)"), bytes(9)), "it holds '<q9', a type that NumPy does not know"),
+        (npy(HEADER % ("<f999999999", False, "(1,)"), bytes(9)), "a type that NumPy does not know"),
+        (npy(HEADER % ("<f4", False, "(2147483647, 4)")), "promises 34359738352 bytes"),
+        (npy(HEADER % ("<f4", False, "(3,)"), bytes(11)), "11 follow. The file is damaged or cut off"),
+        (npy(HEADER % ("<f4", True, "(3, 3)"), bytes(35)), "35 follow"),
+        (npy(HEADER % ("<f4", False, "(0, 99999999999, 99999999999999)")), "its header promises an array of shape"),
+        (npy(HEADER % ("<f4", False, f"({'1, ' * 40})"), bytes(4)), "40 axes"),
+        (npy(HEADER % ("<f4", False, f"({'99999999999999999999, ' * 40})"), bytes(4)), "40 axes"),
+    ],
+)
+def test_malformed_npy(tmp_path, content, told):
+    path = tmp_path / "x.npy"
+    path.write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(DataError, match=told) as caught:
+        read_npy(path)
+    assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert time.process_time() - start < 0.1
+
+
+def test_3000_malformed_npys(tmp_path, rng):
+    refused, path = 0, tmp_path / "x.npy"
+    for _ in range(3000):
+        path.write_bytes(npys(rng))
+        try:
+            read_npy(path).sum()  # all that it promises is there
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 2500
+
+
+def test_a_missing_npy_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_npy(tmp_path / "none.npy")
+    with pytest.raises(IsADirectoryError):
+        read_npy(tmp_path)
 
 
 # -- MNIST and CIFAR-10 from files -------------------------------------------------------------------------------------
@@ -272,25 +398,6 @@ def test_dtype_is_one_of_two(tmp_path, dtype):
 # -- files from strangers ----------------------------------------------------------------------------------------------
 
 
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to four of: a byte changed, a piece cut out, bytes put in, the end cut off, the header made enormous."""
-    made = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
-        at = int(rng.integers(0, min(len(made), 40) if rng.random() < 0.5 else len(made))) if made else 0
-        match rng.integers(0, 5):
-            case 0 if made:
-                made[at] = int(rng.integers(0, 256))
-            case 1:
-                del made[at : at + int(rng.integers(1, 50))]
-            case 2:
-                made[at:at] = rng.bytes(int(rng.integers(1, 50)))
-            case 3:
-                del made[at:]
-            case 4:
-                made[4:8] = struct.pack(">I", int(rng.choice([0, 1, 2**16, 2**24, 2**31, 2**32 - 1])))
-    return bytes(made)
-
-
 def test_500_malformed_files(tmp_path, rng):
     (tmp_path / "m").mkdir()
     write_mnist(tmp_path / "m", rng, n=(20, 20))
@@ -309,7 +416,7 @@ def test_500_malformed_files(tmp_path, rng):
     for i in range(500):
         name, content, load = seeds[i % len(seeds)]
         path = tmp_path / name
-        path.write_bytes(mutated(content, rng))
+        path.write_bytes(mutated(content, rng, header=40))
         start = time.perf_counter()
         try:
             load(path.parent)

@@ -224,8 +224,10 @@ def test_our_own_initializers_are_stored_by_name(tmp_path):
 @needs_safetensors
 def test_names_and_suffixes(tmp_path, monkeypatch):
     net = small()
-    with_package = save(net, tmp_path / "m")
-    assert with_package.name == "m.safetensors" and same_bits(load(tmp_path / "m"), net)
+    without = save(net, tmp_path / "m")
+    assert without.name == "m.npz" and same_bits(load(tmp_path / "m"), net), "the same name in every environment"
+    with_package = save(net, tmp_path / "only.safetensors")
+    assert same_bits(load(tmp_path / "only"), net)
     assert save(net, str(tmp_path / "text.npz")).name == "text.npz"
     for name in ("m.pt", "m.h5", "m.pkl", "model.v1"):
         with pytest.raises(ValueError, match="expected .safetensors or .npz"):
@@ -241,8 +243,19 @@ def test_names_and_suffixes(tmp_path, monkeypatch):
         save(net, tmp_path / "n.safetensors")
     with pytest.raises(ImportError, match=r'pip install "dualnet\[io\]"'):
         load(with_package)
+    os.rename(with_package, tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match="say which one you mean"):
         load(tmp_path / "m")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_network(tmp_path):
+    net = small()
+    save(net, tmp_path / "m.npz")
+    (tmp_path / "m").mkdir()
+    assert same_bits(load(tmp_path / "m"), net)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IsADirectoryError, match="empty"):
+        load(tmp_path / "empty")
 
 
 @needs_safetensors
@@ -347,3 +360,13 @@ def test_an_optimizers_state_that_is_not_there_or_of_another(tmp_path):
     with pytest.raises(TypeError, match="save: optimizer is 'adam'; expected the optimizer that trained"):
         save(net, tmp_path / "other.npz", optimizer="adam")
     assert not (tmp_path / "other.npz").exists()
+
+
+@BOTH
+def test_an_array_of_the_other_byte_order_is_written_like_any_other(tmp_path, suffix):
+    net = small()
+    plain = save(net, tmp_path / f"plain{suffix}").read_bytes()
+    bank = net.parameters()["0.w"]
+    bank.value = dn.to_numpy(bank.value).astype(np.dtype("float32").newbyteorder(">"))
+    path = save(net, tmp_path / f"m{suffix}")
+    assert path.read_bytes() == plain and np.array_equal(dn.to_numpy(load(path)[0].w.value), bank.value)

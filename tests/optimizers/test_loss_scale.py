@@ -234,7 +234,8 @@ def test_fit_keeps_running_statistics_in_order(backend, rng):
     start = dn.to_numpy(net[0].w.value)
     net[0].w.value = dn.asarray(start * 6e4)
     before = state(net)
-    net.fit(x, t, batch_size=8, verbose=0)
+    with pytest.warns(UserWarning, match="the loss is nan in epoch 1"):
+        net.fit(x, t, batch_size=8, verbose=0)
     assert state(net) == before
     net[0].w.value = dn.asarray(start)
     net.fit(x, t, batch_size=8, verbose=0)
@@ -269,3 +270,17 @@ def test_skipped_steps_follow_the_network_to_another_backend():
         fresh.load_state_dict(opt.state_dict())
         opt = fresh
     assert opt.steps == 5 and int(dn.to_numpy(opt.state_dict()["skipped"])) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 1e39, "most": 1e39}, {"scale": 1e-39, "least": 1e-39}, {"most": 1e300}])
+def test_a_scale_that_float32_cannot_hold_is_refused(wrong):
+    """It would be infinite, and every step an overflow; or 0, and every gradient infinite."""
+    with pytest.raises(ValueError, match=r"LossScale: a scale lies from 1.18e-38 to 8.51e\+37, got"):
+        dn.LossScale(**wrong)
+    with pytest.raises(ValueError, match="FixedLossScale: a scale lies from"):
+        dn.optimizers.loss_scale.FixedLossScale(1e39)
+    scale = dn.LossScale(2.0**126, most=2.0**126, interval=1)
+    with pytest.raises(ValueError, match="scale is a number above 0 and at most"):
+        scale.load_state_dict({"scale": 1e300, "good": 0, "skipped": 0})
+    grads, finite = scale.unscale({"w": dn.asarray([2.0**126, -(2.0**100)])})
+    assert dn.to_numpy(grads["w"]).tolist() == [1.0, -(2.0**-26)] and dn.to_numpy(finite)

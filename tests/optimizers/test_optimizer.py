@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import math
+import pickle
+import weakref
 
+import fake_cupy
 import numpy as np
 import pytest
 from optimizer_tools import CASES, SHAPES, Net, drawn, equal, on_device, run
@@ -165,13 +169,20 @@ def test_a_state_of_another_optimizer_is_refused(rng):
     assert opt.lr == 0.5
 
 
-def test_a_state_of_another_network_is_refused(rng):
+def test_a_loaded_state_of_another_network_is_refused(rng):
     start, path = drawn(rng, 1)
-    opt = Adam()
-    run(opt, start, path)
+    trained, opt = Adam(), Adam()
+    run(trained, start, path)
+    opt.load_state_dict(trained.state_dict())
     with pytest.raises(ValueError, match=r"mean of 0\.w has shape \(3, 4\), the parameter \(2, 2\)"):
         opt.step(Net({"0.w": np.ones((2, 2))}), {"0.w": dn.asarray(np.ones((2, 2)))})
+    with pytest.raises(
+        ValueError, match=r"state that Adam has loaded \(1 step\) holds nothing for 2\.w: it belongs to an"
+    ):
+        opt.step(Net({"0.w": start["0.w"], "2.w": np.ones(2)}), on_device({"0.w": path[0]["0.w"], "2.w": np.ones(2)}))
     assert opt.steps == 1
+    opt.step(Net(start), on_device(path[0]))
+    assert opt.steps == 2
 
 
 @pytest.mark.parametrize("kind, loop, options", CASES)
@@ -193,6 +204,214 @@ def test_the_state_follows_the_network(rng, kind, loop, options):
     assert equal(net.values(), wanted)
     with dn.use_backend("strict"), pytest.raises(TypeError, match="lives on numpy and the gradient"):
         opt.step(net, on_device(path[0]))
+
+
+# -- whose memory it is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, loop, options", CASES)
+def test_an_optimizer_belongs_to_the_network_of_its_first_step(backend, rng, kind, loop, options):
+    """Another network of the same names is refused, at once and for good; the first one goes on as if nothing was."""
+    start, path = drawn(rng, 3)
+    opt, net, other = kind(**options), Net(start), Net(start)
+    opt.step(net, on_device(path[0]))
+    for stranger in (other, copy.deepcopy(net)):
+        before = stranger.values()
+        with pytest.raises(
+            ValueError, match=rf"{kind.__name__} has trained another network \(1 step\).*copy.deepcopy\(opt"
+        ):
+            opt.step(stranger, on_device(path[1]))
+        assert equal(stranger.values(), before) and opt.steps == 1
+    for grads in path[1:]:
+        opt.step(net, on_device(grads))
+    assert equal(net.values(), run(kind(**options), start, path))
+
+
+def test_a_network_keeps_its_optimizer_when_it_is_loaded_moved_or_gets_new_values(backend, rng):
+    net, opt = dn.Sequential([dn.Dense(2)]).init((3,), dtype="float64"), SGD(0.1, momentum=0.9)
+    g = on_device({"0.w": rng.standard_normal((3, 2)), "0.b": rng.standard_normal(2)})
+    opt.step(net, g)
+    net.load_state_dict(net.copy().state_dict())
+    net[0].w.value = net[0].w.value * 2.0
+    net.to("numpy").to(backend)
+    opt.step(net, g)
+    assert np.allclose(dn.to_numpy(opt.state_dict()["0.w.velocity"]), 1.9 * dn.to_numpy(g["0.w"]))
+    net.init((3,), seed=1, dtype="float64")
+    with pytest.raises(ValueError, match="one that was initialised again, is another network"):
+        opt.step(net, g)
+
+
+def test_cross_validation_with_one_optimizer_is_refused_and_with_one_for_each_fold_is_right():
+    x, t = np.random.default_rng(0).standard_normal((12, 3)).astype("f4"), np.arange(12) % 2
+
+    def fold(opt):
+        net = dn.Sequential([dn.Dense(2)])
+        net.fit(x, t, epochs=2, batch_size=4, optimizer=opt, verbose=0)
+        return {name: dn.to_numpy(v) for name, v in net.state_dict().items()}
+
+    def fresh():
+        return SGD(schedules.Cosine(0.1, steps=6), momentum=0.9)
+
+    shared = fresh()
+    first = fold(shared)
+    with pytest.raises(ValueError, match="SGD has trained another network"):  # the first one is gone by now
+        fold(shared)
+    assert equal(first, fold(fresh())) and shared.steps == 6
+
+
+@pytest.mark.parametrize("around", [lambda schedule: schedule, lambda schedule: schedules.Warmup(schedule, 2)])
+def test_a_schedule_that_remembers_losses_belongs_to_one_optimizer(around):
+    """A plateau that has come down for one network would start the next one with its lowest rate."""
+    plateau = schedules.Plateau(0.1, factor=0.5, patience=0)
+    first, early = SGD(around(plateau)), Adam(around(plateau))
+    for loss in (1.0, 2.0):
+        first.observe(loss)
+    for act in (
+        lambda: SGD(around(plateau)),
+        lambda: setattr(Adam(), "lr", around(plateau)),
+        lambda: early.observe(1.0),
+    ):
+        with pytest.raises(
+            ValueError, match=r"this Plateau has watched the training of another optimizer.*Plateau\(\.\.\.\)"
+        ):
+            act()
+    assert plateau(0) == 0.05
+    first.lr = first.lr
+    for again in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):  # a copy has a schedule of its own
+        again.observe(3.0)
+        assert again.lr(9) == 0.025 and plateau(0) == 0.05
+    del first
+    gc.collect()
+    with pytest.raises(ValueError, match="another optimizer"):
+        SGD(around(plateau))
+
+
+def test_a_schedule_without_memory_may_be_shared():
+    cosine = schedules.Cosine(0.1, 9)
+    for opt in (SGD(cosine), Adam(cosine), SGD(schedules.Warmup(cosine, 3))):
+        opt.observe(1.0)
+    assert SGD(cosine).current_lr == 0.1
+
+
+def test_no_network_is_kept_alive(rng):
+    net, opt = dn.Sequential([dn.Dense(2)]).init((3,)), Adam()
+    opt.step(net, {name: p.value for name, p in net.parameters().items()})
+    left, steps = weakref.ref(net[0].w), opt.state_dict()
+    del net
+    gc.collect()
+    assert left() is None
+    assert opt.state_dict().keys() == steps.keys(), "what was learned can still be saved"
+    with pytest.raises(ValueError, match="trained another network"):
+        opt.step(other := dn.Sequential([dn.Dense(2)]).init((3,)), {n: p.value for n, p in other.parameters().items()})
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "state", "together"])
+def test_a_copy_of_network_and_optimizer_goes_on_by_itself(backend, rng, way):
+    start, path = drawn(rng, 6)
+    opt, net = Adam(schedules.Step(0.1, every=4)), Net(start)
+    for grads in path[:3]:
+        opt.step(net, on_device(grads))
+    if way == "together":
+        other, second = copy.deepcopy((net, opt))
+    else:
+        other = Net(net.values())
+        if way == "state":
+            second = Adam(schedules.Step(0.1, every=4))
+            second.load_state_dict(opt.state_dict())
+        else:
+            second = copy.deepcopy(opt) if way == "deepcopy" else pickle.loads(pickle.dumps(opt))
+    for grads in path[3:]:
+        second.step(other, on_device(grads))
+    assert second.steps == 6 and opt.steps == 3
+    assert equal(other.values(), run(Adam(schedules.Step(0.1, every=4)), start, path))
+    with pytest.raises(ValueError, match="trained another network"):  # by now the copy belongs to the copy
+        second.step(net, on_device(path[0]))
+    for grads in path[3:]:
+        opt.step(net, on_device(grads))
+    assert equal(net.values(), other.values())
+
+
+def test_a_state_that_is_loaded_goes_to_the_next_network(rng):
+    """Also into an optimizer that has trained another one, as ``dn.load(path, optimizer=used)`` does it."""
+    start, path = drawn(rng, 4)
+    saved, used = SGD(0.1, momentum=0.9), SGD(0.1, momentum=0.9)
+    net = Net(start)
+    for grads in path[:2]:
+        saved.step(net, on_device(grads))
+    run(used, start, path)
+    used.load_state_dict(saved.state_dict())
+    other = Net(net.values())
+    for grads in path[2:]:
+        used.step(other, on_device(grads))
+    assert equal(other.values(), run(SGD(0.1, momentum=0.9), start, path))
+
+
+def test_part_of_a_network_under_other_names(backend, rng):
+    """Memory follows the parameter: the head alone is called 0.w where it was 1.w in the whole."""
+    start, path = drawn(rng, 3)
+    opt, net = SGD(0.1, momentum=0.9), Net(start)
+    opt.step(net, on_device(path[0]))
+    head = Net({})
+    head.held["0.w"] = net.held["1.w"]
+    opt.step(head, on_device({"0.w": path[1]["1.w"]}))
+    opt.step(net, on_device(path[2]))
+    kept = {name: dn.to_numpy(v) for name, v in opt.state_dict().items() if name.endswith("velocity")}
+    assert kept.keys() == {f"{name}.velocity" for name in SHAPES}
+    first, second, third = (grads["1.w"] for grads in path)
+    assert np.allclose(kept["1.w.velocity"], 0.9 * (0.9 * first + second) + third, rtol=1e-14)
+    assert np.allclose(kept["0.w.velocity"], 0.9 * path[0]["0.w"] + path[2]["0.w"], rtol=1e-14)
+
+
+def test_a_network_that_gains_a_parameter_needs_a_new_optimizer(rng):
+    """Adam's corrections count its steps: a new parameter in its tenth step would take one three times too long."""
+    start, (grads,) = drawn(rng, 1)
+    opt, net = Adam(), Net(start)
+    opt.step(net, on_device(grads))
+    net.held["2.w"] = dn.Parameter(dn.asarray(np.ones(2)))
+    with pytest.raises(
+        ValueError, match=r"Adam has made 1 step without the parameters 2\.w, and remembers nothing of them"
+    ):
+        opt.step(net, on_device({**grads, "2.w": np.ones(2)}))
+    assert opt.steps == 1
+
+
+def test_a_first_step_that_fails_binds_nothing(rng, monkeypatch):
+    monkeypatch.setenv("DUALNET_KERNELS", "reference")
+    start, (grads,) = drawn(rng, 1)
+    opt = Plain(0.1)
+    monkeypatch.setattr(Plain, "update", lambda *args: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        opt.step(Net(start), on_device(grads))
+    monkeypatch.undo()
+    opt.step(net := Net(start), on_device(grads))
+    assert equal(net.values(), run(Plain(0.1), start, [grads]))
+
+
+def test_a_captured_step_belongs_to_its_network_as_well(monkeypatch, rng):
+    """Nothing about it is looked up while a graph runs; before and after, another network is refused."""
+    g = [{"gamma": v} for v in rng.standard_normal((6, 3)).astype("f4")]
+    with fake_cupy.in_force(monkeypatch):
+        net, other, plain = (dn.BatchNorm(center=False).init((3,)) for _ in range(3))
+        opt, alone = (SGD(schedules.Cosine(0.1, 9), momentum=0.9) for _ in range(2))
+        step = dn.capture(lambda net_now, v: opt.step({"net": net, "other": other}[net_now], {"gamma": v}))
+        for grads in g[:5]:
+            step("net", dn.asarray(grads["gamma"]))
+        with pytest.raises(ValueError, match=r"SGD has trained another network \(5 steps\)"):
+            step("other", dn.asarray(g[5]["gamma"]))
+        opt.step(net, on_device(g[5], "float32"))  # goes on without the graph
+        for grads in g:
+            alone.step(plain, on_device(grads, "float32"))
+        assert opt.steps == 6 and dn.to_numpy(net.gamma.value).tobytes() == dn.to_numpy(plain.gamma.value).tobytes()
+        assert dn.to_numpy(other.gamma.value).tolist() == [1, 1, 1]
+
+
+def test_networks_that_share_a_layer_take_turns_only_with_an_optimizer_each(rng):
+    shared = dn.Dense(2)
+    one, two = (dn.Sequential([shared, dn.Dense(2)]).init((3,)) for _ in range(2))
+    opt = SGD(0.1, momentum=0.9)
+    opt.step(one, {name: p.value for name, p in one.parameters().items()})
+    with pytest.raises(ValueError, match=r"SGD has made 1 step without the parameters 1\.w, 1\.b"):
+        opt.step(two, {name: p.value for name, p in two.parameters().items()})
 
 
 # -- learning rates, clipping, arguments -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import fake_cupy
 import numpy as np
 import pytest
-from optimizer_tools import CASES, Net, adam, drawn, equal, on_device, run
+from optimizer_tools import CASES, Net, adam, adamw, drawn, equal, on_device, rmsprop, run, sgd
 
 import dualnet as dn
 from dualnet import optimizers
@@ -82,6 +82,40 @@ def test_parameter_by_parameter_is_all_at_once(backend, rng, kind, loop, options
         assert all(np.allclose(ends[0][name], value, rtol=1e-5, atol=1e-6) for name, value in ends[1].items())
     else:
         assert equal(*ends)
+
+
+def with_its_own_formula(kind):
+    """A class of one's own whose update is the gradient's sign, and notes what it is given."""
+
+    class Own(kind):
+        def update(self, w, g, slots, lr):
+            self.seen = dn.to_numpy(w).copy(), dn.to_numpy(g).copy()
+            return w - lr * dn.backend.backend_of(g).xp.sign(g), slots
+
+    return Own
+
+
+@pytest.mark.parametrize("kind", [SGD, RMSProp, Adam, AdamW])
+def test_weight_decay_in_a_class_that_builds_on_a_rule(backend, rng, kind):
+    """In the gradient; but AdamW leaves it to update, which then does it or not, and gets g and w as they are."""
+    start, (grads,) = drawn(rng, 1)
+    start, grads = {"0.w": start["0.w"]}, {"0.w": grads["0.w"]}
+    opt, net = with_its_own_formula(kind)(lr=0.1, weight_decay=0.5), Net(start)
+    opt.step(net, on_device(grads))
+    w, g = start["0.w"], grads["0.w"] + (0 if kind is AdamW else 0.5 * start["0.w"])
+    assert np.array_equal(opt.seen[0], w) and np.array_equal(opt.seen[1], g)
+    assert np.array_equal(net.values()["0.w"], w - 0.1 * np.sign(g))
+
+
+@pytest.mark.parametrize("kind, loop", [(Adam, adam), (AdamW, adamw), (RMSProp, rmsprop), (SGD, sgd)])
+def test_weight_decay_in_a_class_that_calls_the_update_of_its_base(backend, rng, kind, loop):
+    """Once, and not twice."""
+    options = {"lr": 0.1, "weight_decay": 0.5}
+    start, path = drawn(rng, 4)
+    got = run(passing_on(kind)(**options), start, path)
+    for name, w in start.items():
+        wanted = [loop(float(w.flat[i]), [float(g[name].flat[i]) for g in path], **options) for i in range(w.size)]
+        np.testing.assert_allclose(got[name].ravel(), wanted, rtol=1e-12, atol=1e-13)
 
 
 @pytest.fixture

@@ -62,6 +62,38 @@ def test_plateau():
     assert frozen(0) == 0.1, "the minimum may not raise the rate"
 
 
+@pytest.mark.parametrize(
+    "losses, better",
+    [
+        ([10.0, 9.1, 9.0, 8.9], [True, False, False, True]),  # a tenth of 10 is 1
+        ([-10.0, -10.9, -11.0, -11.1, -12.2, -12.22], [True, False, False, True, False, True]),  # and below 0
+        ([1.0, 0.0, -1e-9, -1.0], [True, True, True, True]),  # of a best of 0 the fraction is 0
+        ([-1.0, -0.9, -0.5, 1.0], [True, False, False, False]),  # nearer to 0 is worse
+        ([math.inf, 1e300, math.nan, 1e299], [False, True, False, True]),
+    ],
+)
+def test_what_a_plateau_counts_as_better(losses, better):
+    schedule = Plateau(1.0, factor=0.5, patience=0, threshold=0.1)
+    for loss, wanted in zip(losses, better, strict=True):
+        before = schedule(0)
+        schedule.observe(loss)
+        assert (schedule(0) == before) is wanted and schedule(0) in (before, before / 2), loss
+
+
+def test_rates_whose_parts_leave_the_range_of_floats():
+    """The product is right where the power alone is too large or too small, and no rate is infinite in silence."""
+    assert Step(1e-300, 1, factor=10.0)(310) == pytest.approx(1e10, rel=1e-12)
+    assert Step(1e300, 1, factor=0.1)(330) == pytest.approx(1e-30, rel=1e-12)
+    assert Step(0.0, 1, factor=10.0)(400) == Step(1.0, 1, factor=0.0)(400) == Step(1.0, 1, factor=0.1)(400) == 0
+    assert Step(1.0, 1, factor=0.0)(0) == 1.0
+    for schedule in (Step(0.1, 1, factor=10.0), Warmup(Step(0.1, 1, factor=10.0), 1), Step(1e300, 1, factor=10.0)):
+        with pytest.raises(ValueError, match="rate at step 500 is a finite number, at least 0; got inf"):
+            dn.optimizers.schedules.rate_at(schedule, 500, op="SGD") if isinstance(schedule, Step) else schedule(501)
+    top = 1.7e308
+    assert Cosine(top, 10)(0) == top and Cosine(top, 10, final=1e308)(10) == 1e308
+    assert OneCycle(top, 10)(2) == top and Warmup(top, 10)(10) == top
+
+
 def test_plateau_goes_on_where_it_was():
     losses = [3.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
     whole = Warmup(Plateau(1.0, factor=0.5, patience=1), steps=3)

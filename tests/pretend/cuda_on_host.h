@@ -19,6 +19,7 @@
 #define __shared__ static
 using std::exp;
 using std::fabs;
+using std::hypot;
 using std::isinf;
 using std::log;
 using std::max;

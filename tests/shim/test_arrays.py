@@ -26,14 +26,17 @@ def test_arrays_of_two_backends_are_refused():
     "arrays, message",
     [
         ({"x": [1.0]}, r"op: x is a list; expected an array. Make one with dn.asarray\(x\)"),
-        ({"x": None}, "op: expected at least one array"),
+        ({"x": None}, "op: x is None; expected an array"),
+        ({"x": np.ones(1), "b": None}, "op: b is None; expected an array"),
+        ({}, "op: expected at least one array"),
+        ({"b": None, "optional": "b"}, "op: expected at least one array"),
         (
             {"x": np.ones(1, int)},
             r"op: x has dtype int64; expected one of float16, bfloat16, float32, float64. .*dtype='float32'",
         ),
         ({"x": np.ones(1, ">f4")}, "op: x has dtype >f4; expected"),
         (
-            {"x": np.ones(1), "b": None, "w": np.ones(1, "f4")},
+            {"x": np.ones(1), "b": None, "w": np.ones(1, "f4"), "optional": ("b",)},
             r"op: x is float64 and w is float32; .*dtype='float64'\)",
         ),
         ({"x": np.ones((1, 1)).view(np.matrix)}, "op: x is a matrix; expected an array"),
@@ -48,7 +51,7 @@ def test_what_an_op_refuses(arrays, message):
 
 def test_what_an_op_takes(tmp_path):
     mapped = np.memmap(tmp_path / "x", dtype="f4", mode="w+", shape=(2, 2))
-    assert shim.namespace("op", x=mapped, w=np.float32(1), b=None) is np
+    assert shim.namespace("op", x=mapped, w=np.float32(1), b=None, optional=("b",)) is np
     assert shim.backend_of(3.0) is shim.backend_of("x") is shim.backend_of(None) is None
 
 
@@ -89,7 +92,7 @@ def test_asarray_converts_exactly(backend, x, asked, dtype):
         (np.array([1 + 2j]), "dtype complex128 is not supported; expected real numbers"),
         (["a"], "dtype <U1 is not supported"),
         ([object()], "dtype object is not supported"),
-        (None, "dtype object is not supported"),
+        (None, "got None; expected numbers, or an array"),
         (2**70, "dtype object is not supported"),
         (np.array(["2020"], "datetime64[Y]"), "is not supported"),
         (np.longdouble(1), "is not supported"),

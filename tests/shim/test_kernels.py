@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -85,3 +90,27 @@ def test_two_references_of_one_name_are_refused(double):
 
 def test_every_kernel_has_a_reference(backend):
     assert set(shim.current().kernels) <= set(shim.references)
+
+
+class Hesitant(Counter):
+    """A counter that lets others go first between reading a number and writing it, as ``+= 1`` may do."""
+
+    def __getitem__(self, key):
+        number = super().__getitem__(key)
+        time.sleep(0)
+        return number
+
+
+def test_calls_from_eight_threads_are_all_counted(double, monkeypatch):
+    """And dn.info() may look on meanwhile."""
+    monkeypatch.setattr(kernels, "calls", Hesitant())
+    x, start = np.ones(1, np.float32), threading.Barrier(9, timeout=30)
+
+    def work(i):
+        start.wait()
+        for _ in range(200 if i else 20):
+            double(x) if i else dn.info()
+
+    with ThreadPoolExecutor(9) as pool:
+        list(pool.map(work, range(9)))
+    assert kernels.calls["double", "kernel of numpy"] == 1600

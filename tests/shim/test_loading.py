@@ -116,3 +116,21 @@ def test_eight_threads_load_one_backend_once(acme):
         backends = list(pool.map(load, range(8)))
     assert len(set(map(id, backends))) == 1
     assert sys.modules["acme_backend"].loads == [None]
+
+
+def test_a_backend_is_shown_when_it_is_complete(monkeypatch):
+    """Other threads look without the lock: what they find must know its arrays, and round as it should."""
+
+    class Ours(np.ndarray):
+        pass
+
+    seen = []
+
+    def look(precision):
+        """Called while the backend is being loaded, as another thread may be."""
+        seen.append((precision, "ours" in loading._loaded, Ours in loading._by_type))
+
+    made = loading.Backend("ours", np, (Ours,), np.asarray, np.asarray, set_precision=look)
+    monkeypatch.setattr(loading, "_loader", lambda base, key: lambda device: made)
+    assert loading.load("ours") is made and seen == [("strict", False, False)]
+    assert loading.load("OURS") is made and loading._by_type[Ours] is made and len(seen) == 1

@@ -11,8 +11,9 @@ import pytest
 
 import dualnet as dn
 from dualnet.backends.cpu import blas, threads
+from dualnet.backends.gpu import cudnn_library, cudnn_plans
 from dualnet.backends.onednn import library as onednn
-from dualnet.shim import loading
+from dualnet.shim import kernels, loading
 from dualnet.shim.process import lock, reader
 
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -85,9 +86,15 @@ class Elsewhere:
         self.thread.join()
 
 
+LOCKS = [
+    *(lock(), lock(again=True), threads._team_lock, onednn._lock, loading._lock, kernels.counting),
+    *(cudnn_library._lock, cudnn_plans._tuning),
+]
+
+
 @can_fork
 @forks
-@pytest.mark.parametrize("held", [lock(), lock(again=True), threads._team_lock, onednn._lock, loading._lock])
+@pytest.mark.parametrize("held", LOCKS)
 def test_a_lock_that_another_thread_holds_is_open_in_a_child(held):
     with Elsewhere(held):
         assert in_child(lambda: held.acquire(timeout=1))

@@ -9,7 +9,7 @@ import pytest
 from bars import bars, small
 
 import dualnet as dn
-from dualnet.training.callbacks import best_epoch, in_one_line
+from dualnet.history import best_epoch, in_one_line
 
 
 def test_callbacks_and_early_stopping(backend):
@@ -78,6 +78,105 @@ def test_what_is_better(monitor, mode, kept):
     assert np.array_equal(dn.to_numpy(net[-1].w.value), seen[kept])
     with pytest.raises(ValueError, match="mode is 'auto', 'max' or 'min', got 'most'"):
         dn.EarlyStopping(mode="most")
+
+
+def stopped_by(figures, monitor="figure", **options):
+    """How many epochs there are with these figures, and in which one the kept weights were the network's."""
+    net, seen = small(), []
+
+    def score(run):
+        run.logs[monitor] = figures[run.epoch]
+        seen.append(dn.to_numpy(run.net[-1].w.value).copy())
+
+    stop = dn.EarlyStopping(monitor=monitor, **options)
+    history = net.fit(*bars(16), epochs=len(figures), callbacks=[score, stop], verbose=0)
+    kept = dn.to_numpy(net[-1].w.value)
+    return history.epochs, next(i for i, w in enumerate(seen) if np.array_equal(w, kept))
+
+
+@pytest.mark.parametrize(
+    "figures, options, wanted",
+    [
+        ([1.0, 0.95, 0.89, 0.8, 0.79], {"least": 0.1, "patience": 2}, (5, 2)),  # 0.11 better, then 0.09 and 0.10
+        ([1.0, 0.95, 0.89, 0.8, 0.79], {"patience": 2}, (5, 4)),
+        ([1.0, 0.95, 0.91, 0.8], {"least": 0.1, "patience": 2}, (3, 0)),  # small gains count against the best
+        ([-1.0, -1.05, -1.2, -1.25, -1.28], {"least": 0.1, "patience": 2}, (5, 2)),  # losses may be below 0
+        ([1.0, 1.05, 1.2, 1.25, 1.28], {"least": 0.1, "patience": 2, "mode": "max"}, (5, 2)),
+        ([-1.0, -0.95, -0.8, -0.75], {"least": 0.1, "patience": 1, "mode": "max"}, (2, 0)),
+        ([1.0, 0.75, 0.5], {"least": 0.25, "patience": 1}, (2, 0)),  # "by more than": 0.25 is not enough
+        ([math.nan, 1.0, math.nan, 0.9], {"patience": 2}, (4, 3)),
+        ([1.0, math.inf, -math.inf], {"patience": 2}, (3, 2)),
+    ],
+)
+def test_the_least_improvement(figures, options, wanted):
+    assert stopped_by(figures, **options) == wanted
+
+
+@pytest.mark.parametrize("least", [-0.1, math.nan, math.inf, "much"])
+def test_a_least_improvement_that_is_none(least):
+    with pytest.raises((TypeError, ValueError), match="EarlyStopping: least is"):
+        dn.EarlyStopping(least=least)
+
+
+# -- a callback that raises --------------------------------------------------------------------------------------------
+
+EVENTS = ["on_fit_begin", "on_epoch_begin", "on_batch_end", "on_epoch_end", "on_fit_end"]
+
+
+class Told(dn.Callback):
+    """Notes what it is told, and raises at one event."""
+
+    def __init__(self, name, notes, raises=None, error=RuntimeError):
+        for event in EVENTS:
+            setattr(self, event, self.noting(name, notes, event, event == raises, error))
+
+    def noting(self, name, notes, event, raises, error):
+        def hook(run):
+            notes.append((name, event))
+            if raises:
+                raise error(f"{name} in {event}")
+
+        return hook
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("event", EVENTS[1:])
+@pytest.mark.parametrize("guilty", [0, 1, 2])
+def test_the_end_is_told_to_all_callbacks_whichever_raises(event, guilty, error):
+    notes, net = [], small()
+    callbacks = [Told(i, notes, event if i == guilty else None, error) for i in range(3)]
+    with pytest.raises(error, match=f"{guilty} in {event}"):
+        net.fit(*bars(16), epochs=2, batch_size=8, callbacks=callbacks, verbose=0)
+    ends = [name for name, told in notes if told == "on_fit_end"]
+    assert ends == [0, 1, 2] and notes[-3:] == [(i, "on_fit_end") for i in range(3)]
+    before = {"on_epoch_begin": 0, "on_batch_end": 1, "on_epoch_end": 2, "on_fit_end": 4}[event]
+    assert notes.count((0, "on_batch_end")) == before, "it ended where the error was"
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 2])
+def test_who_has_not_begun_is_not_ended(guilty):
+    notes = []
+    callbacks = [Told(i, notes, "on_fit_begin" if i == guilty else None) for i in range(3)]
+    with pytest.raises(RuntimeError, match=f"{guilty} in on_fit_begin"):
+        small().fit(*bars(16), callbacks=[*callbacks, dn.EarlyStopping()], verbose=0)
+    assert [name for name, told in notes if told == "on_fit_end"] == list(range(guilty))
+    assert not [told for _, told in notes if told == "on_batch_end"]
+
+
+def test_the_best_weights_are_back_also_after_an_error_elsewhere():
+    seen, net = [], small()
+
+    def spoil(run):
+        seen.append(dn.to_numpy(run.net[-1].w.value).copy())
+        run.logs["figure"] = [1.0, 0.5, 0.9][run.epoch]
+        if run.epoch == 2:
+            raise RuntimeError("in the third epoch")
+
+    callbacks = [spoil, dn.EarlyStopping(9, monitor="figure"), Told("last", [], "on_fit_end", ValueError)]
+    with pytest.raises(ValueError, match="last in on_fit_end") as caught:
+        net.fit(*bars(16), epochs=5, callbacks=callbacks, verbose=0)
+    assert "in the third epoch" in str(caught.value.__context__), "the first error is not lost"
+    assert len(seen) == 3 and np.array_equal(dn.to_numpy(net[-1].w.value), seen[1])
 
 
 def test_one_callback_needs_no_list():

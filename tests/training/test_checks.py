@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -74,11 +75,15 @@ def test_an_optimizer_for_each_network():
     def network():
         return dn.Sequential([dn.Flatten(), dn.Dense(2)])
 
-    optimizer, net = dn.Adam(), network()
+    optimizer, net, begun = dn.Adam(), network(), []
     net.fit(X, T, optimizer=optimizer, verbose=0)
     net.fit(X, T, optimizer=optimizer, verbose=0)  # it goes on
-    with pytest.warns(UserWarning, match="the network is new, and Adam has made 2 steps.*an optimizer for each"):
-        network().fit(X, T, optimizer=optimizer, verbose=0)
+    callback = dn.Callback()
+    callback.on_fit_begin = begun.append
+    for other in (network(), network().init(X.shape[1:]), net.copy()):
+        with pytest.raises(ValueError, match=r"^fit: Adam has trained another network \(2 steps\).*Make an optim"):
+            other.fit(X, T, optimizer=optimizer, callbacks=callback, verbose=0)
+    assert not begun and optimizer.steps == 2
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -182,11 +187,7 @@ def test_warnings_point_at_the_line_that_called_fit():
     net = dn.Sequential([dn.Flatten(), dn.Dense(2), dn.Softmax()])
     with pytest.warns(UserWarning, match="ends with Softmax") as caught:
         net.fit(X, T, verbose=0)
-    optimizer = dn.Adam()
-    dn.Sequential([dn.Flatten(), dn.Dense(2)]).fit(X, T, optimizer=optimizer, verbose=0)
-    with pytest.warns(UserWarning, match="the network is new") as again:
-        dn.Sequential([dn.Flatten(), dn.Dense(2)]).fit(X, T, optimizer=optimizer, verbose=0)
-    assert [warning.filename for warning in (*caught, *again)] == [__file__, __file__]
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_arguments_are_checked_in_their_order():
@@ -224,3 +225,111 @@ def test_a_loss_that_returns_something_else(backend):
     ):
         with pytest.raises(TypeError, match=f"evaluate: the loss returned {told}; expected one number, the batch's"):
             net.init((2, 2, 1)).evaluate(X, T, loss=wrong)
+
+
+# -- numbers that nobody meant -----------------------------------------------------------------------------------------
+
+
+def told(net, x, t, **options):
+    """What a training warns of; each warning points here."""
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
+        warnings.simplefilter("always")
+        net.fit(x, t, **{"verbose": 0, "epochs": 3} | options)
+    assert {warning.filename for warning in caught} <= {__file__}
+    return [str(warning.message) for warning in caught]
+
+
+def chain(*layers, classes=2):
+    return dn.Sequential([*(layers or (dn.Conv2D(4, 3), dn.ReLU())), dn.Flatten(), dn.Dense(classes)])
+
+
+def pictures(rng, dtype="uint8", n=40):
+    return rng.integers(0, 256, (n, 6, 6, 1)).astype(dtype), np.arange(n) % 2
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_images_that_nobody_scaled_are_warned_of(backend, rng, dtype):
+    x, t = pictures(rng, dtype)
+    (message,) = told(chain(), x, t)
+    assert "whole numbers up to 255" in message and '"float32") / 255' in message
+    (message,) = told(chain(), x.astype("float32") / 255, t, validation_data=(x, t))
+    assert "x of the validation data holds whole numbers" in message
+    assert len(told(chain(), dn.asarray(x), t, augment=dn.data.Augment(1) if dtype == "float32" else None)) == 1
+
+
+def test_images_that_something_scales_are_not(backend, rng):
+    x, t = pictures(rng)
+    quiet = [
+        (chain(), x.astype("float32") / 255, {}),
+        (chain(), x // 3, {}),  # up to 85: not the range of bytes
+        (chain(), x + rng.random(x.shape).astype("float32") * 0.1, {}),  # not whole
+        (chain(), x.astype("float32") - 128, {}),
+        (chain(), x, {"augment": dn.data.Augment(1)}),
+        (chain(), x.astype("float32"), {"augment": dn.data.Augment.measured(x.astype("float32"))}),
+        (chain(dn.BatchNorm(), dn.Conv2D(4, 3), dn.ReLU()), x, {}),
+        (chain(dn.Conv2D(4, 3), dn.BatchNorm(), dn.ReLU()), x, {}),
+        (chain(dn.Lambda(lambda x: x / 255, lambda dy, x, y: dy / 255), dn.Conv2D(4, 3)), x, {}),
+        (chain(dn.Identity()), x.reshape(len(x), 36), {}),  # numbers, and no images
+    ]
+    for net, inputs, options in quiet:
+        assert told(net, inputs, t, **options) == [], net
+    assert len(told(chain(dn.Conv2D(4, 3), dn.ReLU(), dn.BatchNorm()), x, t)) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_warned_of_once(backend, bad):
+    x, t = bars(24)
+    broken, net = x.copy(), small()
+    broken[7, 1, 2] = bad
+    (message,) = told(net, broken, t)
+    assert message.startswith("fit: x holds NaN or infinite numbers, which spoil the network. Keep the examples")
+    (message,) = told(small(), x, t, validation_data=(broken, t))
+    assert "x of the validation data holds NaN" in message and "its figures" in message
+    target = t[:, None].astype("float64")
+    target[3] = bad
+    (message,) = told(chain(dn.ReLU(), classes=1), x, target, loss="mean_squared_error")
+    assert "fit: t holds NaN" in message
+
+
+def test_a_loss_or_a_layer_of_ones_own_may_use_nan():
+    x, t = bars(24)
+    target = np.where(t == 0, np.nan, 1.0)[:, None].astype("float32")
+
+    def known_ones(y, t):
+        there = np.isfinite(t)
+        r = np.where(there, y - np.where(there, t, 0), 0)
+        loss = (r * r).mean() / 2
+        return loss, dn.LossPullback("known", lambda dloss: (dloss * r / r.size).astype(y.dtype), loss)
+
+    with dn.use_backend("numpy"):
+        assert told(chain(dn.ReLU(), classes=1), x, target, loss=known_ones) == []
+        x[3, 2, 2] = np.nan
+        clean = dn.Lambda(lambda x: np.nan_to_num(x), lambda dy, x, y: dy)
+        assert told(chain(clean), x, t) == []
+
+
+def test_data_on_a_disk_are_not_read_as_a_whole(tmp_path, monkeypatch):
+    x, t = bars(2000)
+    np.save(tmp_path / "x.npy", x)
+    mapped, sizes, least = np.load(tmp_path / "x.npy", mmap_mode="r"), [], np.min
+    monkeypatch.setattr(np, "min", lambda a, *rest, **options: sizes.append(a.size) or least(a, *rest, **options))
+    assert told(small(), mapped, t, epochs=1) == [] and 0 < max(sizes) < x.size / 20
+    told(small(), x, t, epochs=1)
+    assert max(sizes) == x.size
+
+
+def test_a_loss_that_became_nan_or_grew_a_thousandfold_is_warned_of_once():
+    x, t = bars(24)
+
+    def regress(rate, epochs=9):
+        net, target = chain(dn.Identity(), classes=1), t[:, None].astype("float32")
+        return told(net, x, target, loss="mean_squared_error", optimizer=dn.SGD(lr=rate), epochs=epochs, batch_size=24)
+
+    with warnings.catch_warnings():
+        assert regress(0.01) == []
+        (message,) = regress(30.0, 6)
+        assert "the loss grew from" in message and "in epoch 2" in message and "check_finite=True" in message
+        (message,) = regress(1e15, 40)
+        assert "the loss grew from" in message or "the loss is" in message
+    (message,) = told(small(), x, t, optimizer=dn.SGD(lr=1e38), batch_size=8)
+    assert "fit: the loss is nan in epoch 1" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import sys
@@ -88,7 +89,7 @@ def arrays_in(thing, seen=None):
 ], ids=["SGD", "RMSProp", "Adam", "AdamW"])  # fmt: skip
 def test_a_float32_network_holds_no_float64_after_three_steps(backend, optimizer):
     x, t = bars(24)
-    net = small()
+    net, optimizer = small(), copy.deepcopy(optimizer)
     for start in (0, 8, 16):
         y, pullback = net.forward(dn.asarray(x[start : start + 8]), train=True)
         loss, dloss = dn.losses.softmax_cross_entropy(
@@ -114,7 +115,7 @@ def test_a_step_moves_only_its_batch():
         with dn.transfers("count") as moved:
             net.fit(x, t, epochs=2, batch_size=8, verbose=0)
         assert moved.to_device == 2 * 2  # the order of the epoch, for x and for t
-        assert moved.to_host == 2 * 2 + 1  # loss and hits of each epoch, and one look at all labels
+        assert moved.to_host == 2 * 2 + 2  # loss and hits of each epoch, and one look at all inputs and at all labels
 
 
 def test_memory_stays_flat():
@@ -242,6 +243,60 @@ def test_an_error_in_a_step_still_ends_the_fit():
     assert ended == [1]
 
 
+def test_every_callback_that_has_begun_ends_whatever_happens():
+    told = []
+
+    class Told(dn.Callback):
+        def __init__(self, name, fails=""):
+            self.name, self.fails = name, fails
+
+        def on_fit_begin(self, run):
+            if self.fails == "begin":
+                raise RuntimeError("begin")
+            told.append(f"{self.name} begins")
+
+        def on_fit_end(self, run):
+            told.append(f"{self.name} ends")
+            if self.fails == "end":
+                raise RuntimeError("end")
+
+    for fails in ("end", "begin"):
+        told.clear()
+        with pytest.raises(RuntimeError, match=fails):
+            small().fit(
+                *bars(8), callbacks=[Told("a", "end" if fails == "end" else ""), Told("b"), Told("c", fails)], verbose=0
+            )
+        begun = ["a", "b", "c"] if fails == "end" else ["a", "b"]
+        assert told == [f"{name} begins" for name in begun] + [f"{name} ends" for name in begun]
+
+
+def test_the_history_is_there_whatever_happens(backend):
+    (x, t), net = bars(24), small()
+    assert net.history == {} and net.history.epochs == 0
+    seen = []
+
+    def interrupt(run):
+        seen.append(run.net.history is run.history)
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x, t, epochs=5, callbacks=interrupt, verbose=0)
+    assert seen == [True] * 3 and net.history.epochs == 3 and set(net.history) == {"loss", "accuracy", "seconds"}
+    copied = net.copy()
+    with pytest.raises(ValueError, match="x holds 24"):
+        net.fit(x, t[:3], verbose=0)
+    assert net.history.epochs == 3  # a call that does not fit changes nothing
+    assert net.fit(x, t, epochs=2, verbose=0) is net.history and net.history.epochs == 2
+    assert copied.history.epochs == 3
+
+
+def test_a_network_from_a_file_has_an_empty_history(tmp_path):
+    net = small()
+    net.fit(*bars(8), verbose=0)
+    assert net.history.epochs == 1 and dn.load(net.save(tmp_path / "net.npz")).history == dn.History()
+
+
 # -- going on, and building on what was trained ------------------------------------------------------------------------
 
 
@@ -289,3 +344,35 @@ def test_a_loss_with_options_still_tells_the_accuracy(backend):
     assert "accuracy" in net.fit(x, t, loss=smooth, verbose=0) and "accuracy" in net.evaluate(x, t)
     with pytest.raises(ValueError, match="label 2 is out of range"):
         net.fit(x, t + 1, loss=smooth, verbose=0)
+
+
+def test_evaluate_and_predict_run_in_inference(backend):
+    """Batch norm uses its running statistics, dropout drops nothing, and no state moves."""
+    x, t = bars(24)
+    net = small()
+    net.fit(x, t, epochs=1, batch_size=8, verbose=0)
+    before = {name: dn.to_numpy(value).tolist() for name, value in net.state_dict().items()}
+    y = net(dn.asarray(x))
+    loss = float(dn.to_numpy(dn.losses.softmax_cross_entropy(y, dn.asarray(t))[0]))
+    for size in (5, 24):
+        assert net.evaluate(x, t, batch_size=size)["loss"] == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(net.predict(x, batch_size=size), dn.to_numpy(y), rtol=1e-4, atol=1e-5)
+    assert {name: dn.to_numpy(value).tolist() for name, value in net.state_dict().items()} == before
+
+
+def test_a_schedule_observes_the_loss_on_held_out_data_if_there_is_some():
+    class Seen(dn.schedules.Schedule):
+        def __init__(self):
+            self.losses = []
+
+        def __call__(self, step):
+            return 0.01
+
+        def observe(self, value):
+            self.losses.append(value)
+
+    x, t = bars(24)
+    for held_out, name in ((None, "loss"), ((x[:8], t[:8]), "val_loss")):
+        seen = Seen()
+        history = small().fit(x, t, epochs=3, optimizer=dn.SGD(lr=seen), validation_data=held_out, verbose=0)
+        assert seen.losses == history[name]

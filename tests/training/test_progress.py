@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
+import types
 
 import pytest
 from bars import bars, small
@@ -24,7 +27,12 @@ def test_a_bar_with_tqdm_and_a_line_without(monkeypatch, capsys):
     x, t = bars(16)
     pytest.importorskip("tqdm")
     small().fit(x, t, verbose=1)
-    assert "step" in capsys.readouterr().err
+    out = capsys.readouterr()
+    assert out.out.startswith("epoch 1/1") and not out.err, "nobody watches: a line, and nothing that draws over it"
+    monkeypatch.setattr(progress, "draws_over", lambda stream: True)
+    small().fit(x, t, verbose=1)
+    out = capsys.readouterr()
+    assert "step" in out.err and "\r" in out.err and not out.out
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     small().fit(x, t, verbose=1)
     out = capsys.readouterr()
@@ -40,6 +48,7 @@ def test_epochs_are_counted_in_one_width(capsys):
 def test_figures_are_read_a_few_times_a_second(monkeypatch):
     """Each look waits for the device: of 100 steps in two seconds, nine are looked at."""
     pytest.importorskip("tqdm")
+    monkeypatch.setattr(progress, "draws_over", lambda stream: True)
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     looks = []
@@ -63,3 +72,53 @@ def test_three_ways_and_no_fourth():
             ValueError, match=r"fit: verbose is 0 \(silence\), 1 \(a bar\) or 2 \(a line per epoch\), got"
         ):
             Progress(0, 1, 1, verbose)
+
+
+def test_a_notebook_has_a_bar_and_ipython_in_a_pipe_has_none(monkeypatch):
+    pytest.importorskip("tqdm")
+    for config, shown in (({"IPKernelApp": {}}, True), ({"TerminalIPythonApp": {}}, False)):
+        shell = types.SimpleNamespace(config=config)
+        monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        made = progress.bar("epoch", 1)
+        assert (made is not None) == shown
+        if made is not None:
+            made.close()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert progress.bar("epoch", 1) is None
+
+
+class Broken(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+@pytest.mark.parametrize("kind", ["full", "closed", "missing", "latin"])
+def test_progress_that_cannot_be_written_does_not_end_a_training(monkeypatch, tqdm, kind):
+    if tqdm:
+        pytest.importorskip("tqdm")
+        monkeypatch.setattr(progress, "draws_over", lambda stream: stream is not None)
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    stream = {
+        "full": Broken(),
+        "closed": io.StringIO(),
+        "missing": None,
+        "latin": io.TextIOWrapper(io.BytesIO(), "cp1252"),
+    }[kind]
+    if kind == "closed":
+        stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+
+    x, t = bars(16)
+    history = small().fit(x, t, epochs=2, verbose=1)
+    assert history.epochs == 2
+    with Progress(0, 1, 1, 1) as shown:
+        shown.step(lambda: {"Σ": 1.0})
+        shown.done("Σ 1 → 2")
+    if kind == "latin" and not tqdm:
+        stream.flush()
+        assert b"sum 1 -> 2" in stream.buffer.getvalue()

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import dualnet as dn
+from dualnet.training import tally as tallying
 from dualnet.training.tally import Tally
 
 SIZES = ((0, 5), (5, 12), (12, 13))
 ACCURATE = ("softmax_cross_entropy", "binary_cross_entropy")
 
 
-def drawn(name, rng):
-    y = rng.standard_normal((13, 3))
-    return y, rng.integers(0, 3, 13) if name.startswith("softmax") else rng.integers(0, 2, (13, 3))
+def drawn(name, rng, n=13):
+    y = rng.standard_normal((n, 3))
+    return y, rng.integers(0, 3, n) if name.startswith("softmax") else rng.integers(0, 2, (n, 3))
 
 
 @pytest.mark.parametrize("name", list(dn.losses.NAMES))
@@ -38,12 +39,46 @@ def test_batches_add_up_to_all_examples(backend, rng, name):
 
 
 def test_many_small_batches_lose_no_digits(backend):
-    """All-zero weights and two classes give log 2 whatever the batch size; a sum in float32 drifts to 0.69316."""
-    value, tally = dn.asarray(np.log(2.0), "float32"), Tally(dn.losses.mean_squared_error)
+    """A loss of one's own is added up as it is; a sum in float32 would drift to 0.69316."""
+    value, tally = dn.asarray(np.log(2.0), "float32"), Tally(lambda y, t: None)
     batch = dn.asarray(np.zeros((8, 2)), "float32")
     for _ in range(20_000):
         tally.add(batch, batch, value)
     assert tally.figures()["loss"] == pytest.approx(float(np.float32(np.log(2.0))), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", list(dn.losses.NAMES))
+def test_the_mean_does_not_depend_on_the_batches(backend, rng, name):
+    """float32 outputs: in any batches the float64 mean over the examples, and log 2 for all-zero logits."""
+    y, t = drawn(name, rng, 2048)
+    y32, means = y.astype("float32"), []
+    whole = float(dn.to_numpy(dn.losses.get(name)(dn.asarray(y32, "float64"), dn.asarray(t))[0]))
+    for size in (8, 64, 1000, 2048):
+        tally = Tally(dn.losses.get(name))
+        for start in range(0, len(y), size):
+            tally.add(dn.asarray(y32[start : start + size]), dn.asarray(t[start : start + size]))
+        means.append(tally.figures()["loss"])
+    assert means == pytest.approx([whole] * 4, rel=1e-13)
+
+
+@pytest.mark.parametrize("size", [8, 1000])
+def test_all_zero_weights_have_a_loss_of_log_2(backend, size):
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((2,))
+    x, t = np.ones((4000, 2), "float32"), np.arange(4000) % 2
+    assert net.evaluate(x, t, batch_size=size)["loss"] == pytest.approx(np.log(2.0), rel=1e-14)
+    seen = net.fit(x, t, batch_size=size, optimizer=dn.SGD(lr=1e-30), verbose=0)
+    assert seen["loss"][0] == pytest.approx(np.log(2.0), rel=1e-14)
+
+
+def test_large_outputs_are_read_in_parts(backend, rng, monkeypatch):
+    y, t = rng.standard_normal((7, 4, 5, 3)).astype("float32"), rng.integers(0, 3, (7, 4, 5))
+    figures = []
+    for at_once in (2**21, 130, 1):
+        monkeypatch.setattr(tallying, "AT_ONCE", at_once)
+        tally = Tally(dn.losses.softmax_cross_entropy)
+        tally.add(dn.asarray(y), dn.asarray(t))
+        figures.append(tally.figures()["loss"])
+    assert figures == pytest.approx([figures[0]] * 3, rel=1e-14)
 
 
 def test_answers_for_every_place_of_a_map(backend, rng):
@@ -67,10 +102,11 @@ def test_a_loss_of_ones_own_and_one_with_options(rng):
 def test_only_reading_the_figures_waits_for_the_device(rng):
     with dn.use_backend("strict"):
         y, t = (dn.asarray(a) for a in drawn("softmax_cross_entropy", rng))
-        tally, value = Tally(dn.losses.softmax_cross_entropy), dn.asarray(np.asarray(0.5))
+        whole = float(dn.to_numpy(dn.losses.softmax_cross_entropy(y, t)[0]))
+        tally = Tally(dn.losses.softmax_cross_entropy)
         with dn.transfers("forbid"):
-            tally.add(y, t, value)
-            tally.add(y, t, value)
+            tally.add(y, t)
+            tally.add(y, t)
         with dn.transfers("count") as moved:
-            assert tally.figures()["loss"] == 0.5
+            assert tally.figures()["loss"] == pytest.approx(whole, rel=1e-14)
         assert (moved.to_host, moved.to_device) == (2, 0)

@@ -6,6 +6,7 @@ The same mistakes are then planted into the library's own ops, where the oracles
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -248,6 +249,13 @@ def test_the_page_counts_right():
     assert "Three mistakes were seen by one witness alone" in " ".join(text.split()) and len(alone) == 3
     convolutions = [name for name in NAMES if "conv" in dn.zoo.show(name).op.__module__]
     assert "the seven convolutions" in text and len(convolutions) == 7
+
+
+def test_a_repair_stands_in_the_code_exactly_once():
+    exercise = dn.zoo.show(NAMES[0])
+    for text in ("return", "no such text"):
+        with pytest.raises(ValueError, match=f"{text!r} stands [0-9]+ times in the code"):
+            dataclasses.replace(exercise, fix=((text, "dx"),)).repaired  # noqa: B018
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 
 import dualnet as dn
 from dualnet import cli
+from dualnet.zoo.exercise import read
 
 NAMES = [exercise.name for exercise in dn.zoo.exercises()]
 
@@ -200,7 +201,7 @@ def test_what_a_user_can_get_wrong_is_one_line(capsys, tmp_path):
         (["--grade", mine], "say which exercise"),
         (["averaged-bias", "--grade", mine], "No such file"),
         (["averaged-bias", "--grade", tmp_path], "directory"),
-        (["averaged-bias", "--out", tmp_path / "none" / "mine.py"], "No such file"),
+        (["averaged-bias", "--out", tmp_path / "none" / "mine.py"], "no such folder; make it first"),
         (["averaged-bias", "--hint", "--solution"], "not allowed with"),
     ]
     for text, message in [
@@ -229,3 +230,43 @@ def test_the_zoo_is_not_loaded_before_it_is_asked_for():
     where = {**os.environ, "PYTHONPATH": str(Path(dn.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env=where)
     assert done.stdout == "False forgotten-mean False\n", done.stderr
+
+
+BROKEN_WORDS = """
+class Odd(Exception):
+    def __str__(self): raise ValueError
+"""
+
+
+@pytest.mark.parametrize(
+    "blow, named",
+    [
+        ("raise SystemExit(0)", "SystemExit"),
+        ("exit()", "SystemExit"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise Odd", "Odd"),
+        ("raise MemoryError", "MemoryError"),
+        ("(lambda f: f(f))(lambda f: f(f))", "RecursionError"),
+    ],
+)
+def test_whatever_an_answer_raises_is_reported(tmp_path, blow, named):
+    """As it is imported, as it runs, and in its pullback; an answer that ends the program is no right answer."""
+    path, exercise = tmp_path / "mine.py", dn.zoo.show("averaged-bias")
+    begin = f"{exercise.preamble}\n{BROKEN_WORDS}\n"
+    for code in (
+        f"def dense(x, w, b):\n    {blow}",
+        f"def dense(x, w, b):\n    def f(dy):\n        {blow}\n    return x @ w + b, f",
+    ):
+        path.write_text(begin + code)
+        report = dn.zoo.grade("averaged-bias", read(path, "dense"))
+        assert not report.passed and f"{named} in line " in str(report)
+    path.write_text(begin + blow)
+    with pytest.raises(ValueError, match=f"mine.py cannot be imported: {named}"):
+        read(path, "dense")
+
+
+def test_ctrl_c_is_the_users_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def dense(x, w, b):\n    raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        dn.zoo.grade("averaged-bias", read(path, "dense"))

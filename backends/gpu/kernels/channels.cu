@@ -157,13 +157,14 @@ TALL_ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, 
 }
 
 // Running statistics after a batch: keep · moving + rest · batch, the batch's variance times unbias. Old and new may be
-// the same array.
+// the same array. Where variance · unbias overflows, rest comes first.
 ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, const wide* mean,
              const wide* variance, wide keep, wide rest, wide unbias, int C) {
     int c = thread_number();
     if (c >= C) return;
     new_mean[c] = moving_mean[c] * keep + mean[c] * rest;
-    new_variance[c] = moving_variance[c] * keep + variance[c] * unbias * rest;
+    wide unbiased = variance[c] * unbias;
+    new_variance[c] = moving_variance[c] * keep + (isinf(unbiased) ? variance[c] * rest * unbias : unbiased * rest);
 }
 
 // -- batch norm: every thread keeps the numbers of its channels and walks down its column -----------------------------
@@ -200,7 +201,7 @@ __device__ inline Deltas deltas_at(unsigned int i, const Pack* dy, const Pack* y
     Deltas deltas;
     for (int v = 0; v < PACK; v++) {
         wide delta = wide(values.at[v]);
-        deltas.at[v] = y ? delta * wide(wide(outputs.at[v]) > 0) : delta;
+        deltas.at[v] = y && !(wide(outputs.at[v]) > 0) ? wide(0) : delta;
     }
     return deltas;
 }

@@ -19,9 +19,10 @@ __device__ inline wide top_of_warp(wide value) {
 // x − top; 0 for the largest x, even if it is infinite.
 __device__ inline wide below_top(wide x, wide top) { return x == top ? wide(0) : x - top; }
 
-// log_p (rows, C) = log softmax(y), and each row's loss −Σ q log_p with q = (1 − ε) onehot(t) + ε / C.
+// log_p (rows, C) = log softmax(y), and each row's loss −Σ q log_p with q = (1 − ε) onehot(t) + ε / C. The losses are
+// computed times `part`, a power of 2, so that neither they nor their sum overflow: two logits may be 6e38 apart.
 ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long long* t, int rows, int C,
-                         wide smoothing) {
+                         wide smoothing, wide part) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // whole warps
     const real* logits = y + row * C;
@@ -31,14 +32,15 @@ ENTRY cross_entropy_rows(real* log_p, wide* losses, const real* y, const long lo
     for (int c = threadIdx.x; c < C; c += LANES) sum += exp(below_top(wide(logits[c]), top));
     wide log_sum = log(sum_of_warp(sum));
     for (int c = threadIdx.x; c < C; c += LANES) {
-        wide value = below_top(wide(logits[c]), top) - log_sum;
-        log_p[row * C + c] = real(value);
+        wide value = wide(logits[c]);
+        log_p[row * C + c] = real(below_top(value, top) - log_sum);
+        value = (value == top ? wide(0) : value * part - top * part) - log_sum * part;
         if (c == t[row]) own = value;
-        all += value;
+        if (smoothing > 0) all += value / wide(C);
     }
     own = sum_of_warp(own);  // all lanes but one hold 0
     wide loss = -(wide(1) - smoothing) * own;
-    if (smoothing > 0) loss -= smoothing / wide(C) * sum_of_warp(all);
+    if (smoothing > 0) loss -= smoothing * sum_of_warp(all);
     if (threadIdx.x == 0) losses[row] = loss;
 }
 

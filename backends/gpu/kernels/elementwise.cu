@@ -10,12 +10,12 @@ ENTRY rectify(Pack* y, const Pack* x, int count) {
     y[i] = out;
 }
 
-// E14: dy where y > 0, else 0. As a product, like the reference: NaN and Inf in dy stay visible.
+// E14: dy where y > 0, else 0, whatever dy is.
 ENTRY rectify_backward(Pack* dx, const Pack* dy, const Pack* y, int count) {
     int i = thread_number();
     if (i >= count) return;
     Pack delta = dy[i], out = y[i];
-    for (int v = 0; v < PACK; v++) delta.at[v] = real(wide(delta.at[v]) * wide(wide(out.at[v]) > 0));
+    for (int v = 0; v < PACK; v++) delta.at[v] = wide(out.at[v]) > 0 ? delta.at[v] : real(0.0f);
     dx[i] = delta;
 }
 
@@ -90,12 +90,12 @@ ENTRY drawn_above(unsigned char* mask, int count, Key key, const unsigned long l
     for (int v = 0; v < 4 && 4 * block + v < count; v++) mask[4 * block + v] = drawn.at[v] > limit;
 }
 
-// E7, E14 of dropout: y = x · mask · scale.
+// E7, E14 of dropout: y = x · scale where the mask is 1, else 0, whatever x is.
 ENTRY masked(Pack* y, const Pack* x, const Flags* mask, int count, wide scale) {
     int i = thread_number();
     if (i >= count) return;
     Pack value = x[i];
     Flags kept = mask[i];
-    for (int v = 0; v < PACK; v++) value.at[v] = real(wide(value.at[v]) * wide(kept.at[v] != 0) * scale);
+    for (int v = 0; v < PACK; v++) value.at[v] = kept.at[v] ? real(wide(value.at[v]) * scale) : real(0.0f);
     y[i] = value;
 }

@@ -57,6 +57,26 @@ __device__ inline wide gradient(const Tensor& of, int i, const Rule& rule) {
     return rule.unscale ? wide(of.g[i]) * *rule.unscale : wide(of.g[i]);
 }
 
+// The largest number whose square is held without doubt; a mean square above its square is kept as minus its root.
+__device__ inline float large(float) { return 9.223372036854775808e18f; }  // 2⁶³
+__device__ inline double large(double) { return 6.703903964971298549787e153; }  // 2⁵¹¹
+
+// m ← m + (1 − β1)(g − m);  s ← β2 s + (1 − β2) g²;  returns √s. As in dualnet/optimizers/moments.py.
+__device__ inline wide moments(const Tensor& of, int i, wide g, const Rule& rule, wide& mean, wide& square) {
+    mean = of.old_a[i], square = of.old_b[i];
+    const wide most = large(wide());
+    if (!(g > most || g < -most || square < 0)) {
+        mean = mean + rule.rest_1 * (g - mean);
+        square = rule.second * square + rule.rest_2 * (g * g);
+        return sqrt(square);
+    }
+    wide before = square < 0 ? -square : sqrt(square);
+    wide root = hypot(sqrt(rule.second) * before, sqrt(rule.rest_2) * g);
+    mean = rule.first * mean + rule.rest_1 * g;
+    square = root > most ? -root : root * root;
+    return root;
+}
+
 // v ← momentum · v + g;  w ← w − lr · v, with nesterov w ← w − lr · (g + momentum · v).
 ENTRY sgd_update(Tensors all, Rule rule) {
     int begin;
@@ -96,11 +116,10 @@ ENTRY adam_update(Tensors all, Rule rule) {
         wide w = of.old_w[i], g = gradient(of, i, rule);
         if (rule.decoupled) w *= wide(1) - lr * rule.weight_decay;
         else g += rule.weight_decay * w;
-        wide mean = of.old_a[i] + rule.rest_1 * (g - of.old_a[i]);
-        wide square = rule.second * of.old_b[i] + rule.rest_2 * (g * g);
+        wide mean, square, root = moments(of, i, g, rule, mean, square);
         of.a[i] = mean;
         of.b[i] = square;
-        wide spread = sqrt(square) / correction_2 + rule.epsilon;
+        wide spread = root / correction_2 + rule.epsilon;
         keep(of, i, w - lr / correction_1 * (mean / spread));  // E17
     }
 }

@@ -60,6 +60,15 @@ __device__ inline wide units(const Windows& at, int p, int q, int counted) {
     return wide((rows.last - rows.first + 1) * (columns.last - columns.first + 1));
 }
 
+// Σ window / M for one channel of a pack, divided before it is added up.
+__device__ inline wide mean_of_parts(const Pack* x, const Position& here, const Windows& at, int v, wide M) {
+    wide sum = 0;
+    for (int m = here.rows.first; m <= here.rows.last; m++)
+        for (int n = here.columns.first; n <= here.columns.last; n++)
+            sum += wide(x[unit_at(here, m, n, at)].at[v]) / M;
+    return sum;
+}
+
 ENTRY avg_pool(Pack* y, const Pack* x, int count, Windows at, int counted) {
     int i = thread_number();
     if (i >= count) return;
@@ -72,7 +81,8 @@ ENTRY avg_pool(Pack* y, const Pack* x, int count, Windows at, int counted) {
         }
     wide M = units(at, here.p, here.q, counted);
     Pack mean;
-    for (int v = 0; v < PACK; v++) mean.at[v] = real(sum[v] / M);  // E8
+    for (int v = 0; v < PACK; v++)
+        mean.at[v] = real(isinf(sum[v]) ? mean_of_parts(x, here, at, v, M) : sum[v] / M);  // E8
     y[i] = mean;
 }
 
@@ -146,7 +156,7 @@ ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, i
             Taps won = winners[window];
             for (int v = 0; v < PACK; v++)
                 if (int(won.at[v]) == m * at.k2 + n)
-                    sum[v] += y ? wide(delta.at[v]) * wide(wide(out.at[v]) > 0) : wide(delta.at[v]);  // E14, E15
+                    sum[v] += y && !(wide(out.at[v]) > 0) ? wide(0) : wide(delta.at[v]);  // E14, E15
         }
     }
     store(dx, i, sum);
@@ -185,7 +195,7 @@ ENTRY l2_unpool(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, int coun
             Pack delta = dy[window], length = y[window];
             for (int v = 0; v < PACK; v++) {
                 wide by = wide(length.at[v]);
-                sum[v] += wide(value.at[v]) / (by == 0 ? 1 : by) * wide(delta.at[v]);  // E15
+                if (by != 0) sum[v] += wide(value.at[v]) / by * wide(delta.at[v]);  // E15
             }
         }
     }

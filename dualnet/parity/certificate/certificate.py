@@ -15,6 +15,7 @@ from typing import Any
 
 from ...shim import BackendUnavailable, calls, info, load, use_backend
 from ...shim.dtypes import HALVES
+from ...writing import replace_file
 from ..cases.case import OPS, skipped
 from ..judging import controls, kernels, pieces
 from ..judging.judge import judge
@@ -59,7 +60,7 @@ class Certificate:
     def write(self, path: str | os.PathLike) -> Path:
         """Write the JSON to a file."""
         target = Path(path)
-        target.write_text(self.json(), encoding="utf-8")
+        replace_file(target, self.json().encode())
         return target
 
     def page(self) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...training.progress import bar as progress_bar
+from ...training.progress import drawn
+from ...writing import check_writable, replace_file
 
 __all__ = ["CODES", "add_options", "run"]
 
@@ -64,9 +65,9 @@ def run(options: argparse.Namespace, command: list[str]) -> tuple[str, int]:
     if options.out:
         certificate.write(options.out)
     if options.markdown:
-        Path(options.markdown).write_text(certificate.markdown(), encoding="utf-8")
+        replace_file(options.markdown, certificate.markdown().encode())
     if options.html:
-        Path(options.html).write_text(certificate.page(), encoding="utf-8")
+        replace_file(options.html, certificate.page().encode())
     return certificate.markdown(), CODES[certificate.verdict]
 
 
@@ -90,23 +91,24 @@ def _one(options: argparse.Namespace, backends: list[str]) -> tuple[str, int]:
 def _writable(path: Path) -> None:
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"{path}: cannot be written; expected a file in a folder that exists")
+    check_writable(path)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on a terminal; silence elsewhere."""
-    bar: Any = progress_bar("parity", 100) if sys.stderr.isatty() else None
+    bar: Any = progress_bar("parity", 100)
 
     def tell(what: str, share: float) -> None:
         if bar is not None:
-            bar.set_postfix_str(what, refresh=False)
-            bar.update(max(0, round(100 * share) - bar.n))
+            drawn(bar, lambda bar: bar.set_postfix_str(what, refresh=False))
+            drawn(bar, lambda bar: bar.update(max(0, round(100 * share) - bar.n)))
 
     try:
         yield tell
     finally:
         if bar is not None:
-            bar.close()
+            drawn(bar, lambda bar: bar.close())
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ with the weights moved before every step.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -182,7 +183,8 @@ def train(
     with way.in_force():
         net.to(way.backend)
         for step in range(steps):
-            net = net if rng is None else moved(net, rng)
+            if rng is not None:
+                net, optimizer = moved(net, rng), copy.deepcopy(optimizer)  # which goes on with the copy
             chosen = order.integers(held, len(x), BATCH)
             y, back = net.forward(asarray(x[chosen]), train=True)
             _, dloss = losses.softmax_cross_entropy(y, asarray(t[chosen]))

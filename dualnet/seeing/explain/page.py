@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy
 
-from ... import ops
+from ... import markup, ops
 from ...layers import activation, pooling
 from ...layers.convolution import Conv2D
 from ...layers.layer import Layer
 from ...shim.dtypes import finfo
+from ...writing import replace_file
 from .maps import units, windows_of
 from .run import Call, Use
 from .target import Target
@@ -56,12 +57,12 @@ class Page:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; expected the name of a file, such as explain.html")
         path = path if path.suffix else path.with_suffix(".html")
-        path.write_text(self.html, encoding="utf-8")
+        replace_file(path, self.html.encode())
         return path
 
     def _repr_html_(self) -> str:
         return (
-            f'<iframe title="{html.escape(self.title)}" srcdoc="{html.escape(self.html)}" loading="lazy" '
+            f'<iframe title="{markup.escape(self.title)}" srcdoc="{markup.escape(self.html)}" loading="lazy" '
             'style="width:100%;height:920px;border:1px solid #8886;border-radius:8px"></iframe>'
         )
 
@@ -70,19 +71,15 @@ class Page:
 
 
 def filled(title: str, data: View) -> str:
-    """The template with everything in its place."""
-    text = (HERE / "page.html").read_text("utf-8")
-    packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    """The template with everything in its place: in one pass, so that a title that looks like a mark stays a title."""
     parts = {
-        "@TITLE@": html.escape(title),
+        "@TITLE@": markup.escape(title),
         "/*@STYLE@*/": (HERE / "page.css").read_text("utf-8"),
         "/*@SCRIPT@*/": "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS),
-        "@DATA@": packed,
+        "@DATA@": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script>, no <!--
     }
-    for mark, part in parts.items():
-        before, found, after = text.partition(mark)
-        text = before + part + after
-    return text
+    marks = re.compile("|".join(map(re.escape, parts)))
+    return marks.sub(lambda mark: parts[mark[0]], (HERE / "page.html").read_text("utf-8"))
 
 
 def gather(call: Call, target: Target, value: float) -> View:

@@ -27,6 +27,7 @@ from ...layers.parameter import Parameter
 from ...layers.passing import Gradients
 from ...ops import losses
 from ...shim import Array, asarray, backend_of, to_numpy
+from ...writing import replace_file
 from ..watching import Probe, Visit
 from . import picture
 from .findings import Finding, find
@@ -126,7 +127,7 @@ class Trace:
         path = Path(path)
         if path.suffix not in (".svg", ".html"):
             raise ValueError(f"Trace.save: {path.name} ends in {path.suffix or 'nothing'}; expected .svg or .html")
-        path.write_text(self.svg() if path.suffix == ".svg" else picture.page(self), encoding="utf-8")
+        replace_file(path, (self.svg() if path.suffix == ".svg" else picture.page(self)).encode())
         return path
 
     def _repr_html_(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from ...arguments import flag
-from ...training.callbacks import best_epoch
+from ...history import best_epoch
 from .attention import class_names
 from .canvas import CYCLE, at_most, axes_for, grey, host, image, images, one_axes, plain
 

@@ -34,6 +34,34 @@ def test_passes_over_maps(team, monkeypatch, rng, shape, dtype):
     agree(passes.add, x, dy, relu=True, K=1)
 
 
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (64, 28, 28, 6)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_left_out_is_exactly_0(team, rng, shape, dtype):
+    """ReLU's way back and dropout, in any size and layout: NaN and ∞ do not come through, and pass where they may."""
+    active = np.asarray(rng.random(shape) < 0.5)
+    for odd in (np.nan, np.inf, -np.inf):
+        x = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        agree(passes.rectify_backward, np.where(active, x, odd).astype(dtype), active.astype(dtype), K=0)
+        agree(passes.masked, np.where(active, x, odd).astype(dtype), active, 1 / 0.7, K=1)
+        agree(passes.rectify_backward, np.where(active, odd, x).astype(dtype).T, active.astype(dtype).T, K=0)
+        agree(passes.masked, np.full(shape, odd, dtype), active, 2.0, K=0)
+
+
+def test_a_mask_for_whole_channels(rng):
+    x, mask = rng.standard_normal((3, 4, 5, 6)), rng.random((3, 1, 1, 6)) < 0.5
+    agree(passes.masked, x, mask, 2.0, K=1)
+
+
+@pytest.mark.parametrize("variance, epsilon", [(1e20, 1e-5), (np.inf, 1e-5), (np.nan, 1e-5), (0.0, 1e-30)])
+def test_batch_norm_whose_powers_of_s_are_no_numbers_is_left_to_the_reference(rng, variance, epsilon):
+    x, one = rng.standard_normal((8, 33, 31, 8), dtype="f4"), np.ones(8, "f4")
+    of = (x, x, one, np.full(8, variance, "f4"), one, epsilon)
+    assert passes.normalise_backward(*of) is NotImplemented
+    assert passes.normalise_backward(*of[:3], one, one, 1e-5) is not NotImplemented
+    x[0, 0, 0, 0] = np.inf
+    assert passes.normalise_backward(*of[:3], one, one, 1e-5) is NotImplemented
+
+
 def test_moments_far_from_zero(team, rng):
     x = (1e3 + rng.standard_normal((8, 33, 31, 8))).astype("float32")
     mean, variance = passes.channel_moments(x)
@@ -68,3 +96,6 @@ def test_what_is_not_served():
     assert passes.rectify(np.ones((400, 400)).T[::2]) is NotImplemented  # not contiguous
     assert passes.rectify(np.ones(10**5, "f2")) is passes.add(np.ones(10**5), np.ones(10**5, "f4")) is NotImplemented
     assert passes.add(np.ones((300, 300)), np.ones(300)) is NotImplemented, "shapes that broadcast"
+    assert passes.rectify_backward(np.ones(5, "f2"), np.ones(5, "f2")) is NotImplemented
+    assert passes.rectify_backward(np.ones((2, 5)), np.ones(5)) is NotImplemented
+    assert passes.masked(np.ones(5), np.ones(5), 2.0) is passes.masked(np.ones(5, "f2"), np.ones(5, bool), 2.0)

@@ -57,6 +57,31 @@ def test_adam(team, rng, dtype, decay, number):
     agree("adam_updates", w, g, slots, 0.1, (0.9, 0.999), 1e-8, number, decay, None, False)
 
 
+@pytest.mark.parametrize("dtype, most", [("float32", 2.0**63), ("float64", 2.0**511)])
+def test_adam_leaves_what_it_cannot_square_to_the_reference(team, rng, dtype, most):
+    """In the last of several pieces as in the first; up to there the bits are the reference's."""
+    rest = ((0.9, 0.999), 1e-8, 3, (0.0, False))
+
+    def served(place, gradient=None, mean_square=None, decay=(0.0, False)):
+        w, g, slots = drawn(rng, dtype, ["mean", "mean_square"])
+        if gradient is not None:
+            g[2].reshape(-1)[place] = gradient
+        if mean_square is not None:
+            slots[2]["mean_square"].reshape(-1)[place] = mean_square
+        if steps.adam_updates(w, g, slots, 0.1, *rest, None, False) is NotImplemented:
+            return False
+        agree("adam_updates", w, g, slots, 0.1, *rest, None, False)
+        return True
+
+    above = np.nextafter(np.dtype(dtype).type(most), np.dtype(dtype).type(np.inf))
+    for place in (0, 57_000, -1):
+        assert served(place, most) and served(place, -most) and served(place, None, most)
+        for gradient in (above, -above, most * 2.0**60, np.inf, np.nan):
+            assert not served(place, gradient)
+        for mean_square in (-most, -np.inf, np.nan):
+            assert not served(place, None, mean_square)
+
+
 def test_what_is_not_served(team, monkeypatch, rng):
     w, g, slots = drawn(rng, "float32", ["mean", "mean_square"])
     rest = ((0.9, 0.999), 1e-8, 3, (0.0, False))

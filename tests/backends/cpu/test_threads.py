@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -60,6 +62,70 @@ def test_portions_are_fixed(items):
 def test_the_work_is_really_shared():
     meet = threading.Barrier(3, timeout=10)
     threads.parallel_for(range(3), lambda worker, item: meet.wait())  # no thread passes alone
+
+
+class Slow(Sequence):
+    """Items that take a while to get: Python's own iterator over them, a generator, serves one thread at a time."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        time.sleep(1e-4)
+        return range(40)[i]
+
+
+@needs_blas
+@pytest.mark.parametrize("items", [Slow(), range(40), list(range(40))])
+def test_each_item_goes_to_one_thread(items):
+    """Threads take from a deque and share no iterator, which need not be safe without the interpreter's lock."""
+    done, meet, before = [], threading.Barrier(3, timeout=10), sys.getswitchinterval()
+
+    def work(worker, item):
+        if item < 3:
+            meet.wait()  # all three take part
+        done.append(item)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            threads.parallel_for(items, work)
+            assert sorted(done) == list(range(40))
+            done.clear()
+    finally:
+        sys.setswitchinterval(before)
+
+
+@needs_blas
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads on this system")
+def test_an_interrupt_waits_for_the_others():
+    """Ctrl-C while the caller waits: until the others are done they write into its arrays, and their answers must not
+    be taken for those of the next call."""
+    done, meet, me = [], threading.Barrier(3, timeout=10), threading.main_thread().ident
+    assert threading.get_ident() == me, "signals go to the main thread"
+
+    def work(worker, item):
+        meet.wait()
+        if worker:
+            if worker == 1:
+                time.sleep(0.05)
+                signal.pthread_kill(me, signal.SIGINT)
+            time.sleep(0.1)
+            done.append(worker)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.parallel_for(range(3), work)
+    assert sorted(done) == [1, 2]
+    late = np.zeros(3)
+
+    def slowly(worker, item):
+        meet.wait()
+        if worker:
+            time.sleep(0.05)
+        late[item] = 1
+
+    threads.parallel_for(range(3), slowly)
+    assert late.all(), "it waited for its own answers"
 
 
 @needs_blas

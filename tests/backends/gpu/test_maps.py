@@ -53,6 +53,7 @@ def test_columns_and_convolution(cupy, rng, monkeypatch, case, dtype):
     agree("correlate", x, w, None, at, groups, K=K)
     agree("correlate_filters", x, dy, at, groups, K=K)
     agree("correlate_inputs", dy, w, at, groups, K=K)
+    agree("paint", dy, w, rng.standard_normal(C).astype(dtype), at, groups, K=K, scale=2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -109,7 +110,7 @@ def pooled(rng, ceil_mode):
     """Windows drawn at random, each with a tap on the map."""
     while True:
         at = placed(rng, "pool", ceil_mode=ceil_mode)
-        if all(all(inside) for inside in at.taps_inside()):
+        if at.first_empty() == (None, None):
             return at
 
 
@@ -134,6 +135,30 @@ def test_pooling(cupy, rng, case, dtype):
         agree("avg_unpool", dy, at, counted, K=at.taps)
     agree("l2_pool", x, at, K=at.taps)
     agree("l2_unpool", dy, x, references["l2_pool"].reference(x, at), at, K=at.taps)
+
+
+def test_means_are_finite_where_sums_are_not(cupy):
+    at = windows("pool", (4, 5), (3, 2), padding=1)
+    x = np.full((1, 4, 5, 2), 3e38, "float32")
+    x[..., 1] = 1.0
+    for counted in (False, True):
+        agree("avg_pool", x, at, counted, K=at.taps)
+    assert np.isinf(dn.to_numpy(maps.avg_pool(dn.asarray(np.full_like(x, np.inf)), at))).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_branch_not_taken_adds_exactly_0(cupy, rng, dtype, value):
+    at = windows("pool", (4, 6), (2, 2), stride=(2, 2))
+    x = rng.standard_normal((2, 4, 6, 8)).astype(dtype)
+    y, winners = references["max_pool_relu"].reference(x - scalar(0.9, dtype), at)
+    assert (y == 0).any()
+    agree("max_unpool_relu", np.where(y > 0, y, scalar(value, dtype)), y, winners, at, K=at.taps)
+    agree("rectify_backward", np.where(x > 0, x, scalar(value, dtype)), np.maximum(x, 0), K=1)
+    agree("masked", np.where(x > 0, x, scalar(value, dtype)), x > 0, 2.0, K=1)
+    x[0] = 0
+    y = references["l2_pool"].reference(x, at)
+    agree("l2_unpool", np.where(y > 0, y, scalar(value, dtype)), x, y, at, K=at.taps)
 
 
 def test_winners_of_large_windows(cupy, rng):
@@ -183,3 +208,12 @@ def test_random_words_are_the_hosts(cupy, count):
         word = int(references["philox"].reference(np.zeros(1, "f4"), count, seed, step)[-1])
         agree("drawn_above", np.zeros(1, "f4"), count, seed, step, word, K=0)
         agree("drawn_above", np.zeros(1, "f4"), count, seed, step, 2**32 - 1, K=0)
+
+
+def test_a_step_that_the_device_counts_draws_the_same_words(cupy):
+    """In a captured step the number of the step is an array, which the kernel reads."""
+    x, step = dn.asarray(np.zeros(1, "f4")), 2**33 + 5
+    counted = dn.asarray(np.asarray(step, "u8"))
+    words = references["philox"].reference(np.zeros(1, "f4"), 9, 3, step)
+    assert np.array_equal(dn.to_numpy(maps.philox(x, 9, 3, counted)), words)
+    assert np.array_equal(dn.to_numpy(maps.drawn_above(x, 9, 3, counted, 2**31)), words > 2**31)

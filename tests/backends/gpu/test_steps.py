@@ -82,6 +82,30 @@ def test_a_step_with_a_loss_scale(cupy, rng, kernel, dtype, finite):
     assert dn.to_numpy(shadow).tobytes() == dn.to_numpy(new[0]).astype(dtype).tobytes()
 
 
+@pytest.mark.parametrize("decay", [(0.0, False), (0.01, False), (0.01, True)])
+@pytest.mark.parametrize("dtype, most", [("float32", 2.0**63), ("float64", 2.0**511)])
+def test_adam_with_gradients_that_cannot_be_squared(cupy, rng, dtype, most, decay):
+    """Every pair of a gradient and a mean square below and above the limit; and all that follows from it."""
+    sizes = [0.0, 1.0, -1e3, most / 2, most, -1.001 * most, 2.0**30 * most, -(2.0**60) * most]
+    kept = [0.0, 1.0, most, most * most, -1.001 * most, -(2.0**30) * most, -(2.0**60) * most]
+    g, square = (np.array(a, dtype).ravel() for a in np.meshgrid(sizes, kept))
+    mean = (np.sqrt(np.where(square < 0, 1.0, square)) * rng.uniform(-1, 1, g.size)).astype(dtype)
+    mean = np.where(square < 0, square * rng.uniform(-1, 1, g.size).astype(dtype), mean)
+    w, slots = rng.standard_normal(g.size).astype(dtype), {"mean": mean, "mean_square": square}
+    for steps_before in range(3):
+        rest = (0.1, (0.9, 0.999), 1e-8, steps_before + 1, decay, None, False)
+        there = {name: dn.asarray(value) for name, value in slots.items()}
+        cuda_host.launches.clear()
+        [(got, kept)] = steps.adam_updates([dn.asarray(w)], [dn.asarray(g)], [there], *rest)
+        assert cuda_host.launches == ["adam_update"]
+        [(w, slots)] = references["adam_updates"].reference([w], [g], [slots], *rest)
+        for name, want in {"w": w, **slots}.items():
+            have = dn.to_numpy(got if name == "w" else kept[name])
+            assert np.isfinite(want).all() and (have < 0).tolist() == (want < 0).tolist()
+            np.testing.assert_allclose(have, want, rtol=2e-6 if dtype == "float32" else 1e-14, err_msg=name)
+        g = rng.standard_normal(g.size).astype(dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_many_parameters_in_16_bits(cupy, rng, dtype):
     """Fifty in two launches, each rounded as on the host; other dtypes are left to the reference."""

@@ -79,10 +79,26 @@ def test_moments_far_from_zero(cupy, rng):
     assert error(variance, x.astype(float).var((0, 1, 2))) <= 1e-5
 
 
+def test_running_statistics_near_the_top(cupy):
+    """3e38 · 4/3 · 0.1: the product of the first two overflows."""
+    values = [dn.asarray(np.float32([v])) for v in (0, 1, 2e38, 3e38)]
+    mean, variance = map(dn.to_numpy, sums.follow(*values, 0.9, 4))
+    assert error(mean, [2e37]) <= 1e-6 and error(variance, [4e37]) <= 1e-6
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_deltas_of_inactive_units_do_not_count(cupy, rng, value):
+    x, dy = rng.standard_normal((2, 6, 5, 4, 3)).astype("float32")
+    mean, variance = references["channel_moments"].reference(x)
+    y = references["normalise"].reference(x, mean, variance, mean + 1, mean, 1e-5, True)
+    dy[y <= 0] = value
+    agree("normalise_backward", dy, x, mean, variance, mean + 1, 1e-5, y, K=120, scale=8)
+
+
 # -- the loss ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(5, 10), (3, 1), (4, 100), (2, 3, 5)])
+@pytest.mark.parametrize("shape", [(5, 10), (3, 1), (4, 100), (2, 3, 5), (9, 1024), (3, 1025), (11, 4099)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(cupy, rng, shape, dtype, smoothing):
@@ -95,3 +111,33 @@ def test_cross_entropy(cupy, rng, shape, dtype, smoothing):
     log_p = references["cross_entropy"].reference(y, t, smoothing)[1]
     for dloss in (1.0, np.asarray(0.25, dtype)):
         agree("cross_entropy_backward", log_p, t.astype("uint8"), dloss, smoothing, K=shape[-1], scale=4)
+
+
+@pytest.mark.parametrize("C", [1025, 2500])
+def test_every_class_of_a_long_row_counts(cupy, C):
+    """The largest logit and the label stand where a part of the row may end. A class too few or too many changes E."""
+    for place in (0, 31, 32, 1023, 1024, C - 1):
+        for label, top in ((0, 2.0), (1024, 2.0), (C - 1, 2.0), (C - 1, 1000.0)):  # e¹⁰⁰⁰ overflows
+            y = np.zeros((3, C), "float32")
+            y[:, place] = top
+            t = np.full(3, label)
+            loss, log_p = sums.cross_entropy(dn.asarray(y), dn.asarray(t), 0.0)
+            log_sum = top + np.log1p((C - 1) * np.exp(-top))
+            assert abs(dn.to_numpy(loss) - (log_sum - y[0, label])) <= tau("float32", C) * log_sum
+            dy = dn.to_numpy(sums.cross_entropy_backward(log_p, dn.asarray(t), 1.0, 0.0))
+            p = np.exp(y.astype(float) - log_sum)
+            assert np.linalg.norm(dy - (p - np.eye(C)[t]) / 3) <= tau("float32", C)
+
+
+@pytest.mark.parametrize(
+    "y, t, smoothing, right",
+    [
+        ([[3e38, 0.0]] * 50, [1] * 50, 0.0, 3e38),  # the sum is 1.5e40
+        ([[3e38, -3e38], [0.0, 0.0], [0.0, 0.0]], [1, 0, 0], 0.0, 2e38),  # one loss is 6e38
+        ([[3e38, -3e38]], [0], 0.1, 3e37),
+        ([[3e38] + [-3e38] * 4999] * 7, [0] * 7, 1e-3, 5.9988e35),  # Σ log p over the classes is 3e42
+    ],
+)
+def test_a_mean_of_losses_is_finite_where_their_sum_is_not(cupy, y, t, smoothing, right):
+    loss, _ = sums.cross_entropy(dn.asarray(np.float32(y)), dn.asarray(np.asarray(t)), smoothing)
+    assert error(dn.to_numpy(loss), right) <= 1e-5

@@ -119,9 +119,13 @@ def test_the_derivative_of_relu_is_exact(number: str, rng: np.random.Generator) 
         y, dy = np.maximum(float32(rng, *shape), 0), float32(rng, *shape)
         special = (np.nan, np.inf, 0.0, -0.0, 1e-45)
         y.reshape(-1)[: len(special)] = special[: y.size]
+        assert np.array_equal(served("rectify_backward", dy, y), dy * (y > 0))
+        for odd in (np.nan, np.inf, -np.inf):  # where y is 0, the library would make 0 · ∞ of it
+            spoilt = dy.copy()
+            spoilt.reshape(-1)[-1] = odd
+            assert passes.rectify_backward(spoilt, y) is NotImplemented
         dy.reshape(-1)[-3:] = (np.nan, np.inf, -np.inf)[: dy.size]
         with np.errstate(invalid="ignore"):
-            assert np.array_equal(served("rectify_backward", dy, y), dy * (y > 0), equal_nan=True)
             for x in (y, dy, -y):
                 rectified = served("rectify", x)
                 assert np.array_equal(rectified, np.maximum(x, 0), equal_nan=True)
@@ -160,3 +164,15 @@ def test_other_dtypes_are_left_to_the_next(dtype: str) -> None:
     assert passes.batch_normalise(x, vector, vector, 1e-5, False) is passes.channel_sum(x) is NotImplemented
     assert passes.rectify(units) is passes.rectify_backward(units, units) is NotImplemented
     assert passes.sgd_updates([units], [units], [{}], 0.1, 0.0, False, 0.0, None, False) is NotImplemented
+
+
+@needs_library
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_batch_norm_leaves_what_is_not_finite_to_others(number: str, rng: np.random.Generator, odd: float) -> None:
+    """Without the library's own note of active units, its product makes NaN of 0 · ∞."""
+    x, dy, gamma = float32(rng, 3, 5, 4, 2), float32(rng, 3, 5, 4, 2), np.ones(2, "f4")
+    mean, variance = references["channel_moments"].reference(x)
+    y = np.maximum(x - mean, 0)
+    served("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y)
+    dy[y == 0] = odd
+    assert passes.normalise_backward(dy, x, mean, variance, gamma, 1e-5, y) is NotImplemented

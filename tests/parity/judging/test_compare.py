@@ -47,3 +47,11 @@ def test_a_call_that_must_be_refused_and_is_not():
     accepted = replace(case, options=case.options | {"check_labels": False})
     found = compare(case, "", NUMPY.run(accepted), None)
     assert found.mismatch == "exception" and "nothing raised, expected ValueError" in found.note
+
+
+def test_nan_belongs_where_the_truth_has_it_and_nowhere_else():
+    limit = limits.exact(np.zeros(2))
+    nan, number = np.asarray([np.nan, 1.0]), np.asarray([2.0, 1.0])
+    assert measure(nan, number, limit, "float64").mismatch == "nan"
+    assert measure(number, nan, limit, "float64").mismatch == "nan"
+    assert measure(nan, nan, limit, "float64").ok

@@ -16,7 +16,7 @@ IN_NETWORKS = {"affine", "follow"}  # dense layers, and batch norm's running sta
 BY_OPS = set(
     "affine_relu avg_pool avg_unpool batch_normalise channel_moments channel_sum correlate correlate_filters "
     "correlate_inputs cross_entropy cross_entropy_backward drawn_above l2_pool l2_unpool masked max_pool "
-    "max_pool_relu max_unpool max_unpool_relu normalise normalise_backward parameter_gradients rectify "
+    "max_pool_relu max_unpool max_unpool_relu normalise normalise_backward paint parameter_gradients rectify "
     "rectify_backward".split()
 )
 

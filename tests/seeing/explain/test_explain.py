@@ -333,7 +333,7 @@ def test_the_command_explains_saved_networks(capsys, tmp_path):
         (["digits", "--image", "9999"], "--image 9999: there are 360 images, 0 … 359"),
         (["--image", "-1"], "there are 1,437 digits"),
         (["--target", "q"], "a target is an array and an index"),
-        (["--html", "nowhere/page.html"], "No such file or directory"),
+        (["--html", "nowhere/page.html"], "no such folder; make it first"),
         (["--label", "11"], "label"),
         (["digits", "--target", "0.db[2]", "--images", "nothing.npy"], "'nothing.npy' is neither a file"),
     ],

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
+from dualnet import markup
 from dualnet.seeing.explain.example import example
 from dualnet.seeing.explain.page import Page
 
@@ -83,6 +84,41 @@ def test_the_page_is_one_file_without_network():
     for mark in ("@TITLE@", "@STYLE@", "@SCRIPT@", "@DATA@"):
         assert mark not in text
     assert "fetch(" not in text and "XMLHttpRequest" not in text and "eval(" not in text
+
+
+TITLES = [
+    "@DATA@",
+    "@TITLE@ /*@STYLE@*/ /*@SCRIPT@*/",
+    "</title></script><script>alert(1)",
+    "\\1 \\g<0> & \"q\" 'r'",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_title_is_only_ever_a_title(title, tmp_path):
+    """A mark in a title is filled with nothing, and no title ends a tag or a script."""
+    page, usual = example().page(title=title), example().page(title="usual")
+    assert page.html.replace(markup.escape(title), "usual", 1) == usual.html
+    reader = Reader(page.html)
+    assert [tag for tag, _ in reader.tags] == [tag for tag, _ in Reader(usual.html).tags]
+    assert data_of(page) == data_of(usual) and page.save(tmp_path / "page.html").stat().st_size > 50_000
+
+
+def test_a_name_cannot_end_the_script(tmp_path):
+    """A layer's name is data for the script: ``</script>`` would end it there, ``<!--<script>`` would never."""
+
+    class Sly(dn.ReLU):
+        def __repr__(self):
+            return "Sly(</script> <!--<script> \ud800 @DATA@)"
+
+    Sly.__name__ = "<!--<script></SCRIPT>"
+    net = dn.Sequential([dn.Conv2D(2, 3), Sly()]).init((5, 5, 1))
+    page = dn.explain(net, np.ones((1, 5, 5, 1), "f4"), "0.y[0,0,0,0]").page()
+    assert "<" not in Reader(page.html).scripts["data"] and page.save(tmp_path / "page.html")
+    layer = data_of(page)["layers"][1]
+    assert layer["kind"] == Sly.__name__ and layer["title"] == repr(Sly())
+    assert page.html.count("</script>") == 2 and page.html.lower().count("<script") == 2
 
 
 def test_the_page_can_be_used_without_eyes_or_mouse():

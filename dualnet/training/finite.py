@@ -1,0 +1,146 @@
+"""``check_finite=True``: the first NaN or infinity stops the training, and the error names where it came from.
+
+After each step one number is read back: are the loss, the gradients and all that was learned finite? If not, the step
+is undone, and made again with every layer under watch, to find the first that made something else of finite numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from ..layers.containers import forward_of
+from ..layers.layer import Layer
+from ..layers.watching import Run as Inside
+from ..layers.watching import Visit, Watch, sharing_copy
+from ..ops.sums import wide
+from ..optimizers.loss_scale import LossScale, all_finite
+from ..shim import Array, backend_of, to_numpy
+from ..shim.dtypes import is_floating
+from .callbacks import Run
+
+__all__ = ["FiniteSteps"]
+
+ADVICE = 'The step was undone. What to do is in the guide "Find where a NaN comes from" (docs/how-to/nan.md).'
+
+
+class NotFinite(Exception):
+    """A step met a NaN or an infinity; holds where, in words, as far as the step itself can tell."""
+
+
+class FiniteSteps:
+    """Training steps that raise ``FloatingPointError`` at the first NaN or infinity.
+
+    ``step(x, t, check=...)`` is :func:`dualnet.training.loop.train_step` with its first arguments given.
+    """
+
+    def __init__(
+        self, step: Callable[..., None], run: Run, loss: Callable[..., Any], scale: LossScale | None, initial_epoch: int
+    ) -> None:
+        self.step, self.run, self.loss, self.scale, self.initial_epoch = step, run, loss, scale, initial_epoch
+
+    def __call__(self, x: Array, t: Array) -> None:
+        self.mends = self.scale is not None and _can_shrink(self.scale)
+        try:
+            self.step(x, t, check=self.look)
+        except NotFinite as met:
+            found = origin(self.run.net, x, t, self.loss, self.scale, self.mends) or str(met)
+        else:
+            return
+        batch = self.run.step - (self.run.epoch - self.initial_epoch) * self.run.steps_per_epoch + 1
+        raise FloatingPointError(f"fit: epoch {self.run.epoch + 1}, batch {batch}: {found} {ADVICE}")
+
+    def look(self, x: Array, value: Any, gradients: dict[str, Array]) -> None:
+        """Raise :class:`NotFinite` if a step met one.
+
+        A loss scale mends gradients that overflow: it skips the step and becomes smaller. That is no error, unless it
+        cannot become smaller.
+        """
+        learned = {name: v for name, v in self.run.net.state_dict().items() if _is_floating(v)}
+        others = [x, value, *(() if self.mends else gradients.values())]
+        if to_numpy(all_finite(*learned.values(), *filter(_is_floating, others))):
+            return
+        for name, array in learned.items():
+            if counts := _counts(array):
+                raise NotFinite(
+                    f"the step leaves {counts} in {name}, though the gradients are finite: the learning rate is too "
+                    "large, or the gradients are. Try a tenth of the rate, or clip_norm=1.0."
+                )
+        raise NotFinite("a number was not finite, but when the step was made again on a copy, all were.")
+
+
+def origin(
+    net: Layer, x: Array, t: Array, loss: Callable[..., Any], scale: LossScale | None, mends: bool
+) -> str | None:
+    """Make a step again on a copy, one layer at a time: where the first NaN or infinity comes from, or None."""
+    copy = sharing_copy(net)
+    try:
+        with numpy.errstate(all="ignore"), Watch(copy, _around, apart=True):
+            _check("the batch of inputs x", x, "Leave such examples out, or repair them.")
+            _check("the batch of targets t", t, "Leave such examples out, or repair them.")
+            y, pullback = forward_of(copy, x, train=True, need_dx=False)
+            value, dloss = loss(wide(y), t)
+            _check("the loss", value, "The outputs are finite; they are too large, or do not fit the targets t.")
+            dy = (dloss() if scale is None else dloss(scale.on(wide(y)))).astype(pullback.dtype, copy=False)
+            if not mends:
+                _check("the gradient of the loss", dy, "The loss itself is finite.")
+                pullback(dy)
+    except NotFinite as met:
+        return str(met)
+    return None
+
+
+def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array], Any]]:
+    """A layer under watch. The layers inside a container come before it, so the first to fail is the innermost."""
+    who = f"layer {visit.name} ({type(visit.layer).__name__})" if visit.name else type(visit.layer).__name__
+    y, way = run(x)
+    _check(f"the output of {who}", y, _reason(visit.layer, y))
+
+    def back(dy: Array) -> Any:
+        dx, gradients = way(dy)
+        for name, array in {**gradients, "its input": dx}.items():
+            _check(
+                f"going backward, the gradient of {name} in {who}",
+                array,
+                "The layers behind it gave finite ones. Try a tenth of the learning rate, or clip_norm=1.0.",
+            )
+        return dx, gradients
+
+    return y, back
+
+
+def _reason(layer: Any, y: Array) -> str:
+    """Why a layer's output may be NaN or infinite though its input is not."""
+    for name, value in layer.state_dict().items():
+        if counts := _counts(value):
+            return f"Its {name} held {counts} before the step."
+    if y.dtype.name == "float16":
+        return "The largest number of float16 is 65504: use bfloat16, or scale the inputs down."
+    return "What came in was finite, and so were its parameters: they grew too large. Try a tenth of the learning rate."
+
+
+def _check(what: str, array: Any, reason: str) -> None:
+    counts = _counts(array)
+    if counts:
+        raise NotFinite(f"{what} {f'holds {counts}' if array.ndim else f'is {float(to_numpy(array))}'}. {reason}")
+
+
+def _counts(array: Any) -> str:
+    """``"3 NaN and 1 infinity among 20 numbers"``, or ``""``."""
+    if not _is_floating(array):
+        return ""
+    values = to_numpy(wide(array))
+    nan, infinite = int(numpy.isnan(values).sum()), int(numpy.isinf(values).sum())
+    told = [f"{nan:,} NaN"] if nan else []
+    told += [f"{infinite:,} {'infinity' if infinite == 1 else 'infinities'}"] if infinite else []
+    return f"{' and '.join(told)} among {values.size:,} numbers" if told else ""
+
+
+def _is_floating(array: Any) -> bool:
+    return backend_of(array) is not None and is_floating(array.dtype)
+
+
+def _can_shrink(scale: LossScale) -> bool:
+    return scale.least < scale.state_dict()["scale"]
