@@ -222,7 +222,7 @@ def test_two_checkouts_do_not_mix(checkout, tmp_path):
 def test_continuous_integration_runs_the_two_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     readme = (ROOT / "README.md").read_text()
-    for command in ('pip install ".[progress]" && dualnet train', 'pip install -e ".[test]" && pytest'):
+    for command in ('pip install ".[progress]" && dualnet train', 'pip install -e ".[test]" && pytest -n auto'):
         assert f"'{command}'" in script
         assert command in readme
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

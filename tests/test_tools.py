@@ -519,3 +519,40 @@ def test_1000_strangers_of_each_kind(tmp_path):
     words = [sys.executable, TOOLS / "fuzz.py", "--inputs", "1000", "--out", tmp_path / "failures"]
     code, said, error = command(*words, timeout=1800)
     assert code == 0, said + error
+
+
+# -- what must not break -----------------------------------------------------------------------------------------------
+
+
+def test_every_item_of_the_list_names_tests_that_exist():
+    reliability = tool("reliability")
+    items = [item for group in reliability.ITEMS.values() for item in group]
+    assert [item.number for item in items] == list(range(1, 36))
+    for item in items:
+        assert item.tests or item.left, item.number
+        for test in item.tests:
+            file, _, name = test.partition("::")
+            source = (ROOT / "tests" / file).read_text("utf-8")
+            assert not name or re.search(rf"^def {name}\(", source, flags=re.MULTILINE), test
+
+
+def test_the_page_shows_the_whole_list_and_nothing_failed():
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    for group in tool("reliability").ITEMS.values():
+        for item in group:
+            assert f"\n| {item.number} | {item.what} | " in page, "run python tools/reliability.py --page"
+    assert " failed**" not in page
+
+
+def test_a_result_counts_the_cases_of_its_item():
+    reliability = tool("reliability")
+    item = reliability.Item(1, "what", ("ops/test_a.py", "test_b.py::test_one"))
+    report = reliability.xml.fromstring(
+        """<suite><testcase classname="tests.ops.test_a" name="test_x[1]"/>
+        <testcase classname="tests.ops.test_a" name="test_y"><skipped/></testcase>
+        <testcase classname="tests.test_b" name="test_one[2]"><failure/></testcase>
+        <testcase classname="tests.test_b" name="test_two"><failure/></testcase></suite>"""
+    )
+    result = reliability.judged(item, list(report.iter("testcase")))
+    assert (result.passed, result.skipped, result.failed) == (1, 1, ["test_b.py::test_one[2]"])
+    assert str(result) == "**1 failed**, 1 passed"

@@ -162,7 +162,7 @@ ITEMS: dict[str, list[Item]] = {
         Item(
             18,
             "Save, load, save gives the same bytes, predictions the same bits; no pickle in a file",
-            ("files/test_network.py", "files/test_formats.py"),
+            ("files/test_network.py", "files/test_formats.py", "test_writing.py"),
         ),
         Item(
             19,
@@ -188,16 +188,16 @@ ITEMS: dict[str, list[Item]] = {
         Item(
             22,
             "Ctrl-C, SIGTERM and SIGHUP: what was trained is kept, exit codes 130, 143, 129",
-            ("training/test_ending.py",),
+            ("training/test_ending.py", "cli/test_train.py"),
         ),
     ],
     D: [
         Item(
             23,
             "Malformed networks, arrays, IDX, CIFAR: the documented error, quickly, in little memory",
-            ("files/test_strangers.py", "data/test_data.py"),
+            ("files/test_strangers.py", "data/test_data.py", "data/test_images.py", "data/test_folder.py"),
         ),
-        Item(24, "Fuzzing every reader: `python tools/fuzz.py`, a million inputs", ("test_tools.py",), ""),
+        Item(24, "Fuzzing every reader: `python tools/fuzz.py`, a million inputs", ("test_tools.py",), "below"),
         Item(
             25,
             "Pickles are refused, bombs stop at a cap; nothing is unpacked into folders",
@@ -222,9 +222,17 @@ ITEMS: dict[str, list[Item]] = {
             ("training/test_loop.py::test_memory_stays_flat", "training/test_loop.py::test_inference_keeps_nothing")
             + ("seeing/test_watching.py::test_three_hundred_explanations_leave_memory_flat",),
         ),
-        Item(29, "Memory that runs out at any place of a step leaves all state as it was", ("training/test_loop.py",)),
-        Item(30, "Eight threads with one network: the bits of one", ("backends/cpu/test_threads.py",)),
-        Item(31, "`check_finite=True` names layer and step of the first NaN", ("training/test_checks.py",)),
+        Item(
+            29,
+            "Memory that runs out at any place of a step leaves all state as it was",
+            ("training/test_broken_steps.py",),
+        ),
+        Item(
+            30,
+            "Eight threads with one network: the bits of one",
+            ("test_in_threads.py", "backends/cpu/test_threads.py"),
+        ),
+        Item(31, "`check_finite=True` names layer and step of the first NaN", ("training/test_finite.py",)),
         Item(
             32,
             "DUALNET_BACKEND with every value, typo and late change; the import is quick and silent",
@@ -239,6 +247,7 @@ ITEMS: dict[str, list[Item]] = {
             33,
             "The commonest mistakes have a message with layer, got, expected and fix",
             ("test_docs.py::test_examples_run",),
+            "48 messages, word for word, on [their page](mistakes.md)",
         ),
         Item(
             34,

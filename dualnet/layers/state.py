@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from ..recording import Stateful
@@ -149,6 +150,7 @@ def all_or_nothing(net: LayerTree, *others: Any) -> Iterator[None]:
     owners = (*layers.values(), *(other for other in others if other is not None))
     before = [(owner, _remembered(vars(owner))) for owner in owners]
     values = [(parameter, parameter.value) for parameter in net.parameters().values()]
+    outer = _guarded.set(layers)
     try:
         yield
     except BaseException:
@@ -158,12 +160,14 @@ def all_or_nothing(net: LayerTree, *others: Any) -> Iterator[None]:
             if parameter.value is not value:
                 object.__setattr__(parameter, "value", value)  # its copy in 16 bits belongs to the other value
         raise
+    finally:
+        _guarded.reset(outer)
 
 
 def undone_if_it_fails(forward: Forward) -> Forward:
     """Mark the ``forward`` of a container: if it raises in training, no layer inside has moved its statistics.
 
-    Inside a container that is marked too, that one takes care of all.
+    Inside a container that is marked too, or in a training step, that takes care of all.
 
     >>> @undone_if_it_fails
     ... def forward(self, x, train=False): ...
@@ -171,19 +175,16 @@ def undone_if_it_fails(forward: Forward) -> Forward:
 
     @functools.wraps(forward)
     def marked(self: LayerTree, x: Array, train: bool = False, *arguments: Any, **options: Any) -> Any:
-        if not train or _within.get():
+        if not train or id(self) in _guarded.get():
             return forward(self, x, train, *arguments, **options)
-        token = _within.set(True)
-        try:
-            with all_or_nothing(self):
-                return forward(self, x, train, *arguments, **options)
-        finally:
-            _within.reset(token)
+        with all_or_nothing(self):
+            return forward(self, x, train, *arguments, **options)
 
     return marked  # type: ignore[return-value]
 
 
-_within: ContextVar[bool] = ContextVar("dualnet_within_a_container", default=False)
+_guarded: ContextVar[Mapping[int, Any]] = ContextVar("dualnet_guarded_layers", default=MappingProxyType({}))
+"""The layers, by identity, that an :func:`all_or_nothing` around this place puts back."""
 
 
 def _remembered(attributes: dict[str, Any]) -> dict[str, Any]:
