@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 
@@ -32,6 +33,18 @@ def chosen_backend() -> Iterator[None]:
     before = choosing._process.called
     yield
     choosing._process.called = before
+
+
+@pytest.fixture
+def ordinary_signals() -> Iterator[None]:
+    """Signals as in a program that was started in a terminal: ``nohup`` and background jobs ignore some of them."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(params=dn.available_backends())

@@ -18,6 +18,7 @@ import dualnet as dn
 from dualnet import cli, writing
 from dualnet.parity.certificate import certificate
 
+pytestmark = pytest.mark.usefixtures("ordinary_signals")
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--epochs", "1", "--batch-size", "256")
 

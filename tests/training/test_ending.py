@@ -14,6 +14,7 @@ import pytest
 import dualnet as dn
 from dualnet.training.ending import SIGNALS, Terminated, ends_like_ctrl_c, unbroken
 
+pytestmark = pytest.mark.usefixtures("ordinary_signals")
 ON_UNIX = pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking")
 
 PROGRAM = """
