@@ -132,8 +132,8 @@ def gradient(
     ``f`` is a layer or network, or any function that returns ``(y, pullback)`` like the ops; a function gets the
     ``options``. For a layer, ``arrays`` is one batch x; without it the check draws two random inputs. A layer that is
     not in float64 is checked as a float64 copy. ``wrt`` picks arguments by position. Where a direction crosses a kink
-    (ReLU at 0, two equal maxima), the check moves to another point. Raises :class:`CheckError` with the report unless
-    ``raises=False``.
+    (ReLU at 0, two equal maxima), the check moves to another point, with a shorter step. Raises :class:`CheckError`
+    with the report unless ``raises=False``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
