@@ -101,7 +101,13 @@ def _discard(stream: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that notices if its help cannot be written."""
+    """A parser that notices if its help cannot be written, and that ``--seed=--`` is no value."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        values = super()._get_values(action, arg_strings)  # which takes "--" out, and leaves an empty list
+        if action.nargs is None and values == []:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return values
 
     def _print_message(self, message: str, file: Any = None) -> None:
         to = "stdout" if file is not None and file is sys.stdout else "stderr"

@@ -9,7 +9,7 @@ import dualnet as dn
 
 from ..writing import check_writable
 from .images import images_in
-from .options import command
+from .options import command, whole
 from .subjects import DATASETS, fresh_or_saved, load
 
 
@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest)')
     parser.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or digits, mnist or cifar10")
-    parser.add_argument("--image", type=int, default=0, metavar="N", help="which of the images (0, the first)")
-    parser.add_argument("--label", type=int, metavar="N", help="the image's class, if the images bring none")
+    parser.add_argument("--image", type=whole, default=0, metavar="N", help="which of the images (0, the first)")
+    parser.add_argument("--label", type=whole, metavar="N", help="the image's class, if the images bring none")
     parser.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
     parser.add_argument("--html", metavar="FILE", help="write the interactive page to a file")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights of a fresh network (0)")

@@ -30,9 +30,12 @@ def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentP
 
 def whole(text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:20]}... is too large")
+    return number
 
 
 def count(text: str) -> int:

@@ -26,9 +26,9 @@ net = dn.load("model.npz", optimizer=optimizer) if os.path.exists("model.npz") e
 done = optimizer.steps // 8
 
 def keep(run):
-    run.net.save("model.npz", optimizer=run.optimizer)
     with open("history", "a") as file:
         file.write(f"{run.epoch} {run.logs['loss']!r}\\n")
+    run.net.save("model.npz", optimizer=run.optimizer)
     print(run.epoch, flush=True)
 
 net.fit(x, t, epochs=8, initial_epoch=done, batch_size=32, optimizer=optimizer, callbacks=keep, verbose=0)

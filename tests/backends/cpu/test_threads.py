@@ -98,6 +98,7 @@ def test_each_item_goes_to_one_thread(items):
 
 @needs_blas
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads on this system")
+@pytest.mark.usefixtures("ordinary_signals")
 def test_an_interrupt_waits_for_the_others():
     """Ctrl-C while the caller waits: until the others are done they write into its arrays, and their answers must not
     be taken for those of the next call."""
