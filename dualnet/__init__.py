@@ -19,6 +19,10 @@ from .backend import (
     transfers,
     use_backend,
 )
+from .bridges import FUNCTIONS as _FUNCTIONS
+from .bridges import METHODS as _METHODS
+from .bridges import LateMethod as _LateMethod
+from .bridges import function as _bridge
 from .files import CheckpointError, load, save
 from .layers import (
     ELU,
@@ -67,6 +71,11 @@ from .version import __version__
 
 if _typing.TYPE_CHECKING:
     from . import zoo
+    from .bridges import sklearn
+    from .bridges.onnx_import import from_onnx
+    from .bridges.pytorch import from_torch
+    from .bridges.pytorch_export import to_torch
+    from .bridges.weights import load_weights
 
 __all__ = [
     "Adam",
@@ -130,10 +139,13 @@ __all__ = [
     "clip_by_value",
     "data",
     "explain",
+    "from_onnx",
+    "from_torch",
     "get_backend",
     "graph",
     "info",
     "load",
+    "load_weights",
     "losses",
     "models",
     "ops",
@@ -144,6 +156,7 @@ __all__ = [
     "set_backend",
     "set_precision",
     "to_numpy",
+    "to_torch",
     "transfers",
     "twin",
     "use_backend",
@@ -152,7 +165,9 @@ __all__ = [
 ]
 
 # Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
-_methods = {method.__name__: method for method in (fit, evaluate, predict, summary, save, fuse, trace, graph)}
+_given = (fit, evaluate, predict, summary, save, fuse, trace, graph)
+_methods: dict[str, _typing.Any] = {method.__name__: method for method in _given}
+_methods |= {name: _LateMethod(name) for name in _METHODS}
 for _name, _method in (_methods | {"_repr_html_": network_html}).items():
     setattr(Layer, _name, _method)
 del evaluate, fit, fuse, network_html, predict, save, summary, trace
@@ -167,4 +182,8 @@ if not _typing.TYPE_CHECKING:  # a type checker that saw this would take any nam
     def __getattr__(name: str) -> _typing.Any:
         if name == "zoo":  # exercises: imported when they are first asked for
             return _import_module(".zoo", __name__)
+        if name == "sklearn":  # needs scikit-learn; not in __all__, where it would hide that library's own name
+            return _import_module(".bridges.sklearn", __name__)
+        if name in _FUNCTIONS:
+            return _bridge(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

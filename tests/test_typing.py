@@ -109,7 +109,7 @@ def test_errors_show_the_name_to_import_them_by():
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the pages are in the checkout, not in the package")
 def test_pages_show_public_names_only():
-    known, wrong = set(public()), set()
+    known, wrong = {*public(), "dn.sklearn"}, set()  # that one is not in __all__: it needs scikit-learn
     for page in [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -104,24 +105,90 @@ def not_an_array(argument: str, value: Any) -> str:
     return f"{argument} is a {type(value).__name__}; expected an array. Make one with dn.asarray({argument})."
 
 
-def asarray(x: Any, dtype: Any = None, *, backend: str | None = None) -> Array:
+def asarray(x: Any, dtype: Any = None, *, backend: str | None = None, copy: bool | None = None) -> Array:
     """An array on the backend in force (or on ``backend``), copied from host or device only if it must be.
 
+    x is an array, numbers in lists, or any object that lends its memory through ``__dlpack__``: a tensor of PyTorch
+    (its gradient is left behind, as by ``detach``; bfloat16 needs ``pip install "dualnet[bfloat16]"``), or JAX's.
+    On NumPy the result may share memory with x, and so may arrays of another library on the same GPU.
+
+    ``copy=False`` raises ``ValueError`` where a copy is needed, and says why; ``copy=True`` always makes one.
+
     Arrays keep their dtype; floating Python numbers get the default dtype. Objects, strings and complex numbers raise
-    ``TypeError``; big-endian arrays become native ones. On NumPy the result may share memory with ``x``.
+    ``TypeError``, and so does an array on a device that the backend cannot read; big-endian arrays become native ones.
 
     >>> import dualnet as dn
     >>> dn.asarray([[1.0, 2.0]]).dtype.name
     'float32'
     """
     target = load(backend) if backend is not None else current()
-    source = backend_of(x)
+    given, source = x, backend_of(x)
+    if source is None and hasattr(x, "__dlpack__") and not isinstance(x, numpy.ndarray):
+        x = _borrowed(x, target, copy)
+        source = backend_of(x)
+    why = "" if copy is None else _why_copied(x, dtype, source, target)
+    if copy is False and why:
+        raise ValueError(f"asarray: copy=False, but the {type(given).__name__} must be copied: {why}")
     if source is target and not target.on_host:
-        return x.astype(_dtype(x.dtype if dtype is None else dtype), copy=False)
-    host = _host_array(x if source is None else to_numpy(x), dtype)
-    if not target.on_host:
-        record("to_device", host.nbytes)
-    return target.from_host(host)
+        made = x.astype(_dtype(x.dtype if dtype is None else dtype), copy=False)
+    else:
+        host = _host_array(x if source is None else to_numpy(x), dtype)
+        if not target.on_host:
+            record("to_device", host.nbytes)
+        made = target.from_host(host)
+    return made.copy() if copy and not why else made
+
+
+def _why_copied(x: Any, dtype: Any, source: Backend | None, target: Backend) -> str:
+    """Why :func:`asarray` makes new memory for x; "" if it does not."""
+    if source is None:
+        return "it is no array"
+    if source is not target:
+        return f"it lives on {source.name}, and the result on {target.name}"
+    wanted = _dtype(x.dtype if dtype is None else dtype)
+    return f"it is {x.dtype}, and the result {wanted}" if x.dtype != wanted else ""
+
+
+# -- arrays of other libraries, by DLPack ------------------------------------------------------------------------------
+
+_ON_HOST = (1, 3, 11)  # the CPU's memory, and that of it which CUDA or ROCm may read too
+_PLACES = {2: "a CUDA device", 4: "an OpenCL device", 7: "Vulkan", 8: "Metal", 10: "a ROCm device", 13: "CUDA's memory"}
+_REFUSALS = (BufferError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)
+"""What libraries raise when they cannot lend an array."""
+
+
+def _borrowed(x: Any, target: Backend, copy: bool | None) -> Array:
+    """An array of another library as one of the target's or of NumPy's, of the same memory where that is possible."""
+    kind = type(x).__name__
+    if getattr(x, "requires_grad", False):
+        x = x.detach()
+    try:
+        place = int(x.__dlpack_device__()[0])
+        if place in _ON_HOST:
+            return _read_by(numpy, x)
+        if not target.on_host and hasattr(target.xp, "from_dlpack"):
+            return _read_by(target.xp, x)
+    except _REFUSALS as error:
+        raise TypeError(f"asarray: cannot read this {kind}: {error}") from error
+    where = _PLACES.get(place, f"device {place} of DLPack")
+    if copy is False:
+        raise ValueError(f"asarray: copy=False, but the {kind} must be copied: it lives on {where}")
+    if not hasattr(x, "cpu"):
+        raise TypeError(
+            f"asarray: a {kind} on {where} cannot be read by the backend {target.name}. Copy it to the host first."
+        )
+    record("to_host", int(getattr(x, "nbytes", 0)))
+    return _read_by(numpy, x.cpu())
+
+
+def _read_by(library: Any, x: Any) -> Array:
+    """x in an array of this library, which does not copy it. bfloat16, which NumPy knows not, is read by its bits."""
+    if not str(x.dtype).endswith("bfloat16"):
+        return library.from_dlpack(x)
+    dtype, owner = dtype_of("bfloat16"), sys.modules[type(x).__module__.partition(".")[0]]
+    if hasattr(x, "view") and hasattr(owner, "int16"):
+        return library.from_dlpack(x.view(owner.int16)).view(dtype)
+    return library.asarray(x)
 
 
 def _host_array(x: Any, dtype: Any) -> numpy.ndarray:

@@ -155,3 +155,145 @@ def test_default_dtype(monkeypatch):
         ValueError, match="DUALNET_DTYPE: unknown dtype 'int8'; expected one of float16, bfloat16, float32, float64"
     ):
         dn.asarray([1.0])
+
+
+# -- arrays of other libraries -----------------------------------------------------------------------------------------
+
+
+class Tensor:
+    """An array of some library: it lends its memory through DLPack, and knows where it is. It has no ``__array__``."""
+
+    def __init__(self, array: np.ndarray, place: int = 1, requires_grad: bool = False) -> None:
+        self.array, self.place, self.requires_grad = array, place, requires_grad
+        self.dtype, self.nbytes = array.dtype, array.nbytes
+
+    def __dlpack_device__(self):
+        return self.place, 0
+
+    def __dlpack__(self, **options):
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        if self.place != 1:
+            raise BufferError("not on the CPU")
+        return self.array.__dlpack__(**options)
+
+    def detach(self):
+        return Tensor(self.array, self.place)
+
+
+class Movable(Tensor):
+    def cpu(self):
+        return Tensor(self.array)
+
+
+def test_an_array_of_another_library_is_lent_and_not_copied(backend):
+    array = np.arange(6.0).reshape(2, 3)
+    made = dn.asarray(Tensor(array))
+    assert shim.backend_of(made).name == backend and made.dtype == np.float64
+    np.testing.assert_array_equal(dn.to_numpy(made), array)
+    if backend == "numpy":
+        assert np.shares_memory(made, array)
+        assert np.shares_memory(dn.asarray(Tensor(array, requires_grad=True), copy=False), array)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_its_gradient_is_left_behind(backend, requires_grad):
+    made = dn.asarray(Tensor(np.array([1.0, 2.0]), requires_grad=requires_grad), "float32")
+    assert made.dtype == np.float32 and dn.to_numpy(made).tolist() == [1, 2]
+
+
+def test_an_array_on_a_device_is_copied_to_the_host_if_it_can_be(backend):
+    with dn.transfers("count") as moved:
+        made = dn.asarray(Movable(np.array([1.0, 2.0]), place=2))
+    assert dn.to_numpy(made).tolist() == [1, 2] and moved.to_host == 1
+    with pytest.raises(dn.TransferForbidden), dn.transfers("forbid"):
+        dn.asarray(Movable(np.ones(2), place=2))
+    with pytest.raises(ValueError, match="copy=False, but the Movable must be copied: it lives on a CUDA device"):
+        dn.asarray(Movable(np.ones(2), place=2), copy=False)
+
+
+@pytest.mark.parametrize(("place", "name"), [(2, "a CUDA device"), (8, "Metal"), (99, "device 99 of DLPack")])
+def test_a_device_that_is_not_there(backend, place, name):
+    with pytest.raises(TypeError, match=f"asarray: a Tensor on {name} cannot be read by the backend {backend}"):
+        dn.asarray(Tensor(np.ones(2), place))
+
+
+def test_what_a_library_says_when_it_cannot_lend():
+    class Lazy(Tensor):
+        def __dlpack_device__(self):
+            raise RuntimeError("no numbers yet")
+
+    with pytest.raises(TypeError, match="asarray: cannot read this Lazy: no numbers yet"):
+        dn.asarray(Lazy(np.ones(2)))
+    with pytest.raises(TypeError, match="asarray: dtype complex128 is not supported"):
+        dn.asarray(Tensor(np.array([1j])))
+
+
+WHY = [
+    (lambda: [1.0], {}, "the list must be copied: it is no array"),
+    (lambda: np.ones(2), {"dtype": "float32"}, "the ndarray must be copied: it is float64, and the result float32"),
+    (lambda: np.ones(2, ">f8"), {}, "it is >f8, and the result float64"),
+    (lambda: np.ones(2), {"backend": "strict"}, "it lives on numpy, and the result on strict"),
+    (lambda: Tensor(np.ones(2)), {"dtype": "float32"}, "the Tensor must be copied: it is float64"),
+    (lambda: dn.asarray([1.0], backend="strict"), {"backend": "numpy"}, "it lives on strict, and the result on numpy"),
+]
+
+
+@pytest.mark.parametrize(("x", "options", "why"), WHY)
+def test_copy_false_says_why_a_copy_is_needed(x, options, why):
+    with pytest.raises(ValueError, match=f"asarray: copy=False, but .*{why}"):
+        dn.asarray(x(), copy=False, **options)
+
+
+def test_copy_true_always_makes_one(backend):
+    x = dn.asarray([1.0, 2.0])
+    assert dn.asarray(x, copy=False) is x or backend != "numpy"
+    made = dn.asarray(x, copy=True)
+    made[...] = 7.0
+    assert dn.to_numpy(x).tolist() == [1, 2]
+    array = np.ones(2)
+    assert not np.shares_memory(dn.to_numpy(dn.asarray(Tensor(array), copy=True)), array)
+
+
+def test_pytorch():
+    torch = pytest.importorskip("torch")
+    x = torch.arange(6.0).reshape(2, 3)
+    with dn.use_backend("numpy"):
+        made = dn.asarray(x, copy=False)
+        made[0, 0] = 7
+        assert x[0, 0] == 7 and made.dtype == np.float32
+        assert dn.asarray(torch.nn.Parameter(x).t(), copy=False).tolist() == x.t().tolist()
+        assert dn.asarray(torch.empty(0, 3)).shape == (0, 3) and dn.asarray(torch.tensor(2)).dtype == np.int64
+        assert dn.asarray(torch.tensor([True])).dtype == bool
+        for refused in (torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.ones(2, device="meta")):
+            with pytest.raises(TypeError, match="asarray: "):
+                dn.asarray(refused)
+        net = dn.Sequential([dn.Dense(3)]).init((3,))
+        y = torch.from_dlpack(net(dn.asarray(x)))  # and back
+        assert y.shape == (2, 3)
+
+
+def test_bfloat16_of_pytorch():
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
+    x = torch.tensor([[1.0, -2.5], [1e30, 3.0]]).bfloat16()
+    with dn.use_backend("numpy"):
+        made = dn.asarray(torch.nn.Parameter(x).t(), copy=False)
+        assert made.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(made.astype("float32"), x.t().float().numpy())
+        made[0, 0] = 4
+        assert x[0, 0] == 4
+        assert dn.asarray(x, "float32").dtype == np.float32
+
+
+def test_a_library_on_the_same_device_lends_to_the_backend_there(monkeypatch):
+    """What CuPy does for a tensor on its GPU, played by the pretend one: nothing crosses to the host."""
+    strict = dn.backend.load("strict")
+    there = dn.asarray([1.0, 2.0], backend="strict")
+    lent = []
+    monkeypatch.setattr(strict.xp, "from_dlpack", lambda x: lent.append(x) or there, raising=False)
+    with dn.use_backend("strict"), dn.transfers("forbid"):
+        x = Movable(np.array([1.0, 2.0]), place=2)
+        assert dn.asarray(x) is there and lent == [x]
+        monkeypatch.setattr(strict.xp, "from_dlpack", lambda x: x.__dlpack__(), raising=False)
+        with pytest.raises(TypeError, match="asarray: cannot read this Movable: not on the CPU"):
+            dn.asarray(x)

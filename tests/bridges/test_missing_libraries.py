@@ -1,0 +1,25 @@
+"""A bridge whose library is missing says what to install, and ``import dualnet`` does without all of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import dualnet as dn
+
+
+def test_the_import_of_dualnet_imports_no_other_library():
+    libraries = {"h5py", "onnx", "onnxruntime", "sklearn", "torch"}
+    ask = f"import dualnet, sys; print(sorted({libraries} & set(sys.modules)), 'sklearn' in dualnet.__all__)"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert told.stdout.strip() == "[] False"  # in __all__ it would hide the library's own name from a star import
+
+
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "dualnet.bridges.sklearn", raising=False)
+    for module in {"sklearn", *(name for name in sys.modules if name.startswith("sklearn."))}:
+        monkeypatch.setitem(sys.modules, module, None)  # import finds nothing
+    with pytest.raises(ImportError, match=r'needs scikit-learn, 1\.6 or later: pip install "dualnet\[sklearn\]"'):
+        _ = dn.sklearn
