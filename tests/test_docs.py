@@ -25,7 +25,7 @@ if not (ROOT / "README.md").exists():
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 PAGES += [page for page in sorted(DOCS.rglob("*.md")) if page.relative_to(DOCS).parts[0] not in ("_build", "_made")]
-PAGES += [page for page in [ROOT / "CONTRIBUTING.md"] if page.exists()]
+PAGES += [page for page in [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"] if page.exists()]
 SOURCES = [*(ROOT / "dualnet").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
 
 

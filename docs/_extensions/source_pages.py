@@ -16,7 +16,12 @@ from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("dualnet", "backends", "tests", "tools", "docs")
-HOME = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
+HOME = {
+    "README.md": "index",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+    "SECURITY.md": "security",
+}
 
 
 def page_of(file: Path) -> str | None:

@@ -101,7 +101,7 @@ def learned_by_the_library(net: dn.Layer, x: np.ndarray, labels: list[int], lr: 
         y, pullback = net.forward(dn.asarray(image[None]), train=False)
         loss, delta = dn.losses.softmax_cross_entropy(y, dn.asarray([label]))
         optimizer.step(net, pullback(delta())[1])
-        found.append(np.array([float(loss)]))
+        found.append(np.array([float(dn.to_numpy(loss))]))
     for name, p in names_in_c(net).items():
         w = dn.to_numpy(p.value)
         found.append((w[::-1, ::-1] if name.endswith(".turned") else w).ravel())
