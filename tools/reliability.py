@@ -302,12 +302,12 @@ def table(results: dict[int, Result]) -> str:
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [f"Last run on {datetime.date.today()}, {machine}, without a GPU.", ""]
     for title, items in ITEMS.items():
-        lines += [f"## {title}", "", "| | what must not break | tests | result |", "|---|---|---|---|"]
+        lines += [f"## {title}", "", "| | what must not break | result | tests |", "|---|---|---|---|"]
         for item in items:
             tests = "<br>".join(f"`{test}`" for test in item.tests) or "none"
             result = str(results[item.number]) if item.tests and item.number in results else "not run"
             note = f"; {item.left}" if item.left else ""
-            lines.append(f"| {item.number} | {item.what} | {tests} | {result}{note} |")
+            lines.append(f"| {item.number} | {item.what} | {result}{note} | {tests} |")
         lines.append("")
     return "\n".join(lines)
 
