@@ -319,6 +319,9 @@ def test_a_copy_of_network_and_optimizer_goes_on_by_itself(backend, rng, way):
             second = Adam(schedules.Step(0.1, every=4))
             second.load_state_dict(opt.state_dict())
         else:
+            array = next(iter(net.parameters().values())).value
+            if way == "pickle" and "<locals>" in type(array).__qualname__:
+                pytest.skip("the arrays of a pretend device are of a class that cannot be pickled")
             second = copy.deepcopy(opt) if way == "deepcopy" else pickle.loads(pickle.dumps(opt))
     for grads in path[3:]:
         second.step(other, on_device(grads))
