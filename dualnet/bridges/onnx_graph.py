@@ -1,0 +1,303 @@
+"""The graph of an ONNX file as a network: what is known of each value, and the layers in the order of the nodes.
+
+The functions that make a layer of a node are those of onnx_nodes.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from .. import layers as L
+from ..files.formats import MALFORMED, CheckpointError
+from ..geometry import check_shape, elements
+from ..layers.initializers import Draw
+from ..layers.layer import Layer, Shape
+from ..layers.sketch import sketch
+from .onnx_constants import FLOATS, MOST_FOLDED, Constants, Lacking
+from .onnx_patterns import Call, simplified
+from .regions import Node, nest
+
+MOST_NODES = 10_000
+FIRST = (0, 3, 1, 2)
+UNITWISE = set("Relu LeakyRelu Elu Gelu Sigmoid Tanh Softplus PRelu Swish Identity Dropout Cast Add Silu".split())
+TAKES_PADDING = {"Conv", "MaxPool", "AveragePool", "LpPool", "Pad"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the importer knows of a tensor.
+
+    ``node`` names the node that makes it, in the graph for regions.py. ``shape`` is its shape here, without the batch;
+    ``order[i]`` is the axis here (with the batch, 0) that lies at place i in the file. ``flat`` says that the file has
+    it as (N, K), and ``flattened`` that our network has.
+    """
+
+    node: str
+    shape: Shape
+    order: tuple[int, ...]
+    flat: bool = False
+    flattened: bool = False
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # of a Pad, for the layer behind it
+    padded_with: float = 0.0
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The axes behind the batch, as the file orders them."""
+        return tuple(self.shape[axis - 1] for axis in self.order[1:])
+
+    @property
+    def in_our_order(self) -> bool:
+        """Would it read the same, unit by unit, in the order here?"""
+        long = [axis for axis in self.order[1:] if self.shape[axis - 1] > 1]
+        return long == sorted(long)
+
+
+Reader = Callable[["GraphReader", Call], Value | None]
+"""Adds the layer of a node, if it needs one, and returns what is known of the node's value."""
+
+
+class GraphReader:
+    """Reads one model; ``readers`` has a function for each operator that is covered."""
+
+    def __init__(self, model: Any, path: Path, input_shape: Shape | None, readers: Mapping[str, Reader]) -> None:
+        self.readers = readers
+        self.model, self.graph, self.path, self.given = model, model.graph, path, input_shape
+        self.opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+        self.constants = Constants(model, path)
+        self.nodes: list[Node] = []
+        self.places: dict[str, int] = {}  # where each of them stands in the list
+        self.weights: dict[int, dict[str, numpy.ndarray]] = {}
+        self.values: dict[str, Value | None] = {}
+        self.uses: Counter[str] = Counter()
+        self.batch: int = -1
+        self.dtype = ""
+
+    # -- the whole
+
+    def network(self) -> L.Sequential:
+        if not self.graph.node or not self.opset:
+            raise CheckpointError("it is not an ONNX file, or it holds no graph")
+        if len(self.graph.node) > MOST_NODES:
+            raise CheckpointError(f"the graph has {len(self.graph.node):,} nodes; expected at most {MOST_NODES:,}")
+        entry = self._only(
+            [one for one in self.graph.input if one.name not in self.constants.known], "inputs without a value"
+        )
+        result = self._only(list(self.graph.output), "outputs").name
+        named = Counter(name for node in self.graph.node for name in node.output if name)
+        if max(named.values(), default=0) > 1 or entry.name in named:
+            raise CheckpointError(f"several nodes make {named.most_common(1)[0][0]!r}")
+        calls = simplified([Call.of(node) for node in self.graph.node], self.constants.get)
+        calls = self._needed(calls, result)
+        self.uses.update([result, *(name for call in calls for name in call.inputs)])
+        x = self._input(entry, calls)
+        self.values[entry.name] = x
+        self._read_all(calls)
+        y = self.values.get(result)
+        if y is None:
+            raise CheckpointError(f"no node makes the output {result!r}")
+        self._at_the_end(y)
+        try:
+            net, _ = nest(self.nodes, entry.name, y.node)
+        except ValueError as error:
+            raise Lacking(str(error)) from error
+        return self._filled(net, x.shape, self.dtype)
+
+    def _only(self, found: list[Any], what: str) -> Any:
+        if len(found) != 1:
+            named = ", ".join(one.name for one in found)
+            raise Lacking(f"the graph has {len(found)} {what} ({named}); a network here has one")
+        return found[0]
+
+    def _needed(self, calls: list[Call], result: str) -> list[Call]:
+        """The nodes that lead to the output."""
+        wanted, needed = {result}, []
+        for call in reversed(calls):
+            if wanted & set(call.outputs) and call.outputs[0] not in self.constants.known:
+                wanted.update(call.inputs)
+                needed.append(call)
+        return needed[::-1]
+
+    def _input(self, entry: Any, calls: list[Call]) -> Value:
+        kind = entry.type.tensor_type
+        if kind.elem_type not in FLOATS:
+            raise Lacking(f"its input {entry.name!r} has dtype number {kind.elem_type}; expected {FLOATS}")
+        dims = [one.dim_value if one.HasField("dim_value") and one.dim_value > 0 else None for one in kind.shape.dim]
+        if not 2 <= len(dims) <= 5:
+            raise Lacking(f"its input {entry.name!r} has {len(dims)} axes; expected a batch and one to four more")
+        self.batch, self.dtype = dims[0] or -1, FLOATS[kind.elem_type]
+        first = len(dims) == 4 and self._channels_first(entry.name, calls)
+        order = FIRST if first else tuple(range(len(dims)))
+        told = [dims[order.index(axis)] for axis in range(1, len(dims))]
+        if self.given is not None:
+            fits = len(self.given) == len(told) and all(one in (None, two) for one, two in zip(told, self.given))
+            if not fits:
+                raise Lacking(f"input_shape is {self.given}, but its input is {tuple(told)} (None is open)")
+            told = list(self.given)
+        if None in told:
+            raise Lacking(
+                f"it leaves the shape of its input open, {tuple(told)}: say it, from_onnx(path, input_shape=(H, W, C))"
+            )
+        shape = tuple(one for one in told if one is not None)
+        return Value(entry.name, check_shape(shape, "from_onnx"), order)
+
+    def _channels_first(self, name: str, calls: list[Call]) -> bool:
+        """As a rule; but a file made for images (N, H, W, C) has a transpose or a dense layer before its maps."""
+        layout = next((one.value for one in self.model.metadata_props if one.key == "layout"), "")
+        if self.model.producer_name == "dualnet" and layout in ("NHWC", "NCHW"):
+            return layout == "NCHW"
+        alike = {name}
+        for call in calls:
+            if alike & set(call.inputs):
+                if call.operator == "Transpose":
+                    return list(call.attributes.get("perm", ())) != list(FIRST)
+                if call.operator == "MatMul":
+                    return False
+                if call.operator not in UNITWISE:
+                    return True
+                alike.update(call.outputs)
+        return True
+
+    def _read_all(self, calls: list[Call]) -> None:
+        lacking = []
+        for call in calls:
+            if all(name in self.constants.known or not name for name in call.inputs) and self._fold(call):
+                continue
+            reader = self.readers.get(call.operator) if call.domain in ("", "ai.onnx") else None
+            known = all(self.values.get(name, 0) is not None for name in call.inputs)
+            value = None
+            try:
+                if reader is None:
+                    raise Lacking(f"no layer is {call.domain + '.' if call.domain else ''}{call.operator}")
+                if known:
+                    value = reader(self, call)
+            except Lacking as error:
+                lacking.append(f"{call.name} ({call.operator}: {error})")
+            except MALFORMED as error:
+                raise CheckpointError(f"node {call.name} ({call.operator}): {error}") from error
+            self.values[call.outputs[0]] = value
+        if lacking:
+            raise Lacking(f"{len(lacking)} of its nodes have no counterpart among the layers: {'; '.join(lacking)}")
+
+    def _at_the_end(self, y: Value) -> None:
+        if y.padding != ((0, 0), (0, 0)):
+            raise Lacking("it ends with a Pad, which only a convolution or a pooling behind it can take over")
+        if y.flat and not y.in_our_order:
+            raise Lacking(
+                f"it ends with maps {y.shape} that are flattened in another order of axes than here, so the outputs "
+                "would stand in another order"
+            )
+
+    def _filled(self, net: L.Sequential, shape: Shape, dtype: str) -> L.Sequential:
+        """The network with the file's weights."""
+        sketch(net, shape, dtype)
+        state = net.state_dict()
+        for place, layer in net.walk():
+            state |= {f"{place}.{name}": array for name, array in self.weights.get(id(layer), {}).items()}
+        draw = Draw(0)
+        for at, name in enumerate(state):
+            if name.endswith(".seed"):  # so that masks differ, should it be trained
+                state[name] = draw.child(at).key()
+        net.load_state_dict(state)
+        return net
+
+    # -- what readers use
+
+    def value(self, call: Call, place: int = 0) -> Value:
+        """The tensor that a node takes."""
+        name = call.inputs[place] if place < len(call.inputs) else ""
+        value = self.values.get(name)
+        if value is None:
+            if name in self.constants.known:
+                raise Lacking("it takes a constant where a layer takes its input")
+            raise CheckpointError(f"it takes {name!r}, which no node before it makes")
+        if value.padding != ((0, 0), (0, 0)) and call.operator not in TAKES_PADDING:
+            raise Lacking("it stands behind a Pad, which only a convolution or a pooling can take over")
+        return value
+
+    def maps(self, call: Call) -> Value:
+        """The maps that a node takes, with their channels first."""
+        x = self.value(call)
+        if x.order != FIRST or x.flat or x.flattened:
+            raise Lacking(
+                f"it takes {'rows' if x.flat or x.flattened else 'axes in another order'}; expected (N, C, H, W)"
+            )
+        return x
+
+    def constant(self, call: Call, place: int) -> numpy.ndarray | None:
+        """A constant input; None if it is left out."""
+        name = call.inputs[place] if place < len(call.inputs) else ""
+        if not name:
+            return None
+        if name not in self.constants.known:
+            raise Lacking(f"its input {place} ({name}) is computed; expected a constant")
+        array = self.constants.array(name)
+        if not array.size and array.dtype.kind == "f":
+            raise CheckpointError(f"its input {place} ({name}) has the shape {array.shape}, without elements")
+        return array
+
+    def needed(self, call: Call, place: int) -> numpy.ndarray:
+        array = self.constant(call, place)
+        if array is None:
+            raise CheckpointError(f"its input {place} is missing")
+        return array
+
+    def integers(self, call: Call, place: int) -> list[int] | None:
+        array = self.constant(call, place)
+        if array is None:
+            return None
+        if array.dtype.kind != "i" or array.size > MOST_FOLDED:
+            raise CheckpointError(f"its input {place} holds {array.size} numbers of dtype {array.dtype}")
+        return [int(one) for one in array.ravel()]
+
+    def number(self, value: float) -> float:
+        """An attribute: it is float32, 0.009999999776, and was meant to be the shortest number that rounds to it, 0.01.
+
+        Not in a network of float64, where the difference counts.
+        """
+        return float(value) if self.dtype == "float64" else float(str(numpy.float32(value)))
+
+    def put(self, layer: Layer, x: Value, call: Call, **weights: numpy.ndarray | None) -> Value:
+        """Add a layer behind a value."""
+        shape = (elements(x.shape),) if x.flattened else x.shape
+        after = layer.output_shape(shape)
+        name = call.outputs[0]
+        self.append(Node(name, (x.node,), layer))
+        self.weights[id(layer)] = {key: array for key, array in weights.items() if array is not None}
+        plain = replace(x, node=name, padding=((0, 0), (0, 0)))
+        if after == shape and not isinstance(layer, L.Dense):
+            return plain
+        if x.flat or len(after) != len(x.shape):
+            return Value(name, after, tuple(range(len(after) + 1)))
+        return replace(plain, shape=after)
+
+    def lone_layer(self, name: str) -> Layer | None:
+        """The layer that makes this tensor, if nobody else takes the tensor."""
+        value, place = self.values.get(name), self.places.get(name)
+        if value is None or place is None or value.node != name or self.uses[name] != 1:
+            return None
+        does = self.nodes[place].does
+        return does if isinstance(does, Layer) else None
+
+    def append(self, node: Node) -> None:
+        """Add a node to the graph for regions.py."""
+        self.places[node.name] = len(self.nodes)
+        self.nodes.append(node)
+
+    def rows_of(self, x: Value, array: numpy.ndarray) -> numpy.ndarray:
+        """An array with one row for each unit of a flattened value, its rows put in our order."""
+        if x.in_our_order or not x.flat:
+            return array
+        back = [x.order.index(axis) - 1 for axis in range(1, len(x.order))]
+        rest = array.shape[1:]
+        turned = array.reshape(*x.extents, *rest).transpose(*back, *range(len(back), len(back) + len(rest)))
+        return turned.reshape(array.shape)
+
+    def _fold(self, call: Call) -> bool:
+        """Compute a node of constants now, if it only moves numbers about."""
+        return self.constants.fold(call) if call.domain in ("", "ai.onnx") else False
