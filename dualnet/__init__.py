@@ -72,6 +72,7 @@ from .version import __version__
 if _typing.TYPE_CHECKING:
     from . import zoo
     from .bridges import sklearn
+    from .bridges.against import against
     from .bridges.onnx_import import from_onnx
     from .bridges.pytorch import from_torch
     from .bridges.pytorch_export import to_torch
@@ -130,6 +131,7 @@ __all__ = [
     "TransferForbidden",
     "Transfers",
     "__version__",
+    "against",
     "asarray",
     "available_backends",
     "backend",

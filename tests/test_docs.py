@@ -41,7 +41,7 @@ def blocks(page: Path, language: str) -> list[str]:
 # -- code --------------------------------------------------------------------------------------------------------------
 
 
-LIBRARIES = {"h5py", "onnx", "onnxruntime", "sklearn", "torch"}
+LIBRARIES = {"h5py", "keras", "onnx", "onnxruntime", "sklearn", "torch"}
 """What a page about a bridge may import; where one is missing, its examples are skipped."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 METHODS = {"to_c": "c_code", "to_numpy": "numpy_code", "to_onnx": "onnx_export"}
 """Methods of networks, and the file in which each is defined."""
 FUNCTIONS = {
+    "against": "against",
     "from_onnx": "onnx_import",
     "from_torch": "pytorch",
     "load_weights": "weights",

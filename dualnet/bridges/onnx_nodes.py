@@ -471,6 +471,7 @@ def _div(reader: GraphReader, call: Call) -> Value:
             at = placed("Div", (source.shape[0], source.shape[1]), k, layer.stride, layer.padding, layer.dilation)
             if elements(at.grid) * at.taps < 10**6 and (units_of(at, counted) == counts).all():
                 reader.nodes[-1] = Node(node.name, node.inputs, pool)
+                del reader.weights[id(layer)]  # the layer goes, and another one may get its id
                 return x
     raise Lacking("it divides")
 

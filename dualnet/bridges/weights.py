@@ -2,13 +2,16 @@
 
 A file or a ``state_dict`` holds arrays by name. PyTorch's names end in ``weight``, ``bias``, ``running_mean`` and
 ``running_var``, and such arrays are turned: (D, C, k1, k2) to (k1, k2, C, D), (out, in) to (in, out), rows behind a
-Flatten from channel by channel to pixel by pixel. Names that end as ours do (``w``, ``gamma``, ...) are taken as they
-are. The names before the last dot are those of layers, and are matched as a whole.
+Flatten from channel by channel to pixel by pixel. Keras' end in ``kernel`` and ``bias``, and lie as ours do, but for
+the filters of a depthwise convolution. Names that end as ours do (``w``, ``gamma``, ...) are taken as they are. The
+names before the last dot are those of layers, and are matched as a whole.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,7 @@ from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
 from ..shim import asarray
 from ..shim.dtypes import dtype_of
+from . import keras
 from .orders import Order, leaves
 from .pytorch import need_torch
 
@@ -37,7 +41,11 @@ THEIRS = {
     "moving_variance": "running_var",
 }
 """What PyTorch calls our attributes."""
+KERAS = {"w": "kernel", "b": "bias"}
+"""What Keras calls those that it does not call as we do. Arrays without a name are ``vars/0``, ``vars/1``, ..."""
 COUNTER = "num_batches_tracked"
+SHORTCUT = re.compile(r"downsample|shortcut|skip|_0_(conv|bn)$")
+"""What torchvision, timm and Keras call the layers in the shortcut of a residual block."""
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Where training scripts put the weights in their checkpoints."""
 
@@ -48,7 +56,8 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
     """Load weights of another framework into an initialised network; returns a report of what went where.
 
     ``source`` is a ``state_dict`` (tensors or arrays by name), or the path of a file: ``.pt``, ``.pth`` and ``.bin``
-    are read by PyTorch (``weights_only``, so no code in it runs), ``.safetensors`` by its package, ``.npz`` by NumPy.
+    are read by PyTorch (``weights_only``, so no code in it runs), ``.safetensors`` by its package, ``.npz`` by NumPy,
+    ``.keras``, ``.h5`` and ``.hdf5``, Keras' own, by h5py.
 
     Layers are matched by their names if all of the network's are there. Otherwise each of the network's layers, from
     first to last, gets the first one of the source that is left and has its shapes. The report says which it was, one
@@ -56,7 +65,8 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
     None}`` gives a layer or an array another name, or leaves it out; a function gets each name and returns the new one.
 
     With ``strict`` a ``ValueError`` lists what is missing, what is left over and what has another shape. Without, what
-    fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed.
+    fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed. A warning tells
+    what the file says of a layer and is otherwise here, such as another epsilon.
 
     >>> import dualnet as dn, numpy as np
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(4)]).init((4, 4, 1))
@@ -74,13 +84,14 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
         raise TypeError(f"load_weights: expected a network, got {type(net).__name__}")
     if net.input_shape is None:
         raise ValueError(f"load_weights: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
-    arrays = _read(source)
+    arrays, told_of = _read(source)
     ours = _places(net)
     report = LoadedWeights()
     groups, renamed = _grouped(arrays, rename, report)
     values: dict[str, numpy.ndarray] = {}
-    for place, group, found in _matched(ours, groups, renamed):
+    for place, group, found in _matched(ours, groups, renamed, told_of):
         _take(place, group, found, values, report)
+        report.differing += [f"{told}: {place.path}" for told in _about(group, told_of).differences(place.layer)]
     taken = {row.theirs for row in report.rows} | {theirs for theirs, _, _ in report.misshaped}
     told = values.keys() | {name for _, name, _ in report.misshaped}
     report.missing = [name for place in ours for name in place.names.values() if name not in told]
@@ -90,6 +101,8 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
     if strict and report.faults():
         raise ValueError(f"load_weights: the weights do not fit this {type(net).__name__} ({report.faults()})")
     net.load_state_dict({**net.state_dict(), **values})
+    if report.differing:
+        warnings.warn(f"load_weights: {report.differences()}", stacklevel=2)
     return report
 
 
@@ -116,6 +129,15 @@ class LoadedWeights:
     unexpected: list[str] = field(default_factory=list)
     misshaped: list[tuple[str, str, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+
+    def differences(self) -> str:
+        """The options of layers that are not as in the file, in words."""
+        layers: dict[str, list[str]] = {}
+        for difference in self.differing:
+            told, _, path = difference.rpartition(": ")
+            layers.setdefault(told, []).append(path)
+        return "; ".join(f"{told} (layer {_first(paths)})" for told, paths in layers.items())
 
     def faults(self) -> str:
         """What did not fit, in words; "" if all did."""
@@ -135,7 +157,13 @@ class LoadedWeights:
             lines += _columns([("ours", "theirs", "shape", "turned"), *cells])
         lines += [f"not loaded: {self.faults()}"] if self.faults() else []
         lines += [f"left out: {', '.join(self.ignored)}"] if self.ignored else []
+        lines += [f"other options: {self.differences()}"] if self.differing else []
         return "\n".join(lines)
+
+
+def _first(names: list[str]) -> str:
+    """The first few of many."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:
@@ -146,23 +174,26 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _read(source: Any) -> dict[str, Any]:
-    """Tensors or arrays by name, from a mapping or a file."""
+def _read(source: Any) -> tuple[dict[str, Any], dict[str, keras.KerasLayer]]:
+    """Tensors or arrays by name, from a mapping or a file; and what a file of Keras says of its layers."""
     if not isinstance(source, (Mapping, str, os.PathLike)):
         if hasattr(source, "state_dict"):
             raise TypeError("load_weights: source is a module; expected module.state_dict(), or dn.from_torch(module)")
         raise TypeError(f"load_weights: source is a {type(source).__name__}; expected a state_dict or a path")
-    arrays = source if isinstance(source, Mapping) else _file(Path(source))
+    found = source if isinstance(source, Mapping) else _file(Path(source))
+    told_of = found.layers if isinstance(found, keras.KerasFile) else {}
+    arrays: Any = found.arrays if isinstance(found, keras.KerasFile) else found
     for name in INSIDE:
         if isinstance(arrays.get(name), Mapping):
             arrays = arrays[name]
     if strange := [name for name in arrays if not isinstance(name, str)]:
         raise TypeError(f"load_weights: names are strings, got {strange[0]!r}")
-    return dict(arrays)
+    return dict(arrays), told_of
 
 
-def _file(path: Path) -> Mapping[str, Any]:
+def _file(path: Path) -> Mapping[str, Any] | keras.KerasFile:
     readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _pt, ".pth": _pt, ".bin": _pt}
+    readers |= dict.fromkeys(keras.SUFFIXES, keras.read)
     if path.suffix not in readers:
         raise ValueError(f"load_weights: {path} ends with {path.suffix!r}; expected one of {', '.join(readers)}")
     if not path.exists():
@@ -171,9 +202,11 @@ def _file(path: Path) -> Mapping[str, Any]:
         found = readers[path.suffix](path)
     except (ImportError, OSError, MemoryError):
         raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {shortened(str(error))}") from error
     except Exception as error:  # each library has its own for a damaged file
         raise CheckpointError(f"{path}: {type(error).__name__}: {shortened(str(error))}") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(found, (Mapping, keras.KerasFile)):
         raise CheckpointError(f"{path}: it holds a {type(found).__name__}; expected a state_dict, arrays by name")
     return found
 
@@ -217,8 +250,9 @@ class _Place:
         """The last part of the name under which the group has this attribute."""
         if self.is_scale() and len(group) == 1:
             return next(iter(group))
-        theirs = THEIRS.get(attribute, attribute)
-        return theirs if theirs in group else attribute if attribute in group else None
+        numbered = f"vars/{list(self.names).index(attribute)}"
+        names = (THEIRS.get(attribute, attribute), KERAS.get(attribute, attribute), attribute, numbered)
+        return next((name for name in names if name in group), None)
 
     def is_scale(self) -> bool:
         """Is it one factor for each channel, which other frameworks keep as a bare vector?"""
@@ -230,7 +264,7 @@ class _Place:
     def expected(self, attribute: str, key: str) -> Shape:
         """The shape that the source's array should have."""
         shape = self.shapes[attribute]
-        if key == attribute:
+        if _lies_as_ours(attribute, key):
             return shape
         if isinstance(self.layer, (Conv2D, Conv2DTranspose)) and attribute == "w":
             return shape[3], shape[2], shape[0], shape[1]
@@ -240,14 +274,16 @@ class _Place:
 
     def fits(self, attribute: str, key: str, array: numpy.ndarray) -> bool:
         same = tuple(array.shape) == self.expected(attribute, key)
+        if _lies_as_ours(attribute, key) and array.shape == self._by_channel():
+            return attribute == "w"
         return same or (self.is_scale() and key != "weight" and array.size == elements(self.shapes["w"]))
 
     def turned(self, attribute: str, key: str, array: numpy.ndarray) -> tuple[numpy.ndarray, str]:
         """The array as we have it, and how it was turned, in words."""
         if self.is_scale() and key != "weight":
             return array.reshape(self.shapes["w"]), ""
-        if key == attribute:
-            return array, ""
+        if _lies_as_ours(attribute, key):
+            return self._from_keras(attribute, key, array)
         flat = "" if self.order is None else "channels first to last"
         if isinstance(self.layer, (Conv2D, Conv2DTranspose)) and attribute == "w":
             array = array.transpose(2, 3, 1, 0)
@@ -262,6 +298,31 @@ class _Place:
         if isinstance(self.layer, LayerNorm) and array.ndim == 3:
             return array.transpose(1, 2, 0), "(C, H, W) to (H, W, C)"
         return (array, "") if self.order is None else (array[self.order], flat)
+
+    def _by_channel(self) -> Shape | None:
+        """The shape (k1, k2, C, M) of Keras' filters, if each channel has filters of its own."""
+        if not isinstance(self.layer, Conv2D) or self.shapes["w"][2] != 1:
+            return None
+        k1, k2, _, D = self.shapes["w"]
+        return k1, k2, self.layer.groups, D // self.layer.groups
+
+    def _from_keras(self, attribute: str, key: str, array: numpy.ndarray) -> tuple[numpy.ndarray, str]:
+        turned = []
+        if attribute == "w" and array.shape != self.shapes["w"]:
+            array, turned = array.reshape(self.shapes["w"]), ["(k1, k2, C, M) to (k1, k2, 1, C·M)"]
+        if key != attribute and attribute == "w" and getattr(self.layer, "mode", "correlation") == "convolution":  # E3
+            array, turned = array[::-1, ::-1], [*turned, "turned by 180°"]
+        return array, ", ".join(turned)
+
+
+def _lies_as_ours(attribute: str, key: str) -> bool:
+    return key in (attribute, "kernel") or key.startswith("vars/")
+
+
+def _about(group: Group, told_of: Mapping[str, keras.KerasLayer]) -> keras.KerasLayer:
+    """What the source says of the layer to which these arrays belong."""
+    names = (full.rpartition(".")[0] for full, _ in group.values())
+    return next((told_of[name] for name in names if name in told_of), keras.KerasLayer(""))
 
 
 def _places(net: Layer) -> list[_Place]:
@@ -298,7 +359,7 @@ def _grouped(arrays: dict[str, Any], rename: Rename, report: LoadedWeights) -> t
             continue
         layer, _, last = new.rpartition(".")
         own = name.rpartition(".")[2]
-        key = own if last in THEIRS and own == THEIRS[last] else last  # "fc.weight" called "9.w" is still PyTorch's
+        key = own if own in (THEIRS.get(last), KERAS.get(last)) else last  # "fc.weight" called "9.w" is still PyTorch's
         if key in groups.setdefault(layer, {}):
             raise ValueError(f"load_weights: {name} and {groups[layer][key][0]} are both called {new} by rename")
         groups[layer][key] = name, asarray(value, backend="numpy")
@@ -324,16 +385,23 @@ def _renamed(name: str, rename: Rename) -> tuple[str | None, str]:
     return name, ""
 
 
-def _matched(ours: list[_Place], groups: dict[str, Group], renamed: set[str]) -> list[tuple[_Place, Group, str]]:
+def _matched(
+    ours: list[_Place], groups: dict[str, Group], renamed: set[str], told_of: Mapping[str, keras.KerasLayer]
+) -> list[tuple[_Place, Group, str]]:
     """Each layer of ours with the group that it gets, and how that was found. Pairs that do not fit come last."""
+    kinds = {name: _about(group, told_of) for name, group in groups.items()}
     all_named = all(place.path in groups for place in ours)
     pairs = [(p, groups[p.path], "name") for p in ours if p.path in groups and (all_named or p.path in renamed)]
     free = {name: group for name, group in groups.items() if not any(group is taken for _, taken, _ in pairs)}
     left = []
-    for place in ours:
-        if any(place is named for named, _, _ in pairs):
-            continue
-        name = next((name for name, group in free.items() if _all_fit(place, group)), None)
+    rest = [place for place in ours if not any(place is named for named, _, _ in pairs)]
+    shortcuts = {name for name in free if SHORTCUT.search(name)}
+    if len(shortcuts) != sum(map(_is_in_shortcut, rest)):
+        shortcuts = set()  # the names mean something else
+    for place in rest:
+        twins = [name for name, group in free.items() if kinds[name].goes_into(place.layer) and _all_fit(place, group)]
+        inside = _is_in_shortcut(place)
+        name = next((name for name in twins if (name in shortcuts) == inside), next(iter(twins), None))
         if name is None:
             left.append(place)
         else:
@@ -341,10 +409,15 @@ def _matched(ours: list[_Place], groups: dict[str, Group], renamed: set[str]) ->
     for place in left:  # most probably what has another shape, such as the head for other classes
         for name, group in free.items():
             keys = [place.key(attribute, group) for attribute in place.names]
-            if None not in keys and len(keys) == len(_arrays(group)):
+            if kinds[name].goes_into(place.layer) and None not in keys and len(keys) == len(_arrays(group)):
                 pairs.append((place, free.pop(name), "order alone"))
                 break
     return pairs
+
+
+def _is_in_shortcut(place: _Place) -> bool:
+    """The last layer of a block and that of its shortcut often have one shape, and sources differ in which is first."""
+    return "shortcut" in place.path.split(".")
 
 
 def _arrays(group: Group) -> list[str]:

@@ -1,9 +1,9 @@
-"""The command line: ``dualnet train | predict | summary | check | explain | zoo | bench | parity | info``.
+"""The command line: ``dualnet train | predict | summary | check | against | explain | zoo | bench | parity | info``.
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
 one line on stderr and exit code 2. If an argument cannot be read, the usage stands above that line. A gradient check
-that fails ends in exit code 1. Signals end in 128 + their number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129
-for SIGHUP, and 141 for a pipe that closed, as in ``dualnet summary vgg16 | head -1``.
+that fails ends in exit code 1, and so does a model that is off. Signals end in 128 + their number, as in a shell: 130
+for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 for a pipe that closed, as in ``dualnet summary vgg16 | head -1``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import dualnet as dn
 
 from ..terminal import readable_output, say
 from ..training.ending import ends_like_ctrl_c
-from . import bench, check, explain, info, parity, predict, summary, train, zoo
+from . import against, bench, check, explain, info, parity, predict, summary, train, zoo
 from .options import EXIT_CLOSED, EXIT_USAGE, exit_code, told
 
 WINDOWS = os.name == "nt"
-COMMANDS = (train, predict, summary, check, explain, bench, zoo, parity, info)
+COMMANDS = (train, predict, summary, check, against, explain, bench, zoo, parity, info)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -128,6 +128,21 @@ def test_rename_chooses_between_layers_of_one_shape(rng):
     assert dn.to_numpy(net.parameters()["0.w"].value)[0, 0] == 2
 
 
+@pytest.mark.parametrize(("last", "first"), [("body.2", "downsample"), ("conv2_1_conv", "conv2_0_conv")])
+def test_a_shortcut_of_the_shape_of_its_blocks_last_layer(last, first):
+    """Some sources define it before the block, others behind; the name tells, if all shortcuts have such a name."""
+    net = dn.Sequential([dn.Residual(dn.Conv2D(3, 1), dn.Conv2D(3, 1)), dn.Conv2D(3, 1)]).init((2, 2, 3))
+    s = {f"{name}.bias": np.zeros(3) for name in (first, last, "head")}
+    s |= {f"{name}.weight": np.full((3, 3, 1, 1), at) for at, name in enumerate((first, last, "head"))}
+    rows = {row.ours: row.theirs for row in dn.load_weights(net, s).rows}
+    assert [rows[name] for name in ("0.layer.w", "0.shortcut.w", "1.w")] == [
+        f"{name}.weight" for name in (last, first, "head")
+    ]
+    plain = dn.Sequential([dn.Conv2D(3, 1), dn.Conv2D(3, 1), dn.Conv2D(3, 1)]).init((2, 2, 3))
+    rows = {row.ours: row.theirs for row in dn.load_weights(plain, s).rows}
+    assert [rows[f"{at}.w"] for at in range(3)] == [f"{name}.weight" for name in (first, last, "head")]
+
+
 def test_rename_leaves_out(rng):
     net, s = network(), state(rng)
     report = dn.load_weights(net, {**s, "aux.weight": np.ones((4, 8)), "aux.bias": np.ones(4)}, rename={"aux": None})
@@ -308,15 +323,33 @@ def test_damaged_files(tmp_path, end):
         dn.load_weights(network(), path)
 
 
-def test_real_architectures(rng):
-    """torchvision's state_dict, by names and shapes alone, into the network that from_torch makes of the module."""
-    torch, models = pytest.importorskip("torch"), pytest.importorskip("torchvision.models")
-    module = models.resnet18(num_classes=10).double()
-    net = dn.from_torch(models.resnet18(num_classes=10).double(), (32, 32, 3))
+@pytest.mark.parametrize(
+    ("library", "name", "options"),
+    [
+        ("torchvision", "resnet18", {}),
+        ("torchvision", "mobilenet_v2", {"dropout": 0.0}),
+        ("torchvision", "convnext_tiny", {"stochastic_depth_prob": 0.0}),
+        ("timm", "convnext_atto", {}),
+        ("timm", "mobilenetv1_100", {}),
+        ("timm", "resnetv2_50", {}),  # whose blocks define their shortcut first
+    ],
+)
+def test_real_architectures(library, name, options):
+    """A state_dict, by names and shapes alone, into a fresh network of the layers that from_torch makes of it."""
+    torch, models = pytest.importorskip("torch"), pytest.importorskip(library)
+    make = getattr(models, "models", models)
+    module = getattr(make, name)(num_classes=10, **options) if make is not models else make.create_model(name)
+    for parent in list(module.modules()):
+        for at, child in parent.named_children():
+            if isinstance(child, torch.nn.ReLU6):  # which has no layer here
+                setattr(parent, at, torch.nn.ReLU())
+    for array in module.state_dict().values():
+        array.copy_(torch.arange(array.numel()).reshape(array.shape) % 97 + array.numel() % 13)
+    net = dn.from_torch(module, (32, 32, 3))
+    expected = {key: dn.to_numpy(value).copy() for key, value in net.state_dict().items()}
+    net.init((32, 32, 3), seed=1)
     report = dn.load_weights(net, module.state_dict())
-    expected = dn.from_torch(module, (32, 32, 3))
-    assert len(report.rows) == 102 and unchanged(net, expected.state_dict())
-    assert torch is not None
+    assert len(report.rows) == len(expected) and unchanged(net, expected)
 
 
 # -- what is no source -------------------------------------------------------------------------------------------------
@@ -331,8 +364,8 @@ def test_wrong_arguments(tmp_path):
         dn.load_weights(network(), [])
     with pytest.raises(TypeError, match="source is a module; expected module.state_dict"):
         dn.load_weights(network(), network())
-    with pytest.raises(ValueError, match="ends with '.h5'; expected one of .npz"):
-        dn.load_weights(network(), "model.h5")
+    with pytest.raises(ValueError, match="ends with '.tar'; expected one of .npz"):
+        dn.load_weights(network(), "model.tar")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         dn.load_weights(network(), tmp_path / "none.npz")
     with pytest.raises(TypeError, match="names are strings, got 3"):
