@@ -12,7 +12,9 @@ import pytest
 from onednn_tools import number as number  # a fixture
 
 import dualnet as dn
+from dualnet.backends.adapter import MissingDtype
 from dualnet.shim import choosing
+from dualnet.shim.dtypes import HALVES
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures open no window
 
@@ -25,6 +27,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"cupy", "gpu"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("pretend")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A library without a dtype, such as array-api-strict without float16, skips what is tested in it."""
+    try:
+        return (yield)
+    except BaseException as failure:
+        error: BaseException | None = failure
+        while error is not None and not isinstance(error, MissingDtype):
+            error = error.__context__
+        if error is not None:
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +67,18 @@ def ordinary_signals() -> Iterator[None]:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs once on every backend that works here, with that one in force."""
     with dn.use_backend(request.param) as name:
+        for value in request.node.callspec.params.values():
+            if isinstance(value, str) and value in HALVES:
+                skip_without(value)
         yield name
+
+
+def skip_without(dtype: str) -> None:
+    """Skip the test if the backend in force has no such dtype."""
+    try:
+        dn.asarray(0.0, dtype)
+    except (MissingDtype, ImportError) as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ New arrays are born on the backend that the first of these names:
 4. the environment variable ``DUALNET_BACKEND``, read on first use
 5. ``numpy``
 
-Names are ``numpy | cupy | cupy:N | auto | strict`` and whatever plug-ins add; case does not matter. Only ``auto`` ever
-falls back, and :func:`info` says why. Only :func:`asarray`, :func:`to_numpy` and ``net.to(...)`` copy between host and
-device.
+Names are ``numpy | cupy | cupy:N | auto | strict | torch | torch:DEVICE | array_api_strict`` and whatever plug-ins add;
+case does not matter. Only ``auto`` ever falls back, and :func:`info` says why. Only :func:`asarray`, :func:`to_numpy`
+and ``net.to(...)`` copy between host and device.
 """
 
 from .arrays import asarray, default_dtype, namespace, same_backend, to_numpy

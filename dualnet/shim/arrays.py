@@ -123,6 +123,8 @@ def asarray(x: Any, dtype: Any = None, *, backend: str | None = None, copy: bool
     """
     target = load(backend) if backend is not None else current()
     given, source = x, backend_of(x)
+    if source is None and (adopted := target.adopt(x)) is not None:
+        x, source = adopted, target
     if source is None and hasattr(x, "__dlpack__") and not isinstance(x, numpy.ndarray):
         x = _borrowed(x, target, copy)
         source = backend_of(x)

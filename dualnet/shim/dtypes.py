@@ -22,16 +22,26 @@ FLOATING = (*HALVES, "float32", "float64")
 def dtype_of(dtype: Any) -> numpy.dtype:
     """The dtype of this name, in native byte order. Raises ``ImportError`` for bfloat16 without its package.
 
+    A dtype of another library, such as ``torch.float32``, is the one of the same name.
+
     >>> dtype_of("float32").itemsize
     4
     """
-    if isinstance(dtype, str) and dtype == "bfloat16":
+    name = dtype if isinstance(dtype, str) else _name_elsewhere(dtype)
+    if name == "bfloat16":
         return _bfloat16()
     try:
-        result = numpy.dtype(dtype)
+        result = numpy.dtype(name or dtype)
     except TypeError:
         raise TypeError(f"dtype {dtype!r} is unknown; expected {', '.join(FLOATING)}, int64, uint8, ...") from None
     return result if result.isnative else result.newbyteorder("=")
+
+
+def _name_elsewhere(dtype: Any) -> str:
+    """``"float32"`` for ``torch.float32``, whose class is called dtype, as NumPy's is (or DType); for all else ""."""
+    if isinstance(dtype, numpy.dtype) or type(dtype).__name__.lower() != "dtype":
+        return ""
+    return str(dtype).rpartition(".")[2]
 
 
 def _bfloat16() -> numpy.dtype:

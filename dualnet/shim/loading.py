@@ -31,7 +31,9 @@ Array = Any
 HostArray = numpy.ndarray
 """An array on the host, for floors that name no library."""
 
-BUILT_IN = ("numpy", "cupy", "strict")
+BUILT_IN = ("numpy", "cupy", "strict", "torch", "array_api_strict")
+NAMED_DEVICES = ("torch",)
+"""Whose devices have names, as in ``torch:cuda:1``; those of others have numbers."""
 PRECISIONS = ("strict", "tf32")
 ENTRY_POINTS = "dualnet.backends"
 
@@ -58,9 +60,10 @@ class Backend:
     with :func:`accelerated`: one kernel, or several in the order in which they are asked. A kernel may name itself in
     an attribute ``algorithm``, such as ``"numpy winograd"``; ``calls`` counts it under that name, others under their
     backend's. If there are several devices, ``locate`` names the backend of an array, and ``activate`` makes this
-    backend's device the current one. ``recorder()`` returns an object that records one captured step: ``run(f)`` runs f
-    as it will be recorded, ``record(f)`` records it, ``launch()`` repeats it, and ``outputs`` is what f returned. The
-    recorder's memory goes when it goes, except what is allocated inside ``lasting()``.
+    backend's device the current one. ``adopt(x)`` returns an array of the same memory for what the library itself calls
+    an array, if it is on this device, else None. ``recorder()`` returns an object that records one captured step:
+    ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, ``launch()`` repeats it, and ``outputs`` is what
+    f returned. The recorder's memory goes when it goes, except what is allocated inside ``lasting()``.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__
@@ -78,6 +81,7 @@ class Backend:
     kernels: dict[str, Callable[..., Any] | tuple[Callable[..., Any], ...]] = field(default_factory=dict)
     locate: Callable[[Array], str] | None = None
     activate: Callable[[], None] = lambda: None
+    adopt: Callable[[Any], Array | None] = lambda x: None
     set_precision: Callable[[str], None] = lambda name: None
     recorder: Callable[[], Any] | None = None
     lasting: Callable[[], AbstractContextManager] = nullcontext
@@ -131,7 +135,8 @@ def _get(key: str) -> Backend:
 
 def _load(key: str) -> Backend:
     base, _, device = key.partition(":")
-    backend = _loader(base, key)(_device_number(key, device))
+    place = (device or None) if base in NAMED_DEVICES else _device_number(key, device)
+    backend = _loader(base, key)(place)
     backend = _loaded.get(backend.name, backend)
     backend.set_precision(_precision)
     for kind in backend.array_types:
@@ -148,13 +153,13 @@ def _device_number(key: str, device: str) -> int | None:
     return int(device)
 
 
-def _loader(base: str, key: str) -> Callable[[int | None], Backend]:
+def _loader(base: str, key: str) -> Callable[[Any], Backend]:
     if base in BUILT_IN:
         return importlib.import_module(f"dualnet.backends.{base}_backend").load
     plugins = _plugins()
     if base in plugins:
         return functools.partial(_load_plugin, base, plugins[base])
-    known = ", ".join([*BUILT_IN, "cupy:N", "auto", *sorted(plugins)])
+    known = ", ".join([*BUILT_IN, "cupy:N", "torch:DEVICE", "auto", *sorted(plugins)])
     raise ValueError(f"unknown backend {key!r}; the backends are: {known}")
 
 

@@ -15,7 +15,7 @@ from dualnet import shim
 from dualnet.shim import choosing
 
 pytestmark = pytest.mark.usefixtures("fresh")
-BACKENDS = "numpy, cupy, strict, cupy:N, auto"
+BACKENDS = "numpy, cupy, strict, torch, array_api_strict, cupy:N, torch:DEVICE, auto"
 
 
 def test_the_first_that_speaks_decides(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -39,6 +41,20 @@ def test_a_dtype_is_native():
     for given in (">f4", "<f4", np.dtype(">f4"), np.float32, "float32"):
         assert dtype_of(given) == np.dtype("float32") and dtype_of(given).isnative
     assert is_floating(np.dtype(">f2")) and is_half(np.dtype(">f2"))
+
+
+def test_a_dtype_of_another_library_is_known_by_its_name():
+    class dtype:  # torch.float32 prints so
+        def __str__(self):
+            return "torch.float32"
+
+    assert dtype_of(dtype()) == np.dtype("float32")
+    with pytest.raises(TypeError, match="is unknown"):
+        dtype_of("torch.float32")  # a name of NumPy's is asked for
+    for library in ("torch", "array_api_strict"):
+        if find_spec(library):
+            other = importlib.import_module(library)
+            assert dtype_of(other.float64) == np.float64 and dtype_of(other.uint8) == np.uint8
 
 
 def test_unknown_names():

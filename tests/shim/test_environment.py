@@ -70,9 +70,9 @@ def run(tmp_path, code, **variables):
         ({"DUALNET_BACKEND": "auto"}, "", "numpy"),
         ({"DUALNET_BACKEND": "auto"}, HIDE, "numpy"),
         (
-            {"DUALNET_BACKEND": "torch"},
+            {"DUALNET_BACKEND": "jax"},
             "",
-            "ValueError: DUALNET_BACKEND=torch: unknown backend 'torch'; the backends are",
+            "ValueError: DUALNET_BACKEND=jax: unknown backend 'jax'; the backends are",
         ),
         (
             {"DUALNET_BACKEND": "cupy:1.5"},

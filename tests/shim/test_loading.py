@@ -13,7 +13,7 @@ import dualnet as dn
 from dualnet.shim import loading
 
 pytestmark = pytest.mark.usefixtures("fresh")
-BACKENDS = "numpy, cupy, strict, cupy:N, auto"
+BACKENDS = "numpy, cupy, strict, torch, array_api_strict, cupy:N, torch:DEVICE, auto"
 
 
 def test_precision():

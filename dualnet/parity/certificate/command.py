@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``dualnet parity``."""
     add = parser.add_argument
     add("--backend", dest="against", type=_words, metavar="B,...",
-        help="what NumPy is compared with: strict, cupy, cupy:N (strict and cupy)")  # fmt: skip
+        help="what NumPy is compared with: strict, cupy, cupy:N, torch, … (strict and cupy)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="for every case, weight and order (0)")
     add("--quick", action="store_true", help="one case of every kind and 20 training steps: some seconds")
     add("--ops", type=_words, metavar="OP,...", help="some ops instead of all")
