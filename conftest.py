@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import dualnet  # noqa: F401
 
 NEEDED = {
-    "onnx": ["onnx_export", "onnx_import"],
+    "onnx": ["onnx_export", "onnx_export_graph", "onnx_import"],
     "sklearn": ["sklearn"],
     "torch": ["pytorch", "pytorch_export", "against/__init__"],
 }

@@ -22,6 +22,7 @@ from ..shim import asarray, backend_of, to_numpy
 from ..version import __version__
 from ..writing import check_writable, replace_file
 from .steps import Plan, Step, plan, text_size, vectors
+from .targets import target_of
 
 __all__ = ["to_c"]
 
@@ -61,17 +62,11 @@ def to_c(net: Layer, path: str | os.PathLike, x: Any = None, *, backward: bool =
     >>> "static inline void small_predict(const float *x, float *y)" in header.read_text("utf-8")
     True
     """
-    target = Path(path)
-    if not target.suffix:
-        target = target.with_suffix(".h")
-    if target.suffix not in (".h", ".hpp"):
-        raise ValueError(f"to_c: {target.name} does not end in .h; expected the name of a C header")
+    target = target_of(path, "to_c", (".h", ".hpp"))
     backward = flag(backward, "backward", op="to_c")
-    made = plan(net, "to_c")
+    made = plan(net, "to_c", fused=not backward)
     if backward:
         _check_it_can_learn(made)
-    else:
-        made = plan(net.fuse(), "to_c")
     tests = vectors(net, x, seed, "to_c")
     text_size("to_c", made, sum(array.size for array in tests), 14 if made.dtype.itemsize == 4 else 22)
     check_writable(target)

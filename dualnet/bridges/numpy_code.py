@@ -19,6 +19,7 @@ from ..layers.layer import Layer
 from ..version import __version__
 from ..writing import check_writable, replace_file
 from .steps import Plan, Step, plan, text_size, vectors
+from .targets import target_of
 
 __all__ = ["to_numpy"]
 
@@ -130,13 +131,8 @@ def to_numpy(net: Layer, path: str | os.PathLike, x: Any = None, *, seed: int = 
     >>> "import dualnet" in script.read_text("utf-8")
     False
     """
-    target = Path(path)
-    if not target.suffix:
-        target = target.with_suffix(".py")
-    if target.suffix != ".py":
-        raise ValueError(f"to_numpy: {target.name} does not end in .py; expected the name of a Python file")
-    plan(net, "to_numpy")  # says what cannot be written, by the names that the layers have here
-    made = plan(net.fuse(), "to_numpy")
+    target = target_of(path, "to_numpy", (".py",))
+    made = plan(net, "to_numpy", fused=True)
     tests = vectors(net, x, seed, "to_numpy")
     text_size("to_numpy", made, sum(each.size for each in tests), 1.36 * made.dtype.itemsize)
     check_writable(target)

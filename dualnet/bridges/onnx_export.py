@@ -4,39 +4,39 @@ ONNX keeps maps as (N, C, H, W), a network here as (N, H, W, C). Each value in t
 asks for the way it needs: so a transpose stands only where that changes, as a rule once behind the input. A map that is
 flattened stays in ONNX's order, and the rows of the ``Dense`` behind it are put in that order instead.
 
-Numbers of 16 bits are normalised, summed and squashed in float32, and rounded once, as in the layers here.
-
-A layer of your own exports through a method of its own; see :class:`OnnxGraph`.
+The graph is that of onnx_export_graph.py, what becomes of each layer stands in onnx_export_layers.py. A layer of your
+own exports through a method of its own; see :class:`OnnxGraph`.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from .. import layers as L
 from ..arguments import integer
-from ..geometry import Windows, elements, transposed
-from ..layers.layer import Layer, Shape
-from ..layers.parameter import Parameter
-from ..models import PaddedShortcut
-from ..shim import to_numpy
-from ..version import __version__
+from ..layers.layer import Layer
 from ..writing import replace_file
+from .onnx_export_graph import (
+    FIRST,
+    MOST_BYTES,
+    ROWS,
+    OnnxGraph,
+    Value,
+    by_own_method,
+    exporter_of,
+    no_exporter,
+    told_shape,
+)
+from .onnx_export_layers import EXPORTERS
+from .targets import target_of
 
 __all__ = ["OnnxGraph", "to_onnx"]
 
 LEAST_OPSET = 18
 DTYPES = ("float16", "float32", "float64")
-ROWS, FIRST, FLAT = "rows", "channels first", "flat"
-MOST_BYTES = 2**31 - 1
-"""What one message of the file's format may hold."""
 
 
 def to_onnx(net: Layer, path: str | os.PathLike, *, opset: int = 21, layout: str = "NHWC") -> Path:
@@ -59,7 +59,7 @@ def to_onnx(net: Layer, path: str | os.PathLike, *, opset: int = 21, layout: str
     >>> net.to_onnx(pathlib.Path(tempfile.mkdtemp()) / "lenet5.onnx").name
     'lenet5.onnx'
     """
-    target = _target(path)
+    target = target_of(path, "to_onnx", (".onnx",), any_ending=True)
     model = onnx_model(net, opset=opset, layout=layout)
     if model.ByteSize() > MOST_BYTES:
         raise ValueError(f"to_onnx: the file would have {model.ByteSize():,} bytes; the format ends at {MOST_BYTES:,}")
@@ -86,12 +86,12 @@ def onnx_model(net: Layer, *, opset: int = 21, layout: str = "NHWC") -> Any:
     if dtype not in DTYPES:
         raise ValueError(f"to_onnx: the network computes in {dtype}; expected {', '.join(DTYPES)}")
 
-    graph = OnnxGraph(opset, dtype)
+    graph = OnnxGraph(opset, dtype, EXPORTERS)
     shape, first = tuple(net.input_shape), layout == "NCHW"
     y = graph.layer(net, "", Value("input", shape, FIRST if first and len(shape) == 3 else ROWS))
     first_out = first and len(y.shape) == 3
     result = graph.first(y) if first_out else graph.rows(y)
-    return graph.model(_told(shape, first and len(shape) == 3), result, _told(y.shape, first_out), layout)
+    return graph.model(told_shape(shape, first and len(shape) == 3), result, told_shape(y.shape, first_out), layout)
 
 
 def need_onnx(op: str) -> Any:
@@ -104,603 +104,16 @@ def need_onnx(op: str) -> Any:
     return onnx
 
 
-def _target(path: str | os.PathLike) -> Path:
-    target = Path(os.fsdecode(path)).expanduser()
-    if target.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
-        raise ValueError(f"to_onnx: {str(path)!r} is a folder; expected a file, such as {str(target / 'model.onnx')!r}")
-    return target if target.suffix else target.with_name(f"{target.name}.onnx")
-
-
-# -- values and nodes --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the graph: its name, its shape as here (without the batch), and how it lies.
-
-    ``ROWS`` as here; ``FIRST`` is (N, C, H, W) of a map (H, W, C); ``FLAT`` is (N, C·H·W) of a flattened map ``map``.
-    """
-
-    name: str
-    shape: Shape
-    lies: str = ROWS
-    map: Shape = ()
-
-
-def _told(shape: Shape, first: bool) -> list[int | str]:
-    """The shape that the file tells, with a free batch."""
-    return ["N", shape[2], *shape[:2]] if first else ["N", *shape]
-
-
-class OnnxGraph:
-    """An ONNX graph that grows node by node. A layer of your own gets one in its method ``onnx_nodes(graph, x)``.
-
-    ``x`` is the name of the layer's input, which lies as here, (N, H, W, C); the method adds the nodes that compute the
-    same as ``forward`` at inference, and returns the name of its output, which lies so too. ``graph.opset`` is the
-    version of the operators, ``graph.dtype`` that of the network, and ``graph.shape`` the input's, without the batch.
-
-    >>> import dualnet as dn, tempfile, pathlib
-    >>> class Double(dn.Layer):
-    ...     def forward(self, x, train=False):
-    ...         return 2 * x, dn.Pullback("Double", lambda dy: (2 * dy, {}), x)
-    ...     def onnx_nodes(self, graph, x):
-    ...         return graph.node("Mul", x, graph.constant(2.0))
-    >>> Double().init((3,)).to_onnx(pathlib.Path(tempfile.mkdtemp()) / "double.onnx").name
-    'double.onnx'
-    """
-
-    def __init__(self, opset: int, dtype: str) -> None:
-        self.opset, self.dtype = opset, dtype
-        self.shape: Shape = ()
-        self._nodes: list[Any] = []
-        self._constants: dict[object, tuple[str, numpy.ndarray]] = {}
-        self._kept: list[Any] = []  # what the keys above identify stays alive
-        self._moved: dict[tuple[str, str], str] = {}
-        self._names: set[str] = {"input", "output"}
-        self._path = ""
-
-    # -- for layers of one's own too
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name. An input ``""`` is one that is left out."""
-        from onnx import helper
-
-        output = self._name(operator.lower())
-        given = {name: value for name, value in attributes.items() if value is not None}
-        self._nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **given))
-        return output
-
-    def constant(self, value: Any, dtype: str | None = "", *, role: str = "constant") -> str:
-        """A constant, in the dtype of the network, in another one or (None) in its own; returns its name.
-
-        A parameter is stored once, also if several layers share it. ``role`` is the last part of its name.
-        """
-        if isinstance(value, Parameter):
-            return self._stored((id(value), role), role, lambda: to_numpy(value.value), dtype, value)
-        return self._stored(len(self._constants), role, lambda: value, dtype)
-
-    # -- how values lie
-
-    def first(self, x: Value) -> str:
-        """The name of a map with its channels first."""
-        if x.lies == FIRST:
-            return x.name
-        return self._transposed(x.name, (0, 3, 1, 2))
-
-    def rows(self, x: Value) -> str:
-        """The name of a value that lies as here."""
-        if x.lies == FIRST:
-            return self._transposed(x.name, (0, 2, 3, 1))
-        if x.lies == FLAT and (x.name, FLAT) not in self._moved:
-            H, W, C = x.map
-            maps = self.node("Reshape", x.name, self.integers(-1, C, H, W))
-            self._moved[x.name, FLAT] = self.node("Flatten", self._transposed(maps, (0, 2, 3, 1)))
-        return self._moved[x.name, FLAT] if x.lies == FLAT else x.name
-
-    def _transposed(self, name: str, order: Sequence[int]) -> str:
-        if (name, str(order)) not in self._moved:
-            back = [order.index(axis) for axis in range(len(order))]
-            moved = self.node("Transpose", name, perm=list(order))
-            self._moved[name, str(order)], self._moved[moved, str(tuple(back))] = moved, name
-        return self._moved[name, str(order)]
-
-    # -- what the exporters of the built-in layers need
-
-    def layer(self, layer: Layer, path: str, x: Value) -> Value:
-        """What a layer computes."""
-        before = self._path, self.shape
-        self._path, self.shape = path, x.shape
-        exporter = _exporter(layer)
-        if exporter is None:
-            raise TypeError(_no_exporter([(path, layer)]))
-        y = exporter(self, layer, x)
-        self._path, self.shape = before
-        return y
-
-    def inside(self, name: str, layer: Layer, x: Value) -> Value:
-        """What a layer inside the one at hand computes."""
-        return self.layer(layer, f"{self._path}.{name}" if self._path else name, x)
-
-    def weights(
-        self, parameter: Parameter, role: str, change: Callable[[numpy.ndarray], numpy.ndarray], form: Any = None
-    ) -> str:
-        """A parameter in ONNX's form; if several forms of one are needed, ``form`` tells them apart."""
-        return self._stored((id(parameter), form), role, lambda: change(to_numpy(parameter.value)), "", parameter)
-
-    def wide(self, name: str) -> str:
-        """A tensor in the dtype of statistics: float32 if the network computes in 16 bits."""
-        return self.node("Cast", name, to=1) if self.dtype == "float16" else name  # 1 is float32's number
-
-    def narrow(self, name: str) -> str:
-        return self.node("Cast", name, to=10) if self.dtype == "float16" else name
-
-    @property
-    def wide_dtype(self) -> str:
-        return "float32" if self.dtype == "float16" else self.dtype
-
-    def number(self, value: float, dtype: str = "") -> str:
-        """A scalar, in the wide dtype."""
-        return self._stored((value, dtype), "number", lambda: numpy.array(value), dtype or self.wide_dtype)
-
-    def integers(self, *values: int) -> str:
-        return self._stored(values, "integers", lambda: numpy.array(values, "int64"), None)
-
-    def _stored(
-        self, key: object, role: str, make: Callable[[], Any], dtype: str | None, owner: Parameter | None = None
-    ) -> str:
-        """The name of a constant, which is stored when its key is new."""
-        if key not in self._constants:
-            array = numpy.asarray(make())
-            self._constants[key] = self._name(role), array if dtype is None else array.astype(dtype or self.dtype)
-            self._kept.append(owner)
-        return self._constants[key][0]
-
-    def _name(self, kind: str) -> str:
-        stem = f"{self._path}.{kind}" if self._path else kind
-        name, count = stem, 1
-        while name in self._names:
-            count += 1
-            name = f"{stem}_{count}"
-        self._names.add(name)
-        return name
-
-    def model(self, takes: list[int | str], result: str, gives: list[int | str], layout: str) -> Any:
-        """The whole, checked by the package ``onnx``."""
-        import onnx
-        from onnx import helper, numpy_helper
-
-        kind = helper.np_dtype_to_tensor_dtype(numpy.dtype(self.dtype))
-        producer = next((node for node in self._nodes if result in node.output), None)
-        if producer is None:  # the network does nothing
-            self._nodes.append(helper.make_node("Identity", [result], ["output"], name="output"))
-        for node in self._nodes if producer is not None else []:
-            node.input[:] = ["output" if name == result else name for name in node.input]
-            node.output[:] = ["output" if name == result else name for name in node.output]
-        graph = helper.make_graph(
-            self._nodes,
-            "dualnet",
-            [helper.make_tensor_value_info("input", kind, takes)],
-            [helper.make_tensor_value_info("output", kind, gives)],
-            [numpy_helper.from_array(numpy.ascontiguousarray(array), name) for name, array in self._constants.values()],
-        )
-        opsets = [helper.make_opsetid("", self.opset)]
-        model = helper.make_model(
-            graph,
-            opset_imports=opsets,
-            ir_version=helper.find_min_ir_version_for(opsets),
-            producer_name="dualnet",
-            producer_version=__version__,
-        )
-        helper.set_model_props(model, {"layout": layout})
-        if model.ByteSize() <= MOST_BYTES:
-            onnx.checker.check_model(model, full_check=True)
-        return model
-
-
-# -- one exporter for each layer ---------------------------------------------------------------------------------------
-
-Exporter = Callable[[OnnxGraph, Any, Value], Value]
-EXPORTERS: dict[type[Layer], Exporter] = {}
-
-
-def _exports(*kinds: type[Layer]) -> Callable[[Exporter], Exporter]:
-    def keep(exporter: Exporter) -> Exporter:
-        EXPORTERS.update(dict.fromkeys(kinds, exporter))
-        return exporter
-
-    return keep
-
-
-def _exporter(layer: Layer) -> Exporter | None:
-    """The layer's own, or that of the built-in class whose forward it has."""
-    for kind in type(layer).__mro__:
-        if "onnx_nodes" in vars(kind):
-            return _own
-        if kind in EXPORTERS:
-            return EXPORTERS[kind]
-        if "forward" in vars(kind) or "infer" in vars(kind):
-            return None
-    return None
-
-
 def _check_exporters(net: Layer) -> None:
     lacking: dict[int, tuple[str, Layer]] = {}
     waiting = [("", net)]
     while waiting:
         path, layer = waiting.pop()
-        exporter = _exporter(layer)
+        exporter = exporter_of(layer, EXPORTERS)
         if exporter is None:
             lacking.setdefault(id(layer), (path, layer))
-        elif exporter is not _own:  # one with a method of its own answers for what is inside
+        elif exporter is not by_own_method:  # one with a method of its own answers for what is inside
             inside = [(f"{path}.{name}" if path else name, child) for name, child in layer.children().items()]
             waiting += reversed(inside)
     if lacking:
-        raise TypeError(_no_exporter(list(lacking.values())))
-
-
-def _no_exporter(lacking: list[tuple[str, Layer]]) -> str:
-    named = ", ".join(f"{path or 'the network'} ({type(layer).__name__})" for path, layer in lacking)
-    return (
-        f"to_onnx: there is no ONNX form of {named}. Give the class a method onnx_nodes(self, graph, x), such as "
-        "return graph.node('Mul', x, graph.constant(self.g)). A Lambda is code: write a class with that method instead."
-    )
-
-
-def _own(graph: OnnxGraph, layer: Any, x: Value) -> Value:
-    name, shape = layer.onnx_nodes(graph, graph.rows(x)), layer.output_shape(x.shape)
-    if not isinstance(name, str):
-        raise TypeError(
-            f"to_onnx: {type(layer).__name__}.onnx_nodes returned {name!r}; expected the name of its output, as "
-            "graph.node(...) returns it"
-        )
-    return Value(name, shape)
-
-
-def _pads(at: Any) -> list[int]:
-    """ONNX's order: all that stands before, then all behind."""
-    (top, bottom), (left, right) = at
-    return [top, left, bottom, right]
-
-
-def _outward(w: numpy.ndarray) -> numpy.ndarray:
-    """(k1, k2, C/g, D) -> (D, C/g, k1, k2)."""
-    return w.transpose(3, 2, 0, 1)
-
-
-@_exports(L.Conv2D, L.DepthwiseConv2D)
-def _conv(graph: OnnxGraph, layer: L.Conv2D, x: Value) -> Value:
-    at = layer._windows((x.shape[0], x.shape[1]))
-    turned = layer.mode == "convolution"
-    w = graph.weights(layer.w, "w", lambda w: _outward(w[::-1, ::-1] if turned else w), ("Conv", turned))
-    b = [] if layer.b is None else [graph.constant(layer.b, role="b")]
-    options = {"strides": at.stride, "pads": _pads(at.pads), "dilations": at.dilation, "group": layer.groups}
-    y = graph.node("Conv", graph.first(x), w, *b, kernel_shape=at.window, **options)
-    return Value(y, layer.output_shape(x.shape), FIRST)
-
-
-@_exports(L.Conv2DTranspose)
-def _conv_transpose(graph: OnnxGraph, layer: L.Conv2DTranspose, x: Value) -> Value:
-    options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    at = transposed(
-        "to_onnx", (x.shape[0], x.shape[1]), layer.kernel_size, output_padding=layer.output_padding, **options
-    )
-    more = [
-        n + before + after - (grid - 1) * s - r * (k - 1) - 1
-        for n, (before, after), grid, s, r, k in zip(at.size, at.pads, at.grid, at.stride, at.dilation, at.window)
-    ]
-    w = graph.weights(layer.w, "w", _outward, "Conv")  # D is what comes in here, and ONNX wants that first
-    b = [] if layer.b is None else [graph.constant(layer.b, role="b")]
-    y = graph.node(
-        "ConvTranspose",
-        *(graph.first(x), w, *b),
-        kernel_shape=at.window,
-        strides=at.stride,
-        pads=_pads(at.pads),
-        output_padding=more,
-        dilations=at.dilation,
-        group=layer.groups,
-    )
-    return Value(y, (*at.size, layer.filters), FIRST)
-
-
-@_exports(L.SeparableConv2D)
-def _separable(graph: OnnxGraph, layer: L.SeparableConv2D, x: Value) -> Value:
-    return graph.inside("pointwise", layer.pointwise, graph.inside("depthwise", layer.depthwise, x))
-
-
-def _pool(
-    graph: OnnxGraph, layer: Any, x: Value, operator: str, outside: float = 0.0, counted: bool = False, **options: Any
-) -> Value:
-    """Pooling with all its padding in numbers: how far ceil_mode reaches differs from program to program.
-
-    Programs refuse padding as wide as the window; then it becomes part of the map, of the value ``outside``. So does
-    padding that is ``counted`` in a mean, since what ceil_mode reaches beyond it does not count.
-    """
-    at: Windows = layer._windows((x.shape[0], x.shape[1]))
-    name, pads, beyond = graph.first(x), at.pads, ((0, at.overhang[0]), (0, at.overhang[1]))
-    if counted or any(pad >= k for pair, k in zip(at.reach, at.window) for pad in pair):
-        name, pads = (_padded(graph, name, pads, outside) if any(map(any, pads)) else name), ((0, 0), (0, 0))
-        if operator != "AveragePool" and any(map(any, beyond)):
-            name, beyond = _padded(graph, name, beyond, outside), ((0, 0), (0, 0))
-    (top, bottom), (left, right) = pads
-    spread = {
-        "kernel_shape": at.window,
-        "strides": at.stride,
-        "pads": [top, left, bottom + beyond[0][1], right + beyond[1][1]],
-        "dilations": list(at.dilation) if at.dilation != (1, 1) else None,
-    }
-    return Value(graph.node(operator, name, **spread, **options), layer.output_shape(x.shape), FIRST)
-
-
-def _padded(graph: OnnxGraph, name: str, pads: Any, value: float) -> str:
-    (top, bottom), (left, right) = pads
-    amounts = graph.integers(0, 0, top, left, 0, 0, bottom, right)
-    return graph.node("Pad", name, amounts, graph.number(value, graph.dtype))
-
-
-@_exports(L.MaxPool2D)
-def _max_pool(graph: OnnxGraph, layer: L.MaxPool2D, x: Value) -> Value:
-    return _pool(graph, layer, x, "MaxPool", -math.inf)
-
-
-@_exports(L.AveragePool2D)
-def _average_pool(graph: OnnxGraph, layer: L.AveragePool2D, x: Value) -> Value:
-    at, counted = layer._windows((x.shape[0], x.shape[1])), layer.count_include_pad
-    too_wide = not counted and any(pad >= k for pair, k in zip(at.reach, at.window) for pad in pair)
-    if at.dilation == (1, 1) or (graph.opset >= 19 and not too_wide):
-        return _pool(graph, layer, x, "AveragePool", counted=counted, count_include_pad=0)
-    (top, bottom), (left, right) = at.reach  # the sums of the windows, each divided by the number of its units
-    ones = graph.constant(numpy.ones((x.shape[2], 1, *at.window)))
-    options = {"pads": [top, left, bottom, right], "strides": at.stride, "dilations": at.dilation, "group": x.shape[2]}
-    sums = graph.node("Conv", graph.first(x), ones, kernel_shape=at.window, **options)
-    return Value(graph.node("Div", sums, graph.constant(units_of(at, counted))), (*at.grid, x.shape[2]), FIRST)
-
-
-def units_of(at: Windows, counted: bool) -> numpy.ndarray:
-    """How many units each window has, with those of the padding if they count: (H', W')."""
-    along = []
-    for axis in (0, 1):
-        start = numpy.arange(at.grid[axis])[:, None] * at.stride[axis] - at.pads[axis][0]
-        met = start + numpy.arange(at.window[axis]) * at.dilation[axis]  # the rows that each window meets
-        first, end = (-at.pads[axis][0], at.size[axis] + at.pads[axis][1]) if counted else (0, at.size[axis])
-        along.append(((met >= first) & (met < end)).sum(axis=1))
-    return numpy.outer(*along)
-
-
-@_exports(L.L2Pool2D)
-def _l2_pool(graph: OnnxGraph, layer: L.L2Pool2D, x: Value) -> Value:
-    return _pool(graph, layer, x, "LpPool", p=2)
-
-
-@_exports(L.GlobalAveragePool2D, L.GlobalMaxPool2D)
-def _global_pool(graph: OnnxGraph, layer: Any, x: Value) -> Value:
-    name = graph.node(type(layer).__name__.removesuffix("Pool2D") + "Pool", graph.first(x))
-    if layer.keepdims:
-        return Value(name, (1, 1, x.shape[2]), FIRST)
-    return Value(graph.node("Flatten", name), (x.shape[2],))
-
-
-@_exports(L.Flatten)
-def _flatten(graph: OnnxGraph, layer: L.Flatten, x: Value) -> Value:
-    shape = layer.output_shape(x.shape)
-    if len(x.shape) == 1:
-        return x
-    if x.lies == FIRST and 1 not in (x.shape[2], x.shape[0] * x.shape[1]):  # else the two orders are one
-        return Value(graph.node("Flatten", x.name), shape, FLAT, x.shape)
-    return Value(graph.node("Flatten", x.name), shape)
-
-
-@_exports(L.Dense)
-def _dense(graph: OnnxGraph, layer: L.Dense, x: Value) -> Value:
-    shape, units = layer.output_shape(x.shape), layer.units
-    b = [] if layer.b is None else [graph.constant(layer.b, role="b")]
-    if x.lies == FIRST:  # a weighted sum of the channels of each unit: a convolution of 1 × 1
-        w = graph.weights(layer.w, "w", lambda w: w.T[:, :, None, None], "1 × 1")
-        return Value(graph.node("Conv", x.name, w, *b, kernel_shape=[1, 1]), shape, FIRST)
-    if x.lies == FLAT:
-        turn = (*x.map, units)
-        w = graph.weights(layer.w, "w", lambda w: w.reshape(turn).transpose(2, 0, 1, 3).reshape(-1, units), x.map)
-    else:
-        w = graph.constant(layer.w, role="w")
-    if len(x.shape) == 1 and b:
-        return Value(graph.node("Gemm", x.name, w, *b), shape)
-    y = graph.node("MatMul", x.name, w)
-    return Value(graph.node("Add", y, *b) if b else y, shape)
-
-
-def _activation(graph: OnnxGraph, layer: Layer, x: Value) -> Value:
-    """What is done to each unit alone, however it lies."""
-    return replace(x, name=graph.narrow(_units(graph, layer, graph.wide(x.name))))
-
-
-_exports(L.Sigmoid, L.Tanh, L.Softplus, L.LeakyReLU, L.ELU, L.GELU, L.SiLU)(_activation)
-
-
-@_exports(L.ReLU)
-def _relu(graph: OnnxGraph, layer: L.ReLU, x: Value) -> Value:
-    return replace(x, name=graph.node("Relu", x.name))
-
-
-def _units(graph: OnnxGraph, layer: Any, x: str) -> str:
-    node, number = graph.node, graph.number
-    if isinstance(layer, (L.Sigmoid, L.Tanh, L.Softplus)):
-        return node(type(layer).__name__, x)
-    if isinstance(layer, L.SiLU):
-        return node("Mul", x, node("Sigmoid", x))
-    if isinstance(layer, L.LeakyReLU):
-        return (
-            node("LeakyRelu", x, alpha=layer.alpha)
-            if _exact(graph, layer.alpha)
-            else node("PRelu", x, number(layer.alpha))
-        )
-    if isinstance(layer, L.ELU):
-        if _exact(graph, layer.alpha):
-            return node("Elu", x, alpha=layer.alpha)
-        below = node("Mul", node("Elu", node("Min", x, number(0.0))), number(layer.alpha))
-        return node("Add", node("Relu", x), below)
-    if graph.opset >= 20 and graph.dtype != "float64":  # the operator's own constants are float32
-        return node("Gelu", x, approximate="tanh" if layer.approximate else "none")
-    if layer.approximate:
-        cubed = node("Mul", node("Mul", node("Mul", x, x), x), number(0.044715))
-        gate = node("Tanh", node("Mul", node("Add", x, cubed), number(math.sqrt(2 / math.pi))))
-    else:
-        gate = node("Erf", node("Mul", x, number(math.sqrt(0.5))))
-    return node("Mul", node("Mul", x, node("Add", gate, number(1.0))), number(0.5))
-
-
-def _exact(graph: OnnxGraph, value: float) -> bool:
-    """Attributes are float32: does that say this value as well as the network's dtype does?"""
-    return graph.dtype != "float64" or float(numpy.float32(value)) == value
-
-
-@_exports(L.Softmax, L.LogSoftmax)
-def _softmax(graph: OnnxGraph, layer: L.Softmax, x: Value) -> Value:
-    axis = layer.axis % (len(x.shape) + 1)
-    if x.lies == FIRST:
-        axis = (0, 2, 3, 1)[axis]
-    name = x.name if x.lies == FIRST else graph.rows(x)
-    y = graph.narrow(graph.node(type(layer).__name__, graph.wide(name), axis=axis))
-    return Value(y, x.shape, FIRST if x.lies == FIRST else ROWS)
-
-
-def _spread_and_mean(graph: OnnxGraph, layer: Any, shape: Shape) -> tuple[str, str]:
-    """γ and β in the wide dtype; constants where they are not learned."""
-    gamma, beta = layer.gamma or numpy.ones(shape), layer.beta or numpy.zeros(shape)
-    return graph.constant(gamma, graph.wide_dtype, role="gamma"), graph.constant(beta, graph.wide_dtype, role="beta")
-
-
-@_exports(L.BatchNorm)
-def _batch_norm(graph: OnnxGraph, layer: L.BatchNorm, x: Value) -> Value:
-    axes, epsilon = len(x.shape), float(numpy.float32(layer.epsilon))
-    mean, variance = to_numpy(layer.moving_mean), to_numpy(layer.moving_variance)
-    if graph.dtype == "float64":
-        variance = variance + (layer.epsilon - epsilon)  # the attribute is float32: the rest of ε goes here
-    statistics = [
-        graph.constant(mean, graph.wide_dtype, role="moving_mean"),
-        graph.constant(variance, graph.wide_dtype, role="moving_variance"),
-    ]
-    name, lies = (graph.first(x), FIRST) if axes == 3 else (graph.rows(x), ROWS)
-    if axes in (2, 4):  # ONNX wants the channels behind the batch
-        name = graph._transposed(name, (0, axes, *range(1, axes)))
-    parts = *_spread_and_mean(graph, layer, x.shape[-1:]), *statistics
-    y = graph.narrow(
-        graph.node("BatchNormalization", graph.wide(name), *parts, epsilon=layer.epsilon, momentum=layer.momentum)
-    )
-    if axes in (2, 4):
-        y = graph._transposed(y, (0, *range(2, axes + 1), 1))
-    return Value(y, x.shape, lies)
-
-
-@_exports(L.LayerNorm)
-def _layer_norm(graph: OnnxGraph, layer: L.LayerNorm, x: Value) -> Value:
-    axes = len(x.shape) + 1
-    given = layer.axis if isinstance(layer.axis, tuple) else (layer.axis,)
-    inside = sorted(axis % axes for axis in given)
-    order = [*(axis for axis in range(axes) if axis not in inside), *inside]  # ONNX normalises the last axes
-    moved = order != list(range(axes))
-    name = graph._transposed(graph.rows(x), tuple(order)) if moved else graph.rows(x)
-    gamma, beta = _spread_and_mean(graph, layer, layer._inside((1, *x.shape)))
-    last = list(range(axes - len(inside), axes))
-    y = graph.narrow(_normalised(graph, graph.wide(name), gamma, beta, last, layer.epsilon))
-    return Value(graph._transposed(y, tuple(order.index(a) for a in range(axes))) if moved else y, x.shape)
-
-
-def _normalised(graph: OnnxGraph, x: str, gamma: str, beta: str, axes: list[int], epsilon: float) -> str:
-    """Layer norm over the last axes. In float64 in small steps: ONNX's operator has its ε and its sums in float32."""
-    node = graph.node
-    if graph.dtype != "float64":
-        return node("LayerNormalization", x, gamma, beta, axis=axes[0], epsilon=epsilon)
-    along = graph.integers(*axes)
-    centred = node("Sub", x, node("ReduceMean", x, along))
-    variance = node("ReduceMean", node("Mul", centred, centred), along)
-    x_hat = node("Div", centred, node("Sqrt", node("Add", variance, graph.number(epsilon))))
-    return node("Add", node("Mul", x_hat, gamma), beta)
-
-
-@_exports(L.GroupNorm)
-def _group_norm(graph: OnnxGraph, layer: L.GroupNorm, x: Value) -> Value:
-    axes, C, groups = len(x.shape), x.shape[-1], layer.groups
-    name, lies = (graph.first(x), FIRST) if axes == 3 else (graph.rows(x), ROWS)
-    if axes in (2, 4):
-        name = graph._transposed(name, (0, axes, *range(1, axes)))
-    name = graph.wide(name)
-    if graph.opset >= 21 and graph.dtype != "float64" and axes > 1:
-        gamma, beta = _spread_and_mean(graph, layer, (C,))
-        y = graph.node("GroupNormalization", name, gamma, beta, num_groups=groups, epsilon=layer.epsilon)
-    else:
-        y = _group_norm_in_steps(graph, layer, name, x.shape)
-    y = graph.narrow(y)
-    if axes in (2, 4):
-        y = graph._transposed(y, (0, *range(2, axes + 1), 1))
-    return Value(y, x.shape, lies)
-
-
-def _group_norm_in_steps(graph: OnnxGraph, layer: L.GroupNorm, x: str, shape: Shape) -> str:
-    """(N, C, ...) -> (N, g, C/g · ...), normalised along its last axis, and back."""
-    C, inside = shape[-1], shape[:-1]
-    node, groups = graph.node, layer.groups
-    rows = node("Reshape", x, graph.integers(-1, groups, elements(shape) // groups))
-    ones, zeros = (
-        graph.constant(one(elements(shape) // groups), graph.wide_dtype) for one in (numpy.ones, numpy.zeros)
-    )
-    x_hat = node("Reshape", _normalised(graph, rows, ones, zeros, [2], layer.epsilon), graph.integers(-1, C, *inside))
-    gamma, beta = (
-        node("Reshape", name, graph.integers(C, *(1 for _ in inside))) for name in _spread_and_mean(graph, layer, (C,))
-    )
-    return node("Add", node("Mul", x_hat, gamma), beta)
-
-
-@_exports(L.Dropout, L.SpatialDropout2D, L.Identity)
-def _nothing(graph: OnnxGraph, layer: Layer, x: Value) -> Value:
-    return x
-
-
-@_exports(L.Sequential)
-def _chain(graph: OnnxGraph, layer: L.Sequential, x: Value) -> Value:
-    for name, child in layer.children().items():
-        x = graph.inside(name, child, x)
-    return x
-
-
-@_exports(L.Residual)
-def _residual(graph: OnnxGraph, layer: L.Residual, x: Value) -> Value:
-    branches = [graph.inside("layer", layer.layer, x)]
-    return _sum(graph, [*branches, x if layer.shortcut is None else graph.inside("shortcut", layer.shortcut, x)])
-
-
-@_exports(L.Parallel)
-def _parallel(graph: OnnxGraph, layer: L.Parallel, x: Value) -> Value:
-    branches = [graph.inside(name, child, x) for name, child in layer.children().items()]
-    if layer.merge == "add":
-        return _sum(graph, branches)
-    names, lies = _alike(graph, branches)
-    C = sum(branch.shape[-1] for branch in branches)
-    axis = 1 if lies == FIRST else len(branches[0].shape)
-    return Value(graph.node("Concat", *names, axis=axis), (*branches[0].shape[:-1], C), lies)
-
-
-def _sum(graph: OnnxGraph, branches: list[Value]) -> Value:
-    names, lies = _alike(graph, branches)
-    total = names[0]
-    for name in names[1:]:
-        total = graph.node("Add", total, name)
-    return Value(total, branches[0].shape, lies)
-
-
-def _alike(graph: OnnxGraph, branches: list[Value]) -> tuple[list[str], str]:
-    """The branches, all lying the same way."""
-    if any(branch.lies == FIRST for branch in branches):
-        return [graph.first(branch) for branch in branches], FIRST
-    return [graph.rows(branch) for branch in branches], ROWS
-
-
-@_exports(PaddedShortcut)
-def _padded_shortcut(graph: OnnxGraph, layer: PaddedShortcut, x: Value) -> Value:
-    name, s = graph.first(x), layer.stride
-    if s > 1:
-        ends = graph.integers(*x.shape[:2])
-        name = graph.node("Slice", name, graph.integers(0, 0), ends, graph.integers(2, 3), graph.integers(s, s))
-    if layer.filters > x.shape[2]:
-        amounts = graph.integers(0, 0, 0, 0, 0, layer.filters - x.shape[2], 0, 0)
-        name = graph.node("Pad", name, amounts)
-    return Value(name, layer.output_shape(x.shape), FIRST)
+        raise TypeError(no_exporter(list(lacking.values())))

@@ -19,7 +19,7 @@ from ..geometry import check_shape, elements
 from ..layers.initializers import Draw
 from ..layers.layer import Layer, Shape
 from ..layers.sketch import sketch
-from .onnx_constants import FLOATS, MOST_FOLDED, Constants, Lacking
+from .onnx_constants import FLOATS, FOLDS, MOST_FOLDED, Constants, Lacking
 from .onnx_patterns import Call, simplified
 from .regions import Node, nest
 
@@ -72,7 +72,7 @@ class GraphReader:
         self.constants = Constants(model, path)
         self.nodes: list[Node] = []
         self.places: dict[str, int] = {}  # where each of them stands in the list
-        self.weights: dict[int, dict[str, numpy.ndarray]] = {}
+        self.weights: dict[Layer, dict[str, numpy.ndarray]] = {}
         self.values: dict[str, Value | None] = {}
         self.uses: Counter[str] = Counter()
         self.batch: int = -1
@@ -119,7 +119,7 @@ class GraphReader:
         wanted, needed = {result}, []
         for call in reversed(calls):
             if wanted & set(call.outputs) and call.outputs[0] not in self.constants.known:
-                wanted.update(call.inputs)
+                wanted.update(name for name in call.inputs if name)
                 needed.append(call)
         return needed[::-1]
 
@@ -164,25 +164,37 @@ class GraphReader:
         return True
 
     def _read_all(self, calls: list[Call]) -> None:
-        lacking = []
+        lacking: dict[str, list[str]] = {}  # nodes, by the operator and why it is lacking
         for call in calls:
             if all(name in self.constants.known or not name for name in call.inputs) and self._fold(call):
                 continue
             reader = self.readers.get(call.operator) if call.domain in ("", "ai.onnx") else None
-            known = all(self.values.get(name, 0) is not None for name in call.inputs)
+            known = all(n in self.constants.known or self.values.get(n, 0) is not None for n in call.inputs)
             value = None
             try:
-                if reader is None:
+                if reader is None and (known or call.operator not in FOLDS):  # behind what is lacking, shapes are too
                     raise Lacking(f"no layer is {call.domain + '.' if call.domain else ''}{call.operator}")
-                if known:
+                self._check_outputs(call)
+                if known and reader is not None:
                     value = reader(self, call)
             except Lacking as error:
-                lacking.append(f"{call.name} ({call.operator}: {error})")
+                lacking.setdefault(f"({call.operator}: {error})", []).append(call.name)
             except MALFORMED as error:
                 raise CheckpointError(f"node {call.name} ({call.operator}): {error}") from error
-            self.values[call.outputs[0]] = value
+            self.values |= {name: value if place == 0 else None for place, name in enumerate(call.outputs) if name}
         if lacking:
-            raise Lacking(f"{len(lacking)} of its nodes have no counterpart among the layers: {'; '.join(lacking)}")
+            count = sum(map(len, lacking.values()))
+            told = "; ".join(f"{_some(names)} {why}" for why, names in lacking.items())
+            raise Lacking(
+                f"{count} of its nodes have no counterpart among the layers: {told}. Put layers that dualnet has in "
+                "their place before you export, or keep the part before them with onnx.utils.extract_model"
+            )
+
+    def _check_outputs(self, call: Call) -> None:
+        """A layer has one output."""
+        used = [name for name in call.outputs[1:] if name and self.uses[name]]
+        if used:
+            raise Lacking(f"its output {used[0]!r} is used; a layer gives only the first output of this node")
 
     def _at_the_end(self, y: Value) -> None:
         if y.padding != ((0, 0), (0, 0)):
@@ -198,7 +210,7 @@ class GraphReader:
         sketch(net, shape, dtype)
         state = net.state_dict()
         for place, layer in net.walk():
-            state |= {f"{place}.{name}": array for name, array in self.weights.get(id(layer), {}).items()}
+            state |= {f"{place}.{name}": array for name, array in self.weights.get(layer, {}).items()}
         draw = Draw(0)
         for at, name in enumerate(state):
             if name.endswith(".seed"):  # so that masks differ, should it be trained
@@ -268,7 +280,7 @@ class GraphReader:
         after = layer.output_shape(shape)
         name = call.outputs[0]
         self.append(Node(name, (x.node,), layer))
-        self.weights[id(layer)] = {key: array for key, array in weights.items() if array is not None}
+        self.weights[layer] = {key: array for key, array in weights.items() if array is not None}
         plain = replace(x, node=name, padding=((0, 0), (0, 0)))
         if after == shape and not isinstance(layer, L.Dense):
             return plain
@@ -301,3 +313,8 @@ class GraphReader:
     def _fold(self, call: Call) -> bool:
         """Compute a node of constants now, if it only moves numbers about."""
         return self.constants.fold(call) if call.domain in ("", "ai.onnx") else False
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    """The first of the names, and how many there are beside them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,11 +11,11 @@ import numpy
 
 from .. import layers as L
 from ..files.formats import CheckpointError
-from ..geometry import elements, placed
+from ..geometry import Pair, elements, placed, windows
 from ..layers.layer import Layer, Shape
 from ..models import PaddedShortcut
 from .onnx_constants import FLOATS, Lacking
-from .onnx_export import units_of
+from .onnx_export_layers import units_of
 from .onnx_graph import GraphReader, Reader, Value
 from .onnx_patterns import Call
 from .regions import Node
@@ -119,8 +119,6 @@ def _pool(reader: GraphReader, call: Call) -> Value:
             raise Lacking(f"p is {call.attributes['p']}; L2Pool2D has 2")
         return reader.put(L.L2Pool2D(window, **options), x, call)
     if name == "MaxPool":
-        if len([one for one in call.outputs if one]) > 1:
-            raise Lacking("it gives the places of the largest units too")
         return reader.put(L.MaxPool2D(window, **options), x, call)
     counted = bool(call.attributes.get("count_include_pad", 0))
     if before and not counted and own != ((0, 0), (0, 0)):
@@ -402,7 +400,7 @@ def _merged(reader: GraphReader, call: Call, does: str, parts: list[Value], shap
 def _with_bias(reader: GraphReader, call: Call, fixed: list[str]) -> Value:
     """A constant is added: to the biases of the layer before."""
     x, layer, b = _before_constant(reader, call, fixed)
-    weights = reader.weights[id(layer)]
+    weights = reader.weights[layer]
     if isinstance(layer, NORMS):
         weights["beta"], layer.center = b + weights.get("beta", 0), True
     else:
@@ -417,7 +415,7 @@ def _scaled(reader: GraphReader, call: Call) -> Value:
     if not fixed:
         raise Lacking("it multiplies two computed values")
     x, layer, scale = _before_constant(reader, call, fixed)
-    weights, names = reader.weights[id(layer)], ("gamma", "beta") if isinstance(layer, NORMS) else ("w", "b")
+    weights, names = reader.weights[layer], ("gamma", "beta") if isinstance(layer, NORMS) else ("w", "b")
     if isinstance(layer, L.Conv2DTranspose):
         raise Lacking("it scales what a Conv2DTranspose makes")
     for name in names:
@@ -460,20 +458,40 @@ def _div(reader: GraphReader, call: Call) -> Value:
     """Sums of windows, each divided by the number of its units: average pooling that ONNX's own cannot say."""
     x, counts = reader.value(call), reader.needed(call, 1)
     layer: Any = reader.lone_layer(call.inputs[0])
-    node, alone = reader.nodes[-1] if reader.nodes else None, len(x.shape) == 3 and x.shape[2] == 1
+    node: Any = reader.nodes[-1] if reader.nodes else None
+    alone = len(x.shape) == 3 and x.shape[2] == 1
     sums = isinstance(layer, L.DepthwiseConv2D) or (isinstance(layer, L.Conv2D) and layer.groups == 1 and alone)
     if sums and node is not None and node.does is layer and not layer.use_bias and counts.shape == x.shape[:2]:
-        w, k = reader.weights[id(layer)]["w"], layer.kernel_size
+        w = reader.weights[layer]["w"]
         source = next(one for one in reader.values.values() if one is not None and one.node == node.inputs[0])
-        for counted in (False, True) if (w == 1).all() and w.shape[2:] == (1, source.shape[2]) else ():
-            options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-            pool = L.AveragePool2D(k, count_include_pad=counted, **options)
-            at = placed("Div", (source.shape[0], source.shape[1]), k, layer.stride, layer.padding, layer.dilation)
-            if elements(at.grid) * at.taps < 10**6 and (units_of(at, counted) == counts).all():
-                reader.nodes[-1] = Node(node.name, node.inputs, pool)
-                del reader.weights[id(layer)]  # the layer goes, and another one may get its id
-                return x
+        summed = (w == 1).all() and w.shape[2:] == (1, source.shape[2])
+        pool = _average(layer, (source.shape[0], source.shape[1]), counts) if summed else None
+        if pool is not None:
+            reader.nodes[-1] = Node(node.name, node.inputs, pool)
+            del reader.weights[layer]
+            return x
     raise Lacking("it divides")
+
+
+def _average(layer: Any, size: Pair, counts: numpy.ndarray) -> L.AveragePool2D | None:
+    """The average pooling with these sums whose windows have ``counts`` (H', W') units each; None if there is none."""
+    (k1, k2), (P, Q), pads = layer.kernel_size, counts.shape, layer.padding
+    if max(P * Q, P * k1, Q * k2) > MOST_SPREAD or not ((counts >= 1) & (counts <= k1 * k2)).all():
+        return None
+    # ceil_mode reaches beyond the pooling's own padding: the convolution has zeros there too, but they never count.
+    # That is less than a stride, so of two or more windows only the last one has taps there: its last ones.
+    lost = k1 - round(counts[-1, 0] / k2), k2 - round(counts[0, -1] / k1)
+    beyond = [1 + (taps - 1) * r if taps else 0 for taps, r in zip(lost, layer.dilation)]
+    own: Any = tuple((before, after - more) for (before, after), more in zip(pads, beyond))
+    for counted, padding in ((False, pads), (True, own)):
+        if min(map(min, padding)) < 0:
+            continue
+        options: dict[str, Any] = {"stride": layer.stride, "padding": padding, "dilation": layer.dilation}
+        options["ceil_mode"] = padding != pads
+        at = windows("Div", size, (k1, k2), **options)
+        if at.grid == (P, Q) and (units_of(at, counted) == counts).all():
+            return L.AveragePool2D((k1, k2), count_include_pad=counted, **options)
+    return None
 
 
 @_reads("Pad")

@@ -97,15 +97,15 @@ def need_torch(op: str) -> Any:
     return torch
 
 
-def _state(net: Layer, weights: Mapping[int, tuple[Layer, dict[str, Any]]]) -> dict[str, Any]:
+def _state(net: Layer, weights: Mapping[Layer, dict[str, Any]]) -> dict[str, Any]:
     """The values by the names that they have in the network; a shared layer has them under its first name."""
-    names: dict[int, str] = {}
+    names: dict[Layer, str] = {}
     for path, layer in net.walk():
-        names.setdefault(id(layer), path)
+        names.setdefault(layer, path)
     return {
-        f"{names[key]}.{attribute}": value
-        for key, (_, values) in weights.items()
-        if key in names
+        f"{names[layer]}.{attribute}": value
+        for layer, values in weights.items()
+        if layer in names
         for attribute, value in values.items()
     }
 
@@ -219,9 +219,9 @@ class _Reader:
         self.graphs, self.dtype = graphs, dtype
         self.values: dict[str, Any] = {}
         self.nodes: list[Node] = []
-        self.weights: dict[int, tuple[Layer, dict[str, Any]]] = {}
+        self.weights: dict[Layer, dict[str, Any]] = {}
         self.made: dict[str, tuple[Layer, Value]] = {}  # modules with parameters, by name
-        self.owners: dict[int, str] = {}  # parameters, and the module or node that was the first to use them
+        self.owners: dict[Any, str] = {}  # parameters, and the module or node that was the first to use them
         self.problems: list[Problem] = []
         self.names: set[str] = {""}
 
@@ -384,7 +384,7 @@ class _Reader:
         if step is None:
             return x
         for parameter in parameters:
-            owner = self.owners.setdefault(id(parameter), name)
+            owner = self.owners.setdefault(parameter, name)
             if owner != name:
                 raise Unsupported(f"its weights are those of {owner!r}. Use that module twice instead")
         shape = step.layer.output_shape(x.shape)
@@ -394,7 +394,7 @@ class _Reader:
             self._noted(name, (x.node,), step.layer), shape, axes, x.order if kept else step.order, guessed=x.guessed
         )
         if step.weights:
-            self.weights[id(step.layer)] = step.layer, step.weights
+            self.weights[step.layer] = step.weights
         return value
 
     def _noted(self, name: str, inputs: tuple[str, ...], does: Layer | str) -> str:

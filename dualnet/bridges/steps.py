@@ -73,8 +73,10 @@ class Plan:
         return float(numpy.finfo(self.dtype).eps) / 2 * sum(8 + 4 * math.sqrt(step.terms) for step in self.steps)
 
 
-def plan(net: Layer, op: str) -> Plan:
+def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
     """The steps of an initialised network of float32 or float64; ``ValueError`` names every layer that has none.
+
+    ``fused`` gives the steps of ``net.fuse()``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))
@@ -102,6 +104,8 @@ def plan(net: Layer, op: str) -> Plan:
     for name, array in writer.arrays.items():
         if not numpy.isfinite(array).all():
             raise ValueError(f"{op}: {name} holds numbers that are not finite; train the network again, or load one")
+    if fused:  # now that all is said by the names that the layers have here
+        return plan(net.fuse(), op)
     return Plan(start, output, writer.steps, writer.arrays, dtype)
 
 

@@ -164,6 +164,15 @@ def test_padding_that_programs_refuse(rng):
         for opset in (18, 21):
             net = dn.Sequential([layer]).init((6, 7, 2))
             check(net, examples(net, rng), opset=opset)
+    far = {"stride": (4, 3), "padding": ((0, 3), (1, 3))}  # no window meets the rows behind
+    beyond = {"stride": (1, 5), "padding": ((0, 2), (3, 1)), "dilation": (2, 3), "ceil_mode": True}
+    for layer, shape in [
+        (dn.AveragePool2D((2, 4), **far), (2, 1, 3)),
+        (dn.AveragePool2D((4, 3), **beyond, count_include_pad=True), (5, 5, 2)),
+    ]:
+        for opset in (18, 21):
+            net = dn.Sequential([layer]).init(shape)
+            check(net, examples(net, rng), opset=opset)
 
 
 def test_a_shared_layer_is_stored_once(rng):

@@ -56,6 +56,59 @@ def test_drawn_networks_come_back(dtype, networks, tmp_path):
         same(net, other, examples(net, draw), {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}[dtype])
 
 
+def drawn_pooling(draw: np.random.Generator) -> dn.Layer:
+    def pair(least: int, most: int) -> tuple[int, int]:
+        return int(draw.integers(least, most + 1)), int(draw.integers(least, most + 1))
+
+    options = {
+        "stride": one(draw, None, pair(1, 5), pair(1, 5)),
+        "padding": one(draw, "same", "valid", "full", (pair(0, 3), pair(0, 3)), (pair(0, 3), pair(0, 3))),
+        "dilation": one(draw, 1, pair(1, 3), pair(1, 3)),
+        "ceil_mode": one(draw, False, True),
+    }
+    kind = one(draw, dn.MaxPool2D, dn.L2Pool2D, dn.AveragePool2D, dn.AveragePool2D, dn.AveragePool2D)
+    if kind is dn.AveragePool2D:
+        options["count_include_pad"] = one(draw, False, True)
+    return kind(pair(1, 4), **options)
+
+
+def test_drawn_poolings_come_back(tmp_path):
+    """Half of them in opset 18, which has no dilation in a mean: it is written as a sum and a division."""
+    poolings = divided = 0
+    newest = onnx.defs.onnx_opset_version()
+    for seed in range(600):
+        draw = np.random.default_rng(seed)
+        pooling, shape = drawn_pooling(draw), tuple(int(n) for n in draw.integers(1, (9, 9, 5)))
+        x = draw.standard_normal((2, *shape)).astype("float32")
+        try:
+            net = dn.Sequential([pooling]).init(shape)
+            net.predict(x)
+        except ValueError:  # a window does not fit on the map, or lies beside it
+            continue
+        options = {"opset": int(one(draw, 18, draw.integers(18, newest + 1))), "layout": one(draw, "NHWC", "NCHW")}
+        other = back(net, tmp_path, **options)
+        assert [type(layer) for layer in other] == [type(pooling)], (pooling, shape, options)
+        same(net, other, x)
+        poolings += 1
+        divided += b"Div" in (tmp_path / "net.onnx").read_bytes()
+    assert poolings > 250 and divided > 80, (poolings, divided)
+
+
+def test_what_ceil_mode_reaches_does_not_count(tmp_path, rng):
+    """Of the last window, two taps of three lie beyond the padding."""
+    mean = dn.AveragePool2D(3, stride=5, padding=1, dilation=2, ceil_mode=True, count_include_pad=True)
+    net = dn.Sequential([mean]).init((5, 5, 2))
+    other = back(net, tmp_path, opset=18)
+    assert repr(other[0]) == repr(mean)
+    same(net, other, examples(net, rng))
+
+
+def test_a_pooling_of_many_windows_comes_back(tmp_path, rng):
+    net = dn.Sequential([dn.AveragePool2D(9, stride=1, padding=2, dilation=2, count_include_pad=True)])
+    net.init((150, 140, 1))
+    same(net, back(net, tmp_path, opset=18), examples(net, rng, 1))
+
+
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "vgg6"])
 def test_models_come_back_layer_by_layer(name, tmp_path, rng):
     net = dn.models.get(name)().init(dn.models.INPUT_SHAPES[name], seed=2)
@@ -179,6 +232,11 @@ GRAPHS: dict[str, tuple[list[Step], list[int], dict[str, Any]]] = {
         + [("Reshape", "x 3"), ("MatMul", "4 w")],
         [3, 4, 4],
         {"w": M, "i": np.array(0), "z": np.array([0]), "m": np.array([-1])},
+    ),
+    "reshaped to a shape": (
+        [("Flatten", "x"), ("Shape", "0"), ("Reshape", "x 1"), ("MatMul", "2 w")],
+        [3, 4, 4],
+        {"w": M},
     ),
     "pooled and squeezed": ([("GlobalAveragePool", "x"), ("Squeeze", "0 a")], [3, 4, 5], {"a": np.array([2, 3])}),
     "pooled by a mean": ([("ReduceMean", "x a", {"keepdims": 0})], [3, 4, 5], {"a": np.array([-1, -2])}),
@@ -366,6 +424,99 @@ def test_no_counterpart(name, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         dn.from_onnx(tmp_path / "made.onnx")
     assert type(caught.value) is ValueError  # the file is no worse for it
+
+
+def of_nodes(
+    nodes: list[onnx.NodeProto], result: str, constants: dict[str, Any] | None = None, shape: tuple[int, ...] = (4,)
+) -> onnx.ModelProto:
+    """A model of nodes that may have several outputs, or leave some out."""
+    made = model([("Relu", "x")], list(shape), constants)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    made.graph.output[0].name = result
+    return made
+
+
+def node(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, outputs, name=f"n.{operator}.{outputs[-1]}", **attributes)
+
+
+def refusal(made: onnx.ModelProto, folder: Path) -> str:
+    onnx.save(made, folder / "made.onnx")
+    with pytest.raises(ValueError) as caught:
+        dn.from_onnx(folder / "made.onnx")
+    assert type(caught.value) is ValueError, caught.value  # the file is no worse for it
+    return str(caught.value).partition("made.onnx: ")[2]
+
+
+TAIL = ". Put layers that dualnet has in their place before you export, or keep the part before them with onnx.utils"
+
+
+def test_a_node_of_several_outputs_is_told_once(tmp_path):
+    """And what takes its outputs, at any distance, is no news."""
+    parts = [node("Split", ["x"], ["a", "b", "c"], axis=1, num_outputs=3)]
+    ways = [node("Sigmoid", ["b"], ["d"]), node("MatMul", ["c", "w"], ["e"]), node("Relu", ["a"], ["f"])]
+    ways += [node("Mul", ["d", "e"], ["g"]), node("Add", ["g", "w"], ["h"]), node("Concat", ["f", "h"], ["y"], axis=1)]
+    told = refusal(of_nodes(parts + ways, "y", {"w": np.ones((4, 4), F)}), tmp_path)
+    count = "1 of its nodes have no counterpart among the layers: "
+    assert told.startswith(f"{count}n.Split.c (Split: no layer is Split){TAIL}"), told
+    for place, name in enumerate("abc"):  # also when one of them is the whole result
+        told = refusal(of_nodes(parts, name), tmp_path)
+        assert told.startswith(f"{count}n.Split.c (Split: no layer is Split){TAIL}"), (place, told)
+    many = [node("Erf", ["x" if not place else str(place - 1)], [str(place)]) for place in range(8)]
+    told = refusal(of_nodes(many, "7"), tmp_path)
+    assert told.startswith(f"8{count[1:]}n.Erf.0, n.Erf.1, n.Erf.2 and 5 more (Erf: no layer is Erf){TAIL}"), told
+    two = [node("Relu", ["x"], ["r"]), *parts, node("Split", ["r"], ["k", "l"], num_outputs=2)]
+    told = refusal(of_nodes([*two, node("Add", ["b", "l"], ["y"])], "y"), tmp_path)
+    assert told.startswith(f"2{count[1:]}n.Split.c, n.Split.l (Split: no layer is Split){TAIL}"), told
+
+
+def test_shapes_behind_what_is_lacking_are_no_news(tmp_path):
+    """An exporter computes the shape for a Reshape from that of the tensor, which is not known here."""
+    nodes = [node("Erf", ["x"], ["e"]), node("Shape", ["e"], ["s"]), node("Gather", ["s", "i"], ["g"])]
+    nodes += [node("Unsqueeze", ["g", "o"], ["u"]), node("Concat", ["u", "m"], ["c"], axis=0)]
+    nodes += [node("Reshape", ["e", "c"], ["r"]), node("Relu", ["r"], ["y"])]
+    numbers = {"i": np.array(0), "o": np.array([0]), "m": np.array([4])}
+    told = refusal(of_nodes(nodes, "y", numbers), tmp_path)
+    assert told.startswith("1 of its nodes") and "n.Erf.e (Erf: no layer is Erf)." in told, told
+    told = refusal(of_nodes([node("Gather", ["x", "i"], ["y"], axis=1)], "y", numbers), tmp_path)
+    assert told.startswith("1 of its nodes") and "n.Gather.y (Gather: no layer is Gather)." in told, told
+
+
+def test_outputs_and_inputs_that_are_left_out(tmp_path):
+    """The name "" says that there is none: no node makes it, and no node waits for it."""
+    lstm = node("LSTM", ["x", "w", "r", "", "", "h"], ["", "hidden", "cell"], hidden_size=2)
+    behind = [node("Tanh", ["hidden"], ["t"]), node("Add", ["t", "cell"], ["y"])]
+    numbers = {name: np.ones((1, 8, 2), F) for name in "wrh"}
+    told = refusal(of_nodes([lstm, *behind], "y", numbers), tmp_path)
+    assert told.startswith("1 of its nodes") and "n.LSTM.cell (LSTM: no layer is LSTM)." in told
+    doubled = node("Gemm", ["x", "m", ""], ["g"], alpha=2.0)
+    nodes = [lstm, doubled, node("Concat", ["hidden", "g"], ["y"], axis=1)]
+    told = refusal(of_nodes(nodes, "y", {**numbers, "m": np.ones((4, 2), F)}), tmp_path)
+    assert told.startswith("2 of its nodes") and "n.Gemm.g (Gemm: it is more than x · w + b)." in told
+    lone = node("LSTM", ["x", "w", "r"], ["", "hidden"], hidden_size=2)  # does not lead to the result
+    clip = node("Clip", ["x", "", "m"], ["y"])
+    told = refusal(of_nodes([lone, clip], "y", {**numbers, "m": F(6)}), tmp_path)
+    assert told.startswith("1 of its nodes") and "n.Clip.y (Clip: no layer is Clip)." in told
+    gemm = [lone, node("Gemm", ["x", "m", ""], ["y"])]  # it is read, though a node without first output stands before
+    onnx.save(of_nodes(gemm, "y", {**numbers, "m": np.eye(4, 3, dtype=F)}), tmp_path / "made.onnx")
+    net = dn.from_onnx(tmp_path / "made.onnx")
+    assert [type(layer) for layer in net] == [dn.Dense] and net[0].b is None
+
+
+def test_a_second_output_that_is_used(tmp_path):
+    """A layer has one output; the second one of a node may be there, but nothing may need it."""
+    drop = node("Dropout", ["x"], ["d", "mask"])
+    onnx.save(of_nodes([drop, node("Relu", ["d"], ["y"])], "y"), tmp_path / "made.onnx")
+    assert [type(layer) for layer in dn.from_onnx(tmp_path / "made.onnx")] == [dn.ReLU]
+    pool = node("MaxPool", ["x"], ["p", "places"], kernel_shape=[2, 2])
+    onnx.save(of_nodes([pool], "p", shape=(3, 5, 5)), tmp_path / "made.onnx")
+    assert [type(layer) for layer in dn.from_onnx(tmp_path / "made.onnx")] == [dn.MaxPool2D]
+    assert "its output 'places' is used" in refusal(of_nodes([pool], "places", shape=(3, 5, 5)), tmp_path)
+    for behind, result in (([], "mask"), ([node("Cast", ["mask"], ["k"], to=1), node("Add", ["d", "k"], ["y"])], "y")):
+        told = refusal(of_nodes([drop, *behind], result), tmp_path)
+        why = "n.Dropout.mask (Dropout: its output 'mask' is used; a layer gives only the first output of this node)."
+        assert told.startswith("1 of its nodes have no counterpart") and why in told, told
 
 
 # -- files from strangers ----------------------------------------------------------------------------------------------

@@ -73,8 +73,11 @@ def test_what_does_not_fit(tmp_path, write, monkeypatch):
         call(dn.Dense(2))
     with pytest.raises(ValueError, match="computes in float16; expected float32 or float64"):
         call(dn.Dense(2).init((2,), dtype="float16"))
-    with pytest.raises(ValueError, match="does not end in"):
+    endings = {"to_c": r"\.h or \.hpp", "to_numpy": r"\.py"}[write]
+    with pytest.raises(ValueError, match=f"{write}: .*net.txt' ends with '.txt'; expected {endings}$"):
         call(net, "net.txt")
+    with pytest.raises(ValueError, match=f"{write}: .* is a folder; expected a file, such as"):
+        call(net, "")
     with pytest.raises(ValueError, match="expected"):
         call(net, x=np.ones((3, 5)))
     with pytest.raises(ValueError, match="seed"):

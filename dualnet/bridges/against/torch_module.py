@@ -192,7 +192,7 @@ def _hidden(module: Any, root: Any, step: Pass, whole: _Whole, same: float) -> I
         yield row("module", "y", same)
     theirs = dict(whole.copy.named_parameters())
     for name, parameter in root[0].named_parameters():
-        real, sum_of_nodes = whole.gradients.get(name), step.totals.get(id(parameter))
+        real, sum_of_nodes = whole.gradients.get(name), step.totals.get(parameter)
         if name not in theirs or (real is None and sum_of_nodes is None):
             continue
         if real is None or sum_of_nodes is None:
@@ -233,8 +233,7 @@ def _compared_whole(torch: Any, module: Any, x: Any, t: Any, whole: _Whole, repo
         report.losses["theirs in float64"] = wide
     shape = tuple(x.shape[1:]) if x.ndim != 4 else (*x.shape[2:], x.shape[1])
     try:
-        net = converted(module, shape, "against").net
-        ours = _ours(net, host(x), module.training)
+        ours = _ours(module, shape, host(x))
     except (ValueError, TypeError, ImportError, MemoryError):
         report.notes.append("dn.from_torch does not convert the whole module, so there is no loss of ours")
         return
@@ -244,8 +243,9 @@ def _compared_whole(torch: Any, module: Any, x: Any, t: Any, whole: _Whole, repo
         report.logits = _distance(y, whole.y)
 
 
-def _ours(net: Any, x: numpy.ndarray, train: bool) -> numpy.ndarray:
+def _ours(module: Any, shape: tuple[int, ...], x: numpy.ndarray) -> numpy.ndarray:
     with use_backend("numpy"):
+        net, train = converted(module, shape, "against").net, module.training
         x = numpy.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
         y = to_numpy(net.forward(asarray(x), train=True)[0] if train else net(asarray(x)))
     return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y

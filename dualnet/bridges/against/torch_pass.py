@@ -81,7 +81,7 @@ class Pass:
         self.values: dict[str, Any] = {}
         self.done: list[Done] = []
         self.names: dict[str, int] = {}
-        self.totals: dict[int, Any] = {}  # gradients of parameters, by their id
+        self.totals: dict[Any, Any] = {}  # gradients by the parameter
 
     # -- forward
 
@@ -272,8 +272,8 @@ class Pass:
         return gradients
 
     def _total(self, parameter: Any, gradient: Any) -> None:
-        known = self.totals.get(id(parameter))
-        self.totals[id(parameter)] = gradient if known is None else known + gradient
+        known = self.totals.get(parameter)
+        self.totals[parameter] = gradient if known is None else known + gradient
 
     def _noted(self, done: Done, gradients: dict[str, Any] | None) -> NodeRun:
         values = {use.name: host(use.leaf) for use in done.uses}

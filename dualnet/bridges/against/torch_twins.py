@@ -99,7 +99,7 @@ class Finder:
         elif does == "concat":
             self.found[node.name] = lambda run: JoinTwin("concatenation", turns)
         elif isinstance(does, Layer):
-            weights = reader.weights.get(id(does), (does, {}))[1]
+            weights = reader.weights.get(does, {})
             self.found[node.name] = self._layer(node, does, weights, given[0], turns)
 
     def _layer(
