@@ -27,28 +27,50 @@ from .files import CheckpointError, load, save
 from .layers import (
     ELU,
     GELU,
+    AdaptiveAveragePool2D,
+    Add,
+    Average,
+    AveragePool1D,
     AveragePool2D,
     BatchNorm,
+    Concatenate,
+    Conv1D,
     Conv2D,
     Conv2DTranspose,
+    Cropping2D,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GlobalAveragePool1D,
     GlobalAveragePool2D,
+    GlobalMaxPool1D,
     GlobalMaxPool2D,
+    Graph,
     GroupNorm,
+    Hardsigmoid,
+    Hardswish,
     Identity,
+    InstanceNorm,
     L2Pool2D,
     Lambda,
     Layer,
     LayerNorm,
     LeakyReLU,
     LogSoftmax,
+    Maximum,
+    MaxPool1D,
     MaxPool2D,
+    Mish,
+    Multiply,
     Parallel,
+    PReLU,
+    ReflectionPadding2D,
     ReLU,
+    ReLU6,
+    Reshape,
     Residual,
+    RMSNorm,
     SeparableConv2D,
     Sequential,
     Sigmoid,
@@ -57,6 +79,8 @@ from .layers import (
     Softplus,
     SpatialDropout2D,
     Tanh,
+    UpSampling2D,
+    ZeroPadding2D,
 )
 from .layers.fusing import fuse
 from .layers.initializers import Draw
@@ -65,8 +89,19 @@ from .ops import LossPullback, Pullback, losses
 from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value, schedules
 from .optimizers.loss_scale import FixedLossScale, LossScale
 from .parity import parity, twin
-from .seeing import explain, graph, network_html, summary, trace, viz
-from .training import Callback, CaptureError, EarlyStopping, History, Run, capture, evaluate, fit, predict
+from .seeing import explain, graph, network_html, plan, summary, trace, viz
+from .training import (
+    Callback,
+    CaptureError,
+    EarlyStopping,
+    History,
+    Run,
+    callbacks,
+    capture,
+    evaluate,
+    fit,
+    predict,
+)
 from .version import __version__
 
 if _typing.TYPE_CHECKING:
@@ -81,14 +116,21 @@ if _typing.TYPE_CHECKING:
 __all__ = [
     "Adam",
     "AdamW",
+    "AdaptiveAveragePool2D",
+    "Add",
+    "Average",
+    "AveragePool1D",
     "AveragePool2D",
     "BackendUnavailable",
     "BatchNorm",
     "Callback",
     "CaptureError",
     "CheckpointError",
+    "Concatenate",
+    "Conv1D",
     "Conv2D",
     "Conv2DTranspose",
+    "Cropping2D",
     "Dense",
     "DepthwiseConv2D",
     "Draw",
@@ -98,11 +140,17 @@ __all__ = [
     "FixedLossScale",
     "Flatten",
     "GELU",
+    "GlobalAveragePool1D",
     "GlobalAveragePool2D",
+    "GlobalMaxPool1D",
     "GlobalMaxPool2D",
+    "Graph",
     "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
     "History",
     "Identity",
+    "InstanceNorm",
     "L2Pool2D",
     "Lambda",
     "Layer",
@@ -111,12 +159,21 @@ __all__ = [
     "LogSoftmax",
     "LossPullback",
     "LossScale",
+    "MaxPool1D",
     "MaxPool2D",
+    "Maximum",
+    "Mish",
+    "Multiply",
+    "PReLU",
     "Parallel",
     "Parameter",
     "Pullback",
+    "RMSNorm",
     "RMSProp",
     "ReLU",
+    "ReLU6",
+    "ReflectionPadding2D",
+    "Reshape",
     "Residual",
     "Run",
     "SGD",
@@ -130,11 +187,14 @@ __all__ = [
     "Tanh",
     "TransferForbidden",
     "Transfers",
+    "UpSampling2D",
+    "ZeroPadding2D",
     "__version__",
     "against",
     "asarray",
     "available_backends",
     "backend",
+    "callbacks",
     "capture",
     "check",
     "clip_by_global_norm",
@@ -167,15 +227,15 @@ __all__ = [
 ]
 
 # Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
-_given = (fit, evaluate, predict, summary, save, fuse, trace, graph)
+_given = (fit, evaluate, predict, summary, plan, save, fuse, trace, graph)
 _methods: dict[str, _typing.Any] = {method.__name__: method for method in _given}
 _methods |= {name: _LateMethod(name) for name in _METHODS}
 for _name, _method in (_methods | {"_repr_html_": network_html}).items():
     setattr(Layer, _name, _method)
-del evaluate, fit, fuse, network_html, predict, save, summary, trace
+del evaluate, fit, fuse, network_html, plan, predict, save, summary, trace
 
 # ``import dualnet.schedules`` works too, although the file lies in optimizers/.
-for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.viz"):
+for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.viz", "training.callbacks"):
     _sys.modules[f"{__name__}.{_module.rpartition('.')[2]}"] = _sys.modules[f"{__name__}.{_module}"]
 
 

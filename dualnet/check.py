@@ -21,6 +21,7 @@ from . import markup
 from .arguments import integer
 from .layers.containers import forward_of
 from .layers.layer import Layer
+from .layers.several import each, parts
 from .shim import asarray, backend_of, to_numpy
 from .shim.dtypes import is_floating
 
@@ -313,24 +314,43 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> Problem:
     if len(arrays) > 1:
         raise ValueError(f"check: a layer takes one batch x, got {len(arrays)} arrays")
     layer = _in_float64(layer)
-    shape = (2, *layer.input_shape)  # type: ignore[misc]
-    x = to_numpy(arrays[0]) if arrays else numpy.random.default_rng(1).standard_normal(shape)
+    rng = numpy.random.default_rng(1)
+    shapes = layer.input_shape if not _is_list_of_shapes(layer.input_shape) else list(layer.input_shape)  # type: ignore[arg-type]
+    x = each(to_numpy, arrays[0]) if arrays else each(lambda shape: rng.standard_normal((2, *shape)), shapes)
     parameters = layer.parameters()
-    values = {"x": x.astype(numpy.float64), **{name: to_numpy(p.value) for name, p in parameters.items()}}
+    inputs = {name: a.astype(numpy.float64) for name, a in parts(x)}  # "x", or "x['image']" of several
+    values = {**inputs, **{name: to_numpy(p.value) for name, p in parameters.items()}}
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
         with _undisturbed(layer):
             for name, parameter in parameters.items():
                 parameter.value = asarray(values[name])
-            y, pullback = forward_of(layer, layer.enter(asarray(values["x"])), train, need_dx=True)
+            given = iter([asarray(values[name]) for name in inputs])
+            y, pullback = forward_of(layer, layer.enter(each(lambda a: next(given), x)), train, need_dx=True)
+        outputs = [to_numpy(a) for _, a in parts(y)]
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
-            dx, gradients = pullback(asarray(g))
-            return {"x": to_numpy(dx), **{name: to_numpy(d) for name, d in gradients.items()}}
+            dx, gradients = pullback(_apart(g, y, outputs))
+            deltas = {name: to_numpy(d) for name, d in parts(dx)}
+            return {**deltas, **{name: to_numpy(d) for name, d in gradients.items()}}
 
-        return to_numpy(y), pull
+        return numpy.concatenate([a.ravel() for a in outputs]) if len(outputs) > 1 else outputs[0], pull
 
     return Problem(type(layer).__name__, values, list(values), run)
+
+
+def _is_list_of_shapes(shape: Any) -> bool:
+    """Of a layer such as Add, which takes a list of arrays."""
+    return isinstance(shape, tuple) and bool(shape) and isinstance(shape[0], tuple)
+
+
+def _apart(g: numpy.ndarray, y: Any, outputs: list[numpy.ndarray]) -> Any:
+    """g as the gradient of y: of several outputs, which were put in a row, cut into one for each."""
+    if len(outputs) == 1:
+        return asarray(g)
+    ends = numpy.cumsum([a.size for a in outputs])
+    cut = iter([asarray(part.reshape(a.shape)) for part, a in zip(numpy.split(g, ends[:-1]), outputs)])
+    return each(lambda a: next(cut), y)
 
 
 def _in_float64(layer: Layer) -> Layer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from . import markup
 
-__all__ = ["History", "best_epoch", "in_one_line"]
+__all__ = ["History", "best_epoch", "in_one_line", "should_grow"]
 
 
 class History(dict[str, list[float]]):
@@ -58,16 +59,28 @@ def _curve(name: str, values: list[float]) -> list[str]:
     return [name, line, markup.figure(values[0], 4), markup.figure(values[-1], 4), *end]
 
 
-def best_epoch(name: str, values: Sequence[float]) -> int | None:
-    """The place of the best value: the largest accuracy, the smallest loss. None for any other figure.
+GROWING = re.compile(r"(val_|.*_)?(accuracy|top\d+|precision|recall|f1|roc_auc|average_precision)")
 
-    >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7])
-    (1, None)
+
+def should_grow(name: str) -> bool:
+    """Is a larger figure a better one? So it is for accuracy and the other metrics that ``fit`` knows.
+
+    >>> should_grow("val_accuracy"), should_grow("val_f1"), should_grow("top5"), should_grow("loss")
+    (True, True, True, False)
+    """
+    return GROWING.fullmatch(name) is not None
+
+
+def best_epoch(name: str, values: Sequence[float]) -> int | None:
+    """The place of the best value: the largest accuracy, the smallest loss. None for a figure that is not known.
+
+    >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7]), best_epoch("seconds", [2.0, 1.0])
+    (1, 1, None)
     """
     finite = [value for value in values if math.isfinite(value)]
-    if not finite or not name.endswith(("accuracy", "loss")):
+    if not finite or not (should_grow(name) or name.endswith("loss")):
         return None
-    return values.index((max if name.endswith("accuracy") else min)(finite))
+    return values.index((max if should_grow(name) else min)(finite))
 
 
 def in_one_line(figures: dict[str, float]) -> str:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .arguments import integer
+from .arguments import integer, positive
 from .files.network import built_in
 from .geometry import elements, height_and_width
 from .layers import (
     BatchNorm,
     Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool2D,
+    Identity,
     MaxPool2D,
+    Parallel,
     ReLU,
     Residual,
     Sequential,
 )
 from .layers.layer import Layer, Shape
+from .layers.piecewise import ReLU6
 from .ops.pullback import Pullback
 from .shim import Array, namespace
 from .shim.memory import check_memory
 
 __all__ = ["INPUT_SHAPES", "NAMES", "PaddedShortcut", "digits_cnn", "get"]
-__all__ += ["lenet5", "resnet18", "resnet20", "vgg16", "vgg6"]
+__all__ += ["lenet5", "mobilenetv2", "resnet18", "resnet20", "resnet34", "resnet50", "unet", "vgg16", "vgg6"]
 
 
 def lenet5(classes: int = 10) -> Sequential:
@@ -144,11 +149,12 @@ def resnet20(classes: int = 10, *, shortcut: str = "identity") -> Sequential:
     return _resnet((16, 32, 64), 3, _classes(classes, "resnet20"), _shortcut_kind(shortcut, "resnet20"))
 
 
-def resnet18(classes: int = 10, *, shortcut: str = "projection") -> Sequential:
+def resnet18(classes: int = 10, *, shortcut: str = "projection", stem: int = 3) -> Sequential:
     """ResNet-18 for images (32, 32, 3): 11,173,962 parameters.
 
-    Four stages of two residual blocks with 64, 128, 256 and 512 filters. For small images it starts with a convolution
-    of 3 × 3 and without pooling, where the original, for 224 × 224, has 7 × 7, stride 2 and a max pooling.
+    Four stages of two residual blocks with 64, 128, 256 and 512 filters. With ``stem=3``, for small images, it starts
+    with a convolution of 3 × 3; with ``stem=7`` as the original for (224, 224, 3): 7 × 7, stride 2 and a max pooling.
+    ``resnet18(1000, stem=7)`` has 11,689,512 parameters.
 
     Source: He, Zhang, Ren and Sun (2016), table 1. ``shortcut`` as in :func:`resnet20`.
 
@@ -157,11 +163,99 @@ def resnet18(classes: int = 10, *, shortcut: str = "projection") -> Sequential:
     >>> net.output_shape((32, 32, 3)), net.summary((32, 32, 3)).parameters
     ((10,), 11173962)
     """
-    return _resnet((64, 128, 256, 512), 2, _classes(classes, "resnet18"), _shortcut_kind(shortcut, "resnet18"))
+    shortcut = _shortcut_kind(shortcut, "resnet18")
+    return _resnet((64, 128, 256, 512), 2, _classes(classes, "resnet18"), shortcut, _stem(stem, "resnet18"))
+
+
+def resnet34(classes: int = 1000, *, shortcut: str = "projection", stem: int = 7) -> Sequential:
+    """ResNet-34 for images (224, 224, 3): 21,797,672 parameters.
+
+    Four stages of 3, 4, 6 and 3 residual blocks with 64, 128, 256 and 512 filters. ``stem=3`` is for small images, see
+    :func:`resnet18`, and ``shortcut`` as in :func:`resnet20`.
+
+    Source: He, Zhang, Ren and Sun (2016), table 1.
+
+    >>> import dualnet as dn
+    >>> net = dn.models.resnet34()
+    >>> net.output_shape((224, 224, 3)), net.summary((224, 224, 3)).parameters
+    ((1000,), 21797672)
+    """
+    shortcut = _shortcut_kind(shortcut, "resnet34")
+    return _resnet((64, 128, 256, 512), (3, 4, 6, 3), _classes(classes, "resnet34"), shortcut, _stem(stem, "resnet34"))
+
+
+def resnet50(classes: int = 1000, *, stem: int = 7) -> Sequential:
+    """ResNet-50 for images (224, 224, 3): 25,557,032 parameters.
+
+    Four stages of 3, 4, 6 and 3 bottlenecks: 1 × 1 down to 64, 128, 256 or 512 filters, 3 × 3, and 1 × 1 up to four
+    times as many. The 3 × 3 convolution has the stride, as in the weights that are in use today ("v1.5"); in the paper
+    the first 1 × 1 has it. ``stem=3`` is for small images, see :func:`resnet18`.
+
+    Source: He, Zhang, Ren and Sun (2016), table 1 and figure 5.
+
+    >>> import dualnet as dn
+    >>> net = dn.models.resnet50()
+    >>> net.output_shape((224, 224, 3)), net.summary((224, 224, 3)).parameters
+    ((1000,), 25557032)
+    """
+    return _resnet(
+        (64, 128, 256, 512),
+        (3, 4, 6, 3),
+        _classes(classes, "resnet50"),
+        "projection",
+        _stem(stem, "resnet50"),
+        bottleneck=4,
+    )
+
+
+def mobilenetv2(classes: int = 1000, *, width: float = 1.0, dropout: float = 0.2) -> Sequential:
+    """MobileNetV2 for images (224, 224, 3): 3,504,872 parameters.
+
+    Seventeen inverted residual blocks: 1 × 1 up to six times the channels, a depthwise 3 × 3, and 1 × 1 down again
+    without an activation; where input and output have one shape, the input is added. The activation is
+    :class:`dualnet.ReLU6`. ``width`` scales the channels, rounded to multiples of 8.
+
+    Source: Sandler, Howard, Zhu, Zhmoginov and Chen (2018), "MobileNetV2: inverted residuals and linear bottlenecks".
+
+    >>> import dualnet as dn
+    >>> net = dn.models.mobilenetv2()
+    >>> net.output_shape((224, 224, 3)), net.summary((224, 224, 3)).parameters
+    ((1000,), 3504872)
+    """
+    classes, width = _classes(classes, "mobilenetv2"), positive(width, "width", op="mobilenetv2")
+    before = _of_eight(32 * width)
+    layers = _clipped(Conv2D(before, 3, stride=2, padding=1, use_bias=False))
+    for expand, channels, times, stride in MOBILENET:
+        for block in range(times):
+            filters = _of_eight(channels * width)
+            layers.append(_inverted(before, filters, expand, stride if not block else 1))
+            before = filters
+    layers += _clipped(Conv2D(_of_eight(1280 * max(1.0, width)), 1, use_bias=False))
+    return Sequential([*layers, GlobalAveragePool2D(), Dropout(dropout), Dense(classes)])
+
+
+def unet(classes: int = 2, *, filters: int = 64, depth: int = 4) -> Sequential:
+    """U-Net, which gives every pixel a class: (H, W, C) -> (H, W, classes) logits; 31,030,658 parameters for (H, W, 1).
+
+    On the way down ``depth`` times two convolutions of 3 × 3 and a pooling that halves the map, with twice the filters
+    each time. On the way up a transposed convolution of 2 × 2 doubles the map; beside it stands what was there on the
+    way down (:class:`dualnet.Parallel` with an :class:`dualnet.Identity`), and two convolutions take both. H and W are
+    multiples of 2 to the power of ``depth``: the convolutions keep the size of the map, where those of the source lose
+    its border. The number of parameters is the same.
+
+    Source: Ronneberger, Fischer and Brox (2015), "U-Net: convolutional networks for biomedical image segmentation".
+
+    >>> import dualnet as dn
+    >>> net = dn.models.unet()
+    >>> net.output_shape((256, 256, 1)), net.summary((256, 256, 1)).parameters
+    ((256, 256, 2), 31030658)
+    """
+    filters, depth = integer(filters, "filters", op="unet"), integer(depth, "depth", op="unet")
+    return Sequential([*_unet(filters, depth), Conv2D(_classes(classes, "unet"), 1)])
 
 
 NAMES: dict[str, Callable[..., Sequential]] = {
-    f.__name__: f for f in (digits_cnn, lenet5, vgg6, vgg16, resnet20, resnet18)
+    f.__name__: f for f in (digits_cnn, lenet5, vgg6, vgg16, resnet20, resnet18, resnet34, resnet50, mobilenetv2, unet)
 }
 """Every model by its name."""
 
@@ -172,6 +266,10 @@ INPUT_SHAPES: dict[str, Shape] = {
     "vgg16": (32, 32, 3),
     "resnet20": (32, 32, 3),
     "resnet18": (32, 32, 3),
+    "resnet34": (224, 224, 3),
+    "resnet50": (224, 224, 3),
+    "mobilenetv2": (224, 224, 3),
+    "unet": (256, 256, 1),
 }
 """The shape of one image that each model was made for."""
 
@@ -241,24 +339,94 @@ def _stage(filters: int, times: int, batch_norm: bool = False) -> list[Layer]:
     return [*(layer for _ in range(times) for layer in _convolution(filters, batch_norm)), MaxPool2D(2)]
 
 
-def _resnet(widths: tuple[int, ...], blocks: int, classes: int, shortcut: str) -> Sequential:
-    layers, before = _convolution(widths[0], batch_norm=True), widths[0]
-    for stage, filters in enumerate(widths):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            layers += [_residual(filters, stride, shortcut if filters != before else ""), ReLU()]
-            before = filters
+def _resnet(
+    widths: tuple[int, ...],
+    blocks: int | tuple[int, ...],
+    classes: int,
+    shortcut: str,
+    stem: int = 3,
+    bottleneck: int = 0,
+) -> Sequential:
+    """``bottleneck``: the blocks are three convolutions, and make so many times the filters."""
+    layers: list[Layer] = _convolution(widths[0], batch_norm=True)
+    if stem == 7:
+        layers = [Conv2D(widths[0], 7, stride=2, padding=3, use_bias=False), BatchNorm(), ReLU()]
+        layers.append(MaxPool2D(3, stride=2, padding=1))
+    before = widths[0]
+    for stage, (filters, times) in enumerate(
+        zip(widths, [blocks] * len(widths) if isinstance(blocks, int) else blocks)
+    ):
+        for block in range(times):
+            stride, after = 2 if stage and not block else 1, filters * (bottleneck or 1)
+            body = _bottleneck(filters, after, stride) if bottleneck else _two_convolutions(filters, stride)
+            layers += [_residual(body, after, stride, shortcut if after != before else ""), ReLU()]
+            before = after
     return Sequential([*layers, GlobalAveragePool2D(), Dense(classes)])
 
 
-def _residual(filters: int, stride: int, shortcut: str) -> Residual:
+def _two_convolutions(filters: int, stride: int) -> list[Layer]:
     second = [Conv2D(filters, 3, padding=1, use_bias=False), BatchNorm()]
-    body = Sequential([*_convolution(filters, batch_norm=True, stride=stride), *second])
+    return [*_convolution(filters, batch_norm=True, stride=stride), *second]
+
+
+def _bottleneck(filters: int, after: int, stride: int) -> list[Layer]:
+    down = [Conv2D(filters, 1, use_bias=False), BatchNorm(), ReLU()]
+    return [*down, *_convolution(filters, True, stride), Conv2D(after, 1, use_bias=False), BatchNorm()]
+
+
+def _residual(layers: list[Layer], filters: int, stride: int, shortcut: str) -> Residual:
+    body = Sequential(layers)
     if not shortcut:
         return Residual(body)
     if shortcut == "identity":
         return Residual(body, shortcut=PaddedShortcut(filters, stride))
     return Residual(body, shortcut=Sequential([Conv2D(filters, 1, stride=stride, use_bias=False), BatchNorm()]))
+
+
+MOBILENET = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""MobileNetV2's stages: by how much the blocks expand, their channels and number, and the first one's stride."""
+
+
+def _inverted(before: int, filters: int, expand: int, stride: int) -> Layer:
+    """Up, across the map, and down again; a detour if the shape stays."""
+    up = _clipped(Conv2D(before * expand, 1, use_bias=False)) if expand > 1 else []
+    across = _clipped(DepthwiseConv2D(3, stride=stride, padding=1, use_bias=False))
+    block = Sequential([*up, *across, Conv2D(filters, 1, use_bias=False), BatchNorm()])
+    return Residual(block) if stride == 1 and before == filters else block
+
+
+def _clipped(layer: Layer) -> list[Layer]:
+    return [layer, BatchNorm(), ReLU6()]
+
+
+def _of_eight(channels: float) -> int:
+    """The nearest multiple of 8, and no more than a tenth below."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+def _unet(filters: int, depth: int) -> list[Layer]:
+    """The part of a U-Net from one level down: two convolutions; below the top the way down and up, and two more."""
+    two = [*_convolution(filters), *_convolution(filters)]
+    if not depth:
+        return two
+    below = [MaxPool2D(2), *_unet(2 * filters, depth - 1), Conv2DTranspose(filters, 2, stride=2)]
+    skip = Parallel([Identity(), Sequential(below)], merge="concat")
+    return [*two, skip, *_convolution(filters), *_convolution(filters)]
+
+
+def _stem(stem: int, owner: str) -> int:
+    if stem not in (3, 7) or isinstance(stem, bool):
+        raise ValueError(f"{owner}: stem is 3 (for small images) or 7 (for images of 224 × 224), got {stem!r}")
+    return stem
 
 
 def _shortcut_kind(shortcut: str, owner: str) -> str:

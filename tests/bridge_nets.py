@@ -52,6 +52,8 @@ EVERY = {
     "LayerNorm.two_runs": (dn.LayerNorm((2, 4)), (3, 4, 5, 2)),
     "GroupNorm": (dn.GroupNorm(3), (4, 3, 6)),
     "GroupNorm.plain": (dn.GroupNorm(2, center=False, scale=False), (6,)),
+    "InstanceNorm": (dn.InstanceNorm(epsilon=1e-3), (4, 3, 6)),
+    "InstanceNorm.plain": (dn.InstanceNorm(center=False, scale=False), (9, 6)),
     "Dropout": (dn.Dropout(0.5), (6,)),
     "SpatialDropout2D": (dn.SpatialDropout2D(0.5), (3, 2, 6)),
     "Identity": (dn.Identity(), (6,)),
@@ -66,6 +68,33 @@ EVERY = {
     "PaddedShortcut": (dn.models.PaddedShortcut(5, stride=2), (5, 4, 3)),
 }
 """For every layer that has an inference form, by name: the layer, and the shape of an input."""
+
+NOT_IN_C = {
+    "Mish": (dn.Mish(), (4, 3)),
+    "ReLU6": (dn.Sequential([dn.Conv2D(4, 1), dn.ReLU6()]), (4, 5, 3)),
+    "Hardsigmoid": (dn.Hardsigmoid(), (4, 3)),
+    "Hardswish": (dn.Sequential([dn.Conv2D(4, 1), dn.Hardswish()]), (4, 5, 3)),
+    "PReLU": (dn.Sequential([dn.Conv2D(4, 1), dn.PReLU()]), (4, 5, 3)),
+    "PReLU.shared": (dn.PReLU(0.3, shared=True), (4, 3)),
+    "PReLU.flat": (dn.Sequential([dn.Conv2D(4, 1), dn.Flatten(), dn.PReLU(), dn.Dense(3)]), (2, 3, 3)),
+    "RMSNorm": (dn.RMSNorm(), (3, 4, 5)),
+    "RMSNorm.apart": (dn.RMSNorm((1, 3), epsilon=1e-2), (3, 4, 5)),
+    "RMSNorm.plain": (dn.RMSNorm(scale=False), (6,)),
+    "UpSampling2D": (dn.UpSampling2D((3, 2)), (4, 3, 2)),
+    "UpSampling2D.bilinear": (dn.UpSampling2D((2, 3), interpolation="bilinear"), (4, 3, 2)),
+    "ZeroPadding2D": (dn.ZeroPadding2D(((1, 0), (2, 3))), (4, 3, 2)),
+    "ReflectionPadding2D": (dn.ReflectionPadding2D(((1, 0), (2, 1))), (4, 3, 2)),
+    "Cropping2D": (dn.Cropping2D(((1, 0), (2, 1))), (4, 5, 2)),
+    "Reshape": (dn.Sequential([dn.Conv2D(4, 1), dn.Reshape((3, -1)), dn.Dense(2)]), (2, 3, 3)),
+    "AdaptiveAveragePool2D": (dn.AdaptiveAveragePool2D((3, 2)), (7, 4, 3)),
+    "Conv1D": (dn.Conv1D(6, 3, stride=2, padding=(4, 0), dilation=2, groups=2), (11, 4)),
+    "Conv1D.true": (dn.Sequential([dn.Conv1D(3, 2, mode="convolution", padding="same"), dn.Conv1D(2, 1)]), (7, 2)),
+    "MaxPool1D": (dn.MaxPool1D(3, stride=2, padding=1, ceil_mode=True), (10, 3)),
+    "AveragePool1D": (dn.AveragePool1D(3, stride=2, padding="same"), (10, 3)),
+    "GlobalAveragePool1D": (dn.GlobalAveragePool1D(), (10, 3)),
+    "GlobalMaxPool1D": (dn.GlobalMaxPool1D(keepdims=True), (10, 3)),
+}
+"""The same, for layers that no program in C or NumPy is written of yet."""
 
 
 def made(name: str, rng: np.random.Generator, dtype: str = "float32") -> dn.Layer:

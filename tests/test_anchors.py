@@ -1,4 +1,4 @@
-"""Every equation E1 … E18 of docs/derivation.md has tagged code and a test that proves it.
+"""Every equation E1 … E19 of docs/derivation.md has tagged code and a test that proves it.
 
 ``ANCHORS`` is the map. The tests below hold it against the package (the tag stands in that function), against the tests
 (the named one exists, and runs in every run) and against the page (it says the same). Equations that no other test file
@@ -105,6 +105,13 @@ ANCHORS = {
             "seeing/test_summary.py:test_weight_sharing_by_hand",
         ),
     ),
+    "E19": Anchor(
+        ("ops/resizing.py:repeated_backward", "ops/resizing.py:_lines_backward", "ops/resizing.py:unmirrored"),
+        (
+            "test_anchors.py:test_a_map_is_resized_by_a_matrix_and_its_transpose",
+            "ops/test_resizing.py:test_a_mirror_image_is_added_to_what_it_shows",
+        ),
+    ),
 }
 
 
@@ -112,7 +119,7 @@ ANCHORS = {
 
 
 def test_every_equation_of_the_page_is_on_the_map():
-    assert list(ANCHORS) == [f"E{i}" for i in range(1, 19)] == [anchor for anchor, _ in sections()]
+    assert list(ANCHORS) == [f"E{i}" for i in range(1, 20)] == [anchor for anchor, _ in sections()]
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
@@ -141,7 +148,7 @@ def test_the_page_says_the_same(anchor):
 
 
 def test_no_tag_without_an_equation():
-    """A comment that names E0 or E19 is a slip of the pen; and every equation is on a line of code somewhere."""
+    """A comment that names E0 or E20 is a slip of the pen; and every equation is on a line of code somewhere."""
     seen = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for tag in tags(path.read_text("utf-8")):
@@ -267,3 +274,23 @@ def test_a_convolution_is_a_sparse_matrix_that_shares_its_weights(backend, rng):
     x = rng.standard_normal((1, H, W, C))
     assert error(x.reshape(1, -1) @ matrix, dn.to_numpy(layer(dn.asarray(x))).reshape(1, -1)) <= tau("float64", 60)
     assert sum(p.value.size for p in layer.parameters().values()) == k1 * k2 * C * D + D
+
+
+def test_a_map_is_resized_by_a_matrix_and_its_transpose(backend, rng):
+    """E19: the matrix A is found with one unit vector per input; y = A x, and the pullback is Aᵀ."""
+    H, W = 4, 3
+    units = dn.asarray(np.eye(H * W).reshape(-1, H, W, 1))
+    for op, options in [
+        (dn.ops.upsample2d, {"size": (2, 3)}),
+        (dn.ops.upsample2d, {"size": (3, 2), "interpolation": "bilinear"}),
+        (dn.ops.zero_pad2d, {"padding": ((1, 0), (2, 1))}),
+        (dn.ops.reflect_pad2d, {"padding": ((1, 2), (2, 0))}),
+        (dn.ops.crop2d, {"cropping": ((1, 0), (0, 1))}),
+    ]:
+        images, _ = op(units, **options)
+        A = dn.to_numpy(images).reshape(H * W, -1).T
+        x = rng.standard_normal((1, H, W, 1))
+        y, pullback = op(dn.asarray(x), **options)
+        assert error(dn.to_numpy(y).ravel(), A @ x.ravel()) <= tau("float64", 4)
+        dy = rng.standard_normal(y.shape)
+        assert error(dn.to_numpy(pullback(dn.asarray(dy))).ravel(), A.T @ dy.ravel()) <= tau("float64", 12)

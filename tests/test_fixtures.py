@@ -110,7 +110,9 @@ def test_op_far_out(backend: str, name: str, dtype: str) -> None:
 def test_loss(backend: str, name: str, dtype: str) -> None:
     target, packed, arrays = load(name)
     t = arrays["t"].astype("int64") if packed["labels"] else arrays["t"].astype(dtype)
-    loss, pullback = getattr(dn.losses, target)(dn.asarray(arrays["y"], dtype), dn.asarray(t), **packed["options"])
+    weights = (dn.asarray(arrays["weights"], dtype),) if "weights" in arrays else ()
+    given = dn.asarray(arrays["y"], dtype), dn.asarray(t), *weights
+    loss, pullback = getattr(dn.losses, target)(*given, **packed["options"])
     classes = arrays["y"].shape[-1]
     limit = (
         1e-12 if dtype == "float64" else UNIT[dtype] * (16 + 4 * np.sqrt(classes))

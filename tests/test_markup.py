@@ -76,8 +76,8 @@ def test_a_history_is_a_table_of_curves():
     assert len(curves) == 4 and all(curve.get("aria-label") for curve in curves)
     assert rows(tree)[-1] == ["3", "1.5", "0.4", "1", "1"], "every epoch, folded"
     parsed(dn.History()._repr_html_())
-    own = {row[0]: row[4:] for row in rows(parsed(dn.History(val_f1=[0.1, 0.5])._repr_html_())) if len(row) == 6}
-    assert own["val_f1"] == ["", ""], "who says that a figure of one's own is to fall?"
+    own = {row[0]: row[4:] for row in rows(parsed(dn.History(val_kappa=[0.1, 0.5])._repr_html_())) if len(row) == 6}
+    assert own["val_kappa"] == ["", ""], "who says that a figure of one's own is to fall?"
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0], [float("nan")] * 3, [1.0, float("inf"), -1.0]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import oracles
 import pytest
@@ -20,6 +22,11 @@ COUNTS = [
     ("resnet20", {}, (32, 32, 3), 269_722),
     ("resnet20", {"shortcut": "projection"}, (32, 32, 3), 272_474),
     ("resnet18", {}, (32, 32, 3), 11_173_962),
+    ("resnet18", {"classes": 1000, "stem": 7}, (224, 224, 3), 11_689_512),  # these four as in torchvision
+    ("resnet34", {}, (224, 224, 3), 21_797_672),
+    ("resnet50", {}, (224, 224, 3), 25_557_032),
+    ("mobilenetv2", {}, (224, 224, 3), 3_504_872),
+    ("unet", {}, (256, 256, 1), 31_030_658),  # with one class 31,030,593
 ]
 
 
@@ -27,7 +34,8 @@ COUNTS = [
 def test_parameter_counts_are_the_known_ones(name, options, shape, count):
     net = models.get(name)(**options)
     assert net.summary(shape).parameters == count
-    assert net.output_shape(shape) == (options.get("classes", 10),)
+    classes = inspect.signature(models.get(name)).parameters["classes"].default
+    assert net.output_shape(shape) == (*(shape[:2] if name == "unet" else ()), options.get("classes", classes))
     assert net.input_shape is None, "a model comes without parameters"
 
 
@@ -47,6 +55,65 @@ def test_forward_and_backward(backend, rng, name):
     assert y.shape == (2, 3) and dx.shape == x.shape and grads.keys() == net.parameters().keys()
     assert all(dn.to_numpy(gradient).any() for gradient in grads.values()), "every parameter has a gradient"
     assert {str(gradient.dtype) for gradient in grads.values()} == {"float32"}
+
+
+SMALL = {  # thin and shallow: a deep batch norm over a few numbers has gradients too small to check
+    "two convolutions": lambda: models._resnet((2, 3), (1, 2), 3, "projection", stem=7),
+    "bottlenecks": lambda: models._resnet((2, 3), (1, 2), 3, "projection", stem=3, bottleneck=4),
+    "inverted": lambda: dn.Sequential([models._inverted(2, 3, 6, 2), models._inverted(3, 3, 6, 1)]),
+    "inverted without expansion": lambda: models._inverted(2, 3, 1, 1),
+    "unet": lambda: models.unet(2, filters=3, depth=2),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_of_small_ones(backend, name):
+    dn.check.gradient(SMALL[name]().init((8, 8, 2), seed=1))
+
+
+def test_which_convolution_of_resnet50_has_the_stride():
+    """The 3 × 3, as in the weights that are in use today; beside it the shortcuts', and the stem's."""
+    layers = dn.models.resnet50().walk()
+    strided = [layer.kernel_size for _, layer in layers if isinstance(layer, dn.Conv2D) and layer.stride == (2, 2)]
+    assert strided == [(7, 7), *[(3, 3), (1, 1)] * 3]
+
+
+def test_where_mobilenetv2_takes_a_detour():
+    rows = dn.models.mobilenetv2().summary((224, 224, 3)).rows
+    blocks = [row.output_shape for row in rows if row.layer == "Residual"]
+    assert len(blocks) == 10 and sum(row.layer == "DepthwiseConv2D" for row in rows) == 17
+    assert blocks[-1] == (7, 7, 160)
+    wide = dn.models.mobilenetv2(width=1.4).summary((224, 224, 3))
+    assert wide.parameters == 6_108_776  # as in torchvision
+
+
+def test_unet_puts_the_way_down_before_the_way_up():
+    """The first half of the channels that the first convolution on the way up reads is the skip, as in the source."""
+    net = dn.models.unet(2, filters=4, depth=1).init((4, 4, 1))
+    skip = next(layer for layer in net if isinstance(layer, dn.Parallel))
+    assert isinstance(skip.layers[0], dn.Identity) and skip.merge == "concat"
+    with pytest.raises(ValueError, match="the ways make"):
+        dn.models.unet(2, filters=4, depth=2).init((6, 6, 1))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "mobilenet_v2"])
+def test_torchvision_agrees(name, rng):
+    """Its weights, all random, give its logits."""
+    torch = pytest.importorskip("torch")
+    theirs = getattr(pytest.importorskip("torchvision").models, name)(weights=None).eval()
+    torch.manual_seed(0)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.normal_(0, 0.1)
+            for tensor in (module.running_var, module.weight.data):
+                tensor.uniform_(0.5, 1.5)
+    net = dn.models.resnet18(1000, stem=7) if name == "resnet18" else models.get(name.replace("_", ""))()
+    dn.load_weights(net.init((32, 32, 3)), theirs.state_dict())
+    x = rng.standard_normal((2, 32, 32, 3)).astype("float32")
+    with torch.no_grad():
+        logits = theirs(torch.tensor(x).permute(0, 3, 1, 2)).numpy()
+    assert np.abs(dn.to_numpy(net(dn.asarray(x))) - logits).max() <= 1e-5 * np.abs(logits).max()
 
 
 def test_resnet18_and_vgg16_run(rng):
@@ -89,9 +156,17 @@ def test_wrong_arguments(classes):
     for model in models.NAMES.values():
         with pytest.raises((TypeError, ValueError), match="classes"):
             model(classes=classes)
-    for model in (models.resnet18, models.resnet20):
+    for model in (models.resnet18, models.resnet20, models.resnet34):
         with pytest.raises(ValueError, match="shortcut is 'identity' or 'projection'"):
             model(shortcut=classes)
+    for model in (models.resnet18, models.resnet34, models.resnet50):
+        with pytest.raises(ValueError, match="stem is 3 .* or 7"):
+            model(stem=5)
+    for option in ("filters", "depth"):
+        with pytest.raises((TypeError, ValueError), match=option):
+            models.unet(**{option: classes})
+    with pytest.raises((TypeError, ValueError), match="width"):
+        models.mobilenetv2(width=-1.0)
     for option in ("filters", "stride"):
         with pytest.raises((TypeError, ValueError), match=option):
             models.PaddedShortcut(**{"filters": 3, option: classes})

@@ -17,6 +17,7 @@ from typing import Any
 import numpy
 
 from ..arguments import integer
+from ..layers.entering import one_of_each
 from ..layers.layer import Layer
 from ..writing import replace_file
 from .onnx_export_graph import (
@@ -75,6 +76,7 @@ def onnx_model(net: Layer, *, opset: int = 21, layout: str = "NHWC") -> Any:
         raise ValueError("to_onnx: the network has no parameters yet: call net.init(input_shape) first")
     if layout not in ("NHWC", "NCHW"):
         raise ValueError(f"to_onnx: layout is 'NHWC' or 'NCHW', got {layout!r}")
+    one_of_each(net, "to_onnx")
     _check_exporters(net)
     onnx = need_onnx("to_onnx")
     newest = onnx.defs.onnx_opset_version()

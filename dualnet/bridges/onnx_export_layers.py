@@ -6,7 +6,7 @@ Numbers of 16 bits are normalised, summed and squashed in float32, and rounded o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,12 @@ import numpy
 from .. import layers as L
 from ..geometry import Windows, elements, transposed
 from ..layers.layer import Layer, Shape
+from ..layers.merging import merged_shape
 from ..models import PaddedShortcut
-from ..shim import to_numpy
-from .onnx_export_graph import FIRST, FLAT, ROWS, Exporter, OnnxGraph, Value
+from ..ops import upsample2d
+from ..ops.adaptive import spans_of
+from ..shim import asarray, to_numpy
+from .onnx_export_graph import FIRST, FLAT, ROWS, Exporter, OnnxGraph, Value, exporter_of
 
 EXPORTERS: dict[type[Layer], Exporter] = {}
 
@@ -155,6 +158,81 @@ def _global_pool(graph: OnnxGraph, layer: Any, x: Value) -> Value:
     return Value(graph.node("Flatten", name), (x.shape[2],))
 
 
+@_exports(L.AdaptiveAveragePool2D)
+def _adaptive_pool(graph: OnnxGraph, layer: L.AdaptiveAveragePool2D, x: Value) -> Value:
+    """Means down and across, each a product with a matrix of shares: windows of one size are the special case."""
+    down, across = (
+        _shares(n, [(slice(a, b), 1.0 / (b - a)) for a, b in spans_of(n, count)])
+        for n, count in zip(x.shape, layer.output_size)
+    )
+    return _mixed(graph, layer, x, down, across)
+
+
+@_exports(L.UpSampling2D)
+def _upsampling(graph: OnnxGraph, layer: L.UpSampling2D, x: Value) -> Value:
+    shape = layer.output_shape(x.shape)
+    if graph.dtype == "float64":  # which few programs resize in
+        down, across = (_resized(n, s, layer.interpolation) for n, s in zip(x.shape, layer.size))
+        return _mixed(graph, layer, x, down, across)
+    nearest = layer.interpolation == "nearest"
+    options = {"mode": "nearest", "nearest_mode": "floor"} if nearest else {"mode": "linear"}
+    options["coordinate_transformation_mode"] = "asymmetric" if nearest else "half_pixel"
+    scales = graph.constant(numpy.array([1.0, 1.0, *layer.size]), "float32", role="scales")
+    y = graph.narrow(graph.node("Resize", graph.wide(graph.first(x)), "", scales, **options))
+    return Value(y, shape, FIRST)
+
+
+def _mixed(graph: OnnxGraph, layer: Layer, x: Value, down: numpy.ndarray, across: numpy.ndarray) -> Value:
+    """Each map between two matrices, (H', H) and (W', W)."""
+    rows = graph.node("MatMul", graph.constant(down, graph.wide_dtype), graph.wide(graph.first(x)))
+    y = graph.node("MatMul", rows, graph.constant(across.T, graph.wide_dtype))
+    return Value(graph.narrow(y), layer.output_shape(x.shape), FIRST)
+
+
+def _shares(n: int, parts: Sequence[tuple[Any, float]]) -> numpy.ndarray:
+    """A matrix of n columns, a row for each part: where it reads, and with which share."""
+    matrix = numpy.zeros((len(parts), n))
+    for row, (where, share) in zip(matrix, parts):
+        row[where] = share
+    return matrix
+
+
+def _resized(n: int, s: int, interpolation: str) -> numpy.ndarray:
+    """What each of n·s rows reads of n rows, as :func:`dualnet.ops.upsample2d` has it: the images of unit vectors."""
+    units = asarray(numpy.eye(n)[:, :, None, None], backend="numpy")
+    return to_numpy(upsample2d(units, (s, 1), interpolation=interpolation)[0])[:, :, 0, 0].T
+
+
+@_exports(L.ZeroPadding2D, L.ReflectionPadding2D)
+def _padding(graph: OnnxGraph, layer: Any, x: Value) -> Value:
+    (top, bottom), (left, right) = layer.padding
+    amounts = graph.integers(0, 0, top, left, 0, 0, bottom, right)
+    mode = "constant" if isinstance(layer, L.ZeroPadding2D) else "reflect"
+    return Value(graph.node("Pad", graph.first(x), amounts, mode=mode), layer.output_shape(x.shape), FIRST)
+
+
+@_exports(L.Cropping2D)
+def _cropping(graph: OnnxGraph, layer: L.Cropping2D, x: Value) -> Value:
+    shape, ((top, _), (left, _)) = layer.output_shape(x.shape), layer.cropping
+    ends = graph.integers(top + shape[0], left + shape[1])
+    y = graph.node("Slice", graph.first(x), graph.integers(top, left), ends, graph.integers(2, 3))
+    return Value(y, shape, FIRST)
+
+
+@_exports(L.Reshape)
+def _reshape(graph: OnnxGraph, layer: L.Reshape, x: Value) -> Value:
+    shape = layer.output_shape(x.shape)
+    return Value(graph.node("Reshape", graph.rows(x), graph.integers(-1, *shape)), shape)
+
+
+@_exports(L.Conv1D, L.MaxPool1D, L.AveragePool1D, L.GlobalAveragePool1D, L.GlobalMaxPool1D)
+def _sequence(graph: OnnxGraph, layer: Any, x: Value) -> Value:
+    """As maps of height 1, which its two-dimensional twin takes."""
+    shape, twin, one = layer.output_shape(x.shape), layer.on_maps(), graph.integers(1)
+    y = EXPORTERS[type(twin)](graph, twin, Value(graph.node("Unsqueeze", graph.rows(x), one), (1, *x.shape)))
+    return Value(graph.node("Squeeze", graph.rows(y), one) if len(y.shape) == 3 else graph.rows(y), shape)
+
+
 @_exports(L.Flatten)
 def _flatten(graph: OnnxGraph, layer: L.Flatten, x: Value) -> Value:
     shape = layer.output_shape(x.shape)
@@ -189,6 +267,7 @@ def _activation(graph: OnnxGraph, layer: Layer, x: Value) -> Value:
 
 
 _exports(L.Sigmoid, L.Tanh, L.Softplus, L.LeakyReLU, L.ELU, L.GELU, L.SiLU)(_activation)
+_exports(L.Mish, L.ReLU6, L.Hardsigmoid, L.Hardswish)(_activation)
 
 
 @_exports(L.ReLU)
@@ -202,6 +281,13 @@ def _units(graph: OnnxGraph, layer: Any, x: str) -> str:
         return node(type(layer).__name__, x)
     if isinstance(layer, L.SiLU):
         return node("Mul", x, node("Sigmoid", x))
+    if isinstance(layer, L.Mish):
+        return node("Mul", x, node("Tanh", node("Softplus", x)))
+    if isinstance(layer, L.ReLU6):
+        return node("Clip", x, number(0.0), number(6.0))
+    if isinstance(layer, (L.Hardsigmoid, L.Hardswish)):
+        gate = node("Div", node("Clip", node("Add", x, number(3.0)), number(0.0), number(6.0)), number(6.0))
+        return gate if isinstance(layer, L.Hardsigmoid) else node("Mul", x, gate)
     if isinstance(layer, L.LeakyReLU):
         return (
             node("LeakyRelu", x, alpha=layer.alpha)
@@ -221,6 +307,13 @@ def _units(graph: OnnxGraph, layer: Any, x: str) -> str:
     else:
         gate = node("Erf", node("Mul", x, number(math.sqrt(0.5))))
     return node("Mul", node("Mul", x, node("Add", gate, number(1.0))), number(0.5))
+
+
+@_exports(L.PReLU)
+def _prelu(graph: OnnxGraph, layer: L.PReLU, x: Value) -> Value:
+    first = x.lies == FIRST
+    alpha = graph.weights(layer.alpha, "alpha", lambda a: a[:, None, None] if first else a, first)
+    return Value(graph.node("PRelu", x.name if first else graph.rows(x), alpha), x.shape, FIRST if first else ROWS)
 
 
 def _exact(graph: OnnxGraph, value: float) -> bool:
@@ -292,7 +385,21 @@ def _normalised(graph: OnnxGraph, x: str, gamma: str, beta: str, axes: list[int]
     return node("Add", node("Mul", x_hat, gamma), beta)
 
 
-@_exports(L.GroupNorm)
+@_exports(L.RMSNorm)
+def _rms_norm(graph: OnnxGraph, layer: L.RMSNorm, x: Value) -> Value:
+    """In small steps: ONNX has an operator only from opset 23 on."""
+    axes, name, node = len(x.shape) + 1, graph.wide(graph.rows(x)), graph.node
+    inside = sorted(axis % axes for axis in (layer.axis if isinstance(layer.axis, tuple) else (layer.axis,)))
+    square = node("ReduceMean", node("Mul", name, name), graph.integers(*inside))
+    y = node("Div", name, node("Sqrt", node("Add", square, graph.number(layer.epsilon))))
+    if layer.gamma is not None:
+        along = [x.shape[axis - 1] if axis in inside else 1 for axis in range(1, axes)]
+        gamma = graph.constant(layer.gamma, graph.wide_dtype, role="gamma")
+        y = node("Mul", y, node("Reshape", gamma, graph.integers(*along)))
+    return Value(graph.narrow(y), x.shape)
+
+
+@_exports(L.GroupNorm, L.InstanceNorm)
 def _group_norm(graph: OnnxGraph, layer: L.GroupNorm, x: Value) -> Value:
     axes, C, groups = len(x.shape), x.shape[-1], layer.groups
     name, lies = (graph.first(x), FIRST) if axes == 3 else (graph.rows(x), ROWS)
@@ -345,13 +452,49 @@ def _residual(graph: OnnxGraph, layer: L.Residual, x: Value) -> Value:
 
 @_exports(L.Parallel)
 def _parallel(graph: OnnxGraph, layer: L.Parallel, x: Value) -> Value:
-    branches = [graph.inside(name, child, x) for name, child in layer.children().items()]
-    if layer.merge == "add":
+    return _merged(graph, layer.merge, [graph.inside(name, child, x) for name, child in layer.children().items()])
+
+
+@_exports(L.Graph)
+def _graph(graph: OnnxGraph, layer: L.Graph, x: Value) -> Value:
+    values = {layer.inputs[0]: x}
+    for name, node in layer.nodes.items():
+        if isinstance(node.inputs, str):
+            values[name] = graph.inside(name, node.layer, values[node.inputs])
+        else:
+            exporter: Any = exporter_of(node.layer, EXPORTERS)  # of a layer that takes several
+            values[name] = exporter(graph, node.layer, [values[source] for source in node.inputs])
+    return values[layer.ends()[0]]
+
+
+@_exports(L.Add, L.Average, L.Concatenate, L.Maximum, L.Multiply)
+def _merge_of_several(graph: OnnxGraph, layer: Any, several: Any) -> Value:
+    return _merged(graph, layer.merge, several)
+
+
+def _merged(graph: OnnxGraph, merge: str, branches: list[Value]) -> Value:
+    if merge == "add":
         return _sum(graph, branches)
     names, lies = _alike(graph, branches)
+    if merge in UNIT_BY_UNIT:
+        shape = merged_shape("to_onnx", merge, [branch.shape for branch in branches])
+        return Value(_unit_by_unit(graph, UNIT_BY_UNIT[merge], names), shape, lies)
     C = sum(branch.shape[-1] for branch in branches)
     axis = 1 if lies == FIRST else len(branches[0].shape)
     return Value(graph.node("Concat", *names, axis=axis), (*branches[0].shape[:-1], C), lies)
+
+
+UNIT_BY_UNIT = {"average": "Mean", "max": "Max", "multiply": "Mul"}
+"""The operator of each merge that takes the branches unit by unit; these stretch axes of extent 1 as ours do."""
+
+
+def _unit_by_unit(graph: OnnxGraph, operator: str, names: list[str]) -> str:
+    if operator != "Mul":  # Mul takes two inputs, the others any number
+        return graph.node(operator, *names)
+    product = names[0]
+    for name in names[1:]:
+        product = graph.node("Mul", product, name)
+    return product
 
 
 def _sum(graph: OnnxGraph, branches: list[Value]) -> Value:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy
 
 from ..geometry import elements
-from ..layers import Flatten, Parallel, Residual, SeparableConv2D, Sequential
+from ..layers import Flatten, Graph, Parallel, Residual, SeparableConv2D, Sequential
 from ..layers.layer import Layer, Shape
 
 __all__ = ["Order", "leaves", "order_after", "same_order"]
@@ -75,6 +75,18 @@ def _walked(
             yield from found
             after.append((child.output_shape(shape)[-1], found[-1][-1]))
         yield path, None, shape, order, _merged(after, path, getattr(layer, "merge", "add"))
+    elif isinstance(layer, Graph):
+        orders: dict[str, Order] = dict.fromkeys(layer.inputs, order)
+        for name, child, at in layer._shapes(shape):
+            node = layer.nodes[name]
+            if isinstance(node.inputs, str):
+                found = list(_walked(child, inside[name][0], at, orders[node.inputs]))
+                yield from found
+                orders[name] = found[-1][-1]
+            else:
+                ways = [(one[-1], orders[source]) for one, source in zip(at, node.sources)]
+                orders[name] = _merged(ways, inside[name][0], getattr(child, "merge", "add"))
+        yield path, None, shape, order, orders[layer.ends()[0]]
     else:
         yield path, layer, shape, order, _after_leaf(layer, shape, order)
 
@@ -87,9 +99,10 @@ def _after_leaf(layer: Layer, shape: Shape, order: Order) -> Order:
 
 def _merged(ways: list[tuple[int, Order]], path: str, merge: str) -> Order:
     """The order behind ways that are added or concatenated, each given by its width and its order."""
-    if merge == "add":
+    if merge != "concat":
         if not all(same_order(order, ways[0][1]) for _, order in ways):
-            raise ValueError(f"layer {path}: it adds rows whose units are ordered differently elsewhere")
+            does = "adds" if merge == "add" else "merges"
+            raise ValueError(f"layer {path}: it {does} rows whose units are ordered differently elsewhere")
         return ways[0][1]
     if all(order is None for _, order in ways):
         return None

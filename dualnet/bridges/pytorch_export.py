@@ -10,6 +10,7 @@ import numpy
 
 from .. import layers as kinds
 from ..geometry import transposed
+from ..layers.entering import one_of_each
 from ..layers.layer import Layer, Shape
 from ..models import PaddedShortcut
 from ..ops.normalization import check_axes
@@ -45,6 +46,7 @@ def to_torch(net: Layer) -> Any:
         raise TypeError(f"to_torch: expected a layer or network, got {type(net).__name__}")
     if net.input_shape is None:
         raise ValueError(f"to_torch: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
+    one_of_each(net, "to_torch")
     torch = need_torch("to_torch")
     if len(net.input_shape) not in (1, 3):
         raise ValueError(f"to_torch: the input is {tuple(net.input_shape)}; expected (H, W, C) or (K,)")
@@ -300,6 +302,48 @@ def _softmax(name: str) -> Callable[..., Any]:
     return write
 
 
+def _instance_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+    if len(shape) != 3:
+        raise Misfit(f"an input of {shape}")
+    module = to.nn.InstanceNorm2d(shape[2], layer.epsilon, affine=layer.center or layer.scale)
+    return to.filled(module, weight=_value(layer.gamma), bias=_value(layer.beta))
+
+
+def _rms_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+    if tuple(check_axes(layer.axis, len(shape) + 1, "RMSNorm")) != (len(shape),) or len(shape) == 2:
+        raise Misfit(f"axis={layer.axis} of an input {shape}")
+    module = to.nn.RMSNorm(shape[-1], layer.epsilon, elementwise_affine=layer.scale)
+    to.filled(module, weight=_ordered(_value(layer.gamma), order))
+    return module if len(shape) == 1 else to.own["ChannelNorm"](module)
+
+
+def _prelu(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+    if len(shape) not in (1, 3):
+        raise Misfit(f"an input of {shape}")
+    alpha = _value(layer.alpha)
+    module = to.nn.PReLU(1 if layer.shared else shape[-1])
+    return to.filled(module, weight=alpha if layer.shared else _ordered(alpha, order))
+
+
+def _upsampling(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+    return to.nn.Upsample(scale_factor=tuple(map(float, layer.size)), mode=layer.interpolation)
+
+
+def _sides(name: str, of: str = "padding", sign: int = 1) -> Callable[..., Any]:
+    def write(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+        (top, bottom), (left, right) = getattr(layer, of)
+        return getattr(to.nn, name)((sign * left, sign * right, sign * top, sign * bottom))
+
+    return write
+
+
+def _refused(why: str) -> Callable[..., Any]:
+    def write(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
+        raise Misfit(why)
+
+    return write
+
+
 def _padded_shortcut(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     return to.own["PaddedShortcut"](layer.stride, layer.filters - shape[2])
 
@@ -336,6 +380,23 @@ WRITERS: dict[type, Callable[..., Any]] = {
     kinds.BatchNorm: _batch_norm,
     kinds.LayerNorm: _layer_norm,
     kinds.GroupNorm: _group_norm,
+    kinds.InstanceNorm: _instance_norm,
+    kinds.RMSNorm: _rms_norm,
+    kinds.PReLU: _prelu,
+    kinds.Mish: _plain("Mish"),
+    kinds.ReLU6: _plain("ReLU6"),
+    kinds.Hardsigmoid: _plain("Hardsigmoid"),
+    kinds.Hardswish: _plain("Hardswish"),
+    kinds.UpSampling2D: _upsampling,
+    kinds.ZeroPadding2D: _sides("ZeroPad2d"),
+    kinds.ReflectionPadding2D: _sides("ReflectionPad2d"),
+    kinds.Cropping2D: _sides("ZeroPad2d", "cropping", -1),
+    kinds.AdaptiveAveragePool2D: _plain("AdaptiveAvgPool2d", output_size="output_size"),
+    kinds.Reshape: _refused("PyTorch has the units of a map in another order"),
+    **dict.fromkeys(
+        (kinds.Conv1D, kinds.MaxPool1D, kinds.AveragePool1D, kinds.GlobalAveragePool1D, kinds.GlobalMaxPool1D),
+        _refused("sequences are not written yet"),
+    ),
     kinds.Dropout: _plain("Dropout", p="rate"),
     kinds.SpatialDropout2D: _plain("Dropout2d", p="rate"),
     kinds.ReLU: _plain("ReLU"),
@@ -375,9 +436,10 @@ def _own_modules() -> dict[str, Any]:
             first, *others = [way(x) for way in self]
             if self.merge == "concat":
                 return torch.cat([first, *others], dim=1)
+            join = {"multiply": torch.mul, "max": torch.maximum}.get(self.merge, torch.add)
             for y in others:
-                first = first + y
-            return first
+                first = join(first, y)
+            return first / len(self) if self.merge == "average" else first
 
     class ChannelNorm(nn.Module):  # type: ignore[name-defined]
         """A LayerNorm along the channels."""

@@ -16,7 +16,7 @@ import numpy
 from .. import layers as kinds
 from ..arguments import integer
 from ..geometry import elements, transposed
-from ..layers.entering import as_batch
+from ..layers.entering import as_batch, one_of_each
 from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
 from ..models import PaddedShortcut
@@ -87,6 +87,7 @@ def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
         raise TypeError(f"{op}: expected a layer or network, got {type(net).__name__}")
     if net.input_shape is None:
         raise ValueError(f"{op}: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
+    one_of_each(net, op)
     dtype = numpy.dtype(net.dtype)
     if dtype.name not in ("float32", "float64"):
         raise ValueError(
@@ -156,7 +157,8 @@ class _Writer:
 
     def _refuse(self, path: str, layer: Layer, why: str) -> None:
         kind = type(layer).__name__
-        why = why or ("its functions are code" if kind == "Lambda" else "a class of your own")
+        ours = "its functions are code" if kind == "Lambda" else "not written yet"
+        why = why or (ours if type(layer).__module__.startswith("dualnet.") else "a class of your own")
         self.refused.append(f"layer {path or 'outermost'} ({kind}: {why})")
 
     def note(self, kind: str, path: str, layer: Layer, inputs: tuple[Value, ...], shape: Shape, **more: Any) -> Value:
@@ -208,6 +210,9 @@ def _residual(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
 
 def _parallel(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
     outputs = [writer.write(_inside(path, name), part, x) for name, part in layer.children().items()]
+    if layer.merge not in ("add", "concat"):
+        writer._refuse(path, layer, f"merge={layer.merge!r} is not written yet")
+        return outputs[0]
     if layer.merge == "add" or len(outputs) == 1:
         return _sum(writer, path, layer, outputs)
     shape = (*outputs[0].shape[:-1], sum(y.shape[-1] for y in outputs))
@@ -352,6 +357,14 @@ CONTAINERS: dict[type, Callable[..., Value]] = {
     kinds.Residual: _residual,
     kinds.Parallel: _parallel,
 }
+UNWRITTEN = {
+    *(kinds.Graph, kinds.Add, kinds.Average, kinds.Concatenate, kinds.Maximum, kinds.Multiply),
+    *(kinds.Mish, kinds.ReLU6, kinds.Hardsigmoid, kinds.Hardswish, kinds.PReLU, kinds.RMSNorm),
+    *(kinds.UpSampling2D, kinds.ZeroPadding2D, kinds.ReflectionPadding2D, kinds.Cropping2D, kinds.Reshape),
+    *(kinds.AdaptiveAveragePool2D, kinds.Conv1D, kinds.MaxPool1D, kinds.AveragePool1D),
+    *(kinds.GlobalAveragePool1D, kinds.GlobalMaxPool1D),
+}
+"""Layers of which there is no form yet."""
 LEAVES: dict[type, Callable[..., Value]] = {
     kinds.Identity: _same,
     kinds.Dropout: _same,
@@ -379,5 +392,6 @@ LEAVES: dict[type, Callable[..., Value]] = {
     kinds.BatchNorm: _batch_norm,
     kinds.LayerNorm: _layer_norm,
     kinds.GroupNorm: _group_norm,
+    kinds.InstanceNorm: _group_norm,
     PaddedShortcut: _padded_shortcut,
 }

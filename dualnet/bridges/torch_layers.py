@@ -262,7 +262,16 @@ def instance_norm(x: Value, running_mean: Any, weight: Any, bias: Any, eps: floa
     _as_maps(x)
     if running_mean is not None:
         raise Unsupported("track_running_stats=True; expected False")
-    return group_norm(x, x.shape[2], weight, bias, eps)
+    layer = kinds.InstanceNorm(eps, center=bias is not None, scale=weight is not None)
+    return Step(layer, _known(x, {"gamma": weight, "beta": bias}))
+
+
+def rms_norm(x: Value, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Step:
+    step: Any = layer_norm(x, normalized_shape, weight, None, 1e-5)
+    if eps is None:
+        raise Unsupported("eps=None, which is another number in each dtype; expected a number")
+    weights = {name: value for name, value in step.weights.items() if name == "gamma"}
+    return replace(step, layer=kinds.RMSNorm(step.layer.axis, eps, scale=weight is not None), weights=weights)
 
 
 def max_pool2d(
@@ -301,7 +310,7 @@ def adaptive_avg_pool2d(x: Value, output_size: Any) -> Step | None:
     size = _adaptive(x, output_size)
     if size == (1, 1):
         return Step(kinds.GlobalAveragePool2D(keepdims=True))
-    return None if size == x.shape[:2] else Step(kinds.AveragePool2D(_window(x, size)))
+    return None if size == x.shape[:2] else Step(kinds.AdaptiveAveragePool2D(size))
 
 
 def adaptive_max_pool2d(x: Value, output_size: Any, return_indices: bool = False) -> Step | None:
@@ -428,6 +437,46 @@ def _plain(kind: Callable[[], Layer]) -> Callable[..., Step]:
     return lambda x, inplace=False: Step(kind(), order="kept")
 
 
+def prelu(x: Value, weight: Any) -> Step:
+    shared = weight.shape[0] == 1
+    if not shared and x.axes[1] != len(x.shape):
+        raise Misfit(f"its channels are not axis 1 of {shown(x.theirs)}")
+    if not shared:
+        _width(x, weight.shape[0])
+    alpha = _array(weight) if shared else _in_order(x, weight)
+    return Step(kinds.PReLU(shared=shared), {"alpha": alpha}, order="kept")
+
+
+def interpolate(
+    x: Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Step:
+    _as_maps(x)
+    if mode not in ("nearest", "bilinear") or align_corners or antialias:
+        raise Unsupported(
+            f"mode={mode!r}, align_corners={align_corners}; expected nearest, or bilinear without corners"
+        )
+    if size is not None:
+        sizes = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        factors = tuple(wanted / extent for wanted, extent in zip(sizes, x.shape))
+    else:
+        factors = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
+    if any(factor != int(factor) or factor < 1 for factor in factors):
+        raise Unsupported(f"maps {' × '.join(f'{factor:g}' for factor in factors)} times as large; expected integers")
+    return Step(kinds.UpSampling2D((int(factors[0]), int(factors[1])), interpolation=mode))
+
+
+def reflected(x: Value, pad: Any) -> Step:
+    _as_maps(x)
+    left, right, top, bottom = pad
+    return Step(kinds.ReflectionPadding2D(((top, bottom), (left, right))))
+
+
 def leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Step:
     return Step(kinds.LeakyReLU(negative_slope), order="kept")
 
@@ -445,16 +494,23 @@ def same(x: Value, *_: Any, **__: Any) -> None:
 
 
 relu, silu, sigmoid, tanh = map(_plain, (kinds.ReLU, kinds.SiLU, kinds.Sigmoid, kinds.Tanh))
+PLAIN = {
+    "mish": _plain(kinds.Mish),
+    "relu6": _plain(kinds.ReLU6),
+    "hardsigmoid": _plain(kinds.Hardsigmoid),
+    "hardswish": _plain(kinds.Hardswish),
+}
 
 FUNCTIONS: dict[str, Callable[..., Step | None]] = {
     function.__name__: function
     for function in (
-        *(conv2d, conv_transpose2d, linear, batch_norm, layer_norm, group_norm),
+        *(conv2d, conv_transpose2d, linear, batch_norm, layer_norm, group_norm, rms_norm, prelu, interpolate),
         *(max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d, mean),
         *(dropout, dropout2d, stochastic_depth, flatten, view, softmax, log_softmax, softplus, leaky_relu, elu, gelu),
     )
 } | {
     **{"relu": relu, "silu": silu, "sigmoid": sigmoid, "tanh": tanh, "feature_dropout": dropout2d},
+    **PLAIN,
     **{"reshape": view, "contiguous": same, "clone": same, "identity": same},
 }
 """Functions of ``torch`` and ``torch.nn.functional`` and methods of tensors; ``relu_`` is ``relu``."""
@@ -472,6 +528,7 @@ MODULES: dict[str, Callable[[Any, Value], Step | None]] = {
     "LayerNorm": lambda m, x: layer_norm(x, m.normalized_shape, m.weight, m.bias, m.eps),
     "GroupNorm": lambda m, x: group_norm(x, m.num_groups, m.weight, m.bias, m.eps),
     "InstanceNorm2d": lambda m, x: instance_norm(x, m.running_mean, m.weight, m.bias, m.eps),
+    "RMSNorm": lambda m, x: rms_norm(x, m.normalized_shape, m.weight, m.eps),
     "MaxPool2d": lambda m, x: max_pool2d(
         x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
     ),
@@ -488,6 +545,14 @@ MODULES: dict[str, Callable[[Any, Value], Step | None]] = {
     "SiLU": lambda m, x: silu(x),
     "Sigmoid": lambda m, x: sigmoid(x),
     "Tanh": lambda m, x: tanh(x),
+    "Mish": lambda m, x: PLAIN["mish"](x),
+    "ReLU6": lambda m, x: PLAIN["relu6"](x),
+    "Hardsigmoid": lambda m, x: PLAIN["hardsigmoid"](x),
+    "Hardswish": lambda m, x: PLAIN["hardswish"](x),
+    "PReLU": lambda m, x: prelu(x, m.weight),
+    "Upsample": lambda m, x: interpolate(x, m.size, m.scale_factor, m.mode, m.align_corners),
+    "UpsamplingNearest2d": lambda m, x: interpolate(x, m.size, m.scale_factor, m.mode, m.align_corners),
+    "ReflectionPad2d": lambda m, x: reflected(x, m.padding),
     "LeakyReLU": lambda m, x: leaky_relu(x, m.negative_slope),
     "ELU": lambda m, x: elu(x, m.alpha),
     "GELU": lambda m, x: gelu(x, m.approximate),
@@ -505,16 +570,7 @@ def _batch_norm_module(m: Any, x: Value, axes: int) -> Step:
 
 
 HINTS = {
-    "ReLU6": "Put nn.ReLU there, and train on",
-    "relu6": "Put relu there, and train on",
-    "Hardswish": "Put nn.SiLU there, and train on",
-    "hardswish": "Put silu there, and train on",
-    "Hardsigmoid": "Put nn.Sigmoid there, and train on",
-    "hardsigmoid": "Put sigmoid there, and train on",
-    "PReLU": "Put nn.LeakyReLU there, and train on",
     "SELU": "Put nn.ELU there, and train on",
-    "Upsample": "Put nn.ConvTranspose2d there",
-    "interpolate": "Put nn.ConvTranspose2d there",
     **dict.fromkeys(
         ("mul", "imul"), "A gate, which multiplies two maps, has no layer here; one number for each channel has"
     ),

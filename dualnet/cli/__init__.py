@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: ``dualnet train | predict | summary | check | against | explain | zoo | bench | parity | info``.
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
@@ -13,8 +14,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dualnet as dn
@@ -30,7 +32,7 @@ COMMANDS = (train, predict, summary, check, against, explain, bench, zoo, parity
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    with readable_output(), ends_like_ctrl_c():
+    with readable_output(), ends_like_ctrl_c(), _warnings_as_notes():
         try:
             return _run(argv)
         finally:
@@ -63,6 +65,21 @@ def _run(argv: Sequence[str] | None) -> int:
         message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())).removeprefix(f"{name[8:]}: ")
         say(f"{name}: {message}", "stderr")
         return EXIT_USAGE
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show a warning for the user as one line, without the place in the code that Python puts around it."""
+    usual = warnings.formatwarning
+
+    def shown(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+        return f"note: {message}\n" if category is UserWarning else usual(message, category, *where, **more)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _flush(name: str) -> int:
@@ -122,4 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    _complete(parser)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Where a shell asks what could come next, argcomplete answers and ends the process."""
+    if "_ARGCOMPLETE" in os.environ:
+        with suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 import dualnet as dn
 
-from .options import EXIT_WRONG, command
+from .options import EXIT_WRONG, command, in_json, with_json
 from .subjects import network
 
 
@@ -15,16 +16,22 @@ def add(commands: Any) -> None:
     parser = command(commands, "check", run, "prove gradients by finite differences and dot products")
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+    with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     subjects = _every_layer() if options.model is None else [network(options.model, None)]
-    wrong = 0
+    wrong, reports = 0, []
     for layer in subjects:
         report = dn.check.gradient(layer, seed=options.seed, raises=False)
-        print(report if options.model or not report.ok else f"{report.line()}  {layer}", flush=True)
         wrong += not report.ok
-    if not options.model:
+        if options.json:
+            reports.append({"layer": str(layer), "ok": report.ok, **asdict(report)})
+        else:
+            print(report if options.model or not report.ok else f"{report.line()}  {layer}", flush=True)
+    if options.json:
+        print(in_json({"passed": len(subjects) - wrong, "failed": wrong, "reports": reports}))
+    elif not options.model:
         print(f"{len(subjects) - wrong} passed, {wrong} failed")
     return EXIT_WRONG if wrong else 0
 
@@ -50,6 +57,13 @@ def _every_layer() -> list[dn.Layer]:
         dn.BatchNorm(),
         dn.LayerNorm(),
         dn.GroupNorm(2),
+        dn.InstanceNorm(),
+        dn.RMSNorm(),
+        *(f() for f in (dn.Mish, dn.ReLU6, dn.Hardsigmoid, dn.Hardswish, dn.PReLU)),
+        dn.UpSampling2D((2, 3), interpolation="bilinear"),
+        dn.AdaptiveAveragePool2D((4, 3)),
+        dn.ReflectionPadding2D(((2, 1), (0, 3))),
+        dn.Sequential([dn.Reshape((7, -1)), dn.Conv1D(6, 3, stride=2, padding="same", groups=2), dn.MaxPool1D(2)]),
         dn.Dropout(0.3),
         dn.Residual(dn.Conv2D(4, 3, padding="same")),
         dn.Parallel([dn.Conv2D(2, 1), dn.Identity()], merge="concat"),

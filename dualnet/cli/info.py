@@ -7,12 +7,12 @@ from typing import Any
 
 import dualnet as dn
 
-from .options import command
+from .options import command, in_json, with_json
 
 
 def add(commands: Any) -> None:
-    command(commands, "info", run, "show versions, backends and what runs here")
+    with_json(command(commands, "info", run, "show versions, backends and what runs here"))
 
 
 def run(options: argparse.Namespace) -> None:
-    print(dn.info())
+    print(in_json(dn.info()) if options.json else dn.info())

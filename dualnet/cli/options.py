@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
+
+import numpy
 
 from ..training.ending import Terminated
 
@@ -26,6 +29,31 @@ def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentP
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def with_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def in_json(value: Any) -> str:
+    """Numbers, words, lists and tables in one line of JSON; NaN and infinities as null, as JSON has none.
+
+    >>> in_json({"loss": float("nan"), "shape": (2, 3), "rows": [numpy.float32(0.5)]})
+    '{"loss": null, "shape": [2, 3], "rows": [0.5]}'
+    """
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (bool, int, str)) or value is None:
+        return value
+    if isinstance(value, (float, numpy.floating)):
+        return float(value) if numpy.isfinite(value) else None
+    return int(value) if isinstance(value, numpy.integer) else str(value)
 
 
 def whole(text: str) -> int:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dualnet as dn
 
 from .. import data, models
+from ..data.inputs import InputSpec, border_of
 from ..files.network import saved
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
     "digits": ("digits_cnn", 12, 2e-3),
     "mnist": ("lenet5", 5, 2e-3),
+    "fashion_mnist": ("lenet5", 10, 2e-3),
+    "kmnist": ("lenet5", 10, 2e-3),
     "cifar10": ("vgg6", 10, 1e-3),
+    "cifar100": ("resnet20", 20, 1e-3),
 }
+NAMED = {
+    "fashion_mnist": data.FASHION_MNIST_CLASSES,
+    "cifar10": data.CIFAR10_CLASSES,
+    "cifar100": data.CIFAR100_CLASSES,
+}
+"""The names of classes that are no numbers."""
+READERS = {"cifar10": data.load_cifar10, "cifar100": data.load_cifar100}
+MIRRORED = ("cifar10", "cifar100", "fashion_mnist")
+"""What may be seen from the other side: no digits and no writing."""
 
 
 def network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
@@ -37,8 +52,69 @@ def fresh_or_saved(name: str, seed: int) -> dn.Layer:
 
 
 def load(dataset: str, folder: str | None) -> Any:
+    """A data set by its name: from the files in ``folder``, else from where they are found, else downloaded."""
     if dataset == "digits":
+        if folder is not None:
+            raise ValueError("--data is for the files of other data sets; the digits lie inside the package")
         return data.load_digits()
     if folder is None:
-        raise ValueError(f"{dataset}: say where its files lie, with --data DIR")
-    return data.load_mnist(folder) if dataset == "mnist" else data.load_cifar10(folder)
+        return getattr(data, dataset)()
+    return READERS.get(dataset, data.load_mnist)(folder)
+
+
+# -- what a network learns from ----------------------------------------------------------------------------------------
+
+PHOTOS = ("resnet20", 20, 2e-3)
+LOOKED_AT = 256
+SIDE = 64
+"""Photos are scaled to so many pixels each way, if nothing is said."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Images to learn and to test, their classes' names, and ``advice``: (model, epochs, learning rate for Adam)."""
+
+    name: str
+    train: tuple[Any, Any]
+    test: tuple[Any, Any]
+    classes: tuple[str, ...]
+    advice: tuple[str, int, float]
+    mirrored: bool = False
+    photos: bool = False
+
+    @property
+    def input(self) -> InputSpec:
+        """What a network that has learned this expects."""
+        x = self.train[0]
+        some = x[:: max(1, len(x) // LOOKED_AT)]
+        return InputSpec(x.shape[1:3], x.shape[3], classes=self.classes, border=float(border_of(some).mean()))
+
+    @property
+    def of_classes(self) -> str:
+        """The classes in words, where their names are news."""
+        some = ", ".join(self.classes[:5]) + ", …" * (len(self.classes) > 5)
+        return f"; {len(self.classes)} classes: {some}" if self.photos else ""
+
+
+def learnt(options: argparse.Namespace) -> Subject:
+    """What ``dualnet train`` is to learn: a data set by its name, or a folder of photos."""
+    what = options.dataset
+    if what in DATASETS:
+        for option in ("size", "grey"):
+            if getattr(options, option):
+                raise ValueError(f"--{option} is for photos in folders; the images of {what} have a size of their own")
+        train, test = load(what, options.data)
+        names = NAMED.get(what, tuple(map(str, range(10))))
+        return Subject(what, train, test, names, DATASETS[what], mirrored=what in MIRRORED)
+    folder = Path(what).expanduser()
+    if not folder.is_dir():
+        packed = folder.suffix.lower() in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
+        kind = ("is an archive; unpack it first" if packed else "is a file") if folder.exists() else "does not exist"
+        raise ValueError(f"{what!r} {kind}; expected a folder of photos, or one of {', '.join(DATASETS)}")
+    if options.data is not None:
+        raise ValueError(f"--data is for data sets with a name; {what} is a folder itself")
+    size = options.size or [SIDE]
+    if len(size) > 2:
+        raise ValueError(f"--size: {', '.join(map(str, size))} are {len(size)} numbers; expected H or H,W")
+    train, test, names = data.load_folder(folder, (size[0], size[-1]), grey=options.grey, seed=options.seed)
+    return Subject(folder.resolve().name, train, test, names, PHOTOS, mirrored=True, photos=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,97 +11,206 @@ import dualnet as dn
 
 from .. import data, models
 from ..files.formats import SUFFIXES
-from ..files.network import file_of, saved
 from ..shim.dtypes import FLOATING
 from ..terminal import say
 from ..training.callbacks import Run
 from ..training.ending import unbroken
-from ..writing import check_writable
-from .options import command, count, exit_code, loss_scale, rate, told
-from .subjects import DATASETS, load
+from ..writing import check_writable, replace_file
+from .configuration import Configured, beside, in_toml, optimizer_of, read_toml, setting
+from .options import command, count, counts, exit_code, in_json, loss_scale, rate, told, with_json
+from .places import checkpoints_of, place_of, save
+from .subjects import DATASETS, Subject, learnt
+
+DEFAULTS = {
+    "dataset": "digits",
+    "batch_size": 64,
+    "optimizer": "adam",
+    "loss_scale": "auto",
+    "seed": 0,
+    "out": ".",
+    "augment": False,
+    "capture": False,
+    "grey": False,
+}
+"""What holds where neither the command line nor a configuration says anything."""
+NAMES = (
+    *("dataset", "data", "size", "grey", "model", "epochs", "batch_size", "lr", "optimizer", "augment", "capture"),
+    *("dtype", "loss_scale", "seed", "out", "resume", "checkpoint_every", "log", "tensorboard"),
+)
+"""The options that a configuration may set: those that decide what is computed, and what is written."""
+
+
+_switch: Any = {"action": "store_true", "default": None}
 
 
 def add(commands: Any) -> None:
     parser = command(commands, "train", run, "train a network, show its test accuracy and save it")
-    parser.add_argument("dataset", nargs="?", choices=DATASETS, default="digits", help="what to learn (digits)")
-    parser.add_argument("--data", metavar="DIR", help="the folder with the files of mnist or cifar10")
+    parser.add_argument(
+        "dataset", nargs="?", metavar="WHAT", help=f"{', '.join(DATASETS)}, or a folder with a folder for each class"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
+    )
+    parser.add_argument("--size", type=counts, metavar="H[,W]", help="photos are scaled to this size (64)")
+    parser.add_argument("--grey", **_switch, help="photos without their colours")
     parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
     parser.add_argument("--epochs", type=count, metavar="N", help="passes over the training data")
-    parser.add_argument("--batch-size", type=count, default=64, metavar="N", help="images in a step (64)")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="images in a step (64)")
     parser.add_argument("--lr", type=rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
-    parser.add_argument("--optimizer", default="adam", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
-    parser.add_argument("--augment", action="store_true", help="shift the images, and mirror those of cifar10")
-    parser.add_argument("--capture", action="store_true", help="the whole step as one CUDA graph, on a GPU")
+    parser.add_argument("--optimizer", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
+    parser.add_argument("--augment", **_switch, help="shift the images, and mirror those that are no writing")
+    parser.add_argument("--capture", **_switch, help="the whole step as one CUDA graph, on a GPU")
     parser.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
     parser.add_argument(
-        "--loss-scale",
-        type=loss_scale,
-        default="auto",
-        metavar="S",
-        help="auto (dynamic for float16), none, or a number",
+        "--loss-scale", type=loss_scale, metavar="S", help="auto (dynamic for float16), none, or a number (auto)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the order (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="for the weights and the order (0)")
     parser.add_argument(
-        "--out", default=".", metavar="PATH", help="the folder for the model (this one), or a file: .npz, .safetensors"
+        "--out", metavar="PATH", help="the folder for the model (this one), or a file: .npz, .safetensors"
+    )
+    parser.add_argument(
+        "--resume", **_switch, help="keep checkpoints beside the model, and go on from the newest that is there"
+    )
+    parser.add_argument("--checkpoint-every", type=count, metavar="STEPS", help="how often, beside each epoch's end")
+    parser.add_argument("--log", metavar="FILE", help="the figures of each epoch, as .csv or .jsonl")
+    parser.add_argument("--tensorboard", metavar="DIR", help="the figures of each epoch, for TensorBoard")
+    parser.add_argument("--config", metavar="FILE", help="options in a file (TOML); what stands here wins over it")
+    parser.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of them, such as optimizer.momentum=0.9",
     )
     parser.add_argument("--quiet", action="store_true", help="print the result alone, no progress")
+    with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    model, epochs, peak = DATASETS[options.dataset]
+    arguments = _configured(options)
+    subject = learnt(options)
+    model, epochs, peak = subject.advice
     model, epochs = options.model or model, options.epochs or epochs
-    place = _place(options.out, f"{options.dataset}-{model}")
-    net = models.get(model)()
-    (x, t), test = load(options.dataset, options.data)
+    place = place_of(options.out, f"{subject.name}-{model}")
+    net = models.get(model)(classes=len(subject.classes))
+    x, test = subject.train[0], subject.test
     net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
+    net.input = subject.input
     place.parent.mkdir(parents=True, exist_ok=True)
     target = place if place.suffix in SUFFIXES else place.with_name(f"{place.name}.npz")
     check_writable(target, sum(p.value.nbytes for p in net.parameters().values()))  # before the training
-    steps = epochs * -(-len(x) // options.batch_size)
-    optimizer = dn.optimizers.get(options.optimizer)
+    optimizer = optimizer_of(options.optimizer, arguments)
     peak = options.lr or (peak if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
-    optimizer.lr = dn.schedules.OneCycle(peak, steps)
-
+    optimizer.lr = dn.schedules.OneCycle(peak, epochs * -(-len(x) // options.batch_size))
+    kept = {**vars(options), "model": model, "epochs": epochs, "lr": peak}
     size = sum(p.value.size for p in net.parameters().values())
-    if not options.quiet:
-        say(f"{model} ({size:,} parameters) on {options.dataset}: {len(x):,} images to learn, {len(test[0]):,} to test")
-        say(f"backend {dn.get_backend()}, {options.optimizer}, one cycle up to {peak:g}, seed {options.seed}")
-    augment = data.Augment(max(1, x.shape[1] // 8), options.dataset == "cifar10") if options.augment else None
-    x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
-    begun, watch = time.perf_counter(), _Watch()
-    try:
-        net.fit(
-            x,
-            t,
-            epochs=epochs,
-            batch_size=options.batch_size,
-            optimizer=optimizer,
-            seed=options.seed,
-            verbose=0 if options.quiet else 1,
-            callbacks=watch,
-            augment=augment,
-            capture=options.capture,
-            loss_scale=options.loss_scale,
+    if not (options.quiet or options.json):
+        say(
+            f"{model} ({size:,} parameters) on {subject.name}: "
+            f"{len(x):,} images to learn, {len(test[0]):,} to test" + subject.of_classes
         )
+        say(f"backend {dn.get_backend()}, {options.optimizer}, one cycle up to {peak:g}, seed {options.seed}")
+    begun, watch = time.perf_counter(), _Watch()
+    folder = checkpoints_of(place) if options.resume or options.checkpoint_every else None
+    try:
+        _fit(net, subject, optimizer, epochs, options, [watch, *_logs(options)], folder)
         seconds = time.perf_counter() - begun
         score = net.evaluate(*test)
     except KeyboardInterrupt as error:
         if watch.run is None or not watch.run.step:
             raise  # nothing was trained
         with unbroken():
-            words, _ = _save(net, place)  # before anything else: who ends a training may not wait
-            say(f"{told(error)} after epoch {watch.run.history.epochs} of {epochs}; {words}", "stderr")
+            done = save(net, place)  # before anything else: who ends a training may not wait
+            more = "; with --resume the same command goes on" if folder is not None else ""
+            say(f"{told(error)} after epoch {watch.run.history.epochs} of {epochs}; {done.words}{more}", "stderr")
         return exit_code(error)
     with unbroken():
-        unheard = say(f"trained in {seconds:.1f} s, test accuracy {100 * score['accuracy']:.2f} %")
-        words, failed = _save(net, place)
-        if failed is None:
-            unheard = say(words) or unheard
-    if failed is not None:
-        raise OSError(words) from failed
+        result = {"model": model, "parameters": size, "data": subject.name, "train": len(x), "test": len(test[0])}
+        result |= {"classes": list(subject.classes), "epochs": epochs, "seconds": round(seconds, 3), **score}
+        return _end(net, place, result, in_toml(_table(kept, arguments)), options)
+
+
+def _end(net: dn.Layer, place: Path, result: dict[str, Any], configuration: str, options: argparse.Namespace) -> int:
+    """Tell the result, and save the network and its configuration."""
+    unheard = None
+    if not options.json:
+        unheard = say(f"trained in {result['seconds']:.1f} s, test accuracy {100 * result['accuracy']:.2f} %")
+    done = save(net, place)
+    if done.failed is not None:
+        raise OSError(done.words) from done.failed
+    try:
+        replace_file(beside(done.path), configuration.encode("utf-8"))
+    except OSError as error:
+        raise OSError(f"{done.words}, without its configuration ({error.strerror or error})") from error
+    words = in_json({**result, "saved": str(done.path)}) if options.json else done.words
+    unheard = say(words) or unheard
     if unheard is not None:
         raise unheard
     return 0
+
+
+def _configured(options: argparse.Namespace) -> dict[str, Any]:
+    """Fill in what the command line leaves open. Returns the optimizer's arguments that have no option."""
+    given = [name for name in NAMES if getattr(options, name) is not None]
+    configured = Configured(options, NAMES, given)
+    if options.config is not None:
+        configured.take(read_toml(options.config), options.config)
+    for name, value in options.set:
+        configured.take({name: value}, f"--set {name}")
+    for name, value in DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return configured.of_optimizer
+
+
+def _table(options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options as a configuration, which trains the same network again."""
+    table = {name: options[name] for name in NAMES if name not in ("optimizer", "lr") and options[name] is not False}
+    return {**table, "optimizer": {"name": options["optimizer"], "lr": options["lr"], **arguments}}
+
+
+def _fit(
+    net: dn.Layer,
+    subject: Subject,
+    optimizer: dn.optimizers.Optimizer,
+    epochs: int,
+    options: argparse.Namespace,
+    callbacks: list[dn.Callback],
+    checkpoints: Path | None,
+) -> None:
+    x, t = subject.train
+    augment = data.Augment(max(1, x.shape[1] // 8), subject.mirrored) if options.augment else None
+    x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
+    net.fit(
+        x,
+        t,
+        epochs=epochs,
+        batch_size=options.batch_size,
+        optimizer=optimizer,
+        seed=options.seed,
+        verbose=0 if options.quiet else 1,
+        callbacks=callbacks,
+        augment=augment,
+        capture=options.capture,
+        loss_scale=options.loss_scale,
+        resume=checkpoints,
+        checkpoint_every=options.checkpoint_every,
+    )
+
+
+def _logs(options: argparse.Namespace) -> list[dn.Callback]:
+    """What writes the figures of each epoch to a file."""
+    logs: list[dn.Callback] = []
+    if options.log is not None:
+        kinds = {".csv": dn.callbacks.CSVLogger, ".jsonl": dn.callbacks.JSONLLogger}
+        kind = kinds.get(Path(options.log).suffix.lower())
+        if kind is None:
+            raise ValueError(f"--log {options.log}: expected a name that ends with .csv or .jsonl")
+        logs.append(kind(options.log))
+    if options.tensorboard is not None:
+        logs.append(dn.callbacks.TensorBoard(options.tensorboard))
+    return logs
 
 
 class _Watch(dn.Callback):
@@ -113,55 +220,3 @@ class _Watch(dn.Callback):
 
     def on_fit_begin(self, run: Run) -> None:
         self.run = run
-
-
-def _place(out: str, name: str) -> Path:
-    """The file that ``--out`` names, or one of this name in the folder that it names."""
-    path = Path(out).expanduser()
-    if path.suffix in SUFFIXES and not path.is_dir():
-        return file_of(path)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--out {out} is a file; expected a folder, or a name that ends with {' or '.join(SUFFIXES)}")
-    return path / name
-
-
-def _save(net: dn.Layer, place: Path) -> tuple[str, OSError | None]:
-    """Save the network, if not in its place, then in another folder. Returns where it is, and what went wrong."""
-    try:
-        return _saved(net, place), None
-    except OSError as error:
-        for folder in (Path.cwd, tempfile.gettempdir, Path.home):
-            with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
-                instead = _saved(net, Path(folder()) / place.name.removesuffix(place.suffix))
-                return f"{error.strerror or error}: {str(place.parent)!r}; {instead} instead", error
-        raise
-
-
-def _saved(net: dn.Layer, place: Path) -> str:
-    """Save the network under a file's name, or under a name without a suffix and, if that is taken, with a number."""
-    if place.suffix in SUFFIXES:
-        there = " in place of the one that was there" if place.exists() else ""
-        return f"saved as {net.save(place)}{there}"
-    path = _reserved(place)
-    try:
-        net.save(path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    there = "" if path.stem == place.name else f" ({next(iter(saved(place)), place).name} was there already)"
-    return f"saved as {path}{there}"
-
-
-def _reserved(place: Path) -> Path:
-    """NAME.npz, or the first of NAME-2.npz, NAME-3.npz, ... that no network has, in either format.
-
-    It is an empty file by now: of two trainings that end at once, only one gets the name.
-    """
-    name, number = place.name, 1
-    while True:
-        if not saved(place.with_name(name)):
-            path = place.with_name(f"{name}.npz")
-            with suppress(FileExistsError), open(path, "xb"):
-                return path
-        number += 1
-        name = f"{place.name}-{number}"

@@ -69,7 +69,7 @@ class Augment:
         >>> dn.data.Augment.measured(images)
         Augment(shift=4, flip=True, mean=(0.5,), scale=(2.0,))
         """
-        xp, unit = _of_images("Augment.measured", images), _to_unit(images)
+        xp, unit = check_images("Augment.measured", images), _to_unit(images)
         if not images.size:
             raise ValueError(f"Augment.measured: there is nothing to measure in images of shape {tuple(images.shape)}")
         C, sums = images.shape[3], []
@@ -113,8 +113,8 @@ class Augment:
         (2, 2, 2, 3)
         """
         backend = backend_of(images)
-        _of_images("Augment.batch", images)
-        order = _order(order, images, backend)
+        check_images("Augment.batch", images)
+        order = check_order("Augment.batch", order, images, backend)
         moves = None if moves is None else _moves(moves, order, backend)
         dtype = dtype_of(dtype)
         if not is_floating(dtype):
@@ -129,7 +129,7 @@ class Augment:
         >>> print(dn.data.Augment(scale=2).normalise(numpy.full((1, 1, 1, 1), 51, "uint8")).round(4))
         [[[[0.4]]]]
         """
-        _of_images("Augment.normalise", images)
+        check_images("Augment.normalise", images)
         return self.batch(images, numpy.arange(images.shape[0]), dtype=dtype)
 
     def _on(self, images: Array, backend: Any, dtype: str) -> tuple[Array, Array]:
@@ -193,7 +193,8 @@ def _numbers(given: Numbers, name: str) -> tuple[float, ...] | None:
     return numbers
 
 
-def _of_images(owner: str, images: Array) -> Any:
+def check_images(owner: str, images: Array) -> Any:
+    """Raise unless images are an array (M, H, W, C) of bytes or floating numbers. Returns their namespace."""
     backend = backend_of(images)
     if backend is None:
         raise TypeError(f"{owner}: images is a {type(images).__name__}; expected an array. Make one with dn.asarray.")
@@ -209,19 +210,20 @@ def _to_unit(images: Array) -> float:
     return 1 / 255 if images.dtype.name == "uint8" else 1.0
 
 
-def _order(given: Any, images: Array, backend: Any) -> Array:
-    order, readable = _beside("order", given, backend)
+def check_order(owner: str, given: Any, images: Array, backend: Any) -> Array:
+    """The places (N,) of images, as int32 beside them."""
+    order, readable = beside(owner, "order", given, backend)
     if order.ndim != 1 or (order.dtype.kind not in "iu" and order.size):
-        raise ValueError(f"Augment.batch: order is {_kind(order)}; expected integers (N,)")
+        raise ValueError(f"{owner}: order is {_kind(order)}; expected integers (N,)")
     if readable and order.size and not 0 <= order.min() <= order.max() < len(images):
         raise ValueError(
-            f"Augment.batch: order reaches from {order.min()} to {order.max()}; there are images 0 … {len(images) - 1}"
+            f"{owner}: order reaches from {order.min()} to {order.max()}; there are images 0 … {len(images) - 1}"
         )
     return asarray(order.astype("int32", copy=False), backend=backend.name)
 
 
 def _moves(given: Any, order: Array, backend: Any) -> Array:
-    moves, readable = _beside("moves", given, backend)
+    moves, readable = beside("Augment.batch", "moves", given, backend)
     if moves.dtype.kind not in "iu" or tuple(moves.shape) != (len(order), 3):
         raise ValueError(
             f"Augment.batch: moves are {_kind(moves)}; expected integers ({len(order)}, 3): down, right and flipped of "
@@ -232,14 +234,14 @@ def _moves(given: Any, order: Array, backend: Any) -> Array:
     return asarray(moves.astype("int8", copy=False), backend=backend.name)
 
 
-def _beside(name: str, given: Any, backend: Any) -> tuple[Array, bool]:
+def beside(op: str, name: str, given: Any, backend: Any) -> tuple[Array, bool]:
     """The array, and whether its values may be read here: reading them from a device would make it wait."""
     owner = backend_of(given)
     if owner is None or owner.on_host:
         return numpy.asarray(given), True
     if owner is not backend:
         raise TypeError(
-            f"Augment.batch: {name} lives on {owner.name} and the images on {backend.name}; expected both on one "
+            f"{op}: {name} lives on {owner.name} and the images on {backend.name}; expected both on one "
             f"backend. Move it with dn.asarray({name}, backend={backend.name!r})."
         )
     return given, False

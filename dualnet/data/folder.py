@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
@@ -22,6 +23,8 @@ TRAIN = ("train", "training", "train_set", "training_set")
 TEST = ("val", "valid", "validation", "dev", "test", "testing", "test_set", "eval")  # the first one found is taken
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 """What operating systems leave in folders, beside names that start with a dot."""
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+"""Photos of telephones and cameras that Pillow may not be able to read."""
 
 SHARE = 0.2
 """The fraction held out of every class, if nothing is said."""
@@ -40,6 +43,7 @@ def load_folder(
     background: str | tuple[int, int, int] = "white",
     seed: int = 0,
     dtype: str = "float32",
+    skip_damaged: bool = False,
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Images in folders, one folder for each class: ``(x, t), (x_test, t_test), names``.
 
@@ -58,7 +62,8 @@ def load_folder(
 
     Every file whose ending Pillow reads is read, in deeper folders too. Hidden files and folders, and what operating
     systems leave behind (``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``), are skipped; a warning counts and names
-    all others that were passed over, and identical files.
+    all others that were passed over, and identical files. An image that cannot be read raises, or with
+    ``skip_damaged=True`` is passed over and named too.
 
     Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` for a folder that does not exist and
     :class:`DataError` for one without classes, a class with too few images, or an image that cannot be read.
@@ -80,7 +85,7 @@ def load_folder(
     draw = numpy.random.default_rng(integer(seed, "seed", op=op, least=0))
     known = None if names is None else _check_names(names)
     base = check_folder(folder, op, HOW)
-    tone = colour(background, op)
+    tone, skip_damaged = colour(background, op), flag(skip_damaged, "skip_damaged", op=op)
 
     notes = Notes(base)
     split = _split(base, notes)
@@ -96,8 +101,14 @@ def load_folder(
         classes = _classes(train, known, notes)
         kept, back = _labelled(classes), _labelled(_classes(test, tuple(classes), notes))
         _tell_leaks(kept, back, test, notes)
-    notes.warn()
-    return _read(kept, size, grey, tone, dtype), _read(back, size, grey, tone, dtype), tuple(classes)
+    if not skip_damaged:
+        notes.warn()  # before the images, which take their time
+    read = functools.partial(_read, size=size, grey=grey, background=tone, dtype=dtype)
+    images, held = (read(files, notes=notes if skip_damaged else None) for files in (kept, back))
+    if skip_damaged:
+        notes.warn()
+        _check_left(base, tuple(classes), (kept, back), (images, held))
+    return images, held, tuple(classes)
 
 
 class Notes:
@@ -118,11 +129,15 @@ class Notes:
         if paths:
             self.told.append(f"{_count(len(paths), what)} ({_some([self.name(path) for path in paths])})")
 
-    def warn(self) -> None:
+    def over(self) -> str:
+        """How many files were passed over and why, or nothing."""
         number = sum(map(len, self.passed.values()))
-        if number:
-            reasons = "; ".join(f"{why}: {_some(names)}" for why, names in self.passed.items())
-            self.told.insert(0, f"passed over {_count(number, 'file|files')} ({reasons})")
+        reasons = "; ".join(f"{why}: {_some(names)}" for why, names in self.passed.items())
+        return f"passed over {_count(number, 'file|files')} ({reasons})" if number else ""
+
+    def warn(self) -> None:
+        if over := self.over():
+            self.told.insert(0, over)
         if self.told:
             warnings.warn(f"load_folder: {self.base}: {'. '.join(self.told)}.", stacklevel=3)
 
@@ -215,13 +230,25 @@ def _images(folder: Path, notes: Notes) -> list[Path]:
     return sorted(found)
 
 
+def photos_in(folder: Path) -> list[Path]:
+    """All images in a folder and in those below it, sorted, whatever class they are of."""
+    return _images(folder, Notes(folder))
+
+
 def _is_image(path: Path, endings: tuple[str, ...], notes: Notes) -> bool:
     ending = path.suffix.lower()
     if path.is_file() and ending in endings:
         return True
-    broken = "broken link" if path.is_symlink() else "no ordinary file"
-    notes.pass_over(path, (f"{ending} is no image" if ending else "no ending") if path.is_file() else broken)
+    notes.pass_over(path, _why_not(path, ending))
     return False
+
+
+def _why_not(path: Path, ending: str) -> str:
+    if not path.is_file():
+        return "broken link" if path.is_symlink() else "no ordinary file"
+    if ending in UNREAD:
+        return f"{ending} cannot be read; save as JPEG"
+    return f"{ending} is no image" if ending else "no ending"
 
 
 def _pass_over_files(base: Path, notes: Notes) -> None:
@@ -250,7 +277,7 @@ def _drawn(
     for label, (name, files) in enumerate(classes.items()):
         number = max(1, round(share * len(files))) if share else 0
         if len(files) <= number and not (may_lack and not files):
-            found = _count(len(files), "image|images")
+            found = ", ".join(filter(None, [_count(len(files), "image|images"), notes.over()]))
             raise DataError(f"{base / name}: {found}; expected at least {number + 1}. Add some, or remove the folder.")
         groups: dict[Path | str, int] = Counter(twins.get(file, file) for file in files)
         _choose(groups, number, draw, sides)
@@ -317,9 +344,31 @@ def _tell_leaks(kept: list[Labelled], back: list[Labelled], test: Path, notes: N
 
 
 def _read(
-    files: list[Labelled], size: tuple[int, int], grey: bool, background: tuple[int, int, int], dtype: str
+    files: list[Labelled],
+    size: tuple[int, int],
+    grey: bool,
+    background: tuple[int, int, int],
+    dtype: str,
+    notes: Notes | None = None,
 ) -> Split:
+    """The images and their labels. Those that cannot be read are left out and noted, if there are notes."""
     x = numpy.empty((len(files), *size, 1 if grey else 3), dtype)
-    for place, (file, _) in enumerate(files):
-        x[place] = pixels(file, size, grey, background, dtype)
-    return x, numpy.array([label for _, label in files], numpy.int64)
+    labels: list[int] = []
+    for file, label in files:
+        try:
+            x[len(labels)] = pixels(file, size, grey, background, dtype)
+        except DataError:
+            if notes is None:
+                raise
+            notes.pass_over(file, "damaged")
+            continue
+        labels.append(label)
+    return x[: len(labels)], numpy.array(labels, numpy.int64)
+
+
+def _check_left(base: Path, names: tuple[str, ...], wanted: tuple[list[Labelled], ...], got: tuple[Split, ...]) -> None:
+    """Raise if all images of a class were damaged."""
+    for files, (_, labels) in zip(wanted, got):
+        lost = {label for _, label in files} - set(labels.tolist())
+        if lost:
+            raise DataError(f"{base / names[min(lost)]}: none of its images can be read")

@@ -21,9 +21,9 @@ from typing import BinaryIO
 import numpy
 
 from ..writing import replace_file
-from .reading import DataError, Split, check_dtype, check_folder, check_labels, find, scaled
+from .reading import DataError, sizes
 
-__all__ = ["load_mnist", "read_idx", "write_idx"]
+__all__ = ["read_idx", "write_idx"]
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 CODES = {numpy.dtype(kind).newbyteorder("="): code for code, kind in TYPES.items()}
@@ -37,11 +37,6 @@ SMALL, USUAL = 32 * 2**20, 64
 CHUNK = 2**20
 
 IF_RIGHT = "If the file is right, read it with read_idx(path, limit=…)"
-KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
-MNIST_HOW = (
-    "Put the four files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-    "t10k-labels-idx1-ubyte there, gzipped (.gz) or not; https://ossci-datasets.s3.amazonaws.com/mnist/ has them."
-)
 
 
 def read_idx(path: str | os.PathLike, *, limit: int | None = None) -> numpy.ndarray:
@@ -78,7 +73,7 @@ def _read(
 ) -> numpy.ndarray:
     kind, shape = _header(file, path)
     expected = math.prod(shape) * kind.itemsize
-    claim = f"its header promises {_sizes(shape)} elements of {kind.name}, {expected} bytes"
+    claim = f"its header promises {sizes(shape)} elements of {kind.name}, {expected} bytes"
     if expected > (most := LIMIT if limit is None else limit):
         raise DataError(f"{path}: {claim}; the limit is {most}. {IF_RIGHT}")
     if size is not None and size - file.tell() != expected:
@@ -107,7 +102,7 @@ def _header(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[numpy.dtype, tu
         raise DataError(f"{path}: the header is cut off; expected {4 + 4 * magic[3]} bytes. Get the file again.")
     shape = struct.unpack(f">{magic[3]}I", lengths)
     if math.prod(max(length, 1) for length in shape) >= 2**60:  # refuse an empty array with absurd axes too
-        raise DataError(f"{path}: its header promises {_sizes(shape)} elements. The file is damaged: get it again.")
+        raise DataError(f"{path}: its header promises {sizes(shape)} elements. The file is damaged: get it again.")
     return numpy.dtype(TYPES[magic[2]]), shape
 
 
@@ -117,10 +112,6 @@ def _take(file: BinaryIO | gzip.GzipFile, most: int) -> bytearray:
     while len(data) < most and (chunk := file.read(min(CHUNK, most - len(data)))):
         data += chunk
     return data
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape))
 
 
 def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
@@ -144,64 +135,3 @@ def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
     data = header + array.astype(TYPES[code]).tobytes()
     # Without a file name and time the same array gives the same bytes.
     replace_file(path, gzip.compress(data, 9, mtime=0) if os.fspath(path).endswith(".gz") else data)
-
-
-def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Split, Split]:
-    """MNIST, or a data set of its form (Fashion-MNIST, KMNIST), from its four IDX files in ``folder``.
-
-    Returns ``(x_train, t_train), (x_test, t_test)``: images (60000, 28, 28, 1) and (10000, 28, 28, 1), float32 in
-    [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9.
-
-    The files may be gzipped or not, with ``-`` or ``.`` before ``idx`` in their names, and may lie in
-    ``folder/MNIST/raw``.
-
-    If a file is missing, the ``FileNotFoundError`` lists the names that were tried. Raises :class:`DataError` for a
-    malformed file.
-    Source: LeCun, Bottou, Bengio and Haffner (1998).
-
-    >>> import dualnet as dn, numpy, tempfile, pathlib
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> for part in ("train", "t10k"):  # two images instead of 70,000
-    ...     dn.data.write_idx(folder / f"{part}-images-idx3-ubyte.gz", numpy.full((1, 28, 28), 51, "uint8"))
-    ...     dn.data.write_idx(folder / f"{part}-labels-idx1-ubyte.gz", numpy.array([7], "uint8"))
-    >>> (x_train, t_train), (x_test, t_test) = dn.data.load_mnist(folder)
-    >>> x_train.shape, t_train, x_train[0, 0, 0]
-    ((1, 28, 28, 1), array([7]), array([0.2], dtype=float32))
-    """
-    check_dtype(dtype, "load_mnist")
-    base = check_folder(folder, "MNIST", MNIST_HOW)
-    wanted = {f"{part}-{kind}": _spellings(part, kind) for part in ("train", "t10k") for kind in KINDS}
-    found = {name: find(base, ("", "MNIST/raw"), spellings) for name, spellings in wanted.items()}
-    missing = [" or ".join(wanted[name]) for name, path in found.items() if path is None]
-    if missing:
-        raise FileNotFoundError(f"MNIST: not in {str(base)!r}: {'; '.join(missing)}. {MNIST_HOW}")
-    paths = {name: path for name, path in found.items() if path is not None}
-    splits = [_split(*(paths[f"{part}-{kind}"] for kind in KINDS)) for part in ("train", "t10k")]
-    (x, _), (other, _) = splits
-    if x.shape[1:] != other.shape[1:]:
-        raise DataError(
-            f"{base}: training images are {_sizes(x.shape[1:3])}, test images {_sizes(other.shape[1:3])}; expected one "
-            "size. The files belong to different data sets."
-        )
-    (x_train, t_train), (x_test, t_test) = ((scaled(x, dtype), t) for x, t in splits)
-    return (x_train, t_train), (x_test, t_test)
-
-
-def _spellings(part: str, kind: str) -> list[str]:
-    names = [f"{part}-{kind}", f"{part}-{kind.replace('-idx', '.idx')}"]
-    return [name + suffix for name in names for suffix in ("", ".gz")]
-
-
-def _split(images: Path, labels: Path) -> Split:
-    x, t = read_idx(images), read_idx(labels)
-    for array, path, what, axes in ((x, images, "images (N, H, W)", 3), (t, labels, "labels (N,)", 1)):
-        if array.ndim != axes or array.dtype != numpy.uint8 or not array.size:
-            raise DataError(
-                f"{path}: holds {array.dtype} of shape {array.shape}; expected {what} as uint8. Is it the right file?"
-            )
-    if len(x) != len(t):
-        raise DataError(
-            f"{labels}: {len(t)} labels for the {len(x)} images of {images.name}; expected as many. "
-            "The files belong to different data sets."
-        )
-    return x[..., None], check_labels(t, labels)

@@ -7,9 +7,9 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 
@@ -39,7 +39,7 @@ PIXELS_PER_BYTE = 2000
 
 
 def read_image(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BinaryIO,
     size: int | tuple[int, int],
     *,
     grey: bool = False,
@@ -47,6 +47,8 @@ def read_image(
     dtype: str = "float32",
 ) -> numpy.ndarray:
     """One image as an array (H, W, 3), or (H, W, 1) if ``grey``; ``x[None]`` is a batch of it.
+
+    ``path`` names the file, or is one that is open for reading bytes, such as ``io.BytesIO(data)``.
 
     The image is turned upright, as its camera noted; scaled to ``size`` (height and width; one number for a square,
     whatever the image's own shape); and converted to red, green and blue, or to ``grey``. x is float32 in [0, 1], or
@@ -72,14 +74,12 @@ def read_image(
 
 
 def pixels(
-    path: str | os.PathLike, size: tuple[int, int], grey: bool, background: tuple[int, int, int], dtype: str
+    path: str | os.PathLike | BinaryIO, size: tuple[int, int], grey: bool, background: tuple[int, int, int], dtype: str
 ) -> numpy.ndarray:
     """What :func:`read_image` returns, for arguments that have been checked."""
     image = need_pillow()
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: it is {'a folder' if path.is_dir() else 'no ordinary file'}; expected an image")
-    with open(path, "rb") as stream, _quiet():
+    with _opened_file(path) as stream, _quiet():
+        path = "the image" if stream is path else path
         try:
             picture = _flat(_upright(_opened(stream, image), image), background, image)
             return _fitted(picture, size, grey, dtype, image)
@@ -88,6 +88,16 @@ def pixels(
         except Exception as error:  # each of Pillow's many readers fails in its own way on a damaged file
             why = " ".join(str(error).split()).replace(f" {stream!r}", "") or type(error).__name__
             raise DataError(f"{path}: Pillow cannot read it as an image ({why}). Repair it or remove it.") from error
+
+
+def _opened_file(path: Any) -> Any:
+    """The file of this name, opened; or what is a file already, which its owner closes."""
+    if hasattr(path, "read") and hasattr(path, "seek"):
+        return nullcontext(path)
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: it is {'a folder' if path.is_dir() else 'no ordinary file'}; expected an image")
+    return open(path, "rb")
 
 
 def need_pillow() -> Any:
@@ -139,7 +149,8 @@ def colour(background: Any, op: str) -> tuple[int, int, int]:
 
 def _opened(stream: Any, image: Any) -> Any:
     """The picture, decoded; only after its size was judged."""
-    length = os.fstat(stream.fileno()).st_size
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
     if length == 0:
         raise DataError("the file is empty")
     for width, height in _sizes_of_icons(stream, length):  # Pillow decodes these while it opens the file

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy
 
@@ -15,6 +15,8 @@ from ..shim.dtypes import is_real
 
 Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
 
+COPY = re.compile(r" ?\(\d{1,3}\)")
+"""What a browser puts into the name of a file that it has downloaded before."""
 MOST_HEADER = 10_000
 MOST_AXES = 32
 NPY = re.compile(
@@ -34,14 +36,37 @@ class DataError(ValueError):
 
 
 def find(folder: str | os.PathLike, places: Iterable[str], names: Iterable[str]) -> Path | None:
-    """The first file of ``folder/place/name`` that exists."""
+    """The first file of ``folder/place/name`` that exists.
+
+    Capitals do not matter, nor does what a browser adds to the name of a second download, as in ``data (1).gz``.
+    """
     names = tuple(names)
     for place in places:
+        inside = _inside(Path(folder), place)
+        if inside is None:
+            continue
         for name in names:
-            path = Path(folder) / place / name
-            if path.is_file():
+            if (inside / name).is_file():
+                return inside / name
+        alike = {COPY.sub("", path.name).lower(): path for path in sorted(inside.iterdir(), reverse=True)}
+        for name in names:
+            path = alike.get(name.lower())
+            if path is not None and path.is_file():
                 return path
     return None
+
+
+def _inside(folder: Path, place: str) -> Path | None:
+    """The folder ``folder/place``, whatever the capitals of its name; None if there is none."""
+    for part in Path(place).parts:
+        exact = folder / part
+        if not exact.is_dir():
+            alike = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+            if not alike:
+                return None
+            exact = min(alike)
+        folder = exact
+    return folder if folder.is_dir() else None
 
 
 def check_folder(folder: str | os.PathLike, data: str, how: str) -> Path:
@@ -69,15 +94,24 @@ def scaled(images: numpy.ndarray, dtype: str, whole: int = 255, out: numpy.ndarr
     return out
 
 
-def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str = "") -> numpy.ndarray:
-    """Labels as int64, each below ``classes``."""
-    if labels.max(initial=0) >= classes:
-        place = int((labels >= classes).argmax())
+def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str = "", first: int = 0) -> numpy.ndarray:
+    """Labels as int64, counted from 0, where the file counts ``classes`` of them from ``first``."""
+    if labels.max(initial=0) >= first + classes or first and labels.min(initial=first) < first:
+        place = int(((labels >= first + classes) | (labels < first)).argmax())
         raise DataError(
-            f"{path}: record {place} has label {int(labels[place])}; expected 0 to {classes - 1}.{hint} "
+            f"{path}: record {place} has label {int(labels[place])}; expected {first} to {first + classes - 1}.{hint} "
             "The file is damaged or holds another data set."
         )
-    return labels.astype(numpy.int64)
+    return labels.astype(numpy.int64) - first
+
+
+def sizes(shape: tuple[int, ...]) -> str:
+    """A shape in words.
+
+    >>> sizes((60000, 28, 28))
+    '60000 × 28 × 28'
+    """
+    return " × ".join(map(str, shape))
 
 
 def read_npy(path: str | os.PathLike) -> numpy.ndarray:
@@ -87,7 +121,7 @@ def read_npy(path: str | os.PathLike) -> numpy.ndarray:
     shape with the size of the file, before anything else is done with it.
     """
     with open(path, "rb") as file:
-        descr, fortran, shape = _npy_header(file, Path(path))
+        descr, fortran, shape = npy_header(file, Path(path))
         offset, size = file.tell(), os.fstat(file.fileno()).st_size
     try:
         dtype = numpy.dtype(descr)
@@ -108,7 +142,7 @@ def read_npy(path: str | os.PathLike) -> numpy.ndarray:
     return numpy.memmap(path, dtype, "r", offset, shape, order)
 
 
-def _npy_header(file: BinaryIO, path: Path) -> tuple[str, bool, tuple[int, ...]]:
+def npy_header(file: Any, path: Path) -> tuple[str, bool, tuple[int, ...]]:
     """The type, the order and the shape that the header of an ``.npy`` file tells; the file is left behind the header.
 
     It is the magic, a version, a length, and a dictionary as Python writes it, with its keys in this order:

@@ -17,13 +17,14 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+from ..shim import to_numpy
 from ..version import __version__
 from ..writing import replace_file
 
@@ -62,8 +63,15 @@ def write(path: Path, document: dict[str, Any], arrays: Arrays) -> None:
     replace_file(path, _npz(text, arrays) if path.suffix == ".npz" else _safe(path, text, arrays))
 
 
-def read(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """The description and the arrays (read-only) of a file. Raises :class:`CheckpointError` if it is damaged."""
+OF_NETWORK = {"layers": list, "network": int, "input_shape": list, "numbers": dict, "tied": dict}
+"""What the description of a network holds, whatever else."""
+
+
+def read(path: Path, fields: Mapping[str, type] = OF_NETWORK) -> tuple[dict[str, Any], Arrays]:
+    """The description and the arrays (read-only) of a file. Raises :class:`CheckpointError` if it is damaged.
+
+    ``fields`` are what its description must hold.
+    """
     with _refusing(path), open(path, "rb") as file:
         start, size = file.read(9), os.fstat(file.fileno()).st_size
         file.seek(0)
@@ -76,7 +84,7 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
             if not size:
                 raise CheckpointError("it is empty; expected a .safetensors or .npz file")
             raise CheckpointError(f"it is not a .safetensors or .npz file: it starts with {start.hex(' ')}.{pickled}")
-        document = _parse(text)
+        document = _parse(text, fields)
         if document.pop("crc32", None) != _checksum(document, arrays):
             raise CheckpointError("the content does not agree with its checksum: the file was damaged or edited")
         return document, arrays
@@ -93,6 +101,14 @@ def _refusing(path: Path) -> Iterator[None]:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: the file points to a place before its start
             raise
         raise CheckpointError(f"{path}: the file is damaged ({error})") from error
+
+
+def on_host(value: Any) -> numpy.ndarray:
+    """A little-endian array in C order: safetensors 0.8.0 silently writes wrong numbers for any other order."""
+    host = to_numpy(value)
+    if host.dtype.name not in DTYPES:
+        raise TypeError(f"save: dtype {host.dtype} cannot be stored; expected one of {', '.join(DTYPES)}")
+    return numpy.array(host, dtype=host.dtype.newbyteorder("<"), order="C")
 
 
 def shortened(message: str) -> str:
@@ -112,7 +128,7 @@ def _checksum(document: dict[str, Any], arrays: Arrays) -> int:
     return crc
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _parse(text: str, fields: Mapping[str, type]) -> dict[str, Any]:
     if len(text) > MOST_TEXT:
         raise CheckpointError(f"its description is longer than {MOST_TEXT} bytes")
     document = json.loads(text)
@@ -123,7 +139,7 @@ def _parse(text: str) -> dict[str, Any]:
             f"it was written by dualnet {document.get('dualnet')} in format {document['format']}; this is dualnet "
             f"{__version__}, which reads formats up to {FORMAT}. Upgrade dualnet."
         )
-    for field, kind in (("layers", list), ("network", int), ("input_shape", list), ("numbers", dict), ("tied", dict)):
+    for field, kind in fields.items():
         if not isinstance(document.get(field), kind):
             raise CheckpointError(f"its description has no {field}")
     return document

@@ -6,9 +6,12 @@ The description of a network, in JSON:
     layers                a flat table: each layer's class and arguments; layers inside are named by their number,
                           so that a layer that is shared is written once and stays shared
     network               the number of the outermost layer
-    input_shape, dtype    what ``init`` was called with; the arrays of a network of 16 bits are float32
+    input_shape, dtype    what ``init`` was called with, for several inputs pairs (name, shape); the arrays of a network
+                          of 16 bits are float32
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
+    input                 what it expects of images, and the names of its classes (InputSpec), if that is known
+    frozen                the names of layers that training leaves as they are, if there are any
     loss                  the name of the loss that trained it, if one did; null for a function of your own
     optimizer             if it was saved too: its class, the numbers of its state and how its schedule was made; its
                           arrays are named ``optimizer/...``
@@ -30,6 +33,7 @@ from typing import Any
 import numpy
 
 from .. import layers
+from ..data.inputs import InputSpec
 from ..layers import initializers
 from ..layers.layer import Layer
 from ..layers.parameter import Parameter
@@ -37,7 +41,7 @@ from ..layers.sketch import sketch
 from ..ops import losses
 from ..optimizers.optimizer import Optimizer
 from ..optimizers.schedules import Schedule
-from ..shim import backend_of, to_numpy
+from ..shim import asarray, backend_of
 from ..version import __version__
 from .formats import (
     DTYPES,
@@ -47,6 +51,7 @@ from .formats import (
     Arrays,
     CheckpointError,
     need_safetensors,
+    on_host,
     read,
     shortened,
     write,
@@ -96,6 +101,22 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     (True, 'model.npz')
     """
     target = file_of(path)
+    document, arrays = _checked(net, optimizer)
+    write(target, document, arrays)
+    return target
+
+
+def check_can_be_saved(net: Layer) -> None:
+    """Raise what :func:`save` would raise for this network; nothing is written.
+
+    >>> import dualnet as dn
+    >>> check_can_be_saved(dn.Sequential([dn.Dense(2)]).init((3,)))
+    """
+    _checked(net, None)
+
+
+def _checked(net: Layer, optimizer: Optimizer | None) -> tuple[dict[str, Any], Arrays]:
+    """What a file of the network will hold, once it is known that the network can be made again from it."""
     if not isinstance(net, Layer):
         raise TypeError(f"save: expected a layer or network, got {type(net).__name__}")
     if net.input_shape is None:
@@ -110,8 +131,7 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
             f"save: this network could not be made again from the arguments of its layers ({error}). If you exchanged "
             "layers after init, call net.init again; a layer's config() must return the arguments of its class."
         ) from error
-    write(target, document, arrays | remembered)
-    return target
+    return document, arrays | remembered
 
 
 def load(
@@ -148,8 +168,12 @@ def load(
     try:
         net = _restore(document, arrays, custom)
         net.load_state_dict({**arrays, **document["numbers"]})
+        if "input" in document:
+            net.input = InputSpec.from_json(document["input"])
+        for name in document.get("frozen", ()):
+            _freeze(dict(net.walk())[name])
         if "loss" in document:
-            net.loss = None if document["loss"] is None else _one_of([*losses.NAMES], document["loss"], "loss")
+            net.loss = _loss_in(document["loss"])
         if optimizer is not None:
             _go_on(optimizer, document["optimizer"], remembered)
     except MALFORMED as error:
@@ -227,14 +251,40 @@ def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
         "dualnet": __version__,
         "layers": table,
         "network": network,
-        "input_shape": list(net.input_shape or ()),
+        "input_shape": _listed(net.input_shape),
         "dtype": numpy.dtype(net.dtype).name,
         "numbers": numbers,
         "tied": _tied(net),
     }
     if "loss" in vars(net):
         document["loss"] = _loss(vars(net)["loss"])
+    if net.input is not None:
+        document["input"] = _input(net)
+    if frozen := [name for name, layer in net.walk() if layer.frozen]:
+        document["frozen"] = frozen
     return document, arrays
+
+
+def _freeze(layer: Any) -> None:
+    """This layer alone: those inside have names of their own."""
+    layer.frozen = True
+    for value in vars(layer).values():
+        if isinstance(value, Parameter):
+            value.frozen = True
+
+
+def _listed(input_shape: Any) -> list[Any]:
+    """The input shape as JSON: a list of extents; for several inputs a list of pairs, name and extents."""
+    if isinstance(input_shape, dict):
+        return [[name, list(shape)] for name, shape in input_shape.items()]
+    return [list(extent) if isinstance(extent, tuple) else extent for extent in input_shape]
+
+
+def _shape_of(listed: list[Any]) -> Any:
+    """Undoes :func:`_listed`."""
+    if listed and all(isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) for item in listed):
+        return {name: tuple(shape) for name, shape in listed}
+    return tuple(tuple(item) if isinstance(item, list) else item for item in listed)
 
 
 def _describe_optimizer(optimizer: Optimizer | None, document: dict[str, Any]) -> Arrays:
@@ -262,7 +312,8 @@ def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> N
             stacklevel=3,
         )
     numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
-    optimizer.load_state_dict(numbers | {name.removeprefix(OF_OPTIMIZER): array for name, array in arrays.items()})
+    there = {name.removeprefix(OF_OPTIMIZER): asarray(array, array.dtype) for name, array in arrays.items()}
+    optimizer.load_state_dict(numbers | there)  # where the network is: a captured step copies nothing to a device
 
 
 def _schedule(optimizer: Optimizer) -> str | None:
@@ -274,21 +325,35 @@ def _schedule(optimizer: Optimizer) -> str | None:
 
 def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
     """The arrays of a state, on the host, and the rest of it."""
-    arrays = {name: _host(value) for name, value in state.items() if backend_of(value) is not None}
+    arrays = {name: on_host(value) for name, value in state.items() if backend_of(value) is not None}
     return arrays, {name: value for name, value in state.items() if name not in arrays}
 
 
-def _loss(loss: Any) -> str | None:
-    """The name of a loss; None for the user's own function, or one with options, which a file cannot hold."""
+def _input(net: Layer) -> dict[str, Any]:
+    """What a network expects of its input, if that agrees with the network."""
+    if not isinstance(net.input, InputSpec):
+        raise TypeError(f"save: net.input is {net.input!r}; expected a dn.data.InputSpec, or None")
+    net.input.check(net)
+    return net.input.as_json()
+
+
+def _loss(loss: Any) -> Any:
+    """The name of a loss; None for the user's own function, or one with options, which a file cannot hold.
+
+    Of several outputs, the names and the weights of their losses: ``{"kind": ["huber", 0.5]}``.
+    """
+    if isinstance(loss, Mapping):
+        pairs = {name: one if isinstance(one, (tuple, list)) else (1.0, one) for name, one in loss.items()}
+        named = {name: [_loss(one), float(weight)] for name, (weight, one) in pairs.items()}
+        return None if any(one is None for one, _ in named.values()) else named
     return next((name for name, known in losses.NAMES.items() if loss == name or loss is known), None)
 
 
-def _host(value: Any) -> numpy.ndarray:
-    """A little-endian array in C order: safetensors 0.8.0 silently writes wrong numbers for any other order."""
-    host = to_numpy(value)
-    if host.dtype.name not in DTYPES:
-        raise TypeError(f"save: dtype {host.dtype} cannot be stored; expected one of {', '.join(DTYPES)}")
-    return numpy.array(host, dtype=host.dtype.newbyteorder("<"), order="C")
+def _loss_in(described: Any) -> Any:
+    """Undoes :func:`_loss`."""
+    if isinstance(described, dict):
+        return {name: (float(weight), _loss_in(one)) for name, (one, weight) in described.items()}
+    return None if described is None else _one_of([*losses.NAMES], described, "loss")
 
 
 def _number(layer: Layer, table: list[dict[str, Any]], known: dict[int, int]) -> int:
@@ -374,7 +439,7 @@ def _tied(net: Layer) -> dict[str, str]:
 def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
     """The described network, its parameters still without memory, once they are known to fit the arrays."""
     net = _assemble(document, custom)
-    sketch(net, tuple(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
+    sketch(net, _shape_of(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
     places = dict(net.walk())
     for name, first in document["tied"].items():
         _tie(places, name, first)

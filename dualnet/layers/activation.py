@@ -9,7 +9,7 @@ from ..shim import Array
 from .bases import OpLayer
 from .layer import Shape
 
-__all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
+__all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "Mish", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 
 
 class ReLU(OpLayer):
@@ -78,6 +78,17 @@ class SiLU(OpLayer):
     """
 
     op = staticmethod(ops.silu)
+
+
+class Mish(OpLayer):
+    """``x tanh(log(1 + eˣ))``. See :func:`dualnet.ops.mish`.
+
+    >>> import dualnet as dn
+    >>> dn.to_numpy(dn.Mish().init((2,))(dn.asarray([[0.0, 100.0]])))
+    array([[  0., 100.]], dtype=float32)
+    """
+
+    op = staticmethod(ops.mish)
 
 
 class Sigmoid(OpLayer):

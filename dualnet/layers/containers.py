@@ -7,14 +7,13 @@ from inspect import signature
 from typing import Any
 
 from ..arguments import can_take
-from ..geometry import elements
 from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback
-from ..shim import Array, backend_of, current
-from ..shim.memory import check_memory
+from ..shim import Array, current
 from .initializers import Draw
 from .joining import passes, takes_need_dx
 from .layer import Layer, Shape
+from .merging import MERGES, merged, merged_shape
 from .passing import Gradients, blame, blaming, merge, y_and_pullback
 from .state import undone_if_it_fails
 
@@ -181,20 +180,27 @@ class Residual(Container):
 
 
 class Parallel(Container):
-    """Several layers side by side on the same input, their outputs added or concatenated along the channels.
+    """Several layers side by side on the same input, and then one of their outputs (``merge``, see E12, E14, E15):
 
-    ``merge="concat"`` is Inception's block (Szegedy et al. 2015) and, with an :class:`Identity` branch, U-Net's skip.
+    - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal ones the first wins
+    - ``"multiply"``: the product. Along an axis where a branch has extent 1, its number counts for all places: a branch
+      that makes (1, 1, C) of maps (H, W, C) is a gate for each channel.
+    - ``"concat"``: side by side along the channels
+
+    ``"concat"`` is Inception's block (Szegedy et al. 2015) and, with an :class:`Identity` branch, U-Net's skip.
+    ``"multiply"`` makes squeeze-and-excitation (Hu et al. 2018):
 
     >>> import dualnet as dn
-    >>> block = dn.Parallel([dn.Conv2D(2, 1), dn.Conv2D(3, 3, padding="same"), dn.Identity()], merge="concat")
-    >>> block.output_shape((6, 6, 4))
-    (6, 6, 9)
+    >>> gate = [dn.GlobalAveragePool2D(keepdims=True), dn.Dense(2), dn.ReLU(), dn.Dense(8), dn.Sigmoid()]
+    >>> block = dn.Parallel([dn.Identity(), dn.Sequential(gate)], merge="multiply")
+    >>> block.output_shape((6, 6, 8))
+    (6, 6, 8)
     """
 
     def __init__(self, layers: Sequence[Layer], merge: str = "add") -> None:
         self.layers = check_layers(layers, "Parallel")
-        if merge not in ("add", "concat"):
-            raise ValueError(f"Parallel: merge is 'add' or 'concat', got {merge!r}")
+        if merge not in MERGES:
+            raise ValueError(f"Parallel: merge is one of {', '.join(map(repr, MERGES))}; got {merge!r}")
         if not self.layers:
             raise ValueError("Parallel: expected at least one layer")
         self.merge = merge
@@ -204,46 +210,27 @@ class Parallel(Container):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         shapes = list(branch_shapes(self, input_shape).values())
-        fits = shapes if self.merge == "add" else [shape[:-1] for shape in shapes]
-        if any(shape != fits[0] for shape in fits):
-            raise ValueError(
-                f"Parallel(merge={self.merge!r}): the branches make {', '.join(map(str, shapes))} of "
-                f"{tuple(input_shape)}; expected the same {'shape' if self.merge == 'add' else 'height and width'}."
-            )
-        return shapes[0] if self.merge == "add" else (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
-
-    def _merged(self, outputs: list[Array]) -> Array:
-        if self.merge == "concat":
-            nbytes = sum(elements(y.shape) * y.itemsize for y in outputs)
-            check_memory("Parallel", outputs[0], nbytes, "the output", "Concatenate fewer branches.")
-            return backend_of(outputs[0]).xp.concat(outputs, axis=-1)
-        total = outputs[0]
-        for y in outputs[1:]:
-            total = total + y
-        return total
+        return merged_shape(f"Parallel(merge={self.merge!r})", self.merge, shapes)
 
     def infer(self, x: Array) -> Array:
-        return self._merged([layer.infer(x) for layer in self.layers])
+        return merged("Parallel", self.merge, [layer.infer(x) for layer in self.layers])[0]
 
     @undone_if_it_fails
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         results = [layer.forward(x, train) for layer in self.layers]
-        channels = [y.shape[-1] for y, _ in results]
         ways = {str(place): way for place, (_, way) in enumerate(results)}
-        y = self._merged([y for y, _ in results])
+        y, back, kept = merged("Parallel", self.merge, [y for y, _ in results])
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
-            dx, parts, start = None, [], 0
-            for (place, way), layer, width in zip(ways.items(), self.layers, channels):
-                part = dy if self.merge == "add" else dy[..., start : start + width]
-                start += width
-                branch, gradients = way(part)
+            dx, parts = None, []
+            for (place, way), layer, delta in zip(ways.items(), self.layers, back(dy)):
+                branch, gradients = way(delta)  # E12, E14, E15 through the merge; then the branch's own way back
                 dx = branch if dx is None else dx + branch
                 parts.append((place, layer, gradients))
             return dx, merge(self, parts)
 
-        return y, Pullback("Parallel", pullback, y, children=ways)
+        return y, Pullback("Parallel", pullback, y, children=ways, **kept)
 
 
 class Identity(Layer):

@@ -7,7 +7,7 @@ from typing import Any
 from ..shim import Array, asarray, backend_of, current
 from .layer import Layer
 
-__all__ = ["as_batch", "home"]
+__all__ = ["as_batch", "home", "one_of_each"]
 
 
 def as_batch(net: Layer, x: Any, op: str) -> Array:
@@ -19,10 +19,22 @@ def as_batch(net: Layer, x: Any, op: str) -> Array:
     """
     if net.input_shape is None:
         raise ValueError(f"{op}: {type(net).__name__} is not initialised; call net.init(input_shape) first")
+    one_of_each(net, op)
     x = net.enter(asarray(x, backend=home(net)))
     if x.shape[0] == 0:
         raise ValueError(f"{op}: x holds no examples; expected at least one")
     return x
+
+
+def one_of_each(net: Layer, op: str) -> None:
+    """Raise ``ValueError`` for a network with several inputs or outputs, which ``op`` does not take.
+
+    >>> import dualnet as dn
+    >>> one_of_each(dn.Dense(3).init((2,)), "trace")
+    """
+    shape = net.input_shape
+    if shape is not None and (isinstance(shape, dict) or isinstance(net.output_shape(shape), dict)):
+        raise ValueError(f"{op}: the network has several inputs or outputs; {op} is for networks with one of each")
 
 
 def home(net: Layer) -> str:

@@ -10,10 +10,11 @@ and the pass over memory is saved.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 from ..shim import Array, backend_of
-from . import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Parallel, Residual, Sequential
+from . import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Graph, Parallel, Residual, Sequential
 from .layer import Layer
 from .parameter import Parameter
 
@@ -51,6 +52,8 @@ def _fused(layer: Net, places: dict[int, int]) -> Net:
         layer.layers = [_fused(part, places) for part in layer.layers]
     if isinstance(layer, Sequential):
         layer.layers = _chain(layer.layers, places)
+    if isinstance(layer, Graph):
+        layer.nodes = {name: replace(node, layer=_fused(node.layer, places)) for name, node in layer.nodes.items()}
     if isinstance(layer, Residual):
         layer.layer = _fused(layer.layer, places)
         layer.shortcut = None if layer.shortcut is None else _fused(layer.shortcut, places)

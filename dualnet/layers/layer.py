@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +38,7 @@ from .hints import attribute_hint, shape_hint
 from .initializers import Draw
 from .parameter import Parameter
 from .passing import y_and_pullback
-from .state import LayerTree
+from .state import LayerTree, name_of
 
 __all__ = ["Layer"]
 
@@ -60,8 +60,10 @@ class Layer(LayerTree):
 
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
     takes_relu = False  # do forward() and infer() accept relu=True? A subclass says it for itself; see joining.py
+    frozen = False  # does training leave it as it is? Set by freeze()
     input_shape: Shape | None = None
     dtype: Any = None
+    input: Any = None  # of a network: the dualnet.data.InputSpec, what it expects of images
 
     def __init__(self) -> None:
         """A layer without arguments."""
@@ -104,8 +106,9 @@ class Layer(LayerTree):
         >>> {name: p.shape for name, p in net.parameters().items()}["2.w"]
         (3456, 10)
         """
-        shape = check_shape(input_shape, type(self).__name__)
-        warn_of_channels_first(shape, type(self).__name__)
+        shape = self.check_input_shape(input_shape)
+        if not isinstance(shape, dict):
+            warn_of_channels_first(shape, type(self).__name__)
         keep = flag(keep, "keep", op="init")
         before = [(name, layer, dict(vars(layer))) for name, layer in self.walk()]
         if keep and dtype is None:
@@ -124,6 +127,10 @@ class Layer(LayerTree):
             raise
         return self
 
+    def check_input_shape(self, input_shape: Any) -> Any:
+        """The shape that a user gives, as a tuple; a network with several inputs has a dictionary of them."""
+        return check_shape(input_shape, type(self).__name__)
+
     def init_from(self, input_shape: Shape, draw: Draw) -> Shape:
         """Build this layer, once for each :meth:`init` even if it is shared; returns the output's shape."""
         output = self.output_shape(input_shape)
@@ -140,7 +147,7 @@ class Layer(LayerTree):
         self.build(input_shape, draw)
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
-                value.name = f"{type(self).__name__}.{name}"
+                value.name, value.frozen = f"{type(self).__name__}.{name}", self.frozen
         return output
 
     # -- inference
@@ -154,23 +161,43 @@ class Layer(LayerTree):
         name = type(self).__name__
         if self.input_shape is None:
             raise ValueError(f"{name} has no parameters yet: call net.init(input_shape), such as net.init((28, 28, 1))")
-        backend = backend_of(x)
-        if backend is None:
-            raise TypeError(f"{name}: x is a {type(x).__name__}; expected an array. Make one with dn.asarray(x).")
-        if x.ndim != len(self.input_shape) + 1 or (x.shape[-1] != self.input_shape[-1]):
-            raise ValueError(
-                f"{name}: x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, self.input_shape))}), "
-                f"as given to init.{shape_hint(x, self.input_shape)}"
-            )
-        if x.dtype != self.dtype:
-            if not is_real(x.dtype):
-                raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
-            x = x.astype(self.dtype)
-        return x
+        return entered(name, x, self.input_shape, self.dtype)
 
     def infer(self, x: Array) -> Array:
         """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
         return y_and_pullback(self, self.forward(x, train=False))[0]
+
+    # -- what training leaves as it is
+
+    def freeze(self, *names: str) -> Self:
+        """Let training leave this layer as it is, with all layers inside; or only those of these names. Returns itself.
+
+        A frozen parameter gets no step of an optimizer and no weight decay, and its gradient does not count for
+        ``clip_norm``. Batch norm that is frozen runs as in inference, by its running statistics, and these stay (as in
+        Keras and with PyTorch's ``eval()``). Everything else computes as before: dropout drops, and the gradients of
+        frozen parameters are still there to look at. A file holds what is frozen, and so does a copy.
+
+        >>> import dualnet as dn
+        >>> net = dn.Sequential([dn.Dense(3), dn.BatchNorm(), dn.ReLU(), dn.Dense(2)]).init((4,)).freeze("0", "1")
+        >>> [name for name, parameter in net.parameters().items() if not parameter.frozen]
+        ['3.w', '3.b']
+        >>> _ = net.unfreeze()
+        """
+        return self._set_frozen(names, True)
+
+    def unfreeze(self, *names: str) -> Self:
+        """Let training change this layer again, with all layers inside; or only those of these names."""
+        return self._set_frozen(names, False)
+
+    def _set_frozen(self, names: tuple[str, ...], frozen: bool) -> Self:
+        inside, op = dict(self.walk()), "freeze" if frozen else "unfreeze"
+        for part in [inside[name_of(name, self, op)] for name in names] or [self]:
+            for _, layer in part.walk():
+                layer.frozen = frozen
+                for value in vars(layer).values():
+                    if isinstance(value, Parameter):
+                        value.frozen = frozen
+        return self
 
     # -- how it was trained
 
@@ -218,14 +245,21 @@ class Layer(LayerTree):
         def fit(
             self,
             x: Any,
-            t: Any,
+            t: Any = None,
             *,
             epochs: int = 1,
             initial_epoch: int = 0,
             batch_size: int = 64,
             optimizer: Any = "adam",
-            loss: str | Callable[..., Any] | None = None,
-            validation_data: tuple[Any, Any] | None = None,
+            loss: str | Callable[..., Any] | Mapping[str, Any] | None = None,
+            validation_data: Any = None,
+            validation_split: float = 0.0,
+            steps_per_epoch: int | None = None,
+            accumulate: int = 1,
+            sample_weight: Any = None,
+            class_weight: Any = None,
+            ignore_label: int | None = None,
+            metrics: Any = (),
             callbacks: Any = (),
             seed: int = 0,
             verbose: int = 1,
@@ -234,16 +268,22 @@ class Layer(LayerTree):
             capture: bool = False,
             loss_scale: Any = "auto",
             check_finite: bool = False,
+            resume: str | PathLike[str] | None = None,
+            checkpoint_every: int | None = None,
         ) -> History: ...
 
         def evaluate(
             self,
             x: Any,
-            t: Any,
+            t: Any = None,
             batch_size: int = 256,
             *,
-            loss: str | Callable[..., Any] | None = None,
+            loss: str | Callable[..., Any] | Mapping[str, Any] | None = None,
             augment: Any = None,
+            sample_weight: Any = None,
+            class_weight: Any = None,
+            ignore_label: int | None = None,
+            metrics: Any = (),
         ) -> dict[str, float]: ...
 
         def predict(self, x: Any, batch_size: int = 256) -> HostArray: ...
@@ -260,6 +300,8 @@ class Layer(LayerTree):
 
         def summary(self, input_shape: Shape | None = None) -> Any: ...
 
+        def plan(self, batch: int = 64, input_shape: Shape | None = None, *, optimizer: Any = "adam") -> Any: ...
+
         def trace(
             self, x: Any, t: Any, *, loss: str | Callable[..., Any] | None = None, optimizer: Any = "adam"
         ) -> Any: ...
@@ -274,6 +316,23 @@ class Layer(LayerTree):
             """The error for an attribute that is not there, with a hint."""
             hint = attribute_hint(name, initialised=vars(self).get("input_shape") is not None)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+
+def entered(name: str, x: Any, input_shape: Shape, dtype: Any) -> Array:
+    """x (N, *input_shape), checked, in the layer's dtype; errors begin with the name."""
+    backend = backend_of(x)
+    if backend is None:
+        raise TypeError(f"{name}: x is a {type(x).__name__}; expected an array. Make one with dn.asarray(x).")
+    if x.ndim != len(input_shape) + 1 or (x.shape[-1] != input_shape[-1]):
+        raise ValueError(
+            f"{name}: x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, input_shape))}), "
+            f"as given to init.{shape_hint(x, input_shape)}"
+        )
+    if x.dtype != dtype:
+        if not is_real(x.dtype):
+            raise TypeError(f"{name}: x has dtype {x.dtype}; expected real numbers")
+        x = x.astype(dtype)
+    return x
 
 
 def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Layers that normalise: batch, layer and group norm, each with a learned spread γ and mean β."""
+"""Layers that normalise: batch, layer, group, instance and RMS norm, with a learned spread γ and (but RMS) mean β."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .layer import Layer, Shape
 from .parameter import Parameter
 from .passing import with_gradients
 
-__all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class Normalization(Layer):
@@ -97,7 +97,7 @@ class BatchNorm(Normalization):
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         gamma, beta = self._values(x, x.shape[-1:])
-        if not train:
+        if not train or self.frozen:
             moving = self.moving_mean, self.moving_variance
             y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon, relu=relu)
             return y, self._named(way)
@@ -113,7 +113,29 @@ class BatchNorm(Normalization):
         assign(self, "moving_variance", moved[1])
 
 
-class LayerNorm(Normalization):
+class AlongAxes(Normalization):
+    """What layer norm and RMS norm share: the axes that are normalised, of which γ and β have the shape."""
+
+    def _set_axis(self, axis: int | tuple[int, ...]) -> None:
+        op, several = type(self).__name__, axis if isinstance(axis, (tuple, list)) else None
+        given = tuple(integer(a, "axis", op=op, least=-8) for a in several or (axis,))
+        if not given or 0 in given or len(set(given)) < len(given):
+            raise ValueError(f"{op}: axis={axis!r}; expected one axis or several, each once, and never the batch, 0")
+        self.axis: int | tuple[int, ...] = given[0] if several is None else given
+
+    def _inside(self, shape: tuple[int, ...]) -> Shape:
+        """The part of a shape, batch included, that is normalised."""
+        return tuple(shape[a] for a in check_axes(self.axis, len(shape), type(self).__name__))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self._inside((1, *input_shape))
+        return tuple(input_shape)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self._build(self._inside((1, *input_shape)), draw)
+
+
+class LayerNorm(AlongAxes):
     """Normalise every example along some axes, in training as in inference. See :func:`dualnet.ops.layer_norm`.
 
     ``axis`` counts the batch: -1 is the channels, (1, 2, 3) a whole feature map (N, H, W, C). Parameters ``gamma`` and
@@ -131,25 +153,8 @@ class LayerNorm(Normalization):
     def __init__(
         self, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5, center: bool = True, scale: bool = True
     ) -> None:
-        several = axis if isinstance(axis, (tuple, list)) else None
-        given = tuple(integer(a, "axis", op="LayerNorm", least=-8) for a in several or (axis,))
-        if not given or 0 in given or len(set(given)) < len(given):
-            raise ValueError(
-                f"LayerNorm: axis={axis!r}; expected one axis or several, each once, and never the batch, 0"
-            )
-        self.axis: int | tuple[int, ...] = given[0] if several is None else given
+        self._set_axis(axis)
         self._set(epsilon, center, scale)
-
-    def _inside(self, shape: tuple[int, ...]) -> Shape:
-        """The part of a shape, batch included, that is normalised."""
-        return tuple(shape[a] for a in check_axes(self.axis, len(shape), "LayerNorm"))
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        self._inside((1, *input_shape))
-        return tuple(input_shape)
-
-    def build(self, input_shape: Shape, draw: Draw) -> None:
-        self._build(self._inside((1, *input_shape)), draw)
 
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
@@ -186,4 +191,60 @@ class GroupNorm(Normalization):
         x = self.enter(x)
         gamma, beta = self._values(x, x.shape[-1:])
         y, way = ops.group_norm(x, gamma, beta, groups=self.groups, epsilon=self.epsilon)
+        return y, self._named(way)
+
+
+class InstanceNorm(GroupNorm):
+    """Normalise every channel of every image by itself: a group norm with as many groups as channels.
+
+    (..., C) -> (..., C), in training as in inference; the image has at least two places. Parameters ``gamma`` (C,) and
+    ``beta`` (C,). It takes the contrast out of a picture, which is why networks that transfer styles have it.
+
+    Source: Ulyanov, Vedaldi and Lempitsky (2016).
+
+    >>> import dualnet as dn
+    >>> norm = dn.InstanceNorm().init((2, 1, 2))
+    >>> dn.to_numpy(norm(dn.asarray([[[[1.0, 5.0]], [[3.0, 50.0]]]]))).round(3).tolist()
+    [[[[-1.0, -1.0]], [[1.0, 1.0]]]]
+    """
+
+    def __init__(self, epsilon: float = 1e-5, center: bool = True, scale: bool = True) -> None:
+        self._set(epsilon, center, scale)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if elements(tuple(input_shape[:-1])) < 2:
+            raise ValueError(
+                f"InstanceNorm: in an input {tuple(input_shape)} a channel has one value, and nothing would be left "
+                "after subtracting the mean; expected maps (H, W, C). LayerNorm normalises rows."
+            )
+        return tuple(input_shape)
+
+    def build(self, input_shape: Shape, draw: Draw) -> None:
+        self.groups = input_shape[-1]
+        super().build(input_shape, draw)
+
+
+class RMSNorm(AlongAxes):
+    """Divide every example by its root mean square along some axes: a layer norm without means.
+
+    See :func:`dualnet.ops.rms_norm`. ``axis`` counts the batch: -1 is the channels. The parameter ``gamma``, unless
+    ``scale=False``, has the shape of the input along those axes. PyTorch's and Keras's default ε differ from ours.
+
+    Source: Zhang and Sennrich (2019).
+
+    >>> import dualnet as dn
+    >>> norm = dn.RMSNorm().init((2,))
+    >>> dn.to_numpy(norm(dn.asarray([[3.0, 4.0], [0.0, 5.0]]))).round(3)
+    array([[0.849, 1.131],
+           [0.   , 1.414]], dtype=float32)
+    """
+
+    def __init__(self, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5, scale: bool = True) -> None:
+        self._set_axis(axis)
+        self._set(epsilon, False, scale)
+
+    def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
+        x = self.enter(x)
+        gamma, _ = self._values(x, self._inside(x.shape))
+        y, way = ops.rms_norm(x, gamma, axis=self.axis, epsilon=self.epsilon)
         return y, self._named(way)

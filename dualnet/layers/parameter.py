@@ -25,11 +25,19 @@ class Parameter(Stateful):
 
     # _shadow is a copy of the value in 16 bits, made from the array _of, and valid as long as that array is the value.
     # Code that overwrites the value in place (a captured step) writes _shadow in the same launch, or calls changed().
-    __slots__ = ("__weakref__", "_of", "_shadow", "name", "value")  # an optimizer refers to its parameters weakly
+    __slots__ = (
+        "__weakref__",
+        "_of",
+        "_shadow",
+        "frozen",
+        "name",
+        "value",
+    )  # an optimizer refers to its parameters weakly
     unwatched = ("_of", "_shadow")
 
-    def __init__(self, value: Any, name: str = "Parameter") -> None:
+    def __init__(self, value: Any, name: str = "Parameter", frozen: bool = False) -> None:
         self._shadow: Any = None
+        self.frozen = frozen  # does an optimizer leave it as it is? See Layer.freeze
         self.name = name  # for messages; init sets the layer's class and the attribute, such as "Conv2D.w"
         self.value: Any = value
 
@@ -53,7 +61,7 @@ class Parameter(Stateful):
             )
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.value, self.name)  # a copy makes its own shadow
+        return type(self), (self.value, self.name, self.frozen)  # a copy makes its own shadow
 
     def cast(self, dtype: Any) -> Array:
         """The value for a layer that computes in ``dtype``: rounded to 16 bits, once for each new value.

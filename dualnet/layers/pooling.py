@@ -13,7 +13,7 @@ from .bases import OpLayer
 from .layer import Shape
 from .passing import with_gradients
 
-__all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
+__all__ = ["AdaptiveAveragePool2D", "AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "L2Pool2D", "MaxPool2D"]
 
 
 class _Pool2D(OpLayer):
@@ -104,6 +104,26 @@ class L2Pool2D(_Pool2D):
     """
 
     op = staticmethod(ops.l2_pool2d)
+
+
+class AdaptiveAveragePool2D(OpLayer):
+    """Means of H' × W' windows that cover the map, whatever its size: (H, W, C) -> (H', W', C).
+
+    ``output_size`` is H' = W' or (H', W'). See :func:`dualnet.ops.adaptive_avg_pool2d`.
+
+    >>> import dualnet as dn
+    >>> dn.AdaptiveAveragePool2D((3, 2)).output_shape((7, 7, 64))
+    (3, 2, 64)
+    """
+
+    op = staticmethod(ops.adaptive_avg_pool2d)
+
+    def __init__(self, output_size: Extent) -> None:
+        self.output_size = extents(output_size, "output_size", op="AdaptiveAveragePool2D")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        height_and_width(input_shape, "AdaptiveAveragePool2D")
+        return (*self.output_size, input_shape[2])
 
 
 class _GlobalPool2D(OpLayer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..geometry import check_shape
 from ..shim import current
 from ..shim.dtypes import master_dtype
 from .initializers import Draw, Initializer
@@ -33,7 +32,7 @@ class Sketch(Draw):
 
 def sketch(net: Layer, input_shape: Shape, dtype: Any = None) -> Layer:
     """Build ``net`` in place as ``init`` does, with parameters that take no memory. Returns it."""
-    shape = check_shape(input_shape, type(net).__name__)
+    shape = net.check_input_shape(input_shape)
     net.output_shape(shape)
     net.init_from(shape, Sketch(dtype))
     return net

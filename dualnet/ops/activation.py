@@ -31,6 +31,7 @@ __all__ = [
     "gelu",
     "leaky_relu",
     "log_softmax",
+    "mish",
     "relu",
     "sigmoid",
     "silu",
@@ -341,6 +342,50 @@ def gelu_backward(dy: Array, x: Array, gate: Array, approximate: bool) -> Array:
     else:
         density = xp.exp(-0.5 * near * near) * (1.0 / math.sqrt(2.0 * math.pi))
     return dy * (gate + near * density)  # E14
+
+
+def mish(x: Array) -> tuple[Array, Pullback]:
+    """``y = x g(x)`` with the gate ``g(x) = tanh(log(1 + eˣ))`` (E7), f' = g + x σ(x) (1 − g²) (E14).
+
+    x of any shape and floating dtype -> y of the same; ``mish(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
+    Keeps x. Source: Misra (2020).
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.mish(dn.asarray([0.0, 1e4]))
+    >>> dn.to_numpy(y), dn.to_numpy(pullback(dn.asarray([1.0, 1.0])))
+    (array([    0., 10000.], dtype=float32), array([0.6, 1. ], dtype=float32))
+    """
+    namespace("mish", x=x)
+    y = mish_forward(x)  # E7
+
+    def pullback(dy: Array) -> Array:
+        return mish_backward(dy, x)  # E14
+
+    return y, Pullback("mish", pullback, y, x=x)
+
+
+@rounded_once
+def mish_forward(x: Array) -> Array:
+    """E7: x tanh(log(1 + eˣ))."""
+    xp = backend_of(x).xp
+    return xp.maximum(x, -SATURATED) * mish_gate(xp, x)  # E7  the gate is 0 at −800, and 0 · −∞ would be NaN
+
+
+@rounded_once
+def mish_backward(dy: Array, x: Array) -> Array:
+    """E14: dy (g + x σ(x) (1 − g²))."""
+    xp = backend_of(dy).xp
+    near = xp.clip(x, -SATURATED, SATURATED)
+    gate = mish_gate(xp, near)
+    return dy * (gate + near * logistic(xp, near) * ((1.0 - gate) * (1.0 + gate)))  # E14
+
+
+def mish_gate(xp: Any, x: Array) -> Array:
+    """tanh(log(1 + eˣ)) = n / (n + 2) with n = eˣ (eˣ + 2); on the right by e⁻ˣ, so that no power overflows."""
+    e = xp.exp(-xp.abs(x))
+    left = e * (e + 2.0)
+    right = 1.0 + 2.0 * e  # n e⁻²ˣ
+    return xp.where(x > 0.0, right / (right + 2.0 * e * e), left / (left + 2.0))
 
 
 # -- over an axis ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The fully-connected network behind the maps: flatten, and the dense layer's matrix product.
+"""The fully-connected network behind the maps: flatten and reshape, and the dense layer's matrix product.
 
     E9    x^l  =  o^{l−1} W^l + b^l                  one row of o for each image
     E16   ∂E/∂W = oᵀ δ      ∂E/∂b = Σ δ      ∂E/∂o = δ Wᵀ
@@ -11,13 +11,15 @@ Shapes: x (N, K), w (K, D), b (D,), y (N, D). Source: Jefkine (2016); Rumelhart,
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from ..arguments import index
 from ..shim import Array, accelerated, backend_of, namespace
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
 from .sums import channel_sum, rounded_once
 
-__all__ = ["dense", "flatten"]
+__all__ = ["dense", "flatten", "reshape"]
 
 
 def flatten(x: Array) -> tuple[Array, Pullback]:
@@ -41,6 +43,53 @@ def flatten(x: Array) -> tuple[Array, Pullback]:
         return xp.reshape(dy, shape)  # E9  nothing was computed: every error goes back to its unit
 
     return y, Pullback("flatten", pullback, y)
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> tuple[Array, Pullback]:
+    """Every image's units in another shape, in the same order (E9): x (N, ...) -> y (N, *shape).
+
+    ``shape`` is without the batch; one of its numbers may be −1, which stands for all that is left. ``pullback(dy)``
+    returns dx. Where the layout in memory allows it, y is a view of x. Raises ``ValueError`` if the shapes do not have
+    the same number of units.
+
+    >>> import dualnet as dn
+    >>> y, pullback = dn.ops.reshape(dn.asarray([[1.0, 2.0, 3.0, 4.0]]), (2, -1, 1))
+    >>> y.shape, dn.to_numpy(pullback(y))
+    ((1, 2, 2, 1), array([[1., 2., 3., 4.]], dtype=float32))
+    """
+    xp = namespace("reshape", x=x)
+    if x.ndim < 2:
+        raise ValueError(f"reshape: x has shape {tuple(x.shape)}; expected (N, ...), the batch first")
+    before = tuple(x.shape)
+    y = xp.reshape(x, (before[0], *fitted(check_target(shape, "reshape"), before[1:], "reshape")))  # E9
+
+    def pullback(dy: Array) -> Array:
+        """dy (N, *shape) -> dx (N, ...)."""
+        return xp.reshape(dy, before)  # E9  nothing was computed: every error goes back to its unit
+
+    return y, Pullback("reshape", pullback, y)
+
+
+def check_target(shape: Any, op: str) -> tuple[int, ...]:
+    """The shape of an example: positive integers, one of which may be −1."""
+    given = (shape,) if isinstance(shape, int) else shape
+    if not isinstance(given, (tuple, list)) or not given:
+        raise TypeError(f"{op}: shape is a tuple of integers without the batch, such as (7, 7, 16), got {shape!r}")
+    target = tuple(index(extent, "shape", op=op) for extent in given)
+    if any(extent < 1 and extent != -1 for extent in target) or target.count(-1) > 1:
+        raise ValueError(f"{op}: shape has positive integers, and -1 once at most, got {shape!r}")
+    return target
+
+
+def fitted(target: tuple[int, ...], shape: tuple[int, ...], op: str) -> tuple[int, ...]:
+    """The target with its −1 filled in, for examples of this shape; ``ValueError`` if the units are not as many."""
+    units, known = math.prod(shape), math.prod(extent for extent in target if extent != -1)
+    if (units % known if -1 in target else units != known) or (-1 in target and not units):
+        raise ValueError(
+            f"{op}: an example of shape {tuple(shape)} has {units} units, which shape={target} does not hold. Its "
+            "numbers multiplied must be as many; -1 stands for the rest."
+        )
+    return tuple(units // known if extent == -1 else extent for extent in target)
 
 
 def dense(

@@ -8,6 +8,11 @@ The targets t are constants: they may have any real dtype, are read as y's, and 
 everything in between is float32, and only the loss and dy are rounded; ``y.astype("float32")`` avoids that too.
 A loss is finite wherever its value is: where the sum of the terms overflows, their mean is computed in another way.
 
+With ``weights`` the average is a weighted one, ``E = Σ wᵢ Eᵢ / Σ wᵢ`` over examples i: w (N,), or one weight for each
+place, of y's first axes, such as (N, H, W). What has the weight 0 is left out: its y and t may be anything, NaN or a
+label such as 255, and its dy is exactly 0. Where all weights are 0, so are the loss and dy. The host refuses weights
+that are negative or not finite; on a device, which is not asked, they make the loss NaN.
+
 Impossible targets raise an error (class 10 of 10, a probability of 255). To look at them, a device has to wait for one
 small copy to the host; ``check_labels=False`` trusts them, for a loop that has checked all of them before.
 
@@ -23,35 +28,56 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arguments import fraction, positive
-from ..shim import Array, accelerated, backend_of, namespace, same_backend, to_numpy
-from ..shim.dtypes import dtype_of, is_real
+from ..shim import Array, accelerated, backend_of, to_numpy
 from .activation import below_top, log_softmax, logistic, sigmoid, softmax
+from .more_losses import binary_focal, cosine_distance, dice, hinge, kl_divergence, softmax_focal
 from .pullback import LossPullback
-from .sums import finite_or, quiet, rounded_once, share, summed, wide, wide_dtype
+from .sums import finite_or, quiet, rounded_once, summed
+from .targets import (
+    Over,
+    are_labels,
+    check_answers,
+    check_classes,
+    check_labels,
+    check_rows,
+    check_shape,
+    counted,
+    loss_namespace,
+    mean_of,
+    per_term,
+    read_as,
+    rows_of,
+    shares_of,
+    target_probabilities,
+)
 
 __all__ = [
     "binary_cross_entropy",
+    "binary_focal",
     "check_labels",
+    "cosine_distance",
+    "dice",
     "get",
+    "hinge",
     "huber",
+    "kl_divergence",
     "mean_squared_error",
     "softmax_cross_entropy",
+    "softmax_focal",
 ]
 
 Loss = Callable[..., tuple[Array, LossPullback]]
 
-SLACK = {"bfloat16": 1e-2}
-"""How far from 1 the rounded probabilities of a row may add up; in other dtypes 1e-3, which is enough for float16."""
-
 
 def softmax_cross_entropy(
-    y: Array, t: Array, *, label_smoothing: float = 0.0, check_labels: bool = True
+    y: Array, t: Array, weights: Array | None = None, *, label_smoothing: float = 0.0, check_labels: bool = True
 ) -> tuple[Array, LossPullback]:
     """``E = −Σ_p q_p log softmax(y)_p``, the mean over all rows (E10); ``∂E/∂y = (softmax(y) − q) / rows``.
 
     y (N, C) or (N, ..., C): LOGITS, not probabilities. t: class numbers (N, ...), integers from 0 to C − 1; or target
     probabilities q of y's shape, each row adding up to 1 (one-hot or soft). ``label_smoothing`` ε spreads a share of q
-    over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``pullback()`` is dy.
+    over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``weights``: one for each example,
+    (N,), or for each row, (N, ...). ``pullback()`` is dy.
 
     A logit of −inf is fine where q is 0 (0 · log 0 = 0); elsewhere the loss is inf. Raises ``ValueError`` for labels
     that are not integers, have another shape or lie outside 0 … C − 1, for rows that are not probabilities, and for
@@ -64,29 +90,52 @@ def softmax_cross_entropy(
     0.3466
     >>> dn.to_numpy(pullback()).tolist()
     [[0.25, -0.25], [0.0, 0.0]]
+    >>> loss, pullback = dn.losses.softmax_cross_entropy(y, dn.asarray([1, 255]), weights=dn.asarray([1.0, 0.0]))
+    >>> round(float(dn.to_numpy(loss)), 4), dn.to_numpy(pullback()).tolist()  # log 2 alone
+    (0.6931, [[0.5, -0.5], [0.0, 0.0]])
     """
-    _namespace("softmax_cross_entropy", y, t)
-    smoothing = fraction(label_smoothing, "label_smoothing", op="softmax_cross_entropy")
-    _check_rows("softmax_cross_entropy", y, t)
+    op = "softmax_cross_entropy"
+    loss_namespace(op, y, t)
+    smoothing = fraction(label_smoothing, "label_smoothing", op=op)
+    check_rows(op, y, t)
+    shares = shares_of(op, y, weights, y.ndim - 1)
     if check_labels:
-        check_classes("softmax_cross_entropy", y, t)
+        check_classes(op, y, t, shares)
 
     with quiet(y):  # log softmax(y) may be out of range where the loss is not
-        loss, log_p = cross_entropy(y, t, smoothing)  # E10
+        if shares is None:
+            loss, log_p = cross_entropy(y, t, smoothing)  # E10
+        else:
+            loss, log_p = entropy_over(y, t, shares, smoothing)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return cross_entropy_backward(log_p, t, dloss, smoothing)  # E10
+        if shares is None:
+            return cross_entropy_backward(log_p, t, dloss, smoothing)  # E10
+        return entropy_over_backward(log_p, t, dloss, shares, smoothing)  # E10
 
-    return loss, LossPullback("softmax_cross_entropy", pullback, loss, log_p=log_p, t=t)
+    return loss, LossPullback(op, pullback, loss, log_p=log_p, t=t, shares=shares)
 
 
 @accelerated
 @rounded_once
 def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
+    """E10 without weights: the loss, and log softmax(y) (N, ..., C)."""
+    return entropy_over(y, t, rows_of(y), smoothing)
+
+
+@accelerated
+@rounded_once
+def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Array:
+    """E10 without weights: dy (N, ..., C)."""
+    return entropy_over_backward(log_p, t, dloss, rows_of(log_p), smoothing)
+
+
+@rounded_once
+def entropy_over(y: Array, t: Array, over: Over, smoothing: float) -> tuple[Array, Array]:
     """E10: the loss, −Σ q log softmax(y) averaged over the rows, and log softmax(y) (N, ..., C)."""
     xp = backend_of(y).xp
     log_p, _ = log_softmax(y)  # (N, ..., C)
-    q = _target_probabilities(xp, t, log_p, smoothing)  # (N, ..., C)
+    q = target_probabilities(xp, t, log_p, smoothing)  # (N, ..., C)
 
     def shared(part: float) -> Array:
         """Each term times a part, where log softmax(y) itself may be out of range: two logits can be 6e38 apart."""
@@ -94,24 +143,24 @@ def cross_entropy(y: Array, t: Array, smoothing: float) -> tuple[Array, Array]:
         log_sums = xp.log(summed(xp.exp(below / part), -1))
         return -q * xp.where(q > 0.0, below - part * log_sums, 0.0)
 
-    return _mean(-q * xp.where(q > 0.0, log_p, 0.0), _rows(y), shared), log_p  # E10  with 0 · log 0 = 0
+    return mean_of(-q * xp.where(q > 0.0, log_p, 0.0), over, shared), log_p  # E10  with 0 · log 0 = 0
 
 
-@accelerated
 @rounded_once
-def cross_entropy_backward(log_p: Array, t: Array, dloss: float | Array, smoothing: float) -> Array:
+def entropy_over_backward(log_p: Array, t: Array, dloss: float | Array, over: Over, smoothing: float) -> Array:
     """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
     xp = backend_of(log_p).xp
-    q = _target_probabilities(xp, t, log_p, smoothing)  # made again rather than kept
-    return (xp.exp(log_p) - q) * _per_term(dloss, log_p, _rows(log_p))  # E10  the delta softmax(y) − q
+    q = target_probabilities(xp, t, log_p, smoothing)  # made again rather than kept
+    return counted(xp.exp(log_p) - q, over) * per_term(dloss, log_p, over)  # E10  the delta softmax(y) − q
 
 
-def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
+def mean_squared_error(y: Array, t: Array, weights: Array | None = None) -> tuple[Array, LossPullback]:
     """``E = ½ Σ_p (t_p − y_p)²``, summed over the outputs of an example and averaged over the N of the batch (E10).
 
-    y (N, ...) floating, t of the same shape and any real dtype; ``pullback()`` is dy = (y − t) / N. Mind the factor: a
-    mean over all elements would be 2 / (number of outputs) times this. Raises ``ValueError`` if t has another shape (a
-    t of (N,) beside a y of (N, 1) would silently make N × N differences) and for an empty batch.
+    y (N, ...) floating, t of the same shape and any real dtype; ``weights`` (N,), one for each example. ``pullback()``
+    is dy = (y − t) / N. Mind the factor: a mean over all elements would be 2 / (number of outputs) times this. Raises
+    ``ValueError`` if t has another shape (a t of (N,) beside a y of (N, 1) would silently make N × N differences) and
+    for an empty batch.
 
     >>> import dualnet as dn
     >>> y, t = dn.asarray([[1.0, 2.0], [3.0, 4.0]]), dn.asarray([[1, 2], [3, 2]])
@@ -119,42 +168,49 @@ def mean_squared_error(y: Array, t: Array) -> tuple[Array, LossPullback]:
     >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()
     (1.0, [[0.0, 0.0], [0.0, 1.0]])
     """
-    _namespace("mean_squared_error", y, t)
-    _check_shape("mean_squared_error", y, t)
-    t = _read_as(y, t)
+    loss_namespace("mean_squared_error", y, t)
+    check_shape("mean_squared_error", y, t)
+    t = read_as(y, t)
+    shares = shares_of("mean_squared_error", y, weights, 1)
+    over = y.shape[0] if shares is None else shares
 
-    loss = squared_error(y, t)  # E10
+    loss = squared_error(y, t, over)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return squared_error_backward(y, t, dloss)  # E10
+        return squared_error_backward(y, t, dloss, over)  # E10
 
-    return loss, LossPullback("mean_squared_error", pullback, loss, y=y, t=t)
+    return loss, LossPullback("mean_squared_error", pullback, loss, y=y, t=t, shares=shares)
 
 
 @rounded_once
-def squared_error(y: Array, t: Array) -> Array:
+def squared_error(y: Array, t: Array, over: Over) -> Array:
     """E10: ½ Σ r² with r = y − t, averaged over the N examples."""
     with quiet(y):
         residual = y - t
         terms = 0.5 * residual * residual
-    return _mean(terms, y.shape[0], lambda part: (0.5 * part * residual) * residual)  # E10
+    return mean_of(terms, over, lambda part: (0.5 * part * residual) * residual)  # E10
 
 
 @rounded_once
-def squared_error_backward(y: Array, t: Array, dloss: float | Array) -> Array:
+def squared_error_backward(y: Array, t: Array, dloss: float | Array, over: Over) -> Array:
     """E10: dy (N, ...), the residual of each output, times its share of dloss."""
-    factor = _per_term(dloss, y, y.shape[0])
-    return finite_or(y, lambda: (y - t) * factor, lambda: (0.5 * y - 0.5 * t) * (2.0 * factor))  # E10
+    factor = per_term(dloss, y, over)
+    return finite_or(
+        y,
+        lambda: counted(y - t, over) * factor,  # E10
+        lambda: counted(0.5 * y - 0.5 * t, over) * (2.0 * factor),  # E10
+    )
 
 
 def binary_cross_entropy(
-    y: Array, t: Array, *, label_smoothing: float = 0.0, check_labels: bool = True
+    y: Array, t: Array, weights: Array | None = None, *, label_smoothing: float = 0.0, check_labels: bool = True
 ) -> tuple[Array, LossPullback]:
     """Cross-entropy of independent yes-or-no answers. **y ARE LOGITS**: do not end the network with a sigmoid.
 
     ``E = −q log σ(y) − (1 − q) log(1 − σ(y))``, the mean over all elements (E10); ``∂E/∂y = (σ(y) − q) / elements``.
     y of any shape (N, ...), floating; t of the same shape and any real dtype, from 0 (no) to 1 (yes).
-    ``label_smoothing`` ε moves q towards ½, ``q = (1 − ε) t + ε / 2``. ``pullback()`` is dy.
+    ``label_smoothing`` ε moves q towards ½, ``q = (1 − ε) t + ε / 2``. ``weights``: one for each example, (N,), or of
+    more of y's axes, up to one for each answer. ``pullback()`` is dy.
 
     It is computed as log(1 + e^−|y|) + |y| · (the share of q on the wrong side), which cannot overflow; the loss is inf
     only for an infinite logit on the wrong side. Raises ``ValueError`` if t has another shape or values outside 0 … 1
@@ -166,63 +222,68 @@ def binary_cross_entropy(
     (0.3466, [-0.25, 0.0])
     """
     op = "binary_cross_entropy"
-    _namespace(op, y, t)
+    loss_namespace(op, y, t)
     smoothing = fraction(label_smoothing, "label_smoothing", op=op)
-    _check_shape(op, y, t)
+    check_shape(op, y, t)
+    shares = shares_of(op, y, weights, y.ndim)
     if check_labels:
-        check_answers(op, y, t)
-    q = (1.0 - smoothing) * _read_as(y, t) + 0.5 * smoothing
+        check_answers(op, y, t, shares)
+    q = (1.0 - smoothing) * read_as(y, t) + 0.5 * smoothing
+    over = y.size if shares is None else shares
 
-    loss = binary_entropy(y, q)  # E10
+    loss = binary_entropy(y, q, over)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return binary_entropy_backward(y, q, dloss)  # E10
+        return binary_entropy_backward(y, q, dloss, over)  # E10
 
-    return loss, LossPullback(op, pullback, loss, y=y, q=q)
+    return loss, LossPullback(op, pullback, loss, y=y, q=q, shares=shares)
 
 
 @rounded_once
-def binary_entropy(y: Array, q: Array) -> Array:
+def binary_entropy(y: Array, q: Array, over: Over) -> Array:
     """E10: −q log σ(y) − (1 − q) log(1 − σ(y)), averaged over all elements."""
     xp = backend_of(y).xp
     wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
     far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
-    return _mean(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, y.size)  # E10
+    return mean_of(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, over)  # E10
 
 
 @rounded_once
-def binary_entropy_backward(y: Array, q: Array, dloss: float | Array) -> Array:
+def binary_entropy_backward(y: Array, q: Array, dloss: float | Array, over: Over) -> Array:
     """E10: dy (N, ...), the delta σ(y) − q of each answer, times its share of dloss."""
-    return (logistic(backend_of(y).xp, y) - q) * _per_term(dloss, y, y.size)  # E10
+    return counted(logistic(backend_of(y).xp, y) - q, over) * per_term(dloss, y, over)  # E10
 
 
-def huber(y: Array, t: Array, *, delta: float = 1.0) -> tuple[Array, LossPullback]:
+def huber(y: Array, t: Array, weights: Array | None = None, *, delta: float = 1.0) -> tuple[Array, LossPullback]:
     """``E = ½ r²`` where |r| ≤ δ, else ``δ (|r| − ½ δ)``, with r = y − t: squared near, linear far, so that outliers
     pull no harder than δ. The mean over all elements (E10); ``∂E/∂y = r``, cut off at ±δ, over their number.
 
-    y of any shape (N, ...), floating; t of the same shape and any real dtype; δ > 0. ``pullback()`` is dy. Raises
-    ``ValueError`` if t has another shape and for an empty batch. Source: Huber (1964).
+    y of any shape (N, ...), floating; t of the same shape and any real dtype; δ > 0. ``weights``: one for each example,
+    (N,), or of more of y's axes, up to one for each element. ``pullback()`` is dy. Raises ``ValueError`` if t has
+    another shape and for an empty batch. Source: Huber (1964).
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.huber(dn.asarray([1.0, 10.0]), dn.asarray([0.0, 0.0]))
     >>> float(dn.to_numpy(loss)), dn.to_numpy(pullback()).tolist()  # (0.5 + 9.5) / 2
     (5.0, [0.5, 0.5])
     """
-    _namespace("huber", y, t)
+    loss_namespace("huber", y, t)
     delta = positive(delta, "delta", op="huber")
-    _check_shape("huber", y, t)
-    t = _read_as(y, t)
+    check_shape("huber", y, t)
+    t = read_as(y, t)
+    shares = shares_of("huber", y, weights, y.ndim)
+    over = y.size if shares is None else shares
 
-    loss = huber_error(y, t, delta)  # E10
+    loss = huber_error(y, t, over, delta)  # E10
 
     def pullback(dloss: float | Array) -> Array:
-        return huber_error_backward(y, t, dloss, delta)  # E10
+        return huber_error_backward(y, t, dloss, over, delta)  # E10
 
-    return loss, LossPullback("huber", pullback, loss, y=y, t=t)
+    return loss, LossPullback("huber", pullback, loss, y=y, t=t, shares=shares)
 
 
 @rounded_once
-def huber_error(y: Array, t: Array, delta: float) -> Array:
+def huber_error(y: Array, t: Array, over: Over, delta: float) -> Array:
     """E10: ½ r² near and δ (|r| − ½ δ) far, with r = y − t, averaged over all elements."""
     xp = backend_of(y).xp
 
@@ -234,154 +295,14 @@ def huber_error(y: Array, t: Array, delta: float) -> Array:
 
     with quiet(y):
         terms = shared(1.0)
-    return _mean(terms, y.size, shared)  # E10
+    return mean_of(terms, over, shared)  # E10
 
 
 @rounded_once
-def huber_error_backward(y: Array, t: Array, dloss: float | Array, delta: float) -> Array:
+def huber_error_backward(y: Array, t: Array, dloss: float | Array, over: Over, delta: float) -> Array:
     """E10: dy (N, ...), the residual of each element, cut off at ±δ, times its share of dloss."""
     with quiet(y):
-        return backend_of(y).xp.clip(y - t, -delta, delta) * _per_term(dloss, y, y.size)  # E10
-
-
-# -- targets -----------------------------------------------------------------------------------------------------------
-
-
-def check_labels(op: str, t: Array, classes: int) -> None:
-    """Raise ``ValueError`` unless t holds integers from 0 to classes − 1. One small copy to the host.
-
-    (On a GPU, a label out of range would silently match no class, or another one.)
-
-    >>> import dualnet as dn
-    >>> dn.losses.check_labels("fit", dn.asarray([0, 3]), 3)
-    Traceback (most recent call last):
-    ValueError: fit: label 3 is out of range; 3 classes have the labels 0 … 2. Labels that start at 1 need t - 1.
-    """
-    xp = same_backend(op, t=t)
-    _check_integers(op, t)
-    if t.size == 0:
-        return
-    least, largest = map(int, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
-    if least < 0 or largest >= classes:
-        wrong, hint = (least, "") if least < 0 else (largest, " Labels that start at 1 need t - 1.")
-        raise ValueError(
-            f"{op}: label {wrong} is out of range; {classes} classes have the labels 0 … {classes - 1}.{hint}"
-        )
-
-
-def check_classes(op: str, y: Array, t: Array) -> None:
-    """Raise ``ValueError`` unless t holds class numbers or rows of probabilities. One small copy to the host."""
-    if _labels(y, t):
-        check_labels(op, t, y.shape[-1])
-    else:
-        check_probabilities(op, t)
-
-
-def _labels(y: Array, t: Array) -> bool:
-    """Are the targets class numbers (N, ...)? Else they are probabilities (N, ..., C)."""
-    return t.ndim < y.ndim
-
-
-def _check_rows(op: str, y: Array, t: Array) -> None:
-    """Raise ``ValueError`` unless t has a target for each row of logits."""
-    shape = tuple(y.shape)
-    if len(shape) < 2 or shape[-1] == 0:
-        raise ValueError(f"{op}: y has shape {shape}; expected logits (N, C) or (N, ..., C), with at least one class")
-    _check_not_empty(op, y)
-    if tuple(t.shape) not in (shape, shape[:-1]):
-        raise ValueError(
-            f"{op}: t has shape {tuple(t.shape)}; for y {shape} expected class numbers {shape[:-1]}, or "
-            f"probabilities {shape}"
-        )
-    if _labels(y, t):
-        _check_integers(op, t)
-
-
-def _check_integers(op: str, t: Array) -> None:
-    if t.dtype.kind not in "iu":
-        raise ValueError(f"{op}: labels are integers, got {t.dtype}. Convert them with dn.asarray(t, dtype='int64').")
-
-
-def check_probabilities(op: str, q: Array) -> None:
-    """Raise ``ValueError`` unless each row of q (..., C) holds probabilities."""
-    xp = backend_of(q).xp
-    slack = SLACK.get(q.dtype.name, 1e-3)
-    q = wide(q.astype(dtype_of(q.dtype), copy=False))  # in native byte order
-    gap = xp.max(xp.abs(summed(q, -1) - 1.0))
-    least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
-    if not (least >= 0.0 and gap <= slack):
-        raise ValueError(
-            f"{op}: t of y's shape holds probabilities: at least 0, and each row (the last axis) adds up to 1. The "
-            f"smallest value is {least:g}, and one row's sum is off by {gap:g}. Class numbers have y's shape without "
-            "the last axis."
-        )
-
-
-def check_answers(op: str, y: Array, t: Array) -> None:
-    """Raise ``ValueError`` unless t lies between 0 (no) and 1 (yes). One small copy to the host."""
-    xp = backend_of(t).xp
-    least, largest = map(float, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
-    if not 0.0 <= least <= largest <= 1.0:
-        raise ValueError(f"{op}: t goes from 0 (no) to 1 (yes), got values from {least:g} to {largest:g}")
-
-
-def _target_probabilities(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
-    """The target probabilities q (N, ..., C), from class numbers (N, ...) or probabilities (N, ..., C)."""
-    classes = log_p.shape[-1]
-    if _labels(log_p, t):
-        t = t[..., None].astype("int64") == xp.arange(classes)  # one-hot   (N, ..., C)
-    q = t.astype(log_p.dtype)
-    return (1.0 - smoothing) * q + smoothing / classes if smoothing else q
-
-
-# -- arguments and the mean --------------------------------------------------------------------------------------------
-
-
-def _namespace(op: str, y: Array, t: Array) -> Any:
-    same_backend(op, y=y, t=t)
-    if not is_real(t.dtype):
-        raise TypeError(f"{op}: t has dtype {t.dtype}; expected real numbers")
-    return namespace(op, y=y)
-
-
-def _check_shape(op: str, y: Array, t: Array) -> None:
-    if y.ndim == 0 or tuple(t.shape) != tuple(y.shape):
-        shapes = f"y has shape {tuple(y.shape)} and t {tuple(t.shape)}"
-        hint = ". t[:, None] has it." if tuple(y.shape) == (*t.shape, 1) else ""
-        raise ValueError(f"{op}: {shapes}; expected one shape (N, ...){hint}")
-    _check_not_empty(op, y)
-
-
-def _check_not_empty(op: str, y: Array) -> None:
-    if y.size == 0:
-        raise ValueError(f"{op}: y has shape {tuple(y.shape)}; the mean over an empty batch has no value")
-
-
-def _rows(y: Array) -> int:
-    return y.size // y.shape[-1]
-
-
-def _read_as(y: Array, t: Array) -> Array:
-    """The targets in the dtype that the loss of y is computed in."""
-    return t.astype(wide_dtype(y), copy=False)
-
-
-def _mean(terms: Array, count: int, shared: Callable[[float], Array] | None = None) -> Array:
-    """Σ terms / count, a 0-d array, by parts of the terms if their sum overflows.
-
-    ``shared(part)`` gives part · terms, if a term itself may overflow.
-    """
-    part = share(terms.size)
-
-    def again() -> Array:
-        return summed(terms * part if shared is None else shared(part), keepdims=False) / (count * part)
-
-    return finite_or(terms, lambda: summed(terms, keepdims=False) / count, again)
-
-
-def _per_term(dloss: float | Array, y: Array, count: int) -> float | Array:
-    """dE/dE / count: what one term of the mean gets. An array is cast to y's dtype: a float64 would widen dy."""
-    return (dloss.astype(y.dtype) if hasattr(dloss, "astype") else dloss) / count
+        return counted(backend_of(y).xp.clip(y - t, -delta, delta), over) * per_term(dloss, y, over)  # E10
 
 
 # -- what each loss is -------------------------------------------------------------------------------------------------
@@ -390,7 +311,7 @@ def _per_term(dloss: float | Array, y: Array, count: int) -> float | Array:
 def right_classes(y: Array, t: Array) -> Array:
     """Whether the largest logit of each row is that of its class: y (N, ..., C) -> bool (N, ...)."""
     xp = backend_of(y).xp
-    return xp.argmax(y, axis=-1) == (t if _labels(y, t) else xp.argmax(t, axis=-1))
+    return xp.argmax(y, axis=-1) == (t if are_labels(y, t) else xp.argmax(t, axis=-1))
 
 
 def right_answers(y: Array, t: Array) -> Array:
@@ -501,6 +422,12 @@ TABLE = (
     About(mean_squared_error, in_words=numbers_in_words),
     About(binary_cross_entropy, check_answers, UNCHECKED, right_answers, sigmoid, answers_in_words),
     About(huber, in_words=numbers_in_words),
+    About(softmax_focal, check_classes, UNCHECKED, right_classes, softmax, classes_in_words),
+    About(binary_focal, check_answers, UNCHECKED, right_answers, sigmoid, answers_in_words),
+    About(hinge, check_answers, UNCHECKED, right_answers, in_words=numbers_in_words),
+    About(kl_divergence, check_classes, UNCHECKED, right_classes, softmax, classes_in_words),
+    About(dice, check_answers, UNCHECKED, right_answers, sigmoid),
+    About(cosine_distance, in_words=numbers_in_words),
 )
 
 NAMES: dict[str, Loss] = {row.function.__name__: row.function for row in TABLE}
@@ -579,13 +506,13 @@ def in_words(net: Any, y: Array) -> list[str]:
         lines = maps_in_words(y)
     else:
         y = y.reshape(shape[0], shape[-1] if len(shape) > 1 else 1)
-        words, contains = _reading(net)
+        words, contains = reading(net)
         lines = words(y, y if contains is None or ends_with(net, contains) else contains(y)[0])
     usable = [math.isfinite(values.max()) for values in to_numpy(y)]  # a logit of −∞ is fine
     return [line if fine else "no answer: the network gave NaN or infinity" for line, fine in zip(lines, usable)]
 
 
-def _reading(net: Any) -> tuple[Callable[[Array, Array], list[str]], Callable[..., Any] | None]:
+def reading(net: Any) -> tuple[Callable[[Array, Array], list[str]], Callable[..., Any] | None]:
     """How to read a network's outputs: as its loss says, else its last layer; without both, as logits of classes."""
     loss = getattr(net, "loss", None)
     known = [row for row in TABLE if loss is not None and row == about(loss)]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arguments import count, number, positive
@@ -47,6 +47,9 @@ class Optimizer(Stateful):
     ``weight_decay`` λ adds λ·w to the gradient (the L2 penalty ½λ‖w‖²). ``clip_norm`` limits the length of all
     gradients of a step together, ``clip_value`` each of their elements; clipping comes before weight decay.
 
+    ``no_decay`` leaves parameters out of weight decay: by kind (``"b"``, ``"gamma"``, ``"beta"``), by layer (``"0"``)
+    or by name (``"0.w"``).
+
     >>> import dualnet as dn
     >>> class SignDescent(dn.optimizers.Optimizer):
     ...     def update(self, w, g, slots, lr):
@@ -57,17 +60,27 @@ class Optimizer(Stateful):
     array([0.5, 1.5], dtype=float32)
     """
 
+    no_decay: tuple[str, ...] = ()
     decoupled = False
     """True if ``update`` applies the weight decay itself, as in AdamW."""
 
     def __init__(
-        self, lr: Rate, weight_decay: float = 0.0, *, clip_norm: float | None = None, clip_value: float | None = None
+        self,
+        lr: Rate,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        no_decay: Sequence[str] = (),
     ) -> None:
         owner = type(self).__name__
         self.lr = lr
         self.weight_decay = number(weight_decay, "weight_decay", op=owner)
         self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
+        if isinstance(no_decay, str) or not all(isinstance(name, str) for name in no_decay):
+            raise TypeError(f"{owner}: no_decay is a list of names such as ['b', 'gamma', 'beta'], got {no_decay!r}")
+        self.no_decay = tuple(no_decay)
         self._steps = 0
         self._skipped: Array | None = None  # how many of them were skipped: an array, never read back
         self._slots: dict[str, Slots] = {}  # by the parameter's name in the first step
@@ -135,6 +148,8 @@ class Optimizer(Stateful):
     def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
         """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
 
+        Frozen ones (:meth:`Layer.freeze`) stay as they are, whether there is a gradient or not.
+
         ``finite`` is an array without axes that holds a bool. If it is False, the step is skipped: only the number of
         steps, which schedules go by, moves on (see :class:`dualnet.LossScale`). The value is not read back.
 
@@ -145,10 +160,16 @@ class Optimizer(Stateful):
             got = f"({type(net).__name__}, {type(grads).__name__})"
             raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
         parameters = net.parameters()
+        frozen = {name: parameter for name, parameter in parameters.items() if parameter.frozen}
+        if frozen:
+            parameters = {name: parameter for name, parameter in parameters.items() if name not in frozen}
+            grads = {name: g for name, g in grads.items() if name not in frozen}
         check_gradients(f"{type(self).__name__}.step", parameters, grads)
         counted(self, "_steps")
         if parameters:
             self._change(parameters, self._clipped({name: grads[name] for name in parameters}), finite)
+        for name, parameter in frozen.items():
+            self._owners.setdefault(name, weakref.ref(parameter))  # it may thaw, and is this network's
         self._steps += 1
 
     def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
@@ -158,7 +179,7 @@ class Optimizer(Stateful):
         lr = live(self, "current_lr", values[0].dtype.name)
         into = all(owned(parameter, "value") for parameter in parameters.values())
         into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
-        updated = self.update_all(values, [gradients[name] for name in parameters], slots, lr, finite, into)
+        updated = self._updated(list(parameters), values, gradients, slots, lr, finite, into)
         rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), updated)]
         for key, parameter, value, (_, kept) in zip(
             keys, parameters.values(), rounded, updated
@@ -169,6 +190,36 @@ class Optimizer(Stateful):
                 assign(self, ("_slots", key, slot), array)
         if finite is not None:
             assign(self, "_skipped", self._skipped_near(finite) + (1 - finite.astype("uint64")))
+
+    def _updated(
+        self, names: list[str], values: list[Array], gradients: Gradients, memory: list[Slots], lr: float, *how: Any
+    ) -> list[Updated]:
+        """:meth:`update_all`, but for those in ``no_decay`` without weight decay."""
+        spared = [place for place, name in enumerate(names) if self._spares(name)] if self.weight_decay else []
+        if self.no_decay and self.weight_decay and not spared:
+            raise ValueError(
+                f"{type(self).__name__}: no_decay={list(self.no_decay)} names none of the parameters, which are "
+                f"{', '.join(names)}. Nothing was changed."
+            )
+        if not spared:
+            return self.update_all(values, [gradients[name] for name in names], memory, lr, *how)
+        updated: dict[int, Updated] = {}
+        decay = self.weight_decay
+        for weight_decay, places in ((decay, [*{*range(len(names))}.difference(spared)]), (0.0, spared)):
+            some = [[part[place] for place in places] for part in (values, [gradients[n] for n in names], memory)]
+            try:
+                vars(self)["weight_decay"] = weight_decay  # for these alone
+                if places:
+                    updated |= zip(places, self.update_all(some[0], some[1], some[2], lr, *how))
+            finally:
+                vars(self)["weight_decay"] = decay
+        return [updated[place] for place in range(len(names))]
+
+    def _spares(self, name: str) -> bool:
+        """Is this parameter left out of weight decay: by its name, its kind, or the layer that it is in?"""
+        return any(
+            name in (one, f"{name.rpartition('.')[0]}.{one}") or name.startswith(f"{one}.") for one in self.no_decay
+        )
 
     def _clipped(self, gradients: Gradients) -> Gradients:
         if self.clip_value is None and self.clip_norm is None:
@@ -194,7 +245,7 @@ class Optimizer(Stateful):
         ...
         ValueError: SGD has trained another network (1 step), and what it remembers belongs to that one. Make ...
         """
-        self._keys(net.parameters(), owner)
+        self._keys({name: p for name, p in net.parameters().items() if not p.frozen}, owner)
 
     def _keys(self, parameters: dict[str, Parameter], owner: str) -> list[str]:
         """The names under which the memory of these parameters is kept."""
@@ -311,15 +362,20 @@ class Optimizer(Stateful):
 
     def config(self) -> dict[str, Any]:
         """The optimizer's name and the arguments that make it again, in a form that JSON can hold."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in self._arguments()}
+        if "no_decay" in values:
+            values["no_decay"] = list(values["no_decay"])
         if callable(self._lr):
             values["lr"] = self._lr.config() if isinstance(self._lr, Schedule) else repr(self._lr)
         return {"name": type(self).__name__.lower(), **values}
 
-    def __repr__(self) -> str:
+    def _arguments(self) -> list[str]:
+        """The names of the constructor's arguments; ``no_decay`` only if it was given."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        given = [f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name)]
+        return [name for name in names if name != "no_decay" or self.no_decay]
+
+    def __repr__(self) -> str:
+        given = [f"{name}={getattr(self, name)!r}" for name in self._arguments() if hasattr(self, name)]
         return f"{type(self).__name__}({', '.join(given)})"
 
     def _slots_in(self, state: dict[str, Any], owner: str) -> dict[str, Slots]:

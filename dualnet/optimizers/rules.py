@@ -10,7 +10,7 @@ these, and on a GPU that is one launch. ``decayed`` is the weight decay λ: g + 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arguments import flag, fraction, positive
@@ -71,8 +71,9 @@ class SGD(Optimizer):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        no_decay: Sequence[str] = (),
     ) -> None:
-        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value, no_decay=no_decay)
         self.momentum = fraction(momentum, "momentum", op="SGD")
         self.nesterov = flag(nesterov, "nesterov", op="SGD")
         if nesterov and not self.momentum:
@@ -121,8 +122,9 @@ class RMSProp(Optimizer):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        no_decay: Sequence[str] = (),
     ) -> None:
-        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value, no_decay=no_decay)
         self.rho, self.momentum = fraction(rho, "rho", op="RMSProp"), fraction(momentum, "momentum", op="RMSProp")
         self.epsilon = positive(epsilon, "epsilon", op="RMSProp")
         self.centered = flag(centered, "centered", op="RMSProp")
@@ -205,8 +207,9 @@ class Adam(Optimizer):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        no_decay: Sequence[str] = (),
     ) -> None:
-        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        super().__init__(lr, weight_decay, clip_norm=clip_norm, clip_value=clip_value, no_decay=no_decay)
         owner = type(self).__name__
         self.beta_1, self.beta_2 = fraction(beta_1, "beta_1", op=owner), fraction(beta_2, "beta_2", op=owner)
         self.epsilon = positive(epsilon, "epsilon", op=owner)
@@ -247,8 +250,11 @@ class AdamW(Adam):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        no_decay: Sequence[str] = (),
     ) -> None:
-        super().__init__(lr, beta_1, beta_2, epsilon, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        super().__init__(
+            lr, beta_1, beta_2, epsilon, weight_decay, clip_norm=clip_norm, clip_value=clip_value, no_decay=no_decay
+        )
 
     def update(self, w: Array, g: Array, slots: Slots, lr: float) -> Updated:
         w, g = decayed(w, g, lr, self.weight_decay, decoupled=True)

@@ -3,7 +3,8 @@
 from . import viz
 from .explain import explain
 from .graph import graph
+from .plan import plan
 from .summary import network_html, summary
 from .tracing import trace
 
-__all__ = ["explain", "graph", "network_html", "summary", "trace", "viz"]
+__all__ = ["explain", "graph", "network_html", "plan", "summary", "trace", "viz"]

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..geometry import check_shape
 from ..layers.containers import Container, Parallel, Residual, Sequential
+from ..layers.graph import Graph as GraphOfLayers
 from ..layers.layer import Layer, Shape
 
 __all__ = ["Graph", "graph"]
 
 FORMATS = ("mermaid", "dot")
+SIGNS = {"add": "+", "average": "mean", "max": "max", "multiply": "×", "concat": "concat"}
+"""What stands where branches meet."""
 LONG = 60
 """The most characters of a layer's options that are shown."""
 
@@ -102,13 +104,16 @@ def graph(net: Layer, format: str = "mermaid", *, input_shape: Shape | None = No
         raise TypeError(f"graph: expected a layer or network, got {type(net).__name__}")
     if format not in FORMATS:
         raise ValueError(f"graph: format is {' or '.join(map(repr, FORMATS))}, got {format!r}")
-    shape = net.input_shape if input_shape is None else check_shape(input_shape, "graph")
+    shape = net.input_shape if input_shape is None else net.check_input_shape(input_shape)
     if shape is not None:
         net.output_shape(shape)
     drawing = Drawing(Group("", ""))
-    sources = [drawing.node(drawing.top, ("input", *_shape(shape)), "end", [])]
-    sources, _ = _draw(drawing, drawing.top, "", net, sources, shape)
-    drawing.node(drawing.top, ("output",), "end", sources)
+    if _kind(net) is GraphOfLayers and isinstance(net, GraphOfLayers) and len(net.inputs) + len(net.ends()) > 2:
+        _draw_several(drawing, net, shape)
+    else:
+        sources = [drawing.node(drawing.top, ("input", *_shape(shape)), "end", [])]
+        sources, _ = _draw(drawing, drawing.top, "", net, sources, shape)
+        drawing.node(drawing.top, ("output",), "end", sources)
     made = Graph("\n".join(_mermaid(drawing) if format == "mermaid" else _dot(drawing)))
     made.language = format
     return made
@@ -127,6 +132,10 @@ def _draw(
             sources, shape = _draw(drawing, group, _inside(name, child), part, sources, shape)
         return sources, shape
     output = None if shape is None else layer.output_shape(shape)
+    if kind is GraphOfLayers:
+        inner = drawing.group(group, f"{name} Graph".strip()) if name else group
+        found = _draw_nodes(drawing, inner, name, layer, {layer.inputs[0]: sources}, shape)  # type: ignore[attr-defined]
+        return found[layer.ends()[0]], output  # type: ignore[attr-defined]
     if kind is None:
         return [_box(drawing, group, name, layer, sources, output)], output
     inner = drawing.group(group, f"{name} {type(layer).__name__}".strip())
@@ -136,8 +145,31 @@ def _draw(
         ends += branch
     if kind is Residual and getattr(layer, "shortcut", None) is None:
         ends += sources
-    joined = "concat" if getattr(layer, "merge", "add") == "concat" else "+"
+    joined = SIGNS[getattr(layer, "merge", "add")]
     return [drawing.node(inner, (joined, *_shape(output)), "join", ends)], output
+
+
+def _draw_several(drawing: Drawing, net: GraphOfLayers, shape: Any) -> None:
+    """A network with several inputs or outputs, each of them a box with its name."""
+    shapes = {} if shape is None else net._by_name(shape)
+    starts = {}
+    for name in net.inputs:
+        starts[name] = [drawing.node(drawing.top, (f"input {name}", *_shape(shapes.get(name))), "end", [])]
+    found = _draw_nodes(drawing, drawing.top, "", net, starts, shape)
+    for name in net.ends():
+        drawing.node(drawing.top, (f"output {name}",), "end", found[name])
+
+
+def _draw_nodes(
+    drawing: Drawing, group: Group, name: str, layer: Any, starts: dict[str, list[str]], shape: Any
+) -> dict[str, list[str]]:
+    """The nodes of a graph; the boxes in which each of them, and each input, ends."""
+    ends = dict(starts)
+    shapes = {} if shape is None else {child: at for child, _, at in layer._shapes(shape)}
+    for child, node in layer.nodes.items():
+        sources = [end for source in node.sources for end in ends[source]]
+        ends[child], _ = _draw(drawing, group, _inside(name, child), node.layer, sources, shapes.get(child))
+    return ends
 
 
 def _box(drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[str], output: Shape | None) -> str:
@@ -154,8 +186,8 @@ def _box(drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[
 
 
 def _kind(layer: Layer) -> type[Container] | None:
-    """In which of three known ways the layers inside are connected; None for a single box."""
-    for kind in (Sequential, Residual, Parallel):
+    """In which of the known ways the layers inside are connected; None for a single box."""
+    for kind in (Sequential, Residual, Parallel, GraphOfLayers):
         if isinstance(layer, kind) and type(layer).forward is kind.forward and layer.children():
             return kind
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy
 
 from .. import markup
-from ..geometry import check_shape, elements
+from ..geometry import elements
 from ..layers.containers import Container
 from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
@@ -37,6 +37,7 @@ class LayerSummary:
     shared: bool = False
     weights: int = 0  # of a convolution: all its weights, shared or not
     dense_weights: int | None = None  # E18: the weights of the fully-connected layer between the same maps
+    frozen: bool = False  # does training leave it as it is?
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class Summary:
 
     def __str__(self) -> str:
         table = markup.ruled([HEADINGS, *map(_cells, self.rows), self._totals()])
-        return "\n".join([self._title(), *table, *self._sharing()])
+        return "\n".join([self._title(), *table, *self._below()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._sharing())
+        below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._below())
         return markup.table(self._title(), HEADINGS, [*map(_cells, self.rows)], self._totals()) + below
 
     def _title(self) -> str:
@@ -80,20 +81,24 @@ class Summary:
         totals = self.parameters, self.multiply_adds, self.activation_bytes
         return ("total", "", *(f"{total:,}" for total in totals), "")
 
-    def _sharing(self) -> list[str]:
-        """E18 in words for the first convolution; the last column has the factor of each."""
+    def _below(self) -> list[str]:
+        """What is frozen, and E18 in words for the first convolution; the last column has the factor of each."""
+        frozen = sum(row.parameters for row in self.rows if row.frozen)
+        told = [f"frozen: {frozen:,} of {self.parameters:,} parameters"] if frozen else []
         for row in self.rows:
             if row.dense_weights is not None and row.weights:
                 return [
+                    *told,
                     f"weight sharing (E18): {row.name} {row.layer}".rstrip() + f" has {row.weights:,} weights; a "
-                    f"fully-connected layer between the same maps has {row.dense_weights:,}."
+                    f"fully-connected layer between the same maps has {row.dense_weights:,}.",
                 ]
-        return []
+        return told
 
 
 def _cells(row: LayerSummary) -> tuple[str, ...]:
     own = row.name.rpartition(".")[2]
     label = "  " * row.depth + f"{own} {row.layer}".strip() + (" (shared)" if row.shared else "")
+    label += " (frozen)" if row.frozen else ""
     shape = "" if row.output_shape is None else str(row.output_shape)
     numbers = (row.parameters, row.multiply_adds, row.activation_bytes)
     factor = f"1/{row.dense_weights // row.weights:,}" if row.dense_weights and row.weights else ""
@@ -122,7 +127,7 @@ def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
         raise ValueError(
             "summary: the network is not initialised; call summary(input_shape=(28, 28, 1)), or net.init first"
         )
-    shape = check_shape(net.input_shape if input_shape is None else input_shape, "summary")
+    shape = net.check_input_shape(net.input_shape if input_shape is None else input_shape)
     if shape != net.input_shape:
         net = sketch(sharing_copy(net), shape, net.dtype)
     seen: set[int] = set()
@@ -184,6 +189,7 @@ def _rows(
         shared=shared and bool(own),
         weights=sum(elements(parameter.shape) for parameter in own),
         dense_weights=_dense_weights(layer, shape, output),
+        frozen=layer.frozen and bool(own),
     )
     for child_name, child, child_shape in children:
         yield from _rows(child, f"{name}.{child_name}" if name else child_name, child_shape, depth + 1, itemsize, seen)

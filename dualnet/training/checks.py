@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy
@@ -13,15 +13,26 @@ from ..arguments import integer
 from ..layers import activation
 from ..layers.containers import Container, Lambda, Parallel, Residual, Sequential
 from ..layers.entering import home
+from ..layers.graph import Graph
 from ..layers.layer import Layer
 from ..layers.normalization import BatchNorm, Normalization
+from ..layers.several import each, parts
 from ..ops import losses
 from ..ops.sums import wide
 from ..optimizers.optimizer import Optimizer
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_floating
+from . import several
 
-__all__ = ["check_lengths", "check_training", "check_trial", "examples", "initialise", "output_of_one", "validation"]
+__all__ = [
+    "check_inputs",
+    "check_lengths",
+    "check_training",
+    "check_trial",
+    "examples",
+    "initialise",
+    "output_of_one",
+]
 
 Data = tuple[Any, Any]
 Loss = Callable[..., Any]
@@ -44,6 +55,8 @@ def check_lengths(epochs: Any, initial_epoch: Any, batch_size: Any) -> tuple[int
 
 def examples(op: str, x: Any, t: Any) -> Data:
     """Inputs x (N, ...) and targets t (N, ...) as arrays, where they are."""
+    if isinstance(x, Mapping) or isinstance(t, Mapping):
+        return several.examples(op, x, t)
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
     if x.ndim < 2 or t.ndim < 1:
         hint = ". x[:, None] has one number for each example." if x.ndim == 1 else ""
@@ -56,34 +69,29 @@ def examples(op: str, x: Any, t: Any) -> Data:
     return x, t
 
 
-def validation(validation_data: Any) -> Data | None:
-    """The pair (x, t) of ``validation_data`` as arrays, if there is any."""
-    if validation_data is None:
-        return None
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise ValueError("fit: validation_data is a pair (x, t)")
-    return examples("fit: validation_data", *validation_data)
-
-
-def initialise(net: Layer, x: Any, seed: int) -> None:
-    """Draw the parameters of layers that have none yet, for inputs like x."""
+def initialise(net: Layer, x: Any, seed: int, augment: Any = None) -> None:
+    """Draw the parameters of layers that have none yet, for inputs like x, which ``augment`` may crop."""
     inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
     if any(layer.input_shape is None for layer in (net, *inside)):  # also one that was put into a trained network
-        net.init(net.input_shape or tuple(x.shape[1:]), seed=seed, keep=True)
+        seen = x if augment is None or isinstance(x, dict) else augment.batch(x, numpy.zeros(1, int))
+        net.init(net.input_shape or each(lambda a: tuple(a.shape[1:]), seen), seed=seed, keep=True)
 
 
 # -- network, data and loss together -----------------------------------------------------------------------------------
 
 
 def check_training(
-    net: Layer, data: Data, held_out: Data | None, loss: Loss, batch_size: int, augment: Any, optimizer: Any
+    net: Layer, data: Data, held_out: Data | None, loss: Loss, extent: tuple[int, int], augment: Any, optimizer: Any
 ) -> bool:
-    """Raise if training would fail, and warn if it would not do what is meant. Returns whether all data are finite."""
+    """Raise if training would fail, and warn if it would not do what is meant. Returns whether all data are finite.
+
+    ``extent`` is the number of examples and that of a batch, of which the last may be smaller.
+    """
     check_trial(net, *data, loss, "fit", augment)
     if held_out is not None:
         check_trial(net, *held_out, loss, "fit: validation_data", augment)
     _check_shift(augment, data[0])
-    _check_last_batch(net, len(data[0]), batch_size)
+    _check_last_batch(net, *extent)
     _warn_of_squashing_twice(net, loss)
     if isinstance(optimizer, Optimizer):
         optimizer.check_network(net, "fit")
@@ -94,26 +102,37 @@ def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = 
     """Try one example, and look at all targets: once before the first step, instead of once in every step."""
     if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
         raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
-    one = x[:1] if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
-    y = output_of_one(net, one, tuple(x.shape), op)
-    _check_loss(y, t, loss, op)
-    check = losses.about(loss).check
-    if check is not None:
-        check(op, y, t)
+    if augment is not None and isinstance(x, dict):
+        raise ValueError(f"{op}: augment takes one array of images, and x is a dictionary; augment the images before")
+    one = each(lambda a: a[:1], x) if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
+    outputs = output_of_one(net, one, each(lambda a: tuple(a.shape), x), op)
+    for who, y, targets, loss_of_y in several.terms(op, outputs, t, loss):
+        _check_loss(y, targets, loss_of_y, who)
+        check = losses.about(loss_of_y).check
+        if check is not None:
+            check(who, y, targets)
 
 
-def output_of_one(net: Layer, one: Any, shape: tuple[int, ...], op: str) -> Array:
+def output_of_one(net: Layer, one: Any, shape: Any, op: str) -> Any:
     """The output for one example of inputs of this shape. (The first step will show what else is wrong with them.)"""
     try:
         with numpy.errstate(all="ignore"):
-            return net(asarray(net.enter(one), backend=home(net)))
+            return net(each(lambda a: asarray(a, backend=home(net)), net.enter(one)))
     except (ValueError, TypeError) as error:
-        if net.input_shape is None or shape[1:] == net.input_shape:
+        if net.input_shape is None or isinstance(shape, dict) or shape[1:] == net.input_shape:
             raise
         if shape == net.input_shape:
             raise ValueError(f"{op}: x has shape {shape}, that of one example; x[None] is a batch of one") from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
+
+
+def check_inputs(net: Layer, x: Any, op: str) -> None:
+    """Raise if the network does not take these inputs, of which one is tried if they have a new shape."""
+    if net.input_shape is None or isinstance(x, dict):
+        net.enter(x)  # says what to do
+    elif tuple(x.shape[1:]) != net.input_shape or x.dtype.kind not in "biufV":
+        output_of_one(net, x[:1], tuple(x.shape), op)
 
 
 def _check_loss(y: Array, t: Any, loss: Loss, op: str) -> None:
@@ -159,7 +178,7 @@ def _check_last_batch(net: Layer, count: int, batch_size: int) -> None:
 def _trained(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Every layer that certainly trains; a container of your own may freeze what is inside."""
     yield name, layer
-    for child, inside in layer.children().items() if type(layer) in (Sequential, Residual, Parallel) else ():
+    for child, inside in layer.children().items() if type(layer) in (Sequential, Residual, Parallel, Graph) else ():
         yield from _trained(f"{name}.{child}" if name else child, inside)
 
 
@@ -188,9 +207,9 @@ def _warn_of_numbers(net: Layer, data: Data, held_out: Data | None, loss: Loss, 
         return True
     known = losses.about(loss).function in losses.NAMES.values()  # one of your own may take NaN for "not known"
     for what, (x, t) in {"": data, **({} if held_out is None else {"of the validation data ": held_out})}.items():
-        ends = _least_and_largest(x)
-        targets = _least_and_largest(t) if known and is_floating(t.dtype) else (0.0, 1.0)
-        for name, found in (("x", ends), ("t", targets)):
+        inputs = [(name, a, _least_and_largest(a)) for name, a in parts(x, "x")]
+        targets = [(name, a, _least_and_largest(a)) for name, a in parts(t, "t") if known and is_floating(a.dtype)]
+        for name, _, found in inputs + targets:
             if not all(map(math.isfinite, found)):
                 spoilt = "its figures" if what else "the network"
                 _warn(
@@ -198,10 +217,13 @@ def _warn_of_numbers(net: Layer, data: Data, held_out: Data | None, loss: Loss, 
                     f"Keep the examples without: keep = numpy.isfinite({name}.reshape(len({name}), -1)).all(axis=1)."
                 )
                 return False
-        if _unscaled(x, ends, augment) and not _normalises_first(net):
+        for name, a, ends in inputs:
+            if not _unscaled(a, ends, augment) or _normalises_first(net):
+                continue
             _warn(
-                f"x {what}holds whole numbers up to {ends[1]:.0f}, like images as they come from a file. Most networks "
-                'learn badly from these. Divide here and wherever the network is used: x = x.astype("float32") / 255.'
+                f"{name} {what}holds whole numbers up to {ends[1]:.0f}, like images as they come from a file. Most "
+                "networks learn badly from these. Divide here and wherever the network is used: "
+                'x = x.astype("float32") / 255.'
             )
             return True
     return True

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Terminated", "ends_like_ctrl_c", "unbroken"]
+__all__ = ["Ending", "Terminated", "ends_like_ctrl_c", "unbroken"]
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows: one
 
@@ -37,45 +37,73 @@ class Terminated(KeyboardInterrupt, SystemExit):
         return f"ended by {signal.Signals(self.number).name}"
 
 
-class _Handler:
-    """Raises :class:`Terminated` at the first signal; later ones find the program on its way out already."""
+class Ending:
+    """What :func:`ends_like_ctrl_c` makes of signals: the first one raises; later ones find the program on its way out.
+
+    ``with ending:`` finishes a block first, and Ctrl-C waits too: a signal that comes meanwhile raises at its end. A
+    second Ctrl-C in the same block raises at once. Entering such a block costs a fraction of a microsecond.
+    """
 
     def __init__(self) -> None:
         self.raised = False
-        self.holds = 0  # how many blocks run that are not to be broken off
+        self.holds = 0  # how many blocks run that are not to be broken off by SIGTERM and SIGHUP
+        self.blocks = 0  # how many blocks run that are not to be broken off by Ctrl-C either
         self.waiting: int | None = None  # the signal that came meanwhile
 
     def __call__(self, number: int, frame: Any) -> None:
-        if self.holds:
+        if number == signal.SIGINT:
+            if not self.blocks or self.waiting == number:
+                raise KeyboardInterrupt
+            self.waiting = number
+        elif self.holds or self.blocks:
             self.waiting = self.waiting or number
         elif not self.raised:
             self.raised = True
             raise Terminated(number)
 
+    def raise_waiting(self) -> None:
+        """Now, if no block runs any more, raise what a signal that came meanwhile asks for."""
+        number = self.waiting
+        if number is not None and not self.holds and not self.blocks:
+            self.waiting = None
+            self(number, None)
+
+    def __enter__(self) -> Ending:
+        self.blocks += 1
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.blocks -= 1
+        if kind is None and self.waiting is not None:
+            self.raise_waiting()
+
 
 @contextmanager
-def ends_like_ctrl_c() -> Iterator[None]:
+def ends_like_ctrl_c() -> Iterator[Ending]:
     """Inside, SIGTERM and SIGHUP raise :class:`Terminated` instead of ending Python on the spot.
 
     Only the default handlers are replaced, and they are back afterwards: a handler of your own stays, and so does the
     one that ``nohup`` sets. Signals belong to the main thread; in any other this changes nothing. The first signal
-    raises. Those that follow are ignored, so that they cannot break off what is being saved.
+    raises. Those that follow are ignored, so that they cannot break off what is being saved. Ctrl-C raises
+    ``KeyboardInterrupt`` as ever.
 
-    >>> with ends_like_ctrl_c():
-    ...     pass  # train and save here
+    >>> with ends_like_ctrl_c() as ending:
+    ...     with ending:
+    ...         pass  # a block that no signal breaks off, such as a training step and all that counts it
     """
-    handler, replaced = _Handler(), []
+    handler, replaced = _in_force() or Ending(), []
+    defaults = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) is signal.SIG_DFL:
+            for number, default in defaults.items():
+                if signal.getsignal(number) is default:
                     signal.signal(number, handler)
                     replaced.append(number)
-        yield
+        yield handler
     finally:
         for number in replaced:
             if signal.getsignal(number) is handler:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, defaults[number])
 
 
 @contextmanager
@@ -87,14 +115,18 @@ def unbroken() -> Iterator[None]:
     >>> with unbroken():
     ...     pass  # put back the best weights here
     """
-    handlers = [handler for handler in map(signal.getsignal, SIGNALS) if isinstance(handler, _Handler)]
-    handler = handlers[0] if handlers and threading.current_thread() is threading.main_thread() else _Handler()
+    handler = _in_force() or Ending()
     handler.holds += 1
     try:
         yield
     finally:
         handler.holds -= 1
-        number = handler.waiting
-        if number is not None and not handler.holds:
-            handler.waiting = None
-            handler(number, None)
+        handler.raise_waiting()
+
+
+def _in_force() -> Ending | None:
+    """The one that handles signals now. In a thread there is none."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    found = (signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT))
+    return next((handler for handler in found if isinstance(handler, Ending)), None)

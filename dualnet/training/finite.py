@@ -13,13 +13,16 @@ import numpy
 
 from ..layers.containers import forward_of
 from ..layers.layer import Layer
+from ..layers.several import as_dtype, each, first, parts
 from ..layers.watching import Run as Inside
 from ..layers.watching import Visit, Watch, sharing_copy
 from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, all_finite
 from ..shim import Array, backend_of, to_numpy
 from ..shim.dtypes import is_floating
+from .accumulating import apart
 from .callbacks import Run
+from .weighting import weighing
 
 __all__ = ["FiniteSteps"]
 
@@ -33,33 +36,41 @@ class NotFinite(Exception):
 class FiniteSteps:
     """Training steps that raise ``FloatingPointError`` at the first NaN or infinity.
 
-    ``step(x, t, check=...)`` is :func:`dualnet.training.loop.train_step` with its first arguments given.
+    ``step(x, t, ..., check=...)`` is :func:`dualnet.training.loop.train_step` with its first arguments given.
     """
 
-    def __init__(
-        self, step: Callable[..., None], run: Run, loss: Callable[..., Any], scale: LossScale | None, initial_epoch: int
-    ) -> None:
-        self.step, self.run, self.loss, self.scale, self.initial_epoch = step, run, loss, scale, initial_epoch
+    def __init__(self, step: Callable[..., None], run: Run, loss: Callable[..., Any], scale: LossScale | None) -> None:
+        self.step, self.run, self.loss, self.scale = step, run, loss, scale
+        self.epoch, self.batches = -1, 0
 
-    def __call__(self, x: Array, t: Array) -> None:
+    def __call__(self, *batches: Any) -> None:
+        """A step of x and t, or of small batches as :func:`dualnet.training.loop.train_step` takes them."""
+        if self.run.epoch != self.epoch:
+            self.epoch, self.batches = self.run.epoch, self.run.batch * len(apart(batches))  # it may go on
         self.mends = self.scale is not None and _can_shrink(self.scale)
         try:
-            self.step(x, t, check=self.look)
+            self.step(*batches, check=self.look)
         except NotFinite as met:
-            found = origin(self.run.net, x, t, self.loss, self.scale, self.mends) or str(met)
+            found, batch = str(met), self.batches + 1
+            for place, (x, t, w) in enumerate(apart(batches)):
+                told = origin(self.run.net, x, t, weighing(self.loss, w), self.scale, self.mends)
+                if told:
+                    found, batch = told, batch + place
+                    break
         else:
+            self.batches += len(apart(batches))
             return
-        batch = self.run.step - (self.run.epoch - self.initial_epoch) * self.run.steps_per_epoch + 1
         raise FloatingPointError(f"fit: epoch {self.run.epoch + 1}, batch {batch}: {found} {ADVICE}")
 
-    def look(self, x: Array, value: Any, gradients: dict[str, Array]) -> None:
-        """Raise :class:`NotFinite` if a step met one.
+    def look(self, met: list[Any], gradients: dict[str, Array]) -> None:
+        """Raise :class:`NotFinite` if a step met one, in its inputs and losses or in the gradients.
 
         A loss scale mends gradients that overflow: it skips the step and becomes smaller. That is no error, unless it
         cannot become smaller.
         """
         learned = {name: v for name, v in self.run.net.state_dict().items() if _is_floating(v)}
-        others = [x, value, *(() if self.mends else gradients.values())]
+        arrays = [array for one in met for _, array in parts(one)]
+        others = [*arrays, *(() if self.mends else gradients.values())]
         if to_numpy(all_finite(*learned.values(), *filter(_is_floating, others))):
             return
         for name, array in learned.items():
@@ -81,9 +92,10 @@ def origin(
             _check("the batch of inputs x", x, "Leave such examples out, or repair them.")
             _check("the batch of targets t", t, "Leave such examples out, or repair them.")
             y, pullback = forward_of(copy, x, train=True, need_dx=False)
-            value, dloss = loss(wide(y), t)
+            y = each(wide, y)
+            value, dloss = loss(y, t)
             _check("the loss", value, "The outputs are finite; they are too large, or do not fit the targets t.")
-            dy = (dloss() if scale is None else dloss(scale.on(wide(y)))).astype(pullback.dtype, copy=False)
+            dy = each(as_dtype, dloss() if scale is None else dloss(scale.on(first(y))), pullback.dtype)
             if not mends:
                 _check("the gradient of the loss", dy, "The loss itself is finite.")
                 pullback(dy)
@@ -100,7 +112,7 @@ def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array
 
     def back(dy: Array) -> Any:
         dx, gradients = way(dy)
-        for name, array in {**gradients, "its input": dx}.items():
+        for name, array in (*gradients.items(), *parts(dx, "its input")):
             _check(
                 f"going backward, the gradient of {name} in {who}",
                 array,
@@ -121,10 +133,10 @@ def _reason(layer: Any, y: Array) -> str:
     return "What came in was finite, and so were its parameters: they grew too large. Try a tenth of the learning rate."
 
 
-def _check(what: str, array: Any, reason: str) -> None:
-    counts = _counts(array)
-    if counts:
-        raise NotFinite(f"{what} {f'holds {counts}' if array.ndim else f'is {float(to_numpy(array))}'}. {reason}")
+def _check(what: str, given: Any, reason: str) -> None:
+    for name, array in parts(given, what):
+        if counts := _counts(array):
+            raise NotFinite(f"{name} {f'holds {counts}' if array.ndim else f'is {float(to_numpy(array))}'}. {reason}")
 
 
 def _counts(array: Any) -> str:

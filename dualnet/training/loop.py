@@ -9,61 +9,77 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from .. import optimizers
 from ..arguments import flag, integer
-from ..data import Augment
+from ..data import Augment, Augmentation, Transform, augmentation
+from ..data.inputs import learned
 from ..history import in_one_line
 from ..layers.containers import forward_of
+from ..layers.entering import home
 from ..layers.layer import Layer
 from ..layers.parameter import cast_all
+from ..layers.several import as_dtype, each, first
 from ..layers.state import all_or_nothing
 from ..ops import losses
 from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
-from .batches import batches, batches_of_epoch
+from .accumulating import added, apart, grouped, shares
+from .batches import batches
 from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
-from .capture import capture as captured
-from .checks import check_lengths, check_training, check_trial, examples, initialise, output_of_one, validation
+from .checks import check_lengths, check_training, check_trial, initialise, output_of_one
 from .ending import ends_like_ctrl_c, unbroken
 from .finite import FiniteSteps
+from .given import Given, data_of, inputs_of, tested
+from .judging import Judge
 from .progress import Progress
-from .tally import Tally
+from .resume import Keeper, described
+from .several import captured, loss_of, targets_of, validation_of
 
 __all__ = ["evaluate", "fit", "predict", "train_step"]
 
 
-Loss = str | Callable[..., Any]
+Loss = str | Callable[..., Any] | Mapping[str, Any]
 GROWN = 1000.0  # a loss that has grown by this factor is warned of
 
 
 def fit(
     net: Layer,
     x: Any,
-    t: Any,
+    t: Any = None,
     *,
     epochs: int = 1,
     initial_epoch: int = 0,
     batch_size: int = 64,
     optimizer: str | optimizers.Optimizer = "adam",
     loss: Loss | None = None,
-    validation_data: tuple[Any, Any] | None = None,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    steps_per_epoch: int | None = None,
+    accumulate: int = 1,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    ignore_label: int | None = None,
+    metrics: Any = (),
     callbacks: Any = (),
     seed: int = 0,
     verbose: int = 1,
     shuffle: bool = True,
-    augment: Augment | None = None,
+    augment: Augment | Augmentation | Sequence[Transform] | None = None,
     capture: bool = False,
     loss_scale: str | float | LossScale | None = "auto",
     check_finite: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
 ) -> History:
     """Train a network on inputs x (N, ...) and targets t, and return the history of its figures.
 
@@ -73,11 +89,34 @@ def fit(
     backend. Layers that have parameters go on from there. ``loss`` is a name or a function; by default the one that the
     network was last trained with, else softmax cross-entropy.
 
-    To go on with a training, pass ``initial_epoch``: ``epochs=5, initial_epoch=3`` trains the fourth and the fifth
-    epoch, with the batches that they have in a training of five.
+    Instead of x and t, pass what yields batches ``(x, t)``: a list of them, a data loader, a generator, or a function
+    that begins a new one for each epoch. Or pass a data set that has a length and gives an example for a number: it is
+    shuffled by ``seed`` and put into batches of ``batch_size``. Where an epoch of a generator ends is for
+    ``steps_per_epoch`` to say. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md)
+    shows them all.
 
-    ``augment`` (:class:`dualnet.data.Augment`) makes the batches from images x, uint8 or floating: it shifts, flips and
-    normalises them, differently in every epoch. Images of ``validation_data`` are only normalised.
+    ``validation_data`` is ``(x, t)``, ``(x, t, weights)`` or any of the above; ``validation_split=0.1`` keeps back the
+    last tenth of the examples, before they are shuffled. ``metrics`` are names ("top5", "precision", "recall", "f1",
+    "roc_auc", "average_precision") and functions of y and t that return the mean over a batch.
+
+    ``sample_weight`` (N,) and ``class_weight`` (``{class: weight}``, or an array) make the loss a weighted mean,
+    Σ wᵢ Eᵢ / Σ wᵢ, also on validation data. Answers with ``ignore_label`` count nowhere. No metric is weighted.
+    ``accumulate=k``: k batches make one step, with the gradient of one batch that is k times as large; batch norm still
+    takes its statistics from each of them.
+
+    ``resume`` names a folder for checkpoints, one folder for each training. If it holds some, the training goes on from
+    the newest, in the middle of an epoch too, bit for bit as if it had not stopped; so the same call, made again, goes
+    on. A checkpoint is written after every epoch, after every ``checkpoint_every`` steps, and when Ctrl-C, SIGTERM or
+    SIGHUP ends the training; three are kept. Damaged ones are passed over with a warning. Those of another training
+    (another network, seed, batch size, ...) raise ``ValueError``, before anything changes. A finished training returns
+    its history at once, and goes on if ``epochs`` is larger now.
+
+    To go on with a network and an optimizer that you have loaded yourself, pass ``initial_epoch``: ``epochs=5,
+    initial_epoch=3`` trains the fourth and the fifth epoch, with the batches that they have in a training of five.
+
+    ``augment`` makes the batches from images x, uint8 or floating, differently in every epoch: a list of changes, such
+    as ``[dn.data.RandomCrop(32, padding=4), dn.data.Flip()]``, or a :class:`dualnet.data.Augment`. Images of
+    ``validation_data`` are only cropped in the middle and normalised. What normalises them is noted in ``net.input``.
 
     ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
     on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and
@@ -103,63 +142,108 @@ def fit(
     (1.0, True)
     """
     epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
-    (x, t), held_out = examples("fit", x, t), validation(validation_data)
-    function = losses.of(net, loss)
-    initialise(net, x, seed)
-    fine = check_training(net, (x, t), held_out, function, batch_size, augment, optimizer)
-    net.loss = losses.known(net) if loss is None else loss
-    run = Run(net, optimizers.get(optimizer), History(), epochs, math.ceil(len(x) / batch_size))
-    shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), as_callbacks(callbacks), Tally(function)
+    augment = augmentation(augment, "fit")
+    accumulate = integer(accumulate, "accumulate", op="fit")
+    t, validation_data = targets_of(net, t), validation_of(net, validation_data)
+    given = Given(x, t, sample_weight, validation_data, validation_split, steps_per_epoch, resume)
+    options = {"size": batch_size, "seed": seed, "shuffle": shuffle, "augment": augment}
+    data, held_out = data_of(given, epochs - initial_epoch, accumulate, **options)
+    function = loss_of(net, loss, "fit")
+    initialise(net, data.inputs(net), seed, augment)
+    judge = Judge.of("fit", net, data, held_out, function, class_weight, ignore_label)
+    seen = judge.cleaned(data)
+    seen_too = None if held_out is None else judge.cleaned(held_out)
+    fine = check_training(net, seen, seen_too, function, data.extent(batch_size), augment, optimizer)
+    judge.watch(*[one for one in (data, held_out) if one is not None])
+    judge.choose(metrics, data, capture is True)
+    steps = math.ceil((data.steps or 0) / accumulate)
+    run = Run(net, optimizers.get(optimizer), History(), epochs, steps, initial_epoch)
+    shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), as_callbacks(callbacks), judge.tally()
     scale = as_loss_scale(loss_scale, net.dtype)
     step: Callable[..., None]
-    trusting = losses.unchecked(function)
-    step = functools.partial(train_step, net, run.optimizer, trusting, scale, tally)
+    step = functools.partial(train_step, net, run.optimizer, judge.loss, scale, tally)
     if flag(capture, "capture", op="fit"):
-        step = captured(step)
+        step = captured(step, *seen)
     if flag(check_finite, "check_finite", op="fit"):
         if capture:
             raise ValueError(
                 "fit: check_finite=True reads a number back after every step, which a captured step cannot"
             )
-        step = FiniteSteps(step, run, trusting, scale, initial_epoch)
-    batches_of = functools.partial(batches_of_epoch, net, x, t, batch_size, seed=seed, shuffle=shuffle, augment=augment)
+        step = FiniteSteps(step, run, judge.loss, scale)
+    plain = accumulate == 1 and judge.weighting is None
+    parts = {"net": net, "optimizer": run.optimizer, "scale": scale, "tally": tally}
+    keeper = Keeper(resume, checkpoint_every, run, parts, hooks, verbose)
+    settings = {"seed": seed, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
+    settings |= {"accumulate": accumulate, "class_weight": class_weight, "ignore_label": ignore_label}
+    settings |= {"steps_per_epoch": steps, "metrics": [metric.key for metric in judge.metrics]}
+    settings["the number of examples"] = data.examples
+    keeper.find(lambda: described(net, *seen, function, run.optimizer, scale, **settings))
+    net.loss = losses.known(net) if loss is None else loss
+    if (expected := learned(net.input, net.input_shape, augment)) is not None:
+        net.input = expected
     net.history = run.history
-    with ends_like_ctrl_c(), _ending(run, hooks):
-        for run.epoch in range(initial_epoch, epochs):
-            notify(hooks, "on_epoch_begin", run)
-            begun = time.perf_counter()
-            with Progress(run.epoch, epochs, run.steps_per_epoch, verbose) as progress:
-                tally.begin()
-                for batch, target in batches_of(run.epoch):
-                    step(batch, target)  # forward, loss, backward, E17
-                    run.step += 1
-                    progress.step(tally.figures)
-                    notify(hooks, "on_batch_end", run)
-                    if run.stop:
-                        break
-                run.logs = tally.figures()
+    with ends_like_ctrl_c() as keeper.ending, _ending(run, hooks, keeper):
+        for run.epoch in keeper.epochs():
+            with keeper:
+                notify(hooks, "on_epoch_begin", run)
+                keeper.epoch_began()
+            with (
+                Progress(run.epoch, epochs, run.steps_per_epoch, verbose, run.batch) as progress,
+                contextlib.closing(data.epoch(net, run.epoch, ahead=not capture)) as batches,
+            ):
+                _steps_of_epoch(grouped(batches, accumulate, plain), step, run, hooks, keeper, tally, progress)
                 if held_out is not None:
-                    scores = evaluate(net, *held_out, loss=function, augment=augment)
-                    run.logs |= {f"val_{name}": value for name, value in scores.items()}
-                run.logs["seconds"] = time.perf_counter() - begun
+                    run.logs |= {f"val_{name}": value for name, value in judge.figures(held_out).items()}
+                run.logs["seconds"] = time.perf_counter() - keeper.begun
                 progress.done(in_one_line(run.logs))
             if fine:
                 _warn_of_the_loss(run)
-            _end_epoch(run, hooks)
+            with keeper:
+                _end_epoch(run, hooks)
+                keeper.epoch_done()
             if run.stop:
                 break
     return run.history
 
 
+def _steps_of_epoch(
+    groups: Iterable[tuple[Any, ...]],
+    step: Callable[..., None],
+    run: Run,
+    hooks: list[Callback],
+    keeper: Keeper,
+    tally: Any,
+    progress: Progress,
+) -> None:
+    """The steps of an epoch that are still to be made, and then its figures."""
+    for group in keeper.rest(groups):
+        with keeper:
+            step(*group)  # forward, loss, backward, E17
+            run.step += 1
+            run.batch += 1
+            progress.step(tally.glance)
+            notify(hooks, "on_batch_end", run)
+            keeper.step_done()
+        if run.stop:
+            break
+    with keeper:
+        notify(hooks, "on_steps_end", run)
+    run.logs = tally.figures()
+
+
 @contextlib.contextmanager
-def _ending(run: Run, hooks: list[Callback]) -> Iterator[None]:
+def _ending(run: Run, hooks: list[Callback], keeper: Keeper) -> Iterator[None]:
     """Begin the callbacks; afterwards end all that have begun, whatever happens, also if one of them raises."""
     begun: list[Callback] = []
     try:
         for hook in hooks:
             notify([hook], "on_fit_begin", run)
             begun.append(hook)
+        keeper.callbacks_begun()
         yield
+    except KeyboardInterrupt as error:
+        keeper.interrupted(error)
+        raise
     finally:
         with unbroken():
             notify_end(begun, run)
@@ -171,26 +255,35 @@ def train_step(
     loss: Callable[..., Any],
     scale: LossScale | None,
     tally: Any,
-    x: Array,
-    t: Array,
+    *given: Any,
     need_dx: bool = False,
     check: Callable[..., None] | None = None,
 ) -> None:
-    """All that the device does for a batch: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need it.
+    """All that the device does for a batch x, t: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need.
 
-    If it raises, or is interrupted, nothing has changed. ``check(x, loss, gradients)`` may raise at its end.
+    ``given`` may also be several small batches, ``x, t, w, x, t, w, ...``, whose gradients make one step; w are weights
+    of the examples, or None. If it raises, or is interrupted, nothing has changed. ``check([x, loss, ...], gradients)``
+    may raise at its end.
     """
+    batches, met = apart(given), []
+    gradients: dict[str, Array] = {}
+    parts = shares(batches, getattr(loss, "weighting", None))
     put_back = None if scale is None else guarded(net)
     errors = numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore")
-    with errors, all_or_nothing(net, optimizer, scale, tally):
+    with errors, all_or_nothing(net, optimizer, scale, *getattr(tally, "parts", [tally])):
         if is_half(net.dtype):
             cast_all(net.parameters().values(), net.dtype)
-        y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
-        y = wide(y)  # the loss of 16 bits is float32
-        value, dloss = loss(y, t)
-        dy = dloss() if scale is None else dloss(scale.on(y))
-        _, gradients = pullback(dy.astype(pullback.dtype, copy=False))
-        pullback.free()
+        for (x, t, w), share in zip(batches, parts):
+            weights = () if w is None else (w,)
+            y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
+            y = each(wide, y)  # the loss of 16 bits is float32
+            value, dloss = loss(y, t, *weights)
+            start = 1.0 if scale is None else scale.on(first(y))
+            dy = dloss(start if share is None else start * share)
+            gradients = added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
+            pullback.free()
+            tally.add(y, t, value, *weights)
+            met += [x, value]
         if scale is None:
             optimizer.step(net, gradients)  # E17
         else:
@@ -198,9 +291,8 @@ def train_step(
             optimizer.step(net, gradients, finite=finite)  # E17
             put_back(finite)  # type: ignore[misc]
             scale.update(finite)
-        tally.add(y, t, value)
         if check is not None:
-            check(x, value, gradients)
+            check(met, gradients)
 
 
 def _warn_of_the_loss(run: Run) -> None:
@@ -228,35 +320,42 @@ def _end_epoch(run: Run, hooks: list[Callback]) -> None:
 def evaluate(
     net: Layer,
     x: Any,
-    t: Any,
+    t: Any = None,
     batch_size: int = 256,
     *,
     loss: Loss | None = None,
-    augment: Augment | None = None,
+    augment: Augment | Augmentation | Sequence[Transform] | None = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    ignore_label: int | None = None,
+    metrics: Any = (),
 ) -> dict[str, float]:
     """The mean loss over all examples and, for classes, the accuracy (the share of right answers, 0 … 1).
 
-    ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy. Pass the
-    ``augment`` that the network was trained with, if there was one: it normalises the images, and moves none.
+    Instead of x and t, pass batches or a data set, as to :func:`fit`; weights, ``ignore_label`` and ``metrics`` mean
+    the same there. ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy.
+    Pass the ``augment`` that the network was trained with, if there was one: it normalises the images, and moves none.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
     >>> {name: round(value, 4) for name, value in net.evaluate(dn.asarray([[[[1.0]]]]), dn.asarray([0])).items()}
     {'loss': 0.6931, 'accuracy': 1.0}
     """
+    augment = augmentation(augment, "evaluate")
     batch_size = integer(batch_size, "batch_size", op="evaluate")
-    x, t = examples("evaluate", x, t)
-    function = losses.of(net, loss)
-    check_trial(net, x, t, function, "evaluate", augment)
-    tally, function = Tally(function), losses.unchecked(function)
-    for batch, target in batches(net, x, t, batch_size, augment=augment):
-        y = wide(net(batch))
-        tally.add(y, target, None if tally.exact else function(y, target)[0])
-    return tally.figures()
+    data = tested(x, targets_of(net, t), sample_weight, size=batch_size, augment=augment)
+    function = loss_of(net, loss, "evaluate")
+    judge = Judge.of("evaluate", net, data, None, function, class_weight, ignore_label)
+    check_trial(net, *judge.cleaned(data), function, "evaluate", augment)
+    judge.watch(data)
+    judge.choose(metrics, data)
+    return judge.figures(data)
 
 
 def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
-    """The network's outputs for x (N, ...), batch by batch, as a NumPy array on the host.
+    """The network's outputs for x (N, ...), batch by batch, as a NumPy array on the host; of several, a dictionary.
+
+    Instead of x, pass batches or a data set, as to :func:`fit`; of pairs ``(x, t)`` the targets are left out.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="ones")]).init((1, 1, 1))
@@ -265,11 +364,26 @@ def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
            [2., 2.]], dtype=float32)
     """
     batch_size = integer(batch_size, "batch_size", op="predict")
+    data = inputs_of(net, x, batch_size)
+    if data is not None:
+        with contextlib.closing(data.epoch(net)) as found:
+            return _joined([each(to_numpy, net(x)) for x, _, _ in found])
+    if isinstance(x, Mapping):
+        x = {name: to_numpy(a if backend_of(a) is not None else asarray(a, backend="numpy")) for name, a in x.items()}
+        net.enter({name: asarray(a[:1], backend=home(net)) for name, a in x.items()})  # says what is wrong
+        return _joined([each(to_numpy, net(batch)) for batch, _ in batches(net, x, None, batch_size)])
     x = x if backend_of(x) is not None else to_numpy(asarray(x, backend="numpy"))
     if net.input_shape is None:
         net.enter(x)  # says what to do
     elif len(x) == 0:
-        return numpy.empty((0, *net.output_shape(net.input_shape)), net.dtype)
+        return each(lambda shape: numpy.empty((0, *shape), net.dtype), net.output_shape(net.input_shape))
     elif tuple(x.shape[1:]) != net.input_shape:
         output_of_one(net, x[:1], tuple(x.shape), "predict")  # says what is wrong
-    return numpy.concatenate([to_numpy(net(batch)) for batch, _ in batches(net, x, None, batch_size)])
+    return _joined([each(to_numpy, net(batch)) for batch, _ in batches(net, x, None, batch_size)])
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """The outputs of all batches in one array; of several outputs, in one for each."""
+    if isinstance(outputs[0], dict):
+        return {name: numpy.concatenate([y[name] for y in outputs]) for name in outputs[0]}
+    return numpy.concatenate(outputs)

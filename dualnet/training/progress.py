@@ -21,14 +21,16 @@ PERIOD = 0.2  # seconds between two looks at the figures: each look waits for th
 
 
 class Progress:
-    """One epoch's progress. ``verbose``: 0 nothing, 1 a bar, 2 a line."""
+    """One epoch's progress, of which ``done`` steps are done. ``verbose``: 0 nothing, 1 a bar, 2 a line."""
 
-    def __init__(self, epoch: int, epochs: int, steps: int, verbose: int) -> None:
+    def __init__(self, epoch: int, epochs: int, steps: int, verbose: int, done: int = 0) -> None:
         if verbose not in (0, 1, 2):
             raise ValueError(f"fit: verbose is 0 (silence), 1 (a bar) or 2 (a line per epoch), got {verbose!r}")
         self.title = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
         self.verbose, self.looked = int(verbose), time.perf_counter()
         self.bar = bar(self.title, steps) if verbose == 1 else None
+        if done:
+            self._draw(lambda bar: bar.update(done))
 
     def __enter__(self) -> Progress:
         return self
@@ -62,7 +64,10 @@ class Progress:
 
 
 def bar(title: str, steps: int) -> Any | None:
-    """A bar of tqdm; None if it is not installed, or if stderr is a file where nothing can be drawn over."""
+    """A bar of tqdm; None if it is not installed, or if stderr is a file where nothing can be drawn over.
+
+    If the number of steps is 0, nobody knows it, and the bar only counts.
+    """
     if not (draws_over(sys.stderr) or _in_a_notebook()):
         return None
     try:
@@ -72,7 +77,7 @@ def bar(title: str, steps: int) -> Any | None:
     except ImportError:
         return None
     width = {"ncols": shutil.get_terminal_size().columns} if _without_width(sys.stderr) else {"dynamic_ncols": True}
-    made = tqdm(total=steps, desc=title, unit="step", delay=1e-9, **width)  # delay: so that it draws only below
+    made = tqdm(total=steps or None, desc=title, unit="step", delay=1e-9, **width)  # delay: so that it draws only below
     return made if drawn(made, lambda bar: bar.refresh()) else None
 
 

@@ -24,12 +24,21 @@ def test_the_wide_layer_is_trained_with_squared_errors(monkeypatch):
     assert classes.shape == (50,) and set(classes) == set(range(10))
 
 
-@pytest.mark.parametrize("name", sorted({*nets.NAMES} - {"vgg16", "vgg16_bn", "resnet18"}))  # they are large
+LARGE = {"vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50"}
+UNSUPPORTED = {"mobilenetv2", "unet"}
+
+
+@pytest.mark.parametrize("name", sorted({*nets.NAMES} - LARGE - UNSUPPORTED))
 def test_every_named_network_can_be_described(name):
     described = nets.describe(nets.network(name))
     named = set(re.findall(r"'(\w[\w.]*\.\w+)'", str(described)))
     assert named == set(nets.weights(name))  # every weight and statistic, by its right name
     assert json.loads(json.dumps(described))
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_a_network_that_peers_cannot_build_is_measured_alone(name):
+    assert nets.plan(name)["unsupported"].startswith("the peers' steps have no ")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from bridge_nets import EVERY
+from bridge_nets import EVERY, NOT_IN_C
 from drawn_nets import drawn_net, examples, one
 
 import dualnet as dn
@@ -93,13 +93,53 @@ def test_every_layer_has_an_exporter():
     assert layers - {dn.Layer, dn.Lambda} == set(onnx_export.EXPORTERS) - {dn.models.PaddedShortcut}
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *NOT_IN_C])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 def test_every_layer(name, layout, rng):
-    layer, shape = EVERY[name]
+    layer, shape = {**EVERY, **NOT_IN_C}[name]
     net = copy.deepcopy(layer).init(shape, seed=1)
     for batch in (1, 3):
         check(net, examples(net, rng, batch), layout=layout)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("name", NOT_IN_C)
+def test_other_dtypes(name, dtype, rng):
+    layer, shape = NOT_IN_C[name]
+    net = copy.deepcopy(layer).init(shape, seed=1, dtype=dtype)
+    check(net, examples(net, rng, 2), opset=18)
+
+
+MERGES = {
+    "average": lambda: dn.Parallel([dn.Tanh(), dn.Identity(), dn.Conv2D(3, 1)], merge="average"),
+    "max": lambda: dn.Parallel([dn.Tanh(), dn.Identity(), dn.Conv2D(3, 1)], merge="max"),
+    "gate": lambda: dn.Parallel(
+        [dn.Identity(), dn.Sequential([dn.GlobalAveragePool2D(keepdims=True), dn.Dense(3), dn.Sigmoid()])], "multiply"
+    ),
+    "graph": lambda: dn.Graph(
+        "x",
+        [
+            ("a", dn.Conv2D(3, 3, padding="same"), "x"),
+            ("b", dn.Sequential([dn.Tanh(), dn.Conv2D(3, 1)]), "a"),
+            *(("p", dn.Multiply(), ["a", "b", "x"]), ("q", dn.Maximum(), ["p", "b"]), ("r", dn.Average(), ["q", "a"])),
+            *(("s", dn.Concatenate(), ["r", "p"]), ("t", dn.Add(), ["s", "s"])),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_merges_and_graphs(name, layout, rng):
+    net = dn.Sequential([MERGES[name](), dn.Flatten(), dn.Dense(2)]).init((4, 5, 3), seed=1)
+    check(net, examples(net, rng, 2), layout=layout)
+
+
+def test_several_inputs_are_refused(tmp_path):
+    net = dn.Graph(["x", "y"]).add("sum", dn.Add(), ["x", "y"]).init({"x": (2,), "y": (2,)})
+    with pytest.raises(ValueError, match="to_onnx is for networks with one of each"):
+        net.to_onnx(tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("opset", range(18, 24))

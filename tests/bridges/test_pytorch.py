@@ -43,6 +43,15 @@ MODULES = [
     (nn.AvgPool2d(2, ceil_mode=True), MAP),
     (nn.AdaptiveAvgPool2d(1), MAP),
     (nn.AdaptiveAvgPool2d((None, 3)), MAP),
+    (nn.AdaptiveAvgPool2d((4, 2)), MAP),
+    (nn.Upsample(scale_factor=2), MAP),
+    (nn.Upsample(size=(14, 27), mode="bilinear"), MAP),
+    (nn.UpsamplingNearest2d(scale_factor=3), MAP),
+    (nn.ReflectionPad2d((1, 2, 3, 0)), MAP),
+    (nn.PReLU(6), MAP),
+    (nn.PReLU(), ROW),
+    (nn.RMSNorm(12, eps=1e-4, elementwise_affine=False), ROW),
+    *[(kind(), MAP) for kind in (nn.Mish, nn.ReLU6, nn.Hardswish)],
     (nn.AdaptiveMaxPool2d((7, 1)), MAP),
     (nn.AdaptiveMaxPool2d(1), MAP),
     *[(kind(), MAP) for kind in (nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Softplus)],
@@ -71,6 +80,15 @@ def test_a_module_alone(module, shape, rng):
     if not list(module.parameters()):  # its dtype is that of the layer before it
         module = nn.Sequential(nn.Linear(12, 12) if shape == ROW else nn.Conv2d(6, 6, 1, bias=False), module)
     agree(module, shape, rng)
+
+
+def test_hardsigmoid_alone(rng):
+    """PyTorch's slope of 1/6 is rounded to float32, also in float64: outputs are compared, and steps in float32."""
+    module = nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), nn.Hardsigmoid())
+    net = dn.from_torch(module, MAP)
+    tools.outputs_agree(module, net, MAP, rng)
+    tools.steps_agree(module, net, MAP, rng, True)
+    assert type(net[1]) is dn.Hardsigmoid
 
 
 def test_a_module_without_weights_has_the_default_dtype():
@@ -342,21 +360,21 @@ def test_everything_that_is_not_covered_is_listed_at_once():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b = nn.ReLU6(), nn.Hardswish()
+            self.a, self.b = nn.SELU(), nn.CELU()
             self.conv = nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")
 
         def forward(self, x):
             y = self.conv(self.b(self.a(x)))
-            return F.interpolate(x * torch.sigmoid(y), scale_factor=2) + 1
+            return F.interpolate(x * torch.sigmoid(y), scale_factor=1.5) + 1
 
-    message = refused(nn.Sequential(Mixed(), nn.ReLU6()))
+    message = refused(nn.Sequential(Mixed(), nn.SELU()))
     assert message.startswith("from_torch: 7 things in Sequential cannot be converted:")
     for part in (
-        "ReLU6 (0.a, 1): Put nn.ReLU there",
-        "Hardswish (0.b): Put nn.SiLU there",
+        "SELU (0.a, 1): Put nn.ELU there",
+        "CELU (0.b): Write a dn.Layer for it",
         "Conv2d (0.conv): padding_mode='reflect'; expected 'zeros'",
         "mul (0: mul): A gate",
-        "interpolate (0: interpolate): Put nn.ConvTranspose2d there",
+        "interpolate (0: interpolate): maps 1.5 × 1.5 times as large; expected integers",
         "add (0: add): a sum with something that is no map",
     ):
         assert part in message
@@ -392,7 +410,7 @@ class _Function(nn.Module):
         (lambda m, x: F.dropout(x, 0.5), "training=True also at inference"),
         (lambda m, x: x[:, :3], r"getitem .*: Our layers have one output"),
         (lambda m, x: F.conv2d(m.conv(x), m.conv.weight, padding=1), "its weights are those of 'conv'"),
-        (lambda m, x: F.adaptive_avg_pool2d(x, 4), "it makes 4 × 4 of maps of 7 × 9"),
+        (lambda m, x: F.adaptive_max_pool2d(x, 4), "it makes 4 × 4 of maps of 7 × 9"),
         (lambda m, x: m.conv(x) if m.training else x, "in training it computes something else than at inference"),
         (lambda m, x: torch.relu(x) if m.training else torch.tanh(x), "in training it computes something else"),
         (lambda m, x: x if x.sum() > 0 else -x, "torch.fx cannot follow the forward of _Function"),
@@ -420,6 +438,9 @@ def test_ways_that_cross_are_refused():
         (nn.BatchNorm2d(6, track_running_stats=False), "track_running_stats=False"),
         (nn.BatchNorm2d(6, momentum=None), "momentum=None"),
         (nn.Softplus(beta=2.0), "beta=2.0; expected 1"),
+        (nn.RMSNorm(9), "eps=None, which is another number in each dtype"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "mode='bicubic'"),
+        (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "align_corners=True"),
         (nn.MaxPool2d(2, return_indices=True), "it returns several tensors|return_indices=True"),
         (nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),
         (nn.Linear(9, 3), "it works along the last axis of"),

@@ -38,6 +38,14 @@ LAYERS = [
     (dn.GroupNorm(3), MAP),
     *[(layer, MAP) for layer in (dn.ReLU(), dn.LeakyReLU(0.3), dn.ELU(0.5), dn.GELU(), dn.GELU(True), dn.SiLU())],
     *[(layer, MAP) for layer in (dn.Sigmoid(), dn.Tanh(), dn.Softplus(), dn.Softmax(), dn.LogSoftmax(2))],
+    *[(layer, MAP) for layer in (dn.Mish(), dn.ReLU6(), dn.Hardsigmoid(), dn.Hardswish(), dn.PReLU())],
+    *[(layer, ROW) for layer in (dn.PReLU(), dn.PReLU(shared=True), dn.RMSNorm(epsilon=1e-3), dn.RMSNorm(scale=False))],
+    (dn.RMSNorm(), MAP),
+    (dn.InstanceNorm(), MAP),
+    (dn.UpSampling2D((3, 2)), MAP),
+    (dn.UpSampling2D((2, 3), interpolation="bilinear"), MAP),
+    (dn.ReflectionPadding2D(((1, 0), (2, 3))), MAP),
+    (dn.AdaptiveAveragePool2D((3, 2)), MAP),
     (dn.Softmax(), ROW),
     (dn.Residual(dn.Conv2D(6, 1), dn.Conv2D(6, 3, padding=1)), MAP),
     (dn.Parallel([dn.Identity(), dn.Conv2D(3, 1), dn.Tanh()], merge="concat"), MAP),
@@ -55,6 +63,9 @@ ONE_WAY = [  # PyTorch needs a padding of its own for these
     (dn.L2Pool2D(2), MAP),
     (dn.BatchNorm(scale=False), MAP),
     (dn.models.PaddedShortcut(8, stride=2), MAP),
+    (dn.ZeroPadding2D(((1, 0), (2, 3))), MAP),
+    (dn.Cropping2D(((1, 0), (2, 3))), MAP),
+    (dn.InstanceNorm(scale=False), MAP),
 ]
 
 
@@ -195,3 +206,18 @@ def test_what_is_no_network():
         dn.to_torch(dn.Dense(3))
     with pytest.raises(ValueError, match=r"the input is \(3, 4\)"):
         dn.to_torch(dn.Dense(3).init((3, 4)))
+
+
+@pytest.mark.parametrize("merge", ["average", "max", "multiply"])
+def test_merges(merge, rng):
+    other = dn.GlobalAveragePool2D(keepdims=True) if merge == "multiply" else dn.Conv2D(6, 1)
+    net = dn.Parallel([dn.Identity(), dn.Tanh(), other], merge=merge).init(MAP)
+    x = rng.standard_normal((2, *MAP)).astype("float32")
+    theirs = dn.to_torch(net)(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    assert np.abs(theirs - dn.to_numpy(net(dn.asarray(x)))).max() <= 1e-6
+
+
+def test_graphs_are_refused():
+    net = dn.Graph("x").add("twice", dn.Add(), ["x", "x"]).init(MAP)
+    with pytest.raises(ValueError, match="Graph"):
+        dn.to_torch(net)

@@ -98,7 +98,21 @@ def test_resnet18_is_too_large_for_a_header(tmp_path):
 def test_every_layer_of_the_library_is_known():
     known = {*steps.CONTAINERS, *steps.LEAVES, dn.Lambda, dn.Layer}
     public = {kind for kind in vars(dn).values() if isinstance(kind, type) and issubclass(kind, dn.Layer)}
-    assert public <= known and {type(layer) for layer, _ in EVERY.values()} <= known
+    assert public <= known | steps.UNWRITTEN and {type(layer) for layer, _ in EVERY.values()} <= known
     assert {kind.__name__ for kind in known} - {"Lambda", "Layer"} <= {
         type(layer).__name__ for layer, _ in EVERY.values()
     } | {"Sequential"}
+
+
+@pytest.mark.parametrize("merge", ["average", "max", "multiply"])
+def test_merges_and_graphs_are_refused(merge):
+    """They are not taken for sums."""
+    net = dn.Parallel([dn.ReLU(), dn.Tanh()], merge=merge).init((2,))
+    with pytest.raises(ValueError, match=f"merge='{merge}' is not written yet"):
+        steps.plan(net, "to_c")
+    graph = dn.Graph("x", [("a", dn.ReLU(), "x"), ("b", dn.Multiply(), ["a", "x"])]).init((2,))
+    with pytest.raises(ValueError, match="Graph: not written yet"):
+        steps.plan(graph, "to_c")
+    several = dn.Graph(["x", "y"]).add("b", dn.Multiply(), ["x", "y"]).init({"x": (2,), "y": (2,)})
+    with pytest.raises(ValueError, match="several inputs or outputs"):
+        steps.plan(several, "to_c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -34,7 +35,7 @@ def trained(tmp_path, capsys):
     """A network trained for one epoch, as a file."""
     code, out, err = run(capsys, "train", "--epochs", 1, "--out", tmp_path)
     assert code == 0, err
-    return next(tmp_path.glob("digits-digits_cnn.*")), out
+    return tmp_path / "digits-digits_cnn.npz", out
 
 
 def test_train_ends_with_the_accuracy(trained):
@@ -57,6 +58,14 @@ def test_train_is_seeded(tmp_path, capsys):
 def test_digits_reach_97_per_cent(tmp_path, capsys):
     code, out, _ = run(capsys, "train", "digits", "--out", tmp_path)
     assert code == 0 and accuracy(out) >= 97
+
+
+def test_summary_with_a_batch_tells_the_memory(capsys):
+    code, out, _ = run(capsys, "summary", "lenet5", "--batch", "128")
+    assert code == 0 and str(dn.models.lenet5().plan(128, (28, 28, 1))) in out
+    code, out, _ = run(capsys, "summary", "lenet5", "--batch", "128", "--json")
+    assert code == 0 and json.loads(out)["memory"]["training"] == dn.models.lenet5().plan(128, (28, 28, 1)).training
+    assert run(capsys, "summary", "lenet5", "--batch", "0")[0] == 2
 
 
 def test_summary(trained, capsys):
@@ -88,7 +97,14 @@ def test_check(capsys, monkeypatch):
 
 
 MISTAKES = [
-    (["train", "imagenet"], "invalid choice: 'imagenet'"),
+    (["train", "imagenet"], "'imagenet' does not exist; expected a folder of photos, or one of digits, mnist, "),
+    (["train", "--data", "mine"], "--data is for the files of other data sets; the digits lie inside the package"),
+    (["train", "--size", "32"], "--size is for photos in folders; the images of digits have a size of their own"),
+    (["train", "--set", "epochs"], "--set: 'epochs' is not NAME=VALUE"),
+    (["train", "--set", "epoch=3"], "dualnet train: --set epoch: there is no option 'epoch'; there are dataset, "),
+    (["train", "--set", "epochs=0"], "dualnet train: --set epochs: epochs: 0 is not at least 1"),
+    (["train", "--set", "optimizer.momentum=0.9"], "optimizer.momentum: Adam has no such argument; it has beta_1, "),
+    (["train", "--config", "nowhere.toml"], "dualnet train: .*nowhere.toml"),
     (["train", "--epochs", "0"], "--epochs: 0 is not at least 1"),
     (["train", "--epochs", "1.5"], "--epochs: '1.5' is not a whole number"),
     (["train", "--lr", "nan"], "--lr: nan is not a positive number"),
@@ -97,7 +113,7 @@ MISTAKES = [
     (["train", "--optimizer", "adamm"], "dualnet train: .*adamm.*adamw"),
     (["train", "--backend", "cuda"], "dualnet train: unknown backend 'cuda'"),
     (["train", "--seed", "-1"], "dualnet train: seed must be"),
-    (["train", "mnist"], "dualnet train: mnist: say where its files lie, with --data DIR"),
+    (["train", "mnist"], "dualnet train: mnist: .*DUALNET_OFFLINE"),
     (["train", "mnist", "--data", "nowhere"], "dualnet train: .*nowhere"),
     (["train", "cifar10", "--data", "nowhere"], "dualnet train: .*nowhere"),
     (["predict", "nothing.npz", "digits"], "dualnet predict: .*nothing.npz"),
@@ -119,6 +135,9 @@ MISTAKES = [
 @pytest.mark.parametrize("arguments, words", MISTAKES, ids=[" ".join(a) or "nothing" for a, _ in MISTAKES])
 def test_mistakes_are_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALNET_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DUALNET_DATA", raising=False)
     code, out, err = run(capsys, *arguments)
     assert code == 2 and re.search(words, err), err
     assert "Traceback" not in err and not out

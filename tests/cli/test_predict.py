@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import json
 import re
 import subprocess
 import sys
@@ -188,8 +190,7 @@ def test_what_is_no_image_for_the_network(capsys, tmp_path):
             np.save(tmp_path / name, array)
         code, out, err = run(capsys, path, tmp_path / name)
         assert code == 2 and re.search(words, err) and err.count("\n") == 1 and not out, err
-    assert "is a folder; expected one file of images" in run(capsys, path, tmp_path)[2]
-    assert "is neither a file nor one of digits, mnist, cifar10" in run(capsys, path, tmp_path / "nowhere.npy")[2]
+    assert "neither a file, a folder nor one of digits, mnist, " in run(capsys, path, tmp_path / "nowhere.npy")[2]
     code, _, err = run(capsys, saved(tmp_path), "digits")
     assert code == 2 and re.search(r"net.npz takes images of \(4, 4, 1\); those of digits are \(8, 8, 1\)\n$", err)
     (tmp_path / "empty.npz").touch()
@@ -223,7 +224,9 @@ def test_a_digit_on_paper_is_inverted(capsys, tmp_path, digits):
     for name in ("", "opaque"):
         lines = [run(capsys, path, "--invert", tmp_path / f"{name}{i}.png") for i in range(40)]
         assert {line[0] for line in lines} == {0}
-        found[name] = [int(line[1].split()[3]) for line in lines]
+        first = tmp_path / f"{name}0.png"
+        assert lines[0][1].startswith(f"{first}: class ")
+        found[name] = [int(line[1].split()[2]) for line in lines]
     assert found[""] == found["opaque"] == net.predict(x[:40]).argmax(1).tolist()
     assert "--invert is for images of your own" in run(capsys, path, "digits", "--invert")[2]
 
@@ -248,3 +251,126 @@ def test_a_damaged_tiff_is_one_line(tmp_path, digits):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     assert re.fullmatch(r"dualnet predict: \S*x.tif: Pillow cannot read it as an image \(.*\n", done.stderr)
+
+
+# -- many of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path, digits):
+    """A folder with ten test digits as photos, one of them damaged, one in a deeper folder, and a text; and x."""
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "photos" / "deeper").mkdir(parents=True)
+    for i, digit in enumerate(np.rint(digits[2][:10, :, :, 0] * 255).astype(np.uint8)):
+        image.fromarray(digit).save(tmp_path / "photos" / ("deeper" if i == 9 else "") / f"{i}.png")
+    (tmp_path / "photos" / "4.png").write_bytes(b"no picture")
+    (tmp_path / "photos" / "notes.txt").write_text("mine")
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_photos_is_answered_photo_by_photo(capsys, photos, digits):
+    path, net, x = digits
+    expected = net.predict(x[:10]).argmax(1)
+    code, out, err = run(capsys, path, photos)
+    found = dict(line.split(": ", 1) for line in out.splitlines())
+    assert code == 1 and len(found) == 10, "a photo got no answer"
+    assert found.pop(str(photos / "4.png")).startswith("no answer: Pillow cannot read it as an image")
+    names = {str(photos / ("deeper" if i == 9 else "") / f"{i}.png"): i for i in range(10) if i != 4}
+    assert {name: int(words.split()[1]) for name, words in found.items()} == {n: expected[i] for n, i in names.items()}
+    assert err == f"note: 1 of 10 images got no answer: {photos / '4.png'}\n"
+    several = run(capsys, path, photos / "0.png", photos / "deeper", photos / "1.png")
+    lines = [line for line in out.splitlines() if re.search(r"(/0|/1|deeper/9)\.png", line)]
+    assert several[0] == 0 and sorted(several[1].splitlines()) == sorted(lines) and not several[2]
+    assert [line.split(":")[0][-5] for line in several[1].splitlines()] == ["0", "9", "1"], "in the order given"
+
+
+def test_batches_make_no_difference(capsys, photos, digits, monkeypatch):
+    whole = run(capsys, digits[0], photos)
+    monkeypatch.setattr(cli.predict, "AT_ONCE", 3)
+    assert run(capsys, digits[0], photos)[1] == whole[1]
+
+
+def test_names_of_classes_and_the_likeliest_of_them(capsys, tmp_path, x):
+    net = dn.Sequential(answers([0.0, 2.0, 1.0])).init(SHAPE)
+    net.layers[-1].b.value = dn.asarray([0.0, 2.0, 1.0], "float32")
+    net.input = dn.data.InputSpec(SHAPE[:2], channels=1, classes=["cat", "dog", "cow"])
+    path = net.save(tmp_path / "named.npz")
+    assert run(capsys, path, x)[:2] == (0, "image 0: dog (66.5 %)\n")
+    assert run(capsys, path, x, "--top", 2)[1] == "image 0: dog (66.5 %), cow (24.5 %)\n"
+    assert run(capsys, path, x, "--top", 9)[1] == "image 0: dog (66.5 %), cow (24.5 %), cat (9.0 %)\n"
+    (found,) = json.loads(run(capsys, path, x, "--top", 2, "--json")[1])["images"]
+    assert (found["image"], found["class"], found["name"]) == ("image 0", 1, "dog")
+    assert [(one["name"], round(one["probability"], 3)) for one in found["likeliest"]] == [
+        ("dog", 0.665),
+        ("cow", 0.245),
+    ]
+    number = saved(tmp_path, *answers([0.5]), bias=[0.5], loss="huber")
+    assert "--top is for networks that tell several classes apart" in run(capsys, number, x, "--top", 2)[2]
+
+
+def test_yes_or_no_has_names_too(capsys, tmp_path, x):
+    net = dn.Sequential(answers([1.0])).init(SHAPE)
+    net.layers[-1].b.value, net.loss = dn.asarray([1.0], "float32"), "binary_cross_entropy"
+    net.input = dn.data.InputSpec(SHAPE[:2], channels=1, classes=["night", "day"])
+    path = net.save(tmp_path / "named.npz")
+    assert run(capsys, path, x)[1] == "image 0: day (73.1 %)\n"
+    assert run(capsys, path, x, "--top", 2)[1] == "image 0: day (73.1 %), night (26.9 %)\n"
+
+
+def test_answers_as_a_table(capsys, tmp_path, photos, digits):
+    path, net, x = digits
+    table = tmp_path / "answers.csv"
+    assert run(capsys, path, photos, "--csv", table, "--top", 2)[0] == 1
+    rows = list(csv.DictReader(table.read_text("utf-8").splitlines()))
+    by_name = {row["image"]: row for row in rows}
+    order = np.argsort(-net.predict(x[:1])[0])
+    first = by_name[str(photos / "0.png")]
+    assert len(rows) == 10 and [int(first["class"]), int(first["class_2"])] == order[:2].tolist()
+    damaged = by_name[str(photos / "4.png")]
+    assert damaged["class"] == "" and damaged["error"].startswith("no answer: ") and not first["error"]
+    numbers = saved(tmp_path, *answers([0.5, -2.0]), bias=[0.5, -2.0], loss="huber")
+    np.save(tmp_path / "x.npy", np.zeros((2, *SHAPE), np.float32))
+    assert run(capsys, numbers, tmp_path / "x.npy", "--csv", table)[0] == 0
+    assert table.read_text("utf-8") == "image,output_0,output_1,error\nimage 0,0.5,-2,\nimage 1,0.5,-2,\n"
+    code, out, err = run(capsys, path, photos, "--csv", tmp_path / "nowhere" / "answers.csv")
+    assert code == 2 and not out and "nowhere" in err, "it is tried before the work"
+
+
+def test_a_network_prepares_its_photos(capsys, tmp_path, photos, digits):
+    """Normalised as in training; arrays of floating numbers are taken as they are."""
+    path, net, x = digits
+    seen = []
+    net = dn.load(path)
+    net.input = dn.data.InputSpec((8, 8), channels=1, mean=0.5, std=0.25)
+    special = net.save(tmp_path / "special.npz")
+    predict = dn.Sequential.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dn.Sequential, "predict", lambda net, x, **o: seen.append(x) or predict(net, x, **o))
+        run(capsys, special, photos / "0.png")
+        np.save(tmp_path / "x.npy", x[:1])
+        run(capsys, special, tmp_path / "x.npy")
+    photo = np.rint(x[:1] * 255) / 255
+    assert np.allclose(seen[0], (photo - 0.5) / 0.25, atol=1e-6) and np.array_equal(seen[1], x[:1])
+
+
+def test_ink_on_paper_is_noticed(capsys, tmp_path, photos, digits):
+    image = pytest.importorskip("PIL.Image")
+    path, net, x = digits
+    net = dn.load(path)
+    net.input = dn.data.InputSpec((8, 8), channels=1, border=0.05)
+    special = net.save(tmp_path / "special.npz")
+    image.fromarray(255 - np.rint(x[0, :, :, 0] * 255).astype(np.uint8)).save(tmp_path / "paper.png")
+    words = "note: the image is dark on light, where the network learned from light on dark: try --invert\n"
+    assert run(capsys, special, tmp_path / "paper.png")[2] == words
+    assert not run(capsys, special, tmp_path / "paper.png", "--invert")[2]
+    assert not run(capsys, special, photos / "0.png")[2] and not run(capsys, path, tmp_path / "paper.png")[2]
+
+
+def test_a_data_set_stands_alone(capsys, digits, photos):
+    path, net, x = digits
+    found = json.loads(run(capsys, path, "digits", "--json")[1])
+    assert found["images"] == 360 and 0.5 < found["accuracy"] < 1
+    assert "digits is a data set, which is scored by itself" in run(capsys, path, "digits", photos)[2]
+    assert "--csv is for images of your own" in run(capsys, path, "digits", "--csv", photos / "a.csv")[2]
+    (photos / "empty").mkdir()
+    assert "there are no images in" in run(capsys, path, photos / "empty")[2]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import json
 import os
 import re
 import signal
@@ -53,7 +55,7 @@ def test_the_names_of_the_readme_are_true_in_every_environment(capsys, here, unt
         monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     code, out, _ = run(capsys, "train")
     assert code == 0 and out.splitlines()[-1] == "saved as digits-digits_cnn.npz"
-    assert os.listdir(here) == ["digits-digits_cnn.npz"]
+    assert sorted(os.listdir(here)) == ["digits-digits_cnn.npz", "digits-digits_cnn.run.toml"]
     for name in ("digits-digits_cnn.npz", "digits-digits_cnn"):
         for arguments in (
             ("predict", name, "digits"),
@@ -74,7 +76,7 @@ def test_training_again_takes_another_name(capsys, here, untrained):
             f"saved as digits-digits_cnn-{number}.npz (digits-digits_cnn.npz was there already)"
         )
     assert Path("digits-digits_cnn.npz").read_bytes() == first
-    assert len({path.read_bytes() for path in here.iterdir()}) == 3
+    assert len({path.read_bytes() for path in here.glob("*.npz")}) == 3
 
 
 def test_a_network_of_the_other_format_takes_the_name_too(capsys, here, untrained):
@@ -87,7 +89,7 @@ def test_a_network_of_the_other_format_takes_the_name_too(capsys, here, untraine
 def test_of_two_trainings_that_end_at_once_both_are_kept(capsys, here, untrained, monkeypatch):
     """The other one has taken the name between our look and our save."""
     Path("digits-digits_cnn.npz").write_bytes(b"the other one's")
-    monkeypatch.setattr(cli.train, "saved", lambda path: [])
+    monkeypatch.setattr(cli.places, "saved", lambda path: [])
     _, out, _ = run(capsys, "train")
     assert "saved as digits-digits_cnn-2.npz" in out
     assert Path("digits-digits_cnn.npz").read_bytes() == b"the other one's"
@@ -98,7 +100,10 @@ def test_a_file_that_is_named_is_that_file(capsys, here, untrained, name):
     for there in ("", " in place of the one that was there"):
         code, out, _ = run(capsys, "train", "--out", name)
         assert code == 0 and out.splitlines()[-1] == f"saved as {name}{there}"
-    assert os.listdir(here / "models") == [Path(name).name] and run(capsys, "summary", "models/best")[0] == 0
+    assert (
+        sorted(os.listdir(here / "models")) == sorted([Path(name).name, "best.run.toml"])
+        and run(capsys, "summary", "models/best")[0] == 0
+    )
 
 
 def test_safetensors_is_asked_for_before_the_training(capsys, here, monkeypatch):
@@ -119,6 +124,104 @@ def test_quiet_prints_the_result_alone(capsys, here):
     code, out, err = run(capsys, "train", *FAST, "--quiet")
     assert code == 0 and not err
     assert re.fullmatch(r"trained in \d+\.\d s, test accuracy \d+\.\d\d %\nsaved as digits-digits_cnn.npz\n", out)
+
+
+# -- photos, logs, checkpoints -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(here):
+    """A folder of digits as photos: 12 of each of the classes "one" and "two"."""
+    image = pytest.importorskip("PIL.Image")
+    (x, t), _ = dn.data.load_digits()
+    for label, name in ((1, "one"), (2, "two")):
+        (here / "photos" / name).mkdir(parents=True)
+        for i, digit in enumerate(x[t == label][:12, :, :, 0]):
+            image.fromarray((255 * digit).astype("uint8")).resize((24, 24)).save(here / "photos" / name / f"{i}.png")
+    return "photos"
+
+
+def test_photos_in_folders_are_learned_and_recognised(capsys, here, photos):
+    code, out, err = run(capsys, "train", photos, "--size", 16, "--grey", "--model", "lenet5", "--epochs", 30)
+    assert code == 0, err
+    heading = out.splitlines()[0]
+    assert heading == "lenet5 (20,706 parameters) on photos: 20 images to learn, 4 to test; 2 classes: one, two"
+    assert out.splitlines()[-1] == "saved as photos-lenet5.npz"
+    net = dn.load("photos-lenet5")
+    assert (net.input.shape, net.input.classes) == ((16, 16, 1), ("one", "two")) and net.input.border < 0.25
+    code, out, err = run(capsys, "predict", "photos-lenet5", *sorted(map(str, (here / photos / "two").iterdir())))
+    names = [line.split(": ")[1].split()[0] for line in out.splitlines()]
+    assert code == 0 and len(names) == 12 and names.count("two") >= 10
+
+
+def test_what_was_passed_over_is_told_in_one_line(photos):
+    Path(photos, "notes.txt").touch()
+    command = [sys.executable, "-m", "dualnet", "train", photos, "--size", "8", *FAST, "--quiet"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    err = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stderr
+    assert err == "note: load_folder: photos: passed over 1 file (.txt is no image: notes.txt).\n"
+
+
+def test_an_archive_of_photos_is_to_be_unpacked(capsys, here):
+    Path("photos.zip").touch()
+    code, _, err = run(capsys, "train", "photos.zip")
+    assert code == 2 and "'photos.zip' is an archive; unpack it first; expected a folder of photos" in err
+
+
+def test_what_does_not_go_with_photos_is_told(capsys, here, photos):
+    for arguments, words in (
+        (("--data", "mine"), "--data is for data sets with a name; photos is a folder itself"),
+        (("--size", "1,2,3"), "--size: 1, 2, 3 are 3 numbers; expected H or H,W"),
+        (("--log", "log.txt"), "--log log.txt: expected a name that ends with .csv or .jsonl"),
+    ):
+        code, out, err = run(capsys, "train", photos, *arguments, "--quiet")
+        assert code == 2 and words in err and not out, err
+    assert os.listdir(here) == ["photos"]
+
+
+def test_json_is_the_result_alone(capsys, here):
+    code, out, err = run(capsys, "train", *FAST, "--json", "--quiet")
+    result = json.loads(out)
+    assert code == 0 and not err and result["saved"] == "digits-digits_cnn.npz" and result["epochs"] == 1
+    (_, _), test = dn.data.load_digits()
+    assert result["accuracy"] == dn.load("digits-digits_cnn").evaluate(*test)["accuracy"]
+
+
+def test_each_epoch_is_logged(capsys, here):
+    for name in ("log.csv", "log.jsonl"):
+        assert run(capsys, "train", *FAST, "--epochs", 2, "--quiet", "--log", name)[0] == 0
+    rows = list(csv.DictReader(Path("log.csv").read_text("utf-8").splitlines()))
+    lines = [json.loads(line) for line in Path("log.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == len(lines) == 2
+    assert [float(row["loss"]) for row in rows] == [line["loss"] for line in lines] and rows[0]["epoch"] == "1"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_same_command_goes_on_where_it_was_ended(capsys, here):
+    """Ended in the second epoch, and typed again: the network is that of the unbroken training, bit for bit."""
+    words = ("train", "--epochs", 3, "--batch-size", 256, "--quiet", "--optimizer", "sgd", "--resume")
+    ends = f"""
+import signal, sys
+from dualnet import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Ends(cli.train._Watch):
+    def on_batch_end(self, run):
+        if run.step == 9:
+            signal.raise_signal(signal.SIGINT)
+cli.train._Watch = Ends
+sys.exit(cli.main({[str(word) for word in words]}))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", ends], cwd=here, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith(
+        "interrupted after epoch 1 of 3; saved as digits-digits_cnn.npz; with --resume the same command goes on\n"
+    )
+    assert run(capsys, *words)[0] == 0 and run(capsys, *words[:-1])[0] == 0
+    resumed, unbroken = (dn.load(f"digits-digits_cnn-{number}").state_dict() for number in (2, 3))
+    assert all((dn.to_numpy(resumed[name]) == dn.to_numpy(unbroken[name])).all() for name in unbroken)
+    code, _, err = run(capsys, *words, "--seed", 1)
+    assert code == 2 and "seed" in err and "another training" in err
 
 
 # -- places that refuse ------------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ def test_a_step_of_an_epoch_on_the_device_sends_nothing(rng):
 
 def test_what_is_no_augment_is_refused(rng):
     images, t = images_of(rng, "uint8", (4, 5, 4, 3)), np.zeros(4, int)
-    with pytest.raises(TypeError, match="fit: augment is a dn.data.Augment, got 'flip'"):
+    with pytest.raises(TypeError, match=r"fit: augment is a dn.data.Augment, or a list .*; got 'flip'"):
         small_net().fit(images, t, augment="flip")
     with pytest.raises(ValueError, match="mean has 2 numbers and the images have 3 channels"):
         small_net().fit(images, t, augment=Augment(mean=[0.1, 0.2]))

@@ -121,6 +121,15 @@ def test_what_nobody_sees_is_skipped_without_a_word(photos):
     )
 
 
+def test_a_class_of_unread_photos_says_how_to_make_them_readable(tmp_path):
+    for name in ("day", "night"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "IMG_1.ORF").touch()
+    words = "day: 0 images, passed over 2 files .*.orf cannot be read; save as JPEG: day/IMG_1.ORF, night/IMG_1.ORF.*2"
+    with pytest.raises(DataError, match=words):
+        load_folder(tmp_path, 2)
+
+
 def test_what_is_passed_over_is_told_with_its_number(photos):
     for name in ("notes.txt", "a.MP4", "b.mp4", "c.mp4", "d.mp4", "plain"):
         (photos / "day" / name).write_text("sunny")
@@ -318,3 +327,29 @@ def test_a_file_that_may_not_be_read(photos):
     (photos / "day" / "0.JPG").chmod(0)
     with pytest.raises(PermissionError):
         load_folder(photos, 2)
+
+
+def test_damaged_images_are_passed_over_if_you_say_so(photos):
+    whole = (photos / "night" / "3.png").read_bytes()
+    (photos / "night" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "day" / "7.JPG").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"7\.JPG|3\.png"):
+        load_folder(photos, 4)
+    with pytest.warns(UserWarning, match=r"passed over 2 files \(damaged: .*(day/7\.JPG|night/3\.png)") as caught:
+        (x, t), (x_test, t_test), names = load_folder(photos, 4, skip_damaged=True)
+    assert len(caught) == 1 and names == ("day", "night") and len(x) + len(x_test) == 18
+    assert np.bincount(np.concatenate([t, t_test])).tolist() == [9, 9]
+    for images, labels in ((x, t), (x_test, t_test)):
+        assert ((images[..., 2].mean(axis=(1, 2)) > 0.5) == (labels == 0)).all(), "every image keeps its label"
+
+
+def test_without_damage_skipping_changes_nothing(photos):
+    one, other = (load(photos, 4, skip_damaged=skip) for skip in (True, False))
+    assert all(np.array_equal(a, b) for part, like in zip(one[:2], other[:2]) for a, b in zip(part, like))
+
+
+def test_a_class_of_damaged_images_alone_is_refused(photos):
+    for file in (photos / "night").iterdir():
+        file.write_bytes(b"no image " + file.name.encode())
+    with pytest.warns(UserWarning, match="passed over 10 files"), pytest.raises(DataError, match="night: none of its"):
+        load_folder(photos, 4, skip_damaged=True)

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 
+import dualnet as dn
 from dualnet.data import DataError, images, read_image
 
 Image = pytest.importorskip("PIL.Image")
@@ -454,3 +455,21 @@ def test_every_ending_that_pillow_opens():
     endings = images.suffixes()
     assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".tif", ".webp", ".bmp", ".jp2", ".pgm", ".ico"} <= set(endings)
     assert not {".eps", ".ps", ".xbm", ".h5", ".mpg", ".wmf", ".pdf"} & set(endings)
+
+
+# -- files that are open -----------------------------------------------------------------------------------------------
+
+
+def test_an_open_file_is_read_like_one_on_disk(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("RGB", (5, 3), (10, 200, 30)).save(path)
+    expected = read_image(path, size=4)
+    memory = io.BytesIO(path.read_bytes())
+    memory.seek(7)  # somebody has looked at it
+    assert np.array_equal(read_image(memory, size=4), expected) and not memory.closed
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((4, 4, 3))
+    memory.seek(0)
+    assert np.array_equal(dn.data.prepare(net, memory), expected[None])
+    for data, words in ((b"", "the image: the file is empty"), (b"no picture", "the image: Pillow cannot read it")):
+        with pytest.raises(DataError, match=words):
+            read_image(io.BytesIO(data), size=4)

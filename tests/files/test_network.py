@@ -74,9 +74,39 @@ def every_layer() -> list[dn.Layer]:
         *(dn.Dropout(0.25), dn.SpatialDropout2D(0.5)),
         *(dn.GlobalAveragePool2D(keepdims=True), dn.GlobalMaxPool2D(), dn.Identity(), dn.Flatten(), dn.Dense(3)),
         *(dn.LeakyReLU(0.3), dn.ELU(), dn.GELU(), dn.SiLU(), dn.Sigmoid(), dn.Tanh(), dn.Softplus(), dn.Softmax()),
+        *(dn.Mish(), dn.ReLU6(), dn.Hardsigmoid(), dn.Hardswish(), dn.PReLU(0.1, shared=True), dn.InstanceNorm()),
+        *(
+            dn.RMSNorm((1, 3), 1e-3),
+            dn.UpSampling2D((2, 3), interpolation="bilinear"),
+            dn.ZeroPadding2D(((1, 0), (2, 3))),
+        ),
+        *(dn.ReflectionPadding2D(2), dn.Cropping2D((1, 2)), dn.Reshape((3, -1)), dn.AdaptiveAveragePool2D((4, 5))),
         *(dn.LogSoftmax(), dn.ReLU(), models.PaddedShortcut(9, stride=2)),
         *(dn.Sequential([dn.ReLU()]), dn.Residual(dn.Conv2D(4, 1), dn.Identity()), dn.Parallel([dn.ReLU()])),
+        every_merge(),
     ]
+
+
+def every_merge() -> dn.Graph:
+    kinds = (dn.Add, dn.Average, dn.Concatenate, dn.Maximum, dn.Multiply)
+    merges = [(kind.merge, kind(), ["x", "x"]) for kind in kinds]
+    return dn.Graph("x", [*merges, ("end", dn.Concatenate(), [kind.merge for kind in kinds])])
+
+
+def every_sequence_layer() -> list[dn.Layer]:
+    return [
+        dn.Conv1D(6, 3, stride=2, padding=(4, 0), dilation=2, groups=2, use_bias=False, mode="convolution"),
+        *(dn.MaxPool1D(3, stride=2, padding=1, ceil_mode=True), dn.AveragePool1D(3, padding="same")),
+        *(dn.GlobalAveragePool1D(), dn.GlobalMaxPool1D(keepdims=True)),
+    ]
+
+
+@pytest.mark.parametrize("layer", every_sequence_layer(), ids=lambda layer: type(layer).__name__)
+def test_every_layer_on_sequences(tmp_path, layer):
+    net = dn.Sequential([layer]).init((12, 4), seed=3)
+    back = load(save(net, tmp_path / "m.npz"))
+    assert repr(back) == repr(net) and same_bits(net, back)
+    assert back.output_shape((12, 4)) == net.output_shape((12, 4))
 
 
 @pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: type(layer).__name__)
@@ -88,7 +118,8 @@ def test_every_layer(tmp_path, layer):
 
 
 def test_every_layer_is_among_the_tested():
-    tested = {type(layer).__name__ for layer in every_layer()}
+    layers = [*every_layer(), *every_sequence_layer()]
+    tested = {type(inside).__name__ for layer in layers for _, inside in layer.walk()}
     assert tested == set(files.BUILT_IN)
 
 

@@ -18,6 +18,7 @@ LAYERS = [
     (dn.GELU(), "gelu", {}),
     (dn.GELU(approximate=True), "gelu", {"approximate": True}),
     (dn.SiLU(), "silu", {}),
+    (dn.Mish(), "mish", {}),
     (dn.Sigmoid(), "sigmoid", {}),
     (dn.Tanh(), "tanh", {}),
     (dn.Softplus(), "softplus", {}),

@@ -9,12 +9,22 @@ from small_nets import batch, conv
 
 import dualnet as dn
 
+
+def squeeze(channels):
+    """A gate for each channel, from the means of all of them (Hu et al. 2018)."""
+    pool = dn.GlobalAveragePool2D(keepdims=True)
+    return dn.Sequential([pool, dn.Dense(2), dn.Tanh(), dn.Dense(channels), dn.Sigmoid()])
+
+
 NETS = {
     "chain": lambda: dn.Sequential([conv(3), dn.Conv2D(2, 2, stride=2)]),
     "nested chain": lambda: dn.Sequential([dn.Sequential([conv(3)]), dn.Sequential([conv(2), dn.Identity()])]),
     "detour": lambda: dn.Residual(dn.Sequential([conv(4), conv(2)])),
     "detour with a shortcut": lambda: dn.Residual(conv(5, stride=2), dn.Conv2D(5, 1, stride=2)),
     "branches added": lambda: dn.Parallel([conv(3), conv(3, 1), conv(3, 5)]),
+    "branches averaged": lambda: dn.Parallel([conv(3), conv(3, 1)], merge="average"),
+    "the largest branch": lambda: dn.Parallel([conv(3), conv(3, 1), conv(3)], merge="max"),
+    "squeeze and excitation": lambda: dn.Parallel([conv(4), squeeze(4), conv(1)], merge="multiply"),
     "branches side by side": lambda: dn.Parallel([conv(3), dn.Identity(), conv(1, 1)], merge="concat"),
     "U-Net": lambda: dn.Sequential(
         [
@@ -115,10 +125,10 @@ def test_lambda(backend, rng):
         ),
         (
             lambda: dn.Parallel([conv(3), conv(2)]).init((4, 4, 2)),
-            "the branches make .4, 4, 3., .4, 4, 2..*the same shape",
+            "the ways make .4, 4, 3., .4, 4, 2..*the same shape",
         ),
         (lambda: dn.Parallel([conv(3), dn.Conv2D(3, 2)], "concat").init((4, 4, 2)), "the same height and width"),
-        (lambda: dn.Parallel([conv(3)], merge="multiply"), "merge is 'add' or 'concat'"),
+        (lambda: dn.Parallel([conv(3)], merge="divide"), "merge is one of 'add', .* got 'divide'"),
         (lambda: dn.Parallel([]), "expected at least one layer"),
         (
             lambda: dn.Sequential([conv(3), dn.Sequential([dn.Conv2D(2, 9)])]).init((4, 4, 2)),

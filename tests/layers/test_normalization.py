@@ -138,3 +138,56 @@ def test_numpy_hyper_parameters_promote_nothing(backend):
     assert {a.dtype.name for a in (y, dx, *grads.values(), *layer.state_dict().values())} == {"float32"}
     assert type(layer.momentum) is float and type(layer.epsilon) is float
     assert repr(layer) == "BatchNorm(momentum=0.5, epsilon=0.001)"
+
+
+# -- instance and RMS norm ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_instance_norm_is_a_group_norm_of_single_channels(backend, rng, dtype):
+    layer, twin = (make.init((4, 3, 5), dtype=dtype) for make in (dn.InstanceNorm(1e-3), dn.GroupNorm(5, 1e-3)))
+    values = rng.uniform(0.5, 2, 5), rng.standard_normal(5)
+    for each in (layer, twin):
+        each.gamma.value, each.beta.value = on_device(values, each.gamma.dtype)
+    x = dn.asarray(3 + rng.standard_normal((2, 4, 3, 5)), dtype)
+    (y, pullback), (want, way) = layer.forward(x, train=True), twin.forward(x, train=True)
+    assert np.array_equal(dn.to_numpy(y), dn.to_numpy(want)) and pullback.op == "InstanceNorm"
+    (dx, grads), (same, same_grads) = pullback(y), way(want)
+    assert np.array_equal(dn.to_numpy(dx), dn.to_numpy(same)) and list(grads) == ["gamma", "beta"]
+    assert all(np.array_equal(dn.to_numpy(grads[name]), dn.to_numpy(same_grads[name])) for name in grads)
+    if dtype == "float64":
+        z = dn.to_numpy(dn.InstanceNorm(center=False, scale=False).init((4, 3, 5), dtype=dtype)(x))
+        assert np.abs(z.mean((1, 2))).max() < 1e-14 and np.abs(z.std((1, 2)) - 1).max() < 1e-4
+    assert repr(layer) == "InstanceNorm(epsilon=0.001)" and type(layer)(**layer.config()).config() == layer.config()
+
+
+def test_instance_norm_needs_several_places():
+    for shape in [(5,), (1, 1, 5)]:
+        with pytest.raises(ValueError, match="InstanceNorm: in an input .* a channel has one value"):
+            dn.InstanceNorm().init(shape)
+
+
+@pytest.mark.parametrize("axis, inside", [(-1, (5,)), ((1, 3), (4, 5))])
+@pytest.mark.parametrize("scale", [True, False])
+def test_rms_norm_is_its_op(backend, rng, axis, inside, scale):
+    layer = dn.RMSNorm(axis, 1e-3, scale).init((4, 3, 5), dtype="float64")
+    gamma = np.ones(inside)
+    if scale:
+        gamma = rng.uniform(0.5, 2, inside)
+        layer.gamma.value = dn.asarray(gamma)
+    x = dn.asarray(rng.standard_normal((2, 4, 3, 5)))
+    (y, pullback), (want, way) = layer.forward(x), dn.ops.rms_norm(x, dn.asarray(gamma), axis=axis, epsilon=1e-3)
+    (dx, grads), (same, dgamma) = pullback(y), way(want)
+    assert np.array_equal(dn.to_numpy(y), dn.to_numpy(want)) and np.array_equal(dn.to_numpy(dx), dn.to_numpy(same))
+    assert list(grads) == list(layer.parameters()) == (["gamma"] if scale else []) and pullback.op == "RMSNorm"
+    assert not scale or np.array_equal(dn.to_numpy(grads["gamma"]), dn.to_numpy(dgamma))
+    assert type(layer)(**layer.config()).config() == layer.config()
+
+
+@pytest.mark.parametrize("kind", [dn.LayerNorm, dn.RMSNorm])
+def test_axes_that_are_none(kind):
+    for axis in (0, (), (1, 1), (1, 0), None, "1", 1.0):
+        with pytest.raises((TypeError, ValueError), match=f"{kind.__name__}: axis"):
+            kind(axis)
+    with pytest.raises(ValueError, match=f"{kind.__name__}: axis=4 does not fit"):
+        kind(4).init((4, 3, 5))

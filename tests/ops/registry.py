@@ -123,6 +123,20 @@ def _whole_map(name: str, linear: tuple[str, ...] = ()) -> Entry:
     return Entry(name, linear=linear, infeasible=wrong)
 
 
+def _resized(name: str, options: dict[str, Any], *wrong: tuple[dict[str, Any], str]) -> Entry:
+    """Linear in a map, with fixed shares; ``wrong`` are options that do not fit maps (2, 5, 6, 3)."""
+    return Entry(
+        name,
+        linear=("x",),
+        options=options,
+        infeasible=(
+            ({"x": (2, 5, 6)}, {}, "expected feature maps"),
+            ({"x": (2, 0, 6, 3)}, {}, "at least one row"),
+            *(({"x": (2, 5, 6, 3)}, given, words) for given, words in wrong),
+        ),
+    )
+
+
 def _dense(name: str, linear: tuple[str, ...]) -> Entry:
     return Entry(
         name,
@@ -173,16 +187,27 @@ def _norm(name: str, *, linear: tuple[str, ...] = ("gamma", "beta"), refuses: st
     )
 
 
-def _loss(name: str, small: dict[str, tuple[int, ...]], *infeasible: Any) -> Entry:
+def _loss(
+    name: str,
+    small: dict[str, tuple[int, ...]],
+    *infeasible: Any,
+    alike: dict[str, tuple[int, ...]] | None = None,
+) -> Entry:
     wrong = ({"y": (0, 3), "t": (0, 3)}, {}, "empty batch")
     return Entry(
         name,
-        targets=("t",),
+        targets=("t", "weights"),
+        optional=("weights",),
         channels={"y": -1, "t": -1},
         refuses="NC",
         small=small,
-        alike={"y": (1, 1), "t": (1, 1)},
-        infeasible=(wrong, ({"y": (4, 1), "t": (4, 2)}, {}, "t"), *infeasible),
+        alike=alike or {"y": (1, 1), "t": (1, 1)},
+        infeasible=(
+            wrong,
+            ({"y": (4, 1), "t": (4, 2)}, {}, "t"),
+            ({**small, "weights": (2,)}, {}, "weights has shape"),
+            *infeasible,
+        ),
     )
 
 
@@ -204,12 +229,56 @@ ENTRIES = {
         _pool("max_pool2d_relu"),
         _pool("avg_pool2d", ("x",)),
         _pool("l2_pool2d"),
+        _resized(
+            "adaptive_avg_pool2d",
+            {"output_size": 1},
+            ({"output_size": 0}, "at least 1"),
+            ({"output_size": (2, 3, 4)}, "output_size is an integer or"),
+        ),
+        _resized(
+            "upsample2d",
+            {"size": 2, "interpolation": "bilinear"},
+            ({"size": 0}, "at least 1"),
+            ({"size": (2, -1)}, "at least 1"),
+            ({"interpolation": "bicubic"}, "'nearest' or 'bilinear', got 'bicubic'"),
+        ),
+        _resized("zero_pad2d", {"padding": 1}, ({"padding": -1}, "at least 0"), ({"padding": ((1, 2), 1)}, "by sides")),
+        _resized(
+            "reflect_pad2d",
+            {"padding": 0},
+            ({"padding": ((0, 5), (0, 0))}, "smaller than the map"),
+            ({"padding": (0, 6)}, "smaller than the map"),
+        ),
+        _resized("crop2d", {"cropping": 0}, ({"cropping": (0, 3)}, "leaves nothing"), ({"cropping": -1}, "cropping")),
+        Entry(
+            "reshape",
+            linear=("x",),
+            views=frozenset({("y", "x"), ("dx", "dy")}),
+            refuses="C",
+            options={"shape": (-1,)},
+            infeasible=(
+                ({"x": (4,)}, {}, "expected"),
+                ({"x": (2, 6)}, {"shape": (4,)}, "6 units, which"),
+                ({"x": (2, 6)}, {"shape": (-1, 4)}, "6 units, which"),
+                ({"x": (2, 6)}, {"shape": (-1, -1)}, "-1 once"),
+                ({"x": (2, 6)}, {"shape": (0, 6)}, "positive"),
+            ),
+        ),
         _whole_map("global_avg_pool2d", ("x",)),
         _whole_map("global_max_pool2d"),
         _elementwise("relu"),
         _elementwise("leaky_relu", {"alpha": -0.1}, {"alpha": np.nan}),
         _elementwise("elu", {"alpha": -0.1}, {"alpha": np.inf}),
-        *map(_elementwise, ("gelu", "silu", "sigmoid", "tanh", "softplus")),
+        *map(_elementwise, ("gelu", "silu", "mish", "sigmoid", "tanh", "softplus")),
+        *map(_elementwise, ("relu6", "hardsigmoid", "hardswish")),
+        Entry(
+            "prelu",
+            linear=("alpha",),
+            channels={"x": -1, "alpha": -1},
+            small={"x": (1, 1), "alpha": (1,)},
+            alike={"x": (1, 1), "alpha": (1,)},
+            infeasible=(({"x": (4,), "alpha": (4,)}, {}, "expected"), ({"x": (2, 4), "alpha": (3,)}, {}, "alpha has")),
+        ),
         _shares("softmax"),
         _shares("log_softmax"),
         _norm("batch_norm", refuses="N"),
@@ -218,6 +287,19 @@ ENTRIES = {
         _norm("batch_norm_inference_relu", linear=()),
         _norm("layer_norm", refuses="C"),
         _norm("group_norm", refuses="C", groups=2),
+        Entry(
+            "rms_norm",
+            linear=("gamma",),
+            vectors=("gamma",),
+            channels={"x": -1, "gamma": -1},
+            refuses="C",
+            small={"x": (1, 1, 1, 2), "gamma": (2,)},
+            infeasible=(
+                ({"x": (2, 3), "gamma": (4,)}, {}, "gamma has shape"),
+                ({"x": (2,), "gamma": (2,)}, {}, "axis"),
+                ({"x": (2, 3), "gamma": (3,)}, {"epsilon": 0.0}, "epsilon"),
+            ),
+        ),
         _elementwise(
             "dropout",
             {"rate": 1.0},
@@ -231,6 +313,18 @@ ENTRIES = {
         _loss(
             "binary_cross_entropy", {"y": (1,), "t": (1,)}, ({"y": (2,), "t": (2,)}, {"label_smoothing": 2}, "label")
         ),
+        _loss("softmax_focal", {"y": (1, 1), "t": (1,)}, ({"y": (4,), "t": ()}, {}, "expected logits")),
+        _loss("binary_focal", {"y": (1,), "t": (1,)}, ({"y": (2,), "t": (2,)}, {"gamma": -1.0}, "gamma")),
+        _loss("hinge", {"y": (1,), "t": (1,)}),
+        _loss("kl_divergence", {"y": (1, 1), "t": (1, 1)}, ({"y": (4,), "t": (4,)}, {}, "expected logits")),
+        _loss(
+            "dice",
+            {"y": (1, 1, 1), "t": (1, 1, 1)},
+            ({"y": (2, 3), "t": (2, 3)}, {}, "expected maps"),
+            ({"y": (2, 3, 1), "t": (2, 3, 1)}, {"smooth": 0.0}, "smooth"),
+            alike={"y": (1, 1, 1), "t": (1, 1, 1)},
+        ),
+        _loss("cosine_distance", {"y": (1, 1), "t": (1, 1)}, ({"y": (2,), "t": (2,)}, {}, "expected vectors")),
         _loss("huber", {"y": (1,), "t": (1,)}, ({"y": (2,), "t": (2,)}, {"delta": 0.0}, "delta")),
     )
 }
@@ -250,7 +344,7 @@ def case_like(entry: Entry, shapes: dict[str, tuple[int, ...]], options: dict[st
     """A case of given shapes: positive numbers below 1, which are also shares, answers and variances; classes 0."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {a: np.asarray(rng.uniform(0.1, 0.9, s)).astype(dtype) for a, s in shapes.items()}
-    if entry.name == "softmax_cross_entropy":
+    if entry.name in ("softmax_cross_entropy", "softmax_focal", "kl_divergence"):
         y, t = arrays["y"], arrays["t"]
         arrays["t"] = np.ones_like(t) if t.shape == y.shape else np.zeros(t.shape, np.int64)
     arrays = {name: arrays.get(name) for name in entry.arguments if name in arrays or name in entry.optional}

@@ -27,6 +27,7 @@ ELEMENTWISE = [
     ("gelu", {}, 0, INF, 0, 1, ["x", "gate"]),
     ("gelu", {"approximate": True}, 0, INF, 0, 1, ["x", "gate"]),
     ("silu", {}, 0, INF, 0, 1, ["x"]),
+    ("mish", {}, 0, INF, 0, 1, ["x"]),
     ("sigmoid", {}, 0, 1, 0, 0, ["y"]),
     ("tanh", {}, -1, 1, 0, 0, ["y"]),
     ("softplus", {}, 0, INF, 0, 1, ["y"]),
@@ -97,7 +98,7 @@ def reference_slope(op, x, options):
     return getattr(reference, f"{op}_backward")(np.ones(x.shape), x, **options)
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "silu", "softplus", "elu", "tanh"])
+@pytest.mark.parametrize("op", ["sigmoid", "silu", "mish", "softplus", "elu", "tanh"])
 def test_tails_keep_their_digits(backend, op):
     """The left tail of a function that goes to 0 is right in every digit, not only beside 1."""
     for dtype, unit in (("float64", 2.3e-16), ("float32", 1.2e-7)):

@@ -24,7 +24,8 @@ from dualnet.parity.cases import truth
 INF, NAN = float("inf"), float("nan")
 TOP = {"float32": 3.2e38, "float16": 65000.0}
 SIZES = {"float32": (1e15, 1e19, 1e30, TOP["float32"], 1e-20, 1e-38), "float16": (3e3, TOP["float16"], 1e-4)}
-NORMS = ("batch_norm", "batch_norm_relu", "layer_norm", "group_norm")
+NORMS = ("batch_norm", "batch_norm_relu", "layer_norm", "group_norm", "rms_norm")
+OVERLAPPING = ("max_pool2d_relu", "reflect_pad2d", "upsample2d")
 PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense", "dense_relu")
 WAYS = [
     (backend, way)
@@ -80,7 +81,7 @@ def asked(op, way, size, deltas, right):
         sums = name not in ("y", "dx", "dy", "loss")  # over the batch: of huge deltas they may overflow
         if (sums and (deltas != 1.0 or op in PRODUCTS)) or (op in PRODUCTS and name != "y"):
             continue
-        if op == "max_pool2d_relu" and name == "dx" and deltas != 1.0:
+        if op in OVERLAPPING and name == "dx" and deltas != 1.0:
             continue  # windows overlap, and what overlaps is added up
         if way == "oneDNN" and op == "batch_norm_inference" and size > 1e30:
             continue  # the library multiplies by γ before it divides

@@ -14,6 +14,7 @@ import dualnet as dn
 from dualnet.ops import losses
 
 INF, NAN = float("inf"), float("nan")
+COMMON = ["softmax_cross_entropy", "mean_squared_error", "binary_cross_entropy", "huber"]
 SHAPES = [(5, 3), (1, 1), (4, 1), (2, 3, 4, 5), (7, 2)]
 
 
@@ -129,7 +130,7 @@ def test_a_wide_huber_is_a_squared_error(backend, rng):
     np.testing.assert_allclose(3 * dy, squared_dy, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", list(losses.NAMES))
+@pytest.mark.parametrize("name", COMMON)
 def test_two_half_batches_are_one_batch(backend, rng, name):
     y, t = rng.standard_normal((8, 3)), rng.uniform(0, 1, (8, 3))
     t = rng.integers(0, 3, 8) if name.startswith("softmax") else t
@@ -184,7 +185,7 @@ def test_regression_at_the_limits(backend):
     assert loss == INF and dy.tolist() == [0.25, -0.25, 0.25, -0.25]
     loss, dy = run("mean_squared_error", [1e4, -INF], [0, 0], "float32")
     assert loss == INF and dy.tolist() == [5e3, -INF]
-    for name in losses.NAMES:
+    for name in COMMON:
         t = [0, 0] if name.startswith("softmax") else [[0.0], [0.0]]
         assert np.isnan(run(name, [[NAN], [1.0]], t, "float32")[0]), name
 
@@ -209,7 +210,7 @@ def test_float16_adds_up_in_float32(backend):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", list(losses.NAMES))
+@pytest.mark.parametrize("name", COMMON)
 def test_16_bits_are_rounded_once_at_the_end(backend, rng, name, dtype):
     """Loss and dy are those of float32, rounded; also with targets and an upstream gradient of other dtypes."""
     if dtype == "bfloat16":
@@ -229,7 +230,7 @@ def test_16_bits_are_rounded_once_at_the_end(backend, rng, name, dtype):
 # -- dtypes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(losses.NAMES))
+@pytest.mark.parametrize("name", COMMON)
 def test_nothing_widens_float32(backend, name):
     y = dn.asarray(np.ones((4, 3), np.float32))
     t = np.zeros(4, np.int64) if name.startswith("softmax") else np.zeros((4, 3), np.float64)
@@ -295,7 +296,7 @@ def test_wrong_answers(backend, t):
     assert dn.losses.binary_cross_entropy(dn.asarray([0.0, 0.0]), dn.asarray(t), check_labels=False)
 
 
-@pytest.mark.parametrize("name", list(losses.NAMES))
+@pytest.mark.parametrize("name", COMMON)
 def test_wrong_arrays(backend, name):
     y = dn.asarray(np.ones((4, 1)))
     if name.startswith("softmax"):
@@ -507,3 +508,108 @@ def test_get():
     for wrong in (None, 3, ["huber"]):
         with pytest.raises(TypeError, match="loss is a name or a function"):
             losses.get(wrong)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def example(name, rng, shape):
+    """Outputs and targets that the loss takes."""
+    y = 3 * rng.standard_normal(shape)
+    if name == "kl_divergence":
+        return y, rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+    return y, rng.integers(0, shape[-1], shape[:-1]) if name.startswith("softmax") else rng.uniform(0, 1, shape)
+
+
+def axes_of(name, y):
+    """The number of axes that the loss is averaged over."""
+    rows = ("softmax_cross_entropy", "softmax_focal", "kl_divergence", "cosine_distance")
+    return y.ndim - 1 if name in rows else 1 if name in ("mean_squared_error", "dice") else y.ndim
+
+
+def weighed(name, y, t, weights, dtype="float64", **options):
+    loss, pullback = losses.get(name)(dn.asarray(y, dtype), dn.asarray(t), dn.asarray(weights), **options)
+    hidden(pullback)
+    return dn.to_numpy(loss)[()], dn.to_numpy(pullback())
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_weights_are_repeated_examples(backend, rng, name):
+    """An example of weight 3 is that example three times, and one of weight 0 is not there."""
+    y, t = example(name, rng, (4, 2, 3))
+    times = np.asarray([1, 3, 0, 2])
+    loss, dy = weighed(name, y, t, times)
+    same, repeated = run(name, np.repeat(y, times, 0), np.repeat(t, times, 0))
+    assert loss == pytest.approx(same, rel=1e-14)
+    together = np.zeros_like(y)
+    np.add.at(together, np.repeat(np.arange(4), times), repeated)
+    np.testing.assert_allclose(dy, together, rtol=1e-12, atol=1e-16)
+    for factor in (7.0, 1e-300, 1e300):  # only their ratio counts
+        again, same_dy = weighed(name, y, t, factor * times)
+        assert again == pytest.approx(loss, rel=1e-14)
+        np.testing.assert_allclose(same_dy, dy, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_what_has_the_weight_0_is_left_out(backend, rng, name, dtype):
+    """Its y and t may be anything, also impossible; its dy is exactly 0."""
+    y, t = example(name, rng, (5, 3, 4))
+    kept = np.asarray([True, False, True, True, False])
+    want, want_dy = run(name, y[kept], t[kept], dtype)
+    for nonsense in (NAN, INF, -INF):
+        y[~kept], t[~kept] = nonsense, 255 if t.dtype.kind == "i" else NAN
+        loss, dy = weighed(name, y, t, kept, dtype)
+        assert loss == pytest.approx(want, rel=2 * tau(dtype, y.size))
+        assert not dy[~kept].any() and error(dy[kept], want_dy) <= 2 * tau(dtype, y.size)
+
+
+def test_probabilities_of_weight_0_are_not_looked_at(backend, rng):
+    y, q = rng.standard_normal((3, 4)), rng.dirichlet(np.ones(4), 3)
+    want = run("softmax_cross_entropy", y[:2], q[:2])[0]
+    q[2] = [NAN, 7, -1, 0]
+    assert weighed("softmax_cross_entropy", y, q, [0.5, 0.5, 0.0])[0] == pytest.approx(want, rel=1e-14)
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_weights_of_places(backend, rng, name):
+    """Against the loops, with weights of every number of axes that there can be."""
+    y, t = example(name, rng, (3, 2, 4))
+    for axes in range(1, axes_of(name, y) + 1):
+        w = rng.uniform(0, 2, y.shape[:axes]) * (rng.random(y.shape[:axes]) < 0.7)
+        w.reshape(-1)[0] = 1.0
+        loss, dy = weighed(name, y, t, w)
+        assert error(loss, getattr(reference, name)(y, t, w)) <= tau("float64", y.size)
+        assert error(dy, getattr(reference, f"{name}_backward")(y, t, w)) <= tau("float64", y.size)
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_no_weights_are_equal_weights_and_none_at_all_give_0(backend, rng, name):
+    y, t = example(name, rng, (5, 2, 3))
+    loss, dy = run(name, y, t)
+    same, same_dy = weighed(name, y, t, np.full(5, 0.3))
+    assert same == pytest.approx(loss, rel=1e-14)
+    np.testing.assert_allclose(same_dy, dy, rtol=1e-13)
+    for nothing in (np.zeros(5), np.zeros(5, bool), -np.zeros(5)):
+        loss, dy = weighed(name, y, t, nothing)
+        assert loss == 0 and not dy.any()
+
+
+@pytest.mark.parametrize("name", list(losses.NAMES))
+def test_wrong_weights(backend, name):
+    y, t = dn.asarray(np.ones((3, 2, 2))), dn.asarray(np.zeros((3, 2) if "softmax" in name else (3, 2, 2), int))
+    for shape in [(), (2,), (3, 1), (1,), (3, 2, 2, 1), (3, 2, 1)]:
+        with pytest.raises(ValueError, match=rf"{name}: weights has shape .*; for y \(3, 2, 2\) expected \(3,\)"):
+            losses.get(name)(y, t, dn.asarray(np.ones(shape)))
+    with pytest.raises(TypeError, match=f"{name}: weights is a list"):
+        losses.get(name)(y, t, [1.0, 1.0, 1.0])
+    for value in (-1.0, NAN, INF):
+        weights = dn.asarray(np.asarray([1.0, value, 0.0]))
+        if dn.get_backend() == "numpy":
+            with pytest.raises(ValueError, match=f"{name}: weights are finite numbers of at least 0, got"):
+                losses.get(name)(y, t, weights)
+        else:  # which is not asked, and so cannot wait
+            with dn.transfers("forbid"):
+                options = losses.about(name).unchecked
+                loss = losses.get(name)(y, t, weights, **options)[0]
+            assert np.isnan(dn.to_numpy(loss))

@@ -117,3 +117,22 @@ def test_what_cannot_be_drawn():
         dn.graph(dn.ReLU(), "png")
     with pytest.raises(TypeError, match="expected a layer or network, got int"):
         dn.graph(3)
+
+
+@pytest.mark.parametrize("format", ["mermaid", "dot"])
+def test_a_graph_of_layers(format):
+    """Every input and output has a box, and every arrow is there; inside a chain the nodes are a group."""
+    net = dn.Graph(["p", "q"]).add("sum", dn.Add(), ["p", "q"]).add("a", dn.Dense(2), "sum").add("b", dn.ReLU(), "sum")
+    text = net.graph(format, input_shape={"p": (3,), "q": (3,)})
+    for label in ("input p", "input q", "sum Add", "a Dense", "b ReLU", "output a", "output b"):
+        assert label in text
+    arrow = "-->" if format == "mermaid" else "->"
+    assert text.count(f" {arrow} ") == 6
+    chain = dn.Sequential([dn.Graph("x", [("a", dn.ReLU(), "x"), ("b", dn.Multiply(), ["a", "x"])]), dn.Dense(2)])
+    text = chain.graph(format, input_shape=(3,))
+    assert "0 Graph" in text and "0.b Multiply" in text and text.count(f" {arrow} ") == 5
+
+
+def test_the_sign_where_branches_meet():
+    for merge, sign in {"add": "+", "average": "mean", "max": "max", "multiply": "×", "concat": "concat"}.items():
+        assert f'(("{sign}"' in dn.Parallel([dn.ReLU(), dn.Tanh()], merge=merge).graph()

@@ -7,7 +7,7 @@ import pytest
 
 import dualnet as dn
 from dualnet.backend import backend_of
-from dualnet.training.batches import batches, batches_of_epoch
+from dualnet.training.batches import batches, order_of
 
 X = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1)
 T = np.arange(10)
@@ -19,7 +19,8 @@ def network():
 
 def epoch(net, x=X, t=T, *, size=4, seed=0, number=0, shuffle=True, augment=None):
     """The batches as host arrays."""
-    made = batches_of_epoch(net, x, t, size, number, seed=seed, shuffle=shuffle, augment=augment)
+    moves = None if augment is None else augment.moves(len(x), seed=seed, epoch=number)
+    made = batches(net, x, t, size, order_of(len(x), seed, number, shuffle), augment, moves)
     return [(dn.to_numpy(a), dn.to_numpy(b)) for a, b in made]
 
 

@@ -262,6 +262,29 @@ def test_fit_with_everything(gpu, rng):
     assert found[0][2]["skipped"] > 0 and opt.steps == 20
 
 
+@pytest.mark.parametrize("options", [
+    {"sample_weight": np.linspace(0.5, 2.0, 22)},
+    {"class_weight": {1: 3.0}, "ignore_label": 2},
+    {"metrics": ["f1", "top2", lambda y, t: dn.backend.backend_of(y).xp.mean(y)]},
+    {"accumulate": 2},
+    {"accumulate": 2, "class_weight": [1.0, 2.0, 3.0], "ignore_label": 0, "metrics": "precision"},
+    {"batches": True},
+])  # fmt: skip
+def test_fit_with_weights_metrics_and_accumulation(gpu, rng, options):
+    x, t = rng.standard_normal((22, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 22)
+    found, options = [], dict(options)
+    cut = [(x[i : i + 4], t[i : i + 4]) for i in range(0, 20, 4)]
+    data = (cut, None) if options.pop("batches", False) else (x, t)
+    for capture in (False, True):
+        net, opt = network(), dn.SGD(lr=0.005, momentum=0.9)
+        history = net.fit(*data, epochs=5, batch_size=4, optimizer=opt, validation_data=(x, t), verbose=0,
+                          capture=capture, **options)  # fmt: skip
+        history.pop("seconds")
+        found.append((dict(history), state(net, opt)))
+    assert found[0] == found[1]
+    assert not hasattr(gpu, "now") or gpu.now.graphs.launched > 5
+
+
 @pytest.mark.parametrize("name", ["numpy", "strict"])
 def test_without_graphs_it_is_the_step_itself(name, rng):
     with dn.use_backend(name):

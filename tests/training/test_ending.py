@@ -171,3 +171,49 @@ def test_in_another_thread_it_changes_nothing():
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+@ON_UNIX
+def test_a_block_is_finished_first_also_when_ctrl_c_is_pressed_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt) as caught, ends_like_ctrl_c() as ending:
+        with ends_like_ctrl_c() as inner:  # as fit inside dualnet train
+            assert inner is ending
+            with inner:
+                signal.raise_signal(signal.SIGINT)
+                done.append("first")
+            done.append("not here")
+    assert done == ["first"] and not isinstance(caught.value, Terminated)
+    with pytest.raises(KeyboardInterrupt), ends_like_ctrl_c() as ending, ending:
+        signal.raise_signal(signal.SIGINT)
+        done.append("second")
+        signal.raise_signal(signal.SIGINT)  # whoever presses twice means it
+        done.append("not here")
+    with pytest.raises(Terminated), ends_like_ctrl_c() as ending, ending, ending:
+        signal.raise_signal(signal.SIGTERM)
+        done.append("third")
+    assert done == ["first", "second", "third"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@ON_UNIX
+def test_outside_a_block_ctrl_c_raises_at_once_and_an_own_handler_stays():
+    with pytest.raises(KeyboardInterrupt), ends_like_ctrl_c() as ending:
+        with ending:
+            pass
+        signal.raise_signal(signal.SIGINT)
+    mine = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: mine.append(number))
+    try:
+        with ends_like_ctrl_c() as ending, ending:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert mine == [signal.SIGINT]
+
+
+@ON_UNIX
+def test_an_error_in_a_block_stays_the_error():
+    with pytest.raises(ZeroDivisionError), ends_like_ctrl_c() as ending, ending:
+        signal.raise_signal(signal.SIGTERM)
+        raise ZeroDivisionError

@@ -12,11 +12,15 @@ from dualnet.training import tally as tallying
 from dualnet.training.tally import Tally
 
 SIZES = ((0, 5), (5, 12), (12, 13))
-ACCURATE = ("softmax_cross_entropy", "binary_cross_entropy")
+ACCURATE = [name for name in dn.losses.NAMES if dn.losses.about(name).right is not None]
 
 
 def drawn(name, rng, n=13):
-    y = rng.standard_normal((n, 3))
+    y = rng.standard_normal((n, 2, 3) if name == "dice" else (n, 3))
+    if name == "kl_divergence":
+        return y, np.eye(3)[rng.integers(0, 3, n)]
+    if name == "dice":
+        return y, rng.integers(0, 2, y.shape)
     return y, rng.integers(0, 3, n) if name.startswith("softmax") else rng.integers(0, 2, (n, 3))
 
 
@@ -32,7 +36,8 @@ def test_batches_add_up_to_all_examples(backend, rng, name):
     assert figures["loss"] == pytest.approx(whole, rel=1e-13)
     assert set(figures) == ({"loss", "accuracy"} if name in ACCURATE else {"loss"})
     if name in ACCURATE:
-        right = y.argmax(1) == t if name.startswith("softmax") else (y > 0) == (t == 1)
+        labels = t.argmax(1) if name == "kl_divergence" else t
+        right = y.argmax(1) == labels if t.ndim == 1 or name == "kl_divergence" else (y > 0) == (t == 1)
         assert figures["accuracy"] == right.mean()
     tally.begin()
     assert tally.figures() == {"loss": 0.0}

@@ -59,7 +59,7 @@ def training_step(net: Any, task: dict) -> Any:
     )
 
     def train(x: Any, t: Any) -> Any:
-        train_step(net, optimizer, loss, scale, seen, x, t, task["need_dx"])
+        train_step(net, optimizer, loss, scale, seen, x, t, need_dx=task["need_dx"])
         return seen.value
 
     return train

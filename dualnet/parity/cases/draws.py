@@ -181,6 +181,53 @@ def flatten(rng: Rng, kind: str) -> Drawn:
     return Drawn({"x": values(rng, kind, batch(rng, kind), *two_of(rng, 1, 6), int(rng.integers(1, 6)))})
 
 
+def reshape(rng: Rng, kind: str) -> Drawn:
+    """Maps of which two axes are joined, in each form of the target."""
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3, 5)}, {"shape": (4, -1)}, refused="ValueError")
+    H, W, C = *two_of(rng, 1, 6), int(rng.integers(1, 6))
+    shapes: list[Any] = [(H * W, C), (H, W * C), (W, 1, -1), (-1,), (C, W, H)]
+    return Drawn({"x": values(rng, kind, batch(rng, kind), H, W, C)}, {"shape": shapes[int(rng.integers(len(shapes)))]})
+
+
+# -- maps of another size ----------------------------------------------------------------------------------------------
+
+
+def upsampling(rng: Rng, kind: str) -> Drawn:
+    """Both interpolations, sizes from 1 to 4."""
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3, 4)}, {"size": 2}, refused="ValueError")
+    size = two_of(rng, 1, 4) if rng.random() < 0.7 else int(rng.integers(2, 4))
+    map_size = two_of(rng, 1, 5)
+    if kind == "long sums":
+        size, map_size = (100, 50), (2, 1)
+    options = {"size": size, "interpolation": str(rng.choice(["nearest", "bilinear"]))}
+    return Drawn({"x": values(rng, kind, batch(rng, kind), *map_size, int(rng.integers(1, 4)))}, options)
+
+
+def sides(name: str, least: tuple[int, int], refused: int) -> Draw:
+    """Padding or cropping in each of its forms, on maps of at least this size, on which ``refused`` is too much."""
+
+    def drawn(rng: Rng, kind: str) -> Drawn:
+        if kind == "refused":
+            return Drawn({"x": values(rng, kind, 2, 3, 3, 1)}, {name: refused}, refused="ValueError")
+        form = int(rng.integers(3))
+        forms: tuple[Any, ...] = (int(rng.integers(0, 3)), two_of(rng, 0, 2), (two_of(rng, 0, 2), two_of(rng, 0, 2)))
+        size = two_of(rng, *least)
+        return Drawn({"x": values(rng, kind, batch(rng, kind), *size, int(rng.integers(1, 5)))}, {name: forms[form]})
+
+    return drawn
+
+
+def adaptive(rng: Rng, kind: str) -> Drawn:
+    """Windows that lie side by side, overlap, or repeat units."""
+    if kind == "refused":
+        return Drawn({"x": values(rng, kind, 2, 3, 4)}, {"output_size": 2}, refused="ValueError")
+    size = (100, 100) if kind == "long sums" else two_of(rng, 1, 9)
+    output: Any = 1 if kind == "long sums" else two_of(rng, 1, 5) if rng.random() < 0.7 else int(rng.integers(1, 4))
+    return Drawn({"x": values(rng, kind, batch(rng, kind), *size, int(rng.integers(1, 5)))}, {"output_size": output})
+
+
 def dense(rng: Rng, kind: str) -> Drawn:
     """Rows, or maps whose last axis is the row."""
     rows, K, D = batch(rng, kind, 9), int(rng.integers(1, 60)), int(rng.integers(2, 9))
@@ -213,6 +260,21 @@ def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
         return Drawn({"x": 3.0 * values(rng, kind, *shape)}, options)
 
     return drawn
+
+
+def prelu(rng: Rng, kind: str) -> Drawn:
+    """A slope for each channel, or one for all; some are 0 or negative. NaN has no side, and so no slope."""
+    kind = "wide" if kind == "special" else kind
+    N, size, C = batch(rng, kind, 5), two_of(rng, 1, 6), int(rng.integers(1, 6))
+    if kind == "long sums":
+        N, size, C = 1, (100, 50), 2
+    alpha = weights(rng, kind, C if rng.random() < 0.6 else 1)
+    alpha *= rng.random(alpha.shape) < 0.8
+    x = 3.0 * values(rng, kind, N, *size, C)
+    return Drawn(
+        {"x": x, "alpha": rng.standard_normal(C + 1) if kind == "refused" else alpha},
+        refused="ValueError" if kind == "refused" else "",
+    )
 
 
 def shares(rng: Rng, kind: str) -> Drawn:
@@ -257,6 +319,12 @@ def norm(op: str) -> Draw:
     return drawn
 
 
+def rms_norm(rng: Rng, kind: str) -> Drawn:
+    """As layer norm, without β."""
+    drawn = norm("layer_norm")(rng, kind)
+    return Drawn({name: drawn.arrays[name] for name in ("x", "gamma")}, drawn.options, drawn.refused)
+
+
 def several_to_a_mean(rng: Rng, op: str, kind: str) -> numpy.ndarray:
     """x (N, H, W, C) where several values share each mean. One alone has no variance, and its gradient is rounding."""
     N, C = batch(rng, kind), int(rng.integers(2, 7)) + (8 if op == "layer_norm" else 0)
@@ -281,6 +349,20 @@ def dropout(rng: Rng, kind: str) -> Drawn:
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
+def some_weights(rng: Rng, kind: str, *shape: int) -> numpy.ndarray | None:
+    """Weights of examples or of places in half of the cases; a third of them are 0."""
+    if rng.random() < 0.5:
+        return None
+    w = rng.uniform(0.5, 2.0, shape[: int(rng.integers(1, len(shape) + 1))])
+    w *= rng.random(w.shape) < 0.7
+    return w - 3.0 if kind == "refused" else w
+
+
+def distributions(rng: Rng, rows: int, C: int) -> numpy.ndarray:
+    """Probabilities in 64ths, which add up to 1 in 16 bits too; some are 0."""
+    return rng.multinomial(64, numpy.ones(C) / C, rows) / 64.0
+
+
 def cross_entropy(rng: Rng, kind: str) -> Drawn:
     """Logits, and class numbers or probabilities as targets."""
     rows, C = (3, LONG) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(2, 12)))
@@ -289,20 +371,22 @@ def cross_entropy(rng: Rng, kind: str) -> Drawn:
     if kind == "refused":
         t = t + C  # labels out of range, which a GPU would silently take for other classes
     elif rng.random() < 0.3:
-        t = rng.dirichlet(numpy.ones(C), rows)
+        t = distributions(rng, rows, C)
     options = {"label_smoothing": float(rng.choice([0.0, 0.0, 0.125]))}
-    return Drawn({"y": y, "t": t}, options, refused="ValueError" if kind in ("no image", "refused") else "")
+    arrays = {"y": y, "t": t, "weights": some_weights(rng, kind, rows)}
+    return Drawn(arrays, options, refused="ValueError" if kind in ("no image", "refused") else "")
 
 
-def distance(**choices: list[Any]) -> Draw:
-    """Losses that compare y and t element by element."""
+def distance(weighted: int = 2, **choices: list[Any]) -> Draw:
+    """Losses that compare y and t element by element; ``weighted`` is the number of axes that weights may have."""
 
     def drawn(rng: Rng, kind: str) -> Drawn:
         shape = (2, LONG // 2) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(1, 12)))
         y, t = (weights(rng, kind, *shape) for _ in "yt")
         t = t[:, :1] if kind == "refused" and shape[1] > 1 else t[..., None] if kind == "refused" else t
         options = {name: among[int(rng.integers(len(among)))] for name, among in choices.items()}
-        return Drawn({"y": y, "t": t}, options, refused="ValueError" if kind in ("no image", "refused") else "")
+        arrays = {"y": y, "t": t, "weights": some_weights(rng, kind, *shape[:weighted])}
+        return Drawn(arrays, options, refused="ValueError" if kind in ("no image", "refused") else "")
 
     return drawn
 
@@ -313,6 +397,59 @@ def yes_or_no(rng: Rng, kind: str) -> Drawn:
     t = drawn.arrays["t"]
     drawn.arrays["t"] = (t > 0).astype(numpy.int64)  # type: ignore[operator]
     return drawn
+
+
+def focal(rng: Rng, kind: str) -> Drawn:
+    """As for cross-entropy, with the exponent of what is easy."""
+    drawn = cross_entropy(rng, kind)
+    drawn.options = {"gamma": float(rng.choice([0.0, 0.5, 1.0, 2.0, 2.5]))}
+    return drawn
+
+
+def binary_focal(rng: Rng, kind: str) -> Drawn:
+    """Answers, with the exponent of what is easy."""
+    drawn = yes_or_no(rng, kind)
+    drawn.options = {"gamma": float(rng.choice([0.0, 0.5, 1.0, 2.0, 2.5]))}
+    return drawn
+
+
+def hinge(rng: Rng, kind: str) -> Drawn:
+    """Answers; no y lies on the corner of its cost."""
+    drawn = yes_or_no(rng, kind)
+    drawn.options = {}
+    if kind == "ties":
+        y: Any = drawn.arrays["y"]
+        drawn.arrays["y"] = y + 0.25
+    return drawn
+
+
+def divergence(rng: Rng, kind: str) -> Drawn:
+    """Logits, and distributions of which some probabilities are 0."""
+    drawn = cross_entropy(rng, kind)
+    y: Any = drawn.arrays["y"]
+    q = distributions(rng, *y.shape)
+    drawn.arrays["t"] = q - 1.0 if kind == "refused" else q
+    drawn.options = {}
+    return drawn
+
+
+def regions(rng: Rng, kind: str) -> Drawn:
+    """Logits of maps, and where the regions are."""
+    size = (100, 50) if kind == "long sums" else two_of(rng, 1, 5)
+    shape = (batch(rng, kind, 4), *size, int(rng.integers(1, 4)))
+    y, t = 2.0 * weights(rng, kind, *shape), rng.integers(0, 2, shape)
+    options = {"smooth": float(rng.choice([1.0, 0.125]))}
+    arrays = {"y": y, "t": t + 2 if kind == "refused" else t, "weights": some_weights(rng, kind, shape[0])}
+    return Drawn(arrays, options, refused="ValueError" if kind in ("no image", "refused") else "")
+
+
+def directions(rng: Rng, kind: str) -> Drawn:
+    """Two vectors a row; of several numbers, or their direction is one of two."""
+    kind = "wide" if kind == "ties" else kind
+    shape = (2, LONG // 2) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(3, 12)))
+    y, t = (weights(rng, kind, *shape) for _ in "yt")
+    arrays = {"y": y, "t": t[:, :1] if kind == "refused" else t, "weights": some_weights(rng, kind, shape[0])}
+    return Drawn(arrays, refused="ValueError" if kind in ("no image", "refused") else "")
 
 
 DRAWS: dict[str, Draw] = {
@@ -326,6 +463,12 @@ DRAWS: dict[str, Draw] = {
     "max_pool2d_relu": pooling(),
     "avg_pool2d": pooling("count_include_pad"),
     "l2_pool2d": pooling(special=False),
+    "adaptive_avg_pool2d": adaptive,
+    "upsample2d": upsampling,
+    "zero_pad2d": sides("padding", (1, 5), -1),
+    "reflect_pad2d": sides("padding", (3, 7), 3),
+    "crop2d": sides("cropping", (5, 8), 2),
+    "reshape": reshape,
     "global_avg_pool2d": whole_map(),
     "global_max_pool2d": whole_map(),
     "relu": elementwise(),
@@ -336,6 +479,11 @@ DRAWS: dict[str, Draw] = {
     "sigmoid": elementwise(),
     "tanh": elementwise(),
     "softplus": elementwise(),
+    "mish": elementwise(),
+    "relu6": elementwise(),
+    "hardsigmoid": elementwise(),
+    "hardswish": elementwise(),
+    "prelu": prelu,
     "softmax": shares,
     "log_softmax": shares,
     "batch_norm": norm("batch_norm"),
@@ -344,10 +492,17 @@ DRAWS: dict[str, Draw] = {
     "batch_norm_inference_relu": norm("batch_norm_inference"),
     "layer_norm": norm("layer_norm"),
     "group_norm": norm("group_norm"),
+    "rms_norm": rms_norm,
     "dropout": dropout,
     "softmax_cross_entropy": cross_entropy,
-    "mean_squared_error": distance(),
+    "mean_squared_error": distance(1),
     "binary_cross_entropy": yes_or_no,
     "huber": distance(delta=[1.0, 0.5]),
+    "softmax_focal": focal,
+    "binary_focal": binary_focal,
+    "hinge": hinge,
+    "kl_divergence": divergence,
+    "dice": regions,
+    "cosine_distance": directions,
 }
 """How each op's arguments are drawn, by its name."""

@@ -23,9 +23,10 @@ __all__ = ["Expected", "expected", "gradient_names", "output_name"]
 Source = Callable[[str], tuple[Callable[..., Any], Callable[..., Any]]]
 """Gives forward(*arrays, **options) and backward(dy, *arrays, **options) of an op, both in float64."""
 
-EXACT = ("flatten", "relu", "global_max_pool2d")
+EXACT = ("flatten", "reshape", "relu", "relu6", "global_max_pool2d", "zero_pad2d", "crop2d")
 ONE_PRODUCT = ("leaky_relu", "dropout")
-WITH_EXP = ("elu", "gelu", "silu", "sigmoid", "tanh", "softplus")
+WITH_EXP = ("elu", "gelu", "silu", "mish", "sigmoid", "tanh", "softplus", "hardsigmoid", "hardswish")
+RESIZED = {"upsample2d": "size", "reflect_pad2d": "padding", "adaptive_avg_pool2d": "output_size"}
 SUMS = (
     *("conv2d", "conv_transpose2d", "dense"),
     *("max_pool2d", "avg_pool2d", "l2_pool2d", "global_avg_pool2d"),
@@ -118,6 +119,9 @@ def _limits(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
         (ONE_PRODUCT, _one_product),
         (WITH_EXP, _with_exp),
         (SUMS, _sums),
+        (tuple(RESIZED), _resized),
+        (("prelu",), _prelu),
+        (("rms_norm",), _rms),
         (SHARES, _shares),
         (NORMS, _norms),
         (tuple(ops.losses.NAMES), _losses),
@@ -156,7 +160,48 @@ def _steep(case: Case) -> numpy.ndarray:
     """|dy| times the size of the terms of f': about 1, x for SiLU, and x · v(x) for GELU with its exponent v."""
     dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))
     x = numpy.clip(x, 1.0, 8.0)
-    return dy * {"silu": x, "gelu": x * x}.get(case.op, 1.0)
+    return dy * {"silu": x, "mish": x, "gelu": x * x}.get(case.op, 1.0)
+
+
+def _prelu(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
+    """One product each; a slope's gradient sums over the places that share it."""
+    dy, x = (numpy.abs(a.astype(numpy.float64)) for a in (case.dy, case.arrays["x"]))
+    x = x * (numpy.asarray(case.arrays["x"], numpy.float64) < 0.0)
+    shared = tuple(range(x.ndim - (case.arrays["alpha"].size == x.shape[-1])))
+    K = max(1, x.size // found["dalpha"].size)
+    magnitude = numpy.sum(dy * x, shared).reshape(found["dalpha"].shape)
+    one = {name: limits.ulps(found[name], case.dtype, 1) for name in ("y", "dx")}
+    return one | {"dalpha": limits.products(found["dalpha"], case.dtype, K, magnitude)}
+
+
+def _resized(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
+    """Sums with fixed shares. K is how many units a place reads, or how many places read a unit, roughly."""
+    forward, backward = source(case.base)
+    x, dy = (numpy.abs(a.astype(numpy.float64)) for a in (case.arrays["x"], case.dy))
+    larger = [max(n, m) / max(1, min(n, m)) for n, m in zip(x.shape[1:3], dy.shape[1:3])]
+    K = 4 * math.ceil(larger[0]) * math.ceil(larger[1])
+    return {
+        "y": limits.products(found["y"], case.dtype, K, forward(x, **options)),
+        "dx": limits.products(found["dx"], case.dtype, K, backward(dy, x, **options)),
+    }
+
+
+def _rms(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
+    """τ over the values that share a root; no mean is taken out, and so nothing cancels in it."""
+    x, gamma, dy = (a.astype(numpy.float64) for a in (case.arrays["x"], case.arrays["gamma"], case.dy))
+    axes = tuple(range(x.ndim - gamma.ndim, x.ndim))
+    n, several = math.prod(gamma.shape), max(1, math.prod(x.shape[: x.ndim - gamma.ndim]))
+    s = numpy.sqrt(numpy.mean(x * x, axes, keepdims=True) + options.get("epsilon", 1e-5))
+    dy, x_hat, added = numpy.abs(dy), numpy.abs(x / s), limits.adding(case.dtype)
+    whole = numpy.sum(dy * x_hat, tuple(range(x.ndim - gamma.ndim)))
+    tau = limits.tau(added, n)
+    return {
+        "y": limits.normed(found["y"], case.dtype, tau, f"τ, K = {n}", numpy.abs(gamma) * x_hat),
+        "dx": limits.normed(found["dx"], case.dtype, tau, f"τ, K = {n}", dy * numpy.abs(gamma) / s),
+        "dgamma": limits.normed(
+            found["dgamma"], case.dtype, limits.tau(added, several), f"τ, K = {several}", whole, several
+        ),
+    }
 
 
 def _sums(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
@@ -274,13 +319,14 @@ def statistics(
 def _losses(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
     """A loss is a mean of terms of one sign. Its gradient is a difference, of probabilities or of y and t."""
     y, t = (numpy.asarray(case.arrays[name], numpy.float64) for name in ("y", "t"))
-    loss, dy = found["loss"], found["dy"]
-    if case.op == "softmax_cross_entropy":
+    loss, dy, share = found["loss"], found["dy"], shares(case.arrays.get("weights"), y)
+    if case.op in ("softmax_cross_entropy", "softmax_focal", "kl_divergence"):
         bound, why = _of_classes(case.dtype, y.shape[-1])
-        rows = y.size // y.shape[-1]
         p = numpy.exp(y - y.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
-        parts = (2.0 * p - rows * dy) / rows  # (p + q) / rows, where dy is (p − q) / rows
+        parts = 2.0 * p * share * y.shape[-1] - dy  # (p + q) · share, where dy is (p − q) · share
+        if case.op == "softmax_focal":
+            parts = 4.0 * (1.0 + options.get("gamma", 2.0)) * share * y.shape[-1]  # of g, at most γ + 1, and p Σ g
         return {
             "loss": limits.normed(loss, case.dtype, bound, why, numpy.maximum(numpy.abs(loss), 1.0)),
             "dy": limits.normed(dy, case.dtype, bound, why, parts),
@@ -288,8 +334,37 @@ def _losses(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
     total = limits.tau(limits.adding(case.dtype), y.size)
     parts = numpy.abs(dy)
     if case.op == "binary_cross_entropy":
-        parts = (1.0 / (1.0 + numpy.exp(-y)) + numpy.abs(t)) / y.size  # σ(y) + q
+        parts = (1.0 / (1.0 + numpy.exp(-y)) + numpy.abs(t)) * share  # σ(y) + q
+    whole: Any = None
+    if case.op == "binary_focal":
+        parts, whole = (
+            (2.0 + 2.0 * options.get("gamma", 2.0)) * share * numpy.clip(numpy.abs(y), 1.0, 40.0),
+            numpy.ones(()),
+        )
+    if case.op == "hinge":
+        whole = numpy.sum(share * (1.0 + numpy.abs(y)))
+    if case.op == "dice":
+        parts, whole = 3.0 * share * y.size / (y.shape[0] * y.shape[-1]), numpy.ones(())
+        total = limits.tau(limits.adding(case.dtype), max(1, y.size))
+        return {
+            "loss": limits.normed(loss, case.dtype, total, f"τ, K = {y.size}", whole),
+            "dy": limits.products(dy, case.dtype, y.size // max(1, y.shape[0] * y.shape[-1]), parts),
+        }
+    if case.op == "cosine_distance":
+        length = numpy.sqrt(numpy.sum(y * y, -1, keepdims=True))
+        parts, whole = 2.0 * share * y.shape[-1] / numpy.where(length > 0.0, length, 1.0), numpy.ones(())
+        return {
+            "loss": limits.normed(loss, case.dtype, total, f"τ, K = {y.size}", whole),
+            "dy": limits.products(dy, case.dtype, y.shape[-1], parts),
+        }
     return {
-        "loss": limits.normed(loss, case.dtype, total, f"τ, K = {y.size}"),
+        "loss": limits.normed(loss, case.dtype, total, f"τ, K = {y.size}", whole),
         "dy": limits.products(dy, case.dtype, 1, parts),
     }
+
+
+def shares(weights: numpy.ndarray | None, y: numpy.ndarray) -> numpy.ndarray:
+    """The part of each element of y in the mean over all: w / Σ w, for weights of the first axes of y."""
+    w = numpy.ones(y.shape) if weights is None else numpy.asarray(weights, numpy.float64)
+    w = numpy.broadcast_to(w.reshape(*w.shape, *(1,) * (y.ndim - w.ndim)), y.shape)
+    return w / (numpy.sum(w) or 1.0)

@@ -1,8 +1,9 @@
-"""Plain loops for convolution, pooling, flatten and dense (E4, E6, E8, E9 and their gradients)."""
+"""Plain loops for all that reads maps, for flatten and for dense (E4, E6, E8, E9, E19 and their gradients)."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -333,6 +334,135 @@ def global_max_pool2d_backward(dy, x, *, keepdims=False) -> Array:
     return dx
 
 
+def span(i: int, n: int, count: int) -> range:
+    """The units that window i of ``count`` windows along n units covers: those that it touches, on a common ruler."""
+    return range(n)[math.floor(i * n / count) : math.ceil((i + 1) * n / count)]
+
+
+@in_float64
+def adaptive_avg_pool2d(x, output_size) -> Array:
+    """E8: y[n,i,j,c] is the mean of the units that window i, j of H' × W' touches."""
+    (N, H, W, C), (P, Q) = x.shape, both(output_size)
+    y = np.zeros((N, P, Q, C))
+    for n, i, j, c in np.ndindex(y.shape):
+        units = [(h, v) for h in span(i, H, P) for v in span(j, W, Q)]
+        for h, v in units:
+            y[n, i, j, c] += x[n, h, v, c] / len(units)
+    return y
+
+
+@in_float64
+def adaptive_avg_pool2d_backward(dy, x, output_size) -> Array:
+    """E15: every unit of a window gets dy / M."""
+    (_, H, W, _), (P, Q), dx = x.shape, both(output_size), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(dy.shape):
+        units = [(h, v) for h in span(i, H, P) for v in span(j, W, Q)]
+        for h, v in units:
+            dx[n, h, v, c] += dy[n, i, j, c] / len(units)
+    return dx
+
+
+# -- maps of another size (E19) ----------------------------------------------------------------------------------------
+
+
+def sources(i: int, n: int, s: int, interpolation: str) -> list[tuple[int, float]]:
+    """Which rows of n row i of n·s reads, and with which shares."""
+    if interpolation == "nearest":
+        return [(i // s, 1.0)]
+    u = min(max((i + 0.5) / s - 0.5, 0.0), n - 1.0)  # in the middle of its field, and not beyond the edge
+    low = math.floor(u)
+    return [(row, share) for row, share in ((low, 1.0 - (u - low)), (low + 1, u - low)) if share > 0.0]
+
+
+@in_float64
+def upsample2d(x, size, *, interpolation="nearest") -> Array:
+    """E19: y[n,i,j,c] = Σ over the rows and columns that i and j read."""
+    (N, H, W, C), (s, t) = x.shape, both(size)
+    y = np.zeros((N, H * s, W * t, C))
+    for n, i, j, c in np.ndindex(y.shape):
+        for (h, a), (v, b) in itertools.product(sources(i, H, s, interpolation), sources(j, W, t, interpolation)):
+            y[n, i, j, c] += a * b * x[n, h, v, c]
+    return y
+
+
+@in_float64
+def upsample2d_backward(dy, x, size, *, interpolation="nearest") -> Array:
+    """E19: every unit gets from each place that reads it what that read."""
+    (_, H, W, _), (s, t), dx = x.shape, both(size), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(dy.shape):
+        for (h, a), (v, b) in itertools.product(sources(i, H, s, interpolation), sources(j, W, t, interpolation)):
+            dx[n, h, v, c] += a * b * dy[n, i, j, c]
+    return dx
+
+
+def four_sides(value: Any) -> tuple:
+    """``number | (height, width) | ((top, bottom), (left, right))`` as top, bottom, left, right."""
+    height, width = both(value)
+    return (*both(height), *both(width))
+
+
+@in_float64
+def zero_pad2d(x, padding) -> Array:
+    """E19: y[n,i,j,c] = x[n,i − top,j − left,c] where that is on the map, else 0."""
+    (N, H, W, C), (top, bottom, left, right) = x.shape, four_sides(padding)
+    y = np.zeros((N, top + H + bottom, left + W + right, C))
+    for n, h, v, c in np.ndindex(x.shape):
+        y[n, h + top, v + left, c] = x[n, h, v, c]
+    return y
+
+
+@in_float64
+def zero_pad2d_backward(dy, x, padding) -> Array:
+    """E19: what lies on the map."""
+    (top, _, left, _), dx = four_sides(padding), np.zeros(x.shape)
+    for n, h, v, c in np.ndindex(x.shape):
+        dx[n, h, v, c] = dy[n, h + top, v + left, c]
+    return dx
+
+
+@in_float64
+def crop2d(x, cropping) -> Array:
+    """E19: y[n,i,j,c] = x[n,i + top,j + left,c]."""
+    (N, H, W, C), (top, bottom, left, right) = x.shape, four_sides(cropping)
+    y = np.zeros((N, H - top - bottom, W - left - right, C))
+    for n, i, j, c in np.ndindex(y.shape):
+        y[n, i, j, c] = x[n, i + top, j + left, c]
+    return y
+
+
+@in_float64
+def crop2d_backward(dy, x, cropping) -> Array:
+    """E19: nothing for what was cut off."""
+    (top, _, left, _), dx = four_sides(cropping), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(dy.shape):
+        dx[n, i + top, j + left, c] = dy[n, i, j, c]
+    return dx
+
+
+def in_the_mirror(i: int, n: int) -> int:
+    """The row that stands at place i, which may lie before the first or behind the last."""
+    return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+
+
+@in_float64
+def reflect_pad2d(x, padding) -> Array:
+    """E19: y[n,i,j,c] is the unit that a mirror on the outermost row and column shows there."""
+    (N, H, W, C), (top, bottom, left, right) = x.shape, four_sides(padding)
+    y = np.zeros((N, top + H + bottom, left + W + right, C))
+    for n, i, j, c in np.ndindex(y.shape):
+        y[n, i, j, c] = x[n, in_the_mirror(i - top, H), in_the_mirror(j - left, W), c]
+    return y
+
+
+@in_float64
+def reflect_pad2d_backward(dy, x, padding) -> Array:
+    """E19: each unit gets the deltas of all places that show it."""
+    (_, H, W, _), (top, _, left, _), dx = x.shape, four_sides(padding), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(dy.shape):
+        dx[n, in_the_mirror(i - top, H), in_the_mirror(j - left, W), c] += dy[n, i, j, c]
+    return dx
+
+
 # -- flatten and dense (E9, E16) ---------------------------------------------------------------------------------------
 
 
@@ -354,6 +484,24 @@ def flatten_backward(dy, x) -> Array:
         for i, unit in enumerate(np.ndindex(x.shape[1:])):
             dx[(n, *unit)] = dy[n, i]
     return dx
+
+
+@in_float64
+def reshape(x, shape) -> Array:
+    """E9: the units of each example, one after another, in another shape."""
+    rows, shape = flatten(x), list(shape) if isinstance(shape, (tuple, list)) else [shape]
+    known = math.prod(extent for extent in shape if extent != -1)
+    y = np.zeros((x.shape[0], *(rows.shape[1] // known if extent == -1 else extent for extent in shape)))
+    for n in range(x.shape[0]):
+        for unit, at in enumerate(np.ndindex(y.shape[1:])):
+            y[(n, *at)] = rows[n, unit]
+    return y
+
+
+@in_float64
+def reshape_backward(dy, x, shape) -> Array:
+    """E9 back: every unit gets its own delta."""
+    return flatten_backward(flatten(dy), x)
 
 
 @in_float64

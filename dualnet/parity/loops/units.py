@@ -169,6 +169,98 @@ def softplus_backward(dy, x) -> Array:
     return each_backward(sigma, dy, x)
 
 
+@in_float64
+def mish(x) -> Array:
+    """f(x) = x·tanh(log(1 + e^x))."""
+    return each(lambda v: times(v, math.tanh(plus(v))), x)
+
+
+@in_float64
+def mish_backward(dy, x) -> Array:
+    """f'(x) = t + x·σ(x)·(1 − t²) with t = tanh(log(1 + e^x)), and 1 − tanh² = 1 / cosh²."""
+
+    def slope(v: float) -> float:
+        steep = 1.0 / math.cosh(plus(v)) ** 2 if plus(v) < 300.0 else 0.0
+        return math.tanh(plus(v)) + times(v, sigma(v) * steep)
+
+    return each_backward(slope, dy, x)
+
+
+def plus(v: float) -> float:
+    """log(1 + e^v)."""
+    return (v if v > 0 else 0.0) + math.log1p(math.exp(-abs(v)))
+
+
+@in_float64
+def relu6(x) -> Array:
+    """f(x) = min(max(0, x), 6)."""
+    return each(lambda v: 0.0 if v <= 0 else 6.0 if v > 6 else v, x)
+
+
+@in_float64
+def relu6_backward(dy, x) -> Array:
+    """f'(x) = 1 where 0 < x < 6; elsewhere dx is 0, whatever dy is."""
+    return where_inside(dy, x, 0.0, 6.0, 1.0)
+
+
+def where_inside(dy: Array, x: Array, low: float, high: float, slope: float) -> Array:
+    """dx = slope · dy where x is inside, else 0."""
+    dx = np.zeros(x.shape)
+    for at in np.ndindex(x.shape):
+        if low < x[at] < high:
+            dx[at] = slope * dy[at]
+    return dx
+
+
+def part_of_6(v: float) -> float:
+    """min(max(0, v + 3), 6) / 6."""
+    return 0.0 if v <= -3 else 1.0 if v >= 3 else (v + 3.0) / 6.0
+
+
+@in_float64
+def hardsigmoid(x) -> Array:
+    """f(x) = min(max(0, x + 3), 6) / 6."""
+    return each(part_of_6, x)
+
+
+@in_float64
+def hardsigmoid_backward(dy, x) -> Array:
+    """f'(x) = 1/6 where −3 < x < 3; elsewhere dx is 0."""
+    return where_inside(dy, x, -3.0, 3.0, 1.0 / 6.0)
+
+
+@in_float64
+def hardswish(x) -> Array:
+    """f(x) = x · min(max(0, x + 3), 6) / 6."""
+    return each(lambda v: times(v, part_of_6(v)), x)
+
+
+@in_float64
+def hardswish_backward(dy, x) -> Array:
+    """f'(x) = 0 where x ≤ −3, 1 where x ≥ 3, else x/3 + 1/2."""
+    return each_backward(lambda v: 0.0 if v <= -3 else 1.0 if v >= 3 else v / 3.0 + 0.5, dy, x)
+
+
+@in_float64
+def prelu(x, alpha) -> Array:
+    """f(x) = x where x > 0, else α·x, with the α of the channel (or the only one)."""
+    y = np.zeros(x.shape)
+    for at in np.ndindex(x.shape):
+        y[at] = x[at] if x[at] > 0 else times(float(alpha[at[-1] % alpha.size]), float(x[at]))
+    return y
+
+
+@in_float64
+def prelu_backward(dy, x, alpha) -> tuple:
+    """f'(x) = 1 where x > 0, else α; ∂f/∂α = x where x < 0, else 0."""
+    dx, dalpha = np.zeros(x.shape), np.zeros(alpha.shape)
+    for at in np.ndindex(x.shape):
+        c = at[-1] % alpha.size
+        dx[at] = dy[at] if x[at] > 0 else alpha[c] * dy[at]
+        dalpha[c] += dy[at] * x[at] if x[at] < 0 else 0.0
+    return dx, dalpha
+
+
 # -- softmax: each element depends on its whole line -------------------------------------------------------------------
 
 
@@ -346,6 +438,30 @@ def layer_norm(x, gamma, beta, *, axis=-1, epsilon=1e-5) -> Array:
 def layer_norm_backward(dy, x, gamma, beta, *, axis=-1, epsilon=1e-5) -> tuple:
     """As layer_norm: the elements along ``axis`` share a mean."""
     return normalise_backward(dy, x, gamma, *layer_groups(x.shape, axis), epsilon)
+
+
+@in_float64
+def rms_norm(x, gamma, *, axis=-1, epsilon=1e-5) -> Array:
+    """y = γ·x / √(Σx²/M + ε) over the M elements along ``axis`` (Zhang and Sennrich 2019)."""
+    y, (together, place) = np.zeros(x.shape), layer_groups(x.shape, axis)
+    for crowd in together.values():
+        s = np.sqrt(added(x[at] ** 2 for at in crowd) / len(crowd) + epsilon)
+        for at in crowd:
+            y[at] = gamma[place(at)] * x[at] / s
+    return y
+
+
+@in_float64
+def rms_norm_backward(dy, x, gamma, *, axis=-1, epsilon=1e-5) -> tuple:
+    """Directly, and through s: ∂E/∂s = −Σ dy·γ·x / s², and ∂s/∂x = x / (M·s)."""
+    dx, dgamma, (together, place) = np.zeros(x.shape), np.zeros(gamma.shape), layer_groups(x.shape, axis)
+    for crowd in together.values():
+        s = np.sqrt(added(x[at] ** 2 for at in crowd) / len(crowd) + epsilon)
+        ds = added(-dy[at] * gamma[place(at)] * x[at] / s**2 for at in crowd)
+        for at in crowd:
+            dx[at] = dy[at] * gamma[place(at)] / s + ds * x[at] / (len(crowd) * s)
+            dgamma[place(at)] += dy[at] * x[at] / s
+    return dx, dgamma
 
 
 def channel_groups(shape: tuple, groups: int) -> Crowds:

@@ -17,6 +17,7 @@ import numpy
 
 from ...arguments import integer
 from ...check import CheckError
+from ...layers.entering import one_of_each
 from ...layers.layer import Layer
 from ...ops import losses
 from ...optimizers.optimizer import Optimizer
@@ -149,6 +150,7 @@ def examples_of(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.nd
         raise TypeError(f"{op}: expected a network, got {type(net).__name__}")
     if net.input_shape is None:
         raise ValueError(f"{op}: the network has no parameters yet; call net.init(input_shape) first")
+    one_of_each(net, op)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(f"{op}: data is a pair (x, t)")
     x, t = (to_numpy(a) if backend_of(a) is not None else numpy.asarray(a) for a in data)

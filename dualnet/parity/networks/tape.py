@@ -1,7 +1,7 @@
 """A network that notes what goes through each of its layers, and one that follows such notes with layers of its own.
 
-The notes are taken on copies: the network itself is not touched. Of chains and residual blocks only the layers inside
-are noted, since they compute; what a block itself adds up shows in the input of the next layer.
+The notes are taken on copies: the network itself is not touched. Of chains, residual blocks and graphs only the layers
+inside are noted, since they compute; what is merged where ways meet shows in the input of the next layer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy
 
-from ...layers import BatchNorm, Conv2D, Conv2DTranspose, Dense, Dropout, Flatten, GroupNorm, LayerNorm
+from ...layers import BatchNorm, Conv2D, Conv2DTranspose, Dense, Dropout, Flatten, GroupNorm, InstanceNorm, LayerNorm
 from ...layers.bases import OpLayer
 from ...layers.layer import Layer
+from ...layers.merging import Merge
 from ...layers.normalization import Normalization
 from ...ops.pullback import Pullback
 from ...seeing.watching import Run, Visit, Watch
@@ -154,7 +155,7 @@ def _op(call: Call) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
         return ("batch_norm" if call.train else "batch_norm_inference"), ("gamma", "beta"), {"epsilon": layer.epsilon}
     if type(layer) is LayerNorm:
         return "layer_norm", ("gamma", "beta"), {"axis": layer.axis, "epsilon": layer.epsilon}
-    if type(layer) is GroupNorm:
+    if isinstance(layer, GroupNorm) and type(layer) in (GroupNorm, InstanceNorm):
         return "group_norm", ("gamma", "beta"), {"groups": layer.groups, "epsilon": layer.epsilon}
     if isinstance(layer, Dropout) and call.train:
         key = (call.state["seed"], call.state["step"])
@@ -165,8 +166,8 @@ def _op(call: Call) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
 
 
 def _leaves(net: Layer) -> list[str]:
-    """The paths of the layers that compute: those without layers inside."""
-    return [path for path, layer in net.walk() if not layer.children()]
+    """The paths of the layers that compute on one array: without layers inside, and no place where ways meet."""
+    return [path for path, layer in net.walk() if not layer.children() and not isinstance(layer, Merge)]
 
 
 def _switches(layer: Layer, way: Pullback, y: Array, options: dict[str, Any]) -> numpy.ndarray | None:

@@ -9,6 +9,7 @@ import numpy
 
 from ...layers import activation as act
 from ...layers import normalization as norm
+from ...layers import piecewise
 from ...layers.layer import Layer
 from .run import Use
 from .target import Target
@@ -56,8 +57,37 @@ def curve(layer: Layer) -> tuple[Function, Function, str, str]:
             "σ(x) · (1 + x · (1 − σ(x)))",
         ),
         act.GELU: (lambda x: x * gate(x), lambda x: gate(x) + x * slope(x), "x · Φ(x)", "Φ(x) + x · φ(x)"),
+        act.Mish: (
+            lambda x: x * mish_gate(x),
+            lambda x: mish_gate(x) + x * logistic(x) * (1 - mish_gate(x) ** 2),
+            "x · g(x) with g = tanh(log(1 + eˣ))",
+            "g(x) + x · σ(x) · (1 − g(x)²)",
+        ),
+        piecewise.ReLU6: (
+            lambda x: min(max(x, 0.0), 6.0),
+            lambda x: float(0 < x < 6),
+            "min(max(0, x), 6)",
+            "1 where 0 < x < 6, else 0",
+        ),
+        piecewise.Hardsigmoid: (
+            lambda x: min(max(x + 3, 0.0), 6.0) / 6,
+            lambda x: (-3 < x < 3) / 6,
+            "min(max(0, x + 3), 6) / 6",
+            "1/6 where −3 < x < 3, else 0",
+        ),
+        piecewise.Hardswish: (
+            lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
+            lambda x: 0.0 if x <= -3 else 1.0 if x >= 3 else x / 3 + 0.5,
+            "x · min(max(0, x + 3), 6) / 6",
+            "x / 3 + 1/2 between −3 and 3; 0 on the left, 1 on the right",
+        ),
     }
     return next(found for kind, found in curves.items() if isinstance(layer, kind))
+
+
+def mish_gate(x: float) -> float:
+    """tanh(log(1 + eˣ))."""
+    return math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x))))
 
 
 def _gate(approximate: bool) -> tuple[Function, Function]:
@@ -247,7 +277,11 @@ def _weight(terms: list[Term]) -> float:
 
 KINDS: list[tuple[type[Layer], Callable[[Target, Use], Account]]] = [
     (act.Softmax, of_softmax),
-    (norm.Normalization, of_normalization),
+    *((kind, of_normalization) for kind in (norm.BatchNorm, norm.LayerNorm, norm.GroupNorm)),
+    (act.Mish, of_activation),
+    (piecewise.ReLU6, of_activation),
+    (piecewise.Hardsigmoid, of_activation),
+    (piecewise.Hardswish, of_activation),
     (act.ReLU, of_activation),
     (act.LeakyReLU, of_activation),
     (act.ELU, of_activation),

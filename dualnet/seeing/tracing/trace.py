@@ -21,7 +21,7 @@ import numpy
 
 from ... import markup, optimizers
 from ...layers import LogSoftmax, ReLU, Sigmoid, Softmax
-from ...layers.entering import as_batch, home
+from ...layers.entering import as_batch, home, one_of_each
 from ...layers.layer import Layer, Shape
 from ...layers.parameter import Parameter
 from ...layers.passing import Gradients
@@ -168,6 +168,7 @@ def trace(
     >>> trace.findings
     []
     """
+    one_of_each(net, "trace")
     chosen = losses.of(net, loss)
     optimizer = _optimizer(optimizer)
     batch, target = as_batch(net, x, "trace"), asarray(t, backend=home(net))

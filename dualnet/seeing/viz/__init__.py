@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attention import grad_cam, saliency
+    from .changes import augmented
     from .landscape import loss_landscape
     from .maps import deltas, feature_maps, filters
     from .results import confusion_matrix, learning_curves, misclassified
 
-__all__ = ["confusion_matrix", "deltas", "feature_maps", "filters", "grad_cam"]
+__all__ = ["augmented", "confusion_matrix", "deltas", "feature_maps", "filters", "grad_cam"]
 __all__ += ["learning_curves", "loss_landscape", "misclassified", "saliency"]
 
 _HOMES = {
     "attention": ("grad_cam", "saliency"),
+    "changes": ("augmented",),
     "landscape": ("loss_landscape",),
     "maps": ("deltas", "feature_maps", "filters"),
     "results": ("confusion_matrix", "learning_curves", "misclassified"),

@@ -246,5 +246,6 @@ def test_agrees_with_pytorch(name: str) -> None:
 def test_losses_agree_with_pytorch(name: str) -> None:
     target, packed, arrays = load(name)
     t = arrays["t"].astype(np.int64) if packed["labels"] else arrays["t"]
-    assert error(getattr(reference, target)(arrays["y"], t, **packed["options"]), arrays["loss"]) <= 1e-12
-    assert error(getattr(reference, f"{target}_backward")(arrays["y"], t, **packed["options"]), arrays["dy"]) <= 1e-12
+    given, options = (arrays["y"], t, arrays.get("weights")), packed["options"]
+    assert error(getattr(reference, target)(*given, **options), arrays["loss"]) <= 1e-12
+    assert error(getattr(reference, f"{target}_backward")(*given, **options), arrays["dy"]) <= 1e-12

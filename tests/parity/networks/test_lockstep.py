@@ -41,8 +41,29 @@ def test_every_kind_of_layer(data):
     layers += [dn.SeparableConv2D(4, 2), dn.Softplus(), dn.Parallel([dn.Conv2D(2, 1), dn.Identity()], merge="concat")]
     layers += [dn.L2Pool2D(2), dn.GlobalAveragePool2D(), dn.Dense(3), dn.LogSoftmax()]
     assert dn.twin(dn.Sequential(layers).init((8, 8, 2)), data, steps=2, batch_size=4)
+    layers = [
+        dn.Conv2D(3, 3),
+        dn.InstanceNorm(),
+        dn.Hardswish(),
+        dn.UpSampling2D(2, interpolation="bilinear"),
+        dn.PReLU(),
+    ]
+    layers += [dn.ReflectionPadding2D(1), dn.Cropping2D(1), dn.ZeroPadding2D(1), dn.RMSNorm(), dn.Mish(), dn.ReLU6()]
+    layers += [dn.AdaptiveAveragePool2D(4), dn.Hardsigmoid(), dn.Reshape((8, 6)), dn.Conv1D(4, 3), dn.MaxPool1D(2)]
+    layers += [dn.GlobalAveragePool1D(), dn.Dense(3)]
+    assert dn.twin(dn.Sequential(layers).init((8, 8, 2)), data, steps=2, batch_size=4)
     double = dn.Lambda(lambda x: 2 * x, lambda dy, x, y: 2 * dy)  # a layer without an op of its own
     assert dn.twin(dn.Sequential([double, dn.Flatten(), dn.Dense(3)]).init((8, 8, 2)), data, steps=2)
+
+
+def test_where_ways_meet(data):
+    """A graph, whose merges take several arrays, and every merge of branches."""
+    nodes = [("a", dn.Conv2D(3, 3, padding=1), "x"), ("b", dn.Sequential([dn.Tanh(), dn.Conv2D(3, 1)]), "a")]
+    nodes += [("p", dn.Multiply(), ["a", "b"]), ("q", dn.Maximum(), ["p", "b"]), ("r", dn.Average(), ["q", "a"])]
+    nodes += [("s", dn.Concatenate(), ["r", "p"]), ("t", dn.Add(), ["s", "s"])]
+    branches = [dn.Parallel([dn.Tanh(), dn.Conv2D(6, 1)], merge) for merge in ("add", "average", "max", "multiply")]
+    net = dn.Sequential([dn.Graph("x", nodes), *branches, dn.GlobalAveragePool2D(), dn.Dense(3)]).init((8, 8, 2))
+    assert dn.twin(net, data, steps=2, batch_size=4) and dn.parity(net, *data)
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,14 @@ LAYERS = {
         kind.__name__: (kind(), (4, 3, 2))
         for kind in (dn.ReLU, dn.LeakyReLU, dn.ELU, dn.Sigmoid, dn.Tanh, dn.Softplus, dn.SiLU, dn.GELU, dn.Identity)
     },
+    **{kind.__name__: (kind(), (4, 3, 2)) for kind in (dn.Mish, dn.ReLU6, dn.Hardsigmoid, dn.Hardswish)},
     "GELU with tanh": (dn.GELU(approximate=True), (4, 3, 2)),
     "Softmax": (dn.Softmax(), (3, 5)),
     "LogSoftmax": (dn.LogSoftmax(axis=1), (3, 5)),
     "BatchNorm": (dn.BatchNorm(), (3, 4, 2)),
     "LayerNorm": (dn.LayerNorm(axis=(1, 3)), (3, 4, 2)),
     "GroupNorm": (dn.GroupNorm(2), (3, 2, 4)),
+    "InstanceNorm": (dn.InstanceNorm(), (3, 4, 2)),
     "Dropout": (dn.Dropout(0.4), (4, 5)),
 }
 
@@ -328,8 +330,8 @@ def test_the_command_explains_saved_networks(capsys, tmp_path):
     [
         (["nowhere.npz"], "'nowhere.npz' is neither a file nor a model"),
         (["lenet5"], "say which image, with --images FILE"),
-        (["lenet5", "--images", "mnist"], "say where its files lie, with --data DIR"),
-        (["mnist"], "say where its files lie, with --data DIR"),
+        (["lenet5", "--images", "mnist"], "DUALNET_OFFLINE forbids to download it"),
+        (["mnist"], "DUALNET_OFFLINE forbids to download it"),
         (["digits", "--image", "9999"], "--image 9999: there are 360 images, 0 … 359"),
         (["--image", "-1"], "there are 1,437 digits"),
         (["--target", "q"], "a target is an array and an index"),
@@ -340,6 +342,9 @@ def test_the_command_explains_saved_networks(capsys, tmp_path):
 )
 def test_the_commands_mistakes_are_one_line(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALNET_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DUALNET_DATA", raising=False)
     code, out, err = command(capsys, *arguments)
     assert code == 2 and not out and words in err and err.startswith("dualnet explain: ") and err.count("\n") == 1
     assert "explain: explain" not in err and not list(tmp_path.iterdir())

@@ -55,6 +55,7 @@ CALLS = {
     "contours": lambda net, x, t, **o: dn.viz.loss_landscape(net, x, t, points=3, directions=2, **o),
 }
 PANELS = {
+    "augmented": lambda net, x, t, **o: dn.viz.augmented(abs(x), [dn.data.Flip()], count=2, **o),
     "learning_curves": lambda net, x, t, **o: dn.viz.learning_curves(history(), **o),
     "misclassified": lambda net, x, t, **o: dn.viz.misclassified(x, t, (t + 1) % 4, **o),
     "saliency": lambda net, x, t, **o: dn.viz.saliency(net, x, **o),
@@ -127,6 +128,31 @@ for call in (lambda: dn.viz.filters(dn.Conv2D(2, 3).init((4, 4, 1))), lambda: dn
         raise SystemExit("drawn without matplotlib")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+# -- augmentation ------------------------------------------------------------------------------------------------------
+
+
+def test_augmented_images_are_those_of_the_batch(backend, rng):
+    images = rng.integers(0, 256, (3, 6, 5, 3), "uint8")
+    changes = [dn.data.RandomCrop(6, padding=1), dn.data.MixUp(1.0)]
+    panels = dn.viz.augmented(dn.asarray(images), [*changes, dn.data.Normalise(0.4, [0.2, 0.3, 0.4])], count=4, seed=7)
+    augment = dn.data.augmentation(changes)
+    y = augment.batch(images, [0, 1, 0, 2, 0, 1, 0, 2], augment.moves(8, seed=7))[::2]  # mixed with the other two
+    assert [ax.get_title() for ax in panels] == ["given", "1", "2", "3", "4"]
+    assert np.array_equal(drawn(panels[0]), images[0] / 255)
+    for ax, picture in zip(panels[1:], y):
+        assert np.abs(drawn(ax) - picture).max() < 1e-6
+
+
+def test_an_image_alone_is_mixed_with_itself():
+    image = np.full((4, 4, 1), 0.25)
+    for ax in dn.viz.augmented(image, [dn.data.CutMix(1.0)], count=3):
+        assert np.array_equal(drawn(ax), np.full((4, 4), 0.25))
+    scaled = dn.viz.augmented(image, dn.data.Augment(0, mean=0.5, scale=4.0), count=1)[1]
+    assert np.abs(drawn(scaled) - 0.25).max() < 1e-6
+    with pytest.raises(TypeError, match=r"viz.augmented: augment is None; expected a list"):
+        dn.viz.augmented(image, None)
 
 
 # -- maps --------------------------------------------------------------------------------------------------------------
@@ -290,11 +316,13 @@ def test_learning_curves_are_the_history():
 
 
 def test_every_figure_of_the_validation_is_drawn():
-    seen = dn.History(loss=[2.0, 1.0], f1=[0.1, 0.2], val_f1=[0.3, 0.2], val_recall=[0.5, 0.4], seconds=[1.0, 1.0])
-    loss, f1, recall = dn.viz.learning_curves(seen)
-    assert [ax.get_ylabel() for ax in (loss, f1, recall)] == ["loss", "f1", "recall"]
+    seen = dn.History(
+        loss=[2.0, 1.0], kappa=[0.1, 0.2], val_kappa=[0.3, 0.2], val_recall=[0.5, 0.4], seconds=[1.0, 1.0]
+    )
+    loss, kappa, recall = dn.viz.learning_curves(seen)
+    assert [ax.get_ylabel() for ax in (loss, kappa, recall)] == ["loss", "kappa", "recall"]
     assert recall.lines[0].get_ydata().tolist() == [0.5, 0.4] and recall.lines[0].get_linestyle() == "--"
-    assert [line.get_label() for line in f1.lines] == ["training", "validation"], "no dot: is it to grow?"
+    assert [line.get_label() for line in kappa.lines] == ["training", "validation"], "no dot: is it to grow?"
 
 
 def test_a_confusion_matrix_counts(backend):

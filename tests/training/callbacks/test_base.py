@@ -10,6 +10,7 @@ from bars import bars, small
 
 import dualnet as dn
 from dualnet.history import best_epoch, in_one_line
+from dualnet.training.tally import Tally
 
 
 def test_callbacks_and_early_stopping(backend):
@@ -62,7 +63,8 @@ def test_patience_counts_the_epochs_that_were_no_better(patience, epochs):
 
 
 @pytest.mark.parametrize(
-    "monitor, mode, kept", [("f1", "max", 4), ("f1", "min", 0), ("f1", "auto", 0), ("my_accuracy", "auto", 4)]
+    "monitor, mode, kept",
+    [("kappa", "max", 4), ("kappa", "min", 0), ("kappa", "auto", 0), ("my_accuracy", "auto", 4), ("my_f1", "auto", 4)],
 )
 def test_what_is_better(monitor, mode, kept):
     """A figure that grows: the last weights are the best, or the first."""
@@ -228,7 +230,9 @@ def test_what_a_callback_adds_is_in_the_history_once():
         ("loss", [math.nan, math.inf, 2.0], 2),
         ("loss", [math.nan], None),
         ("accuracy", [], None),
-        ("f1", [0.1, 0.2], None),
+        ("kappa", [0.1, 0.2], None),
+        ("val_f1", [0.1, 0.2], 1),
+        ("top5", [0.3, 0.2], 0),
     ],
 )
 def test_the_best_epoch(name, values, place):
@@ -243,3 +247,91 @@ def test_figures_in_one_line():
 def test_a_figure_that_is_not_there():
     with pytest.raises(ValueError, match="EarlyStopping: no figure 'val_loss'; this training has loss, accuracy, seco"):
         small().fit(*bars(8), callbacks=dn.EarlyStopping(monitor="val_loss"), verbose=0)
+
+
+def test_figures_within_an_epoch_are_those_so_far_and_are_read_only_when_asked_for(backend, monkeypatch):
+    x, t = bars(32)
+    looks, seen, glance = [], [], Tally.glance
+
+    class Look(dn.Callback):
+        def on_batch_end(self, run):
+            if run.step in (1, 3, 4, 8):
+                assert run.logs is run.logs
+                seen.append((run.step, run.batch, run.logs["loss"]))
+
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+    options = {"batch_size": 8, "optimizer": dn.SGD(0.0), "shuffle": False, "verbose": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(Tally, "glance", lambda tally: looks.append(1) or glance(tally))
+        history = net.fit(x, t, epochs=2, callbacks=Look(), **options)
+    asked = len(looks)
+    looks.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Tally, "glance", lambda tally: looks.append(1) or glance(tally))
+        net.fit(x, t, epochs=2, **options)
+    assert asked - len(looks) == 4
+    assert [(step, batch) for step, batch, _ in seen] == [(1, 1), (3, 3), (4, 4), (8, 4)]
+    assert seen[2][2] == history["loss"][0] and seen[3][2] == history["loss"][1]
+    # the rate is 0, so the first batch has the loss that it has now
+    assert seen[0][2] == net.evaluate(x[:8], t[:8], batch_size=8)["loss"]
+
+
+def test_nobody_looks_nothing_is_read(backend):
+    """Copies to the host in an epoch are as many with a callback that looks at nothing."""
+    x, t = bars(32)
+
+    def copies(*callbacks):
+        with dn.transfers("count") as counted:
+            small().fit(x, t, batch_size=4, callbacks=callbacks, verbose=0)
+        return counted.to_host
+
+    class Passive(dn.Callback):
+        def on_batch_end(self, run):
+            self.step = run.step
+
+    class Looks(dn.Callback):
+        def on_batch_end(self, run):
+            self.loss = run.logs["loss"]
+
+    assert copies() == copies(Passive())
+    assert (copies() < copies(Looks())) == (not dn.backend.load(backend).on_host)
+
+
+def test_the_moment_between_the_last_step_and_validation():
+    x, t = bars(16)
+    told = []
+
+    class Moments(dn.Callback):
+        def on_batch_end(self, run):
+            told.append(f"step {run.step}")
+
+        def on_steps_end(self, run):
+            told.append("steps end")
+
+        def on_epoch_end(self, run):
+            told.append(f"epoch end {'val_loss' in run.logs}")
+
+    small().fit(x, t, epochs=2, batch_size=8, validation_data=(x, t), callbacks=Moments(), verbose=0)
+    assert told == [
+        "step 1",
+        "step 2",
+        "steps end",
+        "epoch end True",
+        "step 3",
+        "step 4",
+        "steps end",
+        "epoch end True",
+    ]
+
+
+def test_a_training_that_goes_on_says_so():
+    x, t = bars(16)
+    told = []
+
+    class Begin(dn.Callback):
+        def on_fit_begin(self, run):
+            told.append((run.goes_on, run.epoch))
+
+    for first in (0, 1):
+        small().fit(x, t, epochs=2, initial_epoch=first, callbacks=Begin(), verbose=0)
+    assert told == [(False, 0), (True, 1)]

@@ -1,0 +1,88 @@
+"""Where ``dualnet train`` saves a network: under the name that was asked for, a free one, or in another folder."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import dualnet as dn
+
+from ..files.formats import SUFFIXES
+from ..files.network import file_of, saved
+
+__all__ = ["Saved", "checkpoints_of", "place_of", "save"]
+
+
+def place_of(out: str, name: str) -> Path:
+    """The file that ``--out`` names, or one of this name in the folder that it names."""
+    path = Path(out).expanduser()
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return file_of(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder, or a name that ends with {' or '.join(SUFFIXES)}")
+    return path / name
+
+
+def checkpoints_of(place: Path) -> Path:
+    """The folder beside a model in which its training keeps checkpoints.
+
+    >>> checkpoints_of(Path("models/digits-digits_cnn")).as_posix()
+    'models/digits-digits_cnn.checkpoints'
+    """
+    name = place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
+    return place.with_name(f"{name}.checkpoints")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a network is, in words too, and what went wrong on the way there."""
+
+    path: Path
+    words: str
+    failed: OSError | None = None
+
+
+def save(net: dn.Layer, place: Path) -> Saved:
+    """Save the network, if not in its place, then in another folder."""
+    try:
+        return _saved(net, place)
+    except OSError as error:
+        for folder in (Path.cwd, tempfile.gettempdir, Path.home):
+            with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
+                instead = _saved(net, Path(folder()) / place.name.removesuffix(place.suffix))
+                why = f"{error.strerror or error}: {str(place.parent)!r}"
+                return Saved(instead.path, f"{why}; {instead.words} instead", error)
+        raise
+
+
+def _saved(net: dn.Layer, place: Path) -> Saved:
+    """Save the network under a file's name, or under a name without a suffix and, if that is taken, with a number."""
+    if place.suffix in SUFFIXES:
+        there = " in place of the one that was there" if place.exists() else ""
+        path = net.save(place)
+        return Saved(path, f"saved as {path}{there}")
+    path = _reserved(place)
+    try:
+        net.save(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    there = "" if path.stem == place.name else f" ({next(iter(saved(place)), place).name} was there already)"
+    return Saved(path, f"saved as {path}{there}")
+
+
+def _reserved(place: Path) -> Path:
+    """NAME.npz, or the first of NAME-2.npz, NAME-3.npz, ... that no network has, in either format.
+
+    It is an empty file by now: of two trainings that end at once, only one gets the name.
+    """
+    name, number = place.name, 1
+    while True:
+        if not saved(place.with_name(name)):
+            path = place.with_name(f"{name}.npz")
+            with suppress(FileExistsError), open(path, "xb"):
+                return path
+        number += 1
+        name = f"{place.name}-{number}"

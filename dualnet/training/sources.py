@@ -1,0 +1,492 @@
+"""Where examples come from: arrays, data sets that give an example for a number, and anything that yields batches.
+
+Each source is asked the same things: ``sample``, some examples to look at before the first step; ``examples`` and
+``steps``, how many there are, if that is known; and ``epoch(net, number)``, the batches of an epoch where the network
+is, as ``(x, t, w)``. w holds weights of the examples, or is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy
+
+from ..data import Augment
+from ..layers.entering import home
+from ..layers.layer import Layer
+from ..layers.several import each, rows
+from ..shim import Array, asarray, backend_of, to_numpy
+from .ahead import one_ahead
+from .batches import batches, mixed_targets, order_of
+from .checks import examples
+from .weighting import sample_weights
+
+__all__ = ["Arrays", "Batches", "Examples", "Source", "source"]
+
+Batch = tuple[Any, Any, Any]
+"""x, t and w, where t and w may be None."""
+
+KEYS = {
+    "x": ("x", "image", "img", "pixel_values"),
+    "t": ("t", "y", "label", "labels", "fine_label"),
+    "w": ("w", "sample_weight"),
+}
+"""The names by which examples that are dictionaries are understood."""
+
+EVALUATED = 256
+"""So many examples are evaluated at a time."""
+
+LOOKED_AT = 8
+"""So many examples of a data set are looked at before the first step."""
+
+
+class Source:
+    """What all sources share. ``op`` names the caller in messages; ``look(x, t)`` checks a batch on its way."""
+
+    op: str
+    examples: int | None = None
+    steps: int | None = None
+    kind = "batches"
+    look: Callable[[Any, Any], None] | None = None
+    augment: Augment | None = None
+    size = seed = 0
+    shuffle = moving = False
+
+    once = False
+
+    def inputs(self, net: Layer) -> Any:
+        """x of some examples, for a network that is to be initialised for them."""
+        x = self.sample()[0]
+        if not isinstance(x, dict) and (not isinstance(self, Arrays) or self.of_torch):
+            _check_channels(self.op, net, tuple(x.shape))
+        return x
+
+    def check_epochs(self, epochs: int) -> None:
+        """Raise ``ValueError`` if there are not enough batches for so many epochs."""
+
+    def extent(self, size: int) -> tuple[int, int]:
+        """The number of examples, and that of a batch, of which the last may be smaller."""
+        return (self.examples or 0), size
+
+    def sample(self) -> Batch:
+        """Some examples, as arrays: of arrays all of them."""
+        raise NotImplementedError
+
+    def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
+        """The batches of this epoch, where the network is. ``ahead``: a thread may prepare the next one meanwhile."""
+        raise NotImplementedError
+
+    def split(self, share: float) -> tuple[Source, Source]:
+        """The first examples, and the last ones, which are this share of all."""
+        raise ValueError(
+            f"{self.op}: validation_split={share} needs arrays, or a data set with a length; {self.kind} cannot be "
+            "split. Pass validation_data instead."
+        )
+
+    def _looked_at(self, where: str, x: Any, t: Any) -> None:
+        if self.look is not None:
+            try:
+                self.look(x, t)
+            except (ValueError, TypeError) as error:
+                told = str(error).removeprefix(f"{self.op}: ")
+                raise type(error)(f"{self.op}: {where}: {told}") from error
+
+    def _options(self, training: bool) -> dict[str, Any]:
+        """Those of a part of the examples, to learn from or to validate with."""
+        options: dict[str, Any] = {"seed": self.seed, "augment": self.augment}
+        if training:
+            return options | {"size": self.size, "shuffle": self.shuffle, "moving": self.moving}
+        return options | {"size": EVALUATED, "shuffle": False, "moving": False}
+
+    def _cut(self, share: float) -> int:
+        first = self.examples - round(self.examples * share)  # type: ignore[operator]
+        if not 0 < first < self.examples:  # type: ignore[operator]
+            raise ValueError(
+                f"{self.op}: validation_split={share} leaves nothing on one side of {self.examples} examples"
+            )
+        return first
+
+
+class Arrays(Source):
+    """Inputs x (N, ...) and targets t: each batch is gathered where they are, and copied to the network."""
+
+    def __init__(
+        self, op: str, x: Any, t: Any, w: Any, *, size: int, seed: int, shuffle: bool, augment: Any, moving: bool
+    ) -> None:
+        self.op, (self.x, self.t), self.of_torch = op, examples(op, x, t), hasattr(x, "permute")
+        self.examples, self.size = rows(self.x), size
+        self.w = sample_weights(op, w, self.examples)
+        self.steps = math.ceil(self.examples / size)
+        self.seed, self.shuffle, self.augment, self.moving = seed, shuffle, augment, moving
+
+    def sample(self) -> Batch:
+        return self.x, self.t, self.w
+
+    def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
+        count: int = self.examples  # type: ignore[assignment]
+        order = order_of(count, self.seed, number, self.shuffle)
+        moves = self.augment.moves(count, seed=self.seed, epoch=number) if self.augment and self.moving else None
+        pairs = batches(net, self.x, self.t, self.size, order, self.augment, moves)
+        if self.w is None:
+            yield from ((x, t, None) for x, t in pairs)
+            return
+        there = home(net)
+        for start, (x, t) in zip(range(0, count, self.size), pairs):
+            yield x, t, asarray(self.w[order[start : start + self.size]], backend=there)
+
+    def split(self, share: float) -> tuple[Arrays, Arrays]:
+        first = self._cut(share)
+        (x, xv), (t, tv), (w, wv) = (
+            [None if a is None else each(lambda a: a[part], a) for part in (slice(first), slice(first, None))]  # noqa: B023
+            for a in (self.x, self.t, self.w)
+        )
+        train, held_out = self._options(True), self._options(False)
+        return Arrays(self.op, x, t, w, **train), Arrays(self.op, xv, tv, wv, **held_out)
+
+
+class Examples(Source):
+    """A data set with a length that gives an example for a number: shuffled by the seed and put into batches here."""
+
+    kind = "a data set"
+
+    def __init__(
+        self,
+        op: str,
+        data: Any,
+        *,
+        size: int,
+        seed: int,
+        shuffle: bool,
+        augment: Augment | None,
+        moving: bool,
+        places: range | None = None,
+        targets: bool = True,
+    ) -> None:
+        self.op, self.data, self.size, self.targets = op, data, size, targets
+        self.places = range(len(data)) if places is None else places
+        self.seed, self.shuffle, self.augment, self.moving = seed, shuffle, augment, moving
+        self.examples = len(self.places)
+        if not self.examples:
+            raise ValueError(f"{op}: the data set holds no examples; expected at least one")
+        self.steps = math.ceil(self.examples / size)
+        self.first = self._one(self.places[0])
+
+    def sample(self) -> Batch:
+        return self._batch(self.places[: min(LOOKED_AT, self.size)])
+
+    def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
+        count = len(self.places)
+        order = order_of(count, self.seed, number, self.shuffle)
+        chosen = [[self.places[i] for i in order[start : start + self.size]] for start in self._starts()]
+        moves = self.augment.moves(count, seed=self.seed, epoch=number) if self.augment and self.moving else None
+        made = map(self._batch, chosen)
+        with contextlib.closing(one_ahead(made, ahead)) as found:
+            for start, places, (x, t, w) in zip(self._starts(), chosen, found):
+                self._check(places, x, t)
+                moved = None if moves is None else moves[start : start + self.size]
+                yield _there(net, x, t, w, self.augment, moved)
+
+    def _starts(self) -> range:
+        return range(0, self.examples, self.size)  # type: ignore[arg-type]
+
+    def split(self, share: float) -> tuple[Examples, Examples]:
+        first = self._cut(share)
+        train, held_out = self._options(True), self._options(False)
+        return (
+            Examples(self.op, self.data, places=self.places[:first], **train),
+            Examples(self.op, self.data, places=self.places[first:], **held_out),
+        )
+
+    def _one(self, place: int) -> list[Any]:
+        """x, t and w of one example, as arrays on the host."""
+        try:
+            example = self.data[place]
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"{self.op}: element {place} of the data set: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            return [None if a is None else _on_host(a) for a in _parts(example, "an example", self.targets)]
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{self.op}: element {place} of the data set: {error}") from error
+
+    def _batch(self, places: Sequence[int]) -> Batch:
+        found = [self._checked(place, self._one(place)) for place in places]
+        x, t, w = (None if column[0] is None else numpy.stack(column) for column in zip(*found))
+        return x, t, w
+
+    def _checked(self, place: int, one: list[Any]) -> list[Any]:
+        """Is this example like the first one?"""
+        for name, a, b in zip("xtw", one, self.first):
+            told = ["missing" if c is None else f"{c.dtype.name} of shape {c.shape}" for c in (a, b)]
+            alike = a is b is None or (a is not None and b is not None and a.shape == b.shape)
+            if not alike or (a is not None and (a.dtype.kind in "iub") != (b.dtype.kind in "iub")):
+                raise ValueError(
+                    f"{self.op}: element {place} of the data set: its {name} is {told[0]}, and that of element "
+                    f"{self.places[0]} {told[1]}; expected examples of one shape"
+                )
+        return one
+
+    def _check(self, places: Sequence[int], x: Any, t: Any) -> None:
+        """Look at a batch; if something is wrong with it, at one example after another, to name the wrong one."""
+        try:
+            self._looked_at(f"elements {', '.join(map(str, places))} of the data set", x, t)
+        except (ValueError, TypeError):
+            for k, place in enumerate(places):
+                self._looked_at(f"element {place} of the data set", x[k : k + 1], t[k : k + 1])
+            raise
+
+
+class Batches(Source):
+    """Batches that come ready-made: from a list, a data loader, a generator, or a function that begins an epoch."""
+
+    def __init__(
+        self, op: str, given: Any, *, steps: int | None = None, augment: Augment | None = None, targets: bool = True
+    ) -> None:
+        self.op, self.given, self.augment, self.targets = op, given, augment, targets
+        self.once = hasattr(given, "__next__")
+        self.kind = f"a {type(given).__name__}" if not callable(given) else "a function"
+        self.steps = steps if steps is not None else _length(given)
+        self.asked = steps
+        self.begun: Iterator[Any] | None = None
+        known = _length(given)
+        if steps is not None and known is not None and known < steps:
+            raise ValueError(f"{op}: steps_per_epoch={steps}, but {self.kind} holds {known} batches")
+
+    def sample(self) -> Batch:
+        """The first batch, which is not lost: the first epoch begins with it."""
+        if self.begun is None:
+            begun = self._begin()
+            first = next(begun, None)
+            if first is None:
+                raise ValueError(f"{self.op}: {self.kind} gave no batches; expected at least one")
+            self.begun = itertools.chain([first], begun)
+            self.first = self._arrays(0, first)
+        return self.first
+
+    def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
+        self.sample()
+        begun: Any = self.begun
+        if not self.once:
+            self.begun = None
+        made = itertools.starmap(self._arrays, enumerate(itertools.islice(begun, self.asked)))
+        count = 0
+        with contextlib.closing(one_ahead(made, ahead)) as found:
+            for count, (x, t, w) in enumerate(found, 1):
+                self._looked_at(f"batch {count}", x, t)
+                yield _there(net, x, t, w, self.augment, None)
+        if count < (self.asked or 1):
+            raise ValueError(
+                f"{self.op}: epoch {number + 1}: {self.kind} gave {count} batches"
+                + (f" of the {self.asked} that steps_per_epoch asks for." if self.asked else ".")
+                + (" It is exhausted; pass a function that makes a new one." if self.once else "")
+            )
+
+    def check_epochs(self, epochs: int) -> None:
+        if self.once and epochs > 1 and self.asked is None:
+            raise ValueError(
+                f"{self.op}: {self.kind} gives its batches once, and there are {epochs} epochs. Pass a function that "
+                "makes a new one for each, such as lambda: batches(); or, if it never ends, say with steps_per_epoch "
+                "where an epoch does."
+            )
+
+    def _begin(self) -> Iterator[Any]:
+        try:
+            return iter(self.given() if callable(self.given) and not hasattr(self.given, "__iter__") else self.given)
+        except TypeError as error:
+            raise TypeError(f"{self.op}: {self.kind} gave nothing to iterate over: {error}") from error
+
+    def _arrays(self, place: int, given: Any) -> Batch:
+        """A batch as arrays, of the host or as they came from a device."""
+        try:
+            parts: list[Any] = [None if a is None else _as_array(a) for a in _parts(given, "a batch", self.targets)]
+            x, t, w = parts
+            if t is not None and t.ndim == 0:
+                raise ValueError(
+                    f"x has shape {tuple(x.shape)} and t is one number, like a single example; expected batches "
+                    "(N, ...). A data set is batched here if it has a length and gives an example for a number."
+                )
+            if x.ndim < 2:
+                raise ValueError(f"x has shape {tuple(x.shape)}; expected a batch (N, ...)")
+            if t is not None and len(x) != len(t):
+                raise ValueError(f"x holds {len(x)} examples and t {len(t)}; expected a target for each example")
+            if w is not None and tuple(w.shape) != (len(x),):
+                raise ValueError(f"its weights have shape {tuple(w.shape)}; expected one for each of {len(x)} examples")
+            if len(x) == 0:
+                raise ValueError("it holds no examples; expected at least one")
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{self.op}: batch {place + 1}: {error}") from error
+        return x, t, w
+
+
+# -- which is which ----------------------------------------------------------------------------------------------------
+
+
+def source(
+    op: str,
+    x: Any,
+    t: Any = None,
+    w: Any = None,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    shuffle: bool = False,
+    augment: Augment | None = None,
+    moving: bool = False,
+    steps: int | None = None,
+) -> Source:
+    """The source for what was passed: arrays with t; without t a data set, or something that yields batches.
+
+    ``moving``: images are moved as ``augment`` says, and not only normalised.
+    """
+    options: dict[str, Any] = {"size": size, "seed": seed, "shuffle": shuffle, "augment": augment, "moving": moving}
+    if t is None:
+        _check_alone(op, x)
+        if w is not None:
+            raise ValueError(f"{op}: sample_weight belongs to arrays x and t; yield (x, t, weights) instead")
+        if not is_data_set(x):
+            if augment is not None and moving:
+                raise ValueError(
+                    f"{op}: augment moves the images of arrays and of data sets with a length; batches that come "
+                    "ready-made are moved by whoever makes them, with augment.batch(x, order, moves)"
+                )
+            return Batches(op, x, steps=steps, augment=augment)
+    if steps is not None:
+        raise ValueError(f"{op}: steps_per_epoch is for batches that come ready-made; leave it out here")
+    return Examples(op, x, **options) if t is None else Arrays(op, x, t, w, **options)
+
+
+def is_data_set(x: Any) -> bool:
+    """Does it give an example for a number? Lists hold batches.
+
+    >>> is_data_set([]), is_data_set("abc"), is_data_set(iter([]))
+    (False, True, False)
+    """
+    return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, (list, tuple))
+
+
+def _check_alone(op: str, x: Any) -> None:
+    """Raise if x cannot stand without t."""
+    if backend_of(x) is not None or hasattr(x, "__dlpack__") or _is_nested_numbers(x):
+        raise TypeError(f"{op}: x is an array, and its targets t are missing; pass both, x and t")
+    if isinstance(x, (tuple, list)) and len(x) in (2, 3) and all(hasattr(part, "shape") for part in x):
+        raise TypeError(
+            f"{op}: got one {type(x).__name__} of {len(x)} arrays; pass x and t apart, or a list of batches (x, t)"
+        )
+    if isinstance(x, Mapping):
+        keys = ", ".join(map(repr, itertools.islice(x, 12)))
+        several = any(is_data_set(part) and not hasattr(part, "shape") for part in x.values())
+        way = f"one of its data sets, such as d[{next(iter(x))!r}]" if several else "x and t: d['image'], d['label']"
+        raise TypeError(f"{op}: got a dictionary with the keys {keys}; pass {way}")
+    if not is_data_set(x) and not isinstance(x, Iterable) and (not callable(x) or isinstance(x, type)):
+        raise TypeError(
+            f"{op}: got {x!r:.60}; expected arrays x and t, batches (x, t) in a list, a data loader or a "
+            "generator, a function that returns one of these, or a data set that gives an example for a number"
+        )
+    if isinstance(x, (str, bytes)):
+        raise TypeError(f"{op}: got the text {x!r:.60}; expected arrays, or something that gives batches")
+
+
+def _is_nested_numbers(x: Any) -> bool:
+    inside = x
+    while isinstance(inside, list) and inside:
+        inside = inside[0]
+    return inside is not x and isinstance(inside, (int, float))
+
+
+def _parts(given: Any, what: str, targets: bool = True) -> Batch:
+    """x, t and w of an example or a batch: a tuple, a list, or a dictionary with well-known keys."""
+    x, t, w = _taken_apart(given, what, targets)
+    for name, part in (("x", x), ("t", t)):
+        if part is None and (name == "x" or targets):
+            raise TypeError(f"{name} of {what} is None; expected numbers")
+        if isinstance(part, Mapping):
+            raise TypeError(
+                f"{name} of {what} is a dictionary; networks with several inputs or outputs take all data at once, as "
+                "dictionaries of arrays"
+            )
+    return x, t, w
+
+
+def _taken_apart(given: Any, what: str, targets: bool) -> Batch:
+    if isinstance(given, Mapping):
+        return tuple(_under(given, role, targets) for role in KEYS)
+    if not targets:
+        return (given[0] if isinstance(given, (tuple, list)) and given else given), None, None
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        got = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, (tuple, list)) else "")
+        raise TypeError(f"{what} is (x, t), (x, t, weights) or a dictionary; got {got}")
+    return (*given, None)[:3]
+
+
+def _under(given: Mapping[str, Any], role: str, targets: bool) -> Any:
+    found = [key for key in KEYS[role] if key in given]
+    if len(found) == 1:
+        return given[found[0]] if role == "x" or targets else None
+    if role == "w" or (role == "t" and not targets):
+        return None
+    known = ", ".join(map(repr, KEYS[role]))
+    raise ValueError(
+        f"expected one of the keys {known} for {role}; this dictionary has {', '.join(map(repr, given))}. Rename one, "
+        "or give pairs (x, t)."
+    )
+
+
+def _check_channels(op: str, net: Layer, shape: tuple[int, ...]) -> None:
+    """Raise if the channels stand first, as PyTorch has them, and the network is not made for that."""
+    if len(shape) != 4 or shape[1] not in (1, 3) or not shape[2] == shape[3] > 4:
+        return
+    if net.input_shape is None or tuple(net.input_shape) == (*shape[2:], shape[1]):
+        raise ValueError(
+            f"{op}: x has shape {shape}, with the channels first; here they are the last, (N, H, W, C): "
+            "x.permute(0, 2, 3, 1). In a data set of PyTorch, add transforms.Lambda(lambda x: x.permute(1, 2, 0)) "
+            "after ToTensor(). With a loader, pass lambda: ((x.permute(0, 2, 3, 1), t) for x, t in loader)."
+        )
+
+
+# -- arrays of what was found ------------------------------------------------------------------------------------------
+
+
+def _as_array(a: Any) -> Any:
+    """An array as it is, if it may lie on a device; anything else as one on the host."""
+    if backend_of(a) is not None:
+        return a
+    place = a.__dlpack_device__() if hasattr(a, "__dlpack_device__") else (1, 0)
+    return _on_host(a) if place[0] == 1 else asarray(a)
+
+
+def _on_host(a: Any) -> numpy.ndarray:
+    if hasattr(a, "getbands"):
+        return _of_picture(a)
+    return to_numpy(a if backend_of(a) is not None else asarray(a, backend="numpy"))
+
+
+def _of_picture(image: Any) -> numpy.ndarray:
+    """A picture of Pillow's: (H, W, 3) or (H, W, 1) bytes."""
+    if image.mode not in ("RGB", "L"):
+        raise ValueError(f'the image has the mode {image.mode!r}; make it colour or grey: image.convert("RGB"), or "L"')
+    pixels = numpy.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _there(net: Layer, x: Any, t: Any, w: Any, augment: Augment | None, moves: Any) -> Batch:
+    """The batch where the network is, its images moved and normalised."""
+    there = home(net)
+    if augment is not None:
+        t = mixed_targets(net, t, augment, moves, tuple(x.shape[1:]))
+        x = augment.batch(x, numpy.arange(len(x)), moves, dtype=net.dtype)
+    copied: list[Array | None] = [None if a is None else asarray(a, backend=there) for a in (x, t, w)]
+    return copied[0], copied[1], copied[2]
+
+
+def _length(given: Any) -> int | None:
+    try:
+        return len(given)
+    except TypeError:
+        return None
