@@ -181,7 +181,7 @@ def slopes(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
 
 
 def parity(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
-    """Do NumPy, a GPU and the pretend one compute the same? With more libraries, luck would have a say in the answer."""
+    """Do NumPy, a GPU and the pretend one compute the same? With more libraries, luck would have a say in it."""
     first, *others = [name for name in available_backends() if name in ("numpy", "cupy", "strict")]
     for case, dy in with_deltas(exercise):
         here = on(first, op, case, dy)
