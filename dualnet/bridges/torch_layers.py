@@ -572,7 +572,8 @@ def _batch_norm_module(m: Any, x: Value, axes: int) -> Step:
 HINTS = {
     "SELU": "Put nn.ELU there, and train on",
     **dict.fromkeys(
-        ("mul", "imul"), "A gate, which multiplies two maps, has no layer here; one number for each channel has"
+        ("mul", "imul"),
+        "A gate, which multiplies two maps, is not converted: write it as dn.Parallel([...], merge='multiply')",
     ),
     **dict.fromkeys(("chunk", "split", "getitem"), "Our layers have one output, and take all of their input"),
     **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "There is no layer for attention"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 import dualnet as dn
 
 from ..files.formats import SUFFIXES
 from ..files.network import file_of, saved
 
-__all__ = ["Saved", "checkpoints_of", "place_of", "save"]
+__all__ = ["Saved", "checkpoints_of", "place_of", "save", "stopped_of"]
 
 
 def place_of(out: str, name: str) -> Path:
@@ -33,6 +35,35 @@ def checkpoints_of(place: Path) -> Path:
     """
     name = place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
     return place.with_name(f"{name}.checkpoints")
+
+
+def stopped_of(place: Path) -> Path:
+    """The file of a half-trained network that will be trained on: the name of the model stays free for the whole one.
+
+    A file that was named keeps its name: the whole network takes its place.
+
+    >>> stopped_of(Path("models/digits-digits_cnn")).as_posix(), stopped_of(Path("mine.npz")).as_posix()
+    ('models/digits-digits_cnn-stopped.npz', 'mine.npz')
+    """
+    return place if place.suffix in SUFFIXES else place.with_name(f"{place.name}-stopped.npz")
+
+
+def file_with(net: dn.Layer, place: Path) -> Path | None:
+    """The file under this name, or under one with a number, that holds this very network; None if there is none."""
+    name = place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
+    found = [path for path in place.parent.glob(f"{escape(name)}*") if path.suffix in SUFFIXES]
+    state = net.state_dict()
+    for path in sorted(found):
+        with suppress(ValueError, OSError, ImportError):  # damaged, or none of ours
+            other = dn.load(path).state_dict()
+            if other.keys() == state.keys() and all(_equal(other[key], value) for key, value in state.items()):
+                return path
+    return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    same = one == other
+    return bool(dn.to_numpy(same).all()) if hasattr(same, "shape") else bool(same)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ class _Notes:
             here, there = (
                 ("dark on light", "light on dark") if self.spec.border < 0.5 else ("light on dark", "dark on light")
             )
-            _note(f"{whose} {here}, where the network learned from {there}: try --invert")
+            alone = "" if self.opposite == self.images else " on those alone"
+            _note(f"{whose} {here}, where the network learned from {there}: try --invert{alone}")
         if getattr(self.net, "loss", "") is None:
             _note(
                 f"{options.model} was trained with a loss of your own, or with options, which its file does not "

@@ -109,7 +109,8 @@ def learnt(options: argparse.Namespace) -> Subject:
     folder = Path(what).expanduser()
     if not folder.is_dir():
         packed = folder.suffix.lower() in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
-        kind = ("is an archive; unpack it first" if packed else "is a file") if folder.exists() else "does not exist"
+        file = "is an archive, to be unpacked first" if packed else "is a file"
+        kind = file if folder.exists() else "does not exist"
         raise ValueError(f"{what!r} {kind}; expected a folder of photos, or one of {', '.join(DATASETS)}")
     if options.data is not None:
         raise ValueError(f"--data is for data sets with a name; {what} is a folder itself")

@@ -18,7 +18,7 @@ from ..training.ending import unbroken
 from ..writing import check_writable, replace_file
 from .configuration import Configured, beside, in_toml, optimizer_of, read_toml, setting
 from .options import command, count, counts, exit_code, in_json, loss_scale, rate, told, with_json
-from .places import checkpoints_of, place_of, save
+from .places import checkpoints_of, file_with, place_of, save, stopped_of
 from .subjects import DATASETS, Subject, learnt
 
 DEFAULTS = {
@@ -104,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
     peak = options.lr or (peak if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
     optimizer.lr = dn.schedules.OneCycle(peak, epochs * -(-len(x) // options.batch_size))
     kept = {**vars(options), "model": model, "epochs": epochs, "lr": peak}
+    kept["size"] = x.shape[1:3] if subject.photos else None
     size = sum(p.value.size for p in net.parameters().values())
     if not (options.quiet or options.json):
         say(
@@ -121,14 +122,25 @@ def run(options: argparse.Namespace) -> int:
         if watch.run is None or not watch.run.step:
             raise  # nothing was trained
         with unbroken():
-            done = save(net, place)  # before anything else: who ends a training may not wait
+            half = place if folder is None else stopped_of(place)
+            done = save(net, half)  # before anything else: who ends a training may not wait
             more = "; with --resume the same command goes on" if folder is not None else ""
             say(f"{told(error)} after epoch {watch.run.history.epochs} of {epochs}; {done.words}{more}", "stderr")
         return exit_code(error)
     with unbroken():
         result = {"model": model, "parameters": size, "data": subject.name, "train": len(x), "test": len(test[0])}
         result |= {"classes": list(subject.classes), "epochs": epochs, "seconds": round(seconds, 3), **score}
+        there = None if watch.steps else file_with(net, place)
+        if there is not None:  # the same command once more
+            return _tell(f"trained already: {there}; to go on, say --epochs", {**result, "saved": str(there)}, options)
         return _end(net, place, result, in_toml(_table(kept, arguments)), options)
+
+
+def _tell(words: str, result: dict[str, Any], options: argparse.Namespace) -> int:
+    unheard = say(in_json(result) if options.json else words)
+    if unheard is not None:
+        raise unheard
+    return 0
 
 
 def _end(net: dn.Layer, place: Path, result: dict[str, Any], configuration: str, options: argparse.Namespace) -> int:
@@ -194,6 +206,7 @@ def _fit(
         augment=augment,
         capture=options.capture,
         loss_scale=options.loss_scale,
+        validation_data=subject.test if subject.photos else None,
         resume=checkpoints,
         checkpoint_every=options.checkpoint_every,
     )
@@ -214,9 +227,13 @@ def _logs(options: argparse.Namespace) -> list[dn.Callback]:
 
 
 class _Watch(dn.Callback):
-    """Keeps the run, to know how far it came."""
+    """Keeps the run, to know how far it came, and counts the steps that it made today."""
 
     run: Run | None = None
+    steps = 0
 
     def on_fit_begin(self, run: Run) -> None:
         self.run = run
+
+    def on_batch_end(self, run: Run) -> None:
+        self.steps += 1

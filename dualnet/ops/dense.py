@@ -46,7 +46,7 @@ def flatten(x: Array) -> tuple[Array, Pullback]:
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> tuple[Array, Pullback]:
-    """Every image's units in another shape, in the same order (E9): x (N, ...) -> y (N, *shape).
+    """Every image's units in another shape, in the same order (E9): x (N, ...) -> ``y (N, *shape)``.
 
     ``shape`` is without the batch; one of its numbers may be −1, which stands for all that is left. ``pullback(dy)``
     returns dx. Where the layout in memory allows it, y is a view of x. Raises ``ValueError`` if the shapes do not have

@@ -229,7 +229,8 @@ class Examples(Source):
             if not alike or (a is not None and (a.dtype.kind in "iub") != (b.dtype.kind in "iub")):
                 raise ValueError(
                     f"{self.op}: element {place} of the data set: its {name} is {told[0]}, and that of element "
-                    f"{self.places[0]} {told[1]}; expected examples of one shape"
+                    f"{self.places[0]} {told[1]}; expected examples of one shape and kind: "
+                    "scale images where they are read"
                 )
         return one
 

@@ -362,6 +362,8 @@ def test_ink_on_paper_is_noticed(capsys, tmp_path, photos, digits):
     image.fromarray(255 - np.rint(x[0, :, :, 0] * 255).astype(np.uint8)).save(tmp_path / "paper.png")
     words = "note: the image is dark on light, where the network learned from light on dark: try --invert\n"
     assert run(capsys, special, tmp_path / "paper.png")[2] == words
+    some = run(capsys, special, tmp_path / "paper.png", photos / "0.png", photos / "1.png", tmp_path / "paper.png")[2]
+    assert some.startswith("note: 2 of 4 images are dark") and some.endswith("try --invert on those alone\n")
     assert not run(capsys, special, tmp_path / "paper.png", "--invert")[2]
     assert not run(capsys, special, photos / "0.png")[2] and not run(capsys, path, tmp_path / "paper.png")[2]
 

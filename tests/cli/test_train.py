@@ -148,6 +148,7 @@ def test_photos_in_folders_are_learned_and_recognised(capsys, here, photos):
     assert heading == "lenet5 (20,706 parameters) on photos: 20 images to learn, 4 to test; 2 classes: one, two"
     assert out.splitlines()[-1] == "saved as photos-lenet5.npz"
     net = dn.load("photos-lenet5")
+    assert "val_accuracy" in out + err, "the photos held out are looked at after each epoch"
     assert (net.input.shape, net.input.classes) == ((16, 16, 1), ("one", "two")) and net.input.border < 0.25
     code, out, err = run(capsys, "predict", "photos-lenet5", *sorted(map(str, (here / photos / "two").iterdir())))
     names = [line.split(": ")[1].split()[0] for line in out.splitlines()]
@@ -165,7 +166,7 @@ def test_what_was_passed_over_is_told_in_one_line(photos):
 def test_an_archive_of_photos_is_to_be_unpacked(capsys, here):
     Path("photos.zip").touch()
     code, _, err = run(capsys, "train", "photos.zip")
-    assert code == 2 and "'photos.zip' is an archive; unpack it first; expected a folder of photos" in err
+    assert code == 2 and "'photos.zip' is an archive, to be unpacked first; expected a folder of photos" in err
 
 
 def test_what_does_not_go_with_photos_is_told(capsys, here, photos):
@@ -214,12 +215,15 @@ sys.exit(cli.main({[str(word) for word in words]}))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", ends], cwd=here, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130, done.stderr
-    assert done.stderr.endswith(
-        "interrupted after epoch 1 of 3; saved as digits-digits_cnn.npz; with --resume the same command goes on\n"
-    )
+    kept = "saved as digits-digits_cnn-stopped.npz; with --resume the same command goes on"
+    assert done.stderr.endswith(f"interrupted after epoch 1 of 3; {kept}\n")
     assert run(capsys, *words)[0] == 0 and run(capsys, *words[:-1])[0] == 0
-    resumed, unbroken = (dn.load(f"digits-digits_cnn-{number}").state_dict() for number in (2, 3))
+    resumed, unbroken = (dn.load(f"digits-digits_cnn{number}").state_dict() for number in ("", "-2"))
     assert all((dn.to_numpy(resumed[name]) == dn.to_numpy(unbroken[name])).all() for name in unbroken)
+    before = sorted(os.listdir(here))
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and re.fullmatch(r"trained already: digits-digits_cnn\S*; to go on, say --epochs\n", out)
+    assert sorted(os.listdir(here)) == before, "the same network again is no new file"
     code, _, err = run(capsys, *words, "--seed", 1)
     assert code == 2 and "seed" in err and "another training" in err
 

@@ -56,7 +56,8 @@ def test_an_error_comes_when_its_turn_does():
 
 
 SLOW = """
-import threading, time
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 import numpy as np
 import dualnet as dn
 
@@ -79,7 +80,10 @@ def test_ctrl_c_ends_the_thread_too():
         assert process.stdout.readline() == "begun\n"
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[0] == "ended with 1 thread\n" and process.returncode == 0
+        try:
+            assert process.communicate(timeout=60)[0] == "ended with 1 thread\n" and process.returncode == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -200,7 +200,9 @@ def test_what_only_one_array_can_do(data):
         made().fit(x, t, loss=LOSS, augment=dn.data.Augment(), verbose=0)
     with pytest.raises(ValueError, match="metrics are for networks with one output"):
         made().fit(x, t, loss=LOSS, metrics=["top5"], verbose=0)
-    for call in (made().trace, lambda x, t: dn.explain(made(), x), lambda x, t: dn.parity(made(), x, t)):
+    trained = made()
+    trained.fit(x, t, loss=LOSS, verbose=0)
+    for call in (made().trace, lambda x, t: dn.explain(trained, x, t), lambda x, t: dn.parity(made(), x, t)):
         with pytest.raises(ValueError, match="several inputs or outputs"):
             call(x, t)
 

@@ -63,8 +63,8 @@ class Call:
         if t is not None and dy is not None:
             raise ValueError("explain: give t or dy, not both: dy follows from t and the loss")
         self.net, self.train = net, bool(train)
-        self.loss: Any = None if t is None and loss is None else ops.losses.of(net, loss)
         self.x = as_batch(net, x, "explain")
+        self.loss: Any = None if t is None and loss is None else ops.losses.of(net, loss)
         self.t = None if t is None else asarray(t, backend=home(net))
         self.dy = None if dy is None else asarray(dy, net.dtype, backend=home(net))
 
