@@ -14,7 +14,7 @@ import numpy
 
 from dualnet.shim import Array, Backend, BackendUnavailable
 
-from .gpu import cublas, cudnn_kernels, cudnn_plans, graph, installing, maps, steps, sums
+from .gpu import cublas, cudnn_kernels, cudnn_plans, graph, installing, maps, nccl, steps, sums
 
 OWN = {**maps.KERNELS, **sums.KERNELS, **steps.KERNELS}
 KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -57,6 +57,7 @@ def load(device: int | None = None) -> Backend:
         set_precision=set_precision,
         recorder=lambda: graph.Recorder(cupy, here),
         lasting=lambda: graph.lasting(cupy),
+        peers=lambda: nccl.Peers(cupy, here),
     )
 
 

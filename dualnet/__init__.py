@@ -4,7 +4,7 @@ import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 
-from . import backend, check, data, models, ops, optimizers, recording
+from . import backend, check, data, distributed, models, ops, optimizers, recording
 from .backend import (
     BackendUnavailable,
     TransferForbidden,
@@ -200,6 +200,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_value",
     "data",
+    "distributed",
     "explain",
     "from_onnx",
     "from_torch",

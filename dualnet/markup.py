@@ -136,3 +136,16 @@ def ruled(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     return [rule, lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def listed(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of plain text, with the headings first and no totals.
+
+    >>> print("\\n".join(listed([("ranks", "ms"), ("1", "1.5"), ("2", "1.75")])))
+    -----------
+    ranks    ms
+    -----------
+    1       1.5
+    2      1.75
+    """
+    return ruled([*rows, [""] * len(rows[0])])[:-2]

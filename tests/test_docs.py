@@ -144,7 +144,10 @@ def documented() -> list[str]:
 def test_every_public_name_is_in_the_reference():
     named = {identity(resolved(entry)) for entry in documented() if loadable(entry)}
     modules = [dn, dn.ops, dn.losses, dn.check, dn.data, dn.models, dn.optimizers, dn.schedules, dn.backend]
-    modules += [importlib.import_module(f"dualnet.{extra}") for extra in ("bench", "explain", "parity", "viz", "zoo")]
+    modules += [
+        importlib.import_module(f"dualnet.{extra}") for extra in ("bench", "bench.scaling", "distributed", "explain")
+    ]
+    modules += [importlib.import_module(f"dualnet.{extra}") for extra in ("parity", "viz", "zoo")]
     modules += [dn.training]
     modules += [importlib.import_module(f"dualnet.seeing.{one}") for one in ("summary", "tracing")]
     missing = set()

@@ -342,9 +342,9 @@ def _tap(at: Windows) -> str:
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 
-def philox(like: Array, count: int, seed: int, step: int) -> Any:
+def philox(like: Array, count: int, seed: int, step: int, first: int = 0) -> Any:
     """``count`` random words, the same ones as the reference draws."""
-    if not 0 < count < LIMIT:
+    if first or not 0 < count < LIMIT:
         return NotImplemented
     xp = backend_of(like).xp
     words = xp.empty((count,), dtype="uint32")
@@ -352,9 +352,9 @@ def philox(like: Array, count: int, seed: int, step: int) -> Any:
     return words
 
 
-def drawn_above(like: Array, count: int, seed: int, step: int, limit: int) -> Any:
+def drawn_above(like: Array, count: int, seed: int, step: int, limit: int, first: int = 0) -> Any:
     """Where the random words are above ``limit``; the words themselves are not stored."""
-    if not 0 < count < LIMIT:
+    if first or not 0 < count < LIMIT:
         return NotImplemented
     xp = backend_of(like).xp
     mask = xp.empty((count,), dtype="bool")

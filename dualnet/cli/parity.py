@@ -15,6 +15,11 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    text, code = parity.run(options, options.words)
+    if options.ranks is not None:
+        from ..parity.ranks import command as ranks
+
+        text, code = ranks.run(options, options.words)
+    else:
+        text, code = parity.run(options, options.words)
     print(text)
     return code

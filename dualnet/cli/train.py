@@ -17,9 +17,10 @@ from ..training.callbacks import Run
 from ..training.ending import unbroken
 from ..writing import check_writable, replace_file
 from .configuration import Configured, beside, in_toml, optimizer_of, read_toml, setting
-from .options import command, count, counts, exit_code, in_json, loss_scale, rate, told, with_json
+from .options import EXIT_USAGE, command, count, counts, exit_code, in_json, loss_scale, rate, told, with_json
 from .places import checkpoints_of, file_with, place_of, save, stopped_of
-from .subjects import DATASETS, Subject, learnt
+from .subjects import DATASETS, learnt
+from .together import Ranks, agreed, together
 
 DEFAULTS = {
     "dataset": "digits",
@@ -31,11 +32,14 @@ DEFAULTS = {
     "augment": False,
     "capture": False,
     "grey": False,
+    "distributed": False,
+    "sync_batch_norm": False,
 }
 """What holds where neither the command line nor a configuration says anything."""
 NAMES = (
     *("dataset", "data", "size", "grey", "model", "epochs", "batch_size", "lr", "optimizer", "augment", "capture"),
     *("dtype", "loss_scale", "seed", "out", "resume", "checkpoint_every", "log", "tensorboard"),
+    *("distributed", "sync_batch_norm"),
 )
 """The options that a configuration may set: those that decide what is computed, and what is written."""
 
@@ -83,60 +87,151 @@ def add(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="one of them, such as optimizer.momentum=0.9",
     )
+    parser.add_argument(
+        "--distributed",
+        **_switch,
+        help="on all ranks that mpiexec, srun or torchrun has started; they share each batch",
+    )
+    parser.add_argument(
+        "--sync-batch-norm", **_switch, help="with it, batch norm takes its statistics from the batches of all ranks"
+    )
     parser.add_argument("--quiet", action="store_true", help="print the result alone, no progress")
     with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     arguments = _configured(options)
-    subject = learnt(options)
-    model, epochs, peak = subject.advice
-    model, epochs = options.model or model, options.epochs or epochs
-    place = place_of(options.out, f"{subject.name}-{model}")
-    net = models.get(model)(classes=len(subject.classes))
-    x, test = subject.train[0], subject.test
-    net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
-    net.input = subject.input
-    place.parent.mkdir(parents=True, exist_ok=True)
-    target = place if place.suffix in SUFFIXES else place.with_name(f"{place.name}.npz")
-    check_writable(target, sum(p.value.nbytes for p in net.parameters().values()))  # before the training
-    optimizer = optimizer_of(options.optimizer, arguments)
-    peak = options.lr or (peak if isinstance(optimizer, dn.Adam | dn.AdamW) else optimizer.current_lr)
-    optimizer.lr = dn.schedules.OneCycle(peak, epochs * -(-len(x) // options.batch_size))
-    kept = {**vars(options), "model": model, "epochs": epochs, "lr": peak}
-    kept["size"] = x.shape[1:3] if subject.photos else None
-    size = sum(p.value.size for p in net.parameters().values())
-    if not (options.quiet or options.json):
+    if options.sync_batch_norm and not options.distributed:
+        raise ValueError("--sync-batch-norm is for the ranks of --distributed; one rank alone has the whole batch")
+    if not options.distributed:
+        return _Training(options, arguments).run()
+    with together() as ranks:
+        return agreed(ranks, lambda: _Training(options, arguments, ranks)).run()
+
+
+class _Training:
+    """A training from the options to the saved network: on one rank or, with a communicator, on one of several."""
+
+    def __init__(self, options: argparse.Namespace, arguments: dict[str, Any], ranks: Ranks = None) -> None:
+        """Read the data and check everything, before anything is trained."""
+        self.options, self.arguments, self.ranks = options, arguments, ranks
+        self.speaks = ranks is None or ranks.rank == 0
+        self.subject = subject = learnt(options)
+        model, epochs, peak = subject.advice
+        self.model, self.epochs = options.model or model, options.epochs or epochs
+        self.place = place_of(options.out, f"{subject.name}-{self.model}")
+        self.net = net = models.get(self.model)(classes=len(subject.classes))
+        x = subject.train[0]
+        net.init(x.shape[1:], seed=options.seed, dtype=options.dtype)
+        net.input = subject.input
+        if self.speaks:
+            self._check_place()
+        self.optimizer = optimizer_of(options.optimizer, arguments)
+        adam = isinstance(self.optimizer, dn.Adam | dn.AdamW)
+        self.peak = options.lr or (peak if adam else self.optimizer.current_lr)
+        self.optimizer.lr = dn.schedules.OneCycle(self.peak, self.epochs * -(-len(x) // options.batch_size))
+        self.watch = _Watch()
+        self.callbacks = [self.watch, *(_logs(options) if self.speaks else [])]
+        self.folder = checkpoints_of(self.place) if options.resume or options.checkpoint_every else None
+
+    def _check_place(self) -> None:
+        place = self.place
+        place.parent.mkdir(parents=True, exist_ok=True)
+        target = place if place.suffix in SUFFIXES else place.with_name(f"{place.name}.npz")
+        check_writable(target, sum(p.value.nbytes for p in self.net.parameters().values()))
+
+    def run(self) -> int:
+        """Train, save and tell. Returns the exit code."""
+        self._tell()
+        begun = time.perf_counter()
+        try:
+            together = {} if self.ranks is None else {"distributed": self.ranks}
+            self._fit(together)
+            seconds = time.perf_counter() - begun
+            score = self.net.evaluate(*self.subject.test, **together)
+        except (KeyboardInterrupt, dn.distributed.RankError) as error:
+            if not self.speaks or self.watch.run is None or not self.watch.run.step:
+                raise  # nothing was trained
+            return self._broken_off(error)
+        return self._end(seconds, score) if self.speaks else 0
+
+    def _tell(self) -> None:
+        options, subject = self.options, self.subject
+        if options.quiet or options.json or not self.speaks:
+            return
+        size = sum(p.value.size for p in self.net.parameters().values())
         say(
-            f"{model} ({size:,} parameters) on {subject.name}: "
-            f"{len(x):,} images to learn, {len(test[0]):,} to test" + subject.of_classes
+            f"{self.model} ({size:,} parameters) on {subject.name}: "
+            f"{len(subject.train[0]):,} images to learn, {len(subject.test[0]):,} to test" + subject.of_classes
         )
-        say(f"backend {dn.get_backend()}, {options.optimizer}, one cycle up to {peak:g}, seed {options.seed}")
-    begun, watch = time.perf_counter(), _Watch()
-    folder = checkpoints_of(place) if options.resume or options.checkpoint_every else None
-    try:
-        _fit(net, subject, optimizer, epochs, options, [watch, *_logs(options)], folder)
-        seconds = time.perf_counter() - begun
-        score = net.evaluate(*test)
-    except KeyboardInterrupt as error:
-        if watch.run is None or not watch.run.step:
-            raise  # nothing was trained
+        several = self.ranks is not None and self.ranks.size > 1
+        ranks = f", {self.ranks.size} ranks ({self.ranks.kind})" if several else ""
+        cycle = f"one cycle up to {self.peak:g}, seed {options.seed}"
+        say(f"backend {dn.get_backend()}, {options.optimizer}, {cycle}{ranks}")
+
+    def _fit(self, together: dict[str, Any]) -> None:
+        options, (x, t) = self.options, self.subject.train
+        augment = data.Augment(max(1, x.shape[1] // 8), self.subject.mirrored) if options.augment else None
+        x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
+        together = together | ({"sync_batch_norm": True} if options.sync_batch_norm else {})
+        self.net.fit(
+            x,
+            t,
+            epochs=self.epochs,
+            batch_size=options.batch_size,
+            optimizer=self.optimizer,
+            seed=options.seed,
+            verbose=1 if self.speaks and not options.quiet else 0,
+            callbacks=self.callbacks,
+            augment=augment,
+            capture=options.capture,
+            loss_scale=options.loss_scale,
+            resume=self.folder,
+            checkpoint_every=options.checkpoint_every,
+            validation_data=self.subject.test if self.subject.photos else None,
+            **together,
+        )
+
+    def _broken_off(self, error: BaseException) -> int:
+        """Keep what was trained, and tell how far it came."""
+        epochs = self.watch.run.history.epochs
         with unbroken():
-            half = place if folder is None else stopped_of(place)
-            done = save(net, half)  # before anything else: who ends a training may not wait
-            more = "; with --resume the same command goes on" if folder is not None else ""
-            say(f"{told(error)} after epoch {watch.run.history.epochs} of {epochs}; {done.words}{more}", "stderr")
-        return exit_code(error)
-    with unbroken():
-        result = {"model": model, "parameters": size, "data": subject.name, "train": len(x), "test": len(test[0])}
-        result |= {"classes": list(subject.classes), "epochs": epochs, "seconds": round(seconds, 3), **score}
-        there = None if watch.steps else file_with(net, place)
-        if there is not None:  # the same command once more
-            return _tell(f"trained already: {there}; to go on, say --epochs", {**result, "saved": str(there)}, options)
-        return _end(net, place, result, in_toml(_table(kept, arguments)), options)
+            half = self.place if self.folder is None else stopped_of(self.place)
+            done = save(self.net, half)  # before anything else: who ends a training may not wait
+            more = "; with --resume the same command goes on" if self.folder is not None else ""
+            why = told(error) if isinstance(error, KeyboardInterrupt) else f"dualnet train: {error}; broken off"
+            say(f"{why} after epoch {epochs} of {self.epochs}; {done.words}{more}", "stderr")
+        code = exit_code(error) if isinstance(error, KeyboardInterrupt) else EXIT_USAGE
+        if self.ranks is not None:
+            self.ranks.exit_code = code
+            self.ranks.fail(error)
+        return code
+
+    def _end(self, seconds: float, score: dict[str, float]) -> int:
+        subject, options = self.subject, self.options
+        kept = {**vars(options), "model": self.model, "epochs": self.epochs, "lr": self.peak}
+        kept["size"] = subject.train[0].shape[1:3] if subject.photos else None
+        with unbroken():
+            result = {
+                "model": self.model,
+                "parameters": sum(p.value.size for p in self.net.parameters().values()),
+                "data": subject.name,
+                "train": len(subject.train[0]),
+                "test": len(subject.test[0]),
+                "classes": list(subject.classes),
+                "epochs": self.epochs,
+                "seconds": round(seconds, 3),
+                **score,
+            }
+            made = self.watch.steps or self.folder is None
+            there = None if made else file_with(self.net, self.place)
+            if there is not None:  # the same command once more
+                words = f"trained already: {there}; to go on, say --epochs"
+                return _told(words, {**result, "saved": str(there)}, options)
+            return _end(self.net, self.place, result, in_toml(_table(kept, self.arguments)), options)
 
 
-def _tell(words: str, result: dict[str, Any], options: argparse.Namespace) -> int:
+def _told(words: str, result: dict[str, Any], options: argparse.Namespace) -> int:
     unheard = say(in_json(result) if options.json else words)
     if unheard is not None:
         raise unheard
@@ -180,36 +275,6 @@ def _table(options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]
     """The options as a configuration, which trains the same network again."""
     table = {name: options[name] for name in NAMES if name not in ("optimizer", "lr") and options[name] is not False}
     return {**table, "optimizer": {"name": options["optimizer"], "lr": options["lr"], **arguments}}
-
-
-def _fit(
-    net: dn.Layer,
-    subject: Subject,
-    optimizer: dn.optimizers.Optimizer,
-    epochs: int,
-    options: argparse.Namespace,
-    callbacks: list[dn.Callback],
-    checkpoints: Path | None,
-) -> None:
-    x, t = subject.train
-    augment = data.Augment(max(1, x.shape[1] // 8), subject.mirrored) if options.augment else None
-    x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
-    net.fit(
-        x,
-        t,
-        epochs=epochs,
-        batch_size=options.batch_size,
-        optimizer=optimizer,
-        seed=options.seed,
-        verbose=0 if options.quiet else 1,
-        callbacks=callbacks,
-        augment=augment,
-        capture=options.capture,
-        loss_scale=options.loss_scale,
-        validation_data=subject.test if subject.photos else None,
-        resume=checkpoints,
-        checkpoint_every=options.checkpoint_every,
-    )
 
 
 def _logs(options: argparse.Namespace) -> list[dn.Callback]:

@@ -6,6 +6,7 @@
     batch(images, order, moves, dtype=)         images as floating numbers; without moves, as in testing
     targets(t, moves, classes=, shape=)         the targets of that batch
     mixes                                       whether targets differ from what was given
+    mixtures                                    with how many of the following examples of a batch each is mixed
     shape(shape)                                what becomes of an image of shape (H, W, C)
 """
 
@@ -46,7 +47,8 @@ class Augmentation:
 
     def __init__(self, transforms: Sequence[Transform], op: str = "Augmentation") -> None:
         self.transforms = _in_order(transforms, op)
-        self.mixes = any(isinstance(transform, Mix) for transform in self.transforms)
+        self.mixtures = sum(isinstance(transform, Mix) for transform in self.transforms)
+        self.mixes = self.mixtures > 0
 
     def moves(self, examples: int, *, seed: int = 0, epoch: int = 0) -> numpy.ndarray:
         """The random numbers of an epoch's images, in their order: (examples, numbers) float64."""

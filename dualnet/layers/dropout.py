@@ -7,6 +7,7 @@ from ..arguments import fraction
 from ..geometry import height_and_width
 from ..ops.pullback import Pullback
 from ..recording import live
+from ..sharing import part
 from ..shim import Array
 from .initializers import Draw
 from .layer import Layer, Shape
@@ -45,7 +46,9 @@ class Dropout(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         if not train:
             return x, Pullback(type(self).__name__, lambda dy: (dy, {}), x)
-        y, way = ops.dropout(x, self.rate, key=(self.seed, live(self, "step")), shared_axes=self.shared_axes)
+        mine = part()  # of a batch that several ranks share: each row drops what it would drop in the whole batch
+        key, row = (self.seed, live(self, "step")), 0 if mine is None else mine.start
+        y, way = ops.dropout(x, self.rate, key=key, shared_axes=self.shared_axes, first_row=row)
         self.step += 1  # so the next mask is another
         return y, with_gradients(self, way)
 

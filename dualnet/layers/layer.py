@@ -270,6 +270,8 @@ class Layer(LayerTree):
             check_finite: bool = False,
             resume: str | PathLike[str] | None = None,
             checkpoint_every: int | None = None,
+            distributed: Any = False,
+            sync_batch_norm: bool = False,
         ) -> History: ...
 
         def evaluate(
@@ -284,6 +286,7 @@ class Layer(LayerTree):
             class_weight: Any = None,
             ignore_label: int | None = None,
             metrics: Any = (),
+            distributed: Any = False,
         ) -> dict[str, float]: ...
 
         def predict(self, x: Any, batch_size: int = 256) -> HostArray: ...

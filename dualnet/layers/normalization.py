@@ -11,6 +11,7 @@ from ..ops.normalization import check_axes, check_epsilon, check_groups, follow
 from ..ops.pullback import Pullback
 from ..ops.sums import wide_dtype
 from ..recording import assign, owned
+from ..sharing import Part, part
 from ..shim import Array, backend_of
 from .initializers import Draw
 from .layer import Layer, Shape
@@ -77,6 +78,8 @@ class BatchNorm(Normalization):
     """
 
     takes_relu = True
+    synchronised = False
+    """Are the statistics taken over all ranks? See :func:`dualnet.distributed.sync_batch_norm`."""
     state_names = ("moving_mean", "moving_variance")
     moving_mean: Any = None
     moving_variance: Any = None
@@ -97,13 +100,20 @@ class BatchNorm(Normalization):
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
         gamma, beta = self._values(x, x.shape[-1:])
-        if not train or self.frozen:
+        mine = part()  # of a batch that several ranks share
+        if not train or self.frozen or (mine is not None and not mine.rows and not self._shares(mine)):
             moving = self.moving_mean, self.moving_variance
             y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon, relu=relu)
             return y, self._named(way)
-        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon, relu=relu)
-        self._follow(way.saved["mean"], way.saved["variance"], elements(x.shape[:-1]))
+        whole = mine if self._shares(mine) else None
+        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon, relu=relu, part=whole)
+        n = elements(x.shape[:-1]) if whole is None else whole.whole * elements(x.shape[1:-1])
+        self._follow(way.saved["mean"], way.saved["variance"], n)
         return y, self._named(way)
+
+    def _shares(self, mine: Part | None) -> bool:
+        """Are the statistics those of the whole batch, over all ranks?"""
+        return mine is not None and (self.synchronised or mine.synchronised)
 
     def _follow(self, mean: Array, variance: Array, n: int) -> None:
         """Move the running statistics, in new arrays: a pullback or a saved state may hold the old ones."""

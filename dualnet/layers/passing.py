@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ..ops.pullback import Pullback
+from ..sharing import part
 from ..shim import Array
 from .state import LayerTree
 
@@ -30,7 +31,11 @@ def with_gradients(layer: LayerTree, way: Pullback, *names: str) -> Pullback:
 
     def convert(result: Any) -> tuple[Array, Gradients]:
         dx, *gradients = result if isinstance(result, tuple) else (result,)
-        return dx, {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
+        found = {name: gradient for name, gradient in zip(names, gradients) if gradient is not None}
+        mine = part()
+        if mine is not None and mine.filled is not None:  # these may travel to other ranks from now on
+            mine.filled(layer, found)
+        return dx, found
 
     return way.then(type(layer).__name__, convert)
 

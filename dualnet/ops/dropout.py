@@ -19,7 +19,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ..arguments import fraction
+from ..arguments import fraction, integer
 from ..shim import Array, accelerated, backend_of, namespace
 from .pullback import Pullback
 from .sums import rounded_once
@@ -33,7 +33,9 @@ MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85  # the key moves on by the golden ratio and √3 − 1, times 2³²
 
 
-def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ()) -> tuple[Array, Pullback]:
+def dropout(
+    x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = (), first_row: int = 0
+) -> tuple[Array, Pullback]:
     """Drop each unit with probability ``rate``, and scale the others by 1 / (1 − rate): the mean stays (E7).
 
     x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx: what was dropped learns nothing
@@ -41,6 +43,8 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or ``(seed, step)``, both at least 0 and below
     2**64; the same key drops the same units. Along ``shared_axes`` all units share one fate: ``(1, 2)`` drops whole
     channels of a feature map. Keeps the mask, 1 byte per unit.
+
+    ``first_row``: x holds the rows of a larger batch from this one on, and gets the mask that they have there.
 
     Raises ``ValueError`` or ``TypeError`` for an invalid rate, key or axis.
 
@@ -54,10 +58,11 @@ def dropout(x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = ())
     rate = fraction(rate, "rate", op="dropout")
     seed, step = check_key(key)
     shape = shared_shape(x.shape, shared_axes)
+    first = integer(first_row, "first_row", op="dropout", least=0) * math.prod(shape[1:])  # words before those of x
     if rate == 0.0:
         return x, Pullback("dropout", lambda dy: dy, x)
     limit = math.ceil(rate * 2**32) - 1  # word > limit is word >= ⌈rate · 2³²⌉, which may not fit a word
-    mask = xp.reshape(drawn_above(x, math.prod(shape), seed, step, limit), shape)
+    mask = xp.reshape(drawn_above(x, math.prod(shape), seed, step, limit, first), shape)
     scale = 1.0 / (1.0 - rate)
     y = masked(x, mask, scale)  # E7
 
@@ -75,14 +80,14 @@ def masked(x: Array, mask: Array, scale: float) -> Array:
 
 
 @accelerated
-def drawn_above(x: Array, count: int, seed: int, step: int, limit: int) -> Array:
-    """Which of ``count`` random words are above ``limit``, on the backend of x."""
-    return philox(x, count, seed, step) > limit
+def drawn_above(x: Array, count: int, seed: int, step: int, limit: int, first: int = 0) -> Array:
+    """Which of ``count`` random words, from word ``first`` on, are above ``limit``, on the backend of x."""
+    return philox(x, count, seed, step, first) > limit
 
 
 @accelerated
-def philox(x: Array, count: int, seed: int, step: int) -> Array:
-    """``count`` random words (uint32) on the backend of x: Philox4x32-10, four words for each counter.
+def philox(x: Array, count: int, seed: int, step: int, first: int = 0) -> Array:
+    """``count`` random words (uint32), from word ``first`` on, on the backend of x: Philox4x32-10, four per counter.
 
     Word i is word i mod 4 of the block with counter words ⌊i/4⌋ low, ⌊i/4⌋ high, step low, step high and key words
     seed low, seed high.
@@ -92,10 +97,11 @@ def philox(x: Array, count: int, seed: int, step: int) -> Array:
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     xp = backend_of(x).xp
-    block = xp.arange((count + 3) // 4, dtype="uint64")
+    before, skipped = divmod(first, 4)  # whole blocks, and words of the first block that is needed
+    block = xp.arange((skipped + count + 3) // 4, dtype="uint64") + before
     words = philox4x32((block & WORD, block >> 32, step & WORD, step >> 32), (seed & WORD, seed >> 32))
     words = xp.stack([word.astype("uint32") for word in words], axis=-1)  # (⌈count/4⌉, 4)
-    return xp.reshape(words, (-1,))[:count]
+    return xp.reshape(words, (-1,))[skipped : skipped + count]
 
 
 def philox4x32(counter: tuple, key: tuple[int, int]) -> tuple:

@@ -41,6 +41,7 @@ from typing import Any
 
 from ..arguments import integer, positive
 from ..geometry import elements
+from ..sharing import Part
 from ..shim import Array, accelerated, backend_of, namespace, same_backend
 from .activation import rectify, rectify_backward
 from .pullback import Pullback
@@ -61,13 +62,17 @@ __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
 
 def batch_norm(
-    x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5, relu: bool = False
+    x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5, relu: bool = False, part: Part | None = None
 ) -> tuple[Array, Pullback]:
     """Normalise every channel by its mean and variance over the batch: training (Ioffe and Szegedy 2015, algorithm 1).
 
     x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
     ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``; ``pullback.saved`` has the batch's ``mean`` and biased
     ``variance``, both (C,). ``relu=True`` applies ReLU to y, in the same pass over memory.
+
+    ``part`` says that x is a part of a batch that several ranks share: mean and variance are then those of the whole
+    batch, and so are the two sums in dx, while dgamma and dbeta are this part's share of theirs. All ranks call op and
+    pullback together.
 
     Raises ``ValueError`` for shapes that do not fit, and where a channel has a single value: its x̂ is always 0.
 
@@ -85,6 +90,8 @@ def batch_norm(
     _namespace("batch_norm", x, gamma=gamma, beta=beta)
     _check_channels("batch_norm", x, gamma=gamma, beta=beta)
     epsilon = check_epsilon(epsilon, "batch_norm")
+    if part is not None:
+        return shared_batch_norm(x, gamma, beta, epsilon, relu, part)
     if elements(x.shape[:-1]) < 2:
         raise ValueError(
             f"batch_norm: x {tuple(x.shape)} has {elements(x.shape[:-1])} value(s) per channel; expected at least 2, "
@@ -107,6 +114,65 @@ def batch_norm(
         return rounded_to(dtypes, dx, dgamma, dbeta)
 
     return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+
+
+def shared_batch_norm(
+    x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool, part: Part
+) -> tuple[Array, Pullback]:
+    """Batch norm of a part of a batch, x (N, ..., C), by the statistics of the whole. A part may have no examples."""
+    n = part.whole * elements(x.shape[1:-1])  # values per channel, over all ranks
+    if n < 2:
+        raise ValueError(f"batch_norm: the whole batch has {n} value(s) per channel; expected at least 2")
+    mean, variance = shared_moments(x, n, part)
+    y = normalise(x, mean, variance, gamma, beta, epsilon, relu)
+    kept, dtypes = (y if relu else None), (x.dtype, gamma.dtype, beta.dtype)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array]:
+        """dy (N, ..., C) -> dx (N, ..., C), and this part's share of dgamma (C,) and dbeta (C,)."""
+        return rounded_to(dtypes, *shared_normalise_backward(dy, x, mean, variance, gamma, epsilon, kept, n, part))
+
+    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+
+
+def shared_moments(x: Array, n: int, part: Part) -> tuple[Array, Array]:
+    """Mean and biased variance of every channel over all ranks: (N, ..., C) -> (C,), (C,). In two passes, as ever."""
+    x = wide(x)
+    mean = part.add(channel_sum(x)) / n  # μ = Σ x / n, over all ranks
+    squares = x - mean
+    squares *= squares
+    return mean, part.add(channel_sum(squares)) / n  # σ² = Σ (x − μ)² / n, over all ranks
+
+
+def shared_normalise_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    epsilon: float,
+    y: Array | None,
+    n: int,
+    part: Part,
+) -> tuple[Array, Array, Array]:
+    """:func:`normalise_backward` for a part of a batch: μ and σ² have moved with the x of all ranks.
+
+    So the sums Σ dx̂ and Σ dx̂ x̂ in dx are those over all ranks. dγ and dβ are this part's own sums: like every other
+    gradient they are added up over the ranks later.
+    """
+    xp, dtype = backend_of(x).xp, dy.dtype
+    dy = dy if y is None else rectify_backward(dy, y)  # E14
+    dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
+    inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
+    centred = x - mean  # (N, ..., C)
+    dgamma = channel_sum(dy * centred) * inverse  # Σ dy x̂, of this part
+    dbeta = channel_sum(dy)  # E12  Σ dy, of this part
+    whole = part.add(xp.stack([dgamma, dbeta]))  # both over all ranks: (2, C)
+    dx = centred  # overwritten from here on
+    dx *= -inverse * whole[0] / n  # through the variance: −x̂ · Σ dx̂ x̂ / n, before the factor γ/s
+    dx += dy  # directly
+    dx -= whole[1] / n  # through the mean
+    dx *= gamma * inverse  # dx̂ = γ dy, and 1/s
+    return dx.astype(dtype, copy=False), dgamma, dbeta
 
 
 @accelerated

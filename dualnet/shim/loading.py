@@ -63,7 +63,8 @@ class Backend:
     backend's device the current one. ``adopt(x)`` returns an array of the same memory for what the library itself calls
     an array, if it is on this device, else None. ``recorder()`` returns an object that records one captured step:
     ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, ``launch()`` repeats it, and ``outputs`` is what
-    f returned. The recorder's memory goes when it goes, except what is allocated inside ``lasting()``.
+    f returned. The recorder's memory goes when it goes, except what is allocated inside ``lasting()``. ``peers()``
+    returns an object that moves arrays to the devices of other processes, see :mod:`dualnet.distributed`.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__
@@ -85,6 +86,7 @@ class Backend:
     set_precision: Callable[[str], None] = lambda name: None
     recorder: Callable[[], Any] | None = None
     lasting: Callable[[], AbstractContextManager] = nullcontext
+    peers: Callable[[], Any] | None = None
 
 
 _loaded: dict[str, Backend] = {}

@@ -14,7 +14,7 @@ from ..layers.layer import Layer
 from ..layers.several import rows
 from ..shim import Array, asarray, backend_of
 
-__all__ = ["batches", "mixed_targets", "order_of"]
+__all__ = ["batches", "cuts", "mixed_targets", "order_of", "parted"]
 
 Batches = Iterator[tuple[Array, Any]]
 
@@ -23,25 +23,66 @@ def batches(
     net: Layer,
     x: Any,
     t: Any,
-    size: int,
+    size: int | list[slice],
     order: numpy.ndarray | None = None,
     augment: Augment | None = None,
     moves: numpy.ndarray | None = None,
+    extra: int = 0,
 ) -> Batches:
     """Pairs of x (size, ...) and t where the network is, in ``order`` (as they come, without); t may be None.
 
-    ``augment`` normalises the images x, and moves each as ``moves`` (N, 3) says.
+    ``augment`` normalises the images x, and moves each as ``moves`` (N, 3) says. ``size`` may be the slices of the
+    order that are batches. The last ``extra`` examples of each are only there to be mixed with, and are left out.
     """
     order = numpy.arange(rows(x)) if order is None else order
-    plain = augment is None
+    plain, size = augment is None, cuts(order.shape[0], size) if isinstance(size, int) else size
     inputs = _chosen(net, x, order, size) if plain else _augmented(net, x, order, size, augment, moves)
     targets = itertools.repeat(None) if t is None else _chosen(net, t, order, size)
     if t is not None and moves is not None and getattr(augment, "mixes", False):
         targets = _mixed(net, targets, size, augment, moves, tuple(x.shape[1:]))
-    return zip(inputs, targets)
+    pairs = zip(inputs, targets)
+    return ((x[:-extra], None if t is None else t[:-extra]) for x, t in pairs) if extra else pairs
 
 
-def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: int) -> Iterator[Any]:
+def cuts(count: int, size: int) -> list[slice]:
+    """The batches of so many examples, as slices of their order.
+
+    >>> cuts(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def parted(count: int, size: int, rank: int, ranks: int, extra: int = 0) -> tuple[numpy.ndarray, list[slice]]:
+    """The part that one of several ranks has of each batch: places in the order of all, and the slices of these.
+
+    Each part is followed by ``extra`` examples that come after it in the batch (after the last comes the first), with
+    which the last ones of the part may be mixed. A rank without a part of a batch gets none.
+
+    >>> places, slices = parted(7, 4, rank=1, ranks=2)  # batches 0 1 2 3 and 4 5 6
+    >>> [places[one].tolist() for one in slices]
+    [[2, 3], [5, 6]]
+    """
+    places, slices, at = [], [], 0
+    for start in range(0, count, size):
+        n = min(size, count - start)
+        first, last = part_of(n, rank, ranks)
+        mine = start + numpy.arange(first, last + (extra if last > first else 0)) % n
+        places.append(mine)
+        slices.append(slice(at, at := at + mine.size))
+    return numpy.concatenate(places), slices
+
+
+def part_of(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """From where to where a rank's part of so many examples goes.
+
+    >>> [part_of(5, rank, 3) for rank in range(3)]
+    [(0, 1), (1, 3), (3, 5)]
+    """
+    return count * rank // ranks, count * (rank + 1) // ranks
+
+
+def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: list[slice]) -> Iterator[Any]:
     """x in this order, batch by batch. From the host each batch is copied; to a device only the order is, once."""
     if isinstance(x, dict):  # the batches of each array, as dictionaries
         for several in zip(*(_chosen(net, part, order, size) for part in x.values())):
@@ -50,31 +91,30 @@ def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: int) -> Iterator[Any
     owner, there = backend_of(x), home(net)
     if not owner.on_host:
         order = asarray(order, backend=owner.name)
-    for start in range(0, order.shape[0], size):
-        chosen = order[start : start + size]
+    for place in size:
+        chosen = order[place]
         yield asarray(x[chosen], backend=there) if owner.on_host else owner.xp.take(x, chosen, axis=0)
 
 
 def _augmented(
-    net: Layer, x: Any, order: numpy.ndarray, size: int, augment: Any, moves: numpy.ndarray | None
+    net: Layer, x: Any, order: numpy.ndarray, size: list[slice], augment: Any, moves: numpy.ndarray | None
 ) -> Iterator[Array]:
     """Images of x in this order, moved and normalised where they are; order and moves are copied there once."""
     owner = backend_of(x)
     there = home(net) if net.parameters() else owner.name
     plan = [None if a is None else a if owner.on_host else asarray(a, backend=owner.name) for a in (order, moves)]
-    for start in range(0, len(order), size):
-        chosen, moved = (None if a is None else a[start : start + size] for a in plan)
+    for place in size:
+        chosen, moved = (None if a is None else a[place] for a in plan)
         yield asarray(augment.batch(x, chosen, moved, dtype=net.dtype), backend=there)
 
 
 def _mixed(
-    net: Layer, targets: Iterator[Any], size: int, augment: Any, moves: numpy.ndarray, shape: tuple[int, ...]
+    net: Layer, targets: Iterator[Any], size: list[slice], augment: Any, moves: numpy.ndarray, shape: tuple[int, ...]
 ) -> Iterator[Any]:
     """Targets in the shares in which ``augment`` mixes images of this shape; moves are copied there once."""
-    there, start = asarray(moves, backend=home(net)), 0
-    for t in targets:
-        yield mixed_targets(net, t, augment, there[start : start + size], shape)
-        start += size
+    there = asarray(moves, backend=home(net))
+    for place, t in zip(size, targets):
+        yield mixed_targets(net, t, augment, there[place], shape)
 
 
 def mixed_targets(net: Layer, t: Any, augment: Any, moves: Any, shape: tuple[int, ...]) -> Any:

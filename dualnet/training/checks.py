@@ -31,6 +31,7 @@ __all__ = [
     "check_trial",
     "examples",
     "initialise",
+    "norm_of_rows",
     "output_of_one",
 ]
 
@@ -165,14 +166,19 @@ def _check_shift(augment: Any, x: Any) -> None:
 
 def _check_last_batch(net: Layer, count: int, batch_size: int) -> None:
     """Batch norm over a single number has no variance."""
-    if count % batch_size != 1:
-        return
+    if count % batch_size == 1 and (name := norm_of_rows(net)) is not None:
+        raise ValueError(
+            f"fit: {count} examples in batches of {batch_size} leave one over, and layer {name} "
+            "(BatchNorm) needs two. Choose another batch_size, or leave an example out."
+        )
+
+
+def norm_of_rows(net: Layer) -> str | None:
+    """The name of a batch norm that has one value of each channel in an example, and so needs two examples."""
     for name, layer in _trained("", net):
         if isinstance(layer, BatchNorm) and math.prod((layer.input_shape or (0, 0))[:-1]) == 1:
-            raise ValueError(
-                f"fit: {count} examples in batches of {batch_size} leave one over, and layer {name or 0} "
-                "(BatchNorm) needs two. Choose another batch_size, or leave an example out."
-            )
+            return name or "0"
+    return None
 
 
 def _trained(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:

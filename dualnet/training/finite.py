@@ -13,7 +13,7 @@ import numpy
 
 from ..layers.containers import forward_of
 from ..layers.layer import Layer
-from ..layers.several import as_dtype, each, first, parts
+from ..layers.several import as_dtype, each, first, parts, rows
 from ..layers.watching import Run as Inside
 from ..layers.watching import Visit, Watch, sharing_copy
 from ..ops.sums import wide
@@ -22,6 +22,7 @@ from ..shim import Array, backend_of, to_numpy
 from ..shim.dtypes import is_floating
 from .accumulating import apart
 from .callbacks import Run
+from .ranks import ALONE, Alone
 from .weighting import weighing
 
 __all__ = ["FiniteSteps"]
@@ -39,8 +40,15 @@ class FiniteSteps:
     ``step(x, t, ..., check=...)`` is :func:`dualnet.training.loop.train_step` with its first arguments given.
     """
 
-    def __init__(self, step: Callable[..., None], run: Run, loss: Callable[..., Any], scale: LossScale | None) -> None:
-        self.step, self.run, self.loss, self.scale = step, run, loss, scale
+    def __init__(
+        self,
+        step: Callable[..., None],
+        run: Run,
+        loss: Callable[..., Any],
+        scale: LossScale | None,
+        ranks: Alone = ALONE,
+    ) -> None:
+        self.step, self.run, self.loss, self.scale, self.ranks = step, run, loss, scale, ranks
         self.epoch, self.batches = -1, 0
 
     def __call__(self, *batches: Any) -> None:
@@ -51,8 +59,11 @@ class FiniteSteps:
         try:
             self.step(*batches, check=self.look)
         except NotFinite as met:
-            found, batch = str(met), self.batches + 1
+            met_first = met
+            found, batch = (str(met) if self.ranks.alone else ""), self.batches + 1
             for place, (x, t, w) in enumerate(apart(batches)):
+                if not rows(x):
+                    continue
                 told = origin(self.run.net, x, t, weighing(self.loss, w), self.scale, self.mends)
                 if told:
                     found, batch = told, batch + place
@@ -60,6 +71,7 @@ class FiniteSteps:
         else:
             self.batches += len(apart(batches))
             return
+        found = self.ranks.words(found) or str(met_first)
         raise FloatingPointError(f"fit: epoch {self.run.epoch + 1}, batch {batch}: {found} {ADVICE}")
 
     def look(self, met: list[Any], gradients: dict[str, Array]) -> None:
@@ -71,8 +83,11 @@ class FiniteSteps:
         learned = {name: v for name, v in self.run.net.state_dict().items() if _is_floating(v)}
         arrays = [array for one in met for _, array in parts(one)]
         others = [*arrays, *(() if self.mends else gradients.values())]
-        if to_numpy(all_finite(*learned.values(), *filter(_is_floating, others))):
+        fine = bool(to_numpy(all_finite(*learned.values(), *filter(_is_floating, others))))
+        if not self.ranks.any(not fine):
             return
+        if not self.ranks.alone:  # each rank looks for itself
+            raise NotFinite("a rank met a number that is not finite.")
         for name, array in learned.items():
             if counts := _counts(array):
                 raise NotFinite(

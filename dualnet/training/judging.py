@@ -16,6 +16,7 @@ from ..ops.sums import wide
 from ..shim import asarray
 from .checks import check_inputs, output_of_one
 from .metrics import Curve, Metric, metrics_of
+from .ranks import ALONE, Alone
 from .several import LossOfSeveral, tally_of
 from .sources import Arrays, Source
 from .tally import Tally
@@ -36,6 +37,7 @@ class Judge:
         if weighting is not None:
             self.loss = WeightedLoss(self.loss, weighting)
         self.metrics: list[Metric] = []
+        self.ranks: Alone = ALONE
 
     @classmethod
     def of(
@@ -105,8 +107,8 @@ class Judge:
     def tally(self) -> Any:
         """A tally of its own for a training, or for validation data."""
         if isinstance(self.function, LossOfSeveral):
-            return tally_of(self.function)
-        return Tally(self.function, self.weighting, self.metrics)
+            return self.ranks.tally(tally_of(self.function))
+        return self.ranks.tally(Tally(self.function, self.weighting, self.metrics))
 
     def figures(self, data: Source) -> dict[str, float]:
         """The loss and the other figures over all examples of a source."""
@@ -115,7 +117,8 @@ class Judge:
             for x, t, w in batches:
                 y = each(wide, self.net(x))
                 weights = () if w is None else (w,)
-                tally.add(y, t, None if tally.exact else self.loss(y, t, *weights)[0], *weights)
+                tally.add(y, t, None if tally.exact or not rows(x) else self.loss(y, t, *weights)[0], *weights)
+        self.ranks.add_up(tally, self.net)
         return tally.figures()
 
 

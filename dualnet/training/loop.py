@@ -21,19 +21,20 @@ from .. import optimizers
 from ..arguments import flag, integer
 from ..data import Augment, Augmentation, Transform, augmentation
 from ..data.inputs import learned
+from ..distributed import Communicator
 from ..history import in_one_line
 from ..layers.containers import forward_of
 from ..layers.entering import home
 from ..layers.layer import Layer
 from ..layers.parameter import cast_all
-from ..layers.several import as_dtype, each, first
+from ..layers.several import as_dtype, each, first, rows
 from ..layers.state import all_or_nothing
 from ..ops import losses
 from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
-from .accumulating import added, apart, grouped, shares
+from .accumulating import added, apart, grouped
 from .batches import batches
 from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
 from .checks import check_lengths, check_training, check_trial, initialise, output_of_one
@@ -42,7 +43,8 @@ from .finite import FiniteSteps
 from .given import Given, data_of, inputs_of, tested
 from .judging import Judge
 from .progress import Progress
-from .resume import Keeper, described
+from .ranks import ALONE, Alone, ranks_of
+from .resume import Keeper, described, made_with
 from .several import captured, loss_of, targets_of, validation_of
 
 __all__ = ["evaluate", "fit", "predict", "train_step"]
@@ -80,6 +82,8 @@ def fit(
     check_finite: bool = False,
     resume: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    distributed: bool | Communicator = False,
+    sync_batch_norm: bool = False,
 ) -> History:
     """Train a network on inputs x (N, ...) and targets t, and return the history of its figures.
 
@@ -129,6 +133,12 @@ def fit(
     whole epochs, also while training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a
     ``SystemExit`` (exit codes 143 and 129).
 
+    ``distributed=True`` trains with all ranks that mpiexec, srun or torchrun have started, each of which makes this
+    call; or pass what :func:`dualnet.distributed.init` returned. ``batch_size`` is that of the whole batch, of which
+    each rank takes its part, and the result is that of one rank, but for the order of sums. Batch norm takes its
+    statistics from a rank's part, or with ``sync_batch_norm=True`` from the whole batch. Only rank 0 shows progress and
+    writes files; see the page "Beyond one machine" (docs/distributed.md).
+
     ``check_finite=True`` stops at the first NaN or infinity with a ``FloatingPointError``, which names the epoch, the
     batch and the layer. It reads a number back after every step, which takes time on a GPU, and does not go together
     with ``capture``. Without it, ``fit`` warns once: before the first step of NaN in x and t and of images from 0 to
@@ -141,69 +151,85 @@ def fit(
     >>> history["accuracy"][-1], history["loss"][-1] < history["loss"][0]
     (1.0, True)
     """
-    epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
-    augment = augmentation(augment, "fit")
     accumulate = integer(accumulate, "accumulate", op="fit")
-    t, validation_data = targets_of(net, t), validation_of(net, validation_data)
-    given = Given(x, t, sample_weight, validation_data, validation_split, steps_per_epoch, resume)
-    options = {"size": batch_size, "seed": seed, "shuffle": shuffle, "augment": augment}
-    data, held_out = data_of(given, epochs - initial_epoch, accumulate, **options)
-    function = loss_of(net, loss, "fit")
-    initialise(net, data.inputs(net), seed, augment)
-    judge = Judge.of("fit", net, data, held_out, function, class_weight, ignore_label)
-    seen = judge.cleaned(data)
-    seen_too = None if held_out is None else judge.cleaned(held_out)
-    fine = check_training(net, seen, seen_too, function, data.extent(batch_size), augment, optimizer)
-    judge.watch(*[one for one in (data, held_out) if one is not None])
-    judge.choose(metrics, data, capture is True)
-    steps = math.ceil((data.steps or 0) / accumulate)
-    run = Run(net, optimizers.get(optimizer), History(), epochs, steps, initial_epoch)
-    shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), as_callbacks(callbacks), judge.tally()
-    scale = as_loss_scale(loss_scale, net.dtype)
-    step: Callable[..., None]
-    step = functools.partial(train_step, net, run.optimizer, judge.loss, scale, tally)
-    if flag(capture, "capture", op="fit"):
-        step = captured(step, *seen)
-    if flag(check_finite, "check_finite", op="fit"):
-        if capture:
-            raise ValueError(
-                "fit: check_finite=True reads a number back after every step, which a captured step cannot"
-            )
-        step = FiniteSteps(step, run, judge.loss, scale)
-    plain = accumulate == 1 and judge.weighting is None
-    parts = {"net": net, "optimizer": run.optimizer, "scale": scale, "tally": tally}
-    keeper = Keeper(resume, checkpoint_every, run, parts, hooks, verbose)
-    settings = {"seed": seed, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
-    settings |= {"accumulate": accumulate, "class_weight": class_weight, "ignore_label": ignore_label}
-    settings |= {"steps_per_epoch": steps, "metrics": [metric.key for metric in judge.metrics]}
-    settings["the number of examples"] = data.examples
-    keeper.find(lambda: described(net, *seen, function, run.optimizer, scale, **settings))
-    net.loss = losses.known(net) if loss is None else loss
-    if (expected := learned(net.input, net.input_shape, augment)) is not None:
-        net.input = expected
-    net.history = run.history
-    with ends_like_ctrl_c() as keeper.ending, _ending(run, hooks, keeper):
-        for run.epoch in keeper.epochs():
-            with keeper:
-                notify(hooks, "on_epoch_begin", run)
-                keeper.epoch_began()
-            with (
-                Progress(run.epoch, epochs, run.steps_per_epoch, verbose, run.batch) as progress,
-                contextlib.closing(data.epoch(net, run.epoch, ahead=not capture)) as batches,
-            ):
-                _steps_of_epoch(grouped(batches, accumulate, plain), step, run, hooks, keeper, tally, progress)
-                if held_out is not None:
-                    run.logs |= {f"val_{name}": value for name, value in judge.figures(held_out).items()}
-                run.logs["seconds"] = time.perf_counter() - keeper.begun
-                progress.done(in_one_line(run.logs))
-            if fine:
-                _warn_of_the_loss(run)
-            with keeper:
-                _end_epoch(run, hooks)
-                keeper.epoch_done()
-            if run.stop:
-                break
-    return run.history
+    ranks = ranks_of("fit", distributed, accumulate, flag(sync_batch_norm, "sync_batch_norm", op="fit"))
+    with ranks.guard():
+        epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
+        augment = augmentation(augment, "fit")
+        t, validation_data = targets_of(net, t), validation_of(net, validation_data)
+        given = Given(x, t, sample_weight, validation_data, validation_split, steps_per_epoch, resume)
+        options = {"size": batch_size, "seed": seed, "shuffle": shuffle, "augment": augment}
+        data, held_out = data_of(given, epochs - initial_epoch, accumulate, **options)
+        function = loss_of(net, loss, "fit")
+        initialise(net, data.inputs(net), seed, augment)
+        ranks.cut(data, held_out)
+        judge = Judge.of("fit", net, data, held_out, function, class_weight, ignore_label)
+        judge.ranks = ranks
+        seen = judge.cleaned(data)
+        seen_too = None if held_out is None else judge.cleaned(held_out)
+        fine = check_training(net, seen, seen_too, function, data.extent(batch_size), augment, optimizer)
+        judge.watch(*[one for one in (data, held_out) if one is not None])
+        judge.choose(metrics, data, capture is True)
+        steps = math.ceil((data.steps or 0) / accumulate)
+        run = Run(net, optimizers.get(optimizer), History(), epochs, steps, initial_epoch)
+        shuffle, hooks, tally = flag(shuffle, "shuffle", op="fit"), ranks.hooks(as_callbacks(callbacks)), judge.tally()
+        scale = as_loss_scale(loss_scale, net.dtype)
+        step: Callable[..., None]
+        step = functools.partial(train_step, net, run.optimizer, judge.loss, scale, tally, ranks=ranks)
+        if flag(capture, "capture", op="fit"):
+            ranks.check_capture()
+            step = captured(step, *seen)
+        if flag(check_finite, "check_finite", op="fit"):
+            if capture:
+                raise ValueError(
+                    "fit: check_finite=True reads a number back after every step, which a captured step cannot"
+                )
+            step = FiniteSteps(step, run, judge.loss, scale, ranks)
+        plain = accumulate == 1 and judge.weighting is None
+        parts = {"net": net, "optimizer": run.optimizer, "scale": scale, "tally": tally}
+        verbose = verbose if ranks.leads else 0
+        keeper = Keeper(resume, checkpoint_every, run, parts, hooks, verbose, ranks)
+        settings = {"seed": seed, "batch_size": batch_size, "shuffle": shuffle, "augment": augment}
+        settings |= {"accumulate": accumulate, "class_weight": class_weight, "ignore_label": ignore_label}
+        settings |= {"steps_per_epoch": steps, "metrics": [metric.key for metric in judge.metrics]}
+        settings["the number of examples"] = data.examples
+        description = functools.partial(described, net, *seen, function, run.optimizer, scale, **settings)
+        others: dict[str, Any] = {"epochs": epochs, "initial_epoch": initial_epoch, "check_finite": check_finite}
+        others |= {"resume": resume is not None, "checkpoint_every": checkpoint_every}
+        others |= {"callbacks": [type(hook).__name__ for hook in hooks if not hook.writes]}
+        others |= {"the optimizer's steps": run.optimizer.steps} | made_with(net, run.optimizer)
+        ranks.agree("fit", net, data, held_out, lambda: description() | others)
+        ranks.follow_the_first(net)
+        keeper.find(description)
+        net.loss = losses.known(net) if loss is None else loss
+        if (expected := learned(net.input, net.input_shape, augment)) is not None:
+            net.input = expected
+        net.history = run.history
+        with ends_like_ctrl_c() as keeper.ending, _ending(run, hooks, keeper):
+            for run.epoch in keeper.epochs():
+                with keeper:
+                    notify(hooks, "on_epoch_begin", run)
+                    keeper.epoch_began()
+                with (
+                    Progress(run.epoch, epochs, run.steps_per_epoch, verbose, run.batch) as progress,
+                    contextlib.closing(data.epoch(net, run.epoch, ahead=not capture)) as batches,
+                ):
+                    _steps_of_epoch(
+                        grouped(batches, accumulate, plain), step, run, hooks, keeper, tally, progress, ranks
+                    )
+                    if held_out is not None:
+                        run.logs |= {f"val_{name}": value for name, value in judge.figures(held_out).items()}
+                    run.logs["seconds"] = ranks.seconds(time.perf_counter() - keeper.begun)
+                    progress.done(in_one_line(run.logs))
+                if fine and ranks.leads:
+                    _warn_of_the_loss(run)
+                with keeper:
+                    _end_epoch(run, hooks)
+                    run.stop = ranks.any(run.stop)
+                    keeper.epoch_done()
+                if run.stop:
+                    break
+        return run.history
 
 
 def _steps_of_epoch(
@@ -214,9 +240,10 @@ def _steps_of_epoch(
     keeper: Keeper,
     tally: Any,
     progress: Progress,
+    ranks: Alone,
 ) -> None:
     """The steps of an epoch that are still to be made, and then its figures."""
-    for group in keeper.rest(groups):
+    for group in ranks.steps(keeper.rest(groups), run):
         with keeper:
             step(*group)  # forward, loss, backward, E17
             run.step += 1
@@ -224,8 +251,6 @@ def _steps_of_epoch(
             progress.step(tally.glance)
             notify(hooks, "on_batch_end", run)
             keeper.step_done()
-        if run.stop:
-            break
     with keeper:
         notify(hooks, "on_steps_end", run)
     run.logs = tally.figures()
@@ -258,32 +283,39 @@ def train_step(
     *given: Any,
     need_dx: bool = False,
     check: Callable[..., None] | None = None,
+    ranks: Alone = ALONE,
 ) -> None:
     """All that the device does for a batch x, t: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need.
 
     ``given`` may also be several small batches, ``x, t, w, x, t, w, ...``, whose gradients make one step; w are weights
     of the examples, or None. If it raises, or is interrupted, nothing has changed. ``check([x, loss, ...], gradients)``
-    may raise at its end.
+    may raise at its end. With several ``ranks`` x and t are this rank's part of the batch.
     """
     batches, met = apart(given), []
     gradients: dict[str, Array] = {}
-    parts = shares(batches, getattr(loss, "weighting", None))
+    parts = ranks.shares(batches, getattr(loss, "weighting", None))
     put_back = None if scale is None else guarded(net)
     errors = numpy.errstate() if scale is None else numpy.errstate(over="ignore", invalid="ignore")
     with errors, all_or_nothing(net, optimizer, scale, *getattr(tally, "parts", [tally])):
         if is_half(net.dtype):
             cast_all(net.parameters().values(), net.dtype)
-        for (x, t, w), share in zip(batches, parts):
+        for place, ((x, t, w), share) in enumerate(zip(batches, parts)):
             weights = () if w is None else (w,)
-            y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
-            y = each(wide, y)  # the loss of 16 bits is float32
-            value, dloss = loss(y, t, *weights)
-            start = 1.0 if scale is None else scale.on(first(y))
-            dy = dloss(start if share is None else start * share)
-            gradients = added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
+            with ranks.part(net, place, len(batches)):
+                y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
+                y = each(wide, y)  # the loss of 16 bits is float32
+                if rows(x):
+                    value, dloss = loss(y, t, *weights)
+                    start = 1.0 if scale is None else scale.on(first(y))
+                    dy = dloss(start if share is None else start * share)
+                else:  # of a small batch nothing was left for this rank: its gradients are 0
+                    value, dy = 0.0, y
+                gradients = added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
             pullback.free()
             tally.add(y, t, value, *weights)
-            met += [x, value]
+            met += [x, value] if rows(x) else []
+        gradients = ranks.summed(net, gradients)
+        ranks.add_up(tally, net)
         if scale is None:
             optimizer.step(net, gradients)  # E17
         else:
@@ -329,27 +361,34 @@ def evaluate(
     class_weight: Any = None,
     ignore_label: int | None = None,
     metrics: Any = (),
+    distributed: bool | Communicator = False,
 ) -> dict[str, float]:
     """The mean loss over all examples and, for classes, the accuracy (the share of right answers, 0 … 1).
 
     Instead of x and t, pass batches or a data set, as to :func:`fit`; weights, ``ignore_label`` and ``metrics`` mean
     the same there. ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy.
     Pass the ``augment`` that the network was trained with, if there was one: it normalises the images, and moves none.
+    With ``distributed``, as in :func:`fit`, each rank evaluates a part, and all return the figures of the whole.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
     >>> {name: round(value, 4) for name, value in net.evaluate(dn.asarray([[[[1.0]]]]), dn.asarray([0])).items()}
     {'loss': 0.6931, 'accuracy': 1.0}
     """
-    augment = augmentation(augment, "evaluate")
-    batch_size = integer(batch_size, "batch_size", op="evaluate")
-    data = tested(x, targets_of(net, t), sample_weight, size=batch_size, augment=augment)
-    function = loss_of(net, loss, "evaluate")
-    judge = Judge.of("evaluate", net, data, None, function, class_weight, ignore_label)
-    check_trial(net, *judge.cleaned(data), function, "evaluate", augment)
-    judge.watch(data)
-    judge.choose(metrics, data)
-    return judge.figures(data)
+    ranks = ranks_of("evaluate", distributed)
+    with ranks.guard():
+        augment = augmentation(augment, "evaluate")
+        batch_size = integer(batch_size, "batch_size", op="evaluate")
+        data = tested(x, targets_of(net, t), sample_weight, size=batch_size, augment=augment)
+        function = loss_of(net, loss, "evaluate")
+        judge = Judge.of("evaluate", net, data, None, function, class_weight, ignore_label)
+        check_trial(net, *judge.cleaned(data), function, "evaluate", augment)
+        ranks.agree("evaluate", net, data, None, lambda: {"batch_size": batch_size, "augment": repr(augment)})
+        ranks.cut(data)
+        judge.ranks = ranks
+        judge.watch(data)
+        judge.choose(metrics, data)
+        return judge.figures(data)
 
 
 def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:

@@ -116,7 +116,8 @@ class Mean(Metric):
         self.function = function
 
     def of(self, y: Array, t: Array, kept: Array | None) -> Array:
-        xp, n, value = backend_of(y).xp, float(y.shape[0]), self.function(y, t)
+        xp, n = backend_of(y).xp, float(y.shape[0])
+        value = self.function(y, t) if n else 0.0  # of several ranks one may have no examples
         if getattr(value, "shape", ()) != () or isinstance(value, (str, tuple, list, dict, type(None))):
             got = f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{value!r:.60}"
             raise TypeError(

@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ from ..version import __version__
 from ..writing import check_writable
 from .callbacks.base import Callback, Run
 from .ending import Ending, unbroken
+from .ranks import ALONE, Alone
 
 __all__ = ["Keeper", "described", "made_with"]
 
@@ -62,12 +64,21 @@ class Keeper:
     ``with keeper:`` is a block in which parts of the training do not fit together, such as a step and what counts it.
     """
 
-    def __init__(self, folder: Any, every: Any, run: Run, parts: State, hooks: list[Callback], verbose: int) -> None:
+    def __init__(
+        self,
+        folder: Any,
+        every: Any,
+        run: Run,
+        parts: State,
+        hooks: list[Callback],
+        verbose: int,
+        ranks: Alone = ALONE,
+    ) -> None:
         if every is not None and folder is None:
             raise ValueError(f"fit: checkpoint_every={every!r} needs a folder for the checkpoints: resume='runs/first'")
         self.every = None if every is None else integer(every, "checkpoint_every", op="fit")
         self.folder = None if folder is None else Path(os.fsdecode(folder)).expanduser()
-        self.run, self.parts, self.hooks, self.verbose = run, parts, hooks, verbose
+        self.run, self.parts, self.hooks, self.verbose, self.ranks = run, parts, hooks, verbose, ranks
         self.training: State = {}
         self.made_with: State = {}
         self.ending: Ending | None = None  # set once signals are handled
@@ -85,10 +96,20 @@ class Keeper:
             return
         self.training = describe()
         self.made_with = made_with(self.parts["net"], self.parts["optimizer"])
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"fit: resume={str(self.folder)!r} is a file; expected a folder for checkpoints")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        check_writable(self.folder / "checkpoint-000000000.npz")
+        if self.ranks.leads:
+            found = self._newest(self.folder)
+            self.ranks.bytes_of_the_first(b"" if found is None else found[0].read_bytes())
+        else:  # the folder may not be there, on another machine
+            found = _handed(self.ranks.bytes_of_the_first(None))
+        if found is not None:
+            self._restore(*found)
+
+    def _newest(self, folder: Path) -> tuple[Path, State] | None:
+        """The newest sound checkpoint, if there is one."""
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"fit: resume={str(folder)!r} is a file; expected a folder for checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "checkpoint-000000000.npz")
         for path in reversed(self._files()):
             try:
                 state = read_state(path)
@@ -96,8 +117,8 @@ class Keeper:
             except CheckpointError as error:
                 warnings.warn(f"fit: a checkpoint is damaged and passed over: {error}", stacklevel=3)
                 continue
-            self._restore(path, state)
-            return
+            return path, state
+        return None
 
     def _files(self) -> list[Path]:
         """All checkpoints, the oldest first."""
@@ -218,8 +239,10 @@ class Keeper:
             say(note, "stderr")
 
     def write(self) -> bool:
-        """Write a checkpoint. If that fails there is a warning, and the training goes on."""
+        """Write a checkpoint; of several ranks one does. If that fails there is a warning, and the training goes on."""
         run = self.run
+        if not self.ranks.leads:
+            return True
         path = Path(self.folder or "") / f"checkpoint-{run.step:09}.npz"
         try:
             write_state(path, self.state())
@@ -288,6 +311,16 @@ def made_with(net: Layer, optimizer: Optimizer) -> State:
         f"{type(optimizer).__name__}'s {name}": _words(v) for name, v in optimizer.config().items() if name != "name"
     }
     return {**given, "dualnet": __version__, "NumPy": numpy.__version__, "the backend": backend}
+
+
+def _handed(data: bytes) -> tuple[Path, State] | None:
+    """The checkpoint that rank 0 has read."""
+    if not data:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.npz"
+        path.write_bytes(data)
+        return path, read_state(path)
 
 
 def _words(value: Any) -> str:

@@ -21,7 +21,7 @@ from ..layers.layer import Layer
 from ..layers.several import each, rows
 from ..shim import Array, asarray, backend_of, to_numpy
 from .ahead import one_ahead
-from .batches import batches, mixed_targets, order_of
+from .batches import batches, cuts, mixed_targets, order_of, part_of, parted
 from .checks import examples
 from .weighting import sample_weights
 
@@ -55,6 +55,8 @@ class Source:
     augment: Augment | None = None
     size = seed = 0
     shuffle = moving = False
+    rank, ranks = 0, 1
+    """Of several ranks, each reads its part of every batch."""
 
     once = False
 
@@ -95,6 +97,17 @@ class Source:
                 told = str(error).removeprefix(f"{self.op}: ")
                 raise type(error)(f"{self.op}: {where}: {told}") from error
 
+    def _plan(self, number: int) -> tuple[numpy.ndarray, Any, list[slice], int]:
+        """The order of an epoch, how images are moved, the slices that are batches, and how many of each are extra."""
+        count: int = self.examples  # type: ignore[assignment]
+        order = order_of(count, self.seed, number, self.shuffle)
+        moves = self.augment.moves(count, seed=self.seed, epoch=number) if self.augment and self.moving else None
+        if self.ranks == 1:
+            return order, moves, cuts(count, self.size), 0
+        extra = getattr(self.augment, "mixtures", 0) if self.moving else 0
+        places, slices = parted(count, self.size, self.rank, self.ranks, extra)
+        return order[places], None if moves is None else moves[places], slices, extra
+
     def _options(self, training: bool) -> dict[str, Any]:
         """Those of a part of the examples, to learn from or to validate with."""
         options: dict[str, Any] = {"seed": self.seed, "augment": self.augment}
@@ -127,16 +140,14 @@ class Arrays(Source):
         return self.x, self.t, self.w
 
     def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
-        count: int = self.examples  # type: ignore[assignment]
-        order = order_of(count, self.seed, number, self.shuffle)
-        moves = self.augment.moves(count, seed=self.seed, epoch=number) if self.augment and self.moving else None
-        pairs = batches(net, self.x, self.t, self.size, order, self.augment, moves)
+        order, moves, slices, extra = self._plan(number)
+        pairs = batches(net, self.x, self.t, slices, order, self.augment, moves, extra)
         if self.w is None:
             yield from ((x, t, None) for x, t in pairs)
             return
         there = home(net)
-        for start, (x, t) in zip(range(0, count, self.size), pairs):
-            yield x, t, asarray(self.w[order[start : start + self.size]], backend=there)
+        for place, (x, t) in zip(slices, pairs):
+            yield x, t, asarray(self.w[order[place][: rows(x)]], backend=there)
 
     def split(self, share: float) -> tuple[Arrays, Arrays]:
         first = self._cut(share)
@@ -179,19 +190,16 @@ class Examples(Source):
         return self._batch(self.places[: min(LOOKED_AT, self.size)])
 
     def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
-        count = len(self.places)
-        order = order_of(count, self.seed, number, self.shuffle)
-        chosen = [[self.places[i] for i in order[start : start + self.size]] for start in self._starts()]
-        moves = self.augment.moves(count, seed=self.seed, epoch=number) if self.augment and self.moving else None
+        order, moves, slices, extra = self._plan(number)
+        chosen = [[self.places[i] for i in order[place]] for place in slices]
         made = map(self._batch, chosen)
         with contextlib.closing(one_ahead(made, ahead)) as found:
-            for start, places, (x, t, w) in zip(self._starts(), chosen, found):
-                self._check(places, x, t)
-                moved = None if moves is None else moves[start : start + self.size]
-                yield _there(net, x, t, w, self.augment, moved)
-
-    def _starts(self) -> range:
-        return range(0, self.examples, self.size)  # type: ignore[arg-type]
+            for place, places, batch in zip(slices, chosen, found):
+                self._check(places, *batch[:2])
+                x, t, w = _there(net, *batch, self.augment, None if moves is None else moves[place])
+                if extra:  # those that were only there to be mixed with
+                    x, t, w = x[:-extra], t[:-extra], None if w is None else w[:-extra]
+                yield x, t, w
 
     def split(self, share: float) -> tuple[Examples, Examples]:
         first = self._cut(share)
@@ -217,6 +225,9 @@ class Examples(Source):
             raise type(error)(f"{self.op}: element {place} of the data set: {error}") from error
 
     def _batch(self, places: Sequence[int]) -> Batch:
+        if not len(places):  # of a small batch there is nothing left for the last rank
+            x, t, w = (None if a is None else numpy.empty((0, *a.shape), a.dtype) for a in self.first)
+            return x, t, w
         found = [self._checked(place, self._one(place)) for place in places]
         x, t, w = (None if column[0] is None else numpy.stack(column) for column in zip(*found))
         return x, t, w
@@ -236,6 +247,8 @@ class Examples(Source):
 
     def _check(self, places: Sequence[int], x: Any, t: Any) -> None:
         """Look at a batch; if something is wrong with it, at one example after another, to name the wrong one."""
+        if not len(places):
+            return
         try:
             self._looked_at(f"elements {', '.join(map(str, places))} of the data set", x, t)
         except (ValueError, TypeError):
@@ -281,6 +294,9 @@ class Batches(Source):
         with contextlib.closing(one_ahead(made, ahead)) as found:
             for count, (x, t, w) in enumerate(found, 1):
                 self._looked_at(f"batch {count}", x, t)
+                if self.ranks > 1:
+                    mine = slice(*part_of(len(x), self.rank, self.ranks))
+                    x, t, w = x[mine], t[mine], None if w is None else w[mine]
                 yield _there(net, x, t, w, self.augment, None)
         if count < (self.asked or 1):
             raise ValueError(

@@ -95,7 +95,7 @@ class Tally:
             return (value.astype("float64") if hasattr(value, "astype") else value) * (
                 n if weights is None else total(weights)
             )
-        few = max(1, AT_ONCE * n // y.size)
+        few = max(1, AT_ONCE * n // max(1, y.size))
         added: Any = 0.0
         for start in range(0, n, few):
             part = slice(start, min(start + few, n))

@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--case", type=int, metavar="N", help="the case's number")
     add("--large", type=int, metavar="N", help="with --op: one of the large cases, kernels against references")
     add("--network", metavar="NET", help="one network alone")
+    add("--ranks", type=int, metavar="R", help="compare R ranks that train together with one that trains alone")
 
 
 def run(options: argparse.Namespace, command: list[str]) -> tuple[str, int]:

@@ -70,6 +70,9 @@ class Callback:
     ...         run.stop = run.logs["loss"] < 0.1
     """
 
+    writes = False
+    """True if it writes files, or prints: of several ranks (``fit(..., distributed=True)``) only rank 0 calls it."""
+
     def on_fit_begin(self, run: Run) -> None:
         """Before the first epoch."""
 

@@ -29,6 +29,8 @@ Row = dict[str, Any]
 class _Lines(Callback):
     """A text file with a line for each epoch."""
 
+    writes = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.fsdecode(path)).expanduser()
 
@@ -153,6 +155,8 @@ class TensorBoard(Callback):
     Needs tensorboardX: ``pip install "dualnet[log]"``. With ``weights=True`` there is also a histogram of each
     parameter, which is read from the device for it. A training that goes on writes into the same folder.
     """
+
+    writes = True
 
     def __init__(self, folder: str | os.PathLike[str], *, weights: bool = False) -> None:
         self.folder = Path(os.fsdecode(folder)).expanduser()

@@ -40,6 +40,8 @@ class ModelCheckpoint(Callback):
     ['epoch-0003.npz', 'epoch-0004.npz']
     """
 
+    writes = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],

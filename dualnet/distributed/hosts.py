@@ -1,0 +1,173 @@
+"""Ranks that are processes: over MPI, or over the sockets of the mesh where there is no MPI."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from .communicator import Communicator, RankError
+from .mesh import HELD_BACK, Mesh, addresses, listener, meet
+
+__all__ = ["MPI", "TCP", "Processes"]
+
+
+class Processes(Communicator):
+    """What communicators of processes share: the mesh, which notices a rank that dies, hangs or fails."""
+
+    mesh: Mesh
+
+    def _watch(self, mesh: Mesh) -> None:
+        """From now on tell the others if this program ends by an error, and say goodbye if it does not."""
+        self.mesh = mesh
+        before = sys.excepthook
+
+        def hook(kind: Any, error: Any, traceback: Any) -> None:
+            self.fail(error)
+            before(kind, error, traceback)
+
+        sys.excepthook = hook
+        atexit.register(self.close)
+
+    def count(self) -> None:
+        """A collective begins."""
+        self.mesh.place += 1
+
+    def check(self) -> None:
+        """Raise :class:`RankError` if another rank has failed."""
+        self.mesh.check()
+
+    def late(self) -> RankError:
+        """Who has not come."""
+        return self.mesh.late()
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the other ranks with which error this one ends."""
+        if error is self.together:
+            return
+        if isinstance(error, SystemExit) and error.code in (None, 0) and not isinstance(error, KeyboardInterrupt):
+            return
+        words = "it was ended by Ctrl-C" if type(error) is KeyboardInterrupt else f"{type(error).__name__}: {error}"
+        self.mesh.fail(str(error) if isinstance(error, RankError) else f"rank {self.rank}: {words}")
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self.mesh.close()
+
+
+class Sent:
+    """A collective of MPI under way. It holds on to both buffers."""
+
+    def __init__(self, request: Any, sent: numpy.ndarray, got: numpy.ndarray) -> None:
+        self.request, self.sent, self.got = request, sent, got
+
+    def test(self) -> bool:
+        return bool(self.request.Test())
+
+    def value(self) -> numpy.ndarray:
+        return self.got
+
+
+class MPI(Processes):
+    """Over MPI, by mpi4py: started by ``mpiexec``, or by ``srun`` where Slurm knows MPI.
+
+    Every call is a non-blocking one that is asked again and again, since a blocking one would wait for ever for a rank
+    that has died. MPI moves bytes; all sums are taken here, in the order of the ranks.
+    """
+
+    kind = "mpi"
+
+    def __init__(self, **options: Any) -> None:
+        library = mpi4py()
+        self.library, self.world = library, library.COMM_WORLD.Dup()
+        super().__init__(self.world.rank, self.world.size, **options)
+        door = listener() if self.rank == 0 else None
+        found = (addresses(), door.getsockname()[1], os.urandom(16)) if door is not None else None
+        where, port, token = self.world.bcast(found)
+        self._watch(meet(self.rank, self.size, door, ["127.0.0.1", *where], port, token, self.timeout))
+
+    def _send(self, call: Callable[..., Any], sent: numpy.ndarray, got: numpy.ndarray, *rest: Any) -> Sent:
+        self.count()
+        return Sent(call(*(part.view("uint8") for part in (sent, got)[: 2 - bool(rest)]), *rest), sent, got)
+
+    def _gather(self, flat: numpy.ndarray) -> Sent:
+        return self._send(self.world.Iallgather, flat, numpy.empty((self.size, flat.size), flat.dtype))
+
+    def _trade(self, pieces: numpy.ndarray) -> Sent:
+        return self._send(self.world.Ialltoall, pieces, numpy.empty_like(pieces))
+
+    def _spread(self, flat: numpy.ndarray, root: int) -> Sent:
+        held = flat.copy()
+        return self._send(self.world.Ibcast, held, held, root)
+
+    def close(self) -> None:
+        """Say goodbye; after an error, end all ranks, since MPI would wait for those that have died."""
+        failed = self.mesh.fault is not None
+        super().close()
+        if failed and not self.library.Is_finalized():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            time.sleep(HELD_BACK)  # the others hear of it, and say so, before MPI ends them
+            self.world.Abort(self.exit_code)
+
+
+class Answer:
+    """A collective over the sockets, under way."""
+
+    def __init__(self, mesh: Mesh, number: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self.mesh, self.number, self.shape, self.dtype = mesh, number, shape, dtype
+
+    def test(self) -> bool:
+        with self.mesh.changed:
+            return self.number in self.mesh.answers
+
+    def value(self) -> numpy.ndarray:
+        with self.mesh.changed:
+            held = self.mesh.answers.pop(self.number)
+        return numpy.frombuffer(held, self.dtype).reshape(self.shape)
+
+
+class TCP(Processes):
+    """Over sockets, with no library at all: rank 0 collects and sends on. For a few ranks; MPI is faster."""
+
+    kind = "tcp"
+
+    def __init__(self, rank: int, size: int, host: str, port: int, **options: Any) -> None:
+        super().__init__(rank, size, **options)
+        door = None if rank else listener(port)
+        self._watch(meet(rank, size, door, [host], port, _token(), self.timeout))
+
+    def _carry(self, kind: bytes, flat: numpy.ndarray, shape: tuple[int, ...]) -> Answer:
+        self.count()
+        return Answer(self.mesh, self.mesh.carry(kind, flat.tobytes()), shape, flat.dtype)
+
+    def _gather(self, flat: numpy.ndarray) -> Answer:
+        return self._carry(b"g", flat, (self.size, flat.size))
+
+    def _trade(self, pieces: numpy.ndarray) -> Answer:
+        return self._carry(b"t", pieces, pieces.shape)
+
+    def _spread(self, flat: numpy.ndarray, root: int) -> Answer:
+        return self._carry(b"g", flat if self.rank == root else flat[:0], flat.shape)
+
+
+def _token() -> bytes:
+    """What ranks show each other at the door."""
+    return hashlib.sha256(b"dualnet ranks" + os.environ.get("DUALNET_TOKEN", "").encode()).digest()[:16]
+
+
+def mpi4py() -> Any:
+    """The module ``mpi4py.MPI``."""
+    try:
+        from mpi4py import MPI as library  # noqa: PLC0415
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no libmpi
+        raise ImportError(
+            'several ranks under mpiexec need mpi4py and an MPI library: pip install "dualnet[mpi]"', name="mpi4py"
+        ) from error
+    return library

@@ -1,0 +1,164 @@
+"""How was the program started? By mpiexec, by Slurm, by torchrun or its like, or by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from ..arguments import flag, integer, positive
+from ..shim import get_backend
+from .communicator import BUCKET_BYTES, TIMEOUT, Communicator, Null
+from .hosts import MPI, TCP
+
+__all__ = ["Start", "init", "local_rank", "started"]
+
+KINDS = ("null", "mpi", "tcp", "nccl")
+BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS", "PMI_RANK")
+"""Variables that only a launcher of MPI sets."""
+HIGH = 20000
+"""The first port that is tried for a job of Slurm."""
+
+
+class Start(NamedTuple):
+    """How this process was started: ``kind`` is "null", "mpi" or "tcp"; the rest is for "tcp"."""
+
+    kind: str
+    rank: int = 0
+    size: int = 1
+    host: str = ""
+    port: int = 0
+
+
+def init(
+    kind: str | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    overlap: bool = True,
+    bucket_bytes: int = BUCKET_BYTES,
+) -> Communicator:
+    """The communicator of this process, however it was started. Every rank calls it; a second call returns the first's.
+
+    ``mpiexec -n 4 python train.py`` needs ``pip install "dualnet[mpi]"``. ``torchrun``, Kubernetes and others that set
+    ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` need nothing; and so does ``srun``, if Slurm starts no
+    MPI. ``kind`` ("mpi", "tcp", "nccl", "null") asks for one of them. With "nccl", arrays on GPUs travel from device to
+    device; it is chosen by itself where the backend in force is CuPy.
+
+    Where there is no MPI, rank 0 listens at ``MASTER_PORT``. If strangers can reach that port, set ``DUALNET_TOKEN`` to
+    the same secret word on every rank: nobody is let in without it. ``DUALNET_ADDRESS`` names the address at which
+    rank 0 is found, if that is not the one of its machine's name.
+
+    An error of one rank ends all: what raises in ``fit`` on one of them raises :class:`RankError` on the others, and
+    the ranks have nothing more to say to each other.
+
+    ``timeout``: so many seconds does a rank wait for another before it gives up, with a :class:`RankError` that names
+    it. ``overlap=False`` sends gradients after the backward pass, instead of during it. ``bucket_bytes`` is the size of
+    the packages in which they travel.
+
+    >>> import dualnet as dn
+    >>> dn.distributed.init().size  # not started by mpiexec, srun or torchrun: one rank
+    1
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"init: kind is one of {', '.join(map(repr, KINDS))}, or None; got {kind!r}")
+    options: dict[str, Any] = {
+        "timeout": positive(timeout, "timeout", op="init"),
+        "overlap": flag(overlap, "overlap", op="init"),
+        "bucket_bytes": integer(bucket_bytes, "bucket_bytes", op="init"),
+    }
+    start = started(os.environ, kind)
+    if start.kind == "null":
+        return Null(**options)
+    if not _made:
+        hosts = MPI(**options) if start.kind == "mpi" else TCP(*start[1:], **options)
+        _made.append(_on_devices(hosts, kind, options))
+    return _made[0]
+
+
+_made: list[Communicator] = []
+LOCAL = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+
+
+def local_rank() -> int:
+    """The number of this rank on its machine, from 0: that of the GPU that it may take.
+
+    >>> import dualnet as dn
+    >>> f"cupy:{dn.distributed.local_rank()}"  # dn.set_backend(...) takes this, before init()
+    'cupy:0'
+    """
+    return next((_number(os.environ, name) for name in LOCAL if name in os.environ), 0)
+
+
+def _on_devices(hosts: Communicator, kind: str | None, options: dict[str, Any]) -> Communicator:
+    """The communicator of devices beside that of hosts, where there are devices."""
+    if kind != "nccl" and (kind is not None or not get_backend().startswith("cupy")):
+        return hosts
+    from .nccl import NCCL  # noqa: PLC0415
+
+    return NCCL(hosts, **options)
+
+
+def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
+    """How was this process started? ``kind`` asks for one of several ways.
+
+    >>> started({"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
+    Start(kind='tcp', rank=1, size=4, host='node1', port=29500)
+    >>> started({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "gpu[03-04,7]", "SLURM_JOB_ID": "11"})
+    Start(kind='tcp', rank=2, size=4, host='gpu03', port=20011)
+    >>> started({"PMI_SIZE": "2"}).kind, started({}).kind
+    ('mpi', 'null')
+    """
+    if kind == "null":
+        return Start("null")
+    if kind == "mpi" or (kind != "tcp" and any(name in environment for name in BY_MPI)):
+        if kind == "mpi" or find_spec("mpi4py") is not None or not _in_environment(environment):
+            return Start("mpi")
+    found = _in_environment(environment)
+    if found is None and kind == "tcp":
+        raise ValueError(
+            "init: kind='tcp' needs the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which torchrun and "
+            "others set for each process"
+        )
+    if found is None or found.size == 1:
+        return Start("null")
+    return found
+
+
+def _in_environment(environment: Mapping[str, str]) -> Start | None:
+    """What torchrun and its like say, or Slurm."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        rank, size = (_number(environment, name) for name in ("RANK", "WORLD_SIZE"))
+        host = environment.get("MASTER_ADDR", "127.0.0.1")
+        port = _number(environment, "MASTER_PORT", "29500")
+        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            port += 1  # torchrun itself listens at MASTER_PORT
+    elif "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
+        rank, size = (_number(environment, name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
+        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "127.0.0.1")
+        host = environment.get("MASTER_ADDR") or first_node(nodes)
+        port = HIGH + _number(environment, "SLURM_JOB_ID", "0") % HIGH
+        port = _number(environment, "MASTER_PORT", str(port))
+    else:
+        return None
+    if not 0 <= rank < size:
+        raise ValueError(f"init: the environment says rank {rank} of {size}; expected a rank from 0 to {size - 1}")
+    return Start("tcp", rank, size, host, port)
+
+
+def first_node(nodes: str) -> str:
+    """The first name in Slurm's list of nodes.
+
+    >>> first_node("gpu[03-04,7],login1"), first_node("a-1,b-2")
+    ('gpu03', 'a-1')
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\])?", nodes)
+    return nodes if found is None else found[1] + (found[2] or "")
+
+
+def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    value = environment.get(name, default)
+    if not value.isdecimal():
+        raise ValueError(f"init: the variable {name}={value!r} is not a number")
+    return int(value)

@@ -1,0 +1,61 @@
+"""What one rank knows of the whole batch, while it computes with its part of it (:mod:`dualnet.distributed`).
+
+A batch that is trained by several ranks is cut into one part for each. Two layers must know that theirs is a part:
+dropout, which draws a number for each place of the *whole* batch, and a batch norm that is synchronised, whose
+statistics are those of the whole. Both ask ``part()``, which is None where the batch is not shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from .shim import Array
+
+__all__ = ["Part", "part", "taking"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples ``start`` … ``start + rows − 1`` of a batch that has ``whole`` of them.
+
+    ``add(array)`` returns the sum of the arrays of all ranks, which all call it. ``synchronised``: batch norm uses it.
+    ``filled(layer, gradients)`` is told the gradients of a layer as soon as the backward pass has them; or it is None.
+    """
+
+    start: int
+    rows: int
+    whole: int
+    add: Callable[[Array], Array]
+    synchronised: bool = False
+    filled: Callable[[Any, dict[str, Array]], None] | None = None
+
+
+_part: ContextVar[Part | None] = ContextVar("dualnet_part", default=None)
+
+
+def part() -> Part | None:
+    """The part of the batch that this rank computes with; None if it has the whole batch.
+
+    >>> part() is None
+    True
+    """
+    return _part.get()
+
+
+@contextmanager
+def taking(mine: Part | None) -> Iterator[None]:
+    """Inside, this rank computes with a part of a batch.
+
+    >>> with taking(Part(start=4, rows=4, whole=8, add=lambda array: array)):
+    ...     part().start
+    4
+    """
+    before = _part.set(mine)
+    try:
+        yield
+    finally:
+        _part.reset(before)

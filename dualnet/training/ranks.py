@@ -1,0 +1,379 @@
+"""``fit(..., distributed=True)``: what a training asks of the other ranks, and all that differs from one with one rank.
+
+Each batch is cut into one part for every rank. Let rank r have n_r of its n examples, with the mean loss E_r over them.
+The whole batch's loss is E = Σ n_r E_r / n (with weights Σ W_r E_r / W, where W_r = Σ w over the part), and so
+
+    ∂E/∂w  =  Σ_r (n_r / n) · ∂E_r/∂w
+
+Each rank differentiates from n_r / n on, instead of from 1, and the gradients are added up. What comes after (clipping,
+the loss scale's question whether all is finite, E17, averages of weights) sees the same numbers on all ranks, and so
+all ranks keep the same weights without ever comparing them.
+
+:class:`Alone` is the same for one rank: it changes nothing, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import platform
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NoReturn
+
+import numpy
+
+from ..distributed import Communicator, RankError, init
+from ..distributed.buckets import Buckets
+from ..layers.entering import home
+from ..layers.layer import Layer
+from ..layers.normalization import BatchNorm
+from ..layers.several import parts as arrays_of
+from ..layers.several import rows
+from ..recording import assign
+from ..sharing import Part, taking
+from ..shim import Array, asarray, backend_of, to_numpy
+from ..shim.dtypes import is_floating
+from ..version import __version__
+from .accumulating import Batch, apart, shares
+from .batches import part_of
+from .callbacks import Callback, Run
+from .checks import norm_of_rows
+from .ending import Ending, Terminated, ends_like_ctrl_c
+from .shared_tally import SharedTally
+from .sources import Arrays, Source
+from .weighting import Weighting, total
+
+__all__ = ["ALONE", "Alone", "Ranks", "ranks_of"]
+
+MOST_TOLD = 6
+
+
+class Alone:
+    """One rank: all questions have their simple answers."""
+
+    alone = leads = True
+
+    def guard(self) -> AbstractContextManager[Any]:
+        """Inside, an error of this rank ends the others too."""
+        return nullcontext()
+
+    def cut(self, *sources: Source | None) -> None:
+        """Let each source read this rank's part of its batches alone."""
+
+    def agree(
+        self, op: str, net: Layer, data: Source, held_out: Source | None, describe: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Raise on every rank if one of them is about to do something else than rank 0."""
+
+    def check_capture(self) -> None:
+        """Raise if a step cannot be captured."""
+
+    def follow_the_first(self, net: Layer) -> None:
+        """Give every rank the weights and the other state of rank 0."""
+
+    def hooks(self, hooks: list[Callback]) -> list[Callback]:
+        """The callbacks that this rank calls."""
+        return hooks
+
+    def tally(self, tally: Any) -> Any:
+        """A tally of all ranks' examples."""
+        return tally
+
+    def add_up(self, tally: Any, net: Layer) -> None:
+        """Add what all ranks have counted since the last time."""
+
+    def steps(self, groups: Iterable[tuple[Any, ...]], run: Run) -> Iterator[tuple[Any, ...]]:
+        """What the steps of an epoch are called with, until a callback stops it."""
+        for group in groups:
+            yield group
+            if run.stop:
+                break
+
+    def shares(self, batches: list[Batch], weighting: Weighting | None) -> list[Any]:
+        """See :func:`dualnet.training.accumulating.shares`."""
+        return shares(batches, weighting)
+
+    def part(self, net: Layer, place: int, of: int) -> AbstractContextManager[Any]:
+        """Inside, layers know that this small batch is a part of one."""
+        return nullcontext()
+
+    def summed(self, net: Layer, gradients: dict[str, Array]) -> dict[str, Array]:
+        """The gradients of the whole batch."""
+        return gradients
+
+    def any(self, yes: bool) -> bool:
+        """Does one rank say yes?"""
+        return yes
+
+    def seconds(self, seconds: float) -> float:
+        """The time that rank 0 has measured."""
+        return seconds
+
+    def words(self, words: str) -> str:
+        """What the ranks have to say, each with its number."""
+        return words
+
+    def bytes_of_the_first(self, data: bytes | None) -> bytes:
+        """Bytes that rank 0 has read."""
+        return data or b""
+
+
+ALONE = Alone()
+
+
+class Ranks(Alone):
+    """Several ranks. ``synchronised``: batch norm takes its statistics from all of them."""
+
+    alone = False
+
+    def __init__(self, communicator: Communicator, accumulate: int = 1, synchronised: bool = False) -> None:
+        self.communicator, self.accumulate, self.synchronised = communicator, accumulate, synchronised
+        self.leads = communicator.rank == 0
+        self.buckets = Buckets(communicator)
+        self.counts = numpy.zeros((communicator.size, accumulate))  # examples of each rank in each small batch
+        self.added: dict[str, Array] = {}
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Inside, an error of this rank ends the others too."""
+        try:
+            yield
+        except BaseException as error:
+            self.communicator.fail(error)
+            raise
+
+    # -- before the first step
+
+    def cut(self, *sources: Source | None) -> None:
+        """Let each source read this rank's part of its batches alone."""
+        for source in sources:
+            if source is not None:
+                source.rank, source.ranks = self.communicator.rank, self.communicator.size
+
+    def check_capture(self) -> None:
+        """A captured step runs without Python, which carries what ranks send."""
+        raise ValueError("fit: capture=True is for one rank; leave it out with distributed=True")
+
+    def agree(
+        self, op: str, net: Layer, data: Source, held_out: Source | None, describe: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Raise ``ValueError`` on every rank if one of them is about to do something else than rank 0."""
+        told = {"the call": op, "dualnet": __version__, "NumPy": numpy.__version__}
+        told["Python"] = ".".join(platform.python_version_tuple()[:2])
+        told |= {name: str(value) for name, value in describe().items()}
+        told |= {"sync_batch_norm": str(self.synchronised), "batch norms that are synchronised": _synchronised(net)}
+        told |= {name: str(getattr(self.communicator, name)) for name in ("kind", "overlap", "bucket_bytes")}
+        for what, source in (("the data", data), ("the validation data", held_out)):
+            if source is not None:
+                told |= {f"the number of examples of {what}": str(source.examples)}
+                told |= {f"a sample of {what}": _fingerprint(source)}
+        found = _differences([json.loads(words) for words in self.communicator.gather_words(json.dumps(told))])
+        if found:
+            more = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
+            raise ValueError(
+                f"{op}: the ranks do not agree: {'; '.join(found[:MOST_TOLD])}{more}. Every rank runs the same program "
+                f"on the same data, and each takes its part. (This is rank {self.communicator.rank}; nothing was "
+                "changed.)"
+            )
+        if op == "fit":
+            self._check_parts(net, data)
+
+    def _check_parts(self, net: Layer, data: Source) -> None:
+        """A batch norm over a single number has no variance."""
+        size, count = self.communicator.size, data.examples or 0
+        batches = {min(data.size, count), count % data.size} if data.size else set()
+        alone = [n for n in batches if any(b - a == 1 for a, b in (part_of(n, rank, size) for rank in range(size)))]
+        if alone and not self.synchronised and (name := norm_of_rows(net)) is not None:
+            raise ValueError(
+                f"fit: of a batch of {alone[0]} examples a rank of {size} gets one, and layer {name} (BatchNorm) needs "
+                "two. Pass sync_batch_norm=True, or choose another batch_size."
+            )
+
+    def follow_the_first(self, net: Layer) -> None:
+        """Give every rank the weights and the other state of rank 0."""
+        state = net.state_dict()
+        numbers = {name: value for name, value in state.items() if backend_of(value) is None}
+        sent = self.communicator.broadcast_bytes(json.dumps(numbers).encode() if self.leads else None)
+        arrays = {name: value for name, value in state.items() if name not in numbers}
+        arrays = {name: self.communicator.broadcast(value) for name, value in arrays.items()}
+        if not self.leads:
+            net.load_state_dict({name: json.loads(sent)[name] if name in numbers else arrays[name] for name in state})
+
+    def hooks(self, hooks: list[Callback]) -> list[Callback]:
+        """Those that write files are called on rank 0 alone."""
+        return [hook for hook in hooks if self.leads or not hook.writes]
+
+    def tally(self, tally: Any) -> Any:
+        """A tally of all ranks' examples."""
+        return SharedTally(self.communicator, tally)
+
+    def add_up(self, tally: Any, net: Layer) -> None:
+        """Add what all ranks have counted since the last time."""
+        tally.gather(home(net))
+
+    # -- in a step
+
+    def steps(self, groups: Iterable[tuple[Any, ...]], run: Run) -> Iterator[tuple[Any, ...]]:
+        """What the steps are called with. Before each of them the ranks tell how many examples they have.
+
+        In the same message they tell whether a callback has stopped the epoch, or a signal asks the program to end, so
+        that all ranks stop after the same step.
+        """
+        with ends_like_ctrl_c() as ending, ending:  # a signal waits, so that no rank ends while the others go on
+            for group in itertools.chain(groups, [None]):
+                counts = [] if group is None else [rows(x) for x, _, _ in apart(group)]
+                padding = [0] * (self.accumulate - len(counts))
+                told = self.communicator.gather_numbers(run.stop, ending.waiting or 0, len(counts), *counts, *padding)
+                self._check_told(told, run)
+                if told[:, 1].any():
+                    self._end_together(int(told[:, 1].argmax()), ending)
+                run.stop = bool(told[:, 0].any())
+                if run.stop or group is None:
+                    return
+                self.counts = told[:, 3:]
+                yield group
+
+    def _check_told(self, told: numpy.ndarray, run: Run) -> None:
+        ended = [rank for rank in range(self.communicator.size) if told[rank, 2] != told[0, 2]]
+        if ended:
+            raise RankError(
+                f"rank {ended[0]} has {told[ended[0], 2]:.0f} batches for step {run.batch + 1} of this epoch, and "
+                f"rank 0 {told[0, 2]:.0f}; every rank is given all batches, and takes its part of each"
+            )
+
+    def _end_together(self, rank: int, ending: Ending) -> NoReturn:
+        """Some rank was asked to end, by Ctrl-C or SIGTERM: all do, between the same two steps."""
+        number, ending.waiting = ending.waiting, None
+        error = KeyboardInterrupt(f"rank {rank} was asked to end, and all ranks do")
+        if number is not None and number != signal.SIGINT:
+            error = Terminated(number)
+        self.communicator.together = error
+        raise error
+
+    def shares(self, batches: list[Batch], weighting: Weighting | None) -> list[Any]:
+        """This rank's share of the mean over all ranks' examples, for each small batch."""
+        if weighting is None:
+            return [float(rows(x) / self.counts.sum()) for x, _, _ in batches]
+        totals = [total(weighting(t, w)) for _, t, w in batches]
+        xp = backend_of(totals[0]).xp
+        whole = xp.sum(self.communicator.all_reduce(xp.stack(totals)))
+        whole = xp.where(whole > 0.0, whole, 1.0)
+        return [one / whole for one in totals]
+
+    @contextmanager
+    def part(self, net: Layer, place: int, of: int) -> Iterator[None]:
+        """Inside, layers know that this small batch, one ``of`` several, is a part of one."""
+        communicator, counts = self.communicator, self.counts[:, place].astype(int)
+        rank = communicator.rank
+        if place == 0:
+            self.buckets.begin(net.parameters())
+        filled = self.buckets.filled if communicator.overlap and of == 1 else None
+        mine = Part(
+            start=int(counts[:rank].sum()),
+            rows=int(counts[rank]),
+            whole=int(counts.sum()),
+            add=communicator.all_reduce,
+            synchronised=self.synchronised,
+            filled=filled,
+        )
+        with taking(mine):
+            yield
+
+    def summed(self, net: Layer, gradients: dict[str, Array]) -> dict[str, Array]:
+        """The gradients of the whole batch; running statistics become the mean over the ranks."""
+        gradients = self.buckets.summed(gradients)
+        self._average(net)
+        return gradients
+
+    def _average(self, net: Layer) -> None:
+        """Running statistics of batch norms that are not synchronised: the mean over all examples' ranks."""
+        found: dict[tuple[int, str], tuple[Any, str, Array]] = {}
+        for _, layer in net.walk():
+            if not isinstance(layer, BatchNorm) or not (layer.synchronised or self.synchronised or layer.frozen):
+                found |= {
+                    (id(layer), name): (layer, name, value)
+                    for name in layer.state_names
+                    if backend_of(value := getattr(layer, name)) is not None and is_floating(value.dtype)
+                }
+        if not found:
+            return
+        mine = float(self.counts[self.communicator.rank].sum() / self.counts.sum())
+        xp = backend_of(next(iter(found.values()))[2]).xp
+        flat = xp.concat([xp.reshape(value, (-1,)) for _, _, value in found.values()])
+        flat, at = self.communicator.all_reduce(flat * mine), 0
+        for layer, name, value in found.values():
+            assign(layer, name, flat[at : at + value.size].reshape(value.shape).astype(value.dtype, copy=False))
+            at += value.size
+
+    # -- at other times
+
+    def any(self, yes: bool) -> bool:
+        """Does one rank say yes?"""
+        return bool(self.communicator.gather_numbers(yes).any())
+
+    def seconds(self, seconds: float) -> float:
+        """The time that rank 0 has measured."""
+        return float(self.communicator.gather_numbers(seconds)[0, 0])
+
+    def words(self, words: str) -> str:
+        """What the ranks have to say, each with its number."""
+        every = self.communicator.gather_words(words)
+        return " ".join(f"Rank {rank}: {said}" for rank, said in enumerate(every) if said)
+
+    def bytes_of_the_first(self, data: bytes | None) -> bytes:
+        """Bytes that rank 0 has read."""
+        return self.communicator.broadcast_bytes(data if self.leads else None)
+
+
+def ranks_of(op: str, distributed: Any, accumulate: int = 1, synchronised: bool = False) -> Alone:
+    """What the argument ``distributed`` asks for: False, True, or a communicator.
+
+    >>> ranks_of("fit", False).alone, ranks_of("fit", True).alone  # started by itself, a program is the only rank
+    (True, True)
+    """
+    if distributed is False or distributed is None:
+        return ALONE
+    if distributed is not True and not isinstance(distributed, Communicator):
+        raise TypeError(f"{op}: distributed is True, False or what dn.distributed.init() returned, got {distributed!r}")
+    communicator = init() if distributed is True else distributed
+    return ALONE if communicator.size == 1 else Ranks(communicator, accumulate, synchronised)
+
+
+def _differences(every: list[dict[str, str]]) -> list[str]:
+    """Where a rank says something else than rank 0.
+
+    >>> _differences([{"seed": "0"}, {"seed": "0"}, {"seed": "1"}])
+    ['seed is 1 on rank 2, 0 on rank 0']
+    """
+    first = every[0]
+    return [
+        f"{name} is {other.get(name, 'missing')} on rank {rank}, {first.get(name, 'missing')} on rank 0"
+        for rank, other in enumerate(every)
+        for name in dict.fromkeys([*first, *other])
+        if first.get(name) != other.get(name)
+    ]
+
+
+def _synchronised(net: Layer) -> str:
+    return str([name for name, layer in net.walk() if getattr(layer, "synchronised", False)])
+
+
+def _fingerprint(source: Source) -> str:
+    """A few examples as a short text. Of arrays the first, the middle and the last."""
+    x, t, w = source.sample()
+    found = hashlib.sha256()
+    for given in (x, t, w):
+        for name, array in arrays_of(given, "x") if given is not None else ():
+            few = sorted({0, len(array) // 2, len(array) - 1}) if isinstance(source, Arrays) else range(len(array))
+            found.update(f"{name} {array.dtype} {tuple(array.shape[1:])}".encode())
+            for place in few:
+                found.update(numpy.ascontiguousarray(to_numpy(_one(array, place))).tobytes())
+    return found.hexdigest()[:12]
+
+
+def _one(array: Any, place: int) -> Any:
+    row = array[place : place + 1]
+    return row if backend_of(row) is not None else asarray(row, backend="numpy")

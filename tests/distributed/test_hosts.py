@@ -1,0 +1,164 @@
+"""Ranks that are processes: under mpiexec, and over sockets as torchrun starts them; and what may befall one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributing import environment, furthest, mpiexec, trained, under_mpi
+
+import dualnet as dn
+
+PROGRAM = Path(__file__).with_name("program.py")
+TAU = 1e-13
+WITHIN = 12.0  # seconds until all have ended: the ranks of the program wait for each other for 4
+
+
+@pytest.fixture
+def mpi():
+    pytest.importorskip("mpi4py", reason='needs pip install "dualnet[mpi]"')
+    if mpiexec() is None:
+        pytest.skip("mpiexec is not installed")
+
+
+def told(folder: Path, ranks: int) -> list[dict]:
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
+
+
+def checked(folder: Path, ranks: int, expected: dict, kind: str) -> str:
+    every = told(folder, ranks)
+    assert [one["kind"] for one in every] == [kind] * ranks and [one["size"] for one in every] == [ranks] * ranks
+    for one in every:
+        assert {name: one[name] for name in ("hash", "figures", "loss", "seconds")} == {
+            name: every[0][name] for name in ("hash", "figures", "loss", "seconds")
+        }
+    with np.load(folder / "learned.npz") as learned:
+        assert furthest(dict(learned), expected) < TAU
+    return every[0]["hash"]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with dn.use_backend("numpy"):
+        return trained(False, epochs=4)[1]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_mpi_trains_what_one_rank_trains(mpi, tmp_path, expected, ranks):
+    hashes = set()
+    for what in ("train", "train", "apart"):  # run to run, and without overlap: the same bits
+        done = under_mpi(ranks, PROGRAM, what, str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        hashes.add(checked(tmp_path, ranks, expected, "mpi"))
+    assert len(hashes) == 1
+
+
+def started(ranks: int, folder: Path, what: str, rank1=(), **more: str) -> list[subprocess.Popen[str]]:
+    """Processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(PROGRAM), what, str(folder)]
+    return [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment(RANK=str(rank), **given, **more, **(dict(rank1) if rank == 1 else {})),
+        )
+        for rank in range(ranks)
+    ]
+
+
+def test_sockets_train_the_same(tmp_path, expected):
+    processes = started(3, tmp_path, "train")
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    checked(tmp_path, 3, expected, "tcp")
+
+
+SAYS = {
+    "KILL": r"rank 2 \(process \d+ on .+\) has died without a word",
+    "STOP": r"rank 2 \(process \d+ on .+\) has said nothing for .* s: it is stopped",
+    "late": r"rank 2 \(process \d+ on .+\) is alive, but has not come to where rank \d has waited for 4 s",
+    "raise": r"rank 2: ValueError: the data are broken",
+    "leave": r"rank 2 \(process \d+ on .+\) has ended its program, and rank \d still waits",
+}
+
+
+@pytest.mark.parametrize("what", SAYS)
+def test_a_rank_in_trouble_ends_all_that_train_by_sockets(tmp_path, what):
+    """Each process is looked at by itself: every one of the others ends, soon, and names the rank."""
+    processes = started(3, tmp_path, what)
+    begun = None
+    try:
+        for line in processes[2].stdout:
+            if line.startswith(what):
+                begun = float(line.split()[-1])
+                break
+        assert begun is not None, processes[2].stderr.read()
+        for process in processes[:2]:
+            out, errors = process.communicate(timeout=60)
+            assert process.returncode == 1 and re.search(SAYS[what], errors), (out, errors)
+            assert float(re.search(r"ended at ([\d.]+)", out)[1]) - begun < WITHIN
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("what", ["KILL", "STOP", "raise"])
+def test_a_rank_in_trouble_ends_all_under_mpi(mpi, tmp_path, what):
+    done = under_mpi(3, PROGRAM, what, str(tmp_path), limit=60)
+    ended = time.time()
+    assert done.returncode != 0 and re.search(SAYS[what], done.stderr), (done.stdout, done.stderr)
+    assert ended - float(re.search(rf"{what} at ([\d.]+)", done.stdout)[1]) < WITHIN
+
+
+def test_ctrl_c_on_one_rank_ends_all_and_any_number_goes_on(mpi, tmp_path, expected):
+    done = under_mpi(2, PROGRAM, "INT", str(tmp_path), limit=60)
+    assert done.returncode != 0 and done.stderr.count("rank 1 was asked to end, and all ranks do") == 2, done.stderr
+    newest = max((tmp_path / "run").iterdir()).name
+    assert newest == "checkpoint-000000010.npz"  # epochs have 4 steps: in the middle of the third
+    done = under_mpi(3, PROGRAM, "resume", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    checked(tmp_path, 3, expected, "mpi")
+    assert told(tmp_path, 3)[0]["epochs"] == 4
+
+
+def test_sigterm_on_one_rank_ends_all_after_the_same_step(tmp_path):
+    processes = started(3, tmp_path, "TERM")
+    out, errors = zip(*(process.communicate(timeout=60) for process in processes))
+    assert processes[2].returncode == 143, errors[2]
+    for process, words in zip(processes[:2], errors):
+        assert process.returncode == -signal.SIGINT and "rank 2 was asked to end, and all ranks do" in words
+    assert len(out) == 3
+
+
+def test_strangers_need_the_token(tmp_path):
+    processes = started(2, tmp_path, "train", DUALNET_TOKEN="secret")
+    told = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    processes = started(2, tmp_path, "train", rank1={"DUALNET_TOKEN": "another"})
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and ("have not come: [1]" in errors or "cannot reach rank 0" in errors)
+
+
+def test_without_mpi4py(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ImportError, match=r'pip install "dualnet\[mpi\]"'):
+        dn.distributed.init("mpi")

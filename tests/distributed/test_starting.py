@@ -1,0 +1,63 @@
+"""How a program was started, from the variables of its launcher."""
+
+from __future__ import annotations
+
+import pytest
+
+import dualnet as dn
+from dualnet.distributed.starting import Start, started
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[08-09]", "SLURM_JOB_ID": "40001"}
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, Start("null")),
+        (TORCHRUN, Start("tcp", 1, 2, "a", 29500)),
+        (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, Start("tcp", 1, 2, "a", 29501)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Start("null")),
+        (SLURM, Start("tcp", 1, 2, "n08", 20001)),
+        (SLURM | {"MASTER_ADDR": "b", "MASTER_PORT": "5"}, Start("tcp", 1, 2, "b", 5)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Start("null")),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Start("mpi")),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, Start("mpi")),
+    ],
+)
+def test_launchers(environment, expected):
+    assert started(environment) == expected
+
+
+def test_slurm_with_mpi_and_without_mpi4py(monkeypatch):
+    both = SLURM | {"PMIX_RANK": "1"}
+    monkeypatch.setattr("dualnet.distributed.starting.find_spec", lambda name: object())
+    assert started(both).kind == "mpi"
+    monkeypatch.setattr("dualnet.distributed.starting.find_spec", lambda name: None)
+    assert started(both).kind == "tcp"
+    assert started({"PMI_SIZE": "2"}).kind == "mpi"  # and the error says what to install
+
+
+def test_what_is_asked_for():
+    assert started(TORCHRUN, "null") == Start("null") and started(TORCHRUN, "mpi") == Start("mpi")
+    assert started(TORCHRUN | {"PMI_SIZE": "2"}, "tcp").kind == "tcp"
+    with pytest.raises(ValueError, match="needs the variables RANK, WORLD_SIZE"):
+        started({}, "tcp")
+    with pytest.raises(ValueError, match="rank 2 of 2; expected a rank from 0 to 1"):
+        started(TORCHRUN | {"RANK": "2"})
+    with pytest.raises(ValueError, match="MASTER_PORT='x' is not a number"):
+        started(TORCHRUN | {"MASTER_PORT": "x"})
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"overlap": 2}, {"bucket_bytes": 0}])
+def test_odd_options(options):
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        dn.distributed.init(**options)
+    with pytest.raises(ValueError, match="kind is one of 'null', 'mpi'"):
+        dn.distributed.init("gloo")
+
+
+def test_the_number_on_this_machine(monkeypatch):
+    assert dn.distributed.local_rank() == 0
+    monkeypatch.setenv("MPI_LOCALRANKID", "3")
+    assert dn.distributed.local_rank() == 3
