@@ -46,13 +46,13 @@ def _write(held: Held, index: Any, value: Any) -> Held:
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """What is to know about a library on one device.
+    """What dualnet needs to know about a library on one device.
 
-    ``standard`` is its namespace. ``dtypes`` gives its dtype for each of NumPy's that it has, by name. ``to_held`` and
-    ``to_host`` copy between NumPy and it. ``options`` go to every function that makes a new array, such as
-    ``{"device": "cuda:1"}``. ``write(held, index, value)`` returns held with the value in place, or another array if
-    the library's do not change. ``mend(name, function)`` replaces a function or an operator that it lacks for some
-    numbers; it gets the library's arrays of one dtype.
+    ``standard`` is its namespace. ``dtypes`` gives the library's own dtype for the name of each of NumPy's that it has.
+    ``to_held`` and ``to_host`` copy between NumPy and the library. ``options`` go to every function that makes a new
+    array, such as ``{"device": "cuda:1"}``. ``write(held, index, value)`` returns held with the value in place, or a
+    new array if the library's arrays cannot change. ``mend(name, function)`` returns what is called instead of a
+    function or an operator: another one, if the library's own lacks some dtypes. Its arguments are arrays of one dtype.
     """
 
     name: str
@@ -254,8 +254,8 @@ def _operand(value: Any) -> Any:
     if isinstance(value, (AdaptedArray, bool, int, float)) and not isinstance(value, numpy.generic):
         return value
     raise TypeError(
-        f"a {type(value).__name__} meets an array of another backend; copy it there first, with dn.asarray(...), and "
-        "make a NumPy scalar a number of Python's, with float(...)"
+        f"a {type(value).__name__} meets an array of another backend; expected an array of the same one, or a number "
+        "of Python's: copy an array with dn.asarray(...), and make a NumPy scalar a number with float(...)"
     )
 
 
@@ -296,6 +296,8 @@ def _parts(x: AdaptedArray, index: Any) -> tuple[tuple[Any, ...], tuple[int, ...
     rest = x.ndim - sum(map(_axes_of, given))
     if rest and not any(part is Ellipsis for part in given):
         given = (*given, Ellipsis)
+    if any(isinstance(part, AdaptedArray) for part in given) and any(_turns(part) for part in given):
+        raise IndexError("an array of places beside a slice with a negative step; take one after the other")
     parts: list[Any] = []
     backwards: list[int] = []
     axis = place = 0
@@ -317,6 +319,10 @@ def _parts(x: AdaptedArray, index: Any) -> tuple[tuple[Any, ...], tuple[int, ...
     return tuple(parts), tuple(backwards)
 
 
+def _turns(part: Any) -> bool:
+    return isinstance(part, slice) and part.step is not None and operator.index(part.step) < 0
+
+
 def _axes_of(part: Any) -> int:
     """How many axes of the array a part of an index stands for."""
     if part is None or part is Ellipsis:
@@ -333,17 +339,17 @@ def _shape(shape: Any) -> tuple[int, ...]:
 NEW = {"empty", "zeros", "ones", "full", "arange", "eye"}
 LIKE = {"empty_like", "zeros_like", "ones_like", "full_like"}
 REAL = set("sqrt exp expm1 log log1p log2 hypot sin cos tan sinh cosh tanh mean var std".split())
-"""Which make float64 of integers."""
+"""Functions that turn integers into float64."""
 TOGETHER = set(
     "add subtract multiply divide floor_divide remainder power maximum minimum hypot copysign clip matmul tensordot "
     "equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor bitwise_and bitwise_or "
     "bitwise_xor".split()
 )
-"""Whose arguments become one dtype."""
+"""Functions whose arguments are brought to one dtype."""
 ADDED = {"sum", "prod", "cumsum"}
-"""Which add up whole numbers in 64 bits."""
+"""Functions that add up whole numbers in 64 bits."""
 COUNTED = {*ADDED, "argmax", "argmin"}
-"""Which NumPy takes of bools too."""
+"""Functions that take bools in NumPy, but not in the standard."""
 
 
 class Namespace:
@@ -385,7 +391,7 @@ def _function(kind: type[AdaptedArray], name: str) -> Callable[..., Any]:
 
 
 SAME = {"ascontiguousarray": "asarray", "power": "pow", "rint": "round", "cumsum": "cumulative_sum"}
-"""What the standard calls it."""
+"""What the standard calls those that it names differently."""
 
 
 def _named(name: str, function: Any) -> Callable[..., Any]:
@@ -508,7 +514,7 @@ def _like(name: str) -> Callable[..., AdaptedArray]:
 
 
 def _isnumber(name: str) -> Callable[..., AdaptedArray]:
-    """isfinite and others, which the standard has not for bools."""
+    """isfinite and others, which the standard does not define for bools."""
 
     def ask(kind: type[AdaptedArray], x: AdaptedArray) -> AdaptedArray:
         x = x.astype("uint8") if x.dtype.kind == "b" else x

@@ -93,7 +93,7 @@ def devices(torch: Any) -> list[str]:
 
 
 def _dtypes(torch: Any, here: Any) -> dict[str, Any]:
-    """Those of NumPy's that the device has, by name."""
+    """The dtypes that the device has, by the names that NumPy gives them."""
     found = {name: getattr(torch, name) for name in DTYPES if (name, here.type) != ("float64", "mps")}
     try:
         dtype_of("bfloat16")
@@ -149,10 +149,10 @@ def _adopted(torch: Any, here: Any, x: Any, made: Backend) -> Array | None:
 
 
 def _mended(torch: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function for unsigned numbers too, of the same bits: as int64, which holds those of 16 and 32 bits.
+    """The function, for unsigned numbers too. It computes in int64, which holds all numbers of 16 and 32 bits.
 
-    uint64 has the bits of int64. Sums and products come out the same; before an order is asked for, the sign bit is
-    flipped, and a shift to the right takes off the copies of the sign that came in from the left.
+    A uint64 is read as the int64 of the same bits: sums and products come out the same. Before numbers are compared,
+    the sign bit is flipped; after a shift to the right, the copies of the sign that came in from the left are cleared.
     """
     if name in KEEPING:
         return function
@@ -195,12 +195,12 @@ def _signed(torch: Any, a: Any, own: Any, flip: int) -> Any:
 
 
 KEEPING = {"empty", "zeros", "ones", "full", "eye", "flip", "roll", "permute_dims", "moveaxis", "tile", "astype"}
-"""Which change no number."""
+"""Functions that change no number."""
 ORDER = set(
     "lt le gt ge less less_equal greater greater_equal max min maximum minimum argmax argmin sort argsort".split()
 )
 PLACES = {"argmax", "argmin", "argsort", "count_nonzero"}
-"""Whose results are places or numbers of elements."""
+"""Functions that return places, or how many elements there are."""
 SHIFTS = {"rshift", "irshift"}
 SIGNED = set("floordiv ifloordiv floor_divide mod imod remainder pow ipow power abs".split())
-"""Which int64 does in other bits than uint64."""
+"""Functions whose results have other bits in int64 than in uint64."""

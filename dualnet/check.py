@@ -171,8 +171,8 @@ def adjoint(
 class Problem:
     """A function of named float64 host arrays: ``run(values) -> y, gradients(dy) by name``.
 
-    With ``along`` a direction is half random and half the gradient itself, so that the product of the two is as large
-    as it can be: in a million random dimensions it is a thousand times smaller, and hides as much.
+    With ``along`` each direction is half random and half the gradient itself, so the slope along it is steep. Along a
+    purely random direction in a million dimensions it is a thousand times smaller, and a small error would be missed.
     """
 
     name: str
@@ -340,12 +340,12 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> Problem:
 
 
 def _is_list_of_shapes(shape: Any) -> bool:
-    """Of a layer such as Add, which takes a list of arrays."""
+    """Is it that of a layer such as Add, which takes a list of arrays?"""
     return isinstance(shape, tuple) and bool(shape) and isinstance(shape[0], tuple)
 
 
 def _apart(g: numpy.ndarray, y: Any, outputs: list[numpy.ndarray]) -> Any:
-    """g as the gradient of y: of several outputs, which were put in a row, cut into one for each."""
+    """g as the gradient of y. Several outputs were put in one row, so it is cut into a part for each."""
     if len(outputs) == 1:
         return asarray(g)
     ends = numpy.cumsum([a.size for a in outputs])

@@ -22,8 +22,9 @@ __all__ = ["Part", "part", "taking"]
 class Part:
     """The examples ``start`` … ``start + rows − 1`` of a batch that has ``whole`` of them.
 
-    ``add(array)`` returns the sum of the arrays of all ranks, which all call it. ``synchronised``: batch norm uses it.
-    ``filled(layer, gradients)`` is told the gradients of a layer as soon as the backward pass has them; or it is None.
+    ``add(array)`` returns the sum of the arrays of all ranks; every rank calls it. With ``synchronised``, batch norm
+    takes its statistics from the whole batch. ``filled(layer, gradients)``, if it is not None, is called as soon as the
+    backward pass has the gradients of a layer.
     """
 
     start: int

@@ -1,8 +1,8 @@
 """Arrays from one GPU to those of other processes, by NCCL through CuPy.
 
 NCCL only moves bytes here: sums are taken by the caller, in the order of the ranks, since NCCL's own order depends on
-how the machines are wired. Everything runs on a stream of its own, so that it may overlap with a backward pass; a
-request is asked whether it is done, and never waited for, since a rank that has died would never come.
+how the machines are wired. Everything runs on a stream of its own, so that it may overlap with a backward pass. A
+request is only asked whether it is done, and never waited for: a rank that has died would never answer.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A ``.keras`` file is a zip archive of ``config.json``, the layers with their options in the order of the model, and
 ``model.weights.h5``. There, and in ``.weights.h5`` files, each layer is a group named after its class, ``conv2d_1``,
-whose ``vars`` are numbered: ``layers/conv2d_1/vars/0``. They are told in the order of the numbers, for HDF5 lists them
-by the alphabet. The ``.h5`` of Keras 2 lists layers and weights in the attributes ``layer_names`` and ``weight_names``.
+whose ``vars`` are numbered: ``layers/conv2d_1/vars/0``. They are read in the order of their numbers, since HDF5 sorts
+them by the alphabet. The ``.h5`` of Keras 2 lists layers and weights in the attributes ``layer_names`` and
+``weight_names``.
 
 Nothing in a file is run: the code of a Lambda layer is text to us. No link is followed, and before an array is read its
 claimed size is compared with the bytes that the file holds for it.

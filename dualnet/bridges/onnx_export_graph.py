@@ -82,7 +82,7 @@ class OnnxGraph:
         A parameter is stored once, also if several layers share it. ``role`` is the last part of its name.
         """
         if isinstance(value, Parameter):
-            return self._stored((id(value), role), role, lambda: to_numpy(value.value), dtype, value)
+            return self._stored((id(value), role, dtype), role, lambda: to_numpy(value.value), dtype, value)
         return self._stored(len(self._constants), role, lambda: value, dtype)
 
     # -- how values lie

@@ -459,7 +459,8 @@ def interpolate(
     _as_maps(x)
     if mode not in ("nearest", "bilinear") or align_corners or antialias:
         raise Unsupported(
-            f"mode={mode!r}, align_corners={align_corners}; expected nearest, or bilinear without corners"
+            f"mode={mode!r}, align_corners={align_corners}, antialias={antialias}; expected 'nearest', or 'bilinear' "
+            "without align_corners and antialias"
         )
     if size is not None:
         sizes = tuple(size) if isinstance(size, (tuple, list)) else (size, size)

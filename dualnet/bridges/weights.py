@@ -42,7 +42,7 @@ THEIRS = {
 }
 """What PyTorch calls our attributes."""
 KERAS = {"w": "kernel", "b": "bias"}
-"""What Keras calls those that it does not call as we do. Arrays without a name are ``vars/0``, ``vars/1``, ..."""
+"""What Keras calls those that it names differently. Arrays without a name are ``vars/0``, ``vars/1``, ..."""
 COUNTER = "num_batches_tracked"
 SHORTCUT = re.compile(r"downsample|shortcut|skip|_0_(conv|bn)$")
 """What torchvision, timm and Keras call the layers in the shortcut of a residual block."""
@@ -65,8 +65,8 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
     None}`` gives a layer or an array another name, or leaves it out; a function gets each name and returns the new one.
 
     With ``strict`` a ``ValueError`` lists what is missing, what is left over and what has another shape. Without, what
-    fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed. A warning tells
-    what the file says of a layer and is otherwise here, such as another epsilon.
+    fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed. A warning lists
+    the options that differ between the file's layers and the network's, such as another epsilon.
 
     >>> import dualnet as dn, numpy as np
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(4)]).init((4, 4, 1))

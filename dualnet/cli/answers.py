@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass
 class Reader:
-    """Reads the outputs of a network; ``top`` is how many classes are told of each image.
+    """Reads the outputs of a network; ``top`` is how many classes it names for each image.
 
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(3)]).init((1, 1, 1))
     >>> net.input = dn.data.InputSpec((1, 1), channels=1, classes=["cat", "dog", "cow"])

@@ -20,19 +20,24 @@ import argparse
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import optimizers
-from .options import count, rate
+from .options import count, counts, floating, loss_scale, rate, switch, whole
 
 __all__ = ["Configured", "beside", "in_toml", "optimizer_of", "read_toml", "setting"]
 
 OF_OPTIMIZER = "optimizer"
 PLACES = {"name": "optimizer", "lr": "lr"}
 """What of the optimizer's table has an option of its own."""
-CHECKED = {"epochs": count, "batch_size": count, "lr": rate}
+CHECKED: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("epochs", "batch_size", "checkpoint_every"), count),
+    **dict.fromkeys(("grey", "augment", "capture", "resume", "distributed", "sync_batch_norm"), switch),
+    **{"lr": rate, "seed": whole, "size": counts, "dtype": floating, "loss_scale": loss_scale},
+}
+"""How each option is read that is no plain word."""
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -86,10 +91,17 @@ class Configured:
 
 
 def _checked(option: str, value: Any, where: str) -> Any:
+    """The value as the command line would read it. A list stands for numbers with commas."""
+    if isinstance(value, list):
+        text = ",".join(map(str, value))
+    else:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
     if option not in CHECKED:
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {option}: expected a word in quotes, got {text}")
         return value
     try:
-        return CHECKED[option](str(value))
+        return CHECKED[option](text)
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{where}: {option}: {error}") from None
 

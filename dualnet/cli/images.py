@@ -30,7 +30,7 @@ class Picture:
 
 
 def pictures(names: Sequence[str], net: dn.Layer) -> Iterator[Picture]:
-    """All images in these files and folders, one at a time. A photo that cannot be read is told in its place.
+    """All images in these files and folders, one at a time. If a photo cannot be read, its picture says why.
 
     Raises ``ValueError`` at once for a name that is neither a file nor a folder. What is given alone must be readable.
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 
+from ..shim.dtypes import FLOATING
 from ..training.ending import Terminated
 
 EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 130, 141
@@ -91,13 +92,25 @@ def rate(text: str) -> float:
     return number
 
 
-def loss_scale(text: str) -> str | float | None:
+def loss_scale(text: str) -> str | float:
     if text in ("auto", "none"):
-        return None if text == "none" else text
+        return text
     try:
         return rate(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text} is not auto, none or a positive number") from None
+
+
+def switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def floating(text: str) -> str:
+    if text not in FLOATING:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(FLOATING)}")
+    return text
 
 
 def shape(text: str) -> tuple[int, ...]:

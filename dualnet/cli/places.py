@@ -33,7 +33,7 @@ def checkpoints_of(place: Path) -> Path:
     >>> checkpoints_of(Path("models/digits-digits_cnn")).as_posix()
     'models/digits-digits_cnn.checkpoints'
     """
-    name = place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
+    name = _name(place)
     return place.with_name(f"{name}.checkpoints")
 
 
@@ -50,7 +50,7 @@ def stopped_of(place: Path) -> Path:
 
 def file_with(net: dn.Layer, place: Path) -> Path | None:
     """The file under this name, or under one with a number, that holds this very network; None if there is none."""
-    name = place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
+    name = _name(place)
     found = [path for path in place.parent.glob(f"{escape(name)}*") if path.suffix in SUFFIXES]
     state = net.state_dict()
     for path in sorted(found):
@@ -59,6 +59,11 @@ def file_with(net: dn.Layer, place: Path) -> Path | None:
             if other.keys() == state.keys() and all(_equal(other[key], value) for key, value in state.items()):
                 return path
     return None
+
+
+def _name(place: Path) -> str:
+    """The name without the suffix of a model file; ``my.photos-lenet5`` has none."""
+    return place.name.removesuffix(place.suffix) if place.suffix in SUFFIXES else place.name
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -82,7 +87,7 @@ def save(net: dn.Layer, place: Path) -> Saved:
     except OSError as error:
         for folder in (Path.cwd, tempfile.gettempdir, Path.home):
             with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
-                instead = _saved(net, Path(folder()) / place.name.removesuffix(place.suffix))
+                instead = _saved(net, Path(folder()) / _name(place))
                 why = f"{error.strerror or error}: {str(place.parent)!r}"
                 return Saved(instead.path, f"{why}; {instead.words} instead", error)
         raise

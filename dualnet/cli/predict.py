@@ -12,6 +12,7 @@ import numpy
 import dualnet as dn
 
 from ..data.inputs import border_of
+from ..layers.entering import one_of_each
 from ..writing import check_writable, replace_file
 from .answers import Answer, Reader, in_csv
 from .images import Picture, as_input, in_batches, pictures
@@ -48,6 +49,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit code 1 if an image got no answer: it cannot be read, or there is NaN or infinity."""
     net = dn.load(options.model)
+    one_of_each(net, "predict")
     if options.csv is not None:
         check_writable(options.csv)
     with numpy.errstate(all="ignore"):  # NaN and infinity are told in words

@@ -185,7 +185,7 @@ class _Training:
             callbacks=self.callbacks,
             augment=augment,
             capture=options.capture,
-            loss_scale=options.loss_scale,
+            loss_scale=None if options.loss_scale == "none" else options.loss_scale,
             resume=self.folder,
             checkpoint_every=options.checkpoint_every,
             validation_data=self.subject.test if self.subject.photos else None,
@@ -210,6 +210,7 @@ class _Training:
     def _end(self, seconds: float, score: dict[str, float]) -> int:
         subject, options = self.subject, self.options
         kept = {**vars(options), "model": self.model, "epochs": self.epochs, "lr": self.peak}
+        kept["dtype"] = str(self.net.dtype)
         kept["size"] = subject.train[0].shape[1:3] if subject.photos else None
         with unbroken():
             result = {

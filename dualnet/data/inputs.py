@@ -88,9 +88,15 @@ class InputSpec:
         """Raise ``ValueError`` if the network takes other images, or has another number of outputs than classes."""
         if net.input_shape != self.shape:
             raise ValueError(f"net.input is for images of {self.shape}; the network takes {net.input_shape}")
+        if self.classes is None:
+            return
         outputs = net.output_shape(net.input_shape)
+        if isinstance(outputs, dict):
+            raise ValueError(
+                "net.input names classes; a network with several outputs has them for each. Leave them out"
+            )
         known = (1, 2) if outputs[-1] == 1 else (outputs[-1],)  # one output tells two classes apart
-        if self.classes is not None and len(self.classes) not in known:
+        if len(self.classes) not in known:
             raise ValueError(f"net.input names {len(self.classes)} classes; the network has {outputs[-1]} outputs")
 
     def as_json(self) -> dict[str, Any]:
@@ -149,12 +155,14 @@ def learned(known: InputSpec | None, shape: tuple[int, ...] | None, augment: Any
 
 
 def normalising(augment: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation that an augmentation normalises with; None where it does not.
+    """Mean and standard deviation that an augmentation normalises with; None where it does not, or in no usual way.
 
     >>> normalising(Augment()), normalising(Augment(scale=2.0))
     ((None, None), (None, (0.5,)))
     """
     if isinstance(augment, Augment):
+        if augment.scale is not None and min(augment.scale) <= 0:
+            return None, None  # no standard deviation does that
         return augment.mean, None if augment.scale is None else tuple(1 / scale for scale in augment.scale)
     found = getattr(augment, "normaliser", None)
     return (None, None) if found is None else (found.mean, found.std)

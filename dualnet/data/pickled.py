@@ -187,7 +187,7 @@ class _Machine:
             raise Refused(f"uses {name} as no array does, and is never run.")
 
     def build(self, _: Any) -> None:
-        """The state of an array; that of a type tells its byte order, which bytes have none of."""
+        """The state of an array. That of a type is its byte order, and bytes have none."""
         state = _a(tuple, self.stack.pop())
         made = self.stack[-1]
         if isinstance(made, Bytes):

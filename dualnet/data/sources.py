@@ -1,4 +1,4 @@
-"""Data sets by name: found where people keep them, else downloaded, checked, and kept.
+"""Data sets by name: found where people keep them, or else downloaded, checked and kept.
 
 They are looked for in the folder that ``DUALNET_DATA`` names, in dualnet's own folder ``~/.cache/dualnet``, in
 ``~/.keras/datasets``, and in ``data`` of the current folder, torchvision's habit. Downloads go to the first of these
@@ -61,6 +61,11 @@ class Source:
 
 def _idx(folder: Path) -> bool:
     return None not in found(folder, ("",), ("train", "t10k")).values()
+
+
+def _keras_alone(folder: Path) -> bool:
+    """In a folder of many data sets the four files have no name: they may be those of MNIST's relatives."""
+    return not _idx(folder) and find(folder, ("",), KERAS[:1]) is not None
 
 
 def _idx_or_keras(folder: Path) -> bool:
@@ -217,7 +222,8 @@ def _found(source: Source) -> Path | None:
     """The first folder that holds the whole data set."""
     for root in roots():
         for place in source.places:
-            if (root / place).is_dir() and source.holds(root / place):
+            holds = source.holds if place or source.holds is not _idx_or_keras else _keras_alone
+            if (root / place).is_dir() and holds(root / place):
                 return root / place
     return None
 

@@ -26,8 +26,8 @@ Shape = tuple[int, ...]
 
 
 class Transform:
-    """Base class: one change of images. A class of your own defines ``numbers`` and ``apply``, and ``draw`` if it needs
-    others than evenly spread numbers from 0 to 1.
+    """Base class: one change of images. A class of your own defines ``numbers`` and ``apply``, and ``draw`` if numbers
+    that are spread evenly from 0 to 1 are not what it needs.
 
     numbers     how many random numbers an image needs
     place       0 for what moves or recolours pixels, 1 for what follows: normalising and mixing
@@ -148,7 +148,7 @@ class RandomResizedCrop(Transform):
         self.area, self.ratio = _range(area, "area", 1.0), _range(ratio, "ratio", math.inf)
 
     def draw(self, rng: RNG, examples: int) -> numpy.ndarray:
-        """√(area · ratio), √(area / ratio), and the place as shares of what is left."""
+        """The part's height √(area / ratio), its width √(area · ratio), and its place as shares of what is left."""
         area = rng.uniform(*self.area, examples)
         least, most = map(math.log, self.ratio)
         ratio = numpy.exp(rng.uniform(least, most, examples))

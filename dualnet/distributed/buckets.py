@@ -33,11 +33,11 @@ class Buckets:
         self.names: dict[int, str] = {}  # by the identity of the parameter
         self.came: list[str] = []  # in this order, in the first step
         self.plan: list[list[str]] | None = None
-        self.early: dict[str, int] = {}  # which bucket a gradient belongs to that comes once in a backward pass
+        self.early: dict[str, int] = {}  # the bucket of each gradient that comes once in a backward pass
         self.begin({})
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
-        """A step begins, of which these parameters get gradients; what another, broken off, has left is forgotten."""
+        """Begin a step in which these parameters get gradients. Forget what a step that was broken off has left."""
         names = {id(parameter): name for name, parameter in parameters.items() if not parameter.frozen}
         if names != self.names:
             self.names, self.came, self.plan, self.early = names, [], None, {}

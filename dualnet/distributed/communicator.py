@@ -28,10 +28,8 @@ BUCKET_BYTES = 4 * 2**20
 """Gradients travel in packages of about so many bytes."""
 SMALL = 2**13
 """An array of fewer elements goes to all ranks as a whole: one message instead of two."""
-
-
 SPINS, PAUSE = 0.01, 0.0005
-"""Seconds: how long a rank that waits asks without a pause, and how long the pauses are then."""
+"""Seconds: a rank that waits first asks again and again without a pause, for SPINS; then it pauses each time."""
 
 
 class RankError(RuntimeError):
@@ -262,8 +260,8 @@ def in_order(parts: Array) -> Array:
     array([0., 6.])
     """
     dtype = parts.dtype
-    total = wide(parts[0]) + wide(parts[1])
-    for part in range(2, parts.shape[0]):
+    total = wide(parts[0])
+    for part in range(1, parts.shape[0]):
         total = total + wide(parts[part])
     return total.astype(dtype, copy=False)
 

@@ -1,4 +1,4 @@
-"""Start ranks on this machine, as ``mpiexec`` does where it is installed, else one process after the other."""
+"""Start ranks on this machine: with ``mpiexec`` where it is installed, else each as a process of its own."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ BEAT = 1.0
 GRACE = 10.0
 """A rank that knows of a fault, and does not come to a collective within so many seconds, is ended."""
 HELD_BACK = 0.5
-"""So many seconds does a rank wait, before it ends all others, for these to say why they end."""
+"""Seconds that a rank waits before it ends all others, so that they can say why they end."""
 
 
 class Mesh:
@@ -146,10 +146,10 @@ class Mesh:
             answers = [b"".join(body[r * piece : (r + 1) * piece] for body in bodies) for r in range(self.size)]
         else:
             answers = [b"".join(bodies)] * self.size
-        with self.changed:
-            self.answers[number] = answers[0]
         for rank in range(1, self.size):
             self._send(rank, b"A", number, answers[rank])
+        with self.changed:  # last: rank 0 may end with its own answer
+            self.answers[number] = answers[0]
 
     # -- the threads
 
@@ -297,7 +297,10 @@ def _let_in(size: int, door: socket.socket, token: bytes, me: str, deadline: flo
             if told != token or not 0 < rank < size or rank in peers:
                 wire.close()
                 continue
-            wire.sendall(HELLO.pack(token, 0, len(me.encode())) + me.encode())
+            try:
+                wire.sendall(HELLO.pack(token, 0, len(me.encode())) + me.encode())
+            except OSError:
+                continue  # it hung up, and will knock again
             peers[rank] = wire, name
     return peers
 
@@ -318,7 +321,7 @@ def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadli
         time.sleep(0.05)
     raise RankError(
         f"rank {rank} cannot reach rank 0 at port {port} of {', '.join(where)} ({last}). Is there a firewall? "
-        "DUALNET_ADDRESS names the address of rank 0's machine."
+        "The address of rank 0's machine is in MASTER_ADDR or, with MPI, in rank 0's DUALNET_ADDRESS."
     )
 
 

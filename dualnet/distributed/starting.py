@@ -39,7 +39,7 @@ def init(
     overlap: bool = True,
     bucket_bytes: int = BUCKET_BYTES,
 ) -> Communicator:
-    """The communicator of this process, however it was started. Every rank calls it; a second call returns the first's.
+    """The communicator of this process, however it was started. Every rank calls it; later calls return the same.
 
     ``mpiexec -n 4 python train.py`` needs ``pip install "dualnet[mpi]"``. ``torchrun``, Kubernetes and others that set
     ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` need nothing; and so does ``srun``, if Slurm starts no
@@ -47,15 +47,15 @@ def init(
     device; it is chosen by itself where the backend in force is CuPy.
 
     Where there is no MPI, rank 0 listens at ``MASTER_PORT``. If strangers can reach that port, set ``DUALNET_TOKEN`` to
-    the same secret word on every rank: nobody is let in without it. ``DUALNET_ADDRESS`` names the address at which
-    rank 0 is found, if that is not the one of its machine's name.
+    the same secret word on every rank: nobody is let in without it. With MPI, ranks look for rank 0 at the addresses
+    of its machine's name; if that fails, set ``DUALNET_ADDRESS`` on rank 0 to one at which they reach it.
 
     An error of one rank ends all: what raises in ``fit`` on one of them raises :class:`RankError` on the others, and
     the ranks have nothing more to say to each other.
 
-    ``timeout``: so many seconds does a rank wait for another before it gives up, with a :class:`RankError` that names
-    it. ``overlap=False`` sends gradients after the backward pass, instead of during it. ``bucket_bytes`` is the size of
-    the packages in which they travel.
+    ``timeout`` is how many seconds a rank waits for another before it gives up with a :class:`RankError` that names
+    that rank. ``overlap=False`` sends gradients after the backward pass, instead of during it. ``bucket_bytes`` is the
+    size of the packages in which they travel.
 
     >>> import dualnet as dn
     >>> dn.distributed.init().size  # not started by mpiexec, srun or torchrun: one rank

@@ -79,7 +79,7 @@ class Threads(Communicator):
 
     def check(self) -> None:
         """Raise if another thread has ended, and this collective can never be complete."""
-        for rank, why in self.table.ended.items():
+        for rank, why in list(self.table.ended.items()):
             if rank != self.rank and rank not in self.table.laid.get(self.number, {}):
                 raise RankError(f"rank {rank}: {why}")
 

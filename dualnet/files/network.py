@@ -258,7 +258,7 @@ def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
     }
     if "loss" in vars(net):
         document["loss"] = _loss(vars(net)["loss"])
-    if net.input is not None:
+    if isinstance(net.input, InputSpec) or (net.input is not None and BUILT_IN.get(type(net).__name__) is type(net)):
         document["input"] = _input(net)
     if frozen := [name for name, layer in net.walk() if layer.frozen]:
         document["frozen"] = frozen

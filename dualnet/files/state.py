@@ -20,7 +20,7 @@ from .formats import FORMAT, MALFORMED, Arrays, CheckpointError, on_host, read, 
 __all__ = ["read_state", "snapshot", "write_state"]
 
 MANY = 16
-"""A list of more floats than these is kept as an array."""
+"""A list of more floats than this is kept as an array."""
 DEEPEST = 50
 
 State = dict[str, Any]

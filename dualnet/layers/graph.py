@@ -216,6 +216,8 @@ class Graph(Container):
                 node = self.nodes[name]
                 dx, gradients = ways[name](deltas.pop(name))
                 for source, delta in zip(node.sources, dx if isinstance(dx, list) else [dx]):
+                    if delta is None:  # the delta of an input, for which nobody has asked
+                        continue
                     known = deltas.get(source)
                     deltas[source] = delta if known is None else known + delta  # E12  it went several ways: the sum
                 parts.append((name, node.layer, gradients))

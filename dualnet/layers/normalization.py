@@ -1,4 +1,4 @@
-"""Layers that normalise: batch, layer, group, instance and RMS norm, with a learned spread γ and (but RMS) mean β."""
+"""Layers that normalise: batch, layer, group, instance and RMS norm. All learn a spread γ; all but RMS, a mean β."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class Normalization(Layer):
-    """What the three share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``)."""
+    """What these layers share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``)."""
 
     gamma: Parameter | None = None
     beta: Parameter | None = None

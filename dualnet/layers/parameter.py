@@ -25,14 +25,8 @@ class Parameter(Stateful):
 
     # _shadow is a copy of the value in 16 bits, made from the array _of, and valid as long as that array is the value.
     # Code that overwrites the value in place (a captured step) writes _shadow in the same launch, or calls changed().
-    __slots__ = (
-        "__weakref__",
-        "_of",
-        "_shadow",
-        "frozen",
-        "name",
-        "value",
-    )  # an optimizer refers to its parameters weakly
+    # An optimizer refers to its parameters weakly, so there is a __weakref__.
+    __slots__ = ("__weakref__", "_of", "_shadow", "frozen", "name", "value")
     unwatched = ("_of", "_shadow")
 
     def __init__(self, value: Any, name: str = "Parameter", frozen: bool = False) -> None:

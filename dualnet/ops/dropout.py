@@ -59,6 +59,8 @@ def dropout(
     seed, step = check_key(key)
     shape = shared_shape(x.shape, shared_axes)
     first = integer(first_row, "first_row", op="dropout", least=0) * math.prod(shape[1:])  # words before those of x
+    if any(axis % len(x.shape) == 0 for axis in shared_axes):
+        first = 0  # all rows share one fate, wherever they stand
     if rate == 0.0:
         return x, Pullback("dropout", lambda dy: dy, x)
     limit = math.ceil(rate * 2**32) - 1  # word > limit is word >= ⌈rate · 2³²⌉, which may not fit a word

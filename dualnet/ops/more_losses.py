@@ -1,4 +1,4 @@
-"""Losses (E10) for what the four common ones do not say: rare classes, margins, distributions, overlap, directions.
+"""Losses (E10) for what the four common ones do not cover: rare classes, margins, distributions, overlap, directions.
 
 Each is a mean as described in :mod:`dualnet.ops.losses`: with weights, in y's dtype, with float32 in between for 16
 bits. With a y of logits, p is softmax(y) or σ(y).

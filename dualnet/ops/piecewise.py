@@ -3,8 +3,8 @@
     E7    forward    o = f(x)
     E14   pullback   δ = f'(x) · ∂E/∂o
 
-They are what small and quantised networks use in the place of exp: MobileNetV2 has ReLU6, MobileNetV3 hard swish. At a
-corner f' is the slope on the left where x is low, and on the right where it is high, as in PyTorch. The branch that an
+Small and quantised networks use them instead of exp: MobileNetV2 has ReLU6, MobileNetV3 hard swish. At a lower corner
+f' is the slope to its left, and at an upper corner the slope to its right, as in PyTorch. The branch that an
 element did not take adds exactly 0 to its gradient, also where the delta is infinite or NaN. NaN stays NaN. 16-bit
 numbers are computed with in float32, and the result is rounded once.
 

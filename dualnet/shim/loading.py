@@ -33,7 +33,7 @@ HostArray = numpy.ndarray
 
 BUILT_IN = ("numpy", "cupy", "strict", "torch", "array_api_strict")
 NAMED_DEVICES = ("torch",)
-"""Whose devices have names, as in ``torch:cuda:1``; those of others have numbers."""
+"""Backends whose devices have names, as in ``torch:cuda:1``; all others number theirs."""
 PRECISIONS = ("strict", "tf32")
 ENTRY_POINTS = "dualnet.backends"
 
@@ -60,11 +60,12 @@ class Backend:
     with :func:`accelerated`: one kernel, or several in the order in which they are asked. A kernel may name itself in
     an attribute ``algorithm``, such as ``"numpy winograd"``; ``calls`` counts it under that name, others under their
     backend's. If there are several devices, ``locate`` names the backend of an array, and ``activate`` makes this
-    backend's device the current one. ``adopt(x)`` returns an array of the same memory for what the library itself calls
-    an array, if it is on this device, else None. ``recorder()`` returns an object that records one captured step:
-    ``run(f)`` runs f as it will be recorded, ``record(f)`` records it, ``launch()`` repeats it, and ``outputs`` is what
-    f returned. The recorder's memory goes when it goes, except what is allocated inside ``lasting()``. ``peers()``
-    returns an object that moves arrays to the devices of other processes, see :mod:`dualnet.distributed`.
+    backend's device the current one. ``adopt(x)`` takes an array of the library itself, such as a tensor of PyTorch,
+    and returns ours of the same memory; None for all else, and for arrays on another device. ``recorder()`` returns an
+    object that records one captured step: ``run(f)`` runs f as it will be recorded, ``record(f)`` records it,
+    ``launch()`` repeats it, and ``outputs`` is what f returned. The recorder's memory goes when it goes, except what is
+    allocated inside ``lasting()``. ``peers()`` returns an object that moves arrays to the devices of other processes,
+    see :mod:`dualnet.distributed`.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__

@@ -48,7 +48,7 @@ def apart(arguments: tuple[Any, ...]) -> list[Batch]:
 
 
 def shares(batches: list[Batch], weighting: Weighting | None) -> list[Any]:
-    """The share of each batch in the mean over all: numbers or, with weights, arrays without axes. None for a whole.
+    """The share of each batch in the mean over all: numbers or, with weights, arrays without axes. None if it is alone.
 
     >>> shares([([1, 1, 1], None, None), ([1], None, None)], None), shares([([1], None, None)], None)
     ([0.75, 0.25], [None])

@@ -74,7 +74,7 @@ def tested(x: Any, t: Any, w: Any, **options: Any) -> Source:
 
 
 def inputs_of(net: Layer, x: Any, size: int) -> Source | None:
-    """The source of inputs to predict from; None for an array, or what makes one."""
+    """The source of inputs to predict from; None for an array, or for what becomes one, such as a list of numbers."""
     if backend_of(x) is not None or isinstance(x, Mapping) or hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
         return None
     if isinstance(x, (list, tuple)) and not holds_batches(x):
@@ -91,7 +91,7 @@ def inputs_of(net: Layer, x: Any, size: int) -> Source | None:
 
 
 def holds_batches(given: Any) -> bool:
-    """Is the first entry of a list a batch: a dictionary, or (x, t) with arrays?
+    """Is the first entry of a list a batch (x, t), where x is an array or a dictionary of arrays?
 
     >>> holds_batches([(numpy.zeros((2, 1)), numpy.zeros(2))]), holds_batches(([[1.0]], [0]))
     (True, False)
@@ -103,7 +103,7 @@ def holds_batches(given: Any) -> bool:
 
 
 def _warn_of_sorted_classes(learnt: Source, held_out: Source) -> None:
-    """The last examples of a sorted data set are of classes that the others lack."""
+    """Warn if the examples kept back have a class that the others lack: the data set is probably sorted."""
     if not isinstance(learnt, Arrays) or not isinstance(held_out, Arrays):
         return
     t, last = learnt.t, held_out.t

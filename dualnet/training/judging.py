@@ -117,7 +117,8 @@ class Judge:
             for x, t, w in batches:
                 y = each(wide, self.net(x))
                 weights = () if w is None else (w,)
-                tally.add(y, t, None if tally.exact or not rows(x) else self.loss(y, t, *weights)[0], *weights)
+                known = None if tally.exact else self.loss(y, t, *weights)[0] if rows(x) else 0.0
+                tally.add(y, t, known, *weights)
         self.ranks.add_up(tally, self.net)
         return tally.figures()
 

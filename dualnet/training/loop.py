@@ -13,6 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -20,7 +21,7 @@ import numpy
 from .. import optimizers
 from ..arguments import flag, integer
 from ..data import Augment, Augmentation, Transform, augmentation
-from ..data.inputs import learned
+from ..data.inputs import InputSpec, learned
 from ..distributed import Communicator
 from ..history import in_one_line
 from ..layers.containers import forward_of
@@ -95,9 +96,9 @@ def fit(
 
     Instead of x and t, pass what yields batches ``(x, t)``: a list of them, a data loader, a generator, or a function
     that begins a new one for each epoch. Or pass a data set that has a length and gives an example for a number: it is
-    shuffled by ``seed`` and put into batches of ``batch_size``. Where an epoch of a generator ends is for
-    ``steps_per_epoch`` to say. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md)
-    shows them all.
+    shuffled by ``seed`` and put into batches of ``batch_size``. If a generator never ends, ``steps_per_epoch``
+    says where an epoch does. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md) shows
+    them all.
 
     ``validation_data`` is ``(x, t)``, ``(x, t, weights)`` or any of the above; ``validation_split=0.1`` keeps back the
     last tenth of the examples, before they are shuffled. ``metrics`` are names ("top5", "precision", "recall", "f1",
@@ -162,6 +163,8 @@ def fit(
         data, held_out = data_of(given, epochs - initial_epoch, accumulate, **options)
         function = loss_of(net, loss, "fit")
         initialise(net, data.inputs(net), seed, augment)
+        if isinstance(net.input, InputSpec):
+            net.input.check(net)
         ranks.cut(data, held_out)
         judge = Judge.of("fit", net, data, held_out, function, class_weight, ignore_label)
         judge.ranks = ranks
@@ -185,7 +188,6 @@ def fit(
                     "fit: check_finite=True reads a number back after every step, which a captured step cannot"
                 )
             step = FiniteSteps(step, run, judge.loss, scale, ranks)
-        plain = accumulate == 1 and judge.weighting is None
         parts = {"net": net, "optimizer": run.optimizer, "scale": scale, "tally": tally}
         verbose = verbose if ranks.leads else 0
         keeper = Keeper(resume, checkpoint_every, run, parts, hooks, verbose, ranks)
@@ -205,55 +207,80 @@ def fit(
         if (expected := learned(net.input, net.input_shape, augment)) is not None:
             net.input = expected
         net.history = run.history
-        with ends_like_ctrl_c() as keeper.ending, _ending(run, hooks, keeper):
-            for run.epoch in keeper.epochs():
-                with keeper:
-                    notify(hooks, "on_epoch_begin", run)
-                    keeper.epoch_began()
-                with (
-                    Progress(run.epoch, epochs, run.steps_per_epoch, verbose, run.batch) as progress,
-                    contextlib.closing(data.epoch(net, run.epoch, ahead=not capture)) as batches,
-                ):
-                    _steps_of_epoch(
-                        grouped(batches, accumulate, plain), step, run, hooks, keeper, tally, progress, ranks
-                    )
-                    if held_out is not None:
-                        run.logs |= {f"val_{name}": value for name, value in judge.figures(held_out).items()}
-                    run.logs["seconds"] = ranks.seconds(time.perf_counter() - keeper.begun)
-                    progress.done(in_one_line(run.logs))
-                if fine and ranks.leads:
-                    _warn_of_the_loss(run)
-                with keeper:
-                    _end_epoch(run, hooks)
-                    run.stop = ranks.any(run.stop)
-                    keeper.epoch_done()
-                if run.stop:
-                    break
-        return run.history
+        plain = accumulate == 1 and judge.weighting is None
+        group = functools.partial(grouped, accumulate=accumulate, plain=plain)
+        return _train(
+            _Training(run, data, held_out, judge, group, step, tally, hooks, keeper, ranks, verbose, fine, not capture)
+        )
 
 
-def _steps_of_epoch(
-    groups: Iterable[tuple[Any, ...]],
-    step: Callable[..., None],
-    run: Run,
-    hooks: list[Callback],
-    keeper: Keeper,
-    tally: Any,
-    progress: Progress,
-    ranks: Alone,
-) -> None:
+@dataclass
+class _Training:
+    """A training of which everything is known and checked.
+
+    group     puts batches together, so many as make one step
+    step      all that the device does for a group
+    fine      are all numbers of the data finite, so that a loss that is not is news?
+    ahead     is the next batch to be prepared while this one is in use?
+    """
+
+    run: Run
+    data: Any
+    held_out: Any
+    judge: Judge
+    group: Callable[..., Iterable[tuple[Any, ...]]]
+    step: Callable[..., None]
+    tally: Any
+    hooks: list[Callback]
+    keeper: Keeper
+    ranks: Alone
+    verbose: int
+    fine: bool
+    ahead: bool
+
+
+def _train(it: _Training) -> History:
+    """The epochs that are still to be made."""
+    run, keeper, ranks = it.run, it.keeper, it.ranks
+    with ends_like_ctrl_c() as keeper.ending, _ending(run, it.hooks, keeper):
+        for run.epoch in keeper.epochs():
+            with keeper:
+                notify(it.hooks, "on_epoch_begin", run)
+                keeper.epoch_began()
+            with (
+                Progress(run.epoch, run.epochs, run.steps_per_epoch, it.verbose, run.batch) as progress,
+                contextlib.closing(it.data.epoch(run.net, run.epoch, ahead=it.ahead)) as batches,
+            ):
+                _steps_of_epoch(it, it.group(batches), progress)
+                if it.held_out is not None:
+                    run.logs |= {f"val_{name}": value for name, value in it.judge.figures(it.held_out).items()}
+                run.logs["seconds"] = ranks.seconds(time.perf_counter() - keeper.begun)
+                progress.done(in_one_line(run.logs))
+            if it.fine and ranks.leads:
+                _warn_of_the_loss(run)
+            with keeper:
+                _end_epoch(run, it.hooks)
+                run.stop = ranks.any(run.stop)
+                keeper.epoch_done()
+            if run.stop:
+                break
+    return run.history
+
+
+def _steps_of_epoch(it: _Training, groups: Iterable[tuple[Any, ...]], progress: Progress) -> None:
     """The steps of an epoch that are still to be made, and then its figures."""
-    for group in ranks.steps(keeper.rest(groups), run):
+    run, keeper, hooks = it.run, it.keeper, it.hooks
+    for group in it.ranks.steps(keeper.rest(groups), run):
         with keeper:
-            step(*group)  # forward, loss, backward, E17
+            it.step(*group)  # forward, loss, backward, E17
             run.step += 1
             run.batch += 1
-            progress.step(tally.glance)
+            progress.step(it.tally.glance)
             notify(hooks, "on_batch_end", run)
             keeper.step_done()
     with keeper:
         notify(hooks, "on_steps_end", run)
-    run.logs = tally.figures()
+    run.logs = it.tally.figures()
 
 
 @contextlib.contextmanager
@@ -330,13 +357,13 @@ def train_step(
 def _warn_of_the_loss(run: Run) -> None:
     """Once in a training: its loss became NaN, or is a thousand times that of the first epoch."""
     now, first = run.logs["loss"], run.history.get("loss", [run.logs["loss"]])[0]
-    was_fine = all(math.isfinite(loss) and loss <= GROWN * first for loss in run.history.get("loss", ()))
+    was_fine = all(math.isfinite(loss) and loss <= GROWN * abs(first) for loss in run.history.get("loss", ()))
     if was_fine and not (math.isfinite(now) and now <= GROWN * abs(first)):
         what = f"grew from {first:.4g} to {now:.4g}" if math.isfinite(now) else f"is {now}"
         warnings.warn(
             f"fit: the loss {what} in epoch {run.epoch + 1}. Most often the learning rate is too large: try a tenth. "
             "fit(..., check_finite=True) stops at the first NaN or infinity, and names where it comes from.",
-            stacklevel=3,  # where fit was called
+            stacklevel=4,  # where fit was called
         )
 
 

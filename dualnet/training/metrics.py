@@ -23,7 +23,7 @@ __all__ = ["Metric", "metrics_of"]
 RATIOS = ("precision", "recall", "f1")
 CURVES = ("roc_auc", "average_precision")
 AT_ONCE = 2**22
-"""So many elements has a table of answers at a time."""
+"""The largest number of elements that a table of answers has at a time."""
 
 
 class Metric:
@@ -54,8 +54,8 @@ class TopK(Metric):
         place = xp.arange(y.shape[-1])
         mine = t[..., None] == place  # (N, ..., C)
         own = xp.sum(xp.where(mine, y, 0.0), axis=-1)[..., None]  # the logit of the class itself
-        before = (y > own) | ((y == own) & (place < t[..., None]))
-        right = (xp.sum(before, axis=-1) < self.k).astype("float64")
+        behind = (y < own) | ((y == own) & (place >= t[..., None]))  # itself too; NaN is behind nothing
+        right = (xp.sum(behind, axis=-1) > y.shape[-1] - self.k).astype("float64")
         count = xp.ones_like(right) if kept is None else kept.astype("float64")
         return xp.stack([xp.sum(right * count), xp.sum(count)])
 

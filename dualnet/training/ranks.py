@@ -289,7 +289,7 @@ class Ranks(Alone):
         return gradients
 
     def _average(self, net: Layer) -> None:
-        """Running statistics of batch norms that are not synchronised: the mean over all examples' ranks."""
+        """Running statistics that are not synchronised become the ranks' mean, weighted by their examples."""
         found: dict[tuple[int, str], tuple[Any, str, Array]] = {}
         for _, layer in net.walk():
             if not isinstance(layer, BatchNorm) or not (layer.synchronised or self.synchronised or layer.frozen):

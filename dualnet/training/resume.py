@@ -20,6 +20,7 @@ of the last. Signals wait for that moment.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -246,12 +247,13 @@ class Keeper:
         path = Path(self.folder or "") / f"checkpoint-{run.step:09}.npz"
         try:
             write_state(path, self.state())
-            older = [old for old in self._files() if old.name < path.name]
-            for old in older[: -(KEPT - 1)]:
-                old.unlink()
         except OSError as error:
             warnings.warn(f"fit: no checkpoint could be written ({error}); training goes on", stacklevel=3)
             return False
+        older = [old for old in self._files() if old.name < path.name]
+        for old in older[: -(KEPT - 1)]:
+            with contextlib.suppress(OSError):  # it does no harm where it is
+                old.unlink()
         return True
 
     def state(self) -> State:
@@ -306,7 +308,7 @@ def described(net: Layer, x: Any, t: Any, loss: Any, optimizer: Optimizer, scale
 def made_with(net: Layer, optimizer: Optimizer) -> State:
     """What may be another when a training goes on, with a warning."""
     first = next(iter(net.parameters().values()), None)
-    backend = "none" if first is None else backend_of(first.value).name
+    backend = "none" if first is None else backend_of(first.value).name.partition(":")[0]  # on any of its devices
     given = {
         f"{type(optimizer).__name__}'s {name}": _words(v) for name, v in optimizer.config().items() if name != "name"
     }

@@ -157,7 +157,9 @@ class TallyOfSeveral:
     def add(self, y: dict[str, Array], t: dict[str, Array], value: Any = None, w: Any = None) -> None:
         """A batch: outputs and targets by name."""
         for name, tally in self.tallies.items():
-            known = None if tally.exact else losses.unchecked(self.losses[name])(y[name], t[name])[0]
+            known = None
+            if not tally.exact:  # of no examples, as a rank may have, there is no mean
+                known = losses.unchecked(self.losses[name])(y[name], t[name])[0] if len(t[name]) else 0.0
             tally.add(y[name], t[name], known)
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ KEYS = {
     "t": ("t", "y", "label", "labels", "fine_label"),
     "w": ("w", "sample_weight"),
 }
-"""The names by which examples that are dictionaries are understood."""
+"""The keys under which examples that are dictionaries hold x, t and w."""
 
 EVALUATED = 256
 """So many examples are evaluated at a time."""
@@ -59,6 +59,7 @@ class Source:
     """Of several ranks, each reads its part of every batch."""
 
     once = False
+    """True if its batches can be read only once, as those of a generator."""
 
     def inputs(self, net: Layer) -> Any:
         """x of some examples, for a network that is to be initialised for them."""

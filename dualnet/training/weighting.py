@@ -49,7 +49,7 @@ class Weighting:
         return weights if w is None else weights * xp.reshape(w, (w.shape[0], *(1 for _ in t.shape[1:])))
 
     def kept(self, t: Array) -> Array | None:
-        """1 where an answer counts and 0 where it is ignored, float32; None if none is."""
+        """1 where an answer counts and 0 where it is ignored, float32; None if no label is ignored."""
         return None if self.ignore is None else (t != self.ignore).astype("float32")
 
     def cleaned(self, t: Array) -> Array:

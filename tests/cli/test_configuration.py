@@ -70,7 +70,7 @@ def test_what_a_training_leaves_trains_the_same_again(capsys, tmp_path, monkeypa
         ("epochs = -1", "run.toml: epochs: -1 is not at least 1"),
         ('epochs = "many"', "run.toml: epochs: 'many' is not a whole number"),
         ("[optimizer]\nbeta = 0.9", "optimizer.beta: Adam has no such argument; it has beta_1, "),
-        ("[model]\nname = 3", "unknown model"),
+        ("[model]\nname = 3", "model: expected a word in quotes"),
         ("\xff", "run.toml: "),
     ],
 )
@@ -88,3 +88,41 @@ def test_values_are_toml_or_words():
 def test_toml_comes_back_as_it_went():
     table = {"a": 1, "b": [2, 3], "c": 'wörd "quoted" \\ \n', "d": False, "optimizer": {"lr": 1e-05, "name": "sgd"}}
     assert tomllib.loads(in_toml(table)) == table
+
+
+@pytest.mark.parametrize("word, wanted", [("none", None), ("auto", "auto"), ("128", 128.0)])
+def test_the_loss_scale_is_what_was_said(capsys, fits, tmp_path, word, wanted):
+    assert run(capsys, "--loss-scale", word, "--quiet")[0] == 0
+    assert fits[0]["loss_scale"] == wanted
+    assert run(capsys, "--config", "digits-digits_cnn.run.toml", "--quiet")[0] == 0
+    assert fits[1]["loss_scale"] == wanted and configured(tmp_path)["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("dtype=float8", "dtype: 'float8' is not one of float16, "),
+        ("optimizer=3", "optimizer: expected a word in quotes, got 3"),
+        ("capture=1", "capture: '1' is neither true nor false"),
+        ("augment=no", "augment: 'no' is neither true nor false"),
+        ("seed=x", "seed: 'x' is not a whole number"),
+        ("size=[3, -1]", "size: -1 is not at least 1"),
+        ("loss_scale=much", "loss_scale: much is not auto, none or a positive number"),
+        ("model=true", "model: expected a word in quotes, got true"),
+    ],
+)
+def test_values_are_read_as_on_the_command_line(capsys, fits, setting, words):
+    code, out, err = run(capsys, "--set", setting)
+    assert code == 2 and not out and words in err and not fits, err
+
+
+def test_a_size_is_a_number_or_two(capsys, fits, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("one", "two"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            image.new("L", (20, 10), 20 * i + 7 * (name == "two")).save(tmp_path / "photos" / name / f"{name}{i}.png")
+    for i, (size, shape) in enumerate((("size=16", (16, 16)), ("size=[16, 24]", (16, 24)), ("size=16,24", (16, 24)))):
+        code, _, err = run(capsys, "photos", "--set", size, "--set", "augment=false", "--quiet", "--out", f"{i}.npz")
+        assert code == 0, err
+        assert dn.load(f"{i}.npz").input.size == shape and configured(tmp_path)["size"] == list(shape)

@@ -165,3 +165,45 @@ def test_what_does_not_belong_to_the_network_is_not_saved(tmp_path, given, kind,
 def test_a_file_with_a_wrong_one_is_refused(wrong):
     with pytest.raises((ValueError, TypeError)):
         InputSpec.from_json(wrong)
+
+
+def test_a_graph_with_several_outputs_keeps_how_its_input_is_normalised(tmp_path):
+    net = dn.Graph("x")
+    net.add("flat", dn.Flatten(), "x")
+    net.add("one", dn.Dense(2), "flat")
+    net.add("two", dn.Dense(1), "flat")
+    net.init((4, 4, 1))
+    net.input = dn.data.InputSpec((4, 4), channels=1, mean=0.5, std=0.25)
+    assert dn.load(net.save(tmp_path / "net.npz")).input == net.input
+    net.input = dn.data.InputSpec((4, 4), channels=1, classes=["a", "b"])
+    with pytest.raises(ValueError, match="a network with several outputs has them for each"):
+        net.save(tmp_path / "net.npz")
+
+
+def test_what_does_not_fit_is_told_before_the_training():
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((4, 4, 1))
+    net.input = dn.data.InputSpec((4, 4), channels=1, classes=["a", "b", "c"])
+    before = {name: dn.to_numpy(value).copy() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match="names 3 classes; the network has 2 outputs"):
+        net.fit(np.zeros((4, 4, 4, 1), "float32"), np.arange(4) % 2, verbose=0)
+    assert all((dn.to_numpy(value) == before[name]).all() for name, value in net.state_dict().items())
+
+
+def test_a_scale_that_no_deviation_has_is_not_noted():
+    x, t = np.random.default_rng(0).random((4, 4, 4, 1), "float32"), np.arange(4) % 2
+    for scale in (-1.0, 0.0):
+        net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+        net.fit(x, t, augment=dn.data.Augment(shift=0, flip=False, scale=scale), verbose=0)
+        assert net.input is None
+
+
+def test_an_input_of_ones_own_class_is_its_own_matter(tmp_path):
+    class Mine(dn.Identity):
+        input = "left"
+
+    net = dn.Sequential([Mine(), dn.Dense(2)]).init((3,))
+    assert dn.load(net.save(tmp_path / "net.npz"), custom={"Mine": Mine})
+    assert dn.load(Mine().init((3,)).save(tmp_path / "own.npz"), custom={"Mine": Mine})
+    net.input = "left"
+    with pytest.raises(TypeError, match="expected a dn.data.InputSpec"):
+        net.save(tmp_path / "net.npz")

@@ -179,7 +179,6 @@ def place(folder, contents):
     [
         ("named/mnist", "mnist"),
         ("named/MNIST/raw", "mnist"),
-        ("named", "mnist"),
         ("home/.cache/dualnet/mnist", "mnist"),
         ("work/data/MNIST/raw", "mnist"),
         ("home/.keras/datasets/fashion-mnist", "fashion_mnist"),
@@ -197,6 +196,17 @@ def test_files_are_found_where_people_have_them(home, monkeypatch, contents, fol
     for other in others:  # and nobody takes them for another data set
         with pytest.raises(FileNotFoundError, match="DUALNET_OFFLINE forbids"):
             getattr(data, other)()
+
+
+def test_four_files_without_a_folder_of_their_own_may_be_anybodys(home, monkeypatch, contents):
+    """Fashion-MNIST's files have the same names."""
+    monkeypatch.setenv("DUALNET_DATA", str(home.parent / "named"))
+    monkeypatch.setenv("DUALNET_OFFLINE", "1")
+    place(home.parent / "named", contents)
+    for name in ("mnist", "fashion_mnist", "kmnist"):
+        with pytest.raises(FileNotFoundError, match="DUALNET_OFFLINE forbids"):
+            getattr(data, name)()
+    assert is_right(data.load_mnist(home.parent / "named", dtype="uint8"))
 
 
 def test_keras_file_is_found(home, monkeypatch):

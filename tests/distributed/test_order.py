@@ -40,3 +40,34 @@ def test_buckets_that_travel_at_once_do_not_meet(size):
             for other in range(1, size):
                 total = total + found[other][0][place]
             assert all(numpy.array_equal(one[1][place], total) for one in found)
+
+
+def test_one_rank_alone_has_its_own_sum():
+    (found,) = dn.distributed.run_in_threads(lambda ranks: ranks.all_reduce(dn.asarray([1.0, 2.0])), 1)
+    assert dn.to_numpy(found).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_validation_where_a_rank_has_no_example(several):
+    """5 examples in batches of 4 on 2 ranks, with a loss of one's own: nobody knows how it counts nothing."""
+
+    def own(y, t):
+        value, way = dn.losses.mean_squared_error(y, t)
+        return value, way
+
+    rng = numpy.random.default_rng(0)
+    x, t = rng.random((5, 3), "float32"), rng.random((5, 2), "float32")
+
+    def train(ranks=False):
+        net = dn.Sequential([dn.Dense(2)])
+        if several:
+            net = dn.Graph("x").add("a", dn.Dense(2), "x").add("b", dn.Dense(2), "x")
+        targets = {"a": t, "b": t} if several else t
+        loss = {"a": own, "b": own} if several else own
+        options = {"batch_size": 4, "seed": 0, "verbose": 0, "shuffle": False, "loss": loss, "distributed": ranks}
+        return net.fit(x, targets, validation_data=(x, targets), **options)
+
+    alone = train()
+    for history in dn.distributed.run_in_threads(train, 2):
+        assert history["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert history["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)

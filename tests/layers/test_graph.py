@@ -218,3 +218,20 @@ def test_inference_drops_what_nobody_needs_any_more(rng):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3.5 * x.nbytes
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_an_input_that_several_nodes_take_trains(first):
+    """The first layer of ``fit`` makes no dx; another node that takes the same input does."""
+    net = dn.Graph("x")
+    if first == "b":
+        net.add("b", dn.Conv2D(1, 1), "x")
+    net.add("a", dn.Conv2D(2, 1), "x")
+    if first == "a":
+        net.add("b", dn.Conv2D(1, 1), "x")
+    net.add("joined", dn.Concatenate(), ["x", "a", "b"])
+    net.add("y", dn.Sequential([dn.Flatten(), dn.Dense(2)]), "joined")
+    rng = np.random.default_rng(0)
+    x, t = rng.random((8, 3, 3, 1), "float32"), np.arange(8) % 2
+    history = net.fit(x, t, epochs=2, verbose=0)
+    assert len(history["loss"]) == 2 and dn.check.gradient(net)

@@ -152,3 +152,10 @@ def test_numpy_scalars_are_taken(backend):
     y, _ = dn.ops.dropout(x, np.float64(0.5), key=(np.uint64(2**63), np.int32(1)))
     assert y.dtype == "float32"
     np.testing.assert_array_equal(dn.to_numpy(y) > 0, mask_of(x, 0.5, (2**63, 1)))
+
+
+def test_rows_that_share_one_fate_share_it_wherever_they_stand(backend):
+    x = dn.asarray(np.ones((6, 5), "float32"))
+    whole = dn.to_numpy(dn.ops.dropout(x, 0.5, key=(3, 1), shared_axes=(0,))[0])
+    part = dn.to_numpy(dn.ops.dropout(x[2:4], 0.5, key=(3, 1), shared_axes=(0,), first_row=2)[0])
+    assert np.array_equal(part, whole[2:4]) and 0 < (whole[0] == 0).sum() < 5

@@ -376,3 +376,18 @@ def test_a_schedule_observes_the_loss_on_held_out_data_if_there_is_some():
         seen = Seen()
         history = small().fit(x, t, epochs=3, optimizer=dn.SGD(lr=seen), validation_data=held_out, verbose=0)
         assert seen.losses == history[name]
+
+
+def test_a_negative_loss_that_turns_nan_is_warned_of():
+    def falls(y, t):
+        value, way = dn.losses.mean_squared_error(y, t)
+        return value - 1e3, way
+
+    net, (x, t) = dn.Sequential([dn.Dense(1)]), (np.ones((8, 1), "float32"), np.ones((8, 1), "float32"))
+
+    def spoil(run):
+        if run.epoch == 0:
+            run.net[0].w.value = run.net[0].w.value * float("nan")
+
+    with pytest.warns(UserWarning, match="the loss is nan in epoch 2"):
+        net.fit(x, t, epochs=2, loss=falls, callbacks=spoil, verbose=0)

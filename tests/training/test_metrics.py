@@ -206,3 +206,11 @@ def test_names_without_a_batch(backend):
     assert ratio.names == ("recall", "precision")
     assert ratio.figures(ratio.of(y, t, None)) == {"recall": 1.0, "precision": 1.0}
     assert ratio.figures(ratio.of(y, t, dn.asarray([0.0]))) == {"recall": 0.0, "precision": 0.0}
+
+
+def test_nan_is_no_right_answer_in_top_k(backend):
+    y = dn.asarray(np.array([[np.nan] * 4, [1.0, np.nan, 0.0, 0.0], [3.0, 2.0, 1.0, 0.0]], "float32"))
+    t = dn.asarray(np.array([1, 1, 1]))
+    for k, right in ((1, 0), (2, 1), (3, 1)):
+        metric = metrics_module.TopK(k)
+        assert metric.figures(metric.of(y, t, None)) == {f"top{k}": pytest.approx(right / 3)}

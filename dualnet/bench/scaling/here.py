@@ -86,8 +86,8 @@ class Check:
 def check(name: str, input_shape: tuple[int, ...] | None, ranks: int, batch: int) -> Check:
     """Train a model on 1, 2, 4 … ``ranks`` ranks of this machine, and predict each from one rank and the links.
 
-    The step of one rank is measured, and for each number of ranks the latency and the bandwidth of its all-reduce. More
-    ranks than cores share them, which the prediction knows: it divides the cores among the ranks.
+    The step of one rank is measured, and for each number of ranks the latency and the bandwidth of its all-reduce. If
+    there are more ranks than cores, the prediction divides the cores among them.
     """
     if name not in CLASSIFIERS:
         known = ", ".join(CLASSIFIERS)

@@ -23,9 +23,9 @@ from .steps import Arrays, NodeRun, Twin
 __all__ = ["judge"]
 
 TF32 = (1e-4, 1e-3)
-"""Relative errors that factors of 10 binary digits leave in float32."""
+"""Relative errors in float32 if its factors are rounded to 10 binary digits, as TF32 does."""
 CANCELS = 10.0
-"""So much further from R than float64's limit may theirs be in float64, where it is the same function."""
+"""If theirs is the same function, in float64 it may be this many times the limit away from R."""
 
 
 def judge(run: NodeRun) -> list[Row]:

@@ -22,7 +22,7 @@ from ..onnx_graph import GraphReader
 from ..onnx_nodes import READERS
 from .judging import judge
 from .onnx_twins import OneNode, is_real, turn
-from .report import Report, Row
+from .report import Report, Row, distance
 from .steps import Arrays, NodeRun, Twin
 
 __all__ = ["against_onnx", "is_onnx", "random_input"]
@@ -217,7 +217,7 @@ def _umpired(row: Row, run: NodeRun, twin: Twin, one: OneNode) -> Row:
     except Exception:  # an operator that the reference does not have
         return row
     ours = twin.run({name: twin.turned(name, array) for name, array in run.values.items()})[0]
-    here, there = _distance(ours, twin.turned("y", truth)), _distance(run.y, truth)
+    here, there = distance(ours, twin.turned("y", truth)), distance(run.y, truth)
     fault = "ours" if here > 4 * there else "theirs" if there > 4 * here else "undecided"
     if fault == row.fault:
         return row
@@ -234,7 +234,7 @@ def _optimised(model: Any, entry: str, x: numpy.ndarray, plain: Any) -> Iterator
         return
     result = model.graph.output[0].name
     y = _outputs(model, {entry: x}, [result], optimised=True)[result]
-    error, allowed = _distance(y, plain), WHOLE * UNIT[plain.dtype.name]
+    error, allowed = distance(y, plain), WHOLE * UNIT[plain.dtype.name]
     story = f"with its graph optimisations on, the output is {error:.1e} from that of the nodes, allowed {allowed:.1e}."
     fault = "" if error <= allowed else "theirs"
     yield Row("whole graph", "optimised", "y", error, allowed, error / allowed, fault, "its own nodes", "", story)
@@ -257,11 +257,4 @@ def _whole(model: Any, entry: Any, x: numpy.ndarray, plain: Any, report: Report)
         why = str(error).partition(": ")[0] if "no counterpart" in str(error) else shortened(str(error))
         report.notes.append(f"dn.from_onnx does not read the whole model, so it has no output of ours: {why}")
         return
-    report.logits = _distance(y, turn(after.order, plain.ndim, y.shape)(plain))
-
-
-def _distance(one: numpy.ndarray, other: numpy.ndarray) -> float:
-    one, other = one.astype("float64"), other.astype("float64")
-    norm = float(numpy.linalg.norm(other))
-    gap = float(numpy.linalg.norm(one - other))
-    return gap / norm if norm else gap
+    report.logits = distance(y, turn(after.order, plain.ndim, y.shape)(plain))

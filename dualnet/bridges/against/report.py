@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy
+
 from ... import markup
 
-__all__ = ["Report", "Row"]
+__all__ = ["Report", "Row", "distance"]
 
 HEADINGS = ("layer", "kind", "what", "error", "allowed", "ratio", "at fault", "judged by")
 
@@ -57,9 +59,8 @@ class Report:
 
     ``rows`` come in the order of computation: each layer's output in the forward pass, the loss, then deltas and
     gradients from last to first. ``losses`` holds their loss, and for comparison ours and that of float64, where they
-    could be computed; ``logits`` is the distance of the two outputs. ``unjudged`` names the layers about which nobody
-    can tell, ``notes`` says what was left out, and ``them``
-    who is compared with dualnet.
+    could be computed; ``logits`` is the distance of the two outputs. ``unjudged`` names the layers that nobody could
+    judge, ``notes`` says what was left out, and ``them`` who is compared with dualnet.
     """
 
     subject: str
@@ -155,3 +156,14 @@ def in_order(nodes: Iterable[list[Row]]) -> list[Row]:
     several = list(nodes)
     forward = [row for rows in several for row in rows if not row.backward]
     return forward + [row for rows in reversed(several) for row in rows if row.backward]
+
+
+def distance(one: numpy.ndarray, other: numpy.ndarray) -> float:
+    """‖one − other‖ / ‖other‖ over what is finite; infinite if they are not finite in different places or ways."""
+    one, other = one.astype("float64"), other.astype("float64")
+    finite = numpy.isfinite(one) & numpy.isfinite(other)
+    if not numpy.array_equal(one[~finite], other[~finite], equal_nan=True):
+        return math.inf
+    norm = float(numpy.linalg.norm(other[finite]))
+    gap = float(numpy.linalg.norm(one[finite] - other[finite]))
+    return gap / norm if norm else gap

@@ -14,7 +14,7 @@ from ...parity.cases.limits import UNIT
 from ...shim import asarray, to_numpy, use_backend
 from ..pytorch import _dtype_of, _without_root, converted, need_torch
 from .judging import judge
-from .report import Report, Row, in_order
+from .report import Report, Row, distance, in_order
 from .torch_losses import chosen, twin_of_loss
 from .torch_pass import Pass, Slot, host
 from .torch_twins import Finder
@@ -80,11 +80,22 @@ def _as_it_was(torch: Any, x: Any) -> Iterator[None]:
         yield
 
 
+def _random_states(torch: Any, x: Any) -> list[Any]:
+    """Where the generators are: that of the CPU and, if x is on a GPU, that GPU's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.device.type == "cuda" else [])]
+
+
+def _draw_from(torch: Any, states: list[Any], device: Any = None) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
 class _Whole:
     """The module as it is, on a copy: what the nodes must add up to."""
 
     def __init__(self, torch: Any, module: Any, x: Any, t: Any, loss: Any) -> None:
-        self.random = torch.get_rng_state()
+        self.random = _random_states(torch, x)
         try:
             self.copy = copy.deepcopy(module)
         except Exception as error:
@@ -127,11 +138,11 @@ def _judged(torch: Any, module: Any, x: Any, t: Any, whole: _Whole, report: Repo
     """One step of a traced copy, node by node from the last to the first."""
     root = torch.nn.Sequential(copy.deepcopy(module))
     root.training = module.training
-    torch.set_rng_state(whole.random)
+    _draw_from(torch, whole.random, x.device)
     nodes, closed = traced(root)
     report.notes += [f"{_without_root(name)} is one node: torch.fx cannot follow it ({why})"
                      for name, why in closed.items()]  # fmt: skip
-    torch.set_rng_state(whole.random)
+    _draw_from(torch, whole.random, x.device)
     step = Pass(root, nodes)
     y = step.forward(x)
     if not isinstance(y, Slot):
@@ -209,9 +220,8 @@ def _size(*tensors: Any) -> float:
 
 
 def _distance(one: Any, other: Any) -> float:
-    one, other = (tensor.detach().cpu().double() for tensor in (one, other))  # some devices have no float64
-    norm, gap = float(other.norm()), float((one - other).norm())
-    return gap / norm if norm else gap
+    one, other = (tensor.detach().cpu().double().numpy() for tensor in (one, other))  # some devices have no float64
+    return distance(one, other)
 
 
 def _listed(names: list[str], most: int = 5) -> str:

@@ -395,9 +395,7 @@ def _may_overwrite(node: Any, module: Any) -> bool:
     name = _called(node)
     if isinstance(node.target, Applied) or node.kwargs.get("inplace") or True in node.args:
         return True
-    return name.endswith("_") or (name.startswith("i") and name[1:] in ("add", "mul", "sub", "truediv")) or (
-        name == "setitem" or name in ("iadd", "imul")
-    )  # fmt: skip
+    return name.endswith("_") or name in ("iadd", "imul", "isub", "itruediv", "setitem")
 
 
 def _mapped(value: Any, change: Callable[[Any], Any], kind: type = Slot) -> Any:

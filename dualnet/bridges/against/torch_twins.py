@@ -9,7 +9,7 @@ import numpy
 
 from ...layers.dropout import Dropout
 from ...layers.layer import Layer
-from ..pytorch import FLAGGED, _called, _Graphs, _Reader, _values_in
+from ..pytorch import FLAGGED, _attribute, _called, _Graphs, _Reader, _values_in
 from ..torch_layers import MAPS, Value
 from .steps import NodeRun, Twin
 from .torch_pass import Done
@@ -17,7 +17,6 @@ from .twins import CopyTwin, JoinTwin, LayerTwin, MaskTwin, SumTwin, Turn
 
 __all__ = ["Finder", "turn"]
 
-PLAIN_COPY = ("contiguous", "clone", "identity", "Identity", "detach")
 DROPPING = ("dropout", "dropout2d", "feature_dropout", "stochastic_depth")
 OURS = {"weight": ("w", "gamma"), "bias": ("b", "beta")}
 
@@ -25,7 +24,7 @@ OURS = {"weight": ("w", "gamma"), "bias": ("b", "beta")}
 class Finder:
     """Goes through the graph with the reader of ``from_torch``, and says what each node is.
 
-    What comes behind a node that the reader does not know goes on from the shape that the tensor really had.
+    Behind a node that the reader does not know, it goes on from the shape that the tensor really had.
     """
 
     def __init__(self, root: Any, nodes: list[Any], dtype: str | None) -> None:
@@ -41,7 +40,7 @@ class Finder:
         """Find the twins of all nodes. ``shapes`` are those of the tensors; ``values`` holds what is no tensor."""
         for node in nodes:
             if node.op == "get_attr":
-                value: Any = _got(self.root, node.target)
+                value: Any = _attribute(self.root, node.target)
             elif node.op == "placeholder":
                 value = _fresh(node.name, shapes[node.name]) if node.name in shapes else values.get(node.name)
             elif node.op == "output":
@@ -191,12 +190,6 @@ def _turned(value: Value, axes: tuple[int, ...]) -> Value:
 
 def _fits(value: Value, shape: tuple[int, ...]) -> bool:
     return tuple(value.theirs[1:]) == tuple(shape[1:])
-
-
-def _got(root: Any, path: str) -> Any:
-    for name in path.split("."):
-        root = getattr(root, name)
-    return root
 
 
 def _is_flagged(node: Any) -> bool:

@@ -83,20 +83,25 @@ def _functions_as_nodes() -> Iterator[None]:
     """
     torch = need_torch("against")
     before: list[tuple[Any, str, Any]] = []
-    for function in _subclasses(torch.autograd.Function):
-        own = vars(function)
+    functions = list(dict.fromkeys(_subclasses(torch.autograd.Function)))
+    forwards = {function: function.forward for function in functions}  # before any of them is replaced
+    setups = {function: function.setup_context for function in functions}
+    for function in functions:
         splits = any("setup_context" in vars(kind) for kind in function.__mro__[:-1] if not _of_torch(kind))
-        if "forward" in own:
-            before.append((function, "forward", own["forward"]))
-            function.forward = staticmethod(_forward(torch, function, function.forward, splits))
-        if "setup_context" in own:
-            before.append((function, "setup_context", own["setup_context"]))
-            function.setup_context = staticmethod(_setup(torch, function.setup_context))
+        replaced = {"forward": _forward(torch, function, forwards[function], splits)}
+        if splits:
+            replaced["setup_context"] = _setup(torch, setups[function])
+        for name, call in replaced.items():  # one that is inherited too: the class may have a backward of its own
+            before.append((function, name, vars(function).get(name)))
+            setattr(function, name, staticmethod(call))
     try:
         yield
     finally:
         for function, name, value in before:
-            setattr(function, name, value)
+            if value is None:
+                delattr(function, name)
+            else:
+                setattr(function, name, value)
 
 
 def _forward(torch: Any, function: Any, forward: Callable[..., Any], splits: bool) -> Callable[..., Any]:

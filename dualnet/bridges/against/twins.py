@@ -31,7 +31,7 @@ from .steps import Arrays
 __all__ = ["CopyTwin", "JoinTwin", "LayerTwin", "LossTwin", "MaskTwin", "SumTwin", "by_references"]
 
 LOOPS = 2_000_000
-"""So many products take plain loops some seconds."""
+"""Plain loops take some seconds for this many products."""
 Turn = Callable[[numpy.ndarray], numpy.ndarray]
 
 

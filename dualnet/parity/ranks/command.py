@@ -66,7 +66,8 @@ def compare(
         words = ["-m", "dualnet.parity.ranks.rank", folder, ",".join(chosen), str(steps), str(seed)]
         launched = launch(ranks, words, timeout=LONGEST)
         files = [Path(folder) / f"{rank}.json" for rank in range(ranks)]
-        there = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        ended = launched.code or not all(file.exists() for file in files)  # then one may be cut off
+        there = [] if ended else [json.loads(file.read_text(encoding="utf-8")) for file in files]
     whole = len(there) == ranks and not launched.code
     found = judge(there) if whole else {"rows": [], "controls": []}
     head = {

@@ -100,7 +100,10 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned. It is called after ``on_fit_begin``; arrays lie on the host."""
+        """Go on from what :meth:`state_dict` returned; called after ``on_fit_begin``.
+
+        Arrays lie on the host and cannot be written to: copy them if you change them in place.
+        """
 
 
 def figure(op: str, run: Run, monitor: str | None, mode: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 import dualnet as dn
 from dualnet.bridges.against.judging import judge
-from dualnet.bridges.against.report import Report, Row, in_order
+from dualnet.bridges.against.report import Report, Row, distance, in_order
 from dualnet.bridges.against.steps import NodeRun
 from dualnet.bridges.against.twins import LayerTwin
 
@@ -181,3 +181,11 @@ def test_a_small_error_is_seen_among_many_elements():
     run = NodeRun("cube", "Cube", {"x": x}, x**3, dy, cube({"x": x}, dy)[1], again=cube)
     row = judge(run)[-1]
     assert (row.quantity, row.fault) == ("dx", "theirs") and row.error > 2e-5
+
+
+def test_the_distance_of_what_is_not_finite():
+    inf, nan = float("inf"), float("nan")
+    one = np.array([1.0, -inf, nan, 3.0])
+    assert distance(one, one) == 0.0 and distance(one + np.array([0, 0, 0, 1.0]), one) == pytest.approx(1 / 10**0.5)
+    for other in ([1.0, inf, nan, 3.0], [1.0, -inf, 2.0, 3.0], [inf, -inf, nan, 3.0]):
+        assert distance(one, np.array(other)) == inf

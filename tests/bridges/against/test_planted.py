@@ -297,3 +297,34 @@ def test_what_rounding_alone_does_to_a_long_sum_is_a_note():
         assert "by rounding alone: 401,408 terms" in str(report)
     wrong = nn.Sequential(MyConv(3, 4, "db averaged"), *module[1:])
     assert dn.against(wrong, torch.rand(8, 3, 64, 64), torch.zeros(8).long()).first == "0.Conv"
+
+
+def test_a_function_with_an_inherited_forward_is_judged_by_its_own_backward():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, dy):
+            return 2 * dy
+
+    class Wrong(Double):
+        @staticmethod
+        def backward(ctx, dy):
+            return 3 * dy
+
+    class Calls(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function.apply(x)
+
+    for function, fine in ((Double, True), (Wrong, False)):
+        module = nn.Sequential(nn.Linear(4, 4), Calls(function), nn.Linear(4, 3))
+        report = dn.against(module, torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+        assert bool(report) is fine, str(report)
+        assert fine or report.first == "1.Wrong"
+    assert "forward" not in vars(Wrong) and Double.forward(None, 1) == 2, "put back as they were"
