@@ -27,6 +27,7 @@ from . import several
 __all__ = [
     "check_inputs",
     "check_lengths",
+    "check_mixing",
     "check_training",
     "check_trial",
     "examples",
@@ -68,6 +69,16 @@ def examples(op: str, x: Any, t: Any) -> Data:
     if len(x) == 0:
         raise ValueError(f"{op}: x holds no examples; expected at least one")
     return x, t
+
+
+def check_mixing(augment: Any, class_weight: Any, ignore_label: Any) -> None:
+    """Raise if images are to be mixed whose weights hang on a single class."""
+    if getattr(augment, "mixes", False) and not (class_weight is None and ignore_label is None):
+        what = "ignore_label" if class_weight is None else "class_weight"
+        raise ValueError(
+            f"fit: {what} needs one class for each image, and MixUp and CutMix make images of two. Leave one or the "
+            "other out."
+        )
 
 
 def initialise(net: Layer, x: Any, seed: int, augment: Any = None) -> None:

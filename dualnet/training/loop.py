@@ -38,7 +38,7 @@ from ..shim.dtypes import is_half
 from .accumulating import added, apart, grouped
 from .batches import batches
 from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
-from .checks import check_lengths, check_training, check_trial, initialise, output_of_one
+from .checks import check_lengths, check_mixing, check_training, check_trial, initialise, output_of_one
 from .ending import ends_like_ctrl_c, unbroken
 from .finite import FiniteSteps
 from .given import Given, data_of, inputs_of, tested
@@ -157,6 +157,7 @@ def fit(
     with ranks.guard():
         epochs, initial_epoch, batch_size = check_lengths(epochs, initial_epoch, batch_size)
         augment = augmentation(augment, "fit")
+        check_mixing(augment, class_weight, ignore_label)
         t, validation_data = targets_of(net, t), validation_of(net, validation_data)
         given = Given(x, t, sample_weight, validation_data, validation_split, steps_per_epoch, resume)
         options = {"size": batch_size, "seed": seed, "shuffle": shuffle, "augment": augment}

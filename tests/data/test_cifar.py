@@ -168,8 +168,13 @@ def test_a_bomb_of_an_archive_is_given_up(tmp_path, monkeypatch):
 
 
 class Command:
+    """What makes a file as soon as it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/dualnet-was-run",)
+        return os.system, (f"touch {self.marker}",)
 
 
 def numpy_array(*arguments):
@@ -178,9 +183,9 @@ def numpy_array(*arguments):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_that_runs_something_is_refused_by_name(tmp_path, protocol):
-    marker = Path("/tmp/dualnet-was-run")
+    marker = tmp_path / "was-run"
     with pytest.raises(DataError, match=f"names {os.name} system, which is no data, and is never run"):
-        read_pickle(pickle.dumps({b"data": Command()}, protocol), Path("train"))
+        read_pickle(pickle.dumps({b"data": Command(marker)}, protocol), Path("train"))
     assert not marker.exists()
 
 

@@ -37,8 +37,9 @@ def test_all_ranks_meet(how):
 
 
 def test_they_share_the_cores(how):
-    done = launching.launch(2, ["-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], timeout=60, threads=3)
-    assert done.words.split() == ["3", "3"]
+    told = "import os; print('<' + os.environ['OMP_NUM_THREADS'] + '>')"
+    done = launching.launch(2, ["-c", told], timeout=60, threads=3)
+    assert done.words.count("<3>") == 2, done.words  # the lines of two ranks may run into each other
 
 
 def test_an_error_of_one_rank_is_told(how):

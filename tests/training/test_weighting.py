@@ -214,3 +214,15 @@ def test_the_weighted_mean_of_pytorch(backend, rng):
     assert net.evaluate(x, t, class_weight=w, ignore_label=-100)["loss"] == pytest.approx(loss.item(), rel=1e-12)
     found = gradient(net, x, t, class_weight=w, ignore_label=-100)
     np.testing.assert_allclose(found["0.w"], x.T @ y.grad.numpy(), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("given", [{"class_weight": {0: 2.0}}, {"ignore_label": 1}])
+@pytest.mark.parametrize("mixing", [dn.data.MixUp(0.2), dn.data.CutMix(1.0)])
+def test_mixed_images_have_no_class_of_their_own(given, mixing):
+    x, t = np.random.default_rng(0).random((8, 4, 4, 1), "float32"), np.arange(8) % 2
+    net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
+    with pytest.raises(ValueError, match=f"fit: {next(iter(given))} needs one class for each image, and MixUp"):
+        net.fit(x, t, augment=[mixing], verbose=0, **given)
+    assert net.input_shape is None, "nothing was initialised"
+    net.fit(x, t, augment=[mixing], verbose=0)
+    net.fit(x, t, augment=[dn.data.Flip()], verbose=0, **given)
