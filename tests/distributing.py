@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ import dualnet as dn
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 4
+PROGRAM = ROOT / "tests" / "distributed" / "program.py"
+TAU = 1e-13
 
 
 def data(examples: int = 50, seed: int = 0):
@@ -74,3 +78,41 @@ def under_mpi(number: int, program: Path, *arguments: str, limit: float = 120.0)
     return subprocess.run(
         command, capture_output=True, text=True, encoding="utf-8", timeout=limit, env=environment(), check=False
     )
+
+
+def told(folder: Path, ranks: int) -> list[dict]:
+    """What each rank of the program says of its training."""
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
+
+
+def checked(folder: Path, ranks: int, expected: dict, kind: str) -> str:
+    """All ranks say the same, and have learned what one rank learns within τ. Returns the digest of all bits."""
+    every = told(folder, ranks)
+    assert [one["kind"] for one in every] == [kind] * ranks and [one["size"] for one in every] == [ranks] * ranks
+    for one in every:
+        assert {name: one[name] for name in ("hash", "figures", "loss", "seconds")} == {
+            name: every[0][name] for name in ("hash", "figures", "loss", "seconds")
+        }
+    with np.load(folder / "learned.npz") as learned:
+        assert furthest(dict(learned), expected) < TAU
+    return every[0]["hash"]
+
+
+def started(ranks: int, folder: Path, what: str, rank1=(), **more: str) -> list[subprocess.Popen[str]]:
+    """Processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(PROGRAM), what, str(folder)]
+    return [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment(RANK=str(rank), **given, **more, **(dict(rank1) if rank == 1 else {})),
+        )
+        for rank in range(ranks)
+    ]

@@ -11,6 +11,7 @@ import dualnet as dn
 
 from .. import data, models
 from ..data.inputs import InputSpec, border_of
+from ..data.sources import SOURCES, placed
 from ..files.network import saved
 
 DATASETS = {  # name: (model, epochs, learning rate for Adam)
@@ -60,6 +61,12 @@ def load(dataset: str, folder: str | None) -> Any:
     if folder is None:
         return getattr(data, dataset)()
     return READERS.get(dataset, data.load_mnist)(folder)
+
+
+def fetch(dataset: str, folder: str | None) -> None:
+    """Download a data set that has a name, if it is needed and lies nowhere."""
+    if dataset in SOURCES and folder is None:
+        placed(dataset)
 
 
 # -- what a network learns from ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import dualnet as dn
 from ..terminal import say
 from .options import EXIT_USAGE, exit_code
 
-__all__ = ["Ranks", "agreed", "together"]
+__all__ = ["Ranks", "agreed", "in_turns", "together"]
 
 Ranks = Any
 """A communicator."""
@@ -65,6 +66,17 @@ def _let_the_first_finish(ranks: Ranks, error: BaseException) -> None:
         time.sleep(0.05)
 
 
+def in_turns(ranks: Ranks, fetch: Callable[[], object]) -> None:
+    """Call ``fetch()`` on rank 0, then on one rank of each other machine, then on the rest.
+
+    So what is downloaded comes once for each disk, whether the machines share one or not: who comes later finds it.
+    """
+    machines = ranks.gather_words(socket.gethostname())
+    mine = 0 if ranks.rank == 0 else 1 if machines.index(machines[ranks.rank]) == ranks.rank else 2
+    for turn in range(3):
+        agreed(ranks, fetch if turn == mine else lambda: None)
+
+
 def agreed(ranks: Ranks, prepare: Callable[[], Value]) -> Value:
     """What ``prepare()`` returns here. If it fails on one rank, the command ends on all."""
     failed: BaseException | None = None
@@ -72,7 +84,8 @@ def agreed(ranks: Ranks, prepare: Callable[[], Value]) -> Value:
         value = prepare()
     except MISTAKES as error:
         failed = error
-    words = ranks.gather_words("" if failed is None else str(failed) or type(failed).__name__)
+    with ranks.patient():  # another rank may have more to read
+        words = ranks.gather_words("" if failed is None else str(failed) or type(failed).__name__)
     first = next((rank for rank, told in enumerate(words) if told), None)
     if first is None:
         return value

@@ -19,8 +19,8 @@ from ..writing import check_writable, replace_file
 from .configuration import Configured, beside, in_toml, optimizer_of, read_toml, setting
 from .options import EXIT_USAGE, command, count, counts, exit_code, in_json, loss_scale, rate, told, with_json
 from .places import checkpoints_of, file_with, place_of, save, stopped_of
-from .subjects import DATASETS, learnt
-from .together import Ranks, agreed, together
+from .subjects import DATASETS, fetch, learnt
+from .together import Ranks, agreed, in_turns, together
 
 DEFAULTS = {
     "dataset": "digits",
@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.distributed:
         return _Training(options, arguments).run()
     with together() as ranks:
+        in_turns(ranks, lambda: fetch(options.dataset, options.data))
         return agreed(ranks, lambda: _Training(options, arguments, ranks)).run()
 
 

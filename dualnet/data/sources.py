@@ -202,12 +202,17 @@ def cifar100(*, dtype: str = "float32") -> tuple[Split, Split]:
 
 def _loaded(name: str, dtype: str) -> tuple[Split, Split]:
     check_dtype(dtype, name)
+    return SOURCES[name].load(placed(name), dtype=dtype)
+
+
+def placed(name: str) -> Path:
+    """The folder that holds this data set; it is downloaded if it lies nowhere."""
     source = SOURCES[name]
     folder = _found(source)
     if folder is None:
         folder = roots()[0] / source.places[0]
         _download(name, source, folder)
-    return source.load(folder, dtype=dtype)
+    return folder
 
 
 def roots() -> list[Path]:

@@ -9,7 +9,8 @@ examples, so the result is that of one process with the whole batch, but for the
     if ranks.rank == 0: net.save("net.npz")
 
 ``communicator`` says what ranks can say to each other; ``hosts``, ``nccl`` and ``threads`` carry it; ``starting`` finds
-out how the program was started; ``mesh`` notices ranks that die or hang; ``buckets`` packs gradients.
+out how the program was started; ``meeting`` brings the ranks together; ``mesh`` notices those that die or hang;
+``buckets`` packs gradients.
 """
 
 from .communicator import Communicator, Null, RankError

@@ -2,7 +2,8 @@
 
 A backward pass has the gradients of the last layers first. While it goes on, those of a full bucket are added up over
 all ranks already. The first step only watches in which order gradients come; from the second step on the buckets are
-known, and are the same on every rank, since all ranks have the same network.
+known, and are the same on every rank, since all ranks have the same network. Where several small batches make a step,
+gradients travel during the backward pass of the last one, with the sums of those before it.
 
 Numbers do not depend on any of this: each is the sum over the ranks in their order, whatever it travels with.
 """
@@ -25,7 +26,8 @@ class Buckets:
     """Adds up the gradients of a network over all ranks, in every step.
 
     ``filled(layer, gradients)`` may be told gradients while the backward pass runs; ``summed(gradients)`` returns the
-    sums of all, by name. Those of 16 bits become float32.
+    sums of all, by name. Those of 16 bits become float32. ``before`` holds the sums of the small batches before this
+    one.
     """
 
     def __init__(self, communicator: Communicator) -> None:
@@ -41,7 +43,9 @@ class Buckets:
         names = {id(parameter): name for name, parameter in parameters.items() if not parameter.frozen}
         if names != self.names:
             self.names, self.came, self.plan, self.early = names, [], None, {}
-        self.held: Gradients = {}
+        self.before: Gradients = {}
+        self.held: Gradients = {}  # as the backward pass gave them
+        self.sent: Gradients = {}  # as they travel: with what was before
         self.waiting: dict[int, int] = {}
         self.pending: dict[int, Pending] = {}
 
@@ -62,9 +66,14 @@ class Buckets:
         place = self.early[name]
         bucket = self.plan[place]  # type: ignore[index]
         self.held[name] = gradient
+        self.sent[name] = wide(self.before[name]) + wide(gradient) if name in self.before else gradient
         left = self.waiting[place] = self.waiting.get(place, len(bucket)) - 1
         if left == 0:
-            self.pending[place] = self._start([self.held[one] for one in bucket])
+            self.pending[place] = self._start([self.sent[one] for one in bucket])
+
+    def added(self, gradients: Gradients) -> Gradients:
+        """Those gradients of the last small batch which travel by now, as they do: added to what was ``before``."""
+        return {name: self.sent[name] for name, g in gradients.items() if self.before and self.held.get(name) is g}
 
     def summed(self, gradients: Gradients) -> Gradients:
         """Every gradient as the sum over all ranks. Those of frozen parameters stay as they are."""
@@ -72,15 +81,17 @@ class Buckets:
         if self.plan is None or sorted(name for bucket in self.plan for name in bucket) != sorted(names):
             self.plan = self._planned(names, gradients)
         for place, bucket in enumerate(self.plan):
-            as_it_was = all(self.held.get(name) is gradients[name] for name in bucket)  # no layer above changed it
-            if place not in self.pending or not as_it_was:
+            as_it_was = all(self.sent.get(name) is gradients[name] for name in bucket)  # no layer above changed it
+            if not as_it_was and place in self.pending:
+                self.pending.pop(place).wait()  # on all ranks; what MPI still fills must not be thrown away
+            if place not in self.pending:
                 self.pending[place] = self._start([gradients[name] for name in bucket])
         for pending in self.pending.values():
             pending.forward()
         total = dict(gradients)
         for place, bucket in enumerate(self.plan):
             total |= dict(zip(bucket, self._apart(self.pending[place].wait(), [gradients[name] for name in bucket])))
-        self.held, self.pending = {}, {}  # gradients are not kept until the next step
+        self.before, self.held, self.sent, self.pending = {}, {}, {}, {}  # gradients are not kept until the next step
         return total
 
     def _planned(self, names: list[str], gradients: Gradients) -> list[list[str]]:

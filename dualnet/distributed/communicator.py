@@ -12,7 +12,8 @@ array, however many ranks there are, as in the ring of Patarasu and Yuan (2009),
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -24,10 +25,14 @@ __all__ = ["Communicator", "Null", "Pending", "RankError"]
 
 TIMEOUT = 30.0
 """Seconds that a collective waits for the other ranks."""
+LONG = 3600.0
+"""Seconds, where one rank may have much to do before the others can go on."""
 BUCKET_BYTES = 4 * 2**20
 """Gradients travel in packages of about so many bytes."""
 SMALL = 2**13
 """An array of fewer elements goes to all ranks as a whole: one message instead of two."""
+ASLEEP = 1.0
+"""Seconds between two questions that should have been milliseconds: this process was stopped, and waited for nobody."""
 SPINS, PAUSE = 0.01, 0.0005
 """Seconds: a rank that waits first asks again and again without a pause, for SPINS; then it pauses each time."""
 
@@ -216,13 +221,25 @@ class Communicator:
 
     def poll(self, test: Callable[[], bool]) -> None:
         """Call ``test`` until it says yes. Raises :class:`RankError` if that takes longer than ``timeout``."""
-        begun, calls = time.monotonic(), 0
+        begun = last = time.monotonic()
         while not test():
             self.check()
-            waited, calls = time.monotonic() - begun, calls + 1
-            if waited > self.timeout:
+            now = time.monotonic()
+            if now - last > ASLEEP:
+                begun += now - last
+            if now - begun > self.timeout:
                 raise self.late()
-            time.sleep(0 if waited < SPINS else PAUSE)
+            time.sleep(0 if now - begun < SPINS else PAUSE)
+            last = now
+
+    @contextmanager
+    def patient(self, seconds: float = LONG) -> Iterator[None]:
+        """Inside, wait so long for ranks that live, since one may be reading data. A dead one ends it all the same."""
+        before, self.timeout = self.timeout, max(seconds, self.timeout)
+        try:
+            yield
+        finally:
+            self.timeout = before
 
     def count(self) -> None:
         """A collective begins."""

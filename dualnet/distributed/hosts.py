@@ -7,13 +7,14 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
 
 from .communicator import Communicator, RankError
-from .mesh import HELD_BACK, Mesh, addresses, listener, meet
+from .meeting import addresses, listener, meet
+from .mesh import HELD_BACK, Mesh
 
 __all__ = ["MPI", "TCP", "Processes"]
 
@@ -86,6 +87,7 @@ class MPI(Processes):
     def __init__(self, **options: Any) -> None:
         library = mpi4py()
         self.library, self.world = library, library.COMM_WORLD.Dup()
+        check_world(self.world.size, os.environ)
         super().__init__(self.world.rank, self.world.size, **options)
         door = listener() if self.rank == 0 else None
         found = (addresses(), door.getsockname()[1], os.urandom(16)) if door is not None else None
@@ -134,7 +136,7 @@ class Answer:
 
 
 class TCP(Processes):
-    """Over sockets, with no library at all: rank 0 collects and sends on. For a few ranks; MPI is faster."""
+    """Over sockets, with no library at all: rank 0 passes everything on. For a few ranks; MPI is faster."""
 
     kind = "tcp"
 
@@ -160,6 +162,24 @@ class TCP(Processes):
 def _token() -> bytes:
     """What ranks show each other at the door."""
     return hashlib.sha256(b"dualnet ranks" + os.environ.get("DUALNET_TOKEN", "").encode()).digest()[:16]
+
+
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Variables in which a launcher of MPI tells each process how many ranks there are."""
+
+
+def check_world(size: int, environment: Mapping[str, str]) -> None:
+    """Raise if MPI knows of no other rank, though the launcher has started several: each would train alone.
+
+    >>> check_world(4, {"PMI_SIZE": "4"})
+    """
+    said = next((f"{name}={environment[name]}" for name in SIZES if environment.get(name, "1") != "1"), None)
+    if size == 1 and said is not None:
+        raise RuntimeError(
+            f"init: the launcher says {said}, but MPI knows of one rank alone. mpiexec or srun belongs to another MPI "
+            "than mpi4py does: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
+            "cluster's MPI (pip install --no-binary=mpi4py mpi4py)."
+        )
 
 
 def mpi4py() -> Any:

@@ -16,6 +16,11 @@ from pathlib import Path
 __all__ = ["Launched", "launch", "mpiexec"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS")
+OF_OTHERS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"),
+)
+"""Variables of the launcher that has started this process; the new ranks get their own."""
 NOISE = ("Abort(", "=", "YOUR APPLICATION", "This typically", "Please see")
 ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -47,7 +52,8 @@ def launch(ranks: int, words: Sequence[str], *, timeout: float, threads: int | N
     Each gets its share of the cores, or ``threads`` threads. After ``timeout`` seconds all are ended.
     """
     each = str(threads or max(1, (os.cpu_count() or 1) // ranks))
-    environment = {**os.environ, **dict.fromkeys(THREADS, each), "PYTHONUTF8": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_OTHERS}
+    environment |= {**dict.fromkeys(THREADS, each), "PYTHONUTF8": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH", "")]))
     program, command = mpiexec(), [sys.executable, *words]
     with tempfile.TemporaryFile() as said:

@@ -8,8 +8,9 @@ A collective of MPI or NCCL says nothing about the rank that it waits for, and w
 - beats, but fewer collectives than the others: it is alive and late
 - an error: its words
 
-Where there is no MPI the same connections carry the numbers (``carry``): all send to rank 0, which sends each its
-answer. Frames are a kind, a number, a length and bytes; nothing in them is ever run.
+Where there is no MPI the same connections carry the numbers (``carry``): all send to rank 0, which passes each part on
+as soon as it is there. Threads send and receive, so numbers travel while the main thread computes. Frames are a kind, a
+number, a length and bytes; nothing in them is ever run.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from ..terminal import say
 from .communicator import RankError
 
-__all__ = ["Mesh", "addresses", "listener", "meet"]
+__all__ = ["Mesh", "send_limit"]
 
+SOURCE = struct.Struct("!I")  # the rank from which numbers come that rank 0 passes on
+WINDOWS = os.name == "nt"
 HEAD = struct.Struct("!cQQ")  # kind, number, length
-HELLO = struct.Struct("!16sII")  # token, rank, process id
 BEAT = 1.0
 """Seconds between two beats."""
 GRACE = 10.0
@@ -55,20 +58,24 @@ class Mesh:
         self.silent = dict.fromkeys(range(size), 0.0)
         self.gone: set[int] = set()  # those that have said goodbye
         self.changed = threading.Condition()
-        self.asked: dict[int, dict[int, tuple[bytes, bytes]]] = {}  # at rank 0: collective -> rank -> kind, payload
+        self.parts: dict[int, dict[int, bytes]] = {}  # collective -> rank -> what came from there
+        self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
         self.answers: dict[int, bytes] = {}
         self.stop = threading.Event()
         for number, wire in self.sockets.items():
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, int(timeout)), 0))
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, send_limit(timeout))
             wire.settimeout(None)
             self._thread(self._read, number)
+        self.posts = [self._thread(self._post, number) for number in peers]
         if rank == 0:
             self._tell(b"N", 0, json.dumps(self.names).encode(), but=-1)
         self._thread(self._beat)
 
-    def _thread(self, target: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=target, args=args, daemon=True, name="dualnet-ranks").start()
+    def _thread(self, target: Callable[..., None], *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=args, daemon=True, name="dualnet-ranks")
+        thread.start()
+        return thread
 
     def name(self, rank: int) -> str:
         """``"rank 1 (process 4711 on host)"``"""
@@ -118,6 +125,10 @@ class Mesh:
         if not self.closed:
             self.closed = True
             self.stop.set()
+            for box in self.boxes.values():
+                box.put(None)
+            for post in self.posts if self.fault is None else ():  # the others may wait for what is still in a box
+                post.join(self.timeout)
             for number in self.sockets:
                 self._send(number, b"E", self.rank, str(self.place).encode())
 
@@ -126,30 +137,32 @@ class Mesh:
     def carry(self, kind: bytes, payload: bytes) -> int:
         """Begin a collective: ``b"g"`` gathers everybody's bytes, ``b"t"`` gives rank r everybody's r-th piece."""
         number = self.place
-        if self.rank == 0:
-            self._collect(0, kind, number, payload)
-        else:
-            self._send(0, kind, number, payload)
+        if self.rank:
+            self.boxes[0].put((kind, number, payload))
+        self._part(self.rank, kind, number, payload)
         return number
 
-    def _collect(self, peer: int, kind: bytes, number: int, payload: bytes) -> None:
-        """At rank 0: one more part of a collective. With the last one everybody gets an answer."""
+    def _part(self, source: int, kind: bytes, number: int, payload: bytes) -> None:
+        """A part of a collective, this rank's own or, at rank 0, another's, which goes on to all others at once."""
+        if self.rank == 0:
+            for rank in self.boxes:
+                if rank != source:
+                    self.boxes[rank].put((b"A", number, SOURCE.pack(source) + self._for(rank, kind, payload)))
+        self._keep(source, number, self._for(self.rank, kind, payload))
+
+    def _for(self, rank: int, kind: bytes, payload: bytes) -> bytes:
+        if kind == b"g":
+            return payload
+        piece = len(payload) // self.size
+        return payload[rank * piece : (rank + 1) * piece]
+
+    def _keep(self, source: int, number: int, part: bytes) -> None:
         with self.changed:
-            parts = self.asked.setdefault(number, {})
-            parts[peer] = kind, payload
-            if len(parts) < self.size:
-                return
-            del self.asked[number]
-        bodies = [parts[rank][1] for rank in range(self.size)]
-        if kind == b"t":
-            piece = len(bodies[0]) // self.size
-            answers = [b"".join(body[r * piece : (r + 1) * piece] for body in bodies) for r in range(self.size)]
-        else:
-            answers = [b"".join(bodies)] * self.size
-        for rank in range(1, self.size):
-            self._send(rank, b"A", number, answers[rank])
-        with self.changed:  # last: rank 0 may end with its own answer
-            self.answers[number] = answers[0]
+            parts = self.parts.setdefault(number, {})
+            parts[source] = part
+            if len(parts) == self.size:
+                del self.parts[number]
+                self.answers[number] = b"".join(parts[rank] for rank in range(self.size))
 
     # -- the threads
 
@@ -165,6 +178,11 @@ class Mesh:
             pass  # the thread that reads will see that the connection is gone
         finally:
             self.locks[peer].release()
+
+    def _post(self, peer: int) -> None:
+        """Send what is in this rank's box, while the main thread computes."""
+        while (letter := self.boxes[peer].get()) is not None:
+            self._send(peer, *letter)
 
     def _exactly(self, peer: int, count: int) -> bytes:
         held = bytearray(count)
@@ -204,14 +222,16 @@ class Mesh:
             if self.rank == 0:
                 self._tell(kind, number, payload, but=peer)
         elif kind == b"A":
-            with self.changed:
-                self.answers[number] = payload
+            self._keep(SOURCE.unpack_from(payload)[0], number, payload[SOURCE.size :])
         else:
-            self._collect(peer, kind, number, payload)
+            self._part(peer, kind, number, payload)
 
     def _beat(self) -> None:
+        last = time.monotonic()
         while not self.stop.wait(self._period()):
             now = time.monotonic()
+            if now - last > 3 * self._period():  # this process itself was stopped: it could not hear
+                self.heard.update(dict.fromkeys(self.heard, now))
             mine = {self.rank: (self.place, 0.0)}
             if self.rank == 0:
                 mine |= {rank: (self.places[rank], now - heard) for rank, heard in self.heard.items()}
@@ -221,6 +241,7 @@ class Mesh:
                 if now - heard > self.timeout and number not in self.gone and self.fault is None:
                     words = f"has said nothing for {now - heard:.1f} s: it is stopped, or its machine is gone"
                     self._faulty(f"{self.name(number)} {words}")
+            last = time.monotonic()
 
     def _tell(self, kind: bytes, number: int, payload: bytes, but: int) -> None:
         for rank in self.sockets:
@@ -243,93 +264,11 @@ class Mesh:
             os._exit(1)
 
 
-# -- how ranks find each other -----------------------------------------------------------------------------------------
+def send_limit(seconds: float) -> int | bytes:
+    """How long a message may take to be sent, as the machine's sockets want it: milliseconds, or a ``timeval``.
 
-
-def listener(port: int = 0) -> socket.socket:
-    """A socket at which the others can knock; port 0 is any that is free."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("", port))
-    made.listen(1024)
-    return made
-
-
-def addresses() -> list[str]:
-    """Where this machine may be reached: ``DUALNET_ADDRESS``, its name, and its addresses."""
-    host = socket.gethostname()
-    try:
-        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)]
-    except OSError:
-        found = []
-    given = os.environ.get("DUALNET_ADDRESS")
-    return list(dict.fromkeys([*([given] if given else []), *found, host, "127.0.0.1"]))
-
-
-def meet(
-    rank: int, size: int, door: socket.socket | None, where: list[str], port: int, token: bytes, timeout: float
-) -> Mesh:
-    """Connect with rank 0, whose ``door`` is open; return when everybody has come. ``token`` keeps strangers out."""
-    deadline = time.monotonic() + timeout
-    me = f"process {os.getpid()} on {socket.gethostname()}"
-    if door is not None:
-        return Mesh(rank, size, _let_in(size, door, token, me, deadline), timeout)
-    return Mesh(rank, size, {0: _knock(rank, where, port, token, me, deadline)}, timeout)
-
-
-def _let_in(size: int, door: socket.socket, token: bytes, me: str, deadline: float) -> dict[int, Any]:
-    peers: dict[int, Any] = {}
-    with door:
-        while len(peers) < size - 1:
-            door.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                wire, _ = door.accept()
-                wire.settimeout(5)
-                told, rank, length = HELLO.unpack(_receive(wire, HELLO.size))
-                name = _receive(wire, length).decode() if told == token and length < 1000 else ""
-            except (OSError, EOFError, UnicodeDecodeError) as error:
-                if time.monotonic() < deadline:
-                    continue  # a stranger, or somebody who hung up
-                missing = sorted(set(range(1, size)) - peers.keys())
-                raise RankError(
-                    f"rank 0 has waited for {size - 1} other ranks, and these have not come: {missing}"
-                ) from error
-            if told != token or not 0 < rank < size or rank in peers:
-                wire.close()
-                continue
-            try:
-                wire.sendall(HELLO.pack(token, 0, len(me.encode())) + me.encode())
-            except OSError:
-                continue  # it hung up, and will knock again
-            peers[rank] = wire, name
-    return peers
-
-
-def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadline: float) -> tuple[Any, str]:
-    last: Exception | None = None
-    while time.monotonic() < deadline:
-        for address in where:
-            try:
-                wire = socket.create_connection((address, port), timeout=5)
-                wire.sendall(HELLO.pack(token, rank, len(me.encode())) + me.encode())
-                told, _, length = HELLO.unpack(_receive(wire, HELLO.size))
-                if told == token and length < 1000:
-                    return wire, _receive(wire, length).decode()
-                wire.close()
-            except (OSError, EOFError) as error:
-                last = error
-        time.sleep(0.05)
-    raise RankError(
-        f"rank {rank} cannot reach rank 0 at port {port} of {', '.join(where)} ({last}). Is there a firewall? "
-        "The address of rank 0's machine is in MASTER_ADDR or, with MPI, in rank 0's DUALNET_ADDRESS."
-    )
-
-
-def _receive(wire: socket.socket, count: int) -> bytes:
-    held = b""
-    while len(held) < count:
-        more = wire.recv(count - len(held))
-        if not more:
-            raise EOFError
-        held += more
-    return held
+    >>> send_limit(30.0) in (30_000, struct.pack("ll", 30, 0))
+    True
+    """
+    whole = max(1, int(seconds))
+    return 1000 * whole if WINDOWS else struct.pack("ll", whole, 0)

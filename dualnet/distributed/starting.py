@@ -43,8 +43,9 @@ def init(
 
     ``mpiexec -n 4 python train.py`` needs ``pip install "dualnet[mpi]"``. ``torchrun``, Kubernetes and others that set
     ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` need nothing; and so does ``srun``, if Slurm starts no
-    MPI. ``kind`` ("mpi", "tcp", "nccl", "null") asks for one of them. With "nccl", arrays on GPUs travel from device to
-    device; it is chosen by itself where the backend in force is CuPy.
+    MPI. Where a launcher of MPI has set variables too, as ``srun`` does around ``torchrun``, ``RANK`` and its like
+    count. ``kind`` ("mpi", "tcp", "nccl", "null") asks for one of them. With "nccl", arrays on GPUs travel from device
+    to device; it is chosen by itself where the backend in force is CuPy.
 
     Where there is no MPI, rank 0 listens at ``MASTER_PORT``. If strangers can reach that port, set ``DUALNET_TOKEN`` to
     the same secret word on every rank: nobody is let in without it. With MPI, ranks look for rank 0 at the addresses
@@ -109,21 +110,34 @@ def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
     Start(kind='tcp', rank=2, size=4, host='gpu03', port=20011)
     >>> started({"PMI_SIZE": "2"}).kind, started({}).kind
     ('mpi', 'null')
+    >>> started({"PMI_SIZE": "2", "RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1"}).kind  # torchrun, inside srun
+    'tcp'
     """
     if kind == "null":
         return Start("null")
-    if kind == "mpi" or (kind != "tcp" and any(name in environment for name in BY_MPI)):
-        if kind == "mpi" or find_spec("mpi4py") is not None or not _in_environment(environment):
-            return Start("mpi")
+    if kind == "mpi":
+        return Start("mpi")
     found = _in_environment(environment)
     if found is None and kind == "tcp":
         raise ValueError(
             "init: kind='tcp' needs the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which torchrun and "
             "others set for each process"
         )
+    by_mpi = kind is None and any(name in environment for name in BY_MPI)
+    if by_mpi and not _by_torchrun(environment, found) and (found is None or find_spec("mpi4py") is not None):
+        return Start("mpi")
     if found is None or found.size == 1:
         return Start("null")
     return found
+
+
+def _by_torchrun(environment: Mapping[str, str], found: Start | None) -> bool:
+    """Was this process started by torchrun or its like, maybe inside a job of MPI, whose variables it inherits?
+
+    An MPI of its own would make every such process the only rank.
+    """
+    whole = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys()
+    return whole and ("TORCHELASTIC_RUN_ID" in environment or (found is not None and found.size > 1))
 
 
 def _in_environment(environment: Mapping[str, str]) -> Start | None:

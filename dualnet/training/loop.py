@@ -35,7 +35,7 @@ from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
-from .accumulating import added, apart, grouped
+from .accumulating import apart, grouped
 from .batches import batches
 from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
 from .checks import check_lengths, check_mixing, check_training, check_trial, initialise, output_of_one
@@ -329,7 +329,7 @@ def train_step(
             cast_all(net.parameters().values(), net.dtype)
         for place, ((x, t, w), share) in enumerate(zip(batches, parts)):
             weights = () if w is None else (w,)
-            with ranks.part(net, place, len(batches)):
+            with ranks.part(net, place, len(batches), gradients):
                 y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
                 y = each(wide, y)  # the loss of 16 bits is float32
                 if rows(x):
@@ -338,7 +338,7 @@ def train_step(
                     dy = dloss(start if share is None else start * share)
                 else:  # of a small batch nothing was left for this rank: its gradients are 0
                     value, dy = 0.0, y
-                gradients = added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
+                gradients = ranks.added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
             pullback.free()
             tally.add(y, t, value, *weights)
             met += [x, value] if rows(x) else []

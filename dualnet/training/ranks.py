@@ -37,7 +37,7 @@ from ..sharing import Part, taking
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_floating
 from ..version import __version__
-from .accumulating import Batch, apart, shares
+from .accumulating import Batch, added, apart, shares
 from .batches import part_of
 from .callbacks import Callback, Run
 from .checks import norm_of_rows
@@ -96,9 +96,13 @@ class Alone:
         """See :func:`dualnet.training.accumulating.shares`."""
         return shares(batches, weighting)
 
-    def part(self, net: Layer, place: int, of: int) -> AbstractContextManager[Any]:
-        """Inside, layers know that this small batch is a part of one."""
+    def part(self, net: Layer, place: int, of: int, before: dict[str, Array]) -> AbstractContextManager[Any]:
+        """Inside, layers know that this small batch is a part of one. ``before``: the gradients of those before it."""
         return nullcontext()
+
+    def added(self, gradients: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
+        """See :func:`dualnet.training.accumulating.added`."""
+        return added(gradients, more)
 
     def summed(self, net: Layer, gradients: dict[str, Array]) -> dict[str, Array]:
         """The gradients of the whole batch."""
@@ -134,7 +138,6 @@ class Ranks(Alone):
         self.leads = communicator.rank == 0
         self.buckets = Buckets(communicator)
         self.counts = numpy.zeros((communicator.size, accumulate))  # examples of each rank in each small batch
-        self.added: dict[str, Array] = {}
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -264,13 +267,17 @@ class Ranks(Alone):
         return [one / whole for one in totals]
 
     @contextmanager
-    def part(self, net: Layer, place: int, of: int) -> Iterator[None]:
-        """Inside, layers know that this small batch, one ``of`` several, is a part of one."""
+    def part(self, net: Layer, place: int, of: int, before: dict[str, Array]) -> Iterator[None]:
+        """Inside, layers know that this small batch, one ``of`` several, is a part of one.
+
+        Gradients travel while the backward pass of the last one runs, added to those of the small batches before it.
+        """
         communicator, counts = self.communicator, self.counts[:, place].astype(int)
         rank = communicator.rank
         if place == 0:
             self.buckets.begin(net.parameters())
-        filled = self.buckets.filled if communicator.overlap and of == 1 else None
+        self.buckets.before = before
+        filled = self.buckets.filled if communicator.overlap and place == of - 1 else None
         mine = Part(
             start=int(counts[:rank].sum()),
             rows=int(counts[rank]),
@@ -281,6 +288,11 @@ class Ranks(Alone):
         )
         with taking(mine):
             yield
+
+    def added(self, gradients: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
+        """The sums of the small batches' gradients; those that travel already are not added a second time."""
+        done = self.buckets.added(more)
+        return added(gradients, {name: g for name, g in more.items() if name not in done}) | done
 
     def summed(self, net: Layer, gradients: dict[str, Array]) -> dict[str, Array]:
         """The gradients of the whole batch; running statistics become the mean over the ranks."""

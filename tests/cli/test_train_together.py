@@ -40,6 +40,35 @@ sys.exit(cli.main(["train", *sys.argv[3:], "--distributed"]))
 """
 
 
+LOADS = """
+import os, socket, sys, time
+from pathlib import Path
+import numpy
+import dualnet as dn
+from dualnet import cli
+from dualnet.data import sources
+from dualnet.distributed import init
+machines, shared, target = eval(sys.argv[1]), sys.argv[2] == "shared", Path(sys.argv[3])
+ranks = init()
+ranks.timeout = 2.0
+machine = machines[ranks.rank]
+socket.gethostname = lambda: machine
+os.environ["DUALNET_DATA"] = str(target / ("disk" if shared else machine))
+os.environ["HOME"] = str(target / machine)
+def download(name, source, folder):
+    with open(target / "loads", "a") as log:
+        print(ranks.rank, file=log)
+    time.sleep(3)  # longer than ranks wait for each other
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        images = numpy.arange(8 * 784).astype("uint8").reshape(8, 28, 28)
+        dn.data.write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
+        dn.data.write_idx(folder / f"{part}-labels-idx1-ubyte.gz", numpy.arange(8, dtype="uint8"))
+sources._download = download
+sys.exit(cli.main(["train", "mnist", "--epochs", "1", "--quiet", "--distributed"]))
+"""
+
+
 @pytest.fixture(params=["mpiexec", "processes"])
 def ranks(request, monkeypatch, tmp_path):
     """``ranks(2, "train", ...)`` starts so many in a folder of their own."""
@@ -94,6 +123,22 @@ def test_the_configuration_is_kept_and_works_on_one_rank(ranks, capsys):
     one, two = (dn.load(name).state_dict() for name in ("a.npz", "b.npz"))
     largest = max(float(numpy.max(numpy.abs(dn.to_numpy(one[n]) - dn.to_numpy(two[n])))) for n in one if "moving" in n)
     assert largest < 1e-9  # each rank with its own statistics: 7e-2
+
+
+@pytest.mark.parametrize(("disk", "loads"), [("shared", "0"), ("apart", "0 2")])
+def test_a_data_set_is_downloaded_once_for_each_disk(ranks, tmp_path, disk, loads):
+    """Ranks 0, 1 and 3 on one machine, 2 on another: at the same time none, and each disk once."""
+    done = ranks(4, ["a", "a", "b", "a"], disk, tmp_path, code=LOADS)
+    assert done.code == 0, done.words
+    assert (tmp_path / "loads").read_text().split() == loads.split()
+
+
+def test_a_download_that_fails_is_told_once(ranks, monkeypatch, tmp_path):
+    for name in ("DUALNET_DATA", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setenv("DUALNET_OFFLINE", "1")
+    done = ranks(2, "train", "kmnist", "--distributed")
+    assert done.code == 2 and done.words.count("forbids to download it") == 1, done.words
 
 
 def test_json_is_one_object(ranks):

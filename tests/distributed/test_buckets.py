@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_frozen_gradients_stay():
     net.unfreeze()
 
 
-def test_a_layer_that_changes_what_its_child_has_reported():
+def test_a_layer_that_changes_what_its_child_has_reported(monkeypatch):
     """A container of one's own may scale the gradients of what is inside: what travels is what it returns."""
 
     class Halved(dn.Sequential):
@@ -105,6 +106,38 @@ def test_a_layer_that_changes_what_its_child_has_reported():
 
     net = Halved([dn.Flatten(), dn.Dense(3)]).init((6, 6, 2), seed=0, dtype="float64")
     x = dn.asarray(np.ones((2, 6, 6, 2)))
-    _, _, gradients, summed = steps(Buckets(dn.distributed.Null()), net, x)
+    buckets, pending, waited = Buckets(dn.distributed.Null()), [], []
+    start, wait = buckets.communicator.start_all_reduce, communicator.Pending.wait
+    buckets.communicator.start_all_reduce = lambda flat: pending.append(start(flat)) or pending[-1]
+    monkeypatch.setattr(communicator.Pending, "wait", lambda one: waited.append(one) or wait(one))
+    _, _, gradients, summed = steps(buckets, net, x)
     for name, gradient in gradients.items():
         np.testing.assert_array_equal(dn.to_numpy(summed[name]), dn.to_numpy(gradient))
+    assert len(pending) == 5 and set(waited) == set(pending)  # two steps sent them twice, and waited for both
+
+
+@pytest.mark.parametrize("size", [1, 10**7])
+def test_small_batches_travel_with_the_last_of_them_and_have_the_same_bits(monkeypatch, size):
+    began, filled, start = [], Buckets.filled, Buckets._start
+    inside = threading.local()
+
+    def noted(buckets, layer, gradients):
+        inside.backward = True
+        filled(buckets, layer, gradients)
+        inside.backward = False
+
+    def begun(buckets, gradients):
+        began.append(getattr(inside, "backward", False))
+        return start(buckets, gradients)
+
+    monkeypatch.setattr(Buckets, "filled", noted)
+    monkeypatch.setattr(Buckets, "_start", begun)
+    options = {"accumulate": 3, "batch_size": 7, "examples": 51, "sync_batch_norm": True}
+    expected = in_ranks(2, lambda r: trained(r, **options), overlap=False)[0][1]
+    assert not any(began)
+    began.clear()
+    found = in_ranks(2, lambda r: trained(r, **options), bucket_bytes=size)
+    assert all(same(learned, expected) for _, learned in found)
+    steps, packages = 6, 1 if size > 1 else len(network().parameters())  # 8 batches: 3 steps in an epoch, 2 epochs
+    assert began.count(True) == 2 * (steps - 1) * packages  # all but the first step, on both ranks
+    assert began.count(False) == 2 * packages

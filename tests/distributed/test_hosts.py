@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-from distributing import environment, furthest, mpiexec, trained, under_mpi
+from distributing import PROGRAM, checked, mpiexec, started, told, trained, under_mpi
 
 import dualnet as dn
 
-PROGRAM = Path(__file__).with_name("program.py")
-TAU = 1e-13
 WITHIN = 12.0  # seconds until all have ended: the ranks of the program wait for each other for 4
 
 
@@ -27,22 +20,6 @@ def mpi():
     pytest.importorskip("mpi4py", reason='needs pip install "dualnet[mpi]"')
     if mpiexec() is None:
         pytest.skip("mpiexec is not installed")
-
-
-def told(folder: Path, ranks: int) -> list[dict]:
-    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(ranks)]
-
-
-def checked(folder: Path, ranks: int, expected: dict, kind: str) -> str:
-    every = told(folder, ranks)
-    assert [one["kind"] for one in every] == [kind] * ranks and [one["size"] for one in every] == [ranks] * ranks
-    for one in every:
-        assert {name: one[name] for name in ("hash", "figures", "loss", "seconds")} == {
-            name: every[0][name] for name in ("hash", "figures", "loss", "seconds")
-        }
-    with np.load(folder / "learned.npz") as learned:
-        assert furthest(dict(learned), expected) < TAU
-    return every[0]["hash"]
 
 
 @pytest.fixture(scope="module")
@@ -59,26 +36,6 @@ def test_mpi_trains_what_one_rank_trains(mpi, tmp_path, expected, ranks):
         assert done.returncode == 0, done.stderr
         hashes.add(checked(tmp_path, ranks, expected, "mpi"))
     assert len(hashes) == 1
-
-
-def started(ranks: int, folder: Path, what: str, rank1=(), **more: str) -> list[subprocess.Popen[str]]:
-    """Processes as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(PROGRAM), what, str(folder)]
-    return [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=environment(RANK=str(rank), **given, **more, **(dict(rank1) if rank == 1 else {})),
-        )
-        for rank in range(ranks)
-    ]
 
 
 def test_sockets_train_the_same(tmp_path, expected):
@@ -118,6 +75,20 @@ def test_a_rank_in_trouble_ends_all_that_train_by_sockets(tmp_path, what):
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.communicate(timeout=20)
+
+
+def test_ranks_that_sleep_all_together_go_on(tmp_path, expected):
+    """As when a laptop is shut, or a virtual machine is moved: nobody has waited for anybody."""
+    processes = started(3, tmp_path, "train")
+    assert processes[2].stdout.readline().startswith("train at")
+    for number, pause in ((signal.SIGSTOP, 6.0), (signal.SIGCONT, 0.0)):  # they wait for each other for 4 s
+        for process in processes:
+            process.send_signal(number)
+        time.sleep(pause)
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    checked(tmp_path, 3, expected, "tcp")
 
 
 @pytest.mark.parametrize("what", ["KILL", "STOP", "raise"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -51,3 +54,25 @@ def test_ranks_that_hang_are_ended(how):
     begun = time.monotonic()
     done = launching.launch(2, ["-c", "import time; time.sleep(60)"], timeout=2)
     assert done.code == 124 and "did not end within 2 s" in done.last_words and time.monotonic() - begun < 20
+
+
+def test_the_launcher_of_this_process_is_none_of_theirs(how, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = launching.launch(2, ["-c", SUM], timeout=60)
+    assert done.code == 0 and done.words.count("[3 ") == 2, done.words
+
+
+def test_an_mpi_that_knows_of_no_launcher_is_refused(monkeypatch, tmp_path):
+    """As under the mpiexec of another MPI: started by hand, with the variable that it would set."""
+    pytest.importorskip("mpi4py", reason='needs pip install "dualnet[mpi]"')
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "MPI"))}
+    done = subprocess.run(
+        [sys.executable, "-c", "import dualnet as dn; dn.distributed.init()"],
+        env=environment | {"OMPI_COMM_WORLD_SIZE": "4"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0 and "MPI knows of one rank alone" in done.stderr, done.stderr

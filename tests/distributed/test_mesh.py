@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 
 import pytest
 
 from dualnet.distributed import RankError, mesh
-from dualnet.distributed.mesh import Mesh, listener, meet
+from dualnet.distributed.meeting import listener, meet
+from dualnet.distributed.mesh import Mesh
 
 TOKEN = b"0123456789abcdef"
 
@@ -82,6 +84,42 @@ def test_a_rank_that_falls_silent_is_named(silent):
                 assert f"rank {silent} (process" in fault(one) and "has said nothing for" in fault(one)
 
 
+def test_one_who_has_slept_has_not_listened():
+    """A process that was stopped hears nothing; when it wakes, the others are as alive as before."""
+    with meshes(2, timeout=1.0) as found:
+        one, slept = found[0], threading.Event()
+        found[1].timeout = 60.0  # it was awake
+
+        def sleeps(seconds: float) -> bool:
+            time.sleep(2.0)
+            one.heard[1] -= 2.0
+            slept.set()
+            return False
+
+        one.stop.wait = sleeps
+        assert slept.wait(10)
+        del one.stop.wait
+        time.sleep(0.3)
+        one.check()
+
+
+def test_numbers_go_by_way_of_rank_0():
+    """``g`` gathers everybody's bytes; ``t`` gives rank r the r-th piece of everybody's."""
+    with meshes(3, timeout=20.0) as found:
+        for number, kind, said in ((1, b"g", [b"aA", b"bB", b"cC"]), (2, b"t", [b"abc", b"def", b"ghi"])):
+            for one, words in zip(found, said):
+                one.place = number
+                one.carry(kind, words)
+        told = []
+        for one in found:
+            ends = time.monotonic() + 10
+            while len(one.answers) < 2 and time.monotonic() < ends:
+                time.sleep(0.01)
+            told.append((one.answers[1], one.answers[2]))
+        assert told == [(b"aAbBcC", b"adg"), (b"aAbBcC", b"beh"), (b"aAbBcC", b"cfi")]
+        assert not any(one.parts for one in found)
+
+
 def test_a_rank_that_is_late_is_told_from_one_that_is_silent():
     with meshes(3, timeout=2.0) as found:
         for one in found[:2]:
@@ -124,23 +162,8 @@ def test_a_rank_that_does_nothing_is_ended(monkeypatch):
         assert ended == [1]
 
 
-def test_strangers_are_not_let_in():
-    door = listener()
-    port = door.getsockname()[1]
-    with socket.create_connection(("127.0.0.1", port)) as wire:
-        wire.sendall(mesh.HELLO.pack(b"x" * 16, 1, 3) + b"abc")
-        with pytest.raises(RankError, match=r"these have not come: \[1\]"):
-            meet(0, 2, door, [], port, TOKEN, 0.5)
-
-
-def test_nobody_at_the_door():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(RankError, match="cannot reach rank 0 at port .* Is there a firewall"):
-        meet(1, 2, None, ["127.0.0.1"], port, TOKEN, 0.3)
-
-
-def test_addresses(monkeypatch):
-    monkeypatch.setenv("DUALNET_ADDRESS", "10.0.0.7")
-    assert mesh.addresses()[0] == "10.0.0.7" and "127.0.0.1" in mesh.addresses()
+@pytest.mark.parametrize(("windows", "limit"), [(False, struct.pack("ll", 30, 0)), (True, 30_000)])
+def test_how_long_sending_may_take(monkeypatch, windows, limit):
+    """Windows wants milliseconds, and would read a timeval of 30 s as 30 ms."""
+    monkeypatch.setattr(mesh, "WINDOWS", windows)
+    assert mesh.send_limit(30.9) == limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dualnet as dn
+from dualnet.distributed.hosts import check_world
 from dualnet.distributed.starting import Start, started
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
@@ -36,6 +37,28 @@ def test_slurm_with_mpi_and_without_mpi4py(monkeypatch):
     monkeypatch.setattr("dualnet.distributed.starting.find_spec", lambda name: None)
     assert started(both).kind == "tcp"
     assert started({"PMI_SIZE": "2"}).kind == "mpi"  # and the error says what to install
+
+
+def test_torchrun_inside_a_job_of_mpi(monkeypatch):
+    """It starts several processes for each that Slurm has started: an MPI of its own would make each the only rank."""
+    monkeypatch.setattr("dualnet.distributed.starting.find_spec", lambda name: object())
+    srun = SLURM | {"PMI_RANK": "0", "PMI_SIZE": "2", "PMIX_RANK": "0"}
+    torchrun = TORCHRUN | {"WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
+    assert started(srun).kind == "mpi"
+    assert started(srun | torchrun) == started(srun | TORCHRUN | {"WORLD_SIZE": "4"}) == Start("tcp", 1, 4, "a", 29500)
+    assert started(srun | torchrun | {"RANK": "0", "WORLD_SIZE": "1"}) == Start("null")
+    stray = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "a", "PMI_SIZE": "2"}  # in the shell of a pod, say
+    assert started(stray).kind == "mpi" and started({"RANK": "0", "WORLD_SIZE": "2", "PMI_SIZE": "2"}).kind == "mpi"
+
+
+@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_an_mpi_that_is_not_the_launchers(name):
+    """Open MPI's mpiexec starts four processes, and the MPICH of mpi4py knows nothing of it."""
+    with pytest.raises(RuntimeError, match=f"the launcher says {name}=4, but MPI knows of one rank alone"):
+        check_world(1, {name: "4"})
+    check_world(4, {name: "4"})
+    check_world(1, {name: "1"})
+    check_world(1, {})
 
 
 def test_what_is_asked_for():

@@ -46,9 +46,8 @@ def main(name: str, shape: str, batch: str, target: str) -> None:
     size = tuple(map(int, shape.split(","))) if shape else models.INPUT_SHAPES[name]
     with init() as ranks:
         net = models.get(name)().init(size, seed=0)
-        rng, N = numpy.random.default_rng(0), int(batch) * ranks.size
-        x = rng.standard_normal((N * TIMES, *size), dtype="float32")
-        t = rng.integers(0, net.output_shape(size)[0], len(x))
+        N = int(batch) * ranks.size
+        x, t = examples(size, N * TIMES, net.output_shape(size)[0])
         clock = _Clock()
         net.fit(x[: 2 * N], t[: 2 * N], batch_size=N, optimizer="sgd", verbose=0, distributed=ranks)  # the warm-up
         before = ranks.seconds
@@ -62,6 +61,13 @@ def main(name: str, shape: str, batch: str, target: str) -> None:
             seen["layers"] = work_of(net, per_image=1.0).layers  # type: ignore[assignment]
             Path(target).write_text(json.dumps(seen), encoding="utf-8")
         ranks.barrier()
+
+
+def examples(shape: tuple[int, ...], count: int, classes: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """So many images and their classes, in the memory of one image: all are the same, and a batch is copied from it."""
+    rng = numpy.random.default_rng(0)
+    image = rng.standard_normal(shape, dtype="float32")
+    return numpy.broadcast_to(image, (count, *shape)), rng.integers(0, classes, count)
 
 
 def _links(ranks: Any) -> tuple[float, float]:

@@ -103,15 +103,15 @@ def train(
     *,
     follow: list[Note] | None = None,
     rng: numpy.random.Generator | None = None,
-    every: bool = False,
+    whole: int | None = None,
     **options: Any,
 ) -> list[Note]:
     """Train, and note every step. With ``follow`` each step begins from the weights of that course.
 
     ``rng`` moves the first weights by one unit in the last place; if the training follows a course, before every step.
-    ``every`` leaves out the short last batch of an epoch. ``options`` are for ``fit``.
+    ``whole`` is the number of images in every step, without a short last one. ``options`` are for ``fit``.
     """
-    net, (x, t) = subject.net(seed), subject.data(seed, even=every)
+    net, (x, t) = subject.net(seed), subject.data(seed, whole)
     noter = _Noter(steps, follow, rng)
     options = {"batch_size": BATCH, **subject.options, **options}
     if "distributed" not in options:

@@ -55,10 +55,11 @@ def _network(ranks: Any, subject: Subject, course: list[Note], seed: int) -> dic
         "repeats": [one.digest == other.digest for one, other in zip(free, again)],
         "bits": None,
     }
-    if subject.exact and BATCH % ranks.size == 0:
-        parts = {"accumulate": ranks.size, "batch_size": BATCH // ranks.size}
-        alone = train(subject, seed, steps, every=True, **parts)
-        together = train(subject, seed, steps, every=True, distributed=ranks)
+    if subject.exact:
+        part = max(1, BATCH // ranks.size)  # the same for each rank: 3 ranks of 16 images have 5 each
+        whole = part * ranks.size
+        alone = train(subject, seed, steps, whole=whole, accumulate=ranks.size, batch_size=part)
+        together = train(subject, seed, steps, whole=whole, batch_size=whole, distributed=ranks)
         found["bits"] = [one.digest == other.digest for one, other in zip(alone, together)]
     if ranks.rank == 0:
         rng = numpy.random.default_rng(numpy.random.SeedSequence([seed, 6]))

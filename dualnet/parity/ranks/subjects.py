@@ -43,10 +43,10 @@ class Subject:
         """The network with its first weights, in float64."""
         return self.build().init(self.shape, seed=seed, dtype="float64")
 
-    def data(self, seed: int, *, even: bool = False) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """An epoch of images and their classes, with a shorter last batch, or without (``even``)."""
+    def data(self, seed: int, whole: int | None = None) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """An epoch of images and their classes, with a shorter last batch; or batches of ``whole`` images."""
         x, t = images(self.shape, seed)
-        n = STEPS_OF_EPOCH * BATCH if even else (STEPS_OF_EPOCH - 1) * BATCH + TAIL
+        n = STEPS_OF_EPOCH * whole if whole else (STEPS_OF_EPOCH - 1) * BATCH + TAIL
         return x[:n].astype("float64"), t[:n]
 
 

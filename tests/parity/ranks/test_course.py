@@ -59,4 +59,4 @@ def test_moved_weights_move_the_gradients_a_little(course):
 def test_an_epoch_ends_with_a_short_batch():
     notes = train(SUBJECTS["dropped"], 0, 7)
     assert [note.images for note in notes] == [*[BATCH] * 5, TAIL, BATCH]
-    assert [note.images for note in train(LENET5, 0, 7, every=True)] == [BATCH] * 7
+    assert [note.images for note in train(LENET5, 0, 7, whole=15, batch_size=15)] == [15] * 7

@@ -1,0 +1,195 @@
+"""How ranks find each other: rank 0 has a door at which the others knock, and nobody else gets in.
+
+Who knocks says a *hello*: a token, a rank and a name. Rank 0 listens to all who stand at the door at once, so a
+stranger who says nothing keeps nobody waiting. A rank that hears no answer knocks again, and its last hello counts.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import struct
+import time
+from typing import Any
+
+from .communicator import RankError
+from .mesh import Mesh
+
+__all__ = ["addresses", "listener", "meet"]
+
+HELLO = struct.Struct("!16sII")  # token, rank, length of the name that follows
+LONGEST = 1000
+"""Bytes of a name."""
+STRANGERS = 64
+"""So many may stand at the door beside the ranks; then the one who came first is turned away."""
+PATIENCE = 5.0
+"""Seconds for one attempt to be let in."""
+
+
+def listener(port: int = 0) -> socket.socket:
+    """A socket at which the others can knock; port 0 is any that is free."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("", port))
+    made.listen(1024)
+    return made
+
+
+def addresses() -> list[str]:
+    """Where this machine may be reached: ``DUALNET_ADDRESS``, its name, and its addresses."""
+    host = socket.gethostname()
+    try:
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)]
+    except OSError:
+        found = []
+    given = os.environ.get("DUALNET_ADDRESS")
+    return list(dict.fromkeys([*([given] if given else []), *found, host, "127.0.0.1"]))
+
+
+def meet(
+    rank: int, size: int, door: socket.socket | None, where: list[str], port: int, token: bytes, timeout: float
+) -> Mesh:
+    """Connect with rank 0, whose ``door`` is open; return when everybody has come. ``token`` keeps strangers out."""
+    deadline = time.monotonic() + timeout
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    if door is not None:
+        return Mesh(rank, size, Door(size, door, token, me).welcome(deadline), timeout)
+    return Mesh(rank, size, {0: _knock(rank, where, port, token, me, deadline)}, timeout)
+
+
+class Door:
+    """Rank 0's side: lets every other rank in once."""
+
+    def __init__(self, size: int, door: socket.socket, token: bytes, me: str) -> None:
+        self.size, self.door, self.token, self.me = size, door, token, me
+        self.waiting = selectors.DefaultSelector()
+        self.heard: dict[Any, bytes] = {}  # what those have said who stand at the door
+        self.peers: dict[int, tuple[socket.socket, str]] = {}  # those who are in
+
+    def welcome(self, deadline: float) -> dict[int, tuple[socket.socket, str]]:
+        """The connection and the name of each rank. :class:`RankError` names those that have not come in time."""
+        self.door.setblocking(False)
+        self.waiting.register(self.door, selectors.EVENT_READ)
+        with self.door, self.waiting:
+            while self._missing():
+                if (left := deadline - time.monotonic()) <= 0:
+                    others, missing = self.size - 1, self._missing()
+                    for wire in [*self.heard, *(wire for wire, _ in self.peers.values())]:
+                        wire.close()
+                    raise RankError(f"rank 0 has waited for {others} other ranks, and these have not come: {missing}")
+                for key, _ in self.waiting.select(left):
+                    if key.fileobj is self.door:
+                        self._knocked()
+                    elif key.fileobj in self.heard:
+                        self._listen(key.fileobj)
+            for wire in list(self.heard):
+                self._turn_away(wire)
+        return self.peers
+
+    def _missing(self) -> list[int]:
+        """The ranks that are not in, or not any more: one that waited for its answer too long knocks again."""
+        if len(self.peers) == self.size - 1:
+            for rank in [rank for rank, (wire, _) in self.peers.items() if _ended(wire)]:
+                self.peers.pop(rank)[0].close()
+        return sorted(set(range(1, self.size)) - self.peers.keys())
+
+    def _knocked(self) -> None:
+        try:
+            wire, _ = self.door.accept()
+        except OSError:  # it has hung up
+            return
+        wire.setblocking(False)
+        self.waiting.register(wire, selectors.EVENT_READ)
+        self.heard[wire] = b""
+        if len(self.heard) > self.size + STRANGERS:
+            self._turn_away(next(iter(self.heard)))
+
+    def _turn_away(self, wire: Any) -> None:
+        self.waiting.unregister(wire)
+        del self.heard[wire]
+        wire.close()
+
+    def _listen(self, wire: Any) -> None:
+        """One at the door says something, or hangs up."""
+        try:
+            more = wire.recv(HELLO.size + LONGEST - len(self.heard[wire]))
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        said = self.heard[wire] = self.heard[wire] + more
+        begun = len(said) >= HELLO.size
+        token, rank, length = HELLO.unpack(said[: HELLO.size]) if begun else (self.token, 1, 0)
+        if not more or token != self.token or not 0 < rank < self.size or length >= LONGEST:
+            self._turn_away(wire)
+        elif begun and len(said) >= HELLO.size + length:
+            self.waiting.unregister(wire)
+            del self.heard[wire]
+            self._let_in(wire, rank, said[HELLO.size : HELLO.size + length].decode(errors="replace"))
+
+    def _let_in(self, wire: socket.socket, rank: int, name: str) -> None:
+        """It has the token. If it is a second process with this rank, the first one stays, and it is told."""
+        there = self.peers.get(rank)
+        taken = there is not None and there[1] != name and not _ended(there[0])
+        if there is not None and not taken:
+            there[0].close()
+            del self.peers[rank]
+        wire.settimeout(PATIENCE)
+        try:
+            wire.sendall(_hello(self.token, rank, there[1]) if taken and there else _hello(self.token, 0, self.me))
+        except OSError:  # it has hung up, and will knock again
+            taken = True
+        if taken:
+            wire.close()
+        else:
+            self.peers[rank] = wire, name
+
+
+def _hello(token: bytes, rank: int, name: str) -> bytes:
+    return HELLO.pack(token, rank, len(name.encode())) + name.encode()
+
+
+def _ended(wire: socket.socket) -> bool:
+    """Has the other side hung up?"""
+    wire.setblocking(False)
+    try:
+        return not wire.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadline: float) -> tuple[Any, str]:
+    last: Exception | None = None
+    while time.monotonic() < deadline:
+        for address in where:
+            try:
+                wire = socket.create_connection((address, port), timeout=PATIENCE)
+                wire.sendall(_hello(token, rank, me))
+                told, number, length = HELLO.unpack(_receive(wire, HELLO.size))
+                if told == token and length < LONGEST:
+                    name = _receive(wire, length).decode()
+                    if number == 0:
+                        return wire, name
+                    wire.close()
+                    raise RankError(f"this process ({me}) says that it is rank {rank}, and so does {name}")
+                wire.close()
+            except (OSError, EOFError) as error:
+                last = error
+        time.sleep(0.05)
+    raise RankError(
+        f"rank {rank} cannot reach rank 0 at port {port} of {', '.join(where)} ({last}). Is there a firewall? "
+        "The address of rank 0's machine is in MASTER_ADDR or, with MPI, in rank 0's DUALNET_ADDRESS."
+    )
+
+
+def _receive(wire: socket.socket, count: int) -> bytes:
+    held = b""
+    while len(held) < count:
+        more = wire.recv(count - len(held))
+        if not more:
+            raise EOFError
+        held += more
+    return held

@@ -1,0 +1,150 @@
+"""The door of rank 0: every rank gets in once, and whoever else knocks neither ends a run nor holds it up."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from dualnet.distributed import RankError, meeting
+from dualnet.distributed.meeting import HELLO, Door, listener, meet
+
+TOKEN = b"0123456789abcdef"
+
+
+class Opened:
+    """A door that a thread keeps open for so many ranks."""
+
+    def __init__(self, size: int, seconds: float = 10.0) -> None:
+        self.door = listener()
+        self.port = self.door.getsockname()[1]
+        self.found: dict[int, tuple[socket.socket, str]] = {}
+        self.error: Exception | None = None
+        self.wires: list[socket.socket] = []
+        self.thread = threading.Thread(target=self._open, args=(size, time.monotonic() + seconds), daemon=True)
+        self.thread.start()
+
+    def _open(self, size, deadline):
+        try:
+            self.found = Door(size, self.door, TOKEN, "process 1 on a").welcome(deadline)
+        except RankError as error:
+            self.error = error
+
+    def knock(self, said: bytes = b"") -> socket.socket:
+        wire = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        self.wires.append(wire)
+        wire.sendall(said)
+        return wire
+
+    def answer(self, wire: socket.socket) -> tuple[int, str]:
+        _, number, length = HELLO.unpack(meeting._receive(wire, HELLO.size))
+        return number, meeting._receive(wire, length).decode()
+
+    def names(self) -> dict[int, str]:
+        self.thread.join(10)
+        assert not self.thread.is_alive() and self.error is None
+        return {rank: name for rank, (_, name) in self.found.items()}
+
+
+@contextlib.contextmanager
+def opened(size: int, seconds: float = 10.0):
+    made = Opened(size, seconds)
+    yield made
+    for wire in [*made.wires, *(wire for wire, _ in made.found.values())]:
+        wire.close()
+
+
+def hello(rank: int, name: str, token: bytes = TOKEN) -> bytes:
+    return HELLO.pack(token, rank, len(name)) + name.encode()
+
+
+STRANGERS = {
+    "silence": b"",
+    "a browser": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "another token": hello(1, "x", b"x" * 16),
+    "rank 0": hello(0, "x"),
+    "a rank too many": hello(3, "x"),
+    "a name without end": HELLO.pack(TOKEN, 1, 2**32 - 1),
+    "half a hello": hello(1, "process 2 on b")[:-3],
+    "no text": HELLO.pack(TOKEN, 2, 2)[:20],
+}
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "hangs up"])
+def test_strangers_keep_nobody_waiting(stays):
+    with opened(3) as door:
+        for said in STRANGERS.values():
+            wire = door.knock(said)
+            if not stays:
+                wire.close()
+        begun = time.monotonic()
+        for rank in (2, 1):
+            assert door.answer(door.knock(hello(rank, f"process {rank} on b"))) == (0, "process 1 on a")
+        assert door.names() == {1: "process 1 on b", 2: "process 2 on b"} and time.monotonic() - begun < 2
+
+
+def test_a_crowd_at_the_door(monkeypatch):
+    monkeypatch.setattr(meeting, "STRANGERS", 3)
+    with opened(2) as door:
+        crowd = [door.knock() for _ in range(20)]
+        assert not crowd[0].recv(1)  # the first was turned away for the others
+        door.knock(hello(1, "process 2 on b"))
+        assert door.names() == {1: "process 2 on b"}
+
+
+def test_a_rank_that_knocks_again_gets_in():
+    """It has waited too long for its answer, and has hung up: its last hello counts."""
+    with opened(3) as door:
+        first = door.knock(hello(1, "process 2 on b"))
+        assert door.answer(first)[0] == 0
+        first.close()
+        second = door.knock(hello(1, "process 2 on b"))
+        assert door.answer(second)[0] == 0
+        door.knock(hello(2, "process 3 on c"))
+        assert door.names()[1] == "process 2 on b"
+        door.found[1][0].sendall(b"!")
+        assert second.recv(1) == b"!"
+
+
+def test_the_last_one_hangs_up_and_knocks_again():
+    with opened(2) as door:
+        first = socket.socket()
+        first.connect(("127.0.0.1", door.port))
+        first.sendall(hello(1, "process 2 on b"))
+        first.close()
+        second = door.knock(hello(1, "process 2 on b"))
+        assert door.answer(second)[0] == 0
+        assert door.names() == {1: "process 2 on b"} and not meeting._ended(door.found[1][0])
+
+
+def test_a_second_process_with_the_same_rank_is_told_and_the_first_stays():
+    with opened(3) as door:
+        first = door.knock(hello(1, "process 2 on b"))
+        assert door.answer(first)[0] == 0
+        with pytest.raises(RankError, match=r"says that it is rank 1, and so does process 2 on b"):
+            meeting._knock(1, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 5)
+        door.knock(hello(2, "process 3 on c"))
+        assert door.names() == {1: "process 2 on b", 2: "process 3 on c"}
+
+
+def test_strangers_are_not_let_in():
+    with opened(2, seconds=0.5) as door:
+        door.knock(hello(1, "abc", b"x" * 16))
+        door.thread.join(5)
+        assert "rank 0 has waited for 1 other ranks, and these have not come: [1]" in str(door.error)
+
+
+def test_nobody_at_the_door():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RankError, match="cannot reach rank 0 at port .* Is there a firewall"):
+        meet(1, 2, None, ["127.0.0.1"], port, TOKEN, 0.3)
+
+
+def test_addresses(monkeypatch):
+    monkeypatch.setenv("DUALNET_ADDRESS", "10.0.0.7")
+    assert meeting.addresses()[0] == "10.0.0.7" and "127.0.0.1" in meeting.addresses()
