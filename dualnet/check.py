@@ -1,10 +1,10 @@
-"""Proofs that anyone can run on any op, layer or network: is this pullback the transpose of the derivative?
+"""Proofs that you can run on any op, layer or network: is this pullback the transpose of the derivative?
 
     gradient   ⟨v, dx⟩ = d/dh ⟨f(x + h·v), g⟩ at h = 0, by central differences along random directions v
     adjoint    ⟨A v, g⟩ = ⟨v, Aᵀ g⟩ exactly, without any step, where f is linear in an argument
 
-Both use a random g (a gradient of all ones hides bugs) and float64. Limits (docs/numerics.md): 1e-7 and 1e-13, relative
-to the norms of the two vectors in the product. A difference may be off by its own rounding besides.
+Both use a random g (a gradient of all ones hides bugs) and float64. The limits (docs/numerics.md) are 1e-7 and 1e-13,
+relative to the norms of the two vectors in the product. A difference may also be off by its own rounding.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def gradient(
 
     ``f`` is a layer or network, or any function that returns ``(y, pullback)`` like the ops; a function gets the
     ``options``. For a layer, ``arrays`` is one batch x; without it the check draws two random inputs. A layer that is
-    not in float64 is checked as a float64 copy. ``wrt`` picks arguments by position. Where a direction crosses a kink
+    not in float64 is checked as a float64 copy. ``wrt`` picks arguments by position. If a direction crosses a kink
     (ReLU at 0, two equal maxima), the check moves to another point, with a shorter step. Raises :class:`CheckError`
     with the report unless ``raises=False``.
 
@@ -156,8 +156,9 @@ def adjoint(
 ) -> Report:
     """Prove with two dot products that a pullback is the transpose of a map that is linear in an argument.
 
-    The arguments of a layer are its input and its parameters; ``wrt`` picks those of a function by position. One at a
-    time is varied while the others stay: A v = f(v) − f(0). An op that is not linear in it fails, as it must.
+    The arguments of a layer are its input and its parameters; ``wrt`` picks those of a function by position. The check
+    varies one at a time and leaves the others alone: A v = f(v) − f(0). If an op is not linear in it, the check fails,
+    as it should.
 
     >>> import dualnet as dn
     >>> x, w = dn.asarray([[[[1.0], [2.0], [4.0]]]], "float64"), dn.asarray([[[[10.0]], [[1.0]]]], "float64")

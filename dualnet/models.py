@@ -1,4 +1,4 @@
-"""Networks with a name, ready for ``init``: the shapes are those of their sources, the size of the input is free."""
+"""Well-known networks, ready for ``init``: layers as in their sources, for inputs of any size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lenet5(classes: int = 10) -> Sequential:
     """LeNet-5 for images (28, 28, 1): 61,706 parameters.
 
     Two convolutions of 5 × 5 with pooling (28 → 14 → 10 → 5), then dense layers of 120, 84 and ``classes`` units. The
-    original has scaled tanh, trained average pooling, sparse connections and radial outputs; this is the form in use
+    original has scaled tanh, trained average pooling, sparse connections and radial outputs; this is the form used
     today, with ReLU and max pooling.
 
     Source: LeCun, Bottou, Bengio and Haffner (1998), "Gradient-based learning applied to document recognition".
@@ -81,7 +81,7 @@ def digits_cnn(classes: int = 10) -> Sequential:
 
 
 def vgg6(classes: int = 10) -> Sequential:
-    """Six convolutions in the manner of VGG, for images (32, 32, 3): 814,122 parameters.
+    """Six convolutions in the style of VGG, for images (32, 32, 3): 814,122 parameters.
 
     Pairs of 3 × 3 convolutions with 32, 64 and 128 filters, each pair followed by pooling, then dense layers of 256 and
     ``classes`` units.
@@ -109,7 +109,7 @@ def vgg16(classes: int = 10, *, batch_norm: bool = True, hidden: int = 512, drop
     """VGG-16 (configuration D) for images (32, 32, 3): 15,249,354 parameters, 15,245,130 without batch norm.
 
     Thirteen convolutions of 3 × 3 in five stages, then dense layers of ``hidden``, ``hidden`` and ``classes`` units
-    with dropout between them. With ``batch_norm`` the convolutions have no bias, which the norm would take away again.
+    with dropout between them. With ``batch_norm`` the convolutions have no bias, because the norm would cancel it.
     ``vgg16(1000, batch_norm=False, hidden=4096)`` on (224, 224, 3) is the original, with 138,357,544.
 
     Source: Simonyan and Zisserman (2015), "Very deep convolutional networks for large-scale image recognition"; batch
@@ -135,8 +135,8 @@ def vgg16(classes: int = 10, *, batch_norm: bool = True, hidden: int = 512, drop
 def resnet20(classes: int = 10, *, shortcut: str = "identity") -> Sequential:
     """ResNet-20 for images (32, 32, 3): 269,722 parameters; 272,474 with ``shortcut="projection"``.
 
-    Three stages of three residual blocks with 16, 32 and 64 filters; the second and third halve the map. Where a block
-    changes the shape, its shortcut is the input with every other row and column left out and channels of zeros added
+    Three stages of three residual blocks with 16, 32 and 64 filters; the second and third halve the map. If a block
+    changes the shape, its shortcut is the input without every other row and column, and with channels of zeros added
     (``"identity"``, the source's option A), or a 1 × 1 convolution with batch norm (``"projection"``, option B).
 
     Source: He, Zhang, Ren and Sun (2016), "Deep residual learning for image recognition", section 4.2.
@@ -188,7 +188,7 @@ def resnet50(classes: int = 1000, *, stem: int = 7) -> Sequential:
     """ResNet-50 for images (224, 224, 3): 25,557,032 parameters.
 
     Four stages of 3, 4, 6 and 3 bottlenecks: 1 × 1 down to 64, 128, 256 or 512 filters, 3 × 3, and 1 × 1 up to four
-    times as many. The 3 × 3 convolution has the stride, as in the weights that are in use today ("v1.5"); in the paper
+    times as many. The 3 × 3 convolution has the stride, as in the weights that are used today ("v1.5"); in the paper
     the first 1 × 1 has it. ``stem=3`` is for small images, see :func:`resnet18`.
 
     Source: He, Zhang, Ren and Sun (2016), table 1 and figure 5.
@@ -211,8 +211,8 @@ def resnet50(classes: int = 1000, *, stem: int = 7) -> Sequential:
 def mobilenetv2(classes: int = 1000, *, width: float = 1.0, dropout: float = 0.2) -> Sequential:
     """MobileNetV2 for images (224, 224, 3): 3,504,872 parameters.
 
-    Seventeen inverted residual blocks: 1 × 1 up to six times the channels, a depthwise 3 × 3, and 1 × 1 down again
-    without an activation; where input and output have one shape, the input is added. The activation is
+    Seventeen inverted residual blocks: a 1 × 1 convolution to six times the channels, a depthwise 3 × 3, and a 1 × 1
+    back down without an activation; if input and output have the same shape, the input is added. The activation is
     :class:`dualnet.ReLU6`. ``width`` scales the channels, rounded to multiples of 8.
 
     Source: Sandler, Howard, Zhu, Zhmoginov and Chen (2018), "MobileNetV2: inverted residuals and linear bottlenecks".
@@ -237,11 +237,11 @@ def mobilenetv2(classes: int = 1000, *, width: float = 1.0, dropout: float = 0.2
 def unet(classes: int = 2, *, filters: int = 64, depth: int = 4) -> Sequential:
     """U-Net, which gives every pixel a class: (H, W, C) -> (H, W, classes) logits; 31,030,658 parameters for (H, W, 1).
 
-    On the way down ``depth`` times two convolutions of 3 × 3 and a pooling that halves the map, with twice the filters
-    each time. On the way up a transposed convolution of 2 × 2 doubles the map; beside it stands what was there on the
-    way down (:class:`dualnet.Parallel` with an :class:`dualnet.Identity`), and two convolutions take both. H and W are
-    multiples of 2 to the power of ``depth``: the convolutions keep the size of the map, where those of the source lose
-    its border. The number of parameters is the same.
+    On the way down there are ``depth`` levels, each with two 3 × 3 convolutions and a pooling that halves the map; the
+    filters double each time. On the way up a transposed 2 × 2 convolution doubles the map, the map of the same level is
+    concatenated to it (:class:`dualnet.Parallel` with an :class:`dualnet.Identity`), and two convolutions take both. H
+    and W must be multiples of 2 to the power of ``depth``: here the convolutions keep the size of the map, while those
+    of the source lose its border. The number of parameters is the same.
 
     Source: Ronneberger, Fischer and Brox (2015), "U-Net: convolutional networks for biomedical image segmentation".
 

@@ -28,7 +28,7 @@ Numbers = float | Sequence[float] | None
 
 
 class Augment:
-    """The usual way to make more of small images: shifted by up to ``shift`` pixels each way, flipped, normalised.
+    """The usual augmentation of small images: shifted by up to ``shift`` pixels each way, flipped, normalised.
 
     Every image is moved up or down and left or right by a random number of pixels, and black comes in from outside
     (PyTorch calls it a random crop of the padded image). With ``flip`` about half of the images are mirrored. Then
@@ -123,7 +123,7 @@ class Augment:
         return gather_batch(images, order, moves, mean, scale, dtype)
 
     def normalise(self, images: Array, *, dtype: Any = "float32") -> Array:
-        """All images, normalised and not moved: to test a network that was trained with this.
+        """All images, normalised but not moved: to test a network that was trained with this.
 
         >>> import numpy, dualnet as dn
         >>> print(dn.data.Augment(scale=2).normalise(numpy.full((1, 1, 1, 1), 51, "uint8")).round(4))

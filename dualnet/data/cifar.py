@@ -111,9 +111,9 @@ def load_cifar10(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[
     Returns ``(x_train, t_train), (x_test, t_test)``: images (50000, 32, 32, 3) and (10000, 32, 32, 3), float32 in
     [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9, named by ``CIFAR10_CLASSES``.
 
-    The files may lie in ``folder`` or in the folder that the archive makes, ``cifar-10-batches-bin`` or
-    ``cifar-10-batches-py``, where torchvision and Keras look for them too. An archive is read where it is; nothing is
-    unpacked to the disk. The Python version is made of pickles: they are read as data, and nothing in them is run.
+    The files may be in ``folder`` or in the folder that the archive makes, ``cifar-10-batches-bin`` or
+    ``cifar-10-batches-py``, where torchvision and Keras look for them too. An archive is read in place; nothing is
+    unpacked to the disk. The Python version consists of pickles: they are read as data, and nothing in them is run.
 
     If a file is missing, the ``FileNotFoundError`` lists it. Raises :class:`DataError` for a malformed file; sizes are
     checked before anything is allocated.

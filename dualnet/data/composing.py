@@ -35,8 +35,8 @@ Shape = tuple[int, ...]
 class Augmentation:
     """Several changes, one after another; :func:`augmentation` makes one of a list.
 
-    Every change draws its numbers on the host, from the seed, the epoch and its place in the list: the same on every
-    backend, whatever was called before, and whatever comes behind it in the list. Images are changed where they are.
+    Every change draws its numbers on the host, from the seed, the epoch and its place in the list. They are the same on
+    every backend, whatever was called before, and whatever follows in the list. Images are changed where they are.
 
     >>> import dualnet as dn, numpy
     >>> images = numpy.zeros((8, 32, 32, 3), "uint8")
@@ -146,10 +146,10 @@ class Augmentation:
 
 
 def augmentation(given: Any, op: str = "augmentation") -> Any:
-    """A list of changes as one augmentation; an :class:`Augment`, and what offers the same methods, as it is.
+    """A list of changes as one augmentation; anything with its methods is returned as it is.
 
-    Changes that move or recolour pixels come first, then ``Normalise``, ``MixUp`` and ``CutMix``: colours count from 0
-    to 1, and a mixture that is cropped afterwards would have other shares than its target.
+    Changes that move or recolour pixels must come first, then ``Normalise``, ``MixUp`` and ``CutMix``: colours are from
+    0 to 1, and if a mixture were cropped afterwards, its target would have the wrong shares.
 
     >>> import dualnet as dn
     >>> dn.data.augmentation([dn.data.Normalise(0.5, 0.5), dn.data.Flip()])

@@ -51,19 +51,19 @@ def load_folder(
     transparent, in colour or ``grey``. x (N, H, W, C) is float32 in [0, 1], or bytes with ``dtype="uint8"``. t (N,) is
     int64: the place of the image's folder in ``names``, which are sorted as text (so "10" comes before "2").
 
-    The fraction ``held_out`` of every class (0.2 if you do not say), at least one image, is drawn by ``seed`` and held
-    out for testing; 0 holds out none. Identical files stay together, so no test image is also trained on.
+    The fraction ``held_out`` of every class (default 0.2), at least one image, is drawn with ``seed`` and held out for
+    testing; 0 holds out none. Identical files stay together, so no test image is also trained on.
 
-    A folder that holds ``train`` beside ``val`` (or ``valid``, ``test`` ...), each with folders for the classes, has
-    its own split: the test images come from the second, and ``held_out`` is not yours to choose.
+    If a folder holds ``train`` beside ``val`` (or ``valid``, ``test`` ...), each with a folder for every class, that
+    split is used: the test images come from the second, and you cannot choose ``held_out``.
 
-    ``names`` are the classes in order, when a network has learned them already: a folder without images of one class
-    then keeps the numbers of the others, and a folder of another name is an error.
+    ``names`` are the classes in order, if a network has already learned them: every class then keeps its number, even
+    if a folder has no images of some, and a folder with any other name is an error.
 
-    Every file whose ending Pillow reads is read, in deeper folders too. Hidden files and folders, and what operating
+    Every file whose suffix Pillow knows is read, in deeper folders too. Hidden files and folders, and what operating
     systems leave behind (``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``), are skipped; a warning counts and names
-    all others that were passed over, and identical files. An image that cannot be read raises, or with
-    ``skip_damaged=True`` is passed over and named too.
+    all other files that were skipped, and identical files. An image that cannot be read raises an error, or with
+    ``skip_damaged=True`` is skipped and named too.
 
     Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` for a folder that does not exist and
     :class:`DataError` for one without classes, a class with too few images, or an image that cannot be read.

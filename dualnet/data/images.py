@@ -50,13 +50,13 @@ def read_image(
 
     ``path`` names the file, or is one that is open for reading bytes, such as ``io.BytesIO(data)``.
 
-    The image is turned upright, as its camera noted; scaled to ``size`` (height and width; one number for a square,
-    whatever the image's own shape); and converted to red, green and blue, or to ``grey``. x is float32 in [0, 1], or
-    bytes with ``dtype="uint8"``. What is transparent shows the ``background``: a colour's name, ``"#rrggbb"``, or
-    (red, green, blue), each from 0 to 255.
+    The image is turned upright as its camera recorded it, scaled to ``size`` (height and width, or one number for a
+    square, whatever the image's own shape), and converted to red, green and blue, or to ``grey``. x is float32 in
+    [0, 1], or bytes with ``dtype="uint8"``. Transparent parts show the ``background``: the name of a colour,
+    ``"#rrggbb"``, or (red, green, blue), each from 0 to 255.
 
-    16 bits a pixel are divided by 65535, so white is 1 in every depth. Floating-point pixels have to be in [0, 1].
-    Of an animation, or a file of several pages, the first picture is read. Colour profiles are ignored.
+    16-bit pixels are divided by 65535, so white is 1 in every depth. Floating-point pixels have to be in [0, 1]. From
+    an animation, or a file with several pages, only the first picture is read. Colour profiles are ignored.
 
     Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` or ``PermissionError`` for a file
     that cannot be opened, and :class:`DataError` for one that is damaged or cut off, whose pixels have no agreed range

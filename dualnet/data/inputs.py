@@ -1,7 +1,7 @@
 """What a network expects of its input: it belongs to the network, and goes into its file.
 
-A network that learned from normalised grey images of 28 × 28 pixels answers for any other picture too, and wrongly.
-``net.input`` holds what it takes to make its input out of a photo; :func:`prepare` does so.
+A network that learned from normalised grey images of 28 × 28 pixels also answers for any other picture, but wrongly.
+``net.input`` holds what is needed to turn a photo into its input, and :func:`prepare` does it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SLACK = 1e-3
 class InputSpec:
     """The images that a network takes, and the names of the classes that it tells apart.
 
-    ``size`` is (height, width), ``channels`` 1 for grey and 3 for colour. Pixels count from 0 (black) to 1 (white), and
-    the network gets ``(x − mean) / std``, by channel or with one number for all; None is 0 and 1. ``inverted`` says
-    that black and white are exchanged first: for a network of light digits on black that is asked about dark ink on
-    paper. ``classes`` are the names, in the order of the outputs. ``border`` is how bright, on average, the pixels at
-    the edges of the images were from which the network learned: it tells light digits on black from dark ones on paper.
+    ``size`` is (height, width), ``channels`` 1 for grey and 3 for colour. Pixels go from 0 (black) to 1 (white), and
+    the network gets ``(x − mean) / std``, by channel or with one number for all; None means 0 and 1. ``inverted`` swaps
+    black and white first, for a network that learned light digits on black and now sees dark ink on paper. ``classes``
+    are the names, in the order of the outputs. ``border`` is the mean brightness at the edges of the images from which
+    the network learned: it distinguishes light digits on black from dark ones on paper.
 
     ``net.fit(..., augment=...)`` notes mean and std by itself if the augmentation normalises; ``net.save`` and
     ``dn.load`` keep it all.
@@ -171,13 +171,13 @@ def normalising(augment: Any) -> tuple[Any, Any]:
 def prepare(net: Any, image: Any, *, invert: bool | None = None) -> numpy.ndarray:
     """An image file, or an array of images, as the network takes it: x (N, H, W, C) for ``net.predict(x)``.
 
-    A file, by its path or open, is read by :func:`read_image`, in the network's size, grey or in colour. An array is
+    :func:`read_image` reads a file, given by its path or open, in the network's size, grey or in colour. An array is
     one image (H, W, C) or (H, W), or several (N, H, W, C), of the network's size: bytes, which are divided by 255, or
-    floating numbers from 0 to 1. Then ``net.input`` says how it goes on: inverted and normalised. ``invert`` overrules
+    floating numbers from 0 to 1. Then ``net.input`` decides whether it is inverted and normalised. ``invert`` overrides
     ``net.input.inverted``.
 
-    For a network without ``input`` an image from 0 to 1 is all that it gets. Raises :class:`DataError` for an image
-    that does not fit, such as one that is normalised already.
+    A network without ``input`` simply gets the image, from 0 to 1. Raises :class:`DataError` for an image that does not
+    fit, such as one that is already normalised.
 
     >>> import dualnet as dn, numpy
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((1, 2, 1))

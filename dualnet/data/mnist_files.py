@@ -81,8 +81,8 @@ def load_emnist(folder: str | os.PathLike, split: str, *, dtype: str = "float32"
     """One split of EMNIST, handwritten letters and digits, from its four IDX files in ``folder``.
 
     ``split`` is "balanced", "byclass", "bymerge", "letters", "digits" or "mnist". Returns what :func:`load_mnist` does;
-    the labels count from 0, and ``EMNIST_CLASSES[split]`` names them. EMNIST's files hold every image with rows and
-    columns exchanged, and number the ``letters`` from 1; both are put right here.
+    the labels count from 0, and ``EMNIST_CLASSES[split]`` names them. EMNIST's files store every image with rows and
+    columns swapped, and number the ``letters`` from 1; both are corrected here.
 
     The files may be named and packed as in :func:`load_mnist`, and lie in ``folder``, ``folder/gzip`` or
     ``folder/EMNIST/raw``. Raises as :func:`load_mnist` does.

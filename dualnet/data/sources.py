@@ -152,8 +152,8 @@ def mnist(*, dtype: str = "float32") -> tuple[Split, Split]:
     ``./data``, in the folders that dualnet, Keras and torchvision make there. Downloads are compared with their known
     SHA-256 before they get their name, and are kept in the folder that ``DUALNET_DATA`` names, or ``~/.cache/dualnet``.
 
-    Downloading needs ``pip install "dualnet[data]"`` (else ``ImportError``); with ``DUALNET_OFFLINE=1`` it is forbidden
-    (``FileNotFoundError``). If all mirrors fail, a ``ConnectionError`` says why, and how to place the files by hand.
+    Downloading needs ``pip install "dualnet[data]"`` (or raises ``ImportError``); with ``DUALNET_OFFLINE=1`` it is
+    forbidden (``FileNotFoundError``). If all mirrors fail, a ``ConnectionError`` says why, and where to put the files.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.mnist()  # doctest: +SKIP

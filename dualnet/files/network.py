@@ -84,7 +84,7 @@ def built_in(kind: type[Layer]) -> type[Layer]:
 def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = None) -> Path:
     """Write a network, its architecture and its weights, to ``path``; returns the path written.
 
-    With ``optimizer`` the file holds its state too, and training can go on: ``dn.load(path, optimizer=...)``.
+    With ``optimizer`` the file holds its state too, so training can continue: ``dn.load(path, optimizer=...)``.
 
     The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
     it is ``.npz``. The file is replaced as a whole or not at all: after an ``OSError`` the old one is still there.
@@ -142,9 +142,9 @@ def load(
 ) -> Layer:
     """The network in a file that :func:`save` wrote, on the backend in force.
 
-    The content, not the name, decides the format. ``custom={"Name": Class}`` gives the layer classes that are not
-    dualnet's own. An ``optimizer``, made with the arguments of the one that was saved, takes over its state; if their
-    schedules differ, there is a warning.
+    The content, not the name, decides the format. Pass layer classes of your own as ``custom={"Name": Class}``. An
+    ``optimizer``, made with the same arguments as the one that was saved, takes over its state; if their schedules
+    differ, there is a warning.
 
     Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
     ``FileNotFoundError`` if there is none; for a path without a suffix, both suffixes are tried.

@@ -39,9 +39,9 @@ class Container(Layer):
 
 
 class Sequential(Container):
-    """A chain: each layer's output is the next one's input. Layers are named by their place: ``"0"``, ``"1"``, ...
+    """A chain: each layer's output is the next one's input. Layers are named by their position: ``"0"``, ``"1"``, ...
 
-    A layer that stands in the chain twice is shared: it has its parameters once, and their gradients add up.
+    A layer that is in the chain twice is shared: it has one set of parameters, and its gradients add up.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))
@@ -127,7 +127,7 @@ class Sequential(Container):
 class Residual(Container):
     """``y = layer(x) + shortcut(x)``; without a shortcut the input itself is added (He et al. 2016).
 
-    The error takes both ways back and adds up where they meet.
+    The delta goes back along both branches, and the two results add up.
 
     >>> import dualnet as dn
     >>> block = dn.Residual(dn.Conv2D(8, 3, padding="same"), shortcut=dn.Conv2D(8, 1)).init((6, 6, 3))
@@ -180,11 +180,11 @@ class Residual(Container):
 
 
 class Parallel(Container):
-    """Several layers side by side on the same input, and then one of their outputs (``merge``, see E12, E14, E15):
+    """Several layers side by side on the same input, whose outputs are then merged (``merge``, see E12, E14, E15):
 
     - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal ones the first wins
-    - ``"multiply"``: the product. Along an axis where a branch has extent 1, its number counts for all places: a branch
-      that makes (1, 1, C) of maps (H, W, C) is a gate for each channel.
+    - ``"multiply"``: the product. Along an axis where a branch has extent 1, its number applies to all places: a branch
+      that turns maps (H, W, C) into (1, 1, C) is a gate for each channel.
     - ``"concat"``: side by side along the channels
 
     ``"concat"`` is Inception's block (Szegedy et al. 2015) and, with an :class:`Identity` branch, U-Net's skip.
@@ -249,7 +249,7 @@ class Lambda(Layer):
     """A layer of two functions: ``forward(x) -> y`` and ``backward(dy, x, y) -> dx``. It has no parameters.
 
     Shape inference runs ``forward`` once on a batch of one. Prove the pair with :func:`dualnet.check.gradient`.
-    A network that holds one can be used and trained, but not saved as a whole: its functions are code.
+    You can use and train a network with such a layer, but not save it as a whole, because its functions are code.
 
     >>> import dualnet as dn
     >>> double = dn.Lambda(lambda x: 2 * x, lambda dy, x, y: 2 * dy)

@@ -17,11 +17,11 @@ __all__ = ["Dropout", "SpatialDropout2D"]
 
 
 class Dropout(Layer):
-    """Drop the share ``rate`` of the units in training, 0 <= rate < 1; pass all on at inference.
+    """Drop the share ``rate`` of the units in training, 0 <= rate < 1; pass all of them on in inference.
 
     Its state is two integers: ``seed``, drawn by ``init``, and ``step``, which counts the training passes. The mask is
     a function of the two and equal on every backend, so a network that is saved in the middle of training and loaded
-    again goes on with the same masks. See :func:`dualnet.ops.dropout`.
+    again continues with the same masks. See :func:`dualnet.ops.dropout`.
 
     >>> import dualnet as dn
     >>> layer, x = dn.Dropout(0.5).init((4,), seed=1), dn.asarray([[1.0, 2.0, 3.0, 4.0]])

@@ -30,8 +30,8 @@ def fuse(net: Net) -> Net:
     """A copy of an initialised network, for inference only, in which every batch norm that follows a convolution or
     dense layer of a chain is folded into it. The outputs agree within rounding.
 
-    A layer that stands in several places is folded nowhere. The copy is a network of ordinary layers and can be saved,
-    unless a class of your own makes the layers inside it, for then a file would make them as they were.
+    A layer that is used in several places is not folded. The copy is a network of ordinary layers and can be saved,
+    unless a class of your own makes the layers inside it: loading such a file would make them as they were before.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3, use_bias=False), dn.BatchNorm(), dn.ReLU()]).init((6, 6, 1))

@@ -1,4 +1,4 @@
-"""A network whose layers have names, with ways that part and meet as they like, several inputs and several outputs."""
+"""A network whose layers have names: branches may split and merge anywhere, with several inputs and several outputs."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Node:
 
 
 class Graph(Container):
-    """Layers with names, each of which takes the output of any that stand before it, or of several of them.
+    """Layers with names. Each takes the output of an earlier layer, or a list of several outputs.
 
-    ``inputs`` names what comes in. ``add(name, layer, inputs)``, or an item of ``nodes``, puts a layer behind one input
-    or node or, with a list of names, behind several: then the layer gets a list of arrays, as :class:`Add`,
-    :class:`Concatenate`, :class:`Multiply`, :class:`Average` and :class:`Maximum` do. What no node takes is an output;
-    ``outputs`` names others. A layer that is added under two names is shared.
+    ``inputs`` names the inputs. ``add(name, layer, inputs)``, or an item of ``nodes``, puts a layer after one input or
+    node. With a list of names it comes after several, and gets a list of arrays, as :class:`Add`,
+    :class:`Concatenate`, :class:`Multiply`, :class:`Average` and :class:`Maximum` do. A node that no other node takes
+    is an output; ``outputs`` names others. A layer that is added under two names is shared.
 
-    With one input and one output a graph is a layer like any other. Several inputs are a dictionary of arrays by name,
-    and so are their shapes; several outputs are one too, and so is the ``dy`` of the pullback. ``fit`` then takes
-    dictionaries of inputs, of targets and of losses: ``loss={"kind": "softmax_cross_entropy", "box": (0.5, "huber")}``
-    weighs the second by ½. Parameters are named after the nodes.
+    With one input and one output, a graph is a layer like any other. Several inputs, and their shapes, are dictionaries
+    by name; so are several outputs, and the ``dy`` of the pullback. ``fit`` then takes dictionaries of inputs, targets
+    and losses: ``loss={"kind": "softmax_cross_entropy", "box": (0.5, "huber")}`` weights the second by ½. Parameters
+    are named after the nodes.
 
-    On the way back the nodes run in reverse, and where an output went several ways, its deltas add up. (Layers of a
-    chain run in one pass where they can, such as a convolution and its ReLU: make a chain one node, a Sequential.)
+    The backward pass runs the nodes in reverse. If an output was used several times, its deltas add up. (Some layers of
+    a chain run in one pass, such as a convolution and its ReLU, so make a chain a single node: a Sequential.)
 
     >>> import dualnet as dn
     >>> net = dn.Graph(inputs=["image", "meta"])
@@ -85,7 +85,7 @@ class Graph(Container):
             self.add(*node)
 
     def add(self, name: str, layer: Layer, inputs: str | Sequence[str]) -> Self:
-        """Put a layer behind an input or node, or behind a list of them; returns the graph."""
+        """Add a layer that takes an input or node, or a list of them; returns the graph."""
         (name,) = _names(name, "name")
         check_layers([layer], "Graph")
         sources = _names(inputs, f"node {name!r}: inputs", repeated=True)

@@ -98,8 +98,9 @@ class Layer(LayerTree):
         in and defaults to ``DUALNET_DTYPE`` or float32. With ``"float16"`` or ``"bfloat16"`` (which needs ``pip install
         "dualnet[bfloat16]"``) parameters and running statistics stay float32: see :class:`dualnet.LossScale`.
 
-        Layers that have parameters get new ones, unless ``keep=True``: then they keep them, running statistics and all,
-        and only the others are drawn, as for a new head on trained layers. If they do not fit, nothing changes.
+        Layers that already have parameters get new ones. With ``keep=True`` they keep theirs, and their running
+        statistics; only layers without parameters draw some, such as a new head on trained layers. If kept parameters
+        do not fit, nothing changes.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
@@ -170,12 +171,12 @@ class Layer(LayerTree):
     # -- what training leaves as it is
 
     def freeze(self, *names: str) -> Self:
-        """Let training leave this layer as it is, with all layers inside; or only those of these names. Returns itself.
+        """Keep this layer and all layers inside as they are in training, or only the layers named. Returns itself.
 
-        A frozen parameter gets no step of an optimizer and no weight decay, and its gradient does not count for
-        ``clip_norm``. Batch norm that is frozen runs as in inference, by its running statistics, and these stay (as in
-        Keras and with PyTorch's ``eval()``). Everything else computes as before: dropout drops, and the gradients of
-        frozen parameters are still there to look at. A file holds what is frozen, and so does a copy.
+        A frozen parameter gets no optimizer step and no weight decay, and its gradient does not count for
+        ``clip_norm``. A frozen batch norm uses its running statistics, as in inference, and no longer updates them (as
+        in Keras, and with PyTorch's ``eval()``). Everything else computes as before: dropout drops, and you can still
+        look at the gradients of frozen parameters. Files and copies remember what is frozen.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Dense(3), dn.BatchNorm(), dn.ReLU(), dn.Dense(2)]).init((4,)).freeze("0", "1")
@@ -186,7 +187,7 @@ class Layer(LayerTree):
         return self._set_frozen(names, True)
 
     def unfreeze(self, *names: str) -> Self:
-        """Let training change this layer again, with all layers inside; or only those of these names."""
+        """Let training change this layer and all layers inside again, or only the layers named."""
         return self._set_frozen(names, False)
 
     def _set_frozen(self, names: tuple[str, ...], frozen: bool) -> Self:
@@ -203,9 +204,9 @@ class Layer(LayerTree):
 
     @functools.cached_property
     def history(self) -> History:
-        """The figures of the last :func:`fit`, one entry for each whole epoch so far, also if it was broken off.
+        """The figures of the last :func:`fit`, one entry for each complete epoch, even if the training was interrupted.
 
-        It is empty before the first training, and in a network from a file, which does not hold it. Copies keep theirs.
+        It is empty before the first training, and in a network from a file, because files do not hold it. Copies do.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])

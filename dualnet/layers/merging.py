@@ -1,4 +1,4 @@
-"""Where ways meet: several arrays become one, and on the way back its delta goes to each of them.
+"""Where branches meet: several arrays become one, and on the way back its delta goes to each of them.
 
     add         y = Σ aᵢ         every way gets dy
     average     y = Σ aᵢ / n     every way gets dy / n, as each unit of a window in average pooling does (E15)
@@ -206,7 +206,7 @@ class Average(Merge):
 class Maximum(Merge):
     """The largest of several arrays of one shape, unit by unit: a list of arrays is its input, in a :class:`Graph`.
 
-    The error goes to the array that won; of equal ones, to the first.
+    The delta goes to the array that won; if several are equal, to the first.
 
     >>> import dualnet as dn
     >>> layer = dn.Maximum().init([(2,), (2,)])
@@ -220,7 +220,7 @@ class Maximum(Merge):
 class Multiply(Merge):
     """The product of several arrays, unit by unit: a list of arrays is its input, in a :class:`Graph`.
 
-    They have the same number of axes. Where one has extent 1 along an axis, its number counts for all places there.
+    All have the same number of axes. If one has extent 1 along an axis, its number applies to all places there.
 
     >>> import dualnet as dn
     >>> dn.Multiply().output_shape([(4, 4, 8), (1, 1, 8), (4, 4, 1)])

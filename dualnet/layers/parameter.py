@@ -11,10 +11,10 @@ from ..shim.dtypes import is_half
 
 
 class Parameter(Stateful):
-    """An array that training changes. Its identity stays when its value moves to another backend or is loaded.
+    """An array that training changes. It stays the same object when its value moves to another backend or is loaded.
 
-    ``value`` is float32 in a network that computes in float16 or bfloat16 (the *master*: a step may be smaller than the
-    distance between two numbers of 16 bits), and a layer computes with ``cast(x.dtype)``.
+    In a network that computes in float16 or bfloat16, ``value`` is float32 (the *master*: a step may be smaller than
+    the distance between two 16-bit numbers), and a layer computes with ``cast(x.dtype)``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3)]).init((2,), dtype="float16")

@@ -54,7 +54,7 @@ class PReLU(Layer):
     """ReLU with a slope below zero that is learned: (..., C) -> (..., C). See :func:`dualnet.ops.prelu`.
 
     The parameter ``alpha`` holds a slope for each channel, (C,), or with ``shared`` one for all, (1,); it starts at
-    ``initial``. Do not let weight decay pull at it: it would draw PReLU towards ReLU.
+    ``initial``. Leave it out of weight decay, which would pull PReLU towards ReLU.
 
     >>> import dualnet as dn
     >>> net = dn.PReLU(initial=0.5).init((2,))

@@ -76,7 +76,7 @@ class LayerTree(Stateful):
         return found
 
     def state_dict(self) -> dict[str, Array]:
-        """Parameters and running statistics by name: all that the layer has learned."""
+        """Parameters and running statistics by name: everything that the layer has learned."""
         state = {name: parameter.value for name, parameter in self.parameters().items()}
         return state | {name: getattr(*place) for name, place in self._statistics().items()}
 

@@ -151,7 +151,7 @@ class Optimizer(Stateful):
         Frozen ones (:meth:`Layer.freeze`) stay as they are, whether there is a gradient or not.
 
         ``finite`` is an array without axes that holds a bool. If it is False, the step is skipped: only the number of
-        steps, which schedules go by, moves on (see :class:`dualnet.LossScale`). The value is not read back.
+        steps, which schedules depend on, still grows (see :class:`dualnet.LossScale`). The value is not read back.
 
         Raises ``ValueError`` if names or shapes do not fit, or if the optimizer has trained another network, and
         ``TypeError`` if dtypes or backends do not fit; then nothing has changed.

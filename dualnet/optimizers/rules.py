@@ -1,4 +1,4 @@
-"""SGD, RMSProp, Adam and AdamW: each puts a better direction in the place of the plain gradient.
+"""SGD, RMSProp, Adam and AdamW: each replaces the plain gradient with a better direction.
 
     E17   w ← w − η · ∂E/∂w
 

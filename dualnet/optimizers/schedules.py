@@ -186,11 +186,11 @@ class Warmup(Schedule):
 
 
 class Plateau(Schedule):
-    """The rate is multiplied by ``factor`` when the loss has stopped falling, but not to less than ``minimum``.
+    """The rate is multiplied by ``factor`` when the loss stops falling, but never goes below ``minimum``.
 
-    An epoch counts as better if its loss is below the best so far by more than the fraction ``threshold`` of it.
-    ``patience`` epochs in a row may be no better; the next one lowers the rate (as in PyTorch). NaN is never better.
-    It remembers the losses that it has seen, so make a new one for each optimizer.
+    An epoch is better if its loss is below the best so far by more than the fraction ``threshold`` of it. After
+    ``patience`` epochs in a row that are not better, the next one lowers the rate (as in PyTorch). NaN is never better.
+    A schedule remembers the losses that it has seen, so make a new one for each optimizer.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Plateau(1.0, factor=0.5, patience=1)

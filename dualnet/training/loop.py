@@ -88,40 +88,40 @@ def fit(
 ) -> History:
     """Train a network on inputs x (N, ...) and targets t, and return the history of its figures.
 
-    x and t may lie on the host, from where each batch is copied to the network's backend, or on its device. Each batch
-    of x is converted to the network's dtype. If the network is not initialised, x tells its input shape. Layers without
+    x and t may be on the host, from where each batch is copied to the network's backend, or on its device. Each batch
+    of x is converted to the network's dtype. If the network is not initialised, x gives its input shape. Layers without
     parameters draw them from ``seed``, which also orders the batches: the same seed gives the same batches on every
-    backend. Layers that have parameters go on from there. ``loss`` is a name or a function; by default the one that the
-    network was last trained with, else softmax cross-entropy.
+    backend. Layers that have parameters continue from those. ``loss`` is a name or a function; the default is the one
+    that the network was last trained with, or else softmax cross-entropy.
 
-    Instead of x and t, pass what yields batches ``(x, t)``: a list of them, a data loader, a generator, or a function
-    that begins a new one for each epoch. Or pass a data set that has a length and gives an example for a number: it is
-    shuffled by ``seed`` and put into batches of ``batch_size``. If a generator never ends, ``steps_per_epoch``
-    says where an epoch does. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md) shows
-    them all.
+    Instead of x and t, you can pass anything that yields batches ``(x, t)``: a list, a data loader, a generator, or a
+    function that starts a new one for each epoch. Or pass a data set with a length and numbered examples: it is
+    shuffled by ``seed`` and cut into batches of ``batch_size``. If a generator never ends, ``steps_per_epoch`` says
+    where an epoch does. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md) shows them
+    all.
 
-    ``validation_data`` is ``(x, t)``, ``(x, t, weights)`` or any of the above; ``validation_split=0.1`` keeps back the
+    ``validation_data`` is ``(x, t)``, ``(x, t, weights)`` or any of the above; ``validation_split=0.1`` holds out the
     last tenth of the examples, before they are shuffled. ``metrics`` are names ("top5", "precision", "recall", "f1",
     "roc_auc", "average_precision") and functions of y and t that return the mean over a batch.
 
     ``sample_weight`` (N,) and ``class_weight`` (``{class: weight}``, or an array) make the loss a weighted mean,
-    Σ wᵢ Eᵢ / Σ wᵢ, also on validation data. Answers with ``ignore_label`` count nowhere. No metric is weighted.
-    ``accumulate=k``: k batches make one step, with the gradient of one batch that is k times as large; batch norm still
+    Σ wᵢ Eᵢ / Σ wᵢ, also on validation data. Answers with ``ignore_label`` do not count. Metrics are not weighted.
+    With ``accumulate=k``, k batches make one step, with the gradient of one batch k times as large; batch norm still
     takes its statistics from each of them.
 
-    ``resume`` names a folder for checkpoints, one folder for each training. If it holds some, the training goes on from
-    the newest, in the middle of an epoch too, bit for bit as if it had not stopped; so the same call, made again, goes
-    on. A checkpoint is written after every epoch, after every ``checkpoint_every`` steps, and when Ctrl-C, SIGTERM or
-    SIGHUP ends the training; three are kept. Damaged ones are passed over with a warning. Those of another training
+    ``resume`` names a folder for checkpoints, one folder for each training. If it holds some, the training continues
+    from the newest, even in the middle of an epoch, bit for bit as if it had not stopped; so just repeat the same call.
+    A checkpoint is written after every epoch, after every ``checkpoint_every`` steps, and when Ctrl-C, SIGTERM or
+    SIGHUP ends the training; three are kept. Damaged ones are skipped with a warning. Those of another training
     (another network, seed, batch size, ...) raise ``ValueError``, before anything changes. A finished training returns
-    its history at once, and goes on if ``epochs`` is larger now.
+    its history at once, and continues if ``epochs`` is larger now.
 
-    To go on with a network and an optimizer that you have loaded yourself, pass ``initial_epoch``: ``epochs=5,
+    To continue with a network and an optimizer that you have loaded yourself, pass ``initial_epoch``: ``epochs=5,
     initial_epoch=3`` trains the fourth and the fifth epoch, with the batches that they have in a training of five.
 
-    ``augment`` makes the batches from images x, uint8 or floating, differently in every epoch: a list of changes, such
-    as ``[dn.data.RandomCrop(32, padding=4), dn.data.Flip()]``, or a :class:`dualnet.data.Augment`. Images of
-    ``validation_data`` are only cropped in the middle and normalised. What normalises them is noted in ``net.input``.
+    ``augment`` changes the images x, uint8 or floating, differently in every epoch: a list of changes, such as
+    ``[dn.data.RandomCrop(32, padding=4), dn.data.Flip()]``, or a :class:`dualnet.data.Augment`. Images of
+    ``validation_data`` are only cropped in the middle and normalised. ``net.input`` stores the normalisation.
 
     ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
     on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and
@@ -129,21 +129,21 @@ def fit(
     if tqdm is missing, or nobody watches: stderr is no terminal), 2 for a line per epoch. Wrong shapes, labels and
     options raise before the first step.
 
-    Ctrl-C, SIGTERM and SIGHUP end a training in good order: ``on_fit_end`` of every callback is called, and what was
-    trained is kept. A step that is broken off changes nothing. ``net.history`` holds the figures of all
-    whole epochs, also while training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a
-    ``SystemExit`` (exit codes 143 and 129).
+    Ctrl-C, SIGTERM and SIGHUP end a training cleanly: ``on_fit_end`` of every callback is called, and the network keeps
+    what it has learned. An interrupted step changes nothing. ``net.history`` holds the figures of all complete epochs,
+    also during the training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a ``SystemExit``
+    (exit codes 143 and 129).
 
     ``distributed=True`` trains with all ranks that mpiexec, srun or torchrun have started, each of which makes this
-    call; or pass what :func:`dualnet.distributed.init` returned. ``batch_size`` is that of the whole batch, of which
-    each rank takes its part, and the result is that of one rank, but for the order of sums. Batch norm takes its
-    statistics from a rank's part, or with ``sync_batch_norm=True`` from the whole batch. Only rank 0 shows progress and
-    writes files; see the page "Beyond one machine" (docs/distributed.md).
+    call; or pass what :func:`dualnet.distributed.init` returned. ``batch_size`` is the size of the whole batch; each
+    rank takes its part, and the result is that of one rank, up to the order of sums. Batch norm takes its statistics
+    from a rank's part, or with ``sync_batch_norm=True`` from the whole batch. Only rank 0 shows progress and writes
+    files; see the page "Beyond one machine" (docs/distributed.md).
 
     ``check_finite=True`` stops at the first NaN or infinity with a ``FloatingPointError``, which names the epoch, the
-    batch and the layer. It reads a number back after every step, which takes time on a GPU, and does not go together
-    with ``capture``. Without it, ``fit`` warns once: before the first step of NaN in x and t and of images from 0 to
-    255, and after an epoch of a loss that is NaN or has grown a thousandfold.
+    batch and the layer. It reads a number back after every step, which takes time on a GPU, and cannot be combined with
+    ``capture``. Without it, ``fit`` warns once: before the first step, about NaN in x and t and about images from 0 to
+    255; after an epoch, about a loss that is NaN or has grown a thousandfold.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -394,9 +394,10 @@ def evaluate(
     """The mean loss over all examples and, for classes, the accuracy (the share of right answers, 0 … 1).
 
     Instead of x and t, pass batches or a data set, as to :func:`fit`; weights, ``ignore_label`` and ``metrics`` mean
-    the same there. ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy.
-    Pass the ``augment`` that the network was trained with, if there was one: it normalises the images, and moves none.
-    With ``distributed``, as in :func:`fit`, each rank evaluates a part, and all return the figures of the whole.
+    the same as there. ``loss`` defaults to the one that the network was last trained with, or else to softmax
+    cross-entropy. If the network was trained with ``augment``, pass it here too: it normalises the images, and changes
+    nothing else. With ``distributed``, as in :func:`fit`, each rank evaluates a part, and all return the figures of the
+    whole.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
@@ -420,9 +421,9 @@ def evaluate(
 
 
 def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
-    """The network's outputs for x (N, ...), batch by batch, as a NumPy array on the host; of several, a dictionary.
+    """The network's outputs for x (N, ...), batch by batch, as NumPy on the host; several outputs as a dictionary.
 
-    Instead of x, pass batches or a data set, as to :func:`fit`; of pairs ``(x, t)`` the targets are left out.
+    Instead of x, pass batches or a data set, as to :func:`fit`; in pairs ``(x, t)``, targets are ignored.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="ones")]).init((1, 1, 1))
