@@ -38,7 +38,7 @@ CERTIFICATES = [path for path in RESULTS if path.stem.endswith("-parity")]
 # -- what is committed -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("GPU_SUITE_JSON" in os.environ, reason="tools/gpu_check.sh is writing results at this moment")
+@pytest.mark.skipif("GPU_SUITE_JSON" in os.environ, reason="tools/gpu_run.py is writing results at this moment")
 def test_the_page_shows_the_files_in_the_folder():
     page = PAGE.read_text("utf-8")
     assert tables.placed(page, tables.tables(FOLDER)) == page, "run python tools/gpu_tables.py --page docs/gpu.md"
@@ -49,7 +49,12 @@ def test_without_a_certificate_the_page_says_not_run():
     if not CERTIFICATES:
         assert "NOT-RUN" in measured
     if not RESULTS:
-        assert "**NOT-RUN.**" in measured and "\ntools/gpu_check.sh\n" in measured
+        assert "**NOT-RUN.**" in measured and "\npython3 tools/gpu_run.py first\n" in measured
+
+
+def test_the_page_begins_with_what_was_run_and_what_not():
+    headlines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("## ")]
+    assert headlines[0] == "## What has been run, and what has not"
 
 
 @pytest.mark.skipif(not CERTIFICATES, reason="no certificate is committed in docs/gpu/: no GPU has been asked yet")
@@ -115,8 +120,8 @@ def results(folder):
         "tests": {"backend": "cupy", "switches": {"DUALNET_CUDNN": "all"},
                   "counts": {"passed": 3000, "failed": 1}, "complete": True, "seconds": 99.0,
                   "failures": [{"test": "tests/test_x.py::test_y", "why": "assert 1 == 2"}]},
-        "cifar10": {"accuracy": 0.945, "seconds": 90.0, "complete": True, "images_per_second": 40000,
-                    "settings": {"model": "resnet18", "dtype": "bfloat16"}, "history": {"loss": [1.0] * 30}},
+        "smoke": {"seconds": 31.4, "steps": [{"step": "one", "ok": True}, {"step": "two", "ok": False, "why": "no"}],
+                  "state": "FAILED", "outcome": "1 of 2 steps; two: no"},
         "profile": {"profiles": [{"program": "dualnet", "net": "resnet18", "dtype": "bfloat16", "busy_us": 3900.0,
                                   "launches": 140, "kernels": [{"kernel": "void sm90_conv<int>(x)", "us": 800.0}]}]},
     }  # fmt: skip
@@ -146,8 +151,9 @@ def test_tables_of_all_parts(tmp_path):
         "| resnet18 | bfloat16 | 256 | 4.000 | 64,000 | 10.0 | 2.00 | 4.800 | 1.20 |",
         "| resnet18 | tf32 | 256 | – | – | – | – | – | – |",
         "- resnet18, tf32, torch.compile: no gcc",
-        "94.50 % of the test images after 30 epochs, 1.50 minutes in all",
-        "40,000 images a second",
+        "**smoke: FAILED**: 1 of 2 steps; two: no",
+        "**First steps** (2026-01-02 03:04 UTC): 1 of 2 work, in 31 s.",
+        "- two: no",
         "| resnet18 | bfloat16 | 3,900 | 140 | 0 | `sm90_conv` 800 |",
     ):
         assert words in text, words
@@ -170,10 +176,20 @@ def test_results_without_cudnn_say_so_and_show_no_version_of_it(tmp_path):
 
 def test_missing_parts_are_named(tmp_path):
     results(tmp_path)
-    for part in ("bench", "cifar10"):
+    for part in ("bench", "profile"):
         (tmp_path / f"h100-{part}.json").unlink()
-    assert "NOT-RUN on this machine: bench, cifar10." in tables.tables(tmp_path)
+    assert "NOT-RUN on this machine: bench, profile." in tables.tables(tmp_path)
     assert tables.tables(tmp_path / "nothing") == tables.NOT_RUN
+
+
+@pytest.mark.parametrize("part", list(tables.CONTENT))
+def test_a_part_that_was_not_begun_says_so_and_shows_nothing(tmp_path, part):
+    results(tmp_path)
+    path = tmp_path / f"h100-{part}.json"
+    path.write_text(
+        json.dumps({**HEAD, "state": "NOT-RUN", "outcome": "no time was left", "verdict": "NOT-RUN"}), "utf-8"
+    )
+    assert f"**{part}: NOT-RUN**: no time was left" in tables.tables(tmp_path)
 
 
 def test_tables_are_put_between_their_marks(tmp_path):

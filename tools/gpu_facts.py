@@ -32,7 +32,8 @@ def facts(backend: str) -> dict[str, Any]:
     names = {name.lower().replace("_", "-"): version for name, version in found.items()}
     table["packages"] = {name: names[name] for name in sorted(names) if name.startswith(PACKAGES)}
     gpu = measure.gpu() if table["backend"].startswith("cupy") else {}
-    return {"versions": table, "gpu": gpu, "kernels": fingerprint()}
+    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DUALNET_")}
+    return {"versions": {**table, "environment": settings}, "gpu": gpu, "kernels": fingerprint()}
 
 
 def without_cudnn(versions: dict[str, Any]) -> str:
@@ -59,10 +60,8 @@ def slug(title: str) -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Variables for a part: the package in this folder, none of dualnet's settings, caches in a writable folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DUALNET_", "PYTEST_"))}
-    if data := os.environ.get("DUALNET_DATA"):
-        kept["DUALNET_DATA"] = data
+    """Variables for a part: yours, those that the part needs, the package in this folder, writable caches."""
+    kept = dict(os.environ)
     paths = [str(ROOT), str(TOOLS), os.environ.get("PYTHONPATH", "")]
     kept |= {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -74,6 +73,11 @@ def environment(**variables: str) -> dict[str, str]:
         for name in ("CUPY_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
             kept.setdefault(name, os.path.join(tempfile.gettempdir(), f"dualnet-{name.lower()}"))
     return {**kept, **variables}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,15 @@ FOLDER, PAGE = ROOT / "docs" / "gpu", ROOT / "docs" / "gpu.md"
 MARKS = re.compile(r"(<!-- gpu: measured -->\n).*?(<!-- gpu: end -->)", re.DOTALL)
 
 NOT_RUN = """\
-**NOT-RUN.** No machine with a GPU has been asked yet: there is no certificate, and no number. This is left to run, on a
-machine with an NVIDIA GPU, CuPy, and PyTorch to compare with; it needs no network:
+**NOT-RUN.** No GPU has run this yet: there is no certificate, and no time. Two commands are left to run, on a machine
+with an NVIDIA GPU, CuPy, and PyTorch to compare with:
 
 ```sh
-tools/gpu_check.sh
-tools/gpu_check.sh --only parity,tests --seconds 560
-tools/gpu_check.sh --only bench --nets lenet5,vgg16_bn --seconds 570
-tools/gpu_check.sh --only bench --nets resnet18 --seconds 570
-tools/gpu_check.sh --only cifar --data ~/data/cifar10
-tools/gpu_check.sh --only profile
+python3 tools/gpu_run.py first
+python3 tools/gpu_run.py second
 ```
-
-The first line is a first look at everything, within ten minutes: the test suite on `cupy`, `dualnet parity --backend
-cupy` and the benchmarks. The next three do it in full, each within ten minutes. Results are JSON files in `docs/gpu/`,
-and `python tools/gpu_tables.py --page docs/gpu.md` shows them here.
 """
-PARTS = ("parity", "tests", "bench", "cifar10", "profile")
+PARTS = ("smoke", "parity", "tests", "bench", "profile")
 
 
 def tables(folder: Path = FOLDER) -> str:
@@ -64,11 +57,24 @@ def section(name: str, parts: dict[str, Any]) -> str:
     paragraphs = [f"### {title}", about(parts), *without(parts)]
     for part in PARTS:
         if part in parts:
-            paragraphs += SHOWN[part](parts[part])
-    missing = [part for part in ("parity", "tests", "bench", "cifar10") if part not in parts]
+            paragraphs += unfinished(part, parts[part])
+            paragraphs += SHOWN[part](parts[part]) if has(part, parts[part]) else []
+    missing = [part for part in ("parity", "tests", "bench", "profile") if part not in parts]
     if missing:
         paragraphs.append(f"NOT-RUN on this machine: {', '.join(missing)}.")
     return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def has(part: str, found: dict[str, Any]) -> bool:
+    """Is there anything to show? A part that was not begun, or broke at once, leaves only its state."""
+    return bool(found.get(CONTENT[part]))
+
+
+def unfinished(part: str, found: dict[str, Any]) -> list[str]:
+    """A line for a part that did not end as it should."""
+    if found.get("state", "ok") in ("ok", "PASS", "PARTIAL"):
+        return []
+    return [f"**{part}: {found['state']}**: {found['outcome']}"]
 
 
 def about(parts: dict[str, Any]) -> str:
@@ -103,6 +109,14 @@ def without(parts: dict[str, Any]) -> list[str]:
         f"**Without cuDNN** ({', '.join(names)}): {why}. Every convolution ran as `im2col` and a product by cuBLAS."
         for why, names in reasons.items()
     ]
+
+
+def steps(found: dict[str, Any]) -> list[str]:
+    """The smoke test: what failed, by name."""
+    bad = [row for row in found["steps"] if not row["ok"]]
+    text = f"**First steps** ({found['date']}): {len(found['steps']) - len(bad)} of {len(found['steps'])} work, in "
+    text += f"{found['seconds']:.0f} s."
+    return [text, "\n".join(f"- {row['step']}: {row['why']}" for row in bad)]
 
 
 def certificate(found: dict[str, Any]) -> list[str]:
@@ -141,9 +155,8 @@ def speed(found: dict[str, Any]) -> list[str]:
         for ratio in run["ratios"]:
             cells[ratio["net"], ratio["dtype"], ratio["batch"]]["ratios"][ratio["peer"]] = ratio["speed"]
     peers = list(dict.fromkeys(peer for cell in cells.values() for peer in cell["programs"] if peer != "dualnet"))
-    lines = [
-        ["net", "numbers", "batch", "dualnet ms", "images/s", *(w for p in peers for w in (f"{TITLES[p]} ms", "×"))]
-    ]
+    titles = [word for peer in peers for word in (f"{TITLES.get(peer, peer)} ms", "×")]
+    lines = [["net", "numbers", "batch", "dualnet ms", "images/s", *titles]]
     for (net, dtype, batch), cell in cells.items():
         ours = cell["programs"].get("dualnet")
         row = [net, dtype, str(batch), _ms(ours), f"{batch / ours * 1e3:,.0f}" if ours else "–"]
@@ -165,16 +178,6 @@ def speed(found: dict[str, Any]) -> list[str]:
     return [text, "\n".join(_table(lines)), "\n".join(faults)]
 
 
-def accuracy(found: dict[str, Any]) -> list[str]:
-    settings = found["settings"]
-    text = f"**CIFAR-10, {settings['model']}** in {settings['dtype']} ({found['date']}): "
-    text += f"{100 * found['accuracy']:.2f} % of the test images after {len(found['history']['loss'])} epochs, "
-    text += f"{found['seconds'] / 60:.2f} minutes in all, compiling and testing included"
-    if found.get("images_per_second"):
-        text += f"; {found['images_per_second']:,} images a second in the fastest epoch"
-    return [text + "." + ("" if found["complete"] else " The training was stopped before its end.")]
-
-
 def profiles(found: dict[str, Any]) -> list[str]:
     """The most expensive kernels of each of dualnet's steps."""
     lines = [["net", "numbers", "kernels µs", "launches", "PyTorch's µs", "the longest"]]
@@ -190,8 +193,12 @@ def profiles(found: dict[str, Any]) -> list[str]:
     return [f"**Kernels of a step** ({found['date']}), in µs", "\n".join(_table(lines))] if len(lines) > 1 else []
 
 
-SHOWN = {"parity": certificate, "tests": suite, "bench": speed, "cifar10": accuracy, "profile": profiles}
-TITLES = {"dualnet": "dualnet", "torch": "PyTorch", "torch.compile": "torch.compile"}
+SHOWN: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "smoke": steps, "parity": certificate, "tests": suite, "bench": speed, "profile": profiles,
+}  # fmt: skip
+CONTENT = {"smoke": "steps", "parity": "verdicts", "tests": "counts", "bench": "runs", "profile": "profiles"}
+"""The entry that a file has if its part has found anything."""
+TITLES = {"torch": "PyTorch"}
 
 
 def _short(kernel: str) -> str:

@@ -16,7 +16,7 @@ import numpy
 from dualnet.geometry import Windows
 from dualnet.shim import Array, backend_of, get_precision
 
-from . import cudnn_library, cudnn_plans, maps, steps
+from . import cudnn_choices, cudnn_library, cudnn_plans, maps, steps
 from .cudnn_plans import DTYPES, FILTERS, FORWARD, INPUTS, Plan, Shape
 from .launch import launch, served
 from .registry import LIMIT, PER_LAUNCH, SIDE, TURNS
@@ -161,7 +161,7 @@ def _serves(arrays: tuple[Array, ...], at: Windows, N: int, C: int, D: int, grou
     if max(N * at.size[0] * at.size[1] * C, N * at.grid[0] * at.grid[1] * D) >= LIMIT:
         return False
     slower = C // groups <= maps.FEW or groups == 1 and _products(at)
-    return not slower or cudnn_plans.tuning() or cudnn_library.asked() == "all"
+    return not slower or cudnn_choices.tuning() or cudnn_library.asked() == "all"
 
 
 def _products(at: Windows) -> bool:

@@ -31,7 +31,8 @@ from dualnet.shim.process import lock, reader
 from . import installing
 from .graph import lasting
 
-OLDEST, OLDEST_LIBRARY = (1, 24), 90000
+OLDEST, BELOW, OLDEST_LIBRARY = (1, 24), (1, 29), 90000
+"""Frontends from ``OLDEST`` on and below ``BELOW``: these were read and tried, and later ones bring much else."""
 ALIGNED = 16
 """cuDNN reads arrays from addresses that are multiples of this."""
 LIBRARY = "libcudnn.so.9"
@@ -91,9 +92,11 @@ def _search() -> tuple[Any, str]:
     except Exception as error:
         return None, f"it cannot be imported: {first_line(error)}"
     version = getattr(cudnn, "__version__", "")
-    if not hasattr(cudnn, "pygraph") or _numbers(version) < OLDEST:
-        wanted = ".".join(map(str, OLDEST))
-        return None, f"frontend {version or 'of unknown version'} is too old, {wanted} is needed; {_install_line()}"
+    old, new = not hasattr(cudnn, "pygraph") or _numbers(version) < OLDEST, _numbers(version) >= BELOW
+    if old or new:
+        wanted = f"{'.'.join(map(str, OLDEST))} or newer" if old else f"one below {'.'.join(map(str, BELOW))}"
+        found = f"frontend {version or 'of unknown version'} is too {'old' if old else 'new'}"
+        return None, f"{found}, {wanted} is needed; {_install_line()}"
     try:
         number = cudnn.backend_version()
     except Exception as error:
@@ -104,14 +107,18 @@ def _search() -> tuple[Any, str]:
 
 
 def _preload() -> None:
-    """Load the library of the package ``nvidia.cudnn`` from any folder of ``sys.path``, where the frontend finds it.
+    """Load libcudnn before the frontend looks for it, from wherever ``cuda.pathfinder`` or ``sys.path`` has it.
 
     The frontend itself looks only where its own Python installs packages, and misses those that were installed with
-    ``--target`` or ``--user``, or come with ``--system-site-packages``. If LD_LIBRARY_PATH has a libcudnn, nothing is
-    done: the loader takes all parts of cuDNN from there, and parts of two versions do not work together.
+    ``--target`` or ``--user``, or come with ``--system-site-packages``. CuPy brings ``cuda.pathfinder``, which knows
+    many places; folders of ``--target`` are not among them. If LD_LIBRARY_PATH has a libcudnn, nothing is done: the
+    loader takes all parts of cuDNN from there, and parts of two versions do not work together.
     """
     folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
     if any((Path(folder) / LIBRARY).exists() for folder in folders):
+        return
+    with suppress(Exception):  # not there, too old to know cuDNN, or it finds none
+        importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cudnn")
         return
     for folder in sys.path:  # several folders may hold parts of the package nvidia; one import sees only one of them
         path = Path(folder, "nvidia", "cudnn", "lib", LIBRARY)

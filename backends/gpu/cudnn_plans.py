@@ -6,7 +6,7 @@ are turned before. It would accept the strides of (k1, k2, C/g, D), but then it 
 
 Which plan: when a shape is first seen, the plans that cuDNN's heuristics propose are timed, and so is the kernel that
 would run without cuDNN. ``DUALNET_CUDNN_AUTOTUNE=0`` takes the first proposal. The choice holds for the process, on all
-threads; each thread has plans of its own.
+threads, and with a file for later processes too (see ``cudnn_choices``); each thread has plans of its own.
 
 Never chosen are plans that may give other bits from run to run; plans that compute by transforms (Winograd, FFT) or add
 up in less than float32, whose errors are not those of a sum of products; in strict float32, plans that round their
@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 from dualnet.geometry import Windows
 from dualnet.shim import Array
-from dualnet.shim.process import lock, reader
+from dualnet.shim.process import lock
 
-from . import cudnn_library
+from . import cudnn_choices, cudnn_library
+from .graph import lasting
 
 KEPT = 1024
 """Each thread keeps this many plans, and drops the least recently used one for the next."""
@@ -44,8 +45,6 @@ IN_FULL = ("TENSOR_CORE", "DOWN_CONVERT_INPUTS")
 """Left out in strict float32 as well: tensor cores round its factors to TF32."""
 DTYPES = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 FORWARD, INPUTS, FILTERS = "forward", "inputs", "filters"
-
-_autotune = reader("DUALNET_CUDNN_AUTOTUNE")
 
 
 class Shape(NamedTuple):
@@ -85,7 +84,10 @@ class Plan:
 
 
 def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
-    """The shape as a cuDNN graph with its proposed plans. ``where`` is handle=..., or the profile of a device."""
+    """The shape as a cuDNN graph with its proposed plans, of which some cannot be built because they may not be chosen.
+
+    ``where`` is handle=..., or the profile of a device.
+    """
     io, at = getattr(cudnn.data_type, DTYPES[shape.dtype]), shape.at
     wide = cudnn.data_type.FLOAT
     made = cudnn.pygraph(io_data_type=io, intermediate_data_type=wide, compute_data_type=wide, **where)
@@ -116,6 +118,8 @@ def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
     made.validate()
     made.build_operation_graph()
     made.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    notes = (*NEVER, *(IN_FULL if shape.dtype == "float32" and not shape.tf32 else ()))
+    made.deselect_numeric_notes([getattr(cudnn.numerical_note, note) for note in notes])
     return made
 
 
@@ -136,8 +140,6 @@ def proposals(cudnn: Any, shape: Shape, most: int = CANDIDATES, **where: Any) ->
     """A shape's graph, and the first plans in it that this device can run and that may be chosen."""
     made = graph(cudnn, shape, **where)
     found: list[Proposed] = []
-    notes = (*NEVER, *(IN_FULL if shape.dtype == "float32" and not shape.tf32 else ()))
-    made.deselect_numeric_notes([getattr(cudnn.numerical_note, note) for note in notes])
     end = time.monotonic() + PATIENCE
     for place in range(made.get_execution_plan_count()):
         if len(found) == most or found and time.monotonic() > end:
@@ -206,16 +208,59 @@ def chosen(xp: Any, shapes: tuple[Shape, ...], compute: Compute, rival: Callable
     with _tuning:
         if key not in _choices:
             with handle.passing(xp.cuda.get_current_stream().ptr):
-                _choices[key] = _choice(xp, cudnn, handle, shapes, compute, rival)
+                _choices[key] = _kept_choice(xp, cudnn, handle, shapes, compute, rival)
     choice, plan = _choices[key], None
     if choice is not None:
         shape, proposed = choice
         made = chosen_alone(cudnn, shape, proposed, handle=handle.handle)
-        plan = Plan(made, shape, proposed.place, proposed.bytes, handle)
+        size = int(made.get_workspace_size_plan_at_index(proposed.place))
+        plan = Plan(made, shape, proposed.place, size, handle)
     plans[key] = plan
     while len(plans) > KEPT:
         plans.popitem(last=False)
     return plan
+
+
+def _kept_choice(
+    xp: Any,
+    cudnn: Any,
+    handle: cudnn_library.Handle,
+    shapes: tuple[Shape, ...],
+    compute: Compute,
+    rival: Callable[[], Any],
+) -> Choice | None:
+    """The choice in the file that ``DUALNET_CUDNN_AUTOTUNE`` names, or a new one, which is added to it."""
+    path = cudnn_choices.file()
+    if path is None:
+        return _choice(xp, cudnn, handle, shapes, compute, rival)
+    name = xp.cuda.runtime.getDeviceProperties(xp.cuda.runtime.getDevice())["name"].decode()
+    machine = f"{name}, cuDNN {cudnn_library.available()[1]}, DUALNET_CUDNN={cudnn_library.asked()}"
+    kept = cudnn_choices.kept(path, machine).get(str(shapes[0]))
+    if kept is not None and "without" in kept:
+        reasons[shapes[0]] = str(kept["without"])
+        return None
+    if kept is not None and (again := _found_again(cudnn, handle, shapes, kept)) is not None:
+        return again
+    choice = _choice(xp, cudnn, handle, shapes, compute, rival)
+    if choice is None:
+        new: dict[str, Any] = {"without": reasons[shapes[0]]}
+    else:
+        new = {"engine": choice[1].name, "place": choice[1].place, "way": shapes.index(choice[0])}
+    cudnn_choices.keep(path, machine, str(shapes[0]), new)
+    return choice
+
+
+def _found_again(
+    cudnn: Any, handle: cudnn_library.Handle, shapes: tuple[Shape, ...], kept: dict[str, Any]
+) -> Choice | None:
+    """A choice from a file, if cuDNN still proposes that plan in that place."""
+    try:
+        shape, place, name = shapes[kept["way"]], kept["place"], kept["engine"]
+        if graph(cudnn, shape, handle=handle.handle).get_plan_name_at_index(place) != name:
+            return None
+    except Exception:  # no such place any more, or cuDNN's own error for a shape that it no longer supports
+        return None
+    return shape, Proposed(place, name, 0)
 
 
 def _choice(
@@ -226,7 +271,7 @@ def _choice(
     compute: Compute,
     rival: Callable[[], Any],
 ) -> Choice | None:
-    tuned, timed, why = tuning(), [], "no plan that may be chosen"
+    tuned, timed, why = cudnn_choices.tuning(), [], "no plan that may be chosen"
     for shape in shapes:
         try:
             made, found = proposals(cudnn, shape, handle=handle.handle)
@@ -284,8 +329,9 @@ def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool
     begun = time.perf_counter()
     idle, start, end = (xp.cuda.Event() for _ in range(3))
     idle.record()
-    for _ in range(fillings):
-        xp.zeros((FILLING,), dtype="uint8")
+    with lasting(xp):  # a graph that is about to be recorded would keep this memory in its own pool
+        for _ in range(fillings):
+            xp.zeros((FILLING,), dtype="uint8")
     start.record()
     for _ in range(REPEATS):
         work()
@@ -294,14 +340,6 @@ def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool
     end.synchronize()
     filling = xp.cuda.get_elapsed_time(idle, start) / 1000
     return xp.cuda.get_elapsed_time(start, end) / 1000 / REPEATS, asking < filling
-
-
-def tuning() -> bool:
-    """Are plans timed? ``DUALNET_CUDNN_AUTOTUNE`` says so."""
-    value = _autotune().strip()
-    if value not in ("", "0", "1"):
-        raise ValueError(f"DUALNET_CUDNN_AUTOTUNE is 0 or 1, got {value!r}")
-    return value != "0"
 
 
 def _words(shape: Shape) -> str:

@@ -42,7 +42,11 @@ def launch(
 
 
 def _converted(kernel: Kernel, arguments: tuple, wide: str) -> tuple:
-    """Each argument as its type asks; structures are NumPy arrays without axes, which CuPy passes by value."""
+    """Each argument as its type asks; structures become plain bytes, in a NumPy array without axes.
+
+    CuPy passes such an array by value. It asks NumPy for the address, and NumPy then describes every field as well:
+    51 µs for the fields of ``Windows``, 2 µs for bytes.
+    """
     made = []
     for kind, value in zip(kernel.types, arguments, strict=True):
         if kind in sources.INTEGERS:
@@ -51,8 +55,16 @@ def _converted(kernel: Kernel, arguments: tuple, wide: str) -> tuple:
             value = numpy.dtype(wide).type(value)
         elif value is None:
             value = NULL
+        elif isinstance(value, numpy.ndarray):
+            value = value.view(_plain(value.itemsize))
         made.append(value)
     return tuple(made)
+
+
+@functools.cache
+def _plain(size: int) -> numpy.dtype:
+    """The dtype of ``size`` bytes without fields."""
+    return numpy.dtype((numpy.void, size))
 
 
 @functools.cache

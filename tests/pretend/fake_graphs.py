@@ -20,6 +20,7 @@ CUBLAS_OF_CUPY = {"matmul", "__matmul__", "__rmatmul__"}
 REAL = {0: np.float32, 1: np.float64, 2: np.float16}
 HALVES = {2, 14}
 DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+TF32 = 77  # the compute type that keeps 10 bits of each factor
 
 
 class Graphs:
@@ -211,6 +212,8 @@ class Cublas:
             wide = np.float64 if c_type == 1 else np.float32
             part, result = wide if full else _dtype(c_type), _memory(c, c_type, ldc, m, n)
             first, second = first.astype(wide), second.astype(wide)
+            if how[0] == TF32:
+                first, second = _ten_bits(first), _ten_bits(second)
             with np.errstate(all="ignore"):  # a GPU does not warn of an overflow
                 parts = [(first[:, s] @ second[s]).astype(part) for s in (np.s_[: k // 2], np.s_[k // 2 :])]
                 total = parts[0].astype(wide) + parts[1]
@@ -218,6 +221,10 @@ class Cublas:
 
         self.graphs.call("cublasGemmEx", multiply)
         return 0
+
+
+def _ten_bits(factor: np.ndarray) -> np.ndarray:
+    return (np.ascontiguousarray(factor).view(np.uint32) & 0xFFFFE000).view(np.float32)
 
 
 def _matrix(address: int, kind: int, rows: int, columns: int, ld: int, transposed: int) -> np.ndarray:

@@ -36,7 +36,7 @@ def test_switched_off(world, small, monkeypatch):
     monkeypatch.delenv("DUALNET_CUDNN")
     assert asked("correlate", x, w, b, at) is not NotImplemented
     monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "yes")
-    with pytest.raises(ValueError, match="DUALNET_CUDNN_AUTOTUNE is 0 or 1, got 'yes'"):
+    with pytest.raises(ValueError, match="DUALNET_CUDNN_AUTOTUNE is 0, 1 or a file .*, got 'yes'"):
         asked("correlate", x[:1], w, b, at)
 
 
@@ -58,7 +58,11 @@ def absent(name, package=None, ordinary=importlib.import_module):
         (lambda m, p: p.setitem(sys.modules, "cudnn", None), "not installed; pip install"),
         (
             lambda m, p: p.setattr(m, "__version__", "1.23.9"),
-            r"frontend 1.23.9 is too old, 1.24 is needed; pip install",
+            r"frontend 1.23.9 is too old, 1.24 or newer is needed; pip install",
+        ),
+        (
+            lambda m, p: p.setattr(m, "__version__", "1.29.0"),
+            r"frontend 1.29.0 is too new, one below 1.29 is needed; pip install",
         ),
         (lambda m, p: p.delattr(m, "pygraph"), "frontend 1.28.0 is too old"),
         (lambda m, p: setattr(m, "backend_version", lambda: 8905), r"cuDNN 8.9.5 is too old, 9.0.0 is needed"),
@@ -117,11 +121,37 @@ def test_the_library_is_loaded_from_any_folder_of_sys_path(world, monkeypatch, t
         (elsewhere / path.name).write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", f":{elsewhere}")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     loaded, seen = loading(monkeypatch, [str(path)]), []
     find = cudnn_library.importlib.import_module
-    monkeypatch.setattr(cudnn_library.importlib, "import_module", lambda name: seen.append(list(loaded)) or find(name))
+    monkeypatch.setattr(
+        cudnn_library.importlib,
+        "import_module",
+        lambda name: (name == "cudnn" and seen.append(list(loaded))) or find(name),
+    )
     assert cudnn_library.library() is not None
     assert seen == [[] if other else [str(path)]]  # before the frontend looks for it
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_the_library_is_loaded_by_pathfinder_where_it_knows_one(world, monkeypatch, tmp_path, finds):
+    """A version of it that knows no cuDNN, or does not find it, leaves ``sys.path``."""
+    path, asked_for = tmp_path / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9", []
+    path.parent.mkdir(parents=True), path.write_bytes(b"")
+
+    def load(name):
+        asked_for.append(name)
+        if not finds:
+            raise RuntimeError(f"{name} is not supported")
+
+    pathfinder = fake_cupy.module("cuda.pathfinder", load_nvidia_dynamic_lib=load)
+    monkeypatch.setitem(sys.modules, "cuda", fake_cupy.module("cuda", __path__=[], pathfinder=pathfinder))
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = loading(monkeypatch, [str(path)])
+    assert cudnn_library.library() is not None
+    assert asked_for == ["cudnn"] and loaded == ([] if finds else [str(path)])
 
 
 def test_a_module_that_breaks_while_it_is_imported(world, small, monkeypatch):

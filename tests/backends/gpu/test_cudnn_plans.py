@@ -128,6 +128,17 @@ def test_the_device_is_timed_and_not_python(world, small, monkeypatch, each):
     assert list(cudnn_plans.reasons.values()) == ["faster without"]
 
 
+def test_a_graphs_own_pool_holds_nothing_of_the_autotuning(world, small, monkeypatch):
+    """The zeros that keep the device busy come from CuPy's pool: a graph would keep 128 MiB for as long as it lives."""
+    monkeypatch.setattr(cudnn_plans, "FILLING", 2**20)
+    at, x, w, b, _ = small
+    x, w, b = (dn.asarray(a) for a in (x, w, b))
+    step, device = dn.capture(lambda x: cudnn_kernels.correlate(x, w, b, at)), world.cupy.now.graphs.device
+    step(x)
+    assert world.counted["waits"] > 0 and device.default.total_bytes() >= 2**20
+    assert 0 < device.beside_the_default_pool() < 2**19
+
+
 def test_a_host_that_is_hopelessly_slow_ends_too(world, small):
     at, x, w, _, _ = small
     world.clocks.each = 1.0

@@ -136,6 +136,7 @@ COMBINATIONS = {
     "sm_75": [("bfloat16", 8)],
     "sm_80": [("float64", 1), ("float16", 8)],
     "sm_90": [("float32", 4), ("bfloat16", 2)],
+    "sm_100": [("float32", 4), ("bfloat16", 8)],
 }
 
 
@@ -143,6 +144,8 @@ COMBINATIONS = {
 @pytest.mark.parametrize("arch", COMBINATIONS)
 @pytest.mark.parametrize("file", registry.FILES)
 def test_nvrtc_compiles(file, arch):
+    if arch not in cuda_host.architectures():
+        pytest.skip(f"this NVRTC does not know {arch}: 12.8 is the first that knows them all")
     (kernel, *_) = kernels = kernels_of(file)
     for real, pack in COMBINATIONS[arch]:
         code = cuda_host.compile_for(arch, file, launch.defines(kernel, real, pack, "int32", real))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import fake_graphs
 import numpy as np
 import pytest
 
-import dualnet as dn
-from dualnet.backends.gpu import maps
 from dualnet.parity import certify
 from dualnet.parity.cases.case import OPS
 from dualnet.parity.judging import controls
 from dualnet.parity.judging.kernels import large_cases
 from dualnet.parity.judging.ways import Way
-from dualnet.shim import get_precision
 
 NUMPY, STRICT = Way("numpy"), Way("strict")
 
@@ -50,15 +48,8 @@ def test_tf32_has_ten_bits(rng):
 
 def test_tf32_that_is_switched_on_is_found(pretend, monkeypatch):
     """On products as large as in networks: on smaller ones a library may do without TF32 although it may use it."""
-    product = maps.product
-
-    def rounding(a, b, *into, **how):
-        if get_precision() == "tf32":
-            a, b = (dn.asarray(controls.tf32(dn.to_numpy(v))) for v in (a, b))
-        return product(a, b, *into, **how)
-
     for honours, found in ((True, True), (False, False)):
-        monkeypatch.setattr(maps, "product", rounding if honours else product)
+        monkeypatch.setattr(fake_graphs, "TF32", 77 if honours else None)
         rows = [
             r for op in controls.PRODUCTS for r in controls._switched_on(controls.SwitchedOn("cupy:0", True), op, 0)
         ]
