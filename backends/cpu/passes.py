@@ -186,6 +186,7 @@ def normalise_backward(
     gamma: numpy.ndarray,
     epsilon: float,
     y: numpy.ndarray | None = None,
+    beta: numpy.ndarray | None = None,
 ) -> Any:
     """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
     if x.ndim < 3 or not served(x, dy) or y is not None and not served(x, y):

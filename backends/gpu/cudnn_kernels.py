@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
-
 from dualnet.geometry import Windows
 from dualnet.shim import Array, backend_of, get_precision
 
 from . import cudnn_choices, cudnn_library, cudnn_plans, maps, steps
 from .cudnn_plans import DTYPES, FILTERS, FORWARD, INPUTS, Plan, Shape
 from .launch import launch, served
-from .registry import LIMIT, PER_LAUNCH, SIDE, TURNS
+from .registry import LIMIT, PER_LAUNCH, tiles, turns
 
 
 def correlate(x: Array, w: Array, b: Array | None, at: Windows, groups: int = 1, relu: bool = False) -> Any:
@@ -71,7 +69,7 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
     def compute(plan: Plan, spoilt: bool = False) -> Array:
         bank = xp.empty((D, *at.window, C // groups), dtype=x.dtype)
         plan(xp, _ready(xp, x), _ready(xp, dy), bank)
-        return turned_back(xp, bank)
+        return xp.permute_dims(bank, (1, 2, 3, 0))  # a view: an optimizer turns the gradients of all banks at once
 
     shapes = (_shape(FILTERS, x, N, C, D, groups, at),)
     plan = cudnn_plans.chosen(xp, shapes, compute, lambda: maps.correlate_filters(x, dy, at, groups))
@@ -89,22 +87,12 @@ def turned(xp: Any, w: Array) -> Array:
     return _transposed(xp, xp.ascontiguousarray(w), w.size // D, D, (D, *w.shape[:3]))
 
 
-def turned_back(xp: Any, bank: Array) -> Array:
-    """(D, k1, k2, C/g) -> (k1, k2, C/g, D)."""
-    D = bank.shape[0]
-    return _transposed(xp, bank, D, bank.size // D, (*bank.shape[1:], D))
-
-
 def _transposed(xp: Any, matrix: Array, rows: int, columns: int, shape: tuple[int, ...]) -> Array:
     if min(rows, columns) == 1:
         return _ready(xp, xp.reshape(matrix, shape))
     out = xp.empty(shape, dtype=matrix.dtype)
-    launch(xp, "turn", (_tiles(rows, columns),), out, matrix, rows, columns, real=matrix.dtype.name)
+    launch(xp, "turn", (tiles(rows, columns),), out, matrix, rows, columns, real=matrix.dtype.name)
     return out
-
-
-def _tiles(rows: int, columns: int) -> int:
-    return -(-rows // SIDE) * -(-columns // SIDE)
 
 
 def round_all(values: list[Array], dtype: Any) -> Any:
@@ -136,12 +124,9 @@ def _turn_all(banks: list[Array], dtype: Any) -> list[Array]:
     xp = backend_of(banks[0]).xp
     made = [xp.empty((w.shape[3], *w.shape[:3]), dtype=dtype) for w in banks]
     for start in range(0, len(banks), PER_LAUNCH):
-        table, blocks = numpy.zeros((), TURNS), 0
         part = slice(start, start + PER_LAUNCH)
-        for k, (to, w) in enumerate(zip(made[part], banks[part])):
-            rows, columns = w.size // w.shape[3], w.shape[3]
-            blocks += _tiles(rows, columns)
-            table["at"][k] = (to.data.ptr, w.data.ptr, rows, columns, blocks)
+        pairs = zip(made[part], banks[part])
+        table, blocks = turns([(to.data.ptr, w.data.ptr, w.size // w.shape[3], w.shape[3]) for to, w in pairs])
         launch(xp, "turn_all", (blocks,), table, real=dtype.name)
     return [xp.permute_dims(bank, (1, 2, 3, 0)) for bank in made]
 

@@ -7,6 +7,7 @@ options the compiler needs. The arguments are read from the source: see ``source
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -30,7 +31,8 @@ LIMIT = 2**31 - 2**16
 """Arrays with this many elements or more are left to the references: kernels count in 32 bits."""
 
 PER_LAUNCH, PER_BLOCK = 40, 1024
-"""Tensors in one launch and elements in one block of kernels/optimizers.cu; also banks in one launch of banks.cu."""
+"""Tensors in one launch and elements in one block of kernels/optimizers.cu; also banks in one launch of banks.cu, and
+layers in one launch of ``follow``."""
 SIDE = 32
 """Rows and columns of the tile that a block of kernels/banks.cu turns."""
 
@@ -72,6 +74,7 @@ _ALL = [
     *_kernels("channels.cu", "REAL PACK", TALL, channel_moments_end="channel_moments"),
     *_kernels("channels.cu", "REAL PACK", THREADS, "follow"),
     *_kernels("channels.cu", "REAL PACK", TILE, "normalise", normalise_backward_part="normalise_backward"),
+    *_kernels("channels.cu", "REAL PACK", TILE, joined_backward_part="joined_backward"),
     *_kernels("channels.cu", "REAL PACK", TALL, normalise_backward_end="normalise_backward"),
     *_kernels("channels.cu", "REAL PACK", TILE, normalise_backward_dx="normalise_backward"),
     *_kernels("cross_entropy.cu", "REAL", TILE, cross_entropy_rows="cross_entropy"),
@@ -82,6 +85,7 @@ _ALL = [
     *_kernels("convolution.cu", "REAL", THREADS, correlate_inputs_few="correlate_inputs"),
     *_kernels("convolution.cu", "REAL", THREADS, correlate_filters_few="correlate_filters"),
     *_kernels("banks.cu", "REAL", TILE, turn="correlate", turn_all="round_all"),
+    *_kernels("banks.cu", "REAL", TILE, turn_gradients="sgd_updates"),
     *_kernels("batch.cu", "REAL PIXEL", THREADS, "gather_batch"),
 ]
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
@@ -110,6 +114,28 @@ TURN = numpy.dtype(
     [(name, "u8") for name in ("to", "from")] + [(name, "i4") for name in ("rows", "columns", "blocks")], align=True
 )
 TURNS = numpy.dtype([("at", TURN, (PER_LAUNCH,))])
+
+
+def followed(wide: str) -> numpy.dtype:
+    """Running statistics of up to PER_LAUNCH layers, aligned as in C; ``wide`` is float32 or float64."""
+    arrays = ("new_mean", "new_variance", "moving_mean", "moving_variance", "mean", "variance")
+    fields = [(name, "u8") for name in arrays] + [(name, wide) for name in ("keep", "rest", "unbias")]
+    statistics = numpy.dtype([*fields, ("C", "i4"), ("blocks", "i4")], align=True)
+    return numpy.dtype([("at", statistics, (PER_LAUNCH,))])
+
+
+def turns(banks: Sequence[tuple[int, int, int, int]]) -> tuple[numpy.ndarray, int]:
+    """Up to PER_LAUNCH matrices to turn, (to, from, rows, columns), as a structure; and how many blocks they need."""
+    table, blocks = numpy.zeros((), TURNS), 0
+    for k, (to, source, rows, columns) in enumerate(banks):
+        blocks += tiles(rows, columns)
+        table["at"][k] = (to, source, rows, columns, blocks)
+    return table, blocks
+
+
+def tiles(rows: int, columns: int) -> int:
+    """How many blocks turn a matrix."""
+    return -(-rows // SIDE) * -(-columns // SIDE)
 
 
 def rule(wide: str) -> numpy.dtype:

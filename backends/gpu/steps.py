@@ -13,7 +13,7 @@ import numpy
 from dualnet.shim import Array, backend_of
 
 from .launch import contiguous, empty_like, launch, served
-from .registry import LIMIT, PER_BLOCK, PER_LAUNCH, TENSORS, WIDE, divided_by, rule
+from .registry import LIMIT, PER_BLOCK, PER_LAUNCH, TENSORS, WIDE, divided_by, rule, turns
 
 # -- optimizers (E17) --------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ def _step(
         old = [contiguous(*arrays) for arrays in old]
         new = [[empty_like(a) for a in arrays] for arrays in old]
     by_dtype: dict[str, list[Parameter]] = {}  # in a network of 16 bits, batch norm's gradients are float32
-    for made, before, gradient in zip(new, old, g):
+    for made, before, gradient in zip(new, old, turned_gradients(g)):
         row = (*_three(made), None, *_three(before), *contiguous(gradient))
         by_dtype.setdefault(gradient.dtype.name, []).append(row)
     for rows in by_dtype.values():
@@ -69,6 +69,30 @@ def _served(old: list[Array], g: list[Array], into: bool) -> bool:
     if any(WIDE[gradient.dtype.name] != old[0].dtype.name for gradient in g):
         return False
     return not into or all(a.flags.c_contiguous for a in old)
+
+
+def stored(g: Array) -> Array:
+    """The gradient as it lies in memory. That of a filter bank may lie as cuDNN made it, (D, k1, k2, C/g)."""
+    if g.ndim != 4 or g.flags.c_contiguous:
+        return g
+    bank = backend_of(g).xp.permute_dims(g, (3, 0, 1, 2))
+    return bank if bank.flags.c_contiguous else g
+
+
+def turned_gradients(gradients: list[Array]) -> list[Array]:
+    """Gradients of filter banks that lie as cuDNN made them, in the order of their parameters: one launch for 40."""
+    made = list(gradients)
+    rows: dict[str, list[tuple[int, int, int, int]]] = {}
+    for place, g in enumerate(gradients):
+        if (bank := stored(g)) is not g:
+            made[place] = backend_of(g).xp.empty(g.shape, dtype=g.dtype)
+            row = (made[place].data.ptr, bank.data.ptr, bank.shape[0], bank.size // bank.shape[0])
+            rows.setdefault(g.dtype.name, []).append(row)
+    for real, same in rows.items():
+        for start in range(0, len(same), PER_LAUNCH):
+            table, blocks = turns(same[start : start + PER_LAUNCH])
+            launch(backend_of(gradients[0]).xp, "turn_gradients", (blocks,), table, real=real)
+    return made
 
 
 def _three(arrays: list[Array]) -> Any:
@@ -143,7 +167,7 @@ def _table(xp: Any, parameters: Sequence[Parameter]) -> tuple[numpy.ndarray, int
 
 def all_finite(first: Array, *others: Array) -> Any:
     """Is every number in every gradient finite? A bool without axes on the device; nothing is read back."""
-    xp, gradients = backend_of(first).xp, _by_dtype(first, *others)
+    xp, gradients = backend_of(first).xp, _by_dtype(*map(stored, (first, *others)))
     if gradients is None:
         return NotImplemented
     finite = xp.ones((), dtype="bool")
@@ -156,7 +180,8 @@ def all_finite(first: Array, *others: Array) -> Any:
 
 def unscale(by: Array, *gradients: Array) -> Any:
     """Every gradient times ``by``, in float32."""
-    xp, by_dtype = backend_of(by).xp, _by_dtype(*gradients)
+    xp, kept = backend_of(by).xp, [stored(g) for g in gradients]
+    by_dtype = _by_dtype(*kept)
     if by_dtype is None or any(WIDE[real] != by.dtype.name for real in by_dtype):
         return NotImplemented
     made: dict[int, Array] = {}
@@ -167,7 +192,9 @@ def unscale(by: Array, *gradients: Array) -> Any:
             table, blocks = _table(xp, rows)
             launch(xp, "unscale", (blocks,), table, by, real=real)
             made.update((id(g), row[0]) for g, row in zip(part, rows))
-    return tuple(made[id(g)] for g in gradients)
+    return tuple(
+        made[id(g)] if g is bank else xp.permute_dims(made[id(bank)], (1, 2, 3, 0)) for g, bank in zip(gradients, kept)
+    )
 
 
 def round_all(values: list[Array], dtype: Any) -> Any:

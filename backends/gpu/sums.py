@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
+
 from dualnet.geometry import elements
 from dualnet.shim import Array, backend_of
 
 from .launch import contiguous, empty_like, launch, packing, served
-from .registry import WIDE, divided_by, layout
+from .registry import PER_LAUNCH, THREADS, WIDE, divided_by, followed, layout
 
 BLOCKS = 528
-"""Blocks that add up a map together: four for each of the 132 processors of an H100, with several packs in flight for
-every thread. More blocks would leave more work to the second stage."""
-PASS_BLOCKS = 2 * BLOCKS
-"""Blocks of a pass over a map: more, since there is no second stage; not many more, since each thread first computes
-the numbers of its channels."""
+"""Blocks that walk over a map together: four for each of the 132 processors of an H100, which hold four at a time if a
+thread has at most 64 registers. So all run at once, in one wave, with several packs in flight for every thread. More
+blocks would leave more work to the second stage."""
 SHORT = 1024
 """Up to this many rows, one block for 32 channels adds up everything: that costs less than a second launch."""
 
@@ -82,18 +82,31 @@ def channel_moments(x: Array) -> Any:
 
 
 def follow(
-    moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
+    means: list[Array],
+    variances: list[Array],
+    batch_means: list[Array],
+    batch_variances: list[Array],
+    keep: list[float],
+    n: list[int],
+    into: bool = False,
 ) -> Any:
-    """The running statistics after a batch: new arrays, or ``into`` the old ones."""
-    moving = moving_mean, moving_variance
-    real = moving_mean.dtype.name
-    if not served(*moving) or WIDE[real] != real or into and not all(a.flags.c_contiguous for a in moving):
+    """The running statistics of several layers after a batch, 40 in a launch: new arrays, or ``into`` the old ones."""
+    moving, real = [*means, *variances], means[0].dtype.name
+    if not served(*moving) or WIDE[real] != real or (into and not all(a.flags.c_contiguous for a in moving)):
         return NotImplemented
-    xp, C = backend_of(moving_mean).xp, moving_mean.size
-    new = moving if into else tuple(map(empty_like, moving))
-    old = moving if into else contiguous(*moving)
-    numbers = keep, 1 - keep, n / (n - 1), C
-    launch(xp, "follow", C, *new, *old, *_wide(xp, real, mean, variance), *numbers, real=real)
+    xp, old = backend_of(means[0]).xp, list(zip(means, variances))
+    if not into:
+        old = [tuple(contiguous(*pair)) for pair in old]  # type: ignore[misc]
+    new = old if into else [tuple(map(empty_like, pair)) for pair in old]
+    batch = [_wide(xp, real, *pair) for pair in zip(batch_means, batch_variances)]
+    for start in range(0, len(old), PER_LAUNCH):
+        table, blocks = numpy.zeros((), followed(real)), 0
+        for k, at in enumerate(range(start, min(start + PER_LAUNCH, len(old)))):
+            addresses = [a.data.ptr for a in (*new[at], *old[at], *batch[at])]
+            C = old[at][0].size
+            blocks += -(-C // THREADS[0])
+            table["at"][k] = (*addresses, keep[at], 1 - keep[at], n[at] / (n[at] - 1), C, blocks)
+        launch(xp, "follow", (blocks,), table, real=real)
     return new
 
 
@@ -103,29 +116,101 @@ def normalise(
     """y = γ (x − μ) / s + β, and E7 with ``relu``."""
     if not served(x):
         return NotImplemented
-    xp, real = backend_of(x).xp, x.dtype.name
-    x, (mean, variance, gamma, beta) = xp.ascontiguousarray(x), _wide(xp, real, mean, variance, gamma, beta)
+    return _normalise(x, None, mean, variance, gamma, beta, epsilon, relu)
+
+
+def normalise_add(
+    x: Array, other: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool
+) -> Any:
+    """The same, with another branch added before E7."""
+    if not served(x, other):
+        return NotImplemented
+    return _normalise(x, other, mean, variance, gamma, beta, epsilon, relu)
+
+
+def batch_normalise_add(x: Array, other: Array, gamma: Array, beta: Array, epsilon: float, relu: bool) -> Any:
+    """The same with the batch's own moments, which are returned too."""
+    if not served(x, other):
+        return NotImplemented
+    mean, variance = channel_moments(x)
+    return _normalise(x, other, mean, variance, gamma, beta, epsilon, relu), mean, variance
+
+
+def _normalise(x: Array, other: Array | None, *vectors: Any) -> Array:
+    *vectors, epsilon, relu = vectors  # type: ignore[assignment]
+    xp, (x, other) = backend_of(x).xp, contiguous(x, other)
     y = xp.empty(x.shape, dtype=x.dtype)
-    Shared(PASS_BLOCKS, x).over("normalise", y, x, mean, variance, gamma, beta, epsilon, relu)
+    maps = (x,) if other is None else (x, other)
+    Shared(BLOCKS, *maps).over("normalise", y, x, other, *_wide(xp, x.dtype.name, *vectors), epsilon, relu)
     return y
 
 
 def normalise_backward(
-    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
+    dy: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    epsilon: float,
+    y: Array | None = None,
+    beta: Array | None = None,
 ) -> Any:
-    """The way back of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14)."""
-    if not served(dy, x, *(() if y is None else (y,))):
+    """The way back of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14).
+
+    With β, y itself is not read: x shows where it is above 0.
+    """
+    if y is not None and beta is None:
+        result = joined_backward(dy, None, x, mean, variance, gamma, epsilon, y)
+        return result if result is NotImplemented else result[:3]
+    if not served(dy, x):
         return NotImplemented
-    xp, real = backend_of(dy).xp, x.dtype.name
-    dy, x, y = contiguous(dy, x, y)
-    mean, variance, gamma = _wide(xp, real, mean, variance, gamma)
-    maps = (dy, x) if y is None else (dy, x, y)
-    shared, dx = Shared(BLOCKS, *maps), xp.empty(x.shape, dtype=x.dtype)
-    partial, totals = shared.sums(2, shared.chunks), shared.sums(2)
-    shared.over("normalise_backward_part", partial, dy, x, y, mean)
-    shared.end("normalise_backward_end", totals, partial, variance, epsilon, shared.layout)
-    inputs = (dx, dy, x, y, totals, mean, variance, gamma, epsilon)
-    Shared(PASS_BLOCKS, *maps).over("normalise_backward_dx", *inputs)
+    dy, x = contiguous(dy, x)
+    numbers = _numbers(x, mean, variance, gamma, None if y is None else beta)
+    shared = Shared(BLOCKS, dy, x)
+    partial = shared.sums(2, shared.chunks)
+    shared.over("normalise_backward_part", partial, dy, x, *numbers, epsilon)
+    return _end_backward(shared, partial, dy, x, numbers, epsilon)
+
+
+def joined_backward(
+    dy: Array,
+    second: Array | None,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    epsilon: float,
+    y: Array | None,
+) -> Any:
+    """The way back where another branch was added: dx, dγ, dβ, and that branch's delta.
+
+    The first pass adds up the deltas (E12) and looks at the ReLU (E14); the second reads what has become of them.
+    """
+    if second is None and y is None:  # the delta is dy
+        alone = normalise_backward(dy, x, mean, variance, gamma, epsilon)
+        return alone if alone is NotImplemented else (*alone, dy)
+    maps = [a for a in (dy, second, x, y) if a is not None]
+    if not served(*maps):
+        return NotImplemented
+    dy, second, x, y = contiguous(dy, second, x, y)
+    numbers, shared = _numbers(x, mean, variance, gamma, None), Shared(BLOCKS, *maps)
+    partial, delta = shared.sums(2, shared.chunks), shared.xp.empty(x.shape, dtype=x.dtype)
+    shared.over("joined_backward_part", partial, delta, dy, second, x, y, numbers[0])
+    return *_end_backward(shared, partial, delta, x, numbers, epsilon), delta
+
+
+def _numbers(x: Array, *vectors: Array | None) -> list[Any]:
+    """μ, σ², γ and β in the dtype of sums; None stays None."""
+    return [None if v is None else _wide(backend_of(x).xp, x.dtype.name, v)[0] for v in vectors]
+
+
+def _end_backward(
+    shared: Shared, partial: Array, dy: Array, x: Array, numbers: list[Any], epsilon: float
+) -> tuple[Array, Array, Array]:
+    """dx, dγ, dβ from the sums of the blocks."""
+    totals, dx = shared.sums(2), shared.xp.empty(x.shape, dtype=x.dtype)
+    shared.end("normalise_backward_end", totals, partial, numbers[1], epsilon, shared.layout)
+    shared.over("normalise_backward_dx", dx, dy, x, totals, *numbers, epsilon)
     return dx, totals[1], totals[0]
 
 
@@ -170,12 +255,15 @@ def _labels(xp: Any, t: Array) -> Array:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
+        batch_normalise_add,
         channel_moments,
         channel_sum,
         cross_entropy,
         cross_entropy_backward,
         follow,
+        joined_backward,
         normalise,
+        normalise_add,
         normalise_backward,
     )
 }

@@ -285,6 +285,7 @@ def normalise_backward(
     gamma: numpy.ndarray,
     epsilon: float,
     y: numpy.ndarray | None = None,
+    beta: numpy.ndarray | None = None,
 ) -> Any:
     """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
     if not float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..arguments import can_take
 from ..ops.activation import add, rectify_backward
-from ..ops.pullback import Pullback
+from ..ops.pullback import Pullback, TwoDeltas, added_up
 from ..shim import Array, current
 from .initializers import Draw
-from .joining import passes, takes_need_dx
+from .joining import passes, takes_need_dx, takes_other
 from .layer import Layer, Shape
 from .merging import MERGES, merged, merged_shape
 from .passing import Gradients, blame, blaming, merge, y_and_pullback
@@ -103,25 +103,34 @@ class Sequential(Container):
         return x
 
     @undone_if_it_fails
-    def forward(self, x: Array, train: bool = False, need_dx: bool = True) -> tuple[Array, Pullback]:
+    def forward(
+        self, x: Array, train: bool = False, need_dx: bool = True, **of_the_last: Any
+    ) -> tuple[Array, Pullback]:
         x = self.enter(x)
         ways: dict[int, Pullback] = {}
+        last, joined = len(self) - 1, "other" in of_the_last  # then the last layer adds another branch: see joining.py
+        if of_the_last and not joined:
+            raise TypeError(f"Sequential: {', '.join(of_the_last)} goes with other, the output of another branch")
         for place, relu in self._passes(way_back=True):
+            options = {"relu": True} if relu is not None else of_the_last if place == last else {}
             try:
-                x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), relu is not None)
+                x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), **options)
             except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), self.layers[place], error)
             if relu is not None:  # its E14 is in the pullback of the layer that it ran with
-                ways[relu] = Pullback("ReLU", lambda dy: (dy, {}), x)
+                ways[relu] = Pullback("ReLU", lambda dy: (dy, {}), x).taking_two()
 
-        def pullback(dy: Array) -> tuple[Array | None, Gradients]:
-            parts = []
+        def pullback(dy: Any) -> tuple[Any, Gradients]:
+            parts, branch = [], None
             for place in reversed(ways):
-                dy, gradients = ways[place](dy)  # the chain rule: E13, E14, E15, E16 layer by layer, last to first
+                dy, gradients = ways[place].onward(dy)  # the chain rule: E13, E14, E15, E16, last layer to first
+                if joined and place == last:
+                    dy, branch = dy
                 parts.append((str(place), self.layers[place], gradients))
-            return dy, merge(self, parts)
+            return [dy, branch] if joined else dy, merge(self, parts)
 
-        return x, Pullback("Sequential", pullback, x, children={str(place): ways[place] for place in sorted(ways)})
+        children = {str(place): ways[place] for place in sorted(ways)}
+        return x, Pullback("Sequential", pullback, x, children=children).taking_two()
 
 
 class Residual(Container):
@@ -160,6 +169,8 @@ class Residual(Container):
     @undone_if_it_fails
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
         x = self.enter(x)
+        if takes_other(self.layer):
+            return self._in_one_pass(x, train, relu)
         direct, ways = x, {}
         y, ways["layer"] = self.layer.forward(x, train)
         if self.shortcut is not None:
@@ -172,11 +183,32 @@ class Residual(Container):
             dx, gradients = ways["layer"](dy)
             parts = [("layer", self.layer, gradients)]
             if self.shortcut is None:
-                return add(dx, dy), merge(self, parts)
+                return add(dx, dy), merge(self, parts)  # E12
             direct, gradients = ways["shortcut"](dy)
             return add(dx, direct), merge(self, [*parts, ("shortcut", self.shortcut, gradients)])
 
         return y, Pullback("Residual", pullback, y, children=ways, y=kept)
+
+    def _in_one_pass(self, x: Array, train: bool, relu: bool) -> tuple[Array, Pullback]:
+        """The same, if the layer can add the shortcut in its own pass over memory, and return its delta too.
+
+        Nor are the two deltas of x added up here: the layer that reads their sum adds them up in its own pass.
+        """
+        direct, ways = x, {}
+        if self.shortcut is not None:
+            direct, ways["shortcut"] = self.shortcut.forward(x, train)
+        y, ways["layer"] = self.layer.forward(x, train, relu=relu, other=direct)  # type: ignore[call-arg]
+
+        def pullback(dy: Array | TwoDeltas) -> tuple[TwoDeltas, Gradients]:
+            (dx, delta), gradients = ways["layer"].onward(dy)  # with E14
+            parts = [("layer", self.layer, gradients)]
+            if self.shortcut is not None:
+                delta, gradients = ways["shortcut"](delta)
+                parts.append(("shortcut", self.shortcut, gradients))
+            return TwoDeltas(added_up(dx), delta), merge(self, parts)  # E12: their sum
+
+        children = {name: ways[name] for name in self.children()}
+        return y, Pullback("Residual", pullback, y, children=children).taking_two()
 
 
 class Parallel(Container):
@@ -284,9 +316,8 @@ class Lambda(Layer):
         return y, Pullback("Lambda", pullback, y, x=x, y=y)
 
 
-def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, relu: bool = False) -> tuple[Array, Pullback]:
+def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, **options: Any) -> tuple[Array, Pullback]:
     """Run a layer forward, and tell a layer that can skip dx if nobody needs it."""
-    options = {"relu": True} if relu else {}
     if not need_dx and takes_need_dx(layer):
         options["need_dx"] = False
     return y_and_pullback(layer, layer.forward(x, train, **options))

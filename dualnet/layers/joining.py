@@ -5,6 +5,8 @@ once. So can the max pooling behind it, on a smaller map: max(0, ·) is monotoni
 the largest unit, clipped. Layers say in class attributes what they can do:
 
 - ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return.
+- ``takes_other``: its ``forward`` accepts ``other=`` the output of another branch, adds it to its own before the ReLU,
+  and its pullback returns the two deltas as a list, as that of every layer with two inputs.
 - ``is_relu``: it is max(0, ·), so a layer before or behind it may do its work.
 - ``commutes_with_relu``: its output is the same, whether a ReLU comes before or after. It also says ``takes_relu``.
 - ``takes_need_dx``: forward accepts ``need_dx=False``, and then leaves out dx, which a network's first layer need not
@@ -62,6 +64,24 @@ def takes_need_dx(layer: Layer) -> bool:
         if "forward" in vars(kind):
             break
     return False
+
+
+def takes_other(layer: Layer) -> bool:
+    """Can the layer add another branch to its output, in the same pass? A chain can if its last layer can.
+
+    A layer that is watched runs alone: another branch is no part of what it makes.
+
+    >>> import dualnet as dn
+    >>> takes_other(dn.BatchNorm()), takes_other(dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm()]))
+    (True, True)
+    >>> takes_other(dn.Sequential([dn.BatchNorm(), dn.ReLU()]))
+    False
+    """
+    if "forward" in vars(layer):
+        return False
+    if _says(layer, "together"):  # a chain
+        return bool(layer.together and len(layer)) and takes_other(layer[-1])  # type: ignore[attr-defined,arg-type,index]
+    return _says(layer, "takes_other")
 
 
 def _says(layer: Any, what: str) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 from .. import ops
 from ..arguments import flag, fraction, integer
 from ..geometry import elements
-from ..ops.normalization import check_axes, check_epsilon, check_groups, follow
+from ..ops.normalization import check_axes, check_epsilon, check_groups
 from ..ops.pullback import Pullback
 from ..ops.sums import wide_dtype
-from ..recording import assign, owned
 from ..sharing import Part, part
 from ..shim import Array, backend_of
+from .following import move
 from .initializers import Draw
 from .layer import Layer, Shape
 from .parameter import Parameter
@@ -61,7 +61,7 @@ class BatchNorm(Normalization):
     """Normalise every channel: by the batch in training, by running statistics in inference. (..., C) -> (..., C).
 
     See :func:`dualnet.ops.batch_norm`. Parameters ``gamma`` (C,) and ``beta`` (C,); the state ``moving_mean`` (C,) and
-    ``moving_variance`` (C,) starts at 0 and 1, and each forward pass with ``train=True`` moves it:
+    ``moving_variance`` (C,) starts at 0 and 1, and each forward pass with ``train=True`` moves it, at its end:
     ``moving ← momentum · moving + (1 − momentum) · batch``. ``momentum`` is thus the share of the old value that stays
     (as in Keras; PyTorch's momentum of 0.1 is 0.9 here). The batch is normalised by its biased variance, while the
     unbiased one, · n / (n − 1), goes into the running variance (as in PyTorch).
@@ -78,6 +78,7 @@ class BatchNorm(Normalization):
     """
 
     takes_relu = True
+    takes_other = True
     synchronised = False
     """Are the statistics taken over all ranks? See :func:`dualnet.distributed.sync_batch_norm`."""
     state_names = ("moving_mean", "moving_variance")
@@ -97,30 +98,32 @@ class BatchNorm(Normalization):
     def infer(self, x: Array, relu: bool = False) -> Array:
         return self.forward(x, relu=relu)[0]
 
-    def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
+    def forward(
+        self, x: Array, train: bool = False, relu: bool = False, other: Array | None = None
+    ) -> tuple[Array, Pullback]:
         x = self.enter(x)
         gamma, beta = self._values(x, x.shape[-1:])
+        after: dict[str, Any] = {"relu": relu, "other": other}
         mine = part()  # of a batch that several ranks share
         if not train or self.frozen or (mine is not None and not mine.rows and not self._shares(mine)):
             moving = self.moving_mean, self.moving_variance
-            y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon, relu=relu)
-            return y, self._named(way)
+            y, way = ops.batch_norm_inference(x, gamma, beta, *moving, epsilon=self.epsilon, **after)
+            return y, self._named(way if other is None else way.then("BatchNorm", _joined))
         whole = mine if self._shares(mine) else None
-        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon, relu=relu, part=whole)
+        y, way = ops.batch_norm(x, gamma, beta, epsilon=self.epsilon, part=whole, **after)
         n = elements(x.shape[:-1]) if whole is None else whole.whole * elements(x.shape[1:-1])
-        self._follow(way.saved["mean"], way.saved["variance"], n)
-        return y, self._named(way)
+        move(self, way.saved["mean"], way.saved["variance"], n)
+        return y, self._named(way if other is None else way.then("BatchNorm", _joined))
 
     def _shares(self, mine: Part | None) -> bool:
         """Are the statistics those of the whole batch, over all ranks?"""
         return mine is not None and (self.synchronised or mine.synchronised)
 
-    def _follow(self, mean: Array, variance: Array, n: int) -> None:
-        """Move the running statistics, in new arrays: a pullback or a saved state may hold the old ones."""
-        into = owned(self, "moving_mean") and owned(self, "moving_variance")  # in a captured step it may overwrite them
-        moved = follow(self.moving_mean, self.moving_variance, mean, variance, self.momentum, n, into)
-        assign(self, "moving_mean", moved[0])
-        assign(self, "moving_variance", moved[1])
+
+def _joined(gradients: tuple[Array, ...]) -> tuple[Any, ...]:
+    """Batch norm's gradients, with a list of two deltas in place of dx: of x, and of the other branch."""
+    dx, *others, delta = gradients
+    return [dx, delta], *others
 
 
 class AlongAxes(Normalization):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from ..recording import Stateful
 from ..shim import Array, asarray, backend_of, load, to_numpy
+from .following import together
 from .parameter import Parameter
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
@@ -175,9 +176,10 @@ def undone_if_it_fails(forward: Forward) -> Forward:
 
     @functools.wraps(forward)
     def marked(self: LayerTree, x: Array, train: bool = False, *arguments: Any, **options: Any) -> Any:
-        if not train or id(self) in _guarded.get():
+        if not train:
             return forward(self, x, train, *arguments, **options)
-        with all_or_nothing(self):
+        guard = nullcontext() if id(self) in _guarded.get() else all_or_nothing(self)
+        with guard, together():
             return forward(self, x, train, *arguments, **options)
 
     return marked  # type: ignore[return-value]

@@ -29,6 +29,10 @@ given numbers: only the direct road is left to x, and the other two end in dμ a
 16-bit numbers are computed with in float32, since their sums would stop growing at 2048 or 256. γ, β, μ and σ² may be
 float32 beside an x of 16 bits, as they are in a 16-bit network: rounded, a γ of 1.001 would be 1.
 
+Where two branches meet, one of them may end with batch norm: y = γ x̂ + β + other, and a ReLU may follow. Then batch
+norm adds the other branch in its own pass (:func:`normalise_add`). On the way back both branches get the same delta, Σ
+of the deltas that came back (E12), after the ReLU (E14): see :func:`joined_backward`.
+
 In float32 the variance of values beyond 1e19 overflows, while y and dx do not. On the host such a set is measured in
 units of its largest value (:func:`standardise`), and σ² itself stays ∞. A device is not asked, which would stop it.
 
@@ -43,8 +47,8 @@ from ..arguments import integer, positive
 from ..geometry import elements
 from ..sharing import Part
 from ..shim import Array, accelerated, backend_of, namespace, same_backend
-from .activation import rectify, rectify_backward
-from .pullback import Pullback
+from .activation import add, rectify, rectify_backward
+from .pullback import Pullback, TwoDeltas, added_up
 from .sums import (
     channel_sum,
     finite_or,
@@ -62,13 +66,21 @@ __all__ = ["batch_norm", "batch_norm_inference", "group_norm", "layer_norm"]
 
 
 def batch_norm(
-    x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5, relu: bool = False, part: Part | None = None
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    epsilon: float = 1e-5,
+    relu: bool = False,
+    other: Array | None = None,
+    part: Part | None = None,
 ) -> tuple[Array, Pullback]:
     """Normalise every channel by its mean and variance over the batch: training (Ioffe and Szegedy 2015, algorithm 1).
 
     x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
     ``pullback(dy)`` returns ``(dx, dgamma, dbeta)``; ``pullback.saved`` has the batch's ``mean`` and biased
-    ``variance``, both (C,). ``relu=True`` applies ReLU to y, in the same pass over memory.
+    ``variance``, both (C,). ``relu=True`` applies ReLU to y, in the same pass over memory. ``other``, an array like x,
+    is the output of another branch: it is added to y, before the ReLU, and the pullback returns its delta as a fourth.
 
     ``part`` says that x is a part of a batch that several ranks share: mean and variance are then those of the whole
     batch, and so are the two sums in dx, while dgamma and dbeta are this part's share of theirs. All ranks call op and
@@ -89,9 +101,10 @@ def batch_norm(
     """
     _namespace("batch_norm", x, gamma=gamma, beta=beta)
     _check_channels("batch_norm", x, gamma=gamma, beta=beta)
+    _check_other("batch_norm", x, other)
     epsilon = check_epsilon(epsilon, "batch_norm")
     if part is not None:
-        return shared_batch_norm(x, gamma, beta, epsilon, relu, part)
+        return shared_batch_norm(x, gamma, beta, epsilon, relu, other, part)
     if elements(x.shape[:-1]) < 2:
         raise ValueError(
             f"batch_norm: x {tuple(x.shape)} has {elements(x.shape[:-1])} value(s) per channel; expected at least 2, "
@@ -99,39 +112,56 @@ def batch_norm(
         )
 
     with quiet(x):
-        y, mean, variance = batch_normalise(x, gamma, beta, epsilon, relu)
+        if other is None:
+            y, mean, variance = batch_normalise(x, gamma, beta, epsilon, relu)
+        else:
+            y, mean, variance = batch_normalise_add(x, other, gamma, beta, epsilon, relu)
     far, dtypes = overflowed(variance), (x.dtype, gamma.dtype, beta.dtype)  # those of dx, dgamma, dbeta
     if far:
-        y, mean = far_batch_normalise(x, gamma, beta, epsilon, relu)
+        y, mean = far_batch_normalise(x, gamma, beta, epsilon, relu, other)
     kept = y if relu else None
+    before_relu = beta if relu and other is None else None  # from x and β follows where y is above 0
 
-    def pullback(dy: Array) -> tuple[Array, Array, Array]:
+    def alone(dy: Array | TwoDeltas) -> tuple[Array, ...]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
+        dy = added_up(dy)
         with quiet(x):
-            dx, dgamma, dbeta = normalise_backward(dy, x, mean, variance, gamma, epsilon, kept)
+            dx, dgamma, dbeta = normalise_backward(dy, x, mean, variance, gamma, epsilon, kept, before_relu)
         if far or overflowed(dgamma, dbeta):
             dx, dgamma, dbeta = far_normalise_backward(dy, x, gamma, epsilon, kept)
         return rounded_to(dtypes, dx, dgamma, dbeta)
 
-    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+    def joined(dy: Array | TwoDeltas) -> tuple[Array, ...]:
+        """As alone; and the delta of ``other`` (N, ..., C)."""
+        with quiet(x):
+            dx, dgamma, dbeta, delta = joined_backward(*_two(dy), x, mean, variance, gamma, epsilon, kept)
+        if far or overflowed(dgamma, dbeta):
+            dx, dgamma, dbeta = far_normalise_backward(delta, x, gamma, epsilon, None)
+        return *rounded_to(dtypes, dx, dgamma, dbeta), delta
+
+    saved = {"x": x, "mean": mean, "variance": variance, "gamma": gamma, "beta": before_relu, "y": kept}
+    return y, Pullback("batch_norm", alone if other is None else joined, y, **saved).taking_two()
 
 
 def shared_batch_norm(
-    x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool, part: Part
+    x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool, other: Array | None, part: Part
 ) -> tuple[Array, Pullback]:
     """Batch norm of a part of a batch, x (N, ..., C), by the statistics of the whole. A part may have no examples."""
     n = part.whole * elements(x.shape[1:-1])  # values per channel, over all ranks
     if n < 2:
         raise ValueError(f"batch_norm: the whole batch has {n} value(s) per channel; expected at least 2")
     mean, variance = shared_moments(x, n, part)
-    y = normalise(x, mean, variance, gamma, beta, epsilon, relu)
-    kept, dtypes = (y if relu else None), (x.dtype, gamma.dtype, beta.dtype)
+    y = normalised(x, other, mean, variance, gamma, beta, epsilon, relu)
+    kept, dtypes, joined = (y if relu else None), (x.dtype, gamma.dtype, beta.dtype), other is not None
 
-    def pullback(dy: Array) -> tuple[Array, Array, Array]:
-        """dy (N, ..., C) -> dx (N, ..., C), and this part's share of dgamma (C,) and dbeta (C,)."""
-        return rounded_to(dtypes, *shared_normalise_backward(dy, x, mean, variance, gamma, epsilon, kept, n, part))
+    def pullback(dy: Array | TwoDeltas) -> tuple[Array, ...]:
+        """dy (N, ..., C) -> dx (N, ..., C), this part's share of dgamma and dbeta (C,), and the delta of ``other``."""
+        delta = joined_delta(*_two(dy), kept)
+        result = rounded_to(dtypes, *shared_normalise_backward(delta, x, mean, variance, gamma, epsilon, n, part))
+        return (*result, delta) if joined else result
 
-    return y, Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+    way = Pullback("batch_norm", pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+    return y, way.taking_two()
 
 
 def shared_moments(x: Array, n: int, part: Part) -> tuple[Array, Array]:
@@ -150,7 +180,6 @@ def shared_normalise_backward(
     variance: Array,
     gamma: Array,
     epsilon: float,
-    y: Array | None,
     n: int,
     part: Part,
 ) -> tuple[Array, Array, Array]:
@@ -160,7 +189,6 @@ def shared_normalise_backward(
     gradient they are added up over the ranks later.
     """
     xp, dtype = backend_of(x).xp, dy.dtype
-    dy = dy if y is None else rectify_backward(dy, y)  # E14
     dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
     inverse = 1 / xp.sqrt(variance + epsilon)  # 1/s
     centred = x - mean  # (N, ..., C)
@@ -183,6 +211,15 @@ def batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: b
 
 
 @accelerated
+def batch_normalise_add(
+    x: Array, other: Array, gamma: Array, beta: Array, epsilon: float, relu: bool
+) -> tuple[Array, Array, Array]:
+    """:func:`batch_normalise`, then the other branch added, and E7 with ``relu``: other and y like x."""
+    y, mean, variance = batch_normalise(x, gamma, beta, epsilon, False)
+    return add(y, other, relu), mean, variance
+
+
+@accelerated
 def channel_moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of every channel: (N, ..., C) -> (C,), (C,)."""
     n = elements(x.shape[:-1])
@@ -195,11 +232,27 @@ def channel_moments(x: Array) -> tuple[Array, Array]:
 
 @accelerated
 def follow(
-    moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int, into: bool = False
+    means: list[Array],
+    variances: list[Array],
+    batch_means: list[Array],
+    batch_variances: list[Array],
+    keep: list[float],
+    n: list[int],
+    into: bool = False,
+) -> list[tuple[Array, Array]]:
+    """Running statistics of several layers after a batch: :func:`followed` for each, mean and variance.
+
+    With ``into`` a kernel may overwrite the old ones.
+    """
+    return [followed(*one) for one in zip(means, variances, batch_means, batch_variances, keep, n, strict=True)]
+
+
+def followed(
+    moving_mean: Array, moving_variance: Array, mean: Array, variance: Array, keep: float, n: int
 ) -> tuple[Array, Array]:
     """Running statistics after a batch of n values per channel: keep · moving + (1 − keep) · batch, all (C,).
 
-    The batch's variance enters unbiased, · n / (n − 1). With ``into`` a kernel may overwrite the running statistics.
+    The batch's variance enters unbiased, · n / (n − 1).
     """
     mean, variance = narrow(mean, moving_mean), narrow(variance, moving_mean)
     factor, rest = n / (n - 1), 1 - keep
@@ -222,12 +275,37 @@ def normalise(
 
 
 @accelerated
+def normalise_add(
+    x: Array, other: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool
+) -> Array:
+    """:func:`normalise`, then the other branch added, and E7 with ``relu``: other and y like x."""
+    return add(normalise(x, mean, variance, gamma, beta, epsilon), other, relu)
+
+
+def normalised(
+    x: Array, other: Array | None, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, relu: bool
+) -> Array:
+    """:func:`normalise`, or :func:`normalise_add` if there is another branch."""
+    if other is None:
+        return normalise(x, mean, variance, gamma, beta, epsilon, relu)
+    return normalise_add(x, other, mean, variance, gamma, beta, epsilon, relu)
+
+
+@accelerated
 def normalise_backward(
-    dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float, y: Array | None = None
+    dy: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    epsilon: float,
+    y: Array | None = None,
+    beta: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
 
-    With y, the output of a ReLU that came along, the way back starts at the ReLU. dγ and dβ are not rounded to 16 bits.
+    With y, the output of a ReLU that came along, the way back starts at the ReLU. A kernel need not read y: where it is
+    above 0 follows from x, if β is given too. dγ and dβ are not rounded to 16 bits.
     """
     xp, n, dtype = backend_of(x).xp, elements(x.shape[:-1]), dy.dtype
     dy = dy if y is None else rectify_backward(dy, y)  # E14
@@ -244,7 +322,34 @@ def normalise_backward(
     return dx.astype(dtype, copy=False), dgamma, dbeta
 
 
-def far_batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool) -> tuple[Array, Array]:
+@accelerated
+def joined_backward(
+    dy: Array,
+    second: Array | None,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    epsilon: float,
+    y: Array | None,
+) -> tuple[Array, Array, Array, Array]:
+    """The way back of y = γ x̂ + β + other: dx (N, ..., C), dγ (C,), dβ (C,), and the delta of other (N, ..., C).
+
+    ``second`` is the second delta of an output that went two ways; y is the output of a ReLU that came along.
+    """
+    delta = joined_delta(dy, second, y)
+    return *normalise_backward(delta, x, mean, variance, gamma, epsilon), delta
+
+
+def joined_delta(dy: Array, second: Array | None, y: Array | None) -> Array:
+    """The delta before the ReLU: Σ of the deltas that came back (E12), where y is above 0 (E14). All (N, ..., C)."""
+    delta = dy if second is None else add(dy, second)  # E12
+    return delta if y is None else rectify_backward(delta, y)  # E14
+
+
+def far_batch_normalise(
+    x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool, other: Array | None
+) -> tuple[Array, Array]:
     """y and μ where σ² overflows: (N, ..., C), (C,), (C,) -> (N, ..., C), (C,)."""
     axes, n = range(x.ndim - 1), elements(x.shape[:-1])
     values, part = wide(x), share(n)
@@ -255,6 +360,8 @@ def far_batch_normalise(x: Array, gamma: Array, beta: Array, epsilon: float, rel
         lambda: summed(values, axes, keepdims=False) / n,
         lambda: summed(values * part, axes, keepdims=False) / (n * part),
     )
+    if other is not None:
+        return add(y, other, relu), mean
     return rectify(y) if relu else y, mean
 
 
@@ -271,13 +378,21 @@ def far_normalise_backward(
 
 
 def batch_norm_inference(
-    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5, relu: bool = False
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    variance: Array,
+    *,
+    epsilon: float = 1e-5,
+    relu: bool = False,
+    other: Array | None = None,
 ) -> tuple[Array, Pullback]:
     """Normalise every channel by a given mean and variance: inference (Ioffe and Szegedy 2015, section 3.1).
 
     x (N, ..., C) of any rank from 2, the others (C,) -> y like x, all of one floating dtype;
-    ``variance`` is at least 0. ``relu=True`` applies ReLU to y, in the same pass over memory.
-    ``pullback(dy)`` returns ``(dx, dgamma, dbeta, dmean, dvariance)``.
+    ``variance`` is at least 0. ``relu`` and ``other`` as in :func:`batch_norm`.
+    ``pullback(dy)`` returns ``(dx, dgamma, dbeta, dmean, dvariance)``, and with ``other`` its delta as a sixth.
 
     >>> import dualnet as dn
     >>> x, one, zero = dn.asarray([[1.0], [3.0]]), dn.asarray([1.0]), dn.asarray([0.0])
@@ -288,18 +403,20 @@ def batch_norm_inference(
     op = "batch_norm_inference"
     _namespace(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
     _check_channels(op, x, gamma=gamma, beta=beta, mean=mean, variance=variance)
+    _check_other(op, x, other)
     epsilon = check_epsilon(epsilon, op)
 
-    y = normalise(x, mean, variance, gamma, beta, epsilon, relu)
-    kept = y if relu else None
+    y = normalised(x, other, mean, variance, gamma, beta, epsilon, relu)
+    kept, joined = (y if relu else None), other is not None
     dtypes = x.dtype, gamma.dtype, beta.dtype, mean.dtype, variance.dtype  # those of the gradients
 
-    def pullback(dy: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,)."""
-        dy = rectify_backward(dy, kept) if relu else dy  # E14
-        return rounded_to(dtypes, *inference_backward(dy, x, mean, variance, gamma, epsilon))
+    def pullback(dy: Array | TwoDeltas) -> tuple[Array, ...]:
+        """dy (N, ..., C) -> dx (N, ..., C), dgamma, dbeta, dmean, dvariance (C,), and the delta of ``other``."""
+        delta = joined_delta(*_two(dy), kept)
+        result = rounded_to(dtypes, *inference_backward(delta, x, mean, variance, gamma, epsilon))
+        return (*result, delta) if joined else result
 
-    return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept)
+    return y, Pullback(op, pullback, y, x=x, mean=mean, variance=variance, gamma=gamma, y=kept).taking_two()
 
 
 def inference_backward(
@@ -442,6 +559,13 @@ def standardise_backward(dy: Array, gamma: Array, x_hat: Array, inverse: Array, 
     return dx
 
 
+# -- a delta that came back on two ways, and that of another branch ----------------------------------------------------
+
+
+def _two(dy: Array | TwoDeltas) -> tuple[Array, Array | None]:
+    return dy if type(dy) is TwoDeltas else (dy, None)
+
+
 # -- what must fit -----------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +615,12 @@ def _check_shapes(op: str, expected: tuple[int, ...], meaning: str, **arrays: Ar
     for name, array in arrays.items():
         if tuple(array.shape) != expected:
             raise ValueError(f"{op}: {name} has shape {tuple(array.shape)}; expected {expected}, {meaning}")
+
+
+def _check_other(op: str, x: Array, other: Array | None) -> None:
+    if other is not None:
+        namespace(op, x=x, other=other)
+        _check_shapes(op, tuple(x.shape), "that of x", other=other)
 
 
 def _check_some(op: str, x: Array, values: int) -> None:

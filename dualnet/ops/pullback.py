@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..shim import Array, backend_of
+from ..shim import Array, backend_of, references
 from ..shim.arrays import not_an_array
 from ..shim.dtypes import is_real
+
+
+class TwoDeltas(NamedTuple):
+    """The two deltas of an output that went two ways: their sum is the whole delta (E12).
+
+    Nobody has added them up yet. Batch norm reads its delta anyway, and can add both in the same pass over memory.
+    """
+
+    first: Array
+    second: Array
+
+
+def added_up(delta: Array | TwoDeltas) -> Array:
+    """The delta as one array: E12."""
+    return references["add"](*delta) if type(delta) is TwoDeltas else delta
 
 
 class Pullback:
@@ -26,6 +41,7 @@ class Pullback:
     """
 
     paired = False  # True for a layer's, which returns dx and a dictionary of gradients
+    takes_two = False  # True if it can be given TwoDeltas
 
     def __init__(
         self,
@@ -62,6 +78,11 @@ class Pullback:
         way.op, way._backward = op, lambda dy: convert(backward(dy))  # type: ignore[misc]
         return way
 
+    def taking_two(self) -> Pullback:
+        """This pullback, whose function can be given :class:`TwoDeltas`."""
+        self.takes_two = True
+        return self
+
     def free(self) -> None:
         """Drop everything kept; calling the pullback afterwards raises ``RuntimeError``."""
         self._backward = None
@@ -71,7 +92,18 @@ class Pullback:
         self.children = {}
 
     def __call__(self, dy: Array) -> Any:
-        result = self._run(self._checked(dy))
+        result = self.onward(dy)
+        if type(result) is tuple and type(result[0]) is TwoDeltas:
+            return added_up(result[0]), *result[1:]
+        return result
+
+    def onward(self, dy: Array | TwoDeltas) -> Any:
+        """What a container calls: dy may be :class:`TwoDeltas`, and so may the dx that it returns."""
+        if type(dy) is not TwoDeltas:
+            result = self._run(self._checked(dy))
+        else:
+            both = TwoDeltas(*map(self._checked, dy))
+            result = self._run(both if self.takes_two else added_up(both))
         if self.paired and not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             kinds = ", ".join(type(part).__name__ for part in (result if isinstance(result, tuple) else (result,)))
             raise TypeError(

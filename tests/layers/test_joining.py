@@ -12,7 +12,10 @@ from oracles import error, tau
 from small_nets import batch, conv
 
 import dualnet as dn
-from dualnet.layers.joining import passes
+from dualnet.backend import calls
+from dualnet.layers import containers
+from dualnet.layers.joining import passes, takes_other
+from dualnet.layers.watching import Watch
 
 RECTIFIED = {  # what Sequential runs in one pass, or the other way round
     "convolution, ReLU": lambda: [conv(3), dn.ReLU(), conv(2)],
@@ -57,6 +60,59 @@ def test_a_relu_changes_places_with_the_pooling_behind_it(backend):
     assert net.forward(x)[1].children["1"].shape == (1, 6, 4, 3)
 
 
+def normed(*filters):
+    return dn.Sequential([layer for f in filters for layer in (conv(f), dn.BatchNorm())])
+
+
+MEETINGS = {
+    "a block, and ReLU": lambda: [dn.Residual(normed(3, 2)), dn.ReLU(), conv(2)],
+    "blocks in a row": lambda: [normed(2), dn.Residual(normed(2)), dn.ReLU(), dn.Residual(normed(2)), dn.ReLU()],
+    "without ReLU": lambda: [normed(2), dn.Residual(normed(2)), dn.Residual(normed(2)), dn.BatchNorm(), conv(1)],
+    "a shortcut that normalises": lambda: [dn.Residual(normed(2, 3), normed(3)), dn.ReLU(), dn.Residual(normed(3))],
+    "a block in a block": lambda: [dn.Residual(dn.Sequential([dn.Residual(normed(2)), normed(2)])), dn.ReLU()],
+    "chains in chains": lambda: [dn.Sequential([dn.Residual(dn.Sequential([normed(2)]))]), dn.ReLU(), conv(2)],
+    "batch norm alone": lambda: [conv(2), dn.Residual(dn.BatchNorm(center=False)), dn.ReLU()],
+    "frozen": lambda: [normed(2), dn.Residual(normed(2).freeze()), dn.ReLU(), conv(2)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", MEETINGS)
+def test_batch_norm_adds_the_other_branch_and_two_deltas_with_the_same_bits(backend, rng, monkeypatch, name, dtype):
+    net = dn.Sequential(MEETINGS[name]()).init((6, 4, 2), seed=2, dtype=dtype)
+    x, dy, found = batch(rng, 6, 4, 2).astype(net.dtype), None, []
+    for apart in (False, True):
+        twin = net.copy()  # batch norm moves its statistics
+        if apart:
+            monkeypatch.setattr(containers, "takes_other", lambda layer: False)
+        before = calls.copy()
+        y, pullback = twin.forward(x, train=True)
+        dy = dn.asarray(rng.standard_normal(y.shape)).astype(y.dtype) if dy is None else dy
+        dx, grads = pullback(dy)
+        joined = {which for which, _ in calls - before} & {"batch_normalise_add", "normalise_add"}
+        assert bool(joined) != apart and tuple(dx.shape) == tuple(x.shape)
+        found.append([dn.to_numpy(a).tobytes() for a in (y, dx, *grads.values(), *twin.state_dict().values())])
+    assert found[0] == found[1]
+    if dtype == "float64" and "frozen" not in name:
+        dn.check.gradient(net)
+
+
+def test_who_can_add_another_branch(backend):
+    class Mine(dn.BatchNorm):
+        def forward(self, x, train=False, relu=False):
+            return super().forward(x, train, relu)
+
+    net = dn.Sequential([dn.Residual(normed(2)), dn.Residual(dn.Sequential([conv(2), Mine()])), dn.ReLU()])
+    net.init((6, 4, 2), dtype="float64")
+    assert [takes_other(net[place].layer) for place in (0, 1)] == [True, False]
+    assert not takes_other(dn.Sequential([])) and not takes_other(dn.Sequential([dn.BatchNorm(), dn.ReLU()]))
+    dn.check.gradient(net)
+    with Watch(net, lambda visit, run, x: run(x)):
+        assert not takes_other(net[0].layer), "a watched layer shows what it makes itself"
+    with pytest.raises(TypeError, match="relu goes with other"):
+        net.forward(dn.asarray(np.ones((2, 6, 4, 2))), relu=True)
+
+
 ALONE = [(0, None), (1, None), (2, None)]
 CASES = {
     "convolution, ReLU, pooling": (
@@ -85,7 +141,7 @@ def test_who_runs_with_whom(name):
     assert list(passes(make(), way_back=True)) == (inferring if training is None else training)
 
 
-PROMISES = ("takes_relu", "is_relu", "leaves_relu", "commutes_with_relu")
+PROMISES = ("takes_relu", "takes_other", "is_relu", "leaves_relu", "commutes_with_relu")
 
 
 def classes(kind):
@@ -98,6 +154,7 @@ def test_what_the_layers_promise():
     said = {word: {kind.__name__ for kind in classes(dn.Layer) if vars(kind).get(word)} for word in PROMISES}
     assert said == {
         "takes_relu": {"BatchNorm", "Conv2D", "Dense", "MaxPool2D", "Residual"},
+        "takes_other": {"BatchNorm"},
         "is_relu": {"ReLU"},
         "leaves_relu": {"Conv2D"},
         "commutes_with_relu": {"MaxPool2D"},

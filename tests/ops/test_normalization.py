@@ -137,3 +137,31 @@ def test_epsilon_is_a_number(backend):
     x, one = on_device([np.zeros((3, 4)), np.ones(4)])
     with pytest.raises(TypeError, match="epsilon"):
         dn.ops.batch_norm(x, one, one, epsilon="small")
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [1.0, 1e25])  # the variance of these overflows
+@pytest.mark.parametrize("given", [False, True])
+def test_another_branch_is_added_before_the_relu(backend, rng, given, size, relu):
+    x, other, dy = on_device(rng.standard_normal((3, 4, 5, 2)).astype("f4") for _ in range(3))
+    x = x * size
+    vectors = on_device(rng.random(2).astype("f4") + 1 for _ in range(4 if given else 2))
+    op = dn.ops.batch_norm_inference if given else dn.ops.batch_norm
+    y, pullback = op(x, *vectors, relu=relu, other=other)
+    alone, way = op(x, *vectors)
+    whole = alone + other
+    z, clip = dn.ops.relu(whole) if relu else (whole, lambda dy: dy)
+    assert np.array_equal(dn.to_numpy(y), dn.to_numpy(z))
+    delta = clip(dy)
+    *gradients, last = pullback(dy)
+    assert np.array_equal(dn.to_numpy(last), dn.to_numpy(delta))
+    for got, wanted in zip(gradients, way(delta), strict=True):
+        assert np.array_equal(dn.to_numpy(got), dn.to_numpy(wanted))
+
+
+def test_another_branch_must_fit(backend):
+    x, one, thin, half = on_device([np.ones((3, 4)), np.ones(4), np.ones((3, 1)), np.ones((3, 4), "f4")])
+    with pytest.raises(ValueError, match=r"other has shape \(3, 1\); expected \(3, 4\), that of x"):
+        dn.ops.batch_norm(x, one, one, other=thin)
+    with pytest.raises(TypeError, match="x is float64 and other is float32"):
+        dn.ops.batch_norm_inference(x, one, one, one, one, other=half)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dualnet as dn
-from dualnet.ops.pullback import LossPullback, Pullback
+from dualnet.ops.pullback import LossPullback, Pullback, TwoDeltas, added_up
 
 
 def test_saved_shows_what_is_kept(backend):
@@ -64,3 +64,21 @@ def test_free_keeps_no_array(backend):
     _, pullback = dn.ops.conv2d(dn.asarray(np.ones((1, 4, 4, 2))), dn.asarray(np.ones((3, 3, 2, 5))))
     pullback.free()
     assert pullback.saved == {} and pullback.nbytes == 0
+
+
+def test_two_deltas_are_added_up_unless_both_are_wanted(backend):
+    one, two = (dn.asarray(np.full((2, 3), v)) for v in (1.0, 2.0))
+    given = []
+
+    def back(dy):
+        given.append(dy)
+        return TwoDeltas(one, two), {}
+
+    way = Pullback("op", back, one)
+    assert type(way.onward(TwoDeltas(one, two))[0]) is TwoDeltas and float(dn.to_numpy(given[0])[0, 0]) == 3.0
+    dx, _ = way.taking_two()(one)
+    assert type(dx) is not TwoDeltas and float(dn.to_numpy(dx)[0, 0]) == 3.0 and given[1] is one
+    way.onward(TwoDeltas(two, one))
+    assert type(given[2]) is TwoDeltas and given[2].first is two and added_up(one) is one
+    with pytest.raises(ValueError, match=r"dy has shape \(2, 1\); expected \(2, 3\)"):
+        way.onward(TwoDeltas(one, dn.asarray(np.ones((2, 1)))))

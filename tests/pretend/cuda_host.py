@@ -218,8 +218,12 @@ def compile_for(arch: str, file: str, options: tuple[str, ...]) -> bytes:
     return code.raw
 
 
-def registers(code: bytes) -> dict[str, int]:
-    """How many registers a thread of each kernel needs, read from the machine code, which is an ELF file."""
+REGISTERS, STACK = 0x2F, 0x11
+"""What the machine code notes of each kernel."""
+
+
+def noted(code: bytes, what: int) -> dict[str, int]:
+    """How many registers, or how many bytes beside them, a thread of each kernel needs: the code is an ELF file."""
     start, count, names = (*struct.unpack_from("<Q", code, 0x28), *struct.unpack_from("<HH", code, 0x3C))
     sections = [struct.unpack_from("<IIQQQQIIQQ", code, start + 64 * i) for i in range(count)]  # 4: offset, 5: size
 
@@ -231,7 +235,7 @@ def registers(code: bytes) -> dict[str, int]:
     found, at = {}, info[4]
     while at < info[4] + info[5]:
         form, attribute, size = struct.unpack_from("<BBH", code, at)
-        if (form, attribute) == (4, 0x2F):  # a kernel's symbol and its number of registers
+        if (form, attribute) == (4, what):  # a kernel's symbol, and a number
             symbol, used = struct.unpack_from("<II", code, at + 4)
             found[text(symbols[6], *struct.unpack_from("<I", code, symbols[4] + 24 * symbol))] = used
         at += 4 + (size if form == 4 else 0)

@@ -15,10 +15,11 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static
 using std::exp;
 using std::fabs;
+using std::fma;
 using std::hypot;
 using std::isinf;
 using std::log;

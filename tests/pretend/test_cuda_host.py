@@ -56,7 +56,8 @@ def test_kernels_whose_threads_wait_for_each_other_are_found():
     together = {kernel for kernel in registry.KERNELS.values() if kernel.name in cuda_host.cooperative(kernel.file)}
     assert {kernel.name for kernel in together} == {
         "channel_sum_part", "channel_sum_end", "channel_sum_short", "channel_moments_part", "channel_moments_end",
-        "normalise_backward_part", "normalise_backward_end", "cross_entropy_rows", "turn", "turn_all",
+        "normalise_backward_part", "joined_backward_part", "normalise_backward_end", "cross_entropy_rows", "turn",
+        "turn_all", "turn_gradients",
     }  # fmt: skip
     assert all(kernel.block != registry.THREADS for kernel in together)
 

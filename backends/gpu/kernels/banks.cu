@@ -27,7 +27,7 @@ ENTRY turn(real* to, const real* from, int rows, int columns) {
 
 struct Turn {
     real* to;
-    const wide* from;
+    const void* from;
     int rows, columns, blocks;  // blocks: tiles up to and including this bank
 };
 
@@ -35,10 +35,24 @@ struct Turns {
     Turn at[PER_LAUNCH];
 };
 
-// Many banks in one launch, rounded to 16 bits on the way.
-ENTRY turn_all(Turns all) {
+// The bank of this block; `tile` becomes the block's tile in it.
+__device__ inline const Turn& mine(const Turns& all, int& tile) {
     int k = 0, before = 0;
     while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;
-    const Turn& of = all.at[k];
-    turn_tile(of.to, of.from, of.rows, of.columns, blockIdx.x - before);
+    tile = blockIdx.x - before;
+    return all.at[k];
+}
+
+// Many banks in one launch, rounded to 16 bits on the way.
+ENTRY turn_all(Turns all) {
+    int tile;
+    const Turn& of = mine(all, tile);
+    turn_tile(of.to, (const wide*)of.from, of.rows, of.columns, tile);
+}
+
+// The gradients of many banks in one launch, as they are.
+ENTRY turn_gradients(Turns all) {
+    int tile;
+    const Turn& of = mine(all, tile);
+    turn_tile(of.to, (const real*)of.from, of.rows, of.columns, tile);
 }

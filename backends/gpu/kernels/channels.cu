@@ -8,6 +8,7 @@
 #define LANES 32
 #define ROWS 8   // rows of threads in a block that reads a map
 #define TALL 32  // in a block that adds up chunks: up to 64 registers for each thread
+#define WALK_ENTRY extern "C" __global__ void __launch_bounds__(LANES * ROWS, 4)  // see BLOCKS in sums.py
 #define TALL_ENTRY extern "C" __global__ void __launch_bounds__(LANES * TALL)
 
 struct Layout {
@@ -71,7 +72,7 @@ __device__ inline void store(wide* partial, const wide* value, const Layout& in)
 }
 
 // E12, first stage: partial (chunks, C).
-ENTRY channel_sum_part(wide* partial, const Pack* x, Layout in) {
+WALK_ENTRY channel_sum_part(wide* partial, const Pack* x, Layout in) {
     Column mine = my_column(in);
     wide sum[PACK] = {};
 #pragma unroll 4
@@ -114,7 +115,7 @@ __device__ inline int values_of(int chunk, const Layout& in) {
 
 // First stage: partial (2, chunks, C) with the mean μ of each chunk, and Σ (x − μ)². The second pass finds the chunk in
 // the cache.
-ENTRY channel_moments_part(wide* partial, const Pack* x, Layout in) {
+WALK_ENTRY channel_moments_part(wide* partial, const Pack* x, Layout in) {
     Column mine = my_column(in);
     wide mean[PACK] = {}, squares[PACK] = {}, n = wide(values_of(blockIdx.y, in));
 #pragma unroll 4
@@ -156,74 +157,133 @@ TALL_ENTRY channel_moments_end(wide* mean, wide* variance, const wide* partial, 
     variance[c] = spread / n;
 }
 
-// Running statistics after a batch: keep · moving + rest · batch, the batch's variance times unbias. Old and new may be
-// the same array. Where variance · unbias overflows, rest comes first.
-ENTRY follow(wide* new_mean, wide* new_variance, const wide* moving_mean, const wide* moving_variance, const wide* mean,
-             const wide* variance, wide keep, wide rest, wide unbias, int C) {
-    int c = thread_number();
-    if (c >= C) return;
-    new_mean[c] = moving_mean[c] * keep + mean[c] * rest;
-    wide unbiased = variance[c] * unbias;
-    new_variance[c] = moving_variance[c] * keep + (isinf(unbiased) ? variance[c] * rest * unbias : unbiased * rest);
+#define PER_LAUNCH 40  // layers
+
+struct Statistics {
+    wide *new_mean, *new_variance;
+    const wide *moving_mean, *moving_variance, *mean, *variance;
+    wide keep, rest, unbias;
+    int C, blocks;  // blocks up to and including this layer
+};
+
+struct Followed {
+    Statistics at[PER_LAUNCH];
+};
+
+// Running statistics of many layers after a batch: keep · moving + rest · batch, the batch's variance times unbias. Old
+// and new may be the same array. Where variance · unbias overflows, rest comes first.
+ENTRY follow(Followed all) {
+    int k = 0, before = 0;
+    while ((int)blockIdx.x >= all.at[k].blocks) before = all.at[k++].blocks;
+    const Statistics& of = all.at[k];
+    int c = (blockIdx.x - before) * blockDim.x + threadIdx.x;
+    if (c >= of.C) return;
+    of.new_mean[c] = of.moving_mean[c] * of.keep + of.mean[c] * of.rest;
+    wide variance = of.variance[c], unbiased = variance * of.unbias;
+    wide more = isinf(unbiased) ? variance * of.rest * of.unbias : unbiased * of.rest;
+    of.new_variance[c] = of.moving_variance[c] * of.keep + more;
 }
 
 // -- batch norm: every thread keeps the numbers of its channels and walks down its column -----------------------------
-// Values per channel are `wide`, also for maps of 16 bits.
+// Values per channel are `wide`, also for maps of 16 bits. What would be a pass of its own, such as the sum of two
+// branches, is rounded to `real` here as it would be there: the same bits, and less to read and write.
 
-// y = γ (x − μ) / s + β, and E7 with `relu`.
-ENTRY normalise(Pack* y, const Pack* x, const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
-                wide epsilon, int relu, Layout in) {
-    Column mine = my_column(in);
+// γ (x − μ) / s + β for the channels of one thread.
+struct Applied {
     wide mu[PACK], scale[PACK], shift[PACK];
-    for (int v = 0; v < PACK; v++) {
-        int c = my_channel(in) + v;
-        mu[v] = mean[c];
-        scale[v] = gamma[c] / sqrt(variance[c] + epsilon);
-        shift[v] = beta[c];
-    }
-    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
-        Pack values = x[i];
-        for (int v = 0; v < PACK; v++) {
-            wide value = (wide(values.at[v]) - mu[v]) * scale[v] + shift[v];
-            values.at[v] = real(relu ? positive_part(value) : value);
-        }
-        y[i] = values;
-    }
-}
-
-// dy, after E14 if a ReLU with output y followed.
-struct Deltas {
-    wide at[PACK];
 };
 
-__device__ inline Deltas deltas_at(unsigned int i, const Pack* dy, const Pack* y) {
-    Pack values = dy[i], outputs = y ? y[i] : values;
-    Deltas deltas;
+__device__ inline Applied applied(const wide* mean, const wide* variance, const wide* gamma, const wide* beta,
+                                  wide epsilon, const Layout& in) {
+    Applied numbers;
     for (int v = 0; v < PACK; v++) {
-        wide delta = wide(values.at[v]);
-        deltas.at[v] = y && !(wide(outputs.at[v]) > 0) ? wide(0) : delta;
+        int c = my_channel(in) + v;
+        numbers.mu[v] = mean[c];
+        numbers.scale[v] = gamma[c] / sqrt(variance[c] + epsilon);
+        numbers.shift[v] = beta[c];
     }
-    return deltas;
+    return numbers;
 }
 
-// First stage: partial (2, chunks, C) with Σ dy and Σ dy (x − μ).
-ENTRY normalise_backward_part(wide* partial, const Pack* dy, const Pack* x, const Pack* y, const wide* mean, Layout in) {
-    Column mine = my_column(in);
-    wide sum[PACK] = {}, products[PACK] = {}, mu[PACK];
-    for (int v = 0; v < PACK; v++) mu[v] = mean[my_channel(in) + v];
-#pragma unroll 2
-    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
-        Pack values = x[i];
-        Deltas deltas = deltas_at(i, dy, y);
-        for (int v = 0; v < PACK; v++) {
-            sum[v] += deltas.at[v];
-            products[v] += deltas.at[v] * (wide(values.at[v]) - mu[v]);
-        }
+// On the way back it must have the bits of the way there, so no compiler chooses how often it is rounded.
+__device__ inline real value_of(real x, const Applied& numbers, int v) {
+    return real(fma(wide(x) - numbers.mu[v], numbers.scale[v], numbers.shift[v]));
+}
+
+__device__ inline bool clipped(real x, const Applied& numbers, int v) { return !(wide(value_of(x, numbers, v)) > 0); }
+
+__device__ inline Pack normalised(Pack values, const Pack& others, bool joined, int relu, const Applied& numbers) {
+    for (int v = 0; v < PACK; v++) {
+        wide value = wide(value_of(values.at[v], numbers, v));
+        if (joined) value += wide(others.at[v]);
+        values.at[v] = real(relu ? positive_part(value) : value);
     }
+    return values;
+}
+
+// y = γ (x − μ) / s + β, plus `other` if there is one, and E7 with `relu`. Two packs are on their way at a time.
+WALK_ENTRY normalise(Pack* y, const Pack* x, const Pack* other, const wide* mean, const wide* variance,
+                     const wide* gamma, const wide* beta, wide epsilon, int relu, Layout in) {
+    Column mine = my_column(in);
+    Applied numbers = applied(mean, variance, gamma, beta, epsilon, in);
+    unsigned int i = mine.first;
+    for (; i + mine.step < mine.end; i += 2 * mine.step) {
+        unsigned int j = i + mine.step;
+        Pack a = x[i], b = x[j], more_a = a, more_b = b;
+        if (other) more_a = other[i], more_b = other[j];
+        y[i] = normalised(a, more_a, other, relu, numbers);
+        y[j] = normalised(b, more_b, other, relu, numbers);
+    }
+    if (i < mine.end) {
+        Pack a = x[i], more_a = other ? other[i] : a;
+        y[i] = normalised(a, more_a, other, relu, numbers);
+    }
+}
+
+__device__ inline void store_both(wide* partial, wide* sum, wide* products, const Layout& in) {
     over_block(sum, in);
     over_block(products, in);
     store(partial + blockIdx.y * in.C * PACK, sum, in);
     store(partial + (in.chunks + blockIdx.y) * in.C * PACK, products, in);
+}
+
+// First stage: partial (2, chunks, C) with Σ dy and Σ dy (x − μ). With β, units that a ReLU behind batch norm has
+// clipped get no delta (E14): which these are follows from x.
+WALK_ENTRY normalise_backward_part(wide* partial, const Pack* dy, const Pack* x, const wide* mean,
+                                   const wide* variance, const wide* gamma, const wide* beta, wide epsilon,
+                                   Layout in) {
+    Column mine = my_column(in);
+    wide sum[PACK] = {}, products[PACK] = {};
+    Applied numbers = applied(mean, variance, gamma, beta ? beta : mean, epsilon, in);
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i], deltas = dy[i];
+        for (int v = 0; v < PACK; v++) {
+            wide delta = beta && clipped(values.at[v], numbers, v) ? wide(0) : wide(deltas.at[v]);
+            sum[v] += delta;
+            products[v] += delta * (wide(values.at[v]) - numbers.mu[v]);
+        }
+    }
+    store_both(partial, sum, products, in);
+}
+
+// The same where another branch was added. The delta that it gets too is stored: dy + second if the output went two
+// ways (E12), and 0 where the output y of a ReLU is not above 0 (E14). Second and y may be null.
+WALK_ENTRY joined_backward_part(wide* partial, Pack* delta, const Pack* dy, const Pack* second, const Pack* x,
+                                const Pack* y, const wide* mean, Layout in) {
+    Column mine = my_column(in);
+    wide sum[PACK] = {}, products[PACK] = {}, mu[PACK];
+    for (int v = 0; v < PACK; v++) mu[v] = mean[my_channel(in) + v];
+    for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
+        Pack values = x[i], deltas = dy[i], more = second ? second[i] : deltas, outputs = y ? y[i] : values;
+        for (int v = 0; v < PACK; v++) {
+            if (second) deltas.at[v] = real(wide(deltas.at[v]) + wide(more.at[v]));
+            if (y && !(wide(outputs.at[v]) > 0)) deltas.at[v] = real(0.0f);
+            sum[v] += wide(deltas.at[v]);
+            products[v] += wide(deltas.at[v]) * (wide(values.at[v]) - mu[v]);
+        }
+        delta[i] = deltas;
+    }
+    store_both(partial, sum, products, in);
 }
 
 // Second stage: totals (2, C) with dβ = Σ dy (E12) and dγ = Σ dy x̂.
@@ -243,24 +303,24 @@ TALL_ENTRY normalise_backward_end(wide* totals, const wide* partial, const wide*
     totals[C + c] = product / sqrt(variance[c] + epsilon);
 }
 
-// dx = γ/s · (dy − dβ / n − x̂ · dγ / n): straight to x, through the mean, through the variance.
-ENTRY normalise_backward_dx(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, const wide* totals,
-                            const wide* mean, const wide* variance, const wide* gamma, wide epsilon, Layout in) {
+// dx = γ/s · (dy − dβ / n − x̂ · dγ / n): straight to x, through the mean, through the variance. β as above.
+WALK_ENTRY normalise_backward_dx(Pack* dx, const Pack* dy, const Pack* x, const wide* totals, const wide* mean,
+                                 const wide* variance, const wide* gamma, const wide* beta, wide epsilon, Layout in) {
     Column mine = my_column(in);
-    wide n = wide(in.total / in.C), mu[PACK], shift[PACK], through[PACK], scale[PACK];
+    wide n = wide(in.total / in.C), direct[PACK], through[PACK];
+    Applied numbers = applied(mean, variance, gamma, beta ? beta : mean, epsilon, in);
     for (int v = 0; v < PACK; v++) {
         int c = my_channel(in) + v;
-        wide inverse = wide(1) / sqrt(variance[c] + epsilon);
-        mu[v] = mean[c];
-        shift[v] = totals[c] / n;
-        through[v] = inverse * totals[in.C * PACK + c] / n;
-        scale[v] = gamma[c] * inverse;
+        direct[v] = totals[c] / n;
+        through[v] = totals[in.C * PACK + c] / sqrt(variance[c] + epsilon) / n;
     }
     for (unsigned int i = mine.first; i < mine.end; i += mine.step) {
-        Pack values = x[i];
-        Deltas deltas = deltas_at(i, dy, y);
-        for (int v = 0; v < PACK; v++)
-            values.at[v] = real(scale[v] * (deltas.at[v] - shift[v] - (wide(values.at[v]) - mu[v]) * through[v]));
+        Pack values = x[i], deltas = dy[i];
+        for (int v = 0; v < PACK; v++) {
+            wide delta = beta && clipped(values.at[v], numbers, v) ? wide(0) : wide(deltas.at[v]);
+            wide off = wide(values.at[v]) - numbers.mu[v];
+            values.at[v] = real(numbers.scale[v] * (delta - direct[v] - off * through[v]));
+        }
         dx[i] = values;
     }
 }

@@ -30,13 +30,17 @@ ULPS = {
     "gather_batch": 4,
     "sgd_updates": 6,
     "adam_updates": 40,
+    "normalise_add": 8,
+    "batch_normalise_add": 16,
+    "joined_backward": 40,
 }
-"""How many roundings of its largest term each formula makes; Adam's ends in a root and two quotients."""
+"""How many roundings of its largest term each formula makes; Adam's ends in a root and two quotients, batch norm's in a
+quotient of sums."""
 
 
 PIECES = (
     *("im2col", "largest", "col2im", "add", "philox", "all_finite", "unscale", "round_all"),
-    *("sgd_updates", "adam_updates", "gather_batch"),
+    *("sgd_updates", "adam_updates", "gather_batch", "normalise_add", "batch_normalise_add", "joined_backward"),
 )
 """The accelerated functions that are compared here."""
 
@@ -62,6 +66,7 @@ def draw(dtype: str, seed: int = 0) -> Iterator[Piece]:
     yield from _gradients(rng, dtype)
     yield from _updates(rng, dtype)
     yield from _batches(rng, dtype)
+    yield from _joined(rng, dtype)
 
 
 def _normal(rng: numpy.random.Generator, dtype: str, *shape: int) -> numpy.ndarray:
@@ -116,6 +121,18 @@ def _batches(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
         mean, scale = ((rng.random(shape[3]) + more).astype(dtype) for more in (0.0, 1.0))
         for moved in (moves, None):
             yield Piece("gather_batch", (images, order, moved, mean, scale, dtype), 1024.0 if kind == "uint8" else 8.0)
+
+
+def _joined(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """Batch norm where two branches meet, there and back; its output went one way or two, with a ReLU or without."""
+    for shape in ((8, 6, 5, 16), (64, 40), (3, 7, 5, 3)):
+        x, other, dy, second, y = (_normal(rng, dtype, *shape) for _ in range(5))
+        mean, gamma, beta = (_normal(rng, dtype, shape[-1]) for _ in range(3))
+        variance, relu = mean * mean + 1, shape[-1] == 16
+        yield Piece("normalise_add", (x, other, mean, variance, gamma, beta, 1e-5, relu), 16.0)
+        yield Piece("batch_normalise_add", (x, other, gamma, beta, 1e-5, not relu), 16.0)
+        for more, kept in ((None, None), (None, y), (second, None), (second, y)):
+            yield Piece("joined_backward", (dy, more, x, mean, variance, gamma, 1e-5, kept), 64.0)
 
 
 def judge_pieces(way: Way, seed: int = 0) -> list[dict[str, Any]]:

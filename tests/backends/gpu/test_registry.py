@@ -93,6 +93,7 @@ def fields(file, structure):
         ("optimizers.cu", "Tensor", registry.TENSOR),
         ("optimizers.cu", "Rule", registry.rule("float32")),
         ("banks.cu", "Turn", registry.TURN),
+        ("channels.cu", "Statistics", registry.followed("float32")["at"].subdtype[0]),
     ],
 )
 def test_structures_have_the_fields_of_the_source(file, structure, dtype):
@@ -122,6 +123,7 @@ def test_numbers_of_the_sources():
         ("optimizers.cu", "PER_LAUNCH", registry.PER_LAUNCH),
         ("optimizers.cu", "PER_BLOCK", registry.PER_BLOCK),
         ("banks.cu", "PER_LAUNCH", registry.PER_LAUNCH),
+        ("channels.cu", "PER_LAUNCH", registry.PER_LAUNCH),
         ("banks.cu", "SIDE", registry.SIDE),
         ("banks.cu", "ROWS", registry.TILE[1]),
         ("channels.cu", "LANES", registry.TILE[0]),

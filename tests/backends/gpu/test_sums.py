@@ -44,15 +44,63 @@ def test_channels_and_batch_norm(cupy, rng, monkeypatch, shape, dtype):
         y = references["normalise"].reference(x, mean, variance, gamma, beta, 1e-5, True)
         agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, K=n, scale=8)
         agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y, K=n, scale=8)
-        moving = [rng.random(C).astype(mean.dtype) for _ in range(2)]
-        agree("follow", *moving, mean, variance, 0.9, n, K=1)
-        agree("follow", *moving, mean.astype(dtype), variance.astype(dtype), 0.75, n, K=1)
+        agree("normalise_backward", dy, x, mean, variance, gamma, 1e-5, y, beta, K=n, scale=8)
+        moving = [[rng.random(C).astype(mean.dtype)] for _ in range(2)]
+        agree("follow", *moving, [mean], [variance], [0.9], [n], K=1)
+        agree("follow", *moving, [mean.astype(dtype)], [variance.astype(dtype)], [0.75], [n], K=1)
     given = (mean.astype(dtype), variance.astype(dtype))  # in inference they may have the dtype of x
     agree("normalise", x, *given, gamma, beta, 1e-5, K=n, scale=4)
     learned = [each.astype(mean.dtype) for each in (gamma, beta)]  # in a network of 16 bits these are float32
     agree("normalise", x, mean, variance, *learned, 1e-5, True, K=n, scale=4)
     if n > 2:
         agree("normalise_backward", dy, x, mean, variance, learned[0], 1e-5, y, K=n, scale=8)
+
+
+def bits(*results):
+    return [dn.to_numpy(a).tobytes() for a in results]
+
+
+def as_one_pass(name, *arguments):
+    """The kernel's own result; and what the reference makes of its parts, each a kernel on the device."""
+    cuda_host.launches.clear()
+    fused = sums.KERNELS[name](*arguments)
+    launched = list(cuda_host.launches)
+    return fused, references[name].reference(*arguments), launched
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5, 3), (9, 5, 3, 8), (4, 64), (3, 5, 4, 40), (5, 1)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("relu", [False, True])
+def test_what_is_fused_has_the_bits_of_the_passes_that_it_replaces(cupy, rng, monkeypatch, shape, dtype, relu):
+    monkeypatch.setattr(sums, "BLOCKS", 4)
+    x, other, dy, second = (dn.asarray(rng.standard_normal(shape).astype(dtype)) for _ in range(4))
+    gamma, beta = (dn.asarray(rng.standard_normal(shape[-1]).astype(dtype)) for _ in range(2))
+    fused, parts, launched = as_one_pass("batch_normalise_add", x, other, gamma, beta, 1e-5, relu)
+    assert bits(*fused) == bits(*parts) and launched == ["channel_moments_part", "channel_moments_end", "normalise"]
+    y, mean, variance = fused
+    fused, parts, launched = as_one_pass("normalise_add", x, other, mean, variance, gamma, beta, 1e-5, relu)
+    assert bits(fused) == bits(parts) == bits(y) and launched == ["normalise"]
+    kept = y if relu else None
+    for more in (None, second):
+        given = dy, more, x, mean, variance, gamma, 1e-5, kept
+        fused, parts, launched = as_one_pass("joined_backward", *given)
+        assert bits(*fused) == bits(*parts) and len(launched) == 3
+        assert "rectify_backward" not in launched and "add" not in launched
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_a_relu_is_active_follows_from_x(cupy, rng, dtype):
+    """Also where the normalised x is just above or below 0, or so small that it is rounded to 0."""
+    values = np.concatenate([rng.standard_normal(3000), 1 + rng.standard_normal(1000) * 1e-3]).reshape(-1, 4)
+    x, dy = (dn.asarray(a.astype(dtype)) for a in (values, rng.standard_normal(values.shape)))
+    wide = dn.asarray(np.zeros(4, "float64" if dtype == "float64" else "float32")).dtype
+    for scale in (1.0, 1e-7):
+        numbers = [dn.asarray(np.full(4, v)).astype(wide) for v in (1.0, 0.3, scale, 0.0)]
+        y = sums.normalise(x, *numbers, 1e-5, True)
+        assert 0 < int((dn.to_numpy(y) == 0).sum()) < y.size
+        read = sums.normalise_backward(dy, x, *numbers[:3], 1e-5, y)
+        found = sums.normalise_backward(dy, x, *numbers[:3], 1e-5, y, numbers[3])
+        assert bits(*read) == bits(*found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -81,9 +129,27 @@ def test_moments_far_from_zero(cupy, rng):
 
 def test_running_statistics_near_the_top(cupy):
     """3e38 · 4/3 · 0.1: the product of the first two overflows."""
-    values = [dn.asarray(np.float32([v])) for v in (0, 1, 2e38, 3e38)]
-    mean, variance = map(dn.to_numpy, sums.follow(*values, 0.9, 4))
+    values = [[dn.asarray(np.float32([v]))] for v in (0, 1, 2e38, 3e38)]
+    mean, variance = map(dn.to_numpy, sums.follow(*values, [0.9], [4])[0])
     assert error(mean, [2e37]) <= 1e-6 and error(variance, [4e37]) <= 1e-6
+
+
+@pytest.mark.parametrize("into", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_running_statistics_of_many_layers_move_in_one_launch(cupy, rng, dtype, into):
+    """Forty-five layers: two launches, and the bits that each layer gets alone."""
+    sizes = [1, 255, 256, 257, 700, *map(int, rng.integers(1, 600, 40))]
+    host = [[rng.random(C).astype(dtype) for C in sizes] for _ in range(4)]
+    keep, n = [float(k) for k in rng.random(45)], [int(k) for k in rng.integers(2, 99, 45)]
+    alone = [sums.follow(*([dn.asarray(a[k])] for a in host), [keep[k]], [n[k]])[0] for k in range(45)]
+    there = [[dn.asarray(a) for a in arrays] for arrays in host]
+    cuda_host.launches.clear()
+    moved = sums.follow(*there, keep, n, into)
+    assert cuda_host.launches == ["follow"] * 2
+    for k, pair in enumerate(moved):
+        assert bits(*pair) == bits(*alone[k]) and [there[0][k] is pair[0], there[1][k] is pair[1]] == [into] * 2
+    if not into:
+        assert [dn.to_numpy(a).tobytes() for a in there[0]] == [a.tobytes() for a in host[0]]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
