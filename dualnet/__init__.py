@@ -2,9 +2,8 @@
 
 import sys as _sys
 import typing as _typing
-from importlib import import_module as _import_module
 
-from . import backend, check, data, distributed, models, ops, optimizers, recording
+from . import backend, ops, optimizers, recording
 from .backend import (
     BackendUnavailable,
     TransferForbidden,
@@ -19,11 +18,9 @@ from .backend import (
     transfers,
     use_backend,
 )
-from .bridges import FUNCTIONS as _FUNCTIONS
-from .bridges import METHODS as _METHODS
-from .bridges import LateMethod as _LateMethod
-from .bridges import function as _bridge
-from .files import CheckpointError, load, save
+from .history import History
+from .late import LateMethod as _LateMethod
+from .late import late as _late
 from .layers import (
     ELU,
     GELU,
@@ -82,36 +79,47 @@ from .layers import (
     UpSampling2D,
     ZeroPadding2D,
 )
-from .layers.fusing import fuse
 from .layers.initializers import Draw
 from .layers.parameter import Parameter
 from .ops import LossPullback, Pullback, losses
 from .optimizers import SGD, Adam, AdamW, RMSProp, clip_by_global_norm, clip_by_value, schedules
 from .optimizers.loss_scale import FixedLossScale, LossScale
 from .parity import parity, twin
-from .seeing import explain, graph, network_html, plan, summary, trace, viz
-from .training import (
-    Callback,
-    CaptureError,
-    EarlyStopping,
-    History,
-    Run,
-    callbacks,
-    capture,
-    evaluate,
-    fit,
-    predict,
-)
+from .recording import CaptureError
+from .seeing import explain, viz
+from .training import callbacks, capture
 from .version import __version__
 
 if _typing.TYPE_CHECKING:
-    from . import zoo
+    from . import check, data, distributed, models, zoo
     from .bridges import sklearn
     from .bridges.against import against
     from .bridges.onnx_import import from_onnx
     from .bridges.pytorch import from_torch
     from .bridges.pytorch_export import to_torch
     from .bridges.weights import load_weights
+    from .files.formats import CheckpointError
+    from .files.network import load, save
+    from .seeing.graph import graph
+    from .training.callbacks import Callback, EarlyStopping, Run
+else:  # imported when they are first asked for
+    _HOMES = {
+        "Callback": "training.callbacks",
+        "CheckpointError": "files.formats",
+        "EarlyStopping": "training.callbacks",
+        "Run": "training.callbacks",
+        "against": "bridges.against",
+        "from_onnx": "bridges.onnx_import",
+        "from_torch": "bridges.pytorch",
+        "graph": "seeing.graph",
+        "load": "files.network",
+        "load_weights": "bridges.weights",
+        "save": "files.network",
+        "to_torch": "bridges.pytorch_export",
+    }
+    _MODULES = {name: name for name in ("check", "data", "distributed", "models", "zoo")}
+    _MODULES["sklearn"] = "bridges.sklearn"  # not in __all__, where it would hide that library's own name
+    __getattr__, __dir__ = _late(__name__, _HOMES, _MODULES)
 
 __all__ = [
     "Adam",
@@ -228,25 +236,24 @@ __all__ = [
 ]
 
 # Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
-_given = (fit, evaluate, predict, summary, plan, save, fuse, trace, graph)
-_methods: dict[str, _typing.Any] = {method.__name__: method for method in _given}
-_methods |= {name: _LateMethod(name) for name in _METHODS}
-for _name, _method in (_methods | {"_repr_html_": network_html}).items():
-    setattr(Layer, _name, _method)
-del evaluate, fit, fuse, network_html, plan, predict, save, summary, trace
+_METHODS = {
+    "_repr_html_": ("seeing.summary", "network_html"),
+    "evaluate": ("training.loop", "evaluate"),
+    "fit": ("training.loop", "fit"),
+    "fuse": ("layers.fusing", "fuse"),
+    "graph": ("seeing.graph", "graph"),
+    "plan": ("seeing.plan", "plan"),
+    "predict": ("training.loop", "predict"),
+    "save": ("files.network", "save"),
+    "summary": ("seeing.summary", "summary"),
+    "to_c": ("bridges.c_code", "to_c"),
+    "to_numpy": ("bridges.numpy_code", "to_numpy"),
+    "to_onnx": ("bridges.onnx_export", "to_onnx"),
+    "trace": ("seeing.tracing.trace", "trace"),
+}
+for _name, (_module, _function) in _METHODS.items():
+    setattr(Layer, _name, _LateMethod(f"{__name__}.{_module}", _function))
 
 # ``import dualnet.schedules`` works too, although the file lies in optimizers/.
 for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.viz", "training.callbacks"):
     _sys.modules[f"{__name__}.{_module.rpartition('.')[2]}"] = _sys.modules[f"{__name__}.{_module}"]
-
-
-if not _typing.TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
-
-    def __getattr__(name: str) -> _typing.Any:
-        if name == "zoo":  # exercises: imported when they are first asked for
-            return _import_module(".zoo", __name__)
-        if name == "sklearn":  # needs scikit-learn; not in __all__, where it would hide that library's own name
-            return _import_module(".bridges.sklearn", __name__)
-        if name in _FUNCTIONS:
-            return _bridge(name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ import errno
 import io
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -129,7 +128,7 @@ def _temporary(folder: str, before: os.stat_result | None) -> Iterator[io.FileIO
 def _locked(folder: str, mode: int) -> io.FileIO:
     """A new temporary file, locked while it is open: the system itself unlocks those of processes that died."""
     while True:
-        name = os.path.join(folder, f".dualnet-{secrets.token_hex(8)}.tmp")
+        name = os.path.join(folder, f".dualnet-{os.urandom(8).hex()}.tmp")
         file = io.FileIO(name, "xb", opener=lambda path, flags: os.open(path, flags, mode))
         if fcntl is None:
             return file

@@ -9,8 +9,9 @@ will do. The first of these that loads is used:
 
 ``DUALNET_ONEDNN=0`` switches it off. Nothing is loaded before the first kernel call.
 
-oneDNN uses OpenMP's threads, as many as ``threads.count()``, and the calling thread's own number is restored after each
-call. A plan does not call BLAS, so BLAS's threads sleep meanwhile, as long as NumPy's kernels hold it to one thread.
+oneDNN uses OpenMP's threads, as many as ``threads.count()``, and the calling thread's own number is restored after
+each call. A plan does not call BLAS, so BLAS's threads sleep meanwhile, as long as NumPy's kernels hold it to one
+thread.
 OpenMP's threads do not survive a fork, and a child would wait for them forever: a forked child of a process that has
 used them computes on one thread.
 

@@ -37,7 +37,10 @@ DTYPES = tuple(TOLERANCE)
 NO_TIME = "no time was left"
 LEAST = 60  # seconds allowed for an import, whatever the limit
 LONGEST = 1200  # seconds allowed for one measurement
-LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS", "PJRT_NPROC", "NPROC")
+LIMITS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS"),
+    *("PJRT_NPROC", "NPROC", "NUM_CPU_THREADS"),  # JAX, tinygrad
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ PROGRAMS = {
     "jax": Program("jax", "jax_peer.py"),
     "chainer": Program("chainer", "chainer_peer.py"),
     "mygrad": Program("mygrad", "mygrad_peer.py"),
+    "tinygrad": Program("tinygrad", "tinygrad_peer.py"),
 }
 """dualnet and its peers, by name."""
 
@@ -271,6 +275,7 @@ class Bench:
         environment = {**os.environ, **dict.fromkeys(LIMITS, str(self.threads)), "PYTHONUTF8": "1"}
         if self.device == "cpu":
             environment["JAX_PLATFORMS"] = "cpu"
+            environment["DEV"] = "CPU"  # tinygrad's
         if name == "dualnet":
             paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -352,7 +357,24 @@ def _machine() -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         processor = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    return {"processor": processor, "cores": _cores(), "system": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
+    return {"processor": processor, "instructions": instructions(), "cores": _cores(), "system": system}
+
+
+INSTRUCTIONS = {
+    "AVX-512": {"X86_V4", "AVX512_SKX", "AVX512F"},
+    "AVX2": {"X86_V3", "AVX2"},
+    "SVE": {"SVE"},
+    "NEON": {"ASIMD", "NEON"},
+}
+"""Vector instructions, the widest first, and what releases of NumPy call them."""
+
+
+def instructions() -> str:
+    """The widest vector instructions of this machine, such as ``"AVX-512"``: they decide which kernels are fast."""
+    known: Any = numpy.show_config(mode="dicts")
+    found = {one for key in ("baseline", "found") for one in known.get("SIMD Extensions", {}).get(key, ())}
+    return next((name for name, marks in INSTRUCTIONS.items() if found & marks), "")
 
 
 def gpu() -> dict[str, str]:

@@ -104,7 +104,8 @@ def _about(result: Result) -> list[str]:
     cores = f"{settings['threads']} of {machine['cores']} cores"
     environment = " ".join(f"{name}={value}" for name, value in settings["environment"].items())
     dtypes = dict.fromkeys(row["dtype"] for row in result["results"])
-    parts = [result["made"], f"{machine['processor']}, {cores}, {machine['system']}", _gpu(machine.get("gpu", {}))]
+    processor = " with ".join(filter(None, [machine["processor"], machine.get("instructions")]))
+    parts = [result["made"], f"{processor}, {cores}, {machine['system']}", _gpu(machine.get("gpu", {}))]
     parts += [f"backend {settings['backend']}", f"best of {settings['rounds']} rounds of {settings['seconds']:g} s"]
     parts += [", ".join(dtypes), f"SGD with momentum {settings['momentum']:g}" if settings["momentum"] else ""]
     parts += ["dualnet's step captured" if settings["capture"] else "", f"seed {settings['seed']}", environment]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ..arguments import flag, integer, positive
 from ..shim import get_backend
 from .communicator import BUCKET_BYTES, TIMEOUT, Communicator, Null
-from .hosts import MPI, TCP
 
 __all__ = ["Start", "init", "local_rank", "started"]
 
@@ -73,6 +72,8 @@ def init(
     if start.kind == "null":
         return Null(**options)
     if not _made:
+        from .hosts import MPI, TCP  # sockets are loaded by those who use them
+
         hosts = MPI(**options) if start.kind == "mpi" else TCP(*start[1:], **options)
         _made.append(_on_devices(hosts, kind, options))
     return _made[0]

@@ -10,9 +10,9 @@ The first two are ``dn.parity`` and ``dn.twin``. Each imports what it needs when
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..late import late
 from ..layers.layer import Layer
 
 if TYPE_CHECKING:
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
     from .judging.ways import Way
     from .networks.lockstep import Divergence, Twin
     from .networks.network import NetworkParity
+else:  # the classes that the functions return
+    _HOMES = {"Divergence": "networks.lockstep", "NetworkParity": "networks.network", "Twin": "networks.lockstep"}
+    __getattr__, __dir__ = late(__name__, _HOMES)
 
 __all__ = ["Divergence", "NetworkParity", "Twin", "certify", "parity", "twin"]
-
-_RESULTS = {"Divergence": "networks.lockstep", "NetworkParity": "networks.network", "Twin": "networks.lockstep"}
-"""The classes that the functions return, and the modules that define them."""
-
-
-if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        if name in _RESULTS:
-            return getattr(import_module(f".{_RESULTS[name]}", __name__), name)
-        raise AttributeError(f"module 'dualnet.parity' has no attribute {name!r}")
 
 
 def parity(

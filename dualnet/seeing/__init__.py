@@ -1,10 +1,9 @@
-"""Seeing: the table and the graph of a network, what a pass through it did and why, and pictures of both."""
+"""Seeing: the table and the graph of a network, what a pass through it did and why, and pictures of both.
+
+``summary``, ``plan``, ``graph`` and ``tracing`` are imported when a network is first asked for them.
+"""
 
 from . import viz
 from .explain import explain
-from .graph import graph
-from .plan import plan
-from .summary import network_html, summary
-from .tracing import trace
 
-__all__ = ["explain", "graph", "network_html", "plan", "summary", "trace", "viz"]
+__all__ = ["explain", "viz"]

@@ -43,7 +43,10 @@ def test_the_whole_command(tiny, tmp_path, capsys):
 
 MISTAKES = [
     (["lenet6"], "dualnet bench: 'lenet6' is neither a file nor a network; the networks are .*lenet5.*wide"),
-    (["--against", "keras"], "unknown peer 'keras'; the peers are torch, torch.compile, jax, chainer, mygrad"),
+    (
+        ["--against", "keras"],
+        "unknown peer 'keras'; the peers are torch, torch.compile, jax, chainer, mygrad, tinygrad",
+    ),
     (["--against", "torch=/nowhere/python"], "torch=/nowhere/python: no such program"),
     (["--mode", "learning"], "unknown mode 'learning'; the modes are training, inference"),
     (["--batch", "0"], "--batch: 0 is not at least 1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dualnet import bench
-from dualnet.bench import report
+from dualnet.bench import measure, report
 
 
 def test_a_table_is_written_into_a_page(tmp_path):
@@ -82,3 +82,31 @@ def test_a_row_that_failed_or_computes_something_else_is_wrong(fault):
     assert not report.wrong(right)
     for rows in ({"results": [{fault: "why"}]}, {"layers": [{fault: "why"}]}, {"programs": {"jax": {fault: "why"}}}):
         assert report.wrong(right | rows)
+
+
+@pytest.mark.parametrize(
+    "simd, said",
+    [
+        ({"baseline": ["SSE", "SSE2", "SSE3"], "found": ["SSSE3", "AVX2", "AVX512F"]}, "AVX-512"),  # NumPy to 2.3
+        ({"baseline": ["X86_V2"], "found": ["X86_V3", "X86_V4", "AVX512_ICL"], "not found": ["AVX512_SPR"]}, "AVX-512"),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3"], "not found": ["X86_V4"]}, "AVX2"),
+        ({"baseline": ["NEON", "ASIMD"]}, "NEON"),
+        ({"baseline": ["VSX4"]}, ""),
+    ],
+)
+def test_the_first_line_tells_the_machines_instructions(monkeypatch, simd, said):
+    monkeypatch.setattr(measure.numpy, "show_config", lambda mode: {"SIMD Extensions": simd})
+    machine = measure._machine()
+    assert machine["instructions"] == said
+    settings = {
+        "threads": 2,
+        "backend": "numpy",
+        "rounds": 1,
+        "seconds": 1.0,
+        "momentum": 0.0,
+        "capture": False,
+        "seed": 0,
+    }
+    result = {"machine": machine, "settings": {**settings, "environment": {}}, "made": "today", "results": []}
+    (line,) = report._about(result)
+    assert line.startswith(f"today; {machine['processor']}{f' with {said}' if said else ''}, 2 of ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
+import importlib
 import tracemalloc
 
 import fake_cupy
@@ -14,7 +14,7 @@ import dualnet as dn
 from dualnet.ops import losses
 from dualnet.training.loop import train_step
 
-PLAN = sys.modules["dualnet.seeing.plan"]  # the package has a function of the same name
+PLAN = importlib.import_module("dualnet.seeing.plan")
 
 NETS = {
     "VGG": (lambda: dn.models.vgg6(), (32, 32, 3), 32),

@@ -108,16 +108,34 @@ def test_a_late_change_in_a_process_of_its_own(tmp_path):
     assert "DUALNET_BACKEND became 'strict' after 'numpy' was already in use" in done.stderr
 
 
-def test_import_is_silent_and_touches_nothing(tmp_path):
+LATE = """
+dualnet.backends. dualnet.bench dualnet.bridges dualnet.check dualnet.cli dualnet.data dualnet.distributed dualnet.files
+dualnet.models dualnet.parity. dualnet.seeing.explain. dualnet.seeing.graph dualnet.seeing.plan dualnet.seeing.summary
+dualnet.seeing.tracing dualnet.seeing.viz. dualnet.terminal dualnet.training.callbacks. dualnet.training.loop
+dualnet.writing dualnet.zoo
+""".split()
+"""What ``import dualnet`` leaves to whoever uses it first; a dot at the end: what lies inside."""
+HEAVY = """
+argparse bz2 concurrent.futures csv cupy gzip hmac html http importlib.metadata json logging lzma matplotlib
+multiprocessing numpy.random numpy.testing pathlib pickle random safetensors secrets shutil socket ssl subprocess
+tarfile tempfile tqdm unittest urllib zipfile
+""".split()
+"""Modules of Python and others that take milliseconds, or are optional."""
+
+
+def test_import_is_silent_and_brings_nothing_heavy(tmp_path):
+    """Python starts with some of them, and NumPy brings others: those are no fault of ours."""
     code = """
     import sys
+    import numpy
+    before = set(sys.modules)
     import dualnet
-    print(*(name for name in ("cupy", "tqdm", "safetensors", "importlib.metadata", "argparse") if name in sys.modules))
-    late = ("dualnet.backends.", "dualnet.seeing.viz.", "dualnet.zoo")
-    print(*(name for name in sys.modules if name.startswith(late)))
+    print(*sorted(set(sys.modules) - before))
     """
     done = run(tmp_path, code, DUALNET_BACKEND="cupy")
-    assert (done.stdout, done.stderr) == ("\n\n", "")
+    brought = done.stdout.split()
+    assert done.stderr == "" and "dualnet.layers.convolution" in brought
+    assert [name for name in brought if name in HEAVY or name.startswith(tuple(LATE))] == []
 
 
 def test_dotted_imports(tmp_path):
@@ -142,7 +160,7 @@ def test_dotted_imports(tmp_path):
     assert run(tmp_path, code).stderr == ""
 
 
-def test_import_takes_a_tenth_of_a_second_over_numpy(tmp_path):
+def test_import_takes_70_ms_over_numpy(tmp_path):
     code = """
     import numpy, time
     start = time.thread_time()  # of this thread alone: another process on the machine does not count
@@ -156,4 +174,4 @@ def test_import_takes_a_tenth_of_a_second_over_numpy(tmp_path):
         folder = tmp_path / str(i)
         folder.mkdir()
         seconds.append(float(run(folder, code, **cached).stdout))
-    assert min(seconds) < 0.1
+    assert min(seconds) < 0.07

@@ -92,13 +92,25 @@ def imported(task: dict) -> tuple[Answer, Any]:
         return {"skipped": f"{task['library']} cannot be imported ({type(error).__name__}: {error})"}, None
     ended = time.perf_counter()
     answer: Answer = {
-        "version": str(getattr(library, "__version__", "unknown")),
+        "version": version_of(library),
         "python": sys.version.split()[0],
         "numpy": numpy.__version__,
         "numpy_import_ms": (middle - begun) * 1e3,
         "import_ms": (ended - middle) * 1e3,
     }
     return answer, library
+
+
+def version_of(library: Any) -> str:
+    """What the library says, else what the installer wrote down."""
+    if hasattr(library, "__version__"):
+        return str(library.__version__)
+    from importlib import metadata  # not at the top: its time would be missing in the library's import
+
+    try:
+        return metadata.version(library.__name__)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def load(path: str) -> Any:

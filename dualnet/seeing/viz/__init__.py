@@ -8,8 +8,9 @@ matplotlib is imported when the first picture is drawn: ``pip install "dualnet[p
 imported when they are first asked for, so that ``import dualnet`` stays fast.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ...late import late
 
 if TYPE_CHECKING:
     from .attention import grad_cam, saliency
@@ -17,27 +18,20 @@ if TYPE_CHECKING:
     from .landscape import loss_landscape
     from .maps import deltas, feature_maps, filters
     from .results import confusion_matrix, learning_curves, misclassified
+else:
+    _HOMES = {
+        "augmented": "changes",
+        "confusion_matrix": "results",
+        "deltas": "maps",
+        "feature_maps": "maps",
+        "filters": "maps",
+        "grad_cam": "attention",
+        "learning_curves": "results",
+        "loss_landscape": "landscape",
+        "misclassified": "results",
+        "saliency": "attention",
+    }
+    __getattr__, __dir__ = late(__name__, _HOMES)
 
 __all__ = ["augmented", "confusion_matrix", "deltas", "feature_maps", "filters", "grad_cam"]
 __all__ += ["learning_curves", "loss_landscape", "misclassified", "saliency"]
-
-_HOMES = {
-    "attention": ("grad_cam", "saliency"),
-    "changes": ("augmented",),
-    "landscape": ("loss_landscape",),
-    "maps": ("deltas", "feature_maps", "filters"),
-    "results": ("confusion_matrix", "learning_curves", "misclassified"),
-}
-"""The modules here, and the functions that each brings."""
-
-if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        for module, names in _HOMES.items():
-            if name in names:
-                return getattr(import_module(f".{module}", __name__), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
