@@ -10,10 +10,14 @@ import math
 import re
 from collections.abc import Sequence
 
-__all__ = ["BLUE", "GREY", "ORANGE", "badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
+__all__ = ["BLUE", "GREY", "NEGATIVE", "ORANGE", "POSITIVE"]
+__all__ += ["badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
 
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
-"""Two colours that colour-blind readers tell apart, and a neutral one; all three read on white and on black."""
+"""For lines: two colours that colour-blind readers tell apart, and a neutral one; all read on white and on black."""
+NEGATIVE = {"light": "#58a0ee", "dark": "#2867b8"}
+POSITIVE = {"light": "#f08c32", "dark": "#a84f0a"}
+"""For areas with text on them: below 0 is blue and above 0 orange, in every picture and on every page."""
 RULE = "1px solid rgba(128,128,128,.35)"
 
 VERDICTS = {"PASS": "#2e9e5b", "FAIL": "#d64545", "INVALID": "#d64545", "PARTIAL": "#c98a1b", "NOT-RUN": GREY}

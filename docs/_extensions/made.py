@@ -1,6 +1,6 @@
 """What is made when the site is built: the picture for light and for dark pages, and the interactive page."""
 
-import re
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ from dualnet.seeing import explain
 from dualnet.seeing.explain.example import subject
 
 HERE = Path(__file__).resolve().parents[1]
-DARK = re.compile(r"@media \(prefers-color-scheme: dark\) \{(.*?\})\s*\}", re.DOTALL)
 
 
-def picture(dark: bool) -> str:
+def picture(theme: str) -> str:
     """docs/backprop.svg in one colouring, since readers choose the page's beside their system's."""
-    text = (HERE / "backprop.svg").read_text("utf-8")
-    return DARK.sub(r"\1" if dark else "", text)
+    spec = importlib.util.spec_from_file_location("make_picture", HERE / "make_picture.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    return make.picture(theme)
 
 
 def interactive() -> Any:
@@ -31,8 +32,8 @@ def make(app: Any) -> None:
         return
     static = Path(app.outdir) / "_made"
     static.mkdir(parents=True, exist_ok=True)
-    for name, dark in (("light", False), ("dark", True)):
-        (static / f"backprop-{name}.svg").write_text(picture(dark), "utf-8")
+    for theme in ("light", "dark"):
+        (static / f"backprop-{theme}.svg").write_text(picture(theme), "utf-8")
     interactive().to_html(static / "explain.html")
 
 

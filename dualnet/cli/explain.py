@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         metavar="MODEL",
         help="a saved network, a model's name or a data set (a small fresh network)",
     )
-    parser.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest)')
+    parser.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest dx)')
     parser.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or a data set, such as digits")
     parser.add_argument("--image", type=whole, default=0, metavar="N", help="which of the images (0, the first)")
     parser.add_argument("--label", type=whole, metavar="N", help="the image's class, if the images bring none")

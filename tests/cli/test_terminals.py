@@ -107,7 +107,7 @@ def test_processes_in_every_encoding(tmp_path, model, name, place):
     assert done.returncode == (2 if name in ("mistake", "usage") else 0), done.stderr
     assert b"Traceback" not in done.stderr and b"\x1b" not in done.stdout + done.stderr
     shown = done.stdout.decode("utf-8" if place == "utf-8" else "cp1252" if place == "cp1252" else "ascii")
-    assert name != "explain" or ("Σ_k Σ_i" if place == "utf-8" else "sum_k sum_i") in shown
+    assert name != "explain" or ("Σ_m Σ_n" if place == "utf-8" else "sum_m sum_n") in shown
     for path in tmp_path.iterdir():
         assert path.suffix == ".npz" or path.read_bytes().decode("utf-8")
 

@@ -30,7 +30,7 @@ def explain(
 
     ``target`` names an array and an index: ``"y[0,3,4,1]"`` (the output), ``"dx[0,3,4,1]"`` (the gradient of the
     input), ``"dw[0,1,2,5]"``, ``"db[5]"`` (the gradients of the parameters); inside a network the layer's name stands
-    in front, ``"0.dw[0,1,2,5]"``. Without a target it is the largest gradient of the first convolution.
+    in front, ``"0.dw[0,1,2,5]"``. Without a target it is the largest dx of the first convolution.
 
     Gradients begin at the output: with targets ``t`` and a ``loss`` (else the one that the network was last trained
     with, else softmax cross-entropy), or with ``dy``, the gradient of the loss with respect to the output. With

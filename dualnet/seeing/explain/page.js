@@ -5,139 +5,196 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const views = new Map(data.layers.filter((layer) => layer.view).map((layer) => [layer.path, Model.make(layer)]));
-  const state = { path: data.target.path, pass: "backward", spelling: "correlation", picked: null };
+  const layerAt = (path) => data.layers.find((layer) => layer.path === path);
+  const named = (layer) => (layer.path && layer.path !== "loss" ? layer.path + " " : "") + layer.kind;
+  const state = { path: data.target.path, sum: "dx", spelling: "correlation", picked: null, all: false, taken: false };
   const view = () => views.get(state.path);
-  const BACK = { dx: true, dw: true, db: true };
+  const narrow = () => matchMedia("(max-width: 620px)").matches;
+  let telling = 0;
+  function say(text) { // to a screen reader, once the reader has come to rest
+    clearTimeout(telling);
+    telling = setTimeout(() => { byId("live").textContent = text; }, 250);
+  }
 
-  // -- the frame: layers, choices
+  // -- the story, on a convolution of its own
+
+  const story = Story.mount(byId("story"), Model.make(data.story), { say, size: () => (narrow() ? 36 : 42) });
+
+  // -- the frame: layers, sums, choices
 
   function chain() {
     const nodes = [make("span", { class: "to" }, "x →")];
     data.layers.forEach((layer, place) => {
       if (place) nodes.push(make("span", { class: "to", "aria-hidden": "true" }, "→"));
-      const text = (layer.path ? layer.path + " " : "") + layer.kind;
-      nodes.push(views.has(layer.path) ? make("button", { type: "button", "data-path": layer.path, title: layer.title }, text) : make("span", { class: "layer", title: layer.title + ": not drawn here" }, text));
+      nodes.push(views.has(layer.path) ? make("button", { type: "button", "data-path": layer.path, title: layer.title }, named(layer)) : make("span", { class: "layer", title: layer.title + ": not drawn here" }, named(layer)));
     });
-    nodes.push(make("span", { class: "to" }, "→ y"));
-    byId("chain").replaceChildren(...nodes);
-    byId("chain").addEventListener("click", (event) => {
-      const path = event.target.dataset?.path;
-      if (path !== undefined) { state.path = path; state.picked = null; show(); }
-    });
+    byId("chain").replaceChildren(...nodes, ...(data.layers.at(-1).view?.form === "loss" ? [] : [make("span", { class: "to" }, "→ y")]));
+  }
+  byId("chain").addEventListener("click", (event) => {
+    const path = event.target.dataset?.path;
+    if (path !== undefined) go(path, views.get(path).sums(state.spelling).some(([name]) => name === state.sum) ? state.sum : views.get(path).sums(state.spelling).at(-1)[0]);
+  });
+  function go(path, sum, picked = null) {
+    Object.assign(state, { path, sum, picked, all: false });
+    show(Boolean(picked));
   }
 
-  function options(id, ids, chosen, choose) {
+  function options(id, ids, chosen, word, choose) {
     const label = byId(id), select = label.querySelector("select");
     label.hidden = !ids || ids.length < 2;
-    if (!ids) return;
+    if (label.hidden) return;
+    label.firstChild.textContent = word + " ";
     select.replaceChildren(...ids.map((value, place) => make("option", { value: place }, String(value))));
     select.value = chosen;
     select.onchange = () => { choose(Number(select.value)); show(true); };
   }
-
-  // -- equations
-
-  function turned() { // is the kernel drawn turned by 180°?
-    const v = view();
-    return v.form === "convolution" && ((v.mode === "convolution") !== (state.spelling === "convolution")) !== (state.pass === "backward");
+  function sums() {
+    const list = view().sums(state.spelling), focused = byId("sums").contains(document.activeElement);
+    byId("sums").replaceChildren(byId("sums").querySelector("legend"), ...list.map(([name, text, anchor]) => make("label", {},
+      make("input", { type: "radio", name: "sum", value: name, checked: name === state.sum }), make("span", {}, text, make("sup", {}, anchor)))));
+    if (focused) byId("sums").querySelector(":checked").focus();
   }
-  function equations() {
-    const v = view(), sign = state.spelling === "convolution" ? "∗" : "⊗", w = turned() ? "rot180(w)" : "w";
-    if (v.form === "convolution") {
-      if (state.pass === "forward") return [["y", `y = x ${sign} ${w}${v.b ? " + b" : ""}`, "E4"]];
-      const dw = state.spelling === "convolution" ? "x ∗ rot180(dy)" : "x ⊗ dy";
-      const list = [["dx", `dx = dy ${sign} ${w}`, "E13"], ["dw", v.mode === "convolution" ? `dw = rot180(${dw})` : `dw = ${dw}`, "E11"]];
-      return v.db ? [...list, ["db", "db = Σ dy", "E12"]] : list;
-    }
-    if (v.form === "pooling") {
-      const how = { max: ["y = max(window)", "dx = dy, to the winner"], average: ["y = Σ window / M", "dx = Σ dy / M"], l2: ["y = √ Σ window²", "dx = Σ dy · x / y"] }[v.how];
-      return [state.pass === "forward" ? ["y", how[0], "E8"] : ["dx", how[1], "E15"]];
-    }
-    return [state.pass === "forward" ? ["y", `y = ${v.formula}`, "E7"] : ["dx", "dx = f'(x) · dy", "E14"]];
+
+  // -- one step of E17: taken and undone, with the loss that the library found after it
+
+  function step() {
+    const { step: told } = data;
+    if (!told) return;
+    const rate = told.rates[told.chosen ?? 1], after = told.losses[told.chosen ?? 1];
+    Model.rate.now = rate;
+    const select = make("select", { "aria-label": "learning rate" }, told.rates.map((value, place) => make("option", { value: place, selected: place === (told.chosen ?? 1) }, String(value))));
+    select.onchange = () => { told.chosen = Number(select.value); step(); show(true); };
+    const button = make("button", { type: "button", class: "take" }, state.taken ? "↶ undo the step" : "take one step (E17)");
+    button.onclick = () => { state.taken = !state.taken; step(); byId("step").querySelector(".take").focus(); say(byId("step").querySelector("output").textContent); };
+    const begin = make("button", { type: "button", class: "begin" }, "follow a delta from the loss");
+    begin.onclick = fromLoss;
+    byId("step").replaceChildren(make("output", { "data-loss": state.taken ? after : told.before }, "loss ", make("b", {}, "E = " + Draw.full(told.before)),
+      ...(state.taken ? [make("b", {}, " → " + Draw.full(after)), ` (the slope promises ${Draw.full(told.before - rate * told.squared)})`] : [])),
+    make("label", {}, "η ", select), button, ...(views.has("loss") ? [begin] : []));
   }
-  function words(map) {
-    const v = view();
-    if (v.form === "pooling") return state.pass === "forward" ? "Each window becomes one number." : v.how === "max" ? "The dots are the winners: each takes the whole delta of its window, and the others get nothing." : "Each unit of a window gets its share of the delta.";
-    if (v.form === "activation") return state.pass === "forward" ? "One function, applied to each number by itself." : "Each delta is scaled by the slope at its unit.";
-    const is = turned() ? "turned by 180°" : "as it is stored";
-    return { y: `The kernel, ${is}, stands on one window after the other.`, dx: `The deltas come back through the kernel, ${is}.`, dw: "Each delta meets what the weight read.", db: "The bias collects every delta." }[map]
-      ?? (state.pass === "forward" ? `The kernel, ${is}, stands on one window after the other.` : "The deltas go back to the input and to the weights.");
+
+  // -- following a delta: the dy of a layer is the dx of the layer after it
+
+  const beforeOf = (layer) => (views.has(layer.before) ? layerAt(layer.before) : null);
+  const afterOf = (layer) => (views.has(layer.after) ? layerAt(layer.after) : null);
+  function largest(v, map) {
+    let best = null, most = -1;
+    for (const [r, c] of Draw.cellsOf(v.maps(map).find((spec) => spec.name === map))) {
+      const value = Math.abs(v.get(map, r, c).value);
+      if (value > most) { most = value; best = { map, r, c }; }
+    }
+    return best;
+  }
+  function fromLoss() { go("loss", "dy", largest(views.get("loss"), "dy")); byId("explore").scrollIntoView(); }
+  function back(found) { // one layer towards the pixels: where the largest part of this delta goes
+    const layer = beforeOf(layerAt(state.path)), v = layer && views.get(layer.path), place = v?.locate("dy", found.index);
+    if (!place) return layer && { layer };
+    return { layer, go: () => {
+      v.locate("dy", found.index);
+      v.choose?.({ map: "dy", ...place });
+      let best = null, most = -1;
+      const came = (cell) => cell.map === "dy" && cell.r === place.r && cell.c === place.c;
+      for (const channel of v.form === "convolution" ? v.cs.keys() : [v.c]) {
+        if (v.form === "convolution" && !v.linked(channel, v.d)) continue;
+        v.c = channel;
+        for (const text of v.explain("dy", place.r, place.c, "dx").lit.dx ?? []) {
+          const [r, c] = text.split(",").map(Number);
+          const part = v.explain("dx", r, c, "dx").terms.filter((term) => term.cells.some(came)).reduce((sum, term) => sum + Model.product(term), 0);
+          if (Math.abs(part) > most) { most = Math.abs(part); best = { channel, place: { map: "dx", r, c } }; }
+        }
+      }
+      if (!best) return;
+      v.c = best.channel;
+      go(layer.path, "dx", best.place);
+    } };
+  }
+  function towards(found) { // one layer towards the loss: where the largest of its deltas came from
+    const layer = afterOf(layerAt(state.path)), deltas = found.terms.map((term) => ({ part: Math.abs(Model.product(term)), cell: term.cells.find((cell) => cell.map === "dy") })).filter(({ cell }) => cell?.index);
+    if (!layer || !deltas.length) return null;
+    const { cell } = deltas.reduce((best, each) => (each.part > best.part ? each : best)), v = views.get(layer.path), map = layer.path === "loss" ? "dy" : "dx";
+    if (!v.locate(map, cell.index)) return null;
+    return { layer, cell, go: () => { const place = v.locate(map, cell.index); go(layer.path, map, { map, ...place }); } };
+  }
+  function follow(found) {
+    if (found.reach || !["dx", "dw", "db", "dy"].includes(state.sum)) return [];
+    const list = [], down = (state.sum === "dx" || state.sum === "dy") && found.index ? back(found) : null, up = towards(found);
+    if (down) list.push(down.go ? make("button", { type: "button", class: "back" }, `← goes on into ${named(down.layer)}`) : make("p", { class: "note" }, `It goes on into a channel of ${named(down.layer)} that this page does not hold.`));
+    if (up) list.push(make("button", { type: "button", class: "towards" }, `${up.cell.short} comes from ${named(up.layer)} →`));
+    if (down?.go) list[0].onclick = down.go;
+    if (up) list.at(-1).onclick = up.go;
+    if (state.sum === "dx" && !layerAt(state.path).before && state.path === data.layers[0].path) list.unshift(make("p", { class: "note" }, "This is the gradient of a pixel: the way back ends here."));
+    return list;
   }
 
   // -- drawing
 
   let shown = [];
   const SMALL = 22; // a smaller cell holds no number, and needs no gap
-  const span = (cells, size) => cells * (size + (size < SMALL ? 0 : 1)) + 6;
-  function sizes(specs) { // one size for all large maps, so that they can be compared; kernels may be larger
-    const narrow = matchMedia("(max-width: 620px)").matches;
-    const room = byId("stage").clientWidth - (narrow ? 24 : 44);
-    const wide = (spec) => spec.cols + (spec.pad ? spec.pad.left + spec.pad.right : 0);
-    const tall = (spec) => spec.rows + (spec.pad ? spec.pad.top + spec.pad.bottom : 0);
-    if (narrow) { // two columns
-      const half = (room - 6) / 2 - 6;
-      return (spec) => {
-        const size = half / Math.max(wide(spec), spec.kernel ? 3 : 1);
-        return size - 1 >= SMALL ? Math.min(40, Math.floor(size) - 1) : Math.min(size, SMALL - 1);
-      };
-    }
-    const sized = (size) => (spec) => (spec.zoom ? (size + 1) * spec.zoom - 1 : spec.kernel ? Math.min(44, Math.max(size + 6, 26)) : size);
-    const gap = view().form === "convolution" ? 18 : 52;
-    const columns = [0, 1, 2].map((column) => specs.filter((spec) => spec.column === column)).filter((some) => some.length);
-    const needed = (size) => columns.reduce((total, some) => total + Math.max(182, ...some.map((spec) => span(wide(spec), sized(size)(spec)))), gap * (columns.length - 1));
-    const rows = [0, 1].reduce((total, row) => total + Math.max(0, ...specs.filter((spec) => spec.row === row).map(tall)), 0);
-    let size = Math.min(40, Math.max(29, Math.floor((innerHeight - 400) / rows))); // both rows on one screen, where the numbers stay legible
+  function sizes(specs) { // one size for all, so that they can be compared; kernels may be larger
+    if (narrow()) return (spec) => (spec.zoom ? 37 * Math.min(spec.zoom, 2) - 1 : 36);
+    const room = byId("stage").clientWidth - 46;
+    const sized = (size) => (spec) => (spec.zoom ? (size + 1) * spec.zoom - 1 : spec.kernel ? Math.min(44, Math.max(size, 26)) : size);
+    const span = (spec, size) => Math.max(spec.kernel ? 178 : 150, Draw.lattice(spec).wide * (size + (size < SMALL ? 0 : 1)) + 6);
+    const needed = (size) => specs.reduce((total, spec) => total + span(spec, sized(size)(spec)), 58 * (specs.length - 1));
+    let size = 40;
     while (size > 4 && needed(size) > room) size -= size > SMALL ? 1 : 0.25;
+    if (size < 26 && specs.every((spec) => Draw.lattice(spec).wide <= 14)) size = 26; // small maps keep their numbers, below each other
     return sized(size);
+  }
+  function drawn(spec, size = sizes(shown)(spec)) {
+    const v = view(), marks = v.winners && v.how === "max" && (spec.name === "x" || spec.name === "dx") ? v.winners() : null;
+    const figure = Draw.map(v, spec, size, { bare: size < SMALL, marks });
+    return turn(figure, v.turned(state.sum, state.spelling) === spec.name);
   }
 
   function show(keep = false) {
     const v = view();
-    if (v.form !== "convolution" && !v.ds) v.d = v.c;
-    shown = v.maps(state.pass);
-    const size = sizes(shown), marks = v.winners && v.how === "max" ? v.winners() : null;
-    byId("maps").replaceChildren(...shown.map((spec) => Draw.map(v, spec, size(spec), size(spec) < SMALL, spec.name === "x" || spec.name === "dx" ? marks : null)));
-    byId("maps").classList.toggle("few", v.form !== "convolution");
-    byId("equations").replaceChildren(...equations().map(([name, text, anchor]) => make("span", { class: "equation", "data-of": name }, text, make("sup", {}, anchor))));
-    byId("spelling").hidden = v.form !== "convolution";
+    if (v.form !== "convolution" && v.form !== "dense") v.d = v.c;
+    if (!v.sums(state.spelling).some(([name]) => name === state.sum)) state.sum = v.sums(state.spelling).at(-1)[0];
+    shown = v.maps(state.sum);
+    if (!keep || !shown.some((spec) => spec.name === state.picked?.map)) state.picked = null;
+    state.picked ??= first();
+    v.choose?.(state.picked);
+    shown = v.maps(state.sum); // of the channel of what was picked
+    const size = sizes(shown);
+    const signs = { convolution: ["", "=", state.spelling === "convolution" ? "∗" : "⊗"], dense: ["", "=", "·"] }[v.form] ?? [];
+    byId("maps").replaceChildren(...shown.flatMap((spec, place) => [...(signs[place] && state.sum !== "new" ? [make("span", { class: "sign", "aria-hidden": "true" }, signs[place])] : []), drawn(spec, size(spec))]));
+    sums();
+    byId("spelling").hidden = v.form !== "convolution" || state.sum === "db" || state.sum === "new";
+    document.querySelector(`input[name=spelling][value=${state.spelling}]`).checked = true;
+    byId("words").textContent = v.words(state.sum, state.spelling);
     for (const button of byId("chain").querySelectorAll("button")) {
       if (button.dataset.path === state.path) button.setAttribute("aria-current", "true"); else button.removeAttribute("aria-current");
     }
-    for (const [name, value] of [["pass", state.pass], ["spelling", state.spelling]]) document.querySelector(`input[name=${name}][value=${value}]`).checked = true;
-    options("pick-c", v.cs, v.c, (c) => { v.c = c; });
-    options("pick-d", v.ds, v.d, (d) => { v.d = d; });
-    const layer = data.layers.find((each) => each.path === state.path);
-    byId("lead").textContent = `${layer.path ? "layer " + layer.path + ", " : ""}${layer.title} in a ${data.net}, image ${data.image} of ${v.shape[0][0]}`;
-    if (!keep || !shown.some((spec) => spec.name === state.picked?.map)) state.picked = null;
-    state.picked ??= first();
-    turn();
+    options("pick-c", v.vector ? null : v.cs, v.c, "channel", (c) => { v.c = c; });
+    options("pick-d", v.form === "convolution" || (v.form === "dense" && ["dw", "new"].includes(state.sum)) ? v.ds : null, v.d, v.form === "dense" ? "output" : "filter", (d) => { v.d = d; });
+    const layer = layerAt(state.path);
+    byId("lead").textContent = (layer.path && layer.path !== "loss" ? `layer ${layer.path}, ` : "") + `${layer.title}, in a ${data.net}; image ${data.image} of ${v.shape[0][0]}`;
+    byId("source").textContent = data.source ? `The deltas: ${data.source}.` : "";
     tabs();
     choose(state.picked, true);
   }
 
   function first() { // the entry that was asked for, or a telling one: the largest of the result
-    const target = data.target, v = view();
-    if (target.path === state.path && shown.some((spec) => spec.name === target.name)) {
-      const index = target.index, place = index.length > 2 ? (target.name === "dw" ? [index[0], index[1]] : [index[1], index[2]]) : [0, 0];
-      return { map: target.name, r: place[0], c: place[1] };
+    const target = data.target, name = shown[0].name;
+    if (target.path === state.path && name === target.name && !target.opened) {
+      const index = target.index, v = view();
+      target.opened = true;
+      if (name === "dw" && index.length > 2) return { map: name, r: index[0], c: index[1] };
+      const place = ["y", "dx"].includes(name) ? v.locate(name, index.slice(1)) : v.placedAt?.(name, index);
+      if (place) return { map: name, ...place };
     }
-    const spec = shown.find((each) => each.name === (state.pass === "forward" ? "y" : v.form === "convolution" ? "dw" : "dx"));
-    let best = { map: spec.name, r: 0, c: 0 }, most = -1;
-    for (let r = 0; r < spec.rows; r++) for (let c = 0; c < spec.cols; c++) {
-      const value = Math.abs(v.get(spec.name, r, c).value);
-      if (value > most) { most = value; best = { map: spec.name, r, c }; }
-    }
-    return best;
+    return largest(view(), name) ?? { map: name, r: 0, c: 0 };
   }
 
-  function turn() {
-    const figure = byId("maps").querySelector('[data-name="w"]');
-    if (!figure) return;
-    figure.classList.toggle("turned", turned());
-    figure.querySelector(".turn").textContent = turned() ? "turned by 180°" : "the kernel";
+  function turn(figure, turned) {
+    figure.classList.toggle("turned", turned);
+    const words = shown.find((spec) => spec.name === figure.dataset.name)?.words;
+    if (words) figure.querySelector(".turn").textContent = turned ? "turned by 180°" : words;
+    return figure;
   }
   function tabs() { // one cell of each map is in the tab order
-    for (const figure of byId("maps").children) {
+    for (const figure of byId("maps").querySelectorAll(".map")) {
       const name = figure.dataset.name, place = state.picked?.map === name ? state.picked : { r: 0, c: 0 };
       cellAt(name, place.r, place.c)?.setAttribute("tabindex", "0");
     }
@@ -146,40 +203,50 @@
 
   // -- choosing a cell: what it came from lights up, and its sum is shown
 
-  let last = "", telling = 0;
+  let last = "";
   function choose(place, redraw = false) {
     if (!place) return;
-    const name = [state.path, state.pass, place.map, place.r, place.c].join();
+    const name = [state.path, state.sum, place.map, place.r, place.c].join();
     if (name === last && !redraw) return;
     last = name;
-    const v = view(), found = v.explain(place.map, place.r, place.c, state.pass);
-    for (const figure of byId("maps").children) {
+    const v = view();
+    if (v.choose?.(place) && !redraw) for (const slice of v.slices(state.sum)) { // a dense layer shows the row of w that takes part
+      const spec = v.maps(state.sum).find((each) => each.name === slice), old = byId("maps").querySelector(`[data-name="${slice}"]`);
+      if (old && slice !== place.map) old.replaceWith(drawn(spec));
+    }
+    const found = v.explain(place.map, place.r, place.c, state.sum);
+    for (const figure of byId("maps").querySelectorAll(".map")) {
       const lit = found.lit[figure.dataset.name], own = figure.dataset.name === place.map;
       figure.classList.toggle("whole", lit?.size === figure.querySelectorAll(".cell").length);
-      figure.classList.toggle("aside", !found.reach && !lit && !own && !BACK[figure.dataset.name] && figure.dataset.name !== "y");
-      figure.classList.toggle("chosen", Boolean(lit) || (own && !BACK[place.map] && place.map !== "y"));
+      figure.classList.toggle("chosen", Boolean(lit) || (own && figure.dataset.name !== shown[0].name));
       for (const cell of figure.querySelectorAll(".cell")) {
         const { r, c } = cell.dataset;
         cell.classList.toggle("lit", Boolean(lit?.has(r + "," + c)));
         cell.classList.toggle("twin", found.twin?.join() === [figure.dataset.name, r, c].join());
         cell.classList.toggle("here", own && Number(r) === place.r && Number(c) === place.c);
       }
+      if (narrow() && (!own || redraw)) pan(figure, own ? ".here" : ".lit");
     }
-    byId("words").textContent = words(place.map);
-    for (const equation of byId("equations").children) equation.classList.toggle("now", equation.dataset.of === place.map);
-    byId("account").replaceChildren(...Draw.account(found));
+    const most = state.all ? Infinity : narrow() ? 8 : 14;
+    byId("account").replaceChildren(...Draw.account(found, { most, more: true, follow: follow(found) }));
+    byId("account").querySelector(".more")?.addEventListener("click", () => { state.all = true; choose(place, true); });
     byId("account").dataset.entry = found.name;
     spell(place);
     routes(place);
-    clearTimeout(telling);
-    telling = setTimeout(() => { byId("live").textContent = Draw.sentence(found); }, 250);
+    say(Draw.sentence(found));
+  }
+  function pan(figure, what) { // what takes part comes into view, inside its map
+    const box = figure.querySelector(".pan"), lit = figure.querySelector(what);
+    if (!lit || (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight)) return;
+    const [outer, inner] = [box.getBoundingClientRect(), lit.getBoundingClientRect()];
+    box.scrollBy(inner.x - outer.x - 60, inner.y - outer.y - 60);
   }
 
   function spell(place) {
-    const spelled = view().spellings(place.map, place.r, place.c, state.pass);
-    byId("spellings").hidden = view().form !== "convolution";
+    const v = view(), spelled = v.spellings(place.map, place.r, place.c);
+    byId("spellings").hidden = v.form !== "convolution";
     if (!spelled) return; // x, w and dy are not computed: the last spelling stays
-    byId("spellings-words").replaceChildren("Is the kernel rotated in the backward pass or not? It is the same sum, written differently: ", make("code", {}, view().explain(place.map, place.r, place.c, state.pass).name),
+    byId("spellings-words").replaceChildren("The same sum, written differently: ", make("code", {}, v.explain(place.map, place.r, place.c, state.sum).name),
       ` = ${Draw.full(spelled.value)} three times.` + (spelled.more ? ` (The pictures show the chosen channel and filter; the others add ${Draw.full(spelled.more)}.)` : ""));
     byId("spellings").dataset.entry = byId("account").dataset.entry;
     byId("cards").replaceChildren(...spelled.cards.map(Draw.card));
@@ -188,8 +255,8 @@
   function routes(place) { // of max pooling: from the delta to the winner
     const svg = byId("routes"), v = view(), list = v.routes?.() ?? [];
     svg.replaceChildren();
-    if (!list.length) return;
-    const frame = svg.getBoundingClientRect(), [to, from] = state.pass === "forward" ? ["x", "y"] : ["dx", "dy"];
+    if (!list.length || narrow()) return;
+    const frame = svg.getBoundingClientRect(), [to, from] = state.sum === "y" ? ["x", "y"] : ["dx", "dy"];
     for (const route of list) {
       const ends = [cellAt(from, ...route.from), route.to && cellAt(to, route.to.r, route.to.c)];
       if (!ends[0] || !ends[1]) continue;
@@ -209,7 +276,7 @@
   const cellOf = (event) => event.target.closest?.(".cell[data-map]");
   byId("maps").addEventListener("pointerover", (event) => { const cell = cellOf(event); if (cell && event.pointerType !== "touch") choose(placeOf(cell)); });
   byId("maps").addEventListener("pointerleave", () => choose(state.picked));
-  byId("maps").addEventListener("click", (event) => { const cell = cellOf(event); if (cell) cell.focus(); });
+  byId("maps").addEventListener("click", (event) => { const cell = cellOf(event); if (cell) cell.focus({ preventScroll: true }); });
   byId("maps").addEventListener("focusin", (event) => {
     const cell = cellOf(event);
     if (!cell) return;
@@ -223,7 +290,7 @@
     if (!cell || (!step && event.key !== "Home" && event.key !== "End")) return;
     event.preventDefault();
     const { map, r, c } = placeOf(cell), spec = shown.find((each) => each.name === map);
-    const way = map === "w" && turned() ? -1 : 1; // on a turned kernel the keys follow the picture
+    const way = view().turned(state.sum, state.spelling) === map ? -1 : 1; // on a turned map the keys follow the picture
     const next = step ? [r + way * step[0], c + way * step[1]] : [r, event.key === "Home" ? 0 : spec.cols - 1];
     cellAt(map, Math.min(Math.max(next[0], 0), spec.rows - 1), Math.min(Math.max(next[1], 0), spec.cols - 1))?.focus();
   });
@@ -236,33 +303,29 @@
       cellAt(map, ...place.split(","))?.classList.add("pair");
     }
   }
-  byId("pass").addEventListener("change", (event) => setPass(event.target.value));
+  byId("sums").addEventListener("change", (event) => setSum(event.target.value));
   byId("spelling").addEventListener("change", (event) => setSpelling(event.target.value));
-  function setPass(pass) {
-    const before = turned();
-    state.pass = pass; state.picked = null;
-    show();
-    replay(before);
-  }
-  function setSpelling(spelling) {
-    const before = turned();
-    state.spelling = spelling;
-    show(true);
-    replay(before);
-  }
-  function replay(before) { // the kernel turns before the reader's eyes
-    const figure = byId("maps").querySelector('[data-name="w"]');
-    if (!figure || before === turned()) return;
-    figure.classList.toggle("turned", before);
-    void figure.offsetWidth;
-    figure.classList.toggle("turned", turned());
+  function setSum(sum) { replay(() => go(state.path, sum)); }
+  function setSpelling(spelling) { replay(() => { state.spelling = spelling; show(true); }); }
+  function replay(change) { // what is turned turns before the reader's eyes
+    const before = view().turned(state.sum, state.spelling);
+    change();
+    const now = view().turned(state.sum, state.spelling);
+    for (const name of before === now ? [] : [before, now]) {
+      const figure = byId("maps").querySelector(`[data-name="${name}"]`);
+      if (!figure) continue;
+      turn(figure, name === before);
+      void figure.offsetWidth;
+      turn(figure, name === now);
+    }
   }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("select, input[type=text]")) return;
     const focused = document.activeElement?.dataset ?? {}, was = focused.map && { ...focused };
     const key = event.key.toLowerCase();
-    if (key === "f") setPass(state.pass === "forward" ? "backward" : "forward");
+    if (key === "f") setSum(state.sum === "y" ? "dx" : "y");
     else if (key === "r" && view().form === "convolution") setSpelling(state.spelling === "correlation" ? "convolution" : "correlation");
+    else if (key === "b" || key === "n") { byId("account").querySelector(key === "b" ? ".back" : ".towards")?.click(); return; }
     else return;
     if (was) (cellAt(was.map, was.r, was.c) ?? cellAt(state.picked.map, state.picked.r, state.picked.c))?.focus();
   });
@@ -282,19 +345,14 @@
 
   // -- begin
 
-  const opened = view();
-  if (data.target.name === "y") state.pass = "forward";
-  if (opened.form === "convolution") {
-    const index = data.target.index.length ? data.target.index : [0, 0, opened.cs[0] % opened.perGroup[0], opened.ds[0]];
-    const channel = { dx: index[3], dw: opened.cs.findIndex((c, place) => opened.ds && c % opened.perGroup[0] === index[2] && opened.perGroup && Math.floor(c / opened.perGroup[0]) === Math.floor(index[3] / opened.perGroup[1])) }[data.target.name];
-    if (data.target.name === "dx") opened.c = Math.max(opened.cs.indexOf(channel), 0);
-    if (data.target.name === "dw") opened.c = Math.max(channel, 0);
-    if (data.target.name !== "dx") opened.d = Math.max(opened.ds.indexOf(index[index.length - 1]), 0);
-    else opened.d = Math.max(opened.ds.findIndex((d) => Math.floor(d / opened.perGroup[1]) === Math.floor(channel / opened.perGroup[0])), 0);
-  } else opened.c = Math.max(opened.cs.indexOf(data.target.index.at(-1)), 0);
+  if (data.target.name) {
+    state.sum = data.target.name;
+    const v = view(), index = data.target.index;
+    if (v.form === "convolution" && ["dw", "db"].includes(state.sum)) v.aim(state.sum, index);
+  }
   chain();
-  byId("source").textContent = data.source ? `The deltas: ${data.source}.` : "";
+  step();
   show();
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; show(true); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; story.redraw(); show(true); } });
 })();

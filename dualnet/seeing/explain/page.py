@@ -6,35 +6,34 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 
-from ... import markup, ops
-from ...layers import activation, pooling
+from ... import markup
 from ...layers.convolution import Conv2D
-from ...layers.layer import Layer
+from ...layers.dense import Dense
 from ...shim.dtypes import finfo
 from ...writing import replace_file
-from .maps import units, windows_of
+from .ending import step_of, view_of_loss
 from .run import Call, Use
+from .smallest import smallest
 from .target import Target
-from .units import curve
+from .views import View, view_of_convolution, viewer_of
 
 HERE = Path(__file__).parent
-SCRIPTS = ("model.js", "draw.js", "page.js")
+SCRIPTS = ("model.js", "units.js", "draw.js", "story.js", "page.js")
 LARGEST = 32
 """The most rows or columns of a map that fit on a screen."""
-NUMBERS = 32_000
+LONGEST = 1024
+"""The most numbers of a vector that fit on a screen."""
+NUMBERS = 24_000
 """How many fit into a page of 300 KB, besides its script."""
-CHANNELS = (8, 4, 2, 1)
+CHANNELS = (16, 8, 4, 2, 1)
 """How many channels and filters of a layer are shown: the most that fit."""
 
 Numbers = numpy.ndarray
-View = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,17 @@ def filled(title: str, data: View) -> str:
     """The template with everything in its place: in one pass, so that a title that looks like a mark stays a title."""
     parts = {
         "@TITLE@": markup.escape(title),
-        "/*@STYLE@*/": (HERE / "page.css").read_text("utf-8"),
-        "/*@SCRIPT@*/": "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS),
+        "/*@STYLE@*/": _lean("page.css"),
+        "/*@SCRIPT@*/": "".join(map(_lean, SCRIPTS)),
         "@DATA@": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script>, no <!--
     }
     marks = re.compile("|".join(map(re.escape, parts)))
     return marks.sub(lambda mark: parts[mark[0]], (HERE / "page.html").read_text("utf-8"))
+
+
+def _lean(name: str) -> str:
+    """A style or a script without its indents and the lines that only comment."""
+    return re.sub(r"^ +|^ *//.*\n|\n(?=\n)", "", (HERE / name).read_text("utf-8"), flags=re.MULTILINE)
 
 
 def gather(call: Call, target: Target, value: float) -> View:
@@ -97,22 +101,65 @@ def gather(call: Call, target: Target, value: float) -> View:
         {"path": path, "kind": type(layer).__name__, "title": repr(layer), "view": views.get(path)}
         for path, layer in leaves
     ]
+    ending = call.ending()
+    if ending is not None and (loss := view_of_loss(call, ending, image)) is not None:
+        chain.append({"path": "loss", "kind": "loss", "title": loss["loss"], "view": _pack(loss, ending.y.dtype)})
+    _link(chain, {path: uses[0] for path, uses in found.items()}, None if ending is None else ending.dy)
     opened: View = {"path": target.path, "name": target.name, "index": list(target.index)}
-    if target.path not in views:  # a dense layer, say: the nearest one that is drawn
+    if target.path not in views:  # one that is not drawn: the nearest one that is
         opened = {"path": next(path for path in near if path in views), "name": "", "index": []}
-    return {"layers": chain, "target": opened, "source": call.source, "net": type(call.net).__name__, "image": image}
+    return {
+        "layers": chain,
+        "target": opened,
+        "source": call.source,
+        "net": type(call.net).__name__,
+        "image": image,
+        "step": None if ending is None else step_of(call, ending),
+        "story": {"view": _story()},
+    }
+
+
+def _story() -> View:
+    """The small convolution of the story, run like any other."""
+    layer, x, dy = smallest()
+    use = Call(layer, x, None, dy, None, True).everything([""])[""][0]
+    return _pack(view_of_convolution(use, 0, ([0], [0])), use.x.dtype)
+
+
+def _link(chain: list[View], uses: dict[str, Use], dy: Numbers | None) -> None:
+    """Say which layer sent each layer's delta: the one that read its output, and whose dx is its dy."""
+    for place, layer in enumerate(chain):
+        use = uses.get(layer["path"])
+        for later in chain[place + 1 :] if use else []:
+            other = uses.get(later["path"])
+            sent = dy if later["path"] == "loss" else None if other is None else other.dx
+            if sent is not None and sent.shape == use.dy.shape and numpy.array_equal(sent, use.dy, equal_nan=True):
+                if other is None or numpy.array_equal(other.x, use.y, equal_nan=True):
+                    layer["after"], later["before"] = later["path"], layer["path"]
+                    break
 
 
 def _views(target: Target, image: int, uses: dict[str, Use]) -> dict[str, View]:
-    """What there is room for: of the target's layer as much as possible, of each other one half of what is left."""
-    views, room = {}, NUMBERS
+    """What there is room for: a channel of every layer, of the nearest ones first; and of the target's layer as much as
+    possible, of each other one half of what is left.
+    """
+    least: dict[str, View] = {}
+    spare = NUMBERS
     for path, use in uses.items():
-        wanted = target.index if path == target.path else ()
-        view = _fitting(use, image, target.name, wanted, room if path == target.path else room // 2)
+        view = _fitting(use, image, target.name, _wanted(target, path), spare, (1,))
         if view is not None:
-            room -= view.pop("numbers")
-            views[path] = view
+            least[path] = view
+            spare -= view["numbers"]
+    views = {}
+    for path, view in least.items():
+        room = view["numbers"] + (spare if path == target.path else spare // 2)
+        views[path] = _fitting(uses[path], image, target.name, _wanted(target, path), room) or view
+        spare -= views[path]["numbers"] - view["numbers"]
     return views
+
+
+def _wanted(target: Target, path: str) -> tuple[int, ...]:
+    return target.index if path == target.path else ()
 
 
 def _check_unchanged(target: Target, explained: float, found: dict[str, list[Use]]) -> None:
@@ -130,27 +177,41 @@ def _check_drawn(path: str, views: dict[str, View], drawn: list[str], use: Use) 
     name = f"layer {path} ({use.title})" if path else use.title
     if path in drawn:
         raise ValueError(
-            f"explain: the page draws maps of at most {LARGEST} × {LARGEST}; {name} has {use.x.shape[1:]} → "
-            f"{use.y.shape[1:]}. Explain a smaller image, or a later layer; the text has no such limit."
+            f"explain: the page draws maps of at most {LARGEST} × {LARGEST} and rows of {LONGEST:,} numbers; {name} "
+            f"has {use.x.shape[1:]} → {use.y.shape[1:]}. Explain a smaller image, or a later layer; the text has no "
+            "such limit."
         )
     if not views:
-        raise ValueError(f"explain: the page draws convolution, pooling and activations on maps, and not {name}")
+        raise ValueError(f"explain: the page cannot draw {name}; print the explanation instead")
 
 
-def _fitting(use: Use, image: int, name: str, index: tuple[int, ...], room: int) -> View | None:
+def _fitting(
+    use: Use, image: int, name: str, index: tuple[int, ...], room: int, channels: tuple[int, ...] = CHANNELS
+) -> View | None:
     """The view with as many channels as there is room for, or None."""
-    if use.x.ndim != 4 or max(use.x.shape[1:3]) > LARGEST or max(use.y.shape[1:3], default=1) > LARGEST:
+    if not all(_drawable(array.shape) for array in (use.x, use.y)):
         return None
     viewer = viewer_of(use.layer)
-    for most in CHANNELS:
-        view = viewer(use, image, _chosen(use, name, index, most))  # type: ignore[misc]
-        packed = {key: value for key, value in view.items() if isinstance(value, numpy.ndarray)}
-        size = sum(value.size * max(value.itemsize // 4, 1) for value in packed.values())
+    for most in channels:
+        view = viewer(use, image, _chosen(use, name, index, most)) if viewer else None
+        if view is None:
+            return None
+        packed = [value for value in view.values() if isinstance(value, numpy.ndarray)]
+        size = sum(value.size * (2 if use.x.dtype.itemsize == 8 else 1) for value in packed)
         if size <= room:
-            dtype = "float64" if use.x.dtype.itemsize == 8 else "float32"
-            u = float(finfo(use.x.dtype).eps) / 2
-            return view | {key: _packed(value, dtype) for key, value in packed.items()} | {"numbers": size, "u": u}
+            return _pack(view, use.x.dtype) | {"numbers": size}
     return None
+
+
+def _drawable(shape: tuple[int, ...]) -> bool:
+    return (len(shape) == 4 and max(shape[1:3]) <= LARGEST) or (len(shape) == 2 and shape[1] <= LONGEST)
+
+
+def _pack(view: View, of: numpy.dtype) -> View:
+    """A view with its arrays as bytes, and the unit roundoff of the network's dtype."""
+    dtype = "float64" if of.itemsize == 8 else "float32"
+    arrays = {key: _packed(value, dtype) for key, value in view.items() if isinstance(value, numpy.ndarray)}
+    return view | arrays | {"u": float(finfo(of).eps) / 2}
 
 
 def _packed(array: Numbers, dtype: str) -> View:
@@ -171,9 +232,10 @@ def _chosen(use: Use, name: str, index: tuple[int, ...], most: int) -> tuple[lis
             first = d // (w.shape[3] // groups) * w.shape[2]
             c = c if name == "dx" else first + (index[2] if name == "dw" else 0)
             d = c // w.shape[2] * (w.shape[3] // groups) if name == "dx" else d
-    elsewhere = c if name == "dx" else d
-    if not isinstance(use.layer, Conv2D):  # each channel by itself
-        c = d = elsewhere
+    if isinstance(use.layer, Dense):
+        c = 0
+    elif not isinstance(use.layer, Conv2D):  # each channel by itself
+        c = d = c if name == "dx" else d
     return _some(C, c, most), _some(D, d, most)
 
 
@@ -181,143 +243,3 @@ def _some(total: int, wanted: int, most: int) -> list[int]:
     """``most`` channels in a row, the wanted one among them."""
     first = 0 if wanted < most else min(wanted, total - most)
     return list(range(max(first, 0), min(max(first, 0) + most, total)))
-
-
-# -- what a layer shows ------------------------------------------------------------------------------------------------
-
-
-def view_of_convolution(use: Use, image: int, shown: tuple[list[int], list[int]]) -> View:
-    """E4, E11, E12 and E13 between some channels of one image; ``rest…`` is what the others add to each sum."""
-    layer, (cs, ds) = use.layer, shown
-    at, w = layer._windows(use.x.shape[1:3]), use.parameters["w"]
-    dw, db = use.gradients["w"], use.gradients.get("b")
-    width, each = w.shape[2], w.shape[3] // layer.groups
-    pairs = numpy.zeros((2, *at.window, len(cs), len(ds)), w.dtype)
-    for i, c in enumerate(cs):
-        for j, d in enumerate(ds):
-            if c // width == d // each:
-                pairs[0, :, :, i, j], pairs[1, :, :, i, j] = w[:, :, c % width, d], dw[:, :, c % width, d]
-    view = {
-        "form": "convolution",
-        "size": at.size,
-        "grid": at.grid,
-        "window": at.window,
-        "stride": at.stride,
-        "dilation": at.dilation,
-        "pads": at.pads,
-        "mode": layer.mode,
-        "perGroup": [width, each],
-        "shape": [list(use.x.shape), list(w.shape), list(use.y.shape)],
-        "image": image,
-        "cs": cs,
-        "ds": ds,
-        "x": use.x[image][..., cs],
-        "dx": use.dx[image][..., cs],
-        "y": use.y[image][..., ds],
-        "dy": use.dy[image][..., ds],
-        "w": pairs[0],
-        "dw": pairs[1],
-    }
-    if db is not None:
-        view |= {"b": use.parameters["b"][ds], "db": db[ds]}
-    return view | _rest(use, image, cs, ds, pairs.shape[1:])
-
-
-def _rest(use: Use, image: int, cs: list[int], ds: list[int], shape: tuple[int, ...]) -> View:
-    """What the channels, filters and images that are not shown add: the op in float64, with the shown ones at 0."""
-    layer, (N, C, D) = use.layer, (use.x.shape[0], use.x.shape[-1], use.y.shape[-1])
-    options = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "mode")}
-    x, w, dy = (a.astype("float64") for a in (use.x, use.parameters["w"], use.dy))
-    width, each = w.shape[2], w.shape[3] // layer.groups
-    rest: View = {}
-    if len(cs) < C:
-        hidden = x[image : image + 1].copy()
-        hidden[..., cs] = 0
-        rest["restY"] = ops.conv2d(hidden, w, **options)[0][0][..., ds]
-    if len(ds) < D:
-        hidden = dy[image : image + 1].copy()
-        hidden[..., ds] = 0
-        rest["restDx"] = ops.conv2d(x[image : image + 1], w, **options)[1](hidden)[0][0][..., cs]
-    if N > 1:
-        others = dy.copy()
-        others[image] = 0
-        dw = ops.conv2d(x, w, **options)[1](others)[1]
-        rest["restDw"] = numpy.zeros(shape)
-        for i, c in enumerate(cs):
-            for j, d in enumerate(ds):
-                if c // width == d // each:
-                    rest["restDw"][:, :, i, j] = dw[:, :, c % width, d]
-        rest["restDb"] = others.sum(axis=(0, 1, 2))[ds]
-    return rest
-
-
-def view_of_pooling(use: Use, image: int, shown: tuple[list[int], list[int]]) -> View:
-    """E8 and E15, one channel at a time; for an average, with M of every window."""
-    layer, (cs, _), at = use.layer, shown, windows_of(use)
-    kinds = {pooling.MaxPool2D: "max", pooling.GlobalMaxPool2D: "max", pooling.L2Pool2D: "l2"}
-    (P, Q), flat = at.grid, (*at.grid, use.y.shape[-1])
-    view = {
-        "form": "pooling",
-        "how": next((how for kind, how in kinds.items() if isinstance(layer, kind)), "average"),
-        "size": at.size,
-        "grid": at.grid,
-        "window": at.window,
-        "stride": at.stride,
-        "dilation": at.dilation,
-        "pads": at.pads,
-        "shape": [list(use.x.shape), [], list(use.y.shape)],
-        "image": image,
-        "cs": cs,
-        "x": use.x[image][..., cs],
-        "dx": use.dx[image][..., cs],
-        "y": use.y[image].reshape(flat)[..., cs],
-        "dy": use.dy[image].reshape(flat)[..., cs],
-    }
-    if view["how"] == "average":
-        view["M"] = numpy.array([[units(layer, at, i, j) for j in range(Q)] for i in range(P)], "float32")
-    return view
-
-
-def view_of_activation(use: Use, image: int, shown: tuple[list[int], list[int]]) -> View:
-    """E7 and E14, with the slope at every unit."""
-    cs = shown[0]
-    f, slope, formula, words = curve(use.layer)
-    x = use.x[image][..., cs]
-    return {
-        "form": "activation",
-        "size": x.shape[:2],
-        "shape": [list(use.x.shape), [], list(use.y.shape)],
-        "image": image,
-        "cs": cs,
-        "formula": formula,
-        "words": words,
-        "x": x,
-        "y": use.y[image][..., cs],
-        "dx": use.dx[image][..., cs],
-        "dy": use.dy[image][..., cs],
-        "f": numpy.vectorize(f, otypes=["float64"])(x.astype("float64")),
-        "slope": numpy.vectorize(slope, otypes=["float64"])(x.astype("float64")),
-    }
-
-
-VIEWERS: list[tuple[tuple[type[Layer], ...], Callable[..., View]]] = [
-    ((Conv2D,), view_of_convolution),
-    ((pooling._Pool2D, pooling._GlobalPool2D), view_of_pooling),
-    (
-        (
-            activation.ReLU,
-            activation.LeakyReLU,
-            activation.ELU,
-            activation.Sigmoid,
-            activation.Tanh,
-            activation.Softplus,
-            activation.SiLU,
-            activation.GELU,
-        ),
-        view_of_activation,
-    ),
-]
-
-
-def viewer_of(layer: Layer) -> Callable[..., View] | None:
-    return next((viewer for kinds, viewer in VIEWERS if isinstance(layer, kinds)), None)

@@ -59,12 +59,12 @@ def computed(layer: Layer) -> list[str]:
 
 
 def default(call: Call) -> Target:
-    """The largest gradient of the first convolution; without one, of the first layer's parameters or input."""
+    """The largest dx of the first convolution; without one, dw of the first layer with weights, or dx of the first."""
     leaves = [(path, layer) for path, layer in call.net.walk() if not layer.children()]
     convolutions = [leaf for leaf in leaves if isinstance(leaf[1], (Conv2D, Conv2DTranspose))]
     weighted = [leaf for leaf in leaves if "dw" in computed(leaf[1])]
     path, layer = (convolutions or weighted or leaves)[0]
-    name = "dw" if "dw" in computed(layer) else "dx"
+    name = "dw" if not convolutions and "dw" in computed(layer) else "dx"
     target = Target(path, name, ())
     return replace(target, index=call.uses(target)[0].largest(target))
 

@@ -56,6 +56,17 @@ class Use:
         return tuple(int(i) for i in numpy.unravel_index(int(array.argmax()), array.shape))
 
 
+@dataclass
+class Ending:
+    """What the last layer returned (N, ...), the targets, the loss and its dy, and the gradients by parameter."""
+
+    y: numpy.ndarray
+    t: numpy.ndarray
+    loss: float
+    dy: numpy.ndarray
+    gradients: dict[str, numpy.ndarray]
+
+
 class Call:
     """A network and what it is run on."""
 
@@ -94,6 +105,28 @@ class Call:
         for path in paths:
             _check_once(path, layers, [use for _, use in seen if use.layer is layers[path]])
         return {visit.name: [use] for visit, use in seen}
+
+    def ending(self) -> Ending | None:
+        """The loss and where it leads; None without targets, since nothing says then what the loss is."""
+        if self.t is None:
+            return None
+        net = sharing_copy(self.net)
+        y, way = net.forward(net.enter(self.x), self.train)
+        loss, back = self.loss(y, self.t)
+        dy = back()
+        gradients = {name: to_numpy(gradient) for name, gradient in way(dy)[1].items()}
+        return Ending(to_numpy(y), to_numpy(self.t), float(to_numpy(loss)), to_numpy(dy), gradients)
+
+    def loss_after(self, rate: float, ending: Ending) -> float:
+        """The loss on the same batch after one step of E17, w − rate · dw; the network itself does not move."""
+        net = self.net.copy()  # with weights of its own
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            for name, parameter in net.parameters().items():
+                if name in ending.gradients:
+                    value = to_numpy(parameter.value).astype("float64") - rate * ending.gradients[name]
+                    parameter.value = asarray(value, parameter.dtype.name, backend=backend_of(parameter.value).name)
+            y, _ = net.forward(net.enter(self.x), self.train)
+            return float(to_numpy(self.loss(y, self.t)[0]))
 
     def _delta(self, y: Array) -> Array:
         if self.t is not None:

@@ -271,6 +271,44 @@ def _standard(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> tuple[Cell,
     return Cell("x̂", index, (float(x[index]) - mean) / s), s, 1 + abs(mean) / s
 
 
+def set_of(use: Use) -> dict[str, numpy.ndarray]:
+    """What the page shows of each place, in arrays of x's shape: x̂, s, γ, β; the means of g = dy · γ and of g · x̂ over
+    the place's set, which are taken out of dx; and for the limits ``shift``, by which |μ| / s enlarges the rounding of
+    x̂, and ``size``, that of the numbers that make up dx.
+    """
+    x, dy = use.x.astype("float64"), use.dy.astype("float64")
+    gamma, beta = (_spread(use, array) for array in _learned(use))
+    mu, variance = _over_sets(use, x), _over_sets(use, (x - _over_sets(use, x)) ** 2)
+    fixed = isinstance(use.layer, norm.BatchNorm) and not use.train
+    if fixed:
+        mu, variance = (numpy.broadcast_to(use.state[f"moving_{name}"], x.shape) for name in ("mean", "variance"))
+    s = numpy.sqrt(variance + use.layer.epsilon)
+    xhat, g = (x - mu) / s, dy * gamma
+    shift, count = 1 + abs(mu) / s, len(_members(use, (0,) * x.ndim))
+    means = [numpy.zeros(x.shape)] * 2 if fixed else [_over_sets(use, g), _over_sets(use, g * xhat)]
+    size = (1 + abs(xhat)) * shift * (abs(g) if fixed else count * _over_sets(use, abs(g))) / s
+    names = ("xhat", "s", "gamma", "beta", "meanG", "meanGX", "shift", "size")
+    return dict(zip(names, (xhat, s, gamma, beta, *means, shift, size)))
+
+
+def _spread(use: Use, learned: numpy.ndarray) -> numpy.ndarray:
+    """γ or β at every place."""
+    if isinstance(use.layer, norm.LayerNorm):
+        learned = learned.reshape([n if a in _axes(use) else 1 for a, n in enumerate(use.x.shape)])
+    return numpy.broadcast_to(learned, use.x.shape).astype("float64")
+
+
+def _over_sets(use: Use, array: numpy.ndarray) -> numpy.ndarray:
+    """At every place the mean over its set."""
+    layer, shape = use.layer, array.shape
+    if isinstance(layer, norm.GroupNorm):
+        grouped = array.reshape(*shape[:-1], layer.groups, -1)
+        axes = (*range(1, array.ndim - 1), array.ndim)
+        return numpy.broadcast_to(grouped.mean(axis=axes, keepdims=True), grouped.shape).reshape(shape)
+    axes = tuple(_axes(use)) if isinstance(layer, norm.LayerNorm) else tuple(range(array.ndim - 1))
+    return numpy.broadcast_to(array.mean(axis=axes, keepdims=True), shape)
+
+
 def _weight(terms: list[Term]) -> float:
     return math.fsum(abs(term.cells[0].value) for term in terms)
 

@@ -1,8 +1,9 @@
 """Pictures of networks and of what they learn, drawn with matplotlib: ``dn.viz.filters(net)``.
 
-Every function takes ``ax=`` (``axes=`` where it draws several panels) and draws there, or makes a figure of its own;
-it returns the Axes and never calls ``show()``. A notebook shows the figure by itself; in a script say
-``plt.show()`` or ``ax.figure.savefig("filters.png")``. Arrays may lie on any backend; the network is never changed.
+``numbers`` and ``grids`` draw small maps with their numbers, as SVG, and need no library at all. Every other function
+takes ``ax=`` (``axes=`` where it draws several panels) and draws there, or makes a figure of its own; it returns the
+Axes and never calls ``show()``. A notebook shows the figure by itself; in a script say ``plt.show()`` or
+``ax.figure.savefig("filters.png")``. Arrays may lie on any backend; the network is never changed.
 
 matplotlib is imported when the first picture is drawn: ``pip install "dualnet[plot]"``. The functions themselves are
 imported when they are first asked for, so that ``import dualnet`` stays fast.
@@ -14,24 +15,29 @@ from ...late import late
 
 if TYPE_CHECKING:
     from .attention import grad_cam, saliency
+    from .by_numbers import grids, numbers
+    from .canvas import around_zero
     from .changes import augmented
     from .landscape import loss_landscape
     from .maps import deltas, feature_maps, filters
     from .results import confusion_matrix, learning_curves, misclassified
 else:
     _HOMES = {
+        "around_zero": "canvas",
         "augmented": "changes",
         "confusion_matrix": "results",
         "deltas": "maps",
         "feature_maps": "maps",
         "filters": "maps",
         "grad_cam": "attention",
+        "grids": "by_numbers",
         "learning_curves": "results",
         "loss_landscape": "landscape",
         "misclassified": "results",
+        "numbers": "by_numbers",
         "saliency": "attention",
     }
     __getattr__, __dir__ = late(__name__, _HOMES)
 
-__all__ = ["augmented", "confusion_matrix", "deltas", "feature_maps", "filters", "grad_cam"]
-__all__ += ["learning_curves", "loss_landscape", "misclassified", "saliency"]
+__all__ = ["around_zero", "augmented", "confusion_matrix", "deltas", "feature_maps", "filters", "grad_cam"]
+__all__ += ["grids", "learning_curves", "loss_landscape", "misclassified", "numbers", "saliency"]

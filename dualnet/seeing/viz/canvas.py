@@ -8,17 +8,46 @@ from typing import Any
 import numpy
 
 from ...arguments import integer
+from ...markup import BLUE, NEGATIVE, ORANGE, POSITIVE
 from ...shim import asarray, to_numpy
 
-__all__ = ["BLUE", "CYCLE", "ORANGE", "axes_for", "blank", "colourbar", "host", "image", "images", "mosaic", "one_axes"]
+__all__ = [
+    "BLUE",
+    "CYCLE",
+    "ORANGE",
+    "around_zero",
+    "axes_for",
+    "blank",
+    "colourbar",
+    "host",
+    "image",
+    "images",
+    "mosaic",
+    "one_axes",
+]
 
-BLUE, ORANGE = "#0072b2", "#d55e00"
 CYCLE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Colours that colour-blind readers tell apart (Okabe and Ito 2008)."""
+"""Colours that colour-blind readers tell apart; all but the first two are those of Okabe and Ito (2008)."""
 FINE = 12
 """The least size of a map in a mosaic, in pixels, so that the gaps between maps can be small."""
-AROUND_ZERO, FROM_ZERO = "RdBu_r", "viridis"
-"""Colour maps for values of both signs, and for values from 0 upwards."""
+FROM_ZERO = "viridis"
+"""The colour map for values from 0 upwards."""
+
+
+def around_zero() -> Any:
+    """The colours of every picture for values of both signs, for matplotlib's ``cmap=``: blue, white at 0, orange.
+
+    Give ``imshow`` the same number as ``-vmin`` and ``vmax``, so that 0 is white. Colour-blind readers tell the two
+    signs apart.
+
+    >>> import dualnet as dn
+    >>> [float(part) for part in dn.viz.around_zero()(0.5)]
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    pyplot("around_zero")
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("dualnet", [NEGATIVE["light"], "#ffffff", POSITIVE["light"]], N=257)
 
 
 def pyplot(op: str) -> Any:
@@ -156,7 +185,7 @@ def draw_mosaic(ax: Any, maps: numpy.ndarray, op: str, title: str, *, columns: i
     signed = bool((finite < 0).any())
     ax = one_axes(ax, op, _size(sheet.shape))
     shown = numpy.ma.masked_invalid(sheet)
-    colours = {"cmap": AROUND_ZERO, "vmin": -top} if signed else {"cmap": FROM_ZERO, "vmin": 0.0}
+    colours = {"cmap": around_zero(), "vmin": -top} if signed else {"cmap": FROM_ZERO, "vmin": 0.0}
     drawn = blank(ax).imshow(shown, vmax=top, interpolation="nearest", **colours)
     frames(ax, maps, columns)
     ax.set_title(title, fontsize=10)

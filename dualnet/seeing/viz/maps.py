@@ -26,7 +26,7 @@ def filters(
 
     ``layer`` is a layer's name, such as ``"3"``, or the layer itself; by default the first convolution. Filters on one
     channel stand side by side, those on three are shown in colour (grey is 0). With more channels each row is a filter
-    and each column a channel, unless ``channel`` picks one. ``limit`` is the largest number of small maps. Red is
+    and each column a channel, unless ``channel`` picks one. ``limit`` is the largest number of small maps. Orange is
     positive, blue negative, white 0, on one scale for all.
 
     >>> import dualnet as dn
@@ -62,7 +62,7 @@ def feature_maps(net: Layer, x: Any, layer: str | Layer | None = None, *, limit:
     """Draw what a layer makes of one image x (H, W, C): its channels as small maps, on one scale. Returns the Axes.
 
     ``layer`` is a layer's name or the layer itself; by default the first one that returns maps. The pass is as in
-    inference. Values of both signs are red and blue around 0; others go from dark (0) to yellow.
+    inference. Values of both signs are orange and blue around 0; others go from dark (0) to yellow.
 
     >>> import dualnet as dn
     >>> x = dn.data.load_digits()[0][0]
@@ -82,8 +82,8 @@ def deltas(
 ) -> Any:
     """Draw the error that comes back to a layer's output, ∂E/∂y, for one image x (H, W, C) and its target t.
 
-    Red: a larger value would raise the loss; blue: it would lower it. ``loss`` defaults to the one that the network was
-    trained with, else softmax cross-entropy; the rest is as in :func:`feature_maps`. Returns the Axes.
+    Orange: a larger value would raise the loss; blue: it would lower it. ``loss`` defaults to the one that the network
+    was trained with, else softmax cross-entropy; the rest is as in :func:`feature_maps`. Returns the Axes.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()

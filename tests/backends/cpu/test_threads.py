@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from dualnet.backends.cpu import blas, threads
-from dualnet.backends.onednn import library as onednn_library
 
 
 @pytest.fixture(autouse=True)

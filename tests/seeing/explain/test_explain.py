@@ -189,7 +189,7 @@ def test_a_shared_layer_collects_from_all_its_places(rng):
 
 def test_without_a_target_it_is_the_largest_gradient_of_the_first_convolution():
     why = example()
-    assert why.target.startswith("0.dw[") and why.ok
+    assert why.target.startswith("0.dx[") and why.ok
     small = dn.explain(dn.ReLU().init((3,)), np.array([[1.0, -2.0, 3.0]], "float32"))
     assert small.target.startswith("dx[") and "drawn at random" in str(small)
     assert dn.explain(dn.Dense(2).init((3,)), np.ones((2, 3), "float32")).target.startswith("dw[")

@@ -201,7 +201,7 @@ def test_feature_maps_are_what_the_layer_gives(backend, seen):
     for k, tile in enumerate(tiles(drawn(ax), 2, 3)):
         assert np.array_equal(tile[::2, ::2], maps[:, :, k])
     assert ax.images[0].get_clim() == (0.0, maps.max()) and ax.images[0].cmap.name == "viridis"
-    assert dn.viz.feature_maps(net, x[0]).images[0].cmap.name == "RdBu_r", (
+    assert dn.viz.feature_maps(net, x[0]).images[0].cmap.name == "dualnet", (
         "an image without a batch; values of both signs"
     )
 

@@ -1,0 +1,70 @@
+"""Where the way back begins: the loss as the last thing that the page draws, and one step of gradient descent."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy
+
+from ...ops import losses
+from .run import Call, Ending
+from .views import View
+
+RATES = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
+"""The learning rates that the page offers."""
+
+
+def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
+    """E10 for one row of outputs: cross-entropy and squared error with their sums, any other with its deltas alone."""
+    y, dy, t = ending.y, ending.dy, ending.t
+    if y.ndim != 2:
+        return None
+    how = _how(call.loss)
+    name = losses.about(call.loss).function
+    view: View = {
+        "form": "loss",
+        "how": how,
+        "loss": getattr(name, "__name__", "the loss"),
+        "shape": [list(y.shape), [], list(y.shape)],
+        "image": image,
+        "cs": [0],
+        "x": y[image],
+        "y": y[image],
+        "dy": dy[image],
+        "E": ending.loss,
+    }
+    if how == "other":
+        return view
+    rows = y.astype("float64")
+    if how == "softmax":
+        powers = numpy.exp(rows - rows.max(axis=-1, keepdims=True))
+        p = powers / powers.sum(axis=-1, keepdims=True)
+        q = numpy.eye(y.shape[1])[t.astype(int)] if t.ndim == 1 else t.astype("float64")
+        terms = -(q * numpy.log(numpy.where(q > 0, p, 1.0))).sum(axis=-1)
+        view |= {"p": p[image], "t": q[image]}
+    else:
+        terms = 0.5 * ((rows - t) ** 2).sum(axis=-1)
+        view["t"] = t[image].astype("float64")
+    return view | {"restE": float(numpy.delete(terms, image).sum() / len(y))}
+
+
+def _how(loss: Any) -> str:
+    """Which sum the page can write: that of a loss with options of its own is not."""
+    options: dict[str, Any] = {}
+    while isinstance(loss, functools.partial):
+        loss, options = loss.func, options | loss.keywords
+    if options.keys() - {"check_labels"}:
+        return "other"
+    return {losses.softmax_cross_entropy: "softmax", losses.mean_squared_error: "squared"}.get(loss, "other")
+
+
+def step_of(call: Call, ending: Ending) -> View | None:
+    """E17: the loss after one step of each size, found by the network itself; and ‖∂E/∂w‖², its slope against η."""
+    if not ending.gradients:
+        return None
+    after = [call.loss_after(rate, ending) for rate in RATES]
+    if not all(map(numpy.isfinite, (ending.loss, *after))):
+        return None
+    squared = sum(float((g.astype("float64") ** 2).sum()) for g in ending.gradients.values())
+    return {"rates": RATES, "losses": after, "before": ending.loss, "squared": squared}
