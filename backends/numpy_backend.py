@@ -10,7 +10,22 @@ import numpy
 
 from dualnet.shim import Backend, BackendUnavailable
 
-from .cpu import bands, columns, losses, memory, rows, scatter, steps, threads, tiny, winograd, winograd_rows
+from . import choice
+from .cpu import (
+    bands,
+    columns,
+    losses,
+    memory,
+    rows,
+    scatter,
+    steps,
+    table,
+    taps,
+    threads,
+    tiny,
+    winograd,
+    winograd_rows,
+)
 from .cpu import dense as cpu_dense
 from .cpu import passes as cpu_passes
 from .onednn import convolution as onednn
@@ -21,10 +36,10 @@ from .onednn import pooling as onednn_pooling
 
 ORDER: dict[str, tuple[ModuleType, ...]] = {
     # convolution
-    "correlate": (onednn, tiny, winograd_rows, winograd, bands, rows, columns),
+    "correlate": (onednn, tiny, winograd_rows, winograd, bands, rows, columns, taps),
     "parameter_gradients": (onednn, winograd_rows, winograd),
-    "correlate_filters": (onednn, winograd_rows, winograd, bands, rows, columns),
-    "correlate_inputs": (onednn, winograd_rows, winograd, bands, rows, tiny, columns, scatter),
+    "correlate_filters": (onednn, winograd_rows, winograd, bands, rows, columns, taps),
+    "correlate_inputs": (onednn, winograd_rows, winograd, bands, rows, tiny, columns, scatter, taps),
     # dense
     "affine": (onednn_dense, cpu_dense),
     # pooling
@@ -47,11 +62,11 @@ ORDER: dict[str, tuple[ModuleType, ...]] = {
     "sgd_updates": (onednn_passes, steps),
     "adam_updates": (steps,),
 }
-"""For each reference the algorithms that may stand in for it, in the order in which they are asked.
+"""For each reference the algorithms that may stand in for it, in their usual order.
 
 Each module holds a function with the reference's name, which returns ``NotImplemented`` if it does not serve the call.
-oneDNN declines every call if it is not installed, or is switched off. Another order may be faster for a shape on a
-machine, and changes the last digits: each algorithm adds up in its own order.
+oneDNN declines every call if it is not installed, or is switched off. For convolutions another order may be faster for
+a shape on a machine: choice.py says which is asked first.
 """
 
 
@@ -62,6 +77,8 @@ def _kernel(name: str, algorithm: ModuleType) -> Callable[..., Any]:
 
 
 KERNELS = {name: tuple(_kernel(name, algorithm) for algorithm in order) for name, order in ORDER.items()}
+KERNELS.update({name: choice.Choice(KERNELS[name]) for name in choice.SHAPES})
+choice.CANDIDATES.update({name: KERNELS[name] for name in table.ALL})
 
 
 def load(device: int | None = None) -> Backend:

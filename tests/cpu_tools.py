@@ -83,11 +83,10 @@ def same_places(kernel: Callable[..., Any], *arguments: Any) -> None:
 # -- Winograd ----------------------------------------------------------------------------------------------------------
 
 
-def winograd_serves(by: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any channels, and any amount of work, are served by this module."""
+def winograd_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any channels, and any amount of work, are served by Winograd's kernels."""
     for name, value in (("LEAST", 1), ("PRODUCTS", 0), ("PLACES", 0)):
         monkeypatch.setattr(winograd_tiles, name, value)
-    monkeypatch.setattr(by, "NARROW", 10**9 if by.ALGORITHM.endswith("rows") else 0)
 
 
 def winograd_agrees(by: ModuleType, rng: np.random.Generator, dtype: str) -> None:
@@ -115,7 +114,7 @@ def winograd_agrees(by: ModuleType, rng: np.random.Generator, dtype: str) -> Non
 
 
 def winograd_case(rng: np.random.Generator, D: int, N: int = 3) -> tuple[Any, ...]:
-    """A convolution that one of Winograd's kernels serves: up to 64 filters the one by rows."""
+    """A convolution that Winograd's kernels serve."""
     at = windows("conv2d", (17, 15), (3, 3), padding="same")
     return at, *arrays(rng, at, N, 32, D)[:4]
 

@@ -95,7 +95,7 @@ def test_ops_and_layers_know_no_array_library(path):
 
 @pytest.mark.parametrize("path", MACHINES, ids=name)
 def test_a_backend_knows_the_shim_and_arrays_but_no_op(path):
-    known = ("dualnet.shim.", "dualnet.geometry.", "dualnet.backends.")
+    known = ("dualnet.shim.", "dualnet.geometry.", "dualnet.backends.", "dualnet.version.", "dualnet.writing.")
     for imported, late in imports(path):
         library = imported.split(".")[0]
         if library == "dualnet":

@@ -38,7 +38,6 @@ from . import blas, threads
 from .gathering import turned
 from .guards import finite, served
 from .winograd_tiles import (
-    NARROW,
     UNPACKED,
     A,
     B,
@@ -161,7 +160,7 @@ def correlate(
 ) -> Any:
     """E4, E6 (and E7 with ``relu``, while the block is still in the cache)."""
     (N, _, _, C), D = x.shape, w.shape[3]
-    if C * D <= NARROW or not serves(at, C, D, N) or not served(x, w, groups):
+    if not serves(at, C, D, N) or not served(x, w, groups):
         return NotImplemented
     return _correlate(x, w, b, at, relu)
 
@@ -169,7 +168,7 @@ def correlate(
 def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
     """E13, gathered."""
     (N, _, _, D), C = dy.shape, w.shape[2]
-    back = gathered(at, C, D, N) if C * D > NARROW else None
+    back = gathered(at, C, D, N)
     if back is None or not served(dy, w, groups) or not finite(w):
         return NotImplemented
     return _correlate(dy, turned(w), None, back, relu=False)
@@ -178,7 +177,7 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
 def parameter_gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int, biased: bool) -> Any:
     """E11 and E12."""
     (N, _, _, C), D = x.shape, dy.shape[3]
-    if C * D <= NARROW or not serves(at, C, D, N) or not served(x, dy, groups):
+    if not serves(at, C, D, N) or not served(x, dy, groups):
         return NotImplemented
     return _gradients(x, dy, at, biased)
 

@@ -21,8 +21,6 @@ LEAST = 16
 PRODUCTS, PLACES = 2**22, 2**9
 """... and from this many multiplications (of the plain sum) and output positions on: the bank is transformed for each
 call."""
-NARROW = 2**11
-"""Up to this many numbers in one tap of a bank, C·D, it is faster to transform the height alone."""
 UNPACKED = 10**6
 """OpenBLAS multiplies matrices in place, without packing them first, up to this many multiplications."""
 ROOMS = 256

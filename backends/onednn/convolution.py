@@ -14,7 +14,7 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from ..cpu import band_matrix, guards, winograd_tiles
+from ..cpu import band_matrix, guards
 from . import passes, plans
 from .library import Refused
 from .passes import FLOAT32, RELU, flat, float32
@@ -32,8 +32,6 @@ SUMMED = 2**16
 MANY_RESULTS, LARGEST = 2**18, 1e70
 """From this many results on, it pays to look at the arguments. Their squares may multiply to LARGEST: float32 ends at
 (10³⁸)²."""
-MANY, LARGE = 9 * 2**14, 2**8
-"""From this many weights on (3 × 3 filters from 128 to 128 channels), on maps of 16 × 16, Winograd is faster."""
 
 
 def correlate(
@@ -41,8 +39,6 @@ def correlate(
 ) -> Any:
     """E4, E6 (and E7 with ``relu``)."""
     if not float32(x, w) or b is not None and b.dtype != FLOAT32:
-        return NotImplemented
-    if w.size >= MANY and _left_to_winograd(at, w, x.shape[0], groups):
         return NotImplemented
     if groups == 1 and (q := columns_at_once(at, x.shape[3], w.shape[3], x.shape[0])) > 1 and guards.finite(x):
         return _by_bands(x, w, b, at, relu, q)
@@ -87,12 +83,6 @@ def _by_bands(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
     T, biases = band_matrix.bank(w, at, q), None if b is None else numpy.concatenate([b] * q)
     y = correlate(x, T, biases, band_matrix.windows(at, q), 1, relu)
     return y if y is NotImplemented else y.reshape(x.shape[0], *at.grid, w.shape[3])
-
-
-def _left_to_winograd(at: Windows, w: numpy.ndarray, images: int, groups: int) -> bool:
-    """With many channels on large maps NumPy's kernel is faster: it needs a third of the multiplications."""
-    (P, Q), (_, _, C, D) = at.grid, w.shape
-    return groups == 1 and P * Q >= LARGE and winograd_tiles.serves(at, C, D, images)
 
 
 def _correlate(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, behind: tuple) -> None:
@@ -168,8 +158,6 @@ def _parameter_gradients(plan: Plan, x: Any, dy: Any, at: Windows, groups: int, 
 def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
     """E13."""
     if not float32(dy, w):
-        return NotImplemented
-    if w.size >= MANY and _left_to_winograd(at, w, dy.shape[0], groups):
         return NotImplemented
     run = plans.plan(_correlate_inputs, dy.shape, w.shape, at, groups)
     if run is None:

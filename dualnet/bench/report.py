@@ -222,14 +222,15 @@ def _layers(shares: Result) -> list[str]:
 
 
 def _kernels(result: Result) -> list[str]:
-    """Which kernels served dualnet's calls, for the largest batch of each network and mode."""
-    last = {(row["net"], row["mode"]): row["ran"] for row in result["results"] if row.get("ran")}
+    """Which kernels served dualnet's calls, and why, for the largest batch of each network and mode."""
+    last = {(row["net"], row["mode"]): row for row in result["results"] if row.get("ran")}
     lines = [["net", "mode", "ran"]]
-    for (net, mode), ran in last.items():
+    for (net, mode), row in last.items():
         served: dict[str, list[str]] = {}
-        for key in ran:
+        for key in row["ran"]:
             name, _, by = key.partition(" (")
-            served.setdefault(by.rstrip(")"), []).append(name)
+            reason = row.get("why", {}).get(key)
+            served.setdefault(by.rstrip(")"), []).append(f"{name} ({reason})" if reason else name)
         lines.append([net, mode, "; ".join(f"{by}: {', '.join(names)}" for by, names in sorted(served.items()))])
     return ["**What ran** in dualnet", "", *table(lines, left=3)] if last else []
 

@@ -29,7 +29,7 @@ def _together(rounds: list[Row]) -> Row:
         "rounds": [{key: one[key] for key in ("min_ms", "median_ms", "runs")} for one in rounds],
         **{key: _middle([one[key] for one in rounds]) for key in ("peak_bytes", "above_imports_bytes")},
         "values": rounds[0]["values"],
-        **{key: rounds[-1][key] for key in ("ran", "device", "ready_seconds") if key in rounds[-1]},
+        **{key: rounds[-1][key] for key in ("ran", "why", "device", "ready_seconds") if key in rounds[-1]},
     }
 
 

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: ``dualnet train | predict | summary | check | against | explain | zoo | bench | plan | ...``.
+"""The command line: ``dualnet train | predict | summary | check | against | explain | zoo | bench | tune | ...``.
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
 one line on stderr and exit code 2. If an argument cannot be read, the usage stands above that line. A gradient check
@@ -23,11 +23,11 @@ import dualnet as dn
 
 from ..terminal import readable_output, say
 from ..training.ending import ends_like_ctrl_c
-from . import against, bench, check, explain, info, parity, plan, predict, summary, train, zoo
+from . import against, bench, check, explain, info, parity, plan, predict, summary, train, tune, zoo
 from .options import EXIT_CLOSED, EXIT_USAGE, exit_code, told
 
 WINDOWS = os.name == "nt"
-COMMANDS = (train, predict, summary, check, against, explain, bench, plan, zoo, parity, info)
+COMMANDS = (train, predict, summary, check, against, explain, bench, tune, plan, zoo, parity, info)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

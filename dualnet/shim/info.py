@@ -11,7 +11,7 @@ import numpy
 from ..version import __version__
 from .arrays import default_dtype
 from .choosing import chosen
-from .kernels import calls, counting, kernels_allowed
+from .kernels import calls, counting, kernels_allowed, why
 from .loading import backend_states, get_precision
 
 __all__ = ["Info", "info"]
@@ -74,6 +74,7 @@ def info() -> Info:
             "precision": get_precision(),
             "kernels": sorted(backend.kernels) if kernels_allowed() else "off (DUALNET_KERNELS=reference)",
             "ran": {f"{name} ({by})": f"{times} times" for (name, by), times in ran},
+            "why": why(),
         }
     )
     table.update(backend.describe())

@@ -26,6 +26,9 @@ calls: Counter[tuple[str, str]] = Counter()
 ``counting``."""
 counting = lock()
 
+reasons: Counter[tuple[str, str, str]] = Counter()
+"""The keys of ``calls`` with why the algorithm was asked, where a backend has a choice, such as "table for AVX2"."""
+
 
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
@@ -47,12 +50,17 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     def dispatch(x: Array, /, *args: Any, **options: Any) -> Any:
         backend = backend_of(x[0] if type(x) is list else x)
         if backend is not None and name in backend.kernels and kernels_allowed():
-            standing_in = backend.kernels[name]
-            for kernel in (standing_in,) if callable(standing_in) else standing_in:
+            kernels: Any = backend.kernels[name]
+            if type(kernels) is not tuple:
+                kernels = (kernels,) if callable(kernels) else kernels.order(x, *args, **options)
+            for kernel in kernels:
                 result = kernel(x, *args, **options)
                 if result is not NotImplemented:
+                    by = f"kernel of {getattr(kernel, 'algorithm', backend.name)}"
                     with counting:
-                        calls[name, f"kernel of {getattr(kernel, 'algorithm', backend.name)}"] += 1
+                        calls[name, by] += 1
+                        if type(kernels) is not tuple:
+                            reasons[name, by, kernels.why] += 1
                     return result
         with counting:
             calls[name, "reference"] += 1
@@ -61,6 +69,17 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     dispatch.reference = reference  # type: ignore[attr-defined]
     references[name] = dispatch
     return dispatch
+
+
+def why() -> dict[str, str]:
+    """Why the algorithm that ran was asked, for those in ``calls`` that a backend had several of to choose from.
+
+    >>> isinstance(why(), dict)
+    True
+    """
+    with counting:
+        said = [(f"{name} ({by})", reason) for name, by, reason in sorted(reasons) if (name, by) in calls]
+    return {what: "; ".join(reason for other, reason in said if other == what) for what, _ in said}
 
 
 def kernels_allowed() -> bool:

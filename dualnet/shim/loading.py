@@ -57,7 +57,8 @@ class Backend:
 
     ``array_types`` belong to this library alone. ``from_host`` and ``to_host`` copy between the device and NumPy;
     ``on_host`` says that there is nothing to copy. ``kernels`` holds code that stands in, by name, for functions marked
-    with :func:`accelerated`: one kernel, or several in the order in which they are asked. A kernel may name itself in
+    with :func:`accelerated`: one kernel, or several in the order in which they are asked, or an object whose
+    ``order(x, ...)`` returns them for a call, with ``why`` in words. A kernel may name itself in
     an attribute ``algorithm``, such as ``"numpy winograd"``; ``calls`` counts it under that name, others under their
     backend's. If there are several devices, ``locate`` names the backend of an array, and ``activate`` makes this
     backend's device the current one. ``adopt(x)`` takes an array of the library itself, such as a tensor of PyTorch,

@@ -12,11 +12,21 @@ from oracles import error, tau
 
 import dualnet as dn
 from dualnet.backend import calls, references
-from dualnet.backends import numpy_backend
-from dualnet.backends.cpu import blas
+from dualnet.backends import choice, numpy_backend
+from dualnet.backends.cpu import blas, machine
 from dualnet.geometry import windows
+from dualnet.shim.kernels import reasons
 
 needs_blas = pytest.mark.skipif(blas.product("float32") is None, reason="this BLAS has no product that can be called")
+
+
+@pytest.fixture(autouse=True)
+def intel(monkeypatch):
+    """The table for Intel's processors with AVX-512, wherever the tests run."""
+    monkeypatch.setattr(machine, "kind", lambda: machine.INTEL)
+    choice.forget()
+    yield
+    choice.forget()
 
 
 @pytest.fixture
@@ -30,17 +40,19 @@ def alone(monkeypatch):
 def ran(monkeypatch):
     """``ran(name, *arguments)``: what served this call, without "kernel of"."""
     monkeypatch.setenv("DUALNET_KERNELS", "auto")
-    before = calls.copy()
+    before, whys = calls.copy(), reasons.copy()
 
     def who(name, *arguments):
         calls.clear()
+        reasons.clear()
         with np.errstate(all="ignore"):
             references[name](*arguments)
         return next(by.removeprefix("kernel of ") for served, by in calls if served == name)
 
     yield who
-    calls.clear()
-    calls.update(before)
+    for counter, known in ((calls, before), (reasons, whys)):
+        counter.clear()
+        counter.update(known)
 
 
 # -- the order ---------------------------------------------------------------------------------------------------------
@@ -68,11 +80,12 @@ def test_onednn_is_asked_first():
 
 def test_who_comes_first_on_numpy_alone():
     names = {name: [k.algorithm for k in kernels] for name, kernels in numpy_backend.KERNELS.items()}
-    rest = ["numpy bands", "numpy rows"]
+    rest, last = ["numpy bands", "numpy rows"], ["numpy columns", "numpy taps"]
     winograd = ["numpy winograd rows", "numpy winograd"]
-    assert names["correlate"] == ["oneDNN", "numpy tiny", *winograd, *rest, "numpy columns"]
-    assert names["correlate_filters"] == ["oneDNN", *winograd, *rest, "numpy columns"]
-    assert names["correlate_inputs"] == ["oneDNN", *winograd, *rest, "numpy tiny", "numpy columns", "numpy scatter"]
+    assert names["correlate"] == ["oneDNN", "numpy tiny", *winograd, *rest, *last]
+    assert names["correlate_filters"] == ["oneDNN", *winograd, *rest, *last]
+    tail = ["numpy tiny", "numpy columns", "numpy scatter", "numpy taps"]
+    assert names["correlate_inputs"] == ["oneDNN", *winograd, *rest, *tail]
     assert names["parameter_gradients"] == ["oneDNN", *winograd]
     assert names["affine"] == ["oneDNN", "numpy"]
 
@@ -167,7 +180,9 @@ def test_info_names_the_algorithm(alone, ran, rng):
     at = windows("t", (6, 6), (3, 3))
     x, w, b, _, _ = arrays(rng, at, 1, 2, 2)
     ran("correlate", x, w, b, at)
-    assert dn.info()["ran"] == {"correlate (kernel of numpy tiny)": "1 times"}
+    table = dn.info()
+    assert table["ran"] == {"correlate (kernel of numpy tiny)": "1 times"}
+    assert table["why"] == {"correlate (kernel of numpy tiny)": "table for AVX-512, Intel"}
 
 
 # -- the same numbers --------------------------------------------------------------------------------------------------

@@ -110,3 +110,10 @@ def test_the_first_line_tells_the_machines_instructions(monkeypatch, simd, said)
     result = {"machine": machine, "settings": {**settings, "environment": {}}, "made": "today", "results": []}
     (line,) = report._about(result)
     assert line.startswith(f"today; {machine['processor']}{f' with {said}' if said else ''}, 2 of ")
+
+
+def test_what_ran_says_why_where_there_was_a_choice():
+    row = {"net": "a", "mode": "training", "ran": {"correlate (kernel of numpy rows)": 2, "affine (reference)": 1}}
+    row["why"] = {"correlate (kernel of numpy rows)": "table for AVX2"}
+    text = "\n".join(report._kernels({"results": [row]}))
+    assert "kernel of numpy rows: correlate (table for AVX2); reference: affine" in text

@@ -11,13 +11,14 @@ from dualnet.optimizers import loss_scale
 from dualnet.optimizers.rules import SGD
 from dualnet.shim import asarray, calls, current, set_precision, to_numpy, transfers
 from dualnet.shim.info import info as report
+from dualnet.shim.kernels import why
 from dualnet.training.capture import capture
 from dualnet.training.loop import train_step
 
 
 def facts(task: dict) -> dict[str, Any]:
     """What ``dn.info()`` says."""
-    return {name: value for name, value in report().items() if name not in ("ran", "backends")}
+    return {name: value for name, value in report().items() if name not in ("ran", "why", "backends")}
 
 
 def waiting(task: dict) -> Any:
@@ -87,8 +88,9 @@ steps: dict[str, Any] = {}
 
 
 def after(task: dict) -> dict[str, Any]:
-    """Which kernels ran; on a GPU also its memory, and how many copies a step makes."""
-    answer: dict[str, Any] = {"ran": {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}}
+    """Which kernels ran, and why; on a GPU also its memory, and how many copies a step makes."""
+    ran = {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}
+    answer: dict[str, Any] = {"ran": ran, "why": why()}
     if task["device"] == "cuda" and steps:
         with transfers() as moved:
             steps["last"]()

@@ -228,7 +228,7 @@ def _facts(backend: str) -> dict[str, Any]:
     """Versions, BLAS, threads; GPU, driver, CUDA, precision: what ``dn.info()`` says about this backend."""
     with use_backend(backend):
         table = dict(info())
-    for word in ("chosen by", "backends", "ran", "gpu memory", "kernels"):
+    for word in ("chosen by", "backends", "ran", "why", "gpu memory", "kernels"):
         table.pop(word, None)
     return {**table, "kernels": len(load(backend).kernels)}
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onednn_tools import SPECIAL, convolved, expected, float32, needs_library, served
+from onednn_tools import SPECIAL, convolved, expected, needs_library, served
 from oracles import error, tau
 
 from dualnet.backend import references
 from dualnet.backends.onednn import convolution, passes
-from dualnet.geometry import windows
 
 
 def drawn(seed: int) -> tuple[Any, ...]:
@@ -57,18 +56,6 @@ def test_how_many_columns_at_a_time(rng: np.random.Generator) -> None:
     assert of((8, (13, 13), 1, (3, 3), 6, 1, 1, 1, 1)) == 1  # 13 columns are no pairs
     assert of((8, (12, 12), 1, (3, 3), 6, (1, 2), 1, 1, 1)) == of((8, (12, 12), 1, (3, 3), 6, 1, 2, (1, 2), 1)) == 1
     assert of((7, (28, 28), 1, (5, 5), 6, 1, 2, 1, 1)) == of((8, (28, 28), 9, (5, 5), 6, 1, 2, 1, 1)) == 1
-
-
-@needs_library
-def test_many_channels_on_large_maps_are_left_to_winograd(rng: np.random.Generator) -> None:
-    w = float32(rng, 3, 3, 128, 128)
-    for size, left in (((16, 16), True), ((8, 8), False)):
-        at, x = windows("test", size, (3, 3), padding=1), float32(rng, 8, *size, 128)
-        assert (convolution.correlate(x, w, None, at) is NotImplemented) == left
-        assert (convolution.correlate_inputs(x, w, at) is NotImplemented) == left
-        assert convolution.correlate_filters(x, x, at) is not NotImplemented
-        got, want = references["correlate"](x, w, None, at), references["correlate"].reference(x, w, None, at)
-        assert error(got, want) <= 2 * tau("float32", 9 * 128)
 
 
 @needs_library

@@ -1,0 +1,136 @@
+"""Files of measured choices: which algorithm is the fastest for each shape of a network, on one machine.
+
+``dualnet tune`` writes such a file, and ``DUALNET_TUNED`` names the one to use. It can be committed: JSON, sorted, with
+every time in ms. It says on which processor, with which versions and with how many threads it was measured. Where one
+of these differs, the times mean nothing, so the file is ignored, and one warning says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from typing import Any
+
+import numpy
+
+from dualnet.shim.process import lock
+from dualnet.version import __version__
+from dualnet.writing import replace_file
+
+from .cpu import blas, machine
+from .cpu.table import Shape
+from .onednn import library
+
+FORMAT = 1
+Times = list[tuple[str, float]]  # algorithms with their seconds, in the order in which they are asked
+
+_lock = lock()
+_read: dict[tuple[str, int], dict[str, Any] | None] = {}
+
+
+def order(path: str, shape: Shape, number: int, missing: bool) -> tuple[str, ...] | None:
+    """The algorithms to ask first for this shape; None if the file does not know it, or was measured elsewhere.
+
+    A file that does not exist is an error, unless it may be ``missing``.
+    """
+    document = _document(path, number, missing)
+    times = document["choices"].get(words(shape)) if document else None
+    return None if times is None else tuple(name for name, _ in times)
+
+
+def add(path: str, shape: Shape, number: int, times: Times) -> None:
+    """Add a shape to the file, unless it was measured elsewhere."""
+    document = _document(path, number, True)
+    if document is not None:
+        document["choices"][words(shape)] = [[name, round(1e3 * seconds, 4)] for name, seconds in times]
+        replace_file(path, _text(document).encode())
+
+
+def forget() -> None:
+    """Read files anew, and warn anew."""
+    _read.clear()
+
+
+def facts(number: int) -> dict[str, Any]:
+    """What must be the same for times to mean something."""
+    found, name = library.library(), blas.library()
+    return {
+        "processor": machine.processor(),
+        "instructions": machine.kind(),
+        "threads": number,
+        "dualnet": __version__,
+        "numpy": numpy.__version__,
+        "blas": name.name if name else "unknown",
+        "onednn": found.version if found else "none",
+    }
+
+
+def words(shape: Shape) -> str:
+    """A shape in words, as it stands in the file.
+
+    >>> from dualnet.geometry import windows
+    >>> at = windows("conv2d", (32, 32), (3, 3), stride=2, padding=1)
+    >>> words(Shape("correlate", 64, 16, 32, at, "f"))
+    'correlate 64x32x32x16 to 32, 3x3, stride 2x2, padding 1 1 1 1, float32'
+    """
+    at = shape.at
+    (H, W), (k1, k2), (s1, s2), (r1, r2) = at.size, at.window, at.stride, at.dilation
+    parts = [f"{shape.function} {shape.images}x{H}x{W}x{shape.channels} to {shape.filters}", f"{k1}x{k2}"]
+    parts += [f"stride {s1}x{s2}"] * (at.stride != (1, 1))
+    parts += [f"padding {' '.join(str(n) for side in at.reach for n in side)}"] * (at.reach != ((0, 0), (0, 0)))
+    parts += [f"dilation {r1}x{r2}"] * (at.dilation != (1, 1))
+    return ", ".join([*parts, numpy.dtype(shape.dtype).name])
+
+
+def _text(document: dict[str, Any]) -> str:
+    """JSON with a line for each shape."""
+    head = json.dumps({name: value for name, value in document.items() if name != "choices"}, indent=1)
+    lines = ",\n".join(
+        f"  {json.dumps(what)}: {json.dumps(times)}" for what, times in sorted(document["choices"].items())
+    )
+    return head[:-2] + ',\n "choices": {\n' + lines + "\n }\n}\n"
+
+
+def _document(path: str, number: int, missing: bool) -> dict[str, Any] | None:
+    with _lock:
+        if (path, number) not in _read:
+            _read[path, number] = _checked(path, number, missing)
+        return _read[path, number]
+
+
+def _checked(path: str, number: int, missing: bool) -> dict[str, Any] | None:
+    here = facts(number)
+    if not os.path.exists(path) and missing:
+        return {"format": FORMAT, "measured on": here, "choices": {}}
+    document = _parsed(path)
+    there = document["measured on"]
+    differ = [f"{name} {there.get(name)!r}, here {value!r}" for name, value in here.items() if there.get(name) != value]
+    if not differ:
+        return document
+    warnings.warn(
+        f"{path} was measured with {'; '.join(differ)}. It is ignored, and the table decides which algorithms run. "
+        "Measure here with: dualnet tune",
+        stacklevel=2,
+    )
+    return None
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    """The file's content, or ``ValueError`` that says what is wrong with it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+        if document["format"] != FORMAT or not isinstance(document["measured on"], dict):
+            raise ValueError(f"its format is {document['format']!r}, expected {FORMAT}")
+        for times in document["choices"].values():
+            for name, milliseconds in times:
+                if not isinstance(name, str) or not milliseconds >= 0:
+                    raise ValueError(f"{[name, milliseconds]} is not an algorithm with its time")
+    except OSError as error:
+        raise ValueError(
+            f"DUALNET_TUNED={path} cannot be read: {error.strerror}. Write it with: dualnet tune"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a file of dualnet tune: {type(error).__name__}: {error}") from None
+    return document
