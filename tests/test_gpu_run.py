@@ -594,6 +594,20 @@ def test_a_profile_counts_kernels_and_not_the_regions_around_them():
     ]  # fmt: skip
 
 
+def test_what_sums_in_any_order_would_cost(monkeypatch):
+    from dualnet.backends.gpu import cudnn_plans
+
+    profile = tool("gpu_profile")
+    monkeypatch.setattr(cudnn_plans, "NEVER", cudnn_plans.NEVER)  # puts it back
+    monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "plans.json")
+    with pytest.raises(ValueError, match="must not use the plans in plans.json"):
+        profile.allow_any_order()
+    assert "NONDETERMINISTIC" in cudnn_plans.NEVER
+    monkeypatch.delenv("DUALNET_CUDNN_AUTOTUNE")
+    profile.allow_any_order()
+    assert cudnn_plans.NEVER and "NONDETERMINISTIC" not in cudnn_plans.NEVER
+
+
 def test_profiles_without_pytorch(tmp_path):
     words = [TOOLS / "gpu_profile.py", "lenet5", "--backend", "numpy", "--batch", "2"]
     code, said, error = command(*words, "--json", tmp_path / "p.json", PYTHONPATH=ROOT)

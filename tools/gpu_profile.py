@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -30,23 +31,42 @@ def main() -> int:
         dn.set_backend(options.backend)
     import torch
 
+    who_runs = ("dualnet", "torch")
+    if options.any_order:
+        allow_any_order()
+        who_runs = ("dualnet",)
     device = "cuda" if dn.get_backend().startswith("cupy") and torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.ones(1, device="cuda")  # so that PyTorch's profiler is ready
     found, wrong = [], 0
     for dtype in options.dtype.split(","):
         for net in options.nets:
-            for who in ("dualnet", "torch"):
+            for who in who_runs:
                 try:
                     found.append(profiled(who, net, dtype, options.batch, device, torch))
                 except Exception as error:  # the others can still be profiled
                     wrong += 1
                     print(f"{net} {dtype}, {who}: {type(error).__name__}: {error}", flush=True)
                     continue
+                if options.any_order:
+                    found[-1]["program"] = "dualnet, sums in any order"
                 print("\n".join(shown(found[-1])), flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if wrong else 0
+
+
+def allow_any_order() -> None:
+    """From now on cuDNN may add up in an order that changes from run to run, such as split-K with atomic additions.
+
+    dualnet never allows that: the same step would give other bits. This shows what it costs.
+    """
+    from dualnet.backends.gpu import cudnn_plans
+
+    kept = os.environ.get("DUALNET_CUDNN_AUTOTUNE", "")
+    if kept not in ("", "0", "1"):
+        raise ValueError(f"--any-order must not use the plans in {kept}, nor add to them; unset DUALNET_CUDNN_AUTOTUNE")
+    cudnn_plans.NEVER = tuple(note for note in cudnn_plans.NEVER if note != "NONDETERMINISTIC")
 
 
 def profiled(who: str, net: str, dtype: str, batch: int, device: str, torch: Any) -> dict[str, Any]:
@@ -111,6 +131,7 @@ def _options() -> argparse.Namespace:
     add("--backend", metavar="B", help="cupy or cupy:N (DUALNET_BACKEND, or numpy, which has no kernels to show)")
     add("--dtype", default="bfloat16", metavar="D,...", help="float32, tf32, bfloat16, float16 (bfloat16)")
     add("--batch", type=int, default=256, metavar="N", help="images in a batch (256)")
+    add("--any-order", action="store_true", help="dualnet alone, with plans whose sums differ from run to run")
     add("--json", type=Path, metavar="FILE", help="write all numbers into this file")
     return parser.parse_args()
 

@@ -64,6 +64,7 @@ PROGRAMS = {
     "dualnet": Program("dualnet", "ours.py", thorough=True),
     "torch": Program("torch", "torch_peer.py", ("contiguous", "channels_last"), thorough=True),
     "torch.compile": Program("torch", "torch_peer.py", ("compiled",), thorough=True),
+    "torch.reduce-overhead": Program("torch", "torch_peer.py", ("reduce-overhead",), thorough=True),
     "jax": Program("jax", "jax_peer.py"),
     "chainer": Program("chainer", "chainer_peer.py"),
     "mygrad": Program("mygrad", "mygrad_peer.py"),

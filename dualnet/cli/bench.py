@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="PEER[=PYTHON],...",
-        help="torch, torch.compile, jax, chainer, mygrad, tinygrad; PYTHON is the interpreter that has it (this one)",
+        help="torch, torch.compile, torch.reduce-overhead, jax, chainer, mygrad, tinygrad; "
+        "PYTHON is the interpreter that has it (this one)",
     )
     parser.add_argument(
         "--rounds", type=count, default=3, metavar="N", help="times that each is measured; the best counts (3)"
