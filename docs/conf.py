@@ -33,10 +33,11 @@ extensions = [
     "examples",
     "made",
     "mathml",
+    "playground_page",
     "source_pages",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "jupyter_execute", "playground"]  # the last is no pages, but a page of its own
 suppress_warnings = [
     "autosummary.import_cycle",  # a module's names are listed below its own docstring
     "ref.python",  # the type `Row` in a signature may be one of several, and is then no link

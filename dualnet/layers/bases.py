@@ -24,7 +24,11 @@ class OpLayer(Layer):
 
 
 class WeightedLayer(Layer):
-    """A layer with ``w`` and, with ``use_bias``, a ``b`` that starts at 0."""
+    """A layer with ``w`` and, with ``use_bias``, a ``b`` that starts at 0.
+
+    ``initializer`` draws the first values of ``w``: "he_normal", "he_uniform", "glorot_normal", "glorot_uniform",
+    "lecun_normal", "lecun_uniform", "orthogonal", "zeros" or "ones".
+    """
 
     w: Parameter
     b: Parameter | None = None

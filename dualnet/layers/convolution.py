@@ -17,7 +17,15 @@ __all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
 
 
 class FilterBank(WeightedLayer):
-    """What convolution and its transpose share: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,)."""
+    """What convolution and its transpose share: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,).
+
+    ``kernel_size`` is the height and width of a filter; one number, such as 3, stands for both. Windows stand
+    ``stride`` pixels apart. ``padding`` puts zeros around the map: with "same" the map keeps its size (at stride 1),
+    with "valid" there are none, with "full" every window that touches the map counts; or give a number, or one for
+    each side. Neighbouring taps of a filter are ``dilation`` pixels apart. Channels and filters are split into
+    ``groups`` that do not see each other. With ``mode`` "correlation" a filter is slid as it is stored, with
+    "convolution" it is turned by 180° first.
+    """
 
     def _set_bank(
         self,
@@ -192,8 +200,8 @@ class Conv2DTranspose(FilterBank):
 class DepthwiseConv2D(Conv2D):
     """Each channel is convolved with filters of its own: (H, W, C) -> (H', W', C·depth_multiplier).
 
-    It is a :class:`Conv2D` with as many groups as channels. Output channel ``c·depth_multiplier + q`` is filter q of
-    channel c. Parameters ``w`` (k1, k2, 1, C·depth_multiplier), ``b``.
+    It is a :class:`Conv2D` with as many groups as channels, and ``depth_multiplier`` filters for each. Output channel
+    ``c·depth_multiplier + q`` is filter q of channel c. Parameters ``w`` (k1, k2, 1, C·depth_multiplier), ``b``.
 
     >>> import dualnet as dn
     >>> net = dn.DepthwiseConv2D(3, depth_multiplier=2, padding="same").init((8, 8, 5))

@@ -22,7 +22,10 @@ __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class Normalization(Layer):
-    """What these layers share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``)."""
+    """What these layers share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``).
+
+    ``epsilon`` is added to the variance, so that nothing is divided by 0.
+    """
 
     gamma: Parameter | None = None
     beta: Parameter | None = None

@@ -17,7 +17,13 @@ __all__ = ["AdaptiveAveragePool2D", "AveragePool2D", "GlobalAveragePool2D", "Glo
 
 
 class _Pool2D(OpLayer):
-    """What the layers that pool over windows share."""
+    """What the layers that pool over windows share.
+
+    ``pool_size`` is the height and width of a window; one number, such as 2, stands for both. Windows stand
+    ``stride`` pixels apart, by default side by side. ``padding`` puts zeros around the map that do not count: "same",
+    "valid" (none), or a number. Neighbouring units of a window are ``dilation`` pixels apart. With ``ceil_mode`` a last
+    window that reaches beyond the map is kept too.
+    """
 
     empty_windows = True  # may a window lie wholly in the padding?
 

@@ -55,6 +55,8 @@ class SGD(Optimizer):
 
         v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
 
+    ``momentum`` is the share of the last step that goes on; with ``nesterov`` it is looked ahead along it.
+
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))
     >>> dn.SGD(lr=0.5).step(net, {"gamma": dn.asarray([1.0, 2.0])})
@@ -102,6 +104,7 @@ class RMSProp(Optimizer):
 
         s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
 
+    ``rho`` is the share of the mean square that stays at each step, and ``epsilon`` keeps the quotient finite.
     ``centered`` subtracts the square of the mean gradient from s; ``momentum`` accumulates the quotients as in SGD.
 
     >>> import dualnet as dn
@@ -187,6 +190,9 @@ class Adam(Optimizer):
 
         m ← beta_1 · m + (1 − beta_1) · g          m̂ = m / (1 − beta_1^t)
         v ← beta_2 · v + (1 − beta_2) · g²         v̂ = v / (1 − beta_2^t)          w ← w − lr · m̂ / (√v̂ + epsilon)
+
+    ``beta_1`` is the share of the mean that stays at each step, ``beta_2`` that of the mean square, and ``epsilon``
+    keeps the quotient finite.
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))

@@ -1,0 +1,70 @@
+// Break the backward pass with an exercise of the zoo, and hear what the check of the gradients says.
+import { button, byId, make, tell } from "./parts.js";
+
+export class Breaking {
+  constructor(play) {
+    this.play = play;
+    this.menu = make("select", { id: "mistake", onchange: (event) => this.break_(event.target.value) });
+    this.story = make("div", { class: "story" });
+    this.report = make("div", { class: "report" });
+    byId("breaking").append(
+      make("p", { class: "quiet breaking-lead" }, "A wrong backward pass still trains, only worse. Put a mistake from the zoo into your network, train on and compare. Then ask the check of the gradients."),
+      make("div", { class: "bar" }, make("label", { for: "mistake" }, "Mistake"), this.menu, button("What does dn.check say?", () => this.check(), { id: "check" })),
+      this.story, this.report);
+  }
+
+  async refresh() { // which mistakes fit the network
+    const { rows } = await this.play.python.ask("menu");
+    this.rows = rows;
+    const option = (row) => make("option", { value: row.name, disabled: !row.layers.length }, row.layers.length ? row.name : `${row.name} (needs ${row.needs})`);
+    this.menu.replaceChildren(make("option", { value: "" }, "none: the right backward pass"), make("optgroup", { label: "in this network" }, ...rows.filter((row) => row.layers.length).map(option)), make("optgroup", { label: "in others" }, ...rows.filter((row) => !row.layers.length).map(option)));
+    this.show();
+  }
+
+  layersOf(name) { return this.rows?.find((row) => row.name === name)?.layers ?? []; }
+
+  show() {
+    const name = this.play.settings.broken, row = this.rows?.find((each) => each.name === name);
+    this.menu.value = name;
+    this.report.replaceChildren();
+    if (!row) {
+      this.story.replaceChildren(make("p", {}, "The backward pass is right."));
+      return;
+    }
+    const where = name === "forgotten-mean" ? "in the loss" : `in layer ${row.layers.join(" and ")}`;
+    this.story.replaceChildren(make("p", {}, make("b", {}, `${name}, ${where}. `), row.symptom), make("p", { class: "quiet" }, "It is wrong from this step on. Train on, or start again and train from the first step."));
+  }
+
+  async break_(name) {
+    await this.play.break_(name);
+    tell(name ? `The backward pass is broken: ${name}.` : "The backward pass is right again.");
+  }
+
+  async check() {
+    const ask = byId("check");
+    ask.disabled = true;
+    this.report.replaceChildren(make("p", { class: "quiet" }, "Comparing with central differences, in float64 …"));
+    try {
+      await this.play.pause();
+      this.told(await this.play.python.ask("check"));
+    } catch (error) {
+      this.report.replaceChildren();
+      this.play.trouble(error);
+    } finally {
+      ask.disabled = false;
+    }
+  }
+
+  told(report) {
+    const parts = [make("p", { class: report.ok ? "verdict good" : "verdict bad" }, report.ok ? "dn.check finds nothing wrong." : "dn.check finds the mistake."), make("pre", { tabindex: 0, "aria-label": "The report of the check" }, ...report.text.split("\n").flatMap((line) => [line.includes("<-- wrong") ? make("b", { class: "bad" }, line) : line, "\n"]))];
+    if (report.name) {
+      const blind = Object.entries(report.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`));
+      if (report.ok) parts.push(make("p", {}, "Not every witness can see every mistake:"), make("ul", {}, ...blind));
+      parts.push(make("details", {}, make("summary", {}, "The story, and a hint"), make("p", {}, report.story), make("p", {}, report.hint)));
+      parts.push(make("details", {}, make("summary", {}, "The wrong code"), make("pre", { tabindex: 0 }, report.code)));
+      parts.push(make("details", {}, make("summary", {}, "The mistake, and why"), make("pre", { tabindex: 0 }, report.diff), make("p", {}, report.lesson)));
+    }
+    this.report.replaceChildren(...parts);
+    tell(report.ok ? "The check finds nothing wrong." : "The check finds the mistake.");
+  }
+}

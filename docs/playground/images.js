@@ -1,0 +1,82 @@
+// Images of the reader's own: drawn here, or uploaded.
+import { button, byId, make, textOf } from "./parts.js";
+import { Pad } from "./pad.js";
+
+const SIDE = 12; // pixels of a drawing
+const UPLOAD = 28; // pixels of an uploaded picture
+
+export class Images {
+  constructor(play) {
+    this.play = play;
+    this.drawings = new Map(); // name -> images
+    this.pad = new Pad("Draw an image of a class", () => null);
+    this.name = make("input", { id: "class-name", value: "circle", autocomplete: "off", maxlength: 20 });
+    this.list = make("ul", { class: "classes", "aria-label": "Your drawings" });
+    this.learn = button("Learn from these", () => this.use(), { class: "main", disabled: true });
+    this.told = make("p", { class: "quiet", role: "status" }, "Draw two classes or more, such as circles and crosses, with a few images of each. Every drawing is used nine times, each time moved by a pixel.");
+    byId("images").append(make("div", { class: "answer" },
+      make("div", {}, make("h3", {}, "Draw"), this.pad.element),
+      make("div", { class: "says" }, make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); this.add(); } }, make("label", { for: "class-name" }, "This is a"), this.name, make("button", { type: "submit" }, "Add the drawing")), this.list, make("p", { class: "buttons" }, this.learn, button("Begin anew", () => this.empty())), this.told),
+      make("div", {}, make("h3", {}, "Upload"),
+        make("p", { class: "quiet" }, "An .npz file with images x (N, H, W, C) and classes t (N,); or pictures whose names begin with their class, such as cat-01.png."),
+        make("label", { class: "file" }, "Choose files", make("input", { type: "file", multiple: true, accept: ".npz,image/*", onchange: (event) => this.upload(event.target) })))));
+  }
+
+  add() {
+    const pixels = this.pad.pixels(SIDE, SIDE), name = this.name.value.trim();
+    if (!pixels || !name) {
+      this.told.textContent = pixels ? "The drawing needs a name." : "There is nothing on the pad yet.";
+      return;
+    }
+    this.drawings.set(name, [...(this.drawings.get(name) ?? []), pixels]);
+    this.pad.clear();
+    this.show();
+  }
+
+  empty() {
+    this.drawings.clear();
+    this.show();
+  }
+
+  show() {
+    const thumb = (pixels) => {
+      const canvas = make("canvas", { width: SIDE, height: SIDE }), pen = canvas.getContext("2d");
+      pixels.forEach((ink, i) => { pen.fillStyle = `rgb(${[0, 1, 2].map(() => Math.round(255 * (1 - ink))).join()})`; pen.fillRect(i % SIDE, Math.floor(i / SIDE), 1, 1); });
+      return canvas;
+    };
+    this.list.replaceChildren(...[...this.drawings].map(([name, images]) => make("li", {}, make("b", {}, name), ` ${images.length} `, ...images.map(thumb))));
+    const counts = [...this.drawings.values()].map((images) => images.length);
+    this.learn.disabled = counts.length < 2 || Math.min(...counts) < 2;
+    this.told.textContent = this.learn.disabled ? "Two classes or more, and two drawings or more of each." : "Enough to begin. More drawings of each class teach more.";
+  }
+
+  async use() {
+    const images = [...this.drawings.values()].flat(), labels = [...this.drawings].flatMap(([name, all]) => all.map(() => name));
+    await this.play.newImages(() => this.play.python.ask("draw", { images, labels, shape: [SIDE, SIDE, 1] }), this.told);
+  }
+
+  async upload(input) {
+    const files = [...input.files];
+    input.value = "";
+    const npz = files.find((file) => file.name.endsWith(".npz"));
+    const ask = async () => {
+      if (npz) return this.play.python.ask("upload", { data: await textOf(npz) });
+      const images = await Promise.all(files.map(grey)), labels = files.map((file) => file.name.match(/^[^\W\d_]+/u)?.[0] ?? file.name);
+      return this.play.python.ask("draw", { images, labels, shape: [UPLOAD, UPLOAD, 1] });
+    };
+    await this.play.newImages(ask, this.told);
+  }
+}
+
+async function grey(file) { // 0 is black, 1 is white
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { resizeWidth: UPLOAD, resizeHeight: UPLOAD, resizeQuality: "high" });
+  } catch {
+    throw new Error(`${file.name} is no picture that this browser can read.`);
+  }
+  const pen = make("canvas", { width: UPLOAD, height: UPLOAD }).getContext("2d");
+  pen.drawImage(bitmap, 0, 0);
+  const { data } = pen.getImageData(0, 0, UPLOAD, UPLOAD);
+  return Array.from({ length: UPLOAD * UPLOAD }, (_, i) => (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2]) / 255);
+}

@@ -1,0 +1,162 @@
+// Look inside a layer: what it read, what it learned and what it computed, forward and back, for one image.
+import { button, byId, make, number, tell } from "./parts.js";
+import { MapView, unpack } from "./maps.js";
+import { spoken, written } from "./sum.js";
+
+const WORDS = { x: "what it reads", y: "what it computes", dy: "the delta that arrives", dx: "the delta that it sends back", w: "weights", b: "biases", gamma: "scale", beta: "shift", dw: "gradient of w", db: "gradient of b", dgamma: "gradient of gamma", dbeta: "gradient of beta" };
+
+export class Inside {
+  constructor(play) {
+    this.play = play;
+    this.layer = "0";
+    this.place = 0;
+    this.pixels = null;
+    this.target = null; // { name, index }: what was pointed at
+    this.busy = false;
+    this.views = new Map();
+    this.about = make("p", { class: "about" });
+    this.rows = { forward: make("div", { class: "row" }), backward: make("div", { class: "row" }) };
+    this.account = make("section", { class: "account", "aria-label": "The sum" }, make("p", { class: "quiet" }, "Point at a cell, and its sum is written out here."));
+    this.picker = make("select", { "aria-label": "Layer", onchange: (event) => this.choose(event.target.value) });
+    byId("inside").append(
+      make("div", { class: "bar" },
+        make("label", {}, "layer ", this.picker),
+        button("◀", () => this.turn(-1), { "aria-label": "The image before" }),
+        button("▶", () => this.turn(1), { "aria-label": "The next image" }),
+        this.about,
+        button("Save as a page", () => this.page(), { class: "far" })),
+      make("div", { class: "look" },
+        make("div", { class: "sides" },
+          make("h3", {}, "forward ", make("i", { "aria-hidden": "true" }, "→")), this.rows.forward,
+          make("h3", {}, make("i", { "aria-hidden": "true" }, "←"), " backward"), this.rows.backward,
+          make("p", { class: "legend" }, make("span", { class: "scale", "aria-hidden": "true" }), "below 0 is blue, above 0 orange; each array has its own scale")),
+        this.account));
+  }
+
+  where() {
+    return this.pixels ? { pixels: this.pixels } : { place: this.place };
+  }
+
+  layers(rows) { // after a new drawing
+    const names = rows.map((row, i) => make("option", { value: String(i) }, `${i} ${row.code?.replace("dn.", "") ?? ""}`));
+    this.picker.replaceChildren(...names);
+    if (Number(this.layer) >= rows.length) this.layer = "0";
+    this.picker.value = this.layer;
+    this.target = null;
+  }
+
+  choose(layer, target = null) {
+    this.layer = String(layer);
+    this.picker.value = this.layer;
+    this.target = target;
+    this.refresh();
+    this.play.chosenLayer?.(this.layer);
+  }
+
+  turn(by) {
+    this.pixels = null;
+    this.place += by;
+    this.refresh();
+  }
+
+  async refresh() { // one at a time; what comes meanwhile is done once, afterwards
+    if (byId("inside").hidden || !this.play.begun) return;
+    if (this.busy) { this.again = true; return; }
+    this.busy = true;
+    try {
+      do {
+        this.again = false;
+        await this.show();
+      } while (this.again);
+    } catch (error) {
+      this.play.trouble(error);
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  async show() {
+    const { play, layer } = this;
+    const told = await play.python.ask("inside", { layer, ...this.where() });
+    this.told = told;
+    this.place = told.place < 0 ? this.place : told.place;
+    this.about.textContent = told.place < 0 ? `your drawing, taken for ${told.answer}` : `image ${told.place}: ${told.class}, taken for ${told.answer}`;
+    let why = null, words = null;
+    if (this.target) {
+      const asked = this.asked();
+      if (asked) {
+        try {
+          why = await play.python.ask("explain", { target: asked, ...this.where() });
+        } catch (error) {
+          words = error.message;
+        }
+      } else words = "The way back begins here: this delta is softmax(y) minus the right answer (E10), the derivative of the loss.";
+    }
+    if (this.layer !== layer) { this.again = true; return; }
+    this.draw(told, why);
+    if (why) {
+      this.account.replaceChildren(...written(why));
+      tell(spoken(why));
+    } else if (words) {
+      this.account.replaceChildren(make("p", { class: "note" }, words));
+      tell(words);
+    } else {
+      this.account.replaceChildren(make("p", { class: "quiet" }, "Point at a cell, and its sum is written out here."));
+    }
+  }
+
+  draw(told, why) {
+    const names = Object.keys(told.arrays), of = (name) => told.arrays[name];
+    const parameters = names.filter((name) => !["x", "y", "dx", "dy"].includes(name) && !name.startsWith("d"));
+    const sides = { forward: ["x", ...parameters, "y"], backward: ["dx", ...parameters.map((name) => `d${name}`), "dy"] };
+    const fresh = this.drawn !== told.layer + names.join() + told.title;
+    if (fresh) this.views = new Map(names.map((name) => [name, new MapView(name, WORDS[name] ?? "", (at, index) => this.pick(at, index))]));
+    this.drawn = told.layer + names.join() + told.title;
+    const lit = {};
+    for (const [name, indices] of Object.entries(why?.cells ?? {})) {
+      lit[name] = new Set(indices.map((index) => (["x", "y", "dx", "dy"].includes(name) ? index.slice(1) : index).join()));
+    }
+    const room = Math.max(120, byId("inside").clientWidth - 60);
+    for (const [side, list] of Object.entries(sides)) {
+      if (!fresh) continue;
+      const figures = list.filter((name) => this.views.has(name)).map((name) => this.views.get(name).figure);
+      const learned = make("div", { class: "learned" }, ...figures.slice(1, -1));
+      this.rows[side].replaceChildren(figures[0], learned, figures.at(-1));
+    }
+    for (const name of names) {
+      const chosen = this.target?.name === name ? this.target.index.join() : null;
+      const marks = { lit: why ? lit[name] : null, chosen };
+      this.views.get(name).show(unpack(of(name)), told.whole[name], marks.lit || chosen ? marks : null, room);
+    }
+  }
+
+  pick(name, index) {
+    if (name === "dy" && this.told.next) return this.follow(index);
+    this.target = { name, index };
+    return this.refresh();
+  }
+
+  follow(index) { // this delta is the next layer's dx: its sum stands there
+    const focused = document.activeElement?.closest?.("[data-name]");
+    this.choose(this.told.next, { name: "dx", index });
+    if (focused) setTimeout(() => this.views.get("dx")?.field.focus({ preventScroll: true }), 400);
+  }
+
+  asked() { // the target in the words of dn.explain
+    const { name, index } = this.target, layer = this.layer;
+    if (name === "dy") return null;
+    if (name === "x" || name === "dx") return `${layer}.dx[${[0, ...index].join()}]`;
+    if (name === "y") return `${layer}.y[${[0, ...index].join()}]`;
+    return `${layer}.${name.startsWith("d") ? name : `d${name}`}[${index.join()}]`;
+  }
+
+  async page() {
+    try {
+      const target = (this.target && this.asked()) || "";
+      const told = await this.play.python.ask("page", { target, ...this.where() });
+      this.play.save(told.name, told.text);
+    } catch (error) {
+      this.play.trouble(error);
+    }
+  }
+}

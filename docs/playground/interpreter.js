@@ -1,0 +1,63 @@
+// The way to the worker: questions with answers, and events while it loads and trains.
+const WORKER = new URL("worker.js", import.meta.url).href;
+
+export class Interpreter extends EventTarget {
+  constructor(pyodide) {
+    super();
+    this.pyodide = pyodide;
+    this.start();
+  }
+
+  start() {
+    this.waiting = new Map();
+    this.number = 0;
+    this.training = false;
+    // A worker from a blob has this page's security policy; from a file it would have none.
+    const source = new Blob([`import ${JSON.stringify(WORKER)};`], { type: "text/javascript" });
+    this.worker = new Worker(URL.createObjectURL(source), { type: "module" });
+    this.worker.onmessage = ({ data }) => this.heard(data);
+    this.worker.onerror = (event) => this.tell("failed", { words: event.message || "The worker could not be started." });
+  }
+
+  heard(data) {
+    if (data.event === "here") this.worker.postMessage({ event: "start", pyodide: this.pyodide });
+    else if (data.event === "answer") {
+      const { resolve, reject } = this.waiting.get(data.number);
+      this.waiting.delete(data.number);
+      if (data.told.error) reject(new Error(data.told.error)); else resolve(data.told.answer);
+    } else {
+      if (data.event === "stopped") this.training = false;
+      this.tell(data.event, data);
+    }
+  }
+
+  tell(event, data) {
+    this.dispatchEvent(Object.assign(new Event(event), { data }));
+  }
+
+  ask(method, given = {}) {
+    this.number += 1;
+    const number = this.number;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(number, { resolve, reject });
+      this.worker.postMessage({ number, method, given });
+    });
+  }
+
+  train(until) {
+    this.training = true;
+    this.worker.postMessage({ event: "train", until });
+  }
+
+  pause() {
+    if (!this.training) return Promise.resolve();
+    this.worker.postMessage({ event: "pause" });
+    return new Promise((resolve) => this.addEventListener("stopped", resolve, { once: true }));
+  }
+
+  restart() { // a program that never ends is ended with its interpreter
+    this.worker.terminate();
+    for (const { reject } of this.waiting.values()) reject(new Error("Python was started anew."));
+    this.start();
+  }
+}

@@ -1,0 +1,16 @@
+"""The Python half of the playground: it runs in the page's worker, and anywhere else that dualnet runs.
+
+desk        what the page may ask, in JSON, and the answers
+blocks      the layers that can be drawn, with every option and its meaning
+plan        a drawing -> a network and an optimizer, and both as code
+pictures    the images: digits, drawings, uploads
+training    one step at a time, back to any step, files
+looking     maps, filters, deltas, sums and Grad-CAM, in numbers
+breaking    the zoo's wrong backward passes inside a network that trains
+notebook    the same run as a notebook
+console     a line of Python
+"""
+
+from .desk import Desk
+
+__all__ = ["Desk"]

@@ -1,0 +1,438 @@
+"""The page in a headless Chromium: every part used by hand or by keys, with a stand-in for the interpreter."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import playground_server
+import pytest
+from browsing import CHROMIUM, DESKTOP, PHONE, browser
+
+import dualnet as dn
+
+PAGE = playground_server.PAGE
+pytestmark = [
+    pytest.mark.skipif(not PAGE.exists(), reason="the pages are in the checkout"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)"),
+]
+IDLE = "window.playground?.begun && document.querySelector('#blocks').children.length && playground.breaking.rows"
+ENTER = ("Enter", 13, "\r")
+
+
+@pytest.fixture(scope="module")
+def address():
+    with playground_server.served() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def tab():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(tab, address):
+    """The page, just opened and ready."""
+    tab.requests.clear()
+    tab.errors.clear()
+    tab.show(DESKTOP)
+    opened(tab, address)
+    yield tab
+    assert not tab.errors
+    assert {re.match(r"(\w+:)(//[^/]*/)?", url)[0] for url in tab.requests} <= {
+        address,
+        "blob:",
+        "data:",
+        f"blob:{address}",
+    }
+
+
+def opened(tab, url):
+    tab.open("about:blank")
+    tab.open(url)
+    tab.wait(IDLE)
+
+
+def text(tab, selector):
+    return tab.run(f"document.querySelector({json.dumps(selector)}).innerText")
+
+
+def enter(tab, selector, value):
+    tab.run(f"""(() => {{ const it = document.querySelector({json.dumps(selector)}); it.value = {json.dumps(value)};
+        it.dispatchEvent(new Event("change", {{ bubbles: true }})); }})()""")
+
+
+def train(tab, steps):
+    tab.run(f"playground.python.train({steps})")
+    tab.wait(f"playground.step >= {steps} && !playground.python.training")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_train_pause_step_and_go_back(page):
+    assert text(page, "#state").startswith("Ready")
+    page.click("#train")
+    page.wait("playground.step > 30")
+    assert "Pause" in text(page, "#train")
+    page.click("#train")
+    page.wait("!playground.python.training")
+    here = page.run("playground.step")
+    time.sleep(0.3)
+    assert page.run("playground.step") == here and "Train" in text(page, "#train")
+    page.click("#one-step")
+    page.wait(f"playground.step == {here + 1}")
+    before = page.run("playground.run.losses")
+    assert len(before) == here + 1 and before[-1] < before[0] / 2
+    assert text(page, "#figure-step") == str(here + 1) and "%" in text(page, "#figure-accuracy")
+    assert "M" in page.run("document.querySelector('#curves path.loss').getAttribute('d')")
+    assert page.run("document.querySelector('#live-filters').children.length") == 8
+
+    enter(page, "#rewind", 10)
+    page.wait("playground.step == 10")
+    assert page.run("document.querySelector('#rewind').max") == str(here + 1)  # what was stays in the picture
+    enter(page, "#rewind", 20)
+    page.wait("playground.step == 20")
+    train(page, here + 1)
+    assert page.run("playground.run.losses") == before  # the same again
+
+
+def test_training_ends_after_its_epochs(page):
+    enter(page, "#epochs", 2)
+    page.click("#train")
+    page.wait("playground.step == 46 && !playground.python.training")
+    assert len(page.run("playground.run.trials")) == 2
+    page.wait("document.querySelector('#live').textContent.includes('Paused after step 46')")
+
+
+def test_two_runs_beside_each_other(page):
+    train(page, 23)
+    page.click("#compare")
+    enter(page, "#lr", "0.1")
+    page.wait("playground.settings.lr == 0.1")
+    page.click("#again")
+    page.wait("playground.run.losses.length == 0")
+    train(page, 23)
+    table = text(page, ".compared")
+    assert "0.01" in table and "0.1" in table and "learning rate" in table and "seed" not in table
+    assert page.run("document.querySelectorAll('#curves path.kept').length") == 2
+    page.click("#compared button")
+    assert page.run("document.querySelector('#compared').children.length") == 0
+
+
+def test_a_learning_rate_on_the_way_is_marked(page):
+    train(page, 5)
+    enter(page, "#lr", "0.5")
+    page.wait("document.querySelector('#curves text.event')?.textContent == 'lr 0.5'")
+    enter(page, "#lr", "1e30")
+    enter(page, "#optimizer", "SGD")
+    page.wait("playground.settings.optimizer[0] == 'SGD' && playground.begun")
+    enter(page, "#lr", "1e30")
+    page.wait("playground.settings.lr == 1e30")
+    page.click("#train")
+    page.wait("!document.querySelector('#trouble').hidden")
+    assert "learning rate is too large" in text(page, "#trouble")
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+def test_draw_a_network_by_keys_alone(page):
+    page.run("document.querySelector('#block-1').focus()")
+    page.key(*ENTER)
+    page.wait("document.querySelector('#block-1').getAttribute('aria-pressed') == 'true'")
+    enter(page, "#add-kind", "BatchNorm")
+    page.run("document.querySelector('#add button').focus()")
+    page.key(*ENTER)
+    page.wait("playground.settings.layers.length == 6 && playground.begun")
+    assert page.run("playground.settings.layers.map(([kind]) => kind)")[1:4] == ["ReLU", "BatchNorm", "MaxPool2D"]
+    assert "share of the old value" in text(page, "#option-momentum-help")
+    page.click("#move-up")
+    page.wait("playground.settings.layers[1][0] == 'BatchNorm' && playground.begun")
+    enter(page, "#option-epsilon", "0.001")
+    page.wait("playground.settings.layers[1][1].epsilon == 0.001 && playground.begun")
+    page.click("#option-center")
+    page.wait("playground.settings.layers[1][1].center === false && playground.begun")
+    page.click("#remove")
+    page.wait("playground.settings.layers.length == 5 && playground.begun")
+
+
+def test_what_does_not_fit_is_said_in_the_librarys_words(page):
+    page.click("#block-0")
+    enter(page, "#option-kernel_size", "11")
+    enter(page, "#option-padding", "valid")
+    page.wait("document.querySelector('#options .bad')")
+    assert "Conv2D" in text(page, "#options .bad") and "does not fit" in text(page, "#blocks")
+    assert page.run("document.querySelector('#train').disabled")
+    enter(page, "#option-kernel_size", "(3, 2)")
+    page.wait("playground.begun && !document.querySelector('#options .bad')")
+    assert "kernel_size=(3, 2)" in page.run("playground.rows[0].code")
+    page.run("playground.change({ layers: playground.settings.layers.slice(0, 2) })")
+    page.wait("!document.querySelector('#trouble').hidden")
+    assert "end with Flatten and Dense" in text(page, "#trouble")
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def test_point_at_a_cell_and_its_sum_is_there(page):
+    page.wait("document.querySelector('#inside [data-name=dw] canvas')")
+    page.click("#inside [data-name=dw] canvas")
+    page.wait("document.querySelector('.account h3')")
+    assert text(page, ".account h3").startswith("0.dw[1,1,0,0] = ")
+    assert "they agree" in text(page, ".account .verdict") and "E11" in text(page, ".account")
+    page.wait("document.querySelector('#live').textContent.startsWith('0.dw[1,1,0,0] is')")
+    page.click("#inside [data-name=dy] canvas")  # follow the delta to the layer behind
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('1.dx[0,')")
+    page.run("playground.inside.choose(4, { name: 'dy', index: [3] })")
+    page.wait("document.querySelector('.account').innerText.includes('The way back begins here')")
+    page.run("playground.inside.pick('w', [5, 3])")
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('4.dw[5,3]')")
+
+
+def test_the_keys_walk_through_a_map(page):
+    page.wait("document.querySelector('#inside [data-name=y] canvas')")
+    page.run("document.querySelector('#inside [data-name=y] .sheets').focus()")
+    for key, code in (("ArrowRight", 39), ("ArrowDown", 40), ("ArrowDown", 40)):
+        page.key(key, code)
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('0.y[0,2,1,0]')")
+    page.run("playground.inside.views.get('y').place = { sheet: 0, r: 2, c: 7 }")
+    page.key("ArrowRight", 39)  # on to the next channel
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('0.y[0,2,0,1]')")
+
+
+def test_the_pictures_hold_the_numbers(page):
+    """A cell's colour: orange above 0, blue below, and the strongest where the array is largest."""
+    shades = page.run("""import("./maps.js").then((maps) => { maps.readColours();
+        return [1, 0.5, 0, -1].map((value) => maps.colour(value, 1).match(/\\d+/g).map(Number)); })""")
+    above, half, zero, below = shades
+    assert above[0] > above[2] and below[2] > below[0] and zero == [255, 255, 255] and above[2] < half[2] < 255
+    places = page.run("""import("./maps.js").then((maps) => maps.sheets([2, 3, 4, 5])
+        .map((sheet) => maps.offset([2, 3, 4, 5], sheet.index(1, 2))))""")
+    assert places == [np.ravel_multi_index((1, 2, c, d), (2, 3, 4, 5)) for c in range(4) for d in range(5)]
+
+
+def test_break_it_and_mend_it(page):
+    page.click("#tab-breaking")
+    enter(page, "#mistake", "averaged-bias")
+    page.wait("!document.querySelector('#broken').hidden")
+    assert (
+        "averaged-bias" in text(page, "#broken") and page.run("document.querySelectorAll('.blocks .wrong').length") == 1
+    )
+    page.click("#check")
+    page.wait("document.querySelector('.report pre')")
+    assert "finds the mistake" in text(page, ".report") and "4.b" in text(page, ".report pre .bad")
+    assert "%22broken%22" in page.run("location.hash")
+    page.click("#tab-inside")
+    page.run("playground.inside.choose(4, { name: 'db', index: [1] })")
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('4.db[1]')")
+    page.click("#mend")
+    page.wait("document.querySelector('#broken').hidden && playground.settings.broken == ''")
+    page.click("#tab-breaking")
+    page.click("#check")
+    page.wait("document.querySelector('.report .verdict.good')")
+
+
+def test_a_broken_layer_disagrees_with_its_sum(page):
+    page.run("playground.break_('unturned-kernel')")
+    page.run("playground.inside.pick('dx', [4, 4, 0])")
+    page.wait("document.querySelector('.account .verdict.bad')")
+    assert "THEY DISAGREE" in text(page, ".account .verdict")
+
+
+def test_draw_a_digit(page):
+    train(page, 200)
+    page.click("#tab-answer")
+    x, y, side = page.run("""(() => { const pad = document.querySelector("#answer .pad");
+        pad.scrollIntoView({ block: "center" });
+        const box = pad.getBoundingClientRect(); return [box.x, box.y, box.width]; })()""")
+    page.drag([(x + side * a, y + side * b) for a, b in ((0.5, 0.15), (0.5, 0.4), (0.5, 0.6), (0.5, 0.85))])
+    page.wait("document.querySelector('.odds .best b')")
+    assert text(page, ".odds .best b") == "1" and "takes it for 1" in text(page, "#answer .says")
+    pixels = page.run("playground.answer.pixels()")
+    assert len(pixels) == 64 and max(pixels) > 0.8 and sum(pixels[i] for i in range(0, 64, 8)) == 0
+    page.run("playground.answer.pad.clear()")
+    page.run("document.querySelector('#answer .pad').focus()")
+    for key in [" ", *["ArrowDown"] * 4, " "]:  # a line, by keys
+        page.key(key, 32 if key == " " else 40)
+    page.wait("document.querySelector('.odds .best')")
+    page.run("playground.answer.look()")
+    page.wait("document.querySelector('.about').innerText.startsWith('your drawing')")
+
+
+# -- keeping -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_address_holds_the_settings(page, address):
+    page.run("playground.change({ layers: [['Flatten', {}], ['Dense', { units: 10 }]], seed: 7 })")
+    page.wait("playground.begun && playground.settings.layers.length == 2")
+    link = page.run("location.href")
+    assert len(link) < 200
+    opened(page, link)
+    assert page.run("playground.settings.seed") == 7 and page.run("playground.rows.map((row) => row.shape[0])") == [
+        64,
+        10,
+    ]
+    assert page.run("location.href") == link
+
+
+@pytest.mark.parametrize(
+    "hash_, words",
+    [
+        ("#nonsense", "holds no settings"),
+        ('#{"layers":[["<img src=x onerror=alert(1)>",{}]]}', "<img src=x onerror=alert(1)>"),
+        ('#{"speed":1}', "no setting speed"),
+        ('#{"broken":"<b>"}', "<b>"),
+    ],
+)
+def test_an_address_from_a_stranger(tab, address, hash_, words):
+    opened(tab, address + hash_)
+    assert words in text(tab, "#trouble") and tab.run("playground.settings.layers.length") == 5
+    assert tab.run("document.querySelectorAll('main img').length") == 0
+
+
+def test_save_and_open_the_network(page, tmp_path):
+    page.run("playground.save = (name, content) => { window.saved = [name, content]; }")
+    train(page, 46)
+    page.click("#tab-keep")
+    page.run("playground.keep.save('save')")
+    name, data = page.run("[saved[0], btoa(String.fromCharCode(...saved[1]))]")
+    (tmp_path / name).write_bytes(base64.b64decode(data))
+    net = dn.load(tmp_path / "model.npz")
+    _, (xv, tv) = dn.data.load_digits()
+    assert net.evaluate(xv, tv)["accuracy"] == page.run("playground.run.trials.at(-1).accuracy")
+    page.run(f"""(() => {{ const bytes = Uint8Array.from(atob({json.dumps(data)}), (c) => c.charCodeAt(0));
+        return playground.keep.open({{ files: [new File([bytes], "mine.npz")] }}); }})()""")
+    page.wait("playground.step == 0")
+    page.run("playground.keep.save('notebook')")
+    assert json.loads(page.run("saved[1]"))["nbformat"] == 4 and page.run("saved[0]") == "playground.ipynb"
+    page.run("playground.inside.page()")
+    assert page.run("saved[0]") == "explain.html" and page.run("saved[1].length") > 20_000
+    page.run("playground.keep.open({ files: [new File(['x'], 'other.npz')] })")
+    assert "not a .safetensors or .npz file" in text(page, "#trouble")
+
+
+def test_images_of_ones_own(page):
+    page.click("#tab-images")
+    for i in range(8):
+        page.run(f"""(() => {{ const own = playground.images, i = {i}, low = 0.7 + i / 50;
+            const cross = [[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, low]]], bar = [[[0.5, 0.1], [0.5, low]]];
+            own.pad.strokes = i % 2 ? cross : bar;
+            own.name.value = i % 2 ? "cross" : "bar"; own.add(); }})()""")
+    assert text(page, ".classes").split() == ["bar", "4", "cross", "4"]
+    page.click("#images button.main")
+    page.wait("playground.data.name == 'drawings' && playground.begun")
+    train(page, 30)
+    assert page.run("playground.run.trials.at(-1).accuracy") == 1
+    enter(page, "#data", "digits")
+    page.wait("playground.data.name == 'digits' && playground.begun")
+
+
+def test_the_console(page):
+    page.click("#tab-console")
+    page.run("document.querySelector('#code').focus()")
+    page.run("document.querySelector('#code').value = 'net(x[:1]).shape'")
+    page.key(*ENTER)
+    page.wait("document.querySelector('.log').innerText.includes('(1, 10)')")
+    page.key("ArrowUp", 38)
+    assert page.run("document.querySelector('#code').value") == "net(x[:1]).shape"
+    page.run("(playground.console.line.value = '1 / 0', playground.console.run())")
+    page.wait("document.querySelector('.log .bad')?.innerText.includes('ZeroDivisionError')")
+    page.run("playground.restart()")
+    page.wait("playground.begun")
+
+
+# -- the page itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_everything_has_a_name(page, dark):
+    page.show(PHONE, dark)
+    for tab in ("inside", "answer", "breaking", "images", "console", "keep"):
+        page.click(f"#tab-{tab}")
+        page.click("#block-0") if tab == "answer" else None
+        time.sleep(0.2)
+        assert page.run("document.documentElement.scrollWidth") <= PHONE[0], tab
+        nameless = page.run("""[...document.querySelectorAll("button, input, select, textarea, [tabindex='0']")]
+            .filter((it) => it.offsetParent && !it.innerText?.trim() && !it.labels?.length)
+            .filter((it) => !it.getAttribute("aria-label") && !it.getAttribute("aria-labelledby"))
+            .map((it) => it.outerHTML.slice(0, 120))""")
+        assert nameless == []
+    assert page.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(15, 19, 24)" if dark else "rgb(255, 255, 255)"
+    )
+    ids = page.run("[...document.querySelectorAll('[id]')].map((it) => it.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_tabs_follow_the_arrow_keys(page):
+    page.run("document.querySelector('#tab-inside').focus()")
+    page.key("ArrowRight", 39)
+    assert page.run("document.activeElement.id") == "tab-answer" and not page.run(
+        "document.querySelector('#answer').hidden"
+    )
+
+
+def test_the_policy_lets_nothing_out(tab, address):
+    opened(tab, address)
+    assert tab.run("fetch('http://127.0.0.1:9/').then(() => 'let through', () => 'refused')") == "refused"
+    assert (
+        tab.run("import('data:text/javascript,export default 1').then(() => 'let through', () => 'refused')")
+        == "refused"
+    )
+    assert sum("Content Security Policy" in error for error in tab.errors) >= 2
+    tab.errors.clear()
+
+
+def test_if_python_cannot_be_loaded_the_page_says_so(tab):
+    with playground_server.served(handler=playground_server.Folder) as url:  # no wheel, no Pyodide, no network
+        tab.open(url)
+        tab.wait("window.playground && !document.querySelector('#trouble').hidden")
+        assert "could not be loaded" in text(tab, "#state") and tab.run("document.querySelector('#train').disabled")
+    tab.errors.clear()
+
+
+# -- the real thing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DUALNET_PYODIDE" not in os.environ, reason="DUALNET_PYODIDE names no folder with Pyodide")
+def test_the_real_thing(tab, tmp_path):
+    """Pyodide itself: the default network learns in the page, and neither page nor console reaches another server."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("playground_tool", PAGE.parents[1] / "tools" / "playground.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.put_together(tmp_path, Path(os.environ["DUALNET_PYODIDE"]))
+    tab.requests.clear()
+    tab.errors.clear()
+    with playground_server.served(tmp_path, playground_server.Folder) as url:
+        tab.open(url)
+        tab.wait(IDLE, 300)
+        tab.run("playground.python.train(460)")
+        tab.wait("playground.step >= 460 && !playground.python.training", 300)
+        assert tab.run("playground.run.trials.at(-1).accuracy") >= 0.95
+        tab.run("playground.inside.pick('dw', [1, 0, 0, 3])")
+        tab.wait("document.querySelector('.account .verdict.good')")
+        tab.run("playground.break_('turned-gradient')")
+        tab.run("playground.breaking.check()")
+        assert "0.w" in text(tab, ".report pre .bad")
+        tab.run("playground.goTo(100)")
+        for code in ("import js; js.fetch('http://127.0.0.1:9/')", "net.save('/tmp/a.npz').exists()"):
+            tab.run(f"(playground.console.line.value = {json.dumps(code)}, playground.console.run())")
+        tab.wait("document.querySelector('.log').textContent.includes('True')")
+        tab.run("playground.save = (name, content) => { window.saved = [name, content]; }")
+        tab.run("playground.keep.save('save')")
+        (tmp_path / "model.npz").write_bytes(base64.b64decode(tab.run("btoa(String.fromCharCode(...saved[1]))")))
+        assert dn.load(tmp_path / "model.npz").children()["0"].filters == 8
+        assert all(other.startswith((url, "blob:", "data:", "http://127.0.0.1:9/")) for other in tab.requests)
+        assert any("Content Security Policy" in error for error in tab.errors)  # what the console asked for
+        tab.errors.clear()
