@@ -23,11 +23,13 @@ from .cpu import (
     taps,
     threads,
     tiny,
+    tracing,
     winograd,
     winograd_rows,
 )
 from .cpu import dense as cpu_dense
 from .cpu import passes as cpu_passes
+from .cpu.recorder import Recorder
 from .onednn import convolution as onednn
 from .onednn import dense as onednn_dense
 from .onednn import library as onednn_library
@@ -91,8 +93,12 @@ def load(device: int | None = None) -> Backend:
         xp=numpy,
         array_types=(numpy.ndarray, numpy.generic),
         from_host=lambda host: host,
-        to_host=numpy.asarray,  # a NumPy scalar becomes an array
+        to_host=tracing.read,
         on_host=True,
         kernels=KERNELS,  # type: ignore[arg-type]
+        recorder=Recorder,
+        lasting=tracing.lasting,
+        watched=tracing.watched,
+        plain=tracing.plain,
         describe=lambda: {"kernel threads": threads.count(), **onednn_library.describe()},
     )

@@ -1,6 +1,6 @@
-"""What a training step says about itself, so that a GPU can repeat it without Python (:mod:`dualnet.training.capture`).
+"""What a training step says about itself, so that it can be repeated without Python (:mod:`dualnet.training.capture`).
 
-A captured step runs its Python a few times; from then on only the device's part of it is repeated. So layers,
+A captured step runs its Python a few times; from then on only what it computes is repeated. So layers,
 optimizers and everything else that keeps something from step to step must say two things:
 
 - A number that changes from step to step is read with ``live(self, "name")``. This is the number itself; in a captured
@@ -106,9 +106,9 @@ def owned(owner: Any, name: Name) -> bool:
 
 
 def lasting(make: Callable[[], Any]) -> Any:
-    """Call ``make()`` for arrays that outlive the step: in a captured step they stay out of the graph's own memory.
+    """Call ``make()`` for arrays that outlive the step: in a captured step they stay out of the recording's own memory.
 
-    That memory is freed with the graph, except for the blocks in which something is still in use.
+    That memory is freed with the recording, except for the blocks in which something is still in use.
 
     >>> lasting(lambda: [1.0])
     [1.0]
@@ -142,11 +142,15 @@ class LiveArray:
     name: Name
     array: Array
 
+    def __post_init__(self) -> None:
+        self.changed = getattr(self.owner, "changed", None)
+
     def take_back(self) -> None:
         """If the attribute was set between two steps, copy the new values into the array that the steps know."""
-        value = _get(self.owner, self.name)
+        value = getattr(self.owner, self.name) if type(self.name) is str else _get(self.owner, self.name)
         if value is self.array:
-            _mark_changed(self.owner)  # by the steps that ran without Python
+            if self.changed is not None:
+                self.changed()  # by the steps that ran without Python
             return
         backend = backend_of(value)
         if backend is None:
@@ -170,15 +174,29 @@ class Recording:
         self.kept: list[Any] = []  # what was made to last during that run: the graph writes there
         self._numbers: dict[tuple[int, str], LiveNumber] = {}
         self._arrays: dict[tuple[int, Name], LiveArray] = {}
+        self._shown: dict[int, Array] = {}  # how the running step sees an array, by the array's identity
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, ``live`` and ``assign`` use this recording."""
-        token = _recording.set(self)
+        """Inside, ``live`` and ``assign`` use this recording, and attributes hold arrays as the step is to see them."""
+        token, self._shown = _recording.set(self), {}
+        for known in self._arrays.values():
+            if _get(known.owner, known.name) is known.array:
+                _set(known.owner, known.name, self.show(known.array))
         try:
             yield
         finally:
             _recording.reset(token)
+            for known in self._arrays.values():
+                if _get(known.owner, known.name) is self.show(known.array):
+                    _set(known.owner, known.name, known.array)
+            self._shown = {}
+
+    def show(self, array: Array, number: bool = False) -> Array:
+        """An array that lasts, or stands for a number, as the running step sees it."""
+        if id(array) not in self._shown:
+            self._shown[id(array)] = self.backend.watched(array, number)
+        return self._shown[id(array)]
 
     def prepare(self) -> None:
         """Before a step: write the numbers, and take back arrays that were replaced from outside."""
@@ -187,6 +205,14 @@ class Recording:
             number.write()
         for array in self._arrays.values():
             array.take_back()
+
+    def follow(self, owner: Any, name: Name) -> None:
+        """Steps read this array: what is set there between two of them reaches the next one."""
+        value = _get(owner, name)
+        if (id(owner), name) not in self._arrays and backend_of(value) is self.backend:
+            array = self.backend.plain(self.lasting(value.copy))
+            _set(owner, name, array)
+            self._arrays[id(owner), name] = LiveArray(owner, name, array)
 
     def counts(self) -> dict[tuple[int, str], int]:
         """Every whole number that steps may move on."""
@@ -200,19 +226,35 @@ class Recording:
             setattr(number.owner, number.name, getattr(number.owner, number.name) + amount)
 
     @contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """Inside, a step may run that is not counted: every count is then as it was."""
+        before, self.closed = self.counts(), True
+        try:
+            yield
+        finally:
+            self.closed = False
+            after = self.counts()
+            self.move({key: before[key] - after[key] for key in before})
+
+    def values(self) -> list[tuple[Array, Array]]:
+        """Every array that steps overwrite, and a copy of it."""
+        return [(known.array, known.array.copy()) for known in self._arrays.values()]
+
+    @contextmanager
     def undoing(self, in_place: bool) -> Iterator[None]:
         """If a step raises, put back the counts that it moved and, if it ran ``in_place``, the arrays it overwrote.
 
         What it met for the first time is forgotten again.
         """
         before, known = self.counts(), (dict(self._numbers), dict(self._arrays))
-        held = [(array, array.array.copy()) for array in self._arrays.values()] if in_place else []
+        held = self.values() if in_place else []
         try:
             yield
         except BaseException:
             for array, values in held:
-                array.array[...] = values
-                _mark_changed(array.owner)
+                array[...] = values
+            for known_array in known[1].values() if in_place else ():
+                _mark_changed(known_array.owner)
             after = self.counts()
             self.move({key: before[key] - after[key] for key in before})
             self._numbers, self._arrays = known
@@ -227,9 +269,11 @@ class Recording:
             array = number.arrays[dtype] = self.lasting(lambda: self.backend.xp.zeros((), dtype=dtype))
             array[...] = number.written
         if value == number.written:
-            return number.arrays[dtype]
+            return self.show(number.arrays[dtype], number=True)
         if isinstance(value, int):
-            return number.arrays[dtype] + (value - number.written)  # a shared layer, in its second place
+            return self.show(number.arrays[dtype], number=True) + (
+                value - number.written
+            )  # a shared layer, in its second place
         raise CaptureError(
             f"{_path(owner, name)} changes within the step, from {number.written} to {value}. A captured step makes "
             "one step of each optimizer; make two captured steps."
@@ -249,17 +293,18 @@ class Recording:
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
             # a copy, which only the steps write to: whoever holds the old array or this one keeps its values
-            array = self.lasting(lambda: value.astype(dtype))
-            _set(owner, name, array)
+            array = self.backend.plain(self.lasting(lambda: value.astype(dtype)))
+            _set(owner, name, self.show(array))
             self._arrays[id(owner), name] = LiveArray(owner, name, array)
         else:
-            if value is not known.array:
-                known.array[...] = value
+            place = self.show(known.array)
+            if value is not place:
+                place[...] = value
             _mark_changed(owner)
 
     def owns(self, owner: Any, name: Name) -> bool:
         known = self._arrays.get((id(owner), name))
-        return known is not None and known.array is _get(owner, name)
+        return known is not None and self.show(known.array) is _get(owner, name)
 
     def lasting(self, make: Callable[[], Any]) -> Any:
         with self.backend.lasting():

@@ -23,6 +23,8 @@ import numpy
 
 from dualnet.geometry import Windows
 
+from . import tracing
+
 FILTERS = 16
 """NumPy's kernels compute several columns at a time up to this many filters, ..."""
 RUN = 80
@@ -83,4 +85,4 @@ def _band(T: numpy.ndarray, at: Windows, q: int) -> Any:
     D = T.shape[3] // q
     shape = (*at.window, T.shape[2], q, D)
     strides = (by_row, by_col, by_channel, at.stride[1] * by_col + D * by_filter, by_filter)
-    return numpy.ndarray(shape, T.dtype, T, 0, strides)
+    return tracing.laid_out(T, shape, strides)

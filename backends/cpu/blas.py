@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy
 
+from . import tracing
+
 COUNTS = (  # the calls that get and set the number of threads
     ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
     ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
@@ -98,6 +100,33 @@ def held() -> Held:
     return _HELD
 
 
+class Released:
+    """What :func:`released` returns."""
+
+    def __enter__(self) -> None:
+        found = library()
+        if found is not None and _holders[0]:
+            found.set(_holders[1])
+
+    def __exit__(self, *error: object) -> None:
+        found = library()
+        if found is not None and _holders[0]:
+            found.set(1)
+
+
+def released() -> Released:
+    """``with released():`` inside ``held()``, BLAS has its own number of threads for a moment."""
+    return Released()
+
+
+def is_held() -> bool:
+    """Does BLAS use one thread now, because somebody holds it?"""
+    return _holders[0] > 0 or library() is None
+
+
+tracing._held[0] = is_held
+
+
 def product(dtype: Any) -> Any:
     """BLAS's gemm for this dtype (:func:`_gemm` says how it is called), or None."""
     found = library()
@@ -115,7 +144,10 @@ def _gemm(call: Any, integer: Any, scalar: Any) -> Callable[..., None]:
     call.restype = None
 
     def gemm(ta: bool, tb: bool, M: int, N: int, K: int, *rest: Any) -> None:
-        call(ROWS, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, M, N, K, 1.0, *rest)
+        given = ROWS, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, M, N, K, 1.0, *rest
+        call(*given)
+        if tracing.tape() is not None:
+            tracing.note_by_address(call, given, (7, 9), 12, adds=rest[4] != 0.0)
 
     return gemm
 

@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import threads
+from . import threads, tracing
 
 BLOCK_BYTES = 2**20
 """Columns of one block: half of a common L2 cache."""
@@ -67,7 +67,7 @@ def columns(x: numpy.ndarray, at: Windows) -> numpy.ndarray:
 def strided(x: numpy.ndarray, shape: tuple[int, ...], strides: tuple[int, ...]) -> numpy.ndarray:
     """A view of x to read from: what ``as_strided`` makes, in a tenth of the time if x is contiguous."""
     if x.flags.c_contiguous:
-        return numpy.ndarray(shape, x.dtype, x, 0, strides)
+        return tracing.laid_out(x, shape, strides)
     return as_strided(x, shape, strides, writeable=False)
 
 

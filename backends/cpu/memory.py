@@ -21,6 +21,14 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h
 SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
+def give_back() -> None:
+    """Return freed memory to the system once: it was for something larger than what follows."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # another system's library
+        pass
+
+
 def keep() -> bool:
     """Make glibc keep freed memory; False if the user has settings of their own, or glibc does not comply."""
     if any(name in os.environ for name in SAID):

@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from dualnet.geometry import Windows
 
-from . import blas, gathering, threads
+from . import blas, gathering, threads, tracing
 from .guards import few, finite, served
 
 ALGORITHM = "numpy rows"
@@ -121,6 +121,7 @@ def correlate(
 def _multiply(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool) -> numpy.ndarray:
     (N, _, _, C), D, size = x.shape, w.shape[3], x.itemsize
     rows, gemm, bank = Rows(at, C, N, size), blas.product(x.dtype), numpy.ascontiguousarray(w)
+    tracing.kept(bank)
     K, starts, from_w = rows.K, [rows.start(m) * size for m in range(rows.k1)], bank.ctypes.data
     y = numpy.empty((N, *at.grid, D), x.dtype)
 
@@ -193,6 +194,7 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
 def _scatter(dy: numpy.ndarray, w: numpy.ndarray, at: Windows) -> numpy.ndarray:
     (N, _, _, D), C, size = dy.shape, w.shape[2], dy.itemsize
     rows, gemm, bank = Rows(at, C, N, size), blas.product(dy.dtype), numpy.ascontiguousarray(w)
+    tracing.kept(bank)
     K, starts, from_w = rows.K, [rows.start(m) * size for m in range(rows.k1)], bank.ctypes.data
     dx = numpy.empty((N, *at.size, C), dy.dtype)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from . import threads
+from . import threads, tracing
 
 PIECE = 2**17
 """Elements of one piece."""
@@ -37,7 +37,7 @@ def sgd_updates(
 ) -> Any:
     """E17 for SGD."""
     fit = all(a.dtype == b.dtype and a.itemsize >= 4 for a, b in zip(w, g))
-    if finite is not None or type(lr) not in (int, float) or not fit:
+    if finite is not None or not tracing.is_number(lr) or not fit:
         return NotImplemented
     made = []
     for old, d, kept in zip(w, g, slots):
@@ -97,7 +97,7 @@ def adam_updates(
 
 def _served(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], finite: Any, *numbers: Any) -> bool:
     """Enough to do, with plain numbers, on contiguous arrays of one dtype."""
-    if finite is not None or sum(a.size for a in w) < LEAST or not all(type(n) in (int, float) for n in numbers):
+    if finite is not None or sum(a.size for a in w) < LEAST or not all(map(tracing.is_number, numbers)):
         return False
     arrays = [*w, *g, *(kept[name] for kept in slots for name in names)]
     dtype = w[0].dtype

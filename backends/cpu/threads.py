@@ -25,7 +25,7 @@ import numpy
 
 from dualnet.shim.process import lock, reader
 
-from . import blas
+from . import blas, tracing
 
 KEPT = 64
 """Each thread keeps this many buffers with borders of 0: enough for the layers of a large network, each of its own
@@ -68,6 +68,11 @@ def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: 
     depend on the worker.
     """
     threads = 1 if alone else workers(len(items))
+    recorded = tracing.tape()
+    if recorded is not None:
+        with blas.held():
+            recorded.section(len(items), lambda place: work(0, items[place]), threads == 1)
+        return
     with blas.held():
         if threads > 1:
             _team(threads).run(_sharing(items, work), threads)
@@ -106,6 +111,9 @@ def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     """A buffer of this thread's own, kept from call to call: a fresh one costs a page fault for every 4 KiB."""
+    if (recorded := tracing.tape()) is not None:  # one of its own: what is recorded is planned as a whole
+        recorded.workspaces[name] = numpy.empty(shape, dtype)
+        return recorded.workspaces[name]
     kept = _local.__dict__.setdefault("workspaces", {})
     size, key = math.prod(shape), (name, numpy.dtype(dtype))
     if key not in kept or kept[key].size < size:
@@ -113,9 +121,20 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     return kept[key][:size].reshape(shape)
 
 
+def let_go() -> None:
+    """Free what this thread keeps from call to call; it is made anew when a kernel needs it again."""
+    _local.__dict__.clear()
+    for free in also_kept:
+        free()
+
+
+also_kept: list[Callable[[], Any]] = []
+"""What frees the buffers that other modules keep for this thread."""
+
+
 def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
     """An array in pages of its own: a large one that stays would be an island among arrays that come and go."""
-    if size * dtype.itemsize < APART:
+    if size * dtype.itemsize < APART or tracing.tape() is not None:
         return numpy.empty(size, dtype)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
     return numpy.frombuffer(mmap.mmap(-1, size * dtype.itemsize, **private), dtype)  # a forked child has its own
@@ -126,6 +145,9 @@ def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...
 
     ``written`` says where the caller writes: one that writes elsewhere in a buffer of the same shape gets another one.
     """
+    if (recorded := tracing.tape()) is not None:
+        recorded.workspaces[name] = numpy.zeros(shape, dtype)
+        return recorded.workspaces[name]
     kept = _local.__dict__.setdefault("zeros", {})
     key = (name, shape, numpy.dtype(dtype), written)
     if key not in kept:

@@ -14,7 +14,7 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from . import gathering, threads
+from . import gathering, threads, tracing
 
 LEAST = 16
 """From this many channels and filters on, ..."""
@@ -111,6 +111,8 @@ class Kept(threading.local):
 
     def room(self, kind: Callable[..., Any], *arguments: Any) -> Any:
         """``kind(*arguments, self)``, made once."""
+        if tracing.tape() is not None:
+            return kind(*arguments, Kept())  # a room of its own
         key = (kind, *arguments)
         found = self.rooms.get(key)
         if found is None:
@@ -120,8 +122,15 @@ class Kept(threading.local):
             self.rooms[key] = found
         return found
 
+    def let_go(self) -> None:
+        """Free the buffers."""
+        self.rooms.clear()
+        self.buffers.clear()
+        self.border = None
+
 
 kept = Kept()
+threads.also_kept.append(kept.let_go)
 
 
 def cut(buffer: numpy.ndarray, *shape: int) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -24,6 +24,8 @@ OUT_OF_MEMORY = (
 class Recorder:
     """The stream, the memory and the graph of one captured step on one device."""
 
+    checked = True  # a graph holds what was launched, whoever launched it
+
     def __init__(self, cupy: Any, device: Any) -> None:
         self.cupy, self.device = cupy, device
         with device:
@@ -59,10 +61,11 @@ class Recorder:
             self.stream.synchronize()
         return self.outputs
 
-    def launch(self) -> None:
+    def launch(self) -> bool:
         """Repeat the step on the current stream, after everything queued there."""
         with self.device:
             self.graph.launch(self.cupy.cuda.get_current_stream())
+        return True
 
     def __del__(self) -> None:
         """Empty the pool: if it were only dropped, free blocks and their list would keep each other alive for ever."""

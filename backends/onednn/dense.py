@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 
+from ..cpu import tracing
 from .library import count, library, parallel
 from .passes import FLOAT32, float32
 from .plans import address
@@ -38,15 +39,17 @@ def _product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: num
     if b is not None:
         y[...] = b
     addresses = [address(a) for a in (x, w, y)]
+    given = (across, down, M, D, K, 1.0, addresses[0], row, addresses[1], column, 0.0 if b is None else 1.0,
+             addresses[2], D)  # fmt: skip
     before = found.get_threads()
     found.set_threads(number)
     try:
-        status = found.slow.dnnl_sgemm(
-            across, down, M, D, K, 1.0, addresses[0], row, addresses[1], column, 0.0 if b is None else 1.0,
-            addresses[2], D,
-        )  # fmt: skip
+        status = found.slow.dnnl_sgemm(*given)
     finally:
         found.set_threads(before)
+    if tracing.tape() is not None:
+        tracing.kept(x, w)
+        tracing.note_by_address(found.slow.dnnl_sgemm, given, (6, 8), 11, adds=b is not None, threads=(found, number))
     return status == 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 
+from ..cpu import tracing
 from . import plans
 from .library import Refused, ints
 from .plans import Plan
@@ -161,7 +162,7 @@ def sgd_updates(
     into: bool,
 ) -> Any:
     """E17 for SGD, to the last bit. Small parameters among large ones are left to NumPy."""
-    if finite is not None or type(lr) is not float or not _large_and_float32(w, g, slots):
+    if finite is not None or not tracing.is_number(lr) or not _large_and_float32(w, g, slots):
         return NotImplemented
     runs = [None if old.size < SMALL else plans.plan(_scaled_sum, old.size) for old in w]
     if all(run is None for run in runs):

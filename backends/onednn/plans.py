@@ -19,6 +19,8 @@ import numpy
 
 from dualnet.geometry import Windows
 
+from ..cpu import threads, tracing
+from ..cpu.tape import Address, Buffer, Call, Part, Places, Tape, Unrecordable
 from .library import Library, Refused, count, ints, library, parallel
 
 KEPT = 256
@@ -89,6 +91,7 @@ class Plan:
         self._stream = _of_thread.stream(found)
         self.implementations: list[str] = []
         self.sizes: list[int] = []  # bytes of what the library lays out as it likes
+        self.recipe: tuple[Callable[..., None], tuple[Any, ...]] | None = None  # how it was made
 
     def __del__(self) -> None:
         for destroy, handle in reversed(self.__dict__.get("_handles", [])):
@@ -189,6 +192,11 @@ class Plan:
         self._steps.append((primitive, len(arguments), packed))
 
     def __call__(self, *arrays: numpy.ndarray) -> None:
+        self._run(*arrays)
+        if (on := tracing.tape()) is not None:
+            recorded(on, self, arrays)
+
+    def _run(self, *arrays: numpy.ndarray) -> None:
         library = self.library
         set_address, execute, stream = library.set_address, library.execute, self._stream
         for memory, array in zip(self._slots, arrays, strict=True):
@@ -240,8 +248,14 @@ class _Kept(threading.local):
             self.address = -(-self.memory.ctypes.data // 4096) * 4096
         return self.address
 
+    def let_go(self) -> None:
+        """Free the plans and the scratchpad."""
+        self.plans.clear()
+        self.memory, self.address = numpy.empty(0, numpy.uint8), 0
+
 
 _of_thread = _Kept()
+threads.also_kept.append(_of_thread.let_go)
 
 
 def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
@@ -262,6 +276,7 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
     found.set_threads(number)  # the generated code depends on it
     try:
         made: Plan | None = Plan(found, number)
+        made.recipe = build, shapes
         build(made, *shapes)
     except Refused:
         made = None
@@ -271,6 +286,89 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
     while len(plans) > KEPT:
         plans.popitem(last=False)
     return made
+
+
+# -- in a recorded step ------------------------------------------------------------------------------------------------
+
+BOTH = (MEAN, VARIANCE, WORKSPACE)
+WRITTEN = (DST, *BOTH, SCRATCHPAD, DIFF_SRC, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT)
+
+
+class OnTape(Plan):
+    """A plan for one call of a recorded step: its memories are its own, and stay where the tape puts them."""
+
+    def __init__(self, found: Library, number: int) -> None:
+        super().__init__(found, number)
+        self.stream = _Stream(found)  # not the thread's: whoever repeats the step may be another
+        self._stream = self.stream.handle
+        self.own: dict[int | None, Buffer] = {}
+
+    def buffer(self, descriptor: c_void_p) -> c_void_p:
+        memory = self.made("memory", descriptor, self.library.engine, None)
+        self.own[memory.value] = Buffer(self.library.slow.dnnl_memory_desc_get_size(descriptor))
+        return memory
+
+
+class Primitive(Call):
+    """One primitive on memories of its own."""
+
+    def __init__(self, plan: OnTape, step: tuple[Any, int, Any], at: dict[int | None, Address]) -> None:
+        primitive, number, packed = step
+        of = [(argument.number, at[argument.memory].buffer) for argument in packed]
+        reads = [buffer for n, buffer in of if n not in WRITTEN or n in BOTH]
+        super().__init__(
+            plan.library.execute, (primitive, plan._stream, c_int(number), packed), {}, reads,
+            [buffer for n, buffer in of if n in WRITTEN], True,
+        )  # fmt: skip
+        self.plan, self.at, self.threads = plan, at, (plan.library, plan.threads)
+
+    def makes(self, part: Part) -> bool:
+        """A result of its own that lies in one piece."""
+        whole = Address(part.buffer, part.offset) in self.at.values() and part.strides == _in_one_piece(part)
+        return whole and part.buffer in self.writes and part.buffer not in self.reads
+
+    def redirect(self, source: Part, target: Part) -> None:
+        of, to = Address(source.buffer, source.offset), Address(target.buffer, target.offset)
+        self.at = {memory: to if address == of else address for memory, address in self.at.items()}
+        self.writes = self.writes - {source.buffer} | {target.buffer}
+
+    def bound(self, places: Places) -> Callable[[], Any]:
+        for argument in self.arguments[3]:
+            self.plan.library.set_address(argument.memory, self.at[argument.memory].bound(places))
+        return super().bound(places)
+
+
+def _in_one_piece(part: Part) -> tuple[int, ...]:
+    sizes = [part.dtype.itemsize]
+    for length in part.shape[:0:-1]:
+        sizes.insert(0, sizes[0] * length)
+    return tuple(sizes[: len(part.shape)])
+
+
+def recorded(on: Tape, plan: Plan, arrays: tuple[numpy.ndarray, ...]) -> None:
+    """Note the primitives of a plan that has just run on these arrays."""
+    if plan.recipe is None:
+        raise Unrecordable("it runs a plan of oneDNN that was not made by plan()")
+    found, (build, shapes) = plan.library, plan.recipe
+    before = found.get_threads()
+    found.set_threads(count())
+    try:
+        build(mine := OnTape(found, count()), *shapes)
+    finally:
+        found.set_threads(before)
+    on.kept.append(mine)
+    tracing.kept(*arrays)
+    at: dict[int | None, Address] = {}
+    for memory, array in zip(mine._slots, arrays, strict=True):
+        part = on.memory.find(address(array))
+        if part is None:
+            raise Unrecordable("it computes with memory that was made outside of it")
+        at[memory] = Address(*part)
+    at |= {memory: Address(buffer) for memory, buffer in mine.own.items()}
+    scratch = Buffer(mine._scratch_bytes, aligned=4096)
+    at |= {memory: Address(scratch) for memory in mine._scratchpads}
+    for step in mine._steps:
+        on.note(Primitive(mine, step, at))
 
 
 def placement(at: Windows) -> tuple[Any, Any, Any, Any]:

@@ -101,7 +101,8 @@ def run(
     every network.
 
     ``dtypes`` are ``"float32"``, ``"tf32"``, ``"bfloat16"`` and ``"float16"``: PyTorch has automatic mixed precision.
-    ``momentum`` is SGD's. With ``capture`` dualnet's training step is one CUDA graph (:func:`dualnet.capture`). With
+    ``momentum`` is SGD's. With ``capture`` dualnet's training step is captured (:func:`dualnet.capture`): as one CUDA
+    graph, and on a CPU beside the plain one, also for inference. With
     ``stay`` (the default on a GPU) a program's process waits between the rounds instead of starting again. After
     ``limit`` seconds no new measurement begins, and the result lists what was left out.
 
@@ -226,6 +227,8 @@ class Bench:
         return {"net": at["name"], "batch": batch, "dtype": dtype, **times}
 
     def _variants(self, name: str, mode: str) -> tuple[str, ...]:
+        if name == "dualnet" and self.capture and self.device == "cpu":
+            return ("", "captured")
         if name == "dualnet" and self.capture and mode == MODES[0]:
             return ("captured",)
         variants = PROGRAMS[name].variants

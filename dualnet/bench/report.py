@@ -147,14 +147,21 @@ def _speed(result: Result, mode: str) -> list[str]:
     peers, dtypes = _peers([row for row in rows if "min_ms" in row]), _several_dtypes(result)
     lines = [["net", *dtypes, "batch", "dualnet", "images/s", *(word for peer in peers for word in (peer, "×"))]]
     for (net, dtype, batch), here in grouped(rows, "net", "dtype", "batch").items():
-        ours = next(row for row in here if row["program"] == "dualnet")
-        cells = [net, *([dtype] if dtypes else []), str(batch), _ms(ours.get("min_ms")), _images_per_second(ours)]
-        for peer in peers:
-            several = len({row["variant"] for row in rows if row["program"] == peer}) > 1
-            cells += [_fastest(here, peer, several), _times(result, ours, peer)]
-        lines.append(cells)
+        for ours in (row for row in here if row["program"] == "dualnet"):
+            cells = [_named(net, ours, here), *([dtype] if dtypes else []), str(batch)]
+            cells += [_ms(ours.get("min_ms")), _images_per_second(ours)]
+            for peer in peers:
+                several = len({row["variant"] for row in rows if row["program"] == peer}) > 1
+                cells += [_fastest(here, peer, several), _times(result, ours, peer)]
+            lines.append(cells)
     title = f"**{mode.capitalize()}**: best time of a {STEPS[mode]} in ms; ×: how many times the peer's speed"
     return [title, "", *table(lines, left=1 + len(dtypes))] if rows else []
+
+
+def _named(net: str, ours: Result, here: list[Result]) -> str:
+    """The network, and which of dualnet's two rows it is, if there are two."""
+    both = len([row for row in here if row["program"] == "dualnet"]) > 1
+    return f"{net}, {ours['variant']}" if both and ours["variant"] else net
 
 
 def _peers(rows: list[Result]) -> list[str]:
@@ -181,7 +188,8 @@ def _several_dtypes(result: Result) -> Cells:
 def _times(result: Result, ours: Result, peer: str, what: str = "speed") -> str:
     cell = ("net", "batch", "mode", "dtype")
     for ratio in result["ratios"]:
-        if ratio["peer"] == peer and all(ratio[key] == ours[key] for key in cell):
+        mine = ratio.get("ours", ours["variant"]) == ours["variant"]
+        if mine and ratio["peer"] == peer and all(ratio[key] == ours[key] for key in cell):
             return "–" if ratio[what] is None else f"{ratio[what]:.2f}"
     return "–"
 
@@ -191,10 +199,11 @@ def _memory(result: Result) -> list[str]:
     peers, dtypes = _peers(rows), _several_dtypes(result)
     lines = [["net", "mode", *dtypes, "batch", "dualnet", *(word for peer in peers for word in (peer, "share"))]]
     for (net, mode, dtype, batch), here in grouped(rows, "net", "mode", "dtype", "batch").items():
-        cells = [net, mode, *([dtype] if dtypes else []), str(batch), _mib(here, "dualnet")]
-        for peer in peers:
-            cells += [_mib(here, peer), _times(result, here[0], peer, "memory")]
-        lines.append(cells)
+        for ours in (row for row in here if row["program"] == "dualnet"):
+            cells = [_named(net, ours, here), mode, *([dtype] if dtypes else []), str(batch), _mib([ours], "dualnet")]
+            for peer in peers:
+                cells += [_mib(here, peer), _times(result, ours, peer, "memory")]
+            lines.append(cells)
     title = "**Peak memory** of a step, in MiB; share: dualnet's of the peer's"
     return [title, "", *table(lines, left=2 + len(dtypes))] if rows else []
 

@@ -56,17 +56,17 @@ def ratios(results: list[Row]) -> list[Row]:
 
 
 def _ratios(cell: list[Row]) -> list[Row]:
-    """dualnet's speed over that of each peer's faster variant, and its memory over that peer's smallest."""
+    """dualnet's speed, captured or not, over that of each peer's faster variant, and its memory over the smallest."""
     programs = grouped(cell, "program")
-    (ours,) = programs.pop(("dualnet",))
+    ours = [row for row in programs.pop(("dualnet",)) if "min_ms" in row]
     found = []
-    for rows in programs.values() if "min_ms" in ours else ():
+    for rows in programs.values() if ours else ():
         measured = [row for row in rows if "min_ms" in row]
         for row in measured:
-            if not _same(ours["values"], row["values"], row["dtype"]):
-                row["differs"] = f"{row['program']} computes {row['values']}, dualnet {ours['values']}"
+            if not _same(ours[0]["values"], row["values"], row["dtype"]):
+                row["differs"] = f"{row['program']} computes {row['values']}, dualnet {ours[0]['values']}"
         alike = [row for row in measured if "differs" not in row]
-        found += [_ratio(ours, alike)] if alike else []
+        found += [_ratio(row, alike) for row in ours] if alike else []
     return found
 
 
@@ -77,6 +77,7 @@ def _ratio(ours: Row, rows: list[Row]) -> Row:
         **{key: fastest[key] for key in ("net", "batch", "mode", "dtype")},
         "peer": fastest["program"],
         "variant": fastest["variant"],
+        "ours": ours["variant"],
         "speed": fastest["min_ms"] / ours["min_ms"],
         "speed_of_medians": min(row["median_ms"] for row in rows) / ours["median_ms"],
         "memory": ours["peak_bytes"] / min(peaks) if peaks and ours["peak_bytes"] is not None else None,

@@ -41,7 +41,9 @@ def add(commands: Any) -> None:
         "--dtype", type=words, default=("float32",), metavar="D,...", help="float32, tf32, bfloat16, float16 (float32)"
     )
     parser.add_argument("--momentum", type=float, default=0.0, metavar="M", help="of SGD (0)")
-    parser.add_argument("--capture", action="store_true", help="dualnet's training step as one CUDA graph")
+    parser.add_argument(
+        "--capture", action="store_true", help="dualnet's step captured too: recorded, then repeated without Python"
+    )
     parser.add_argument("--stay", action="store_true", help="let processes wait between rounds, as on a GPU")
     parser.add_argument("--limit", type=rate, metavar="S", help="begin nothing more after S seconds")
     parser.add_argument("--threads", type=count, metavar="N", help="threads for everyone (the cores of this process)")

@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--lr", type=rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
     parser.add_argument("--optimizer", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
     parser.add_argument("--augment", **_switch, help="shift the images, and mirror those that are no writing")
-    parser.add_argument("--capture", **_switch, help="the whole step as one CUDA graph, on a GPU")
+    parser.add_argument("--capture", **_switch, help="record the whole step, and repeat it without Python")
     parser.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
     parser.add_argument(
         "--loss-scale", type=loss_scale, metavar="S", help="auto (dynamic for float16), none, or a number (auto)"

@@ -72,7 +72,8 @@ class Parameter(Stateful):
 
     def changed(self) -> None:
         """Say that the elements of ``value`` were overwritten in place: ``w.value[0] = 0.0; w.changed()``."""
-        self._of = None
+        if self._of is not None:
+            self._of = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -133,8 +133,9 @@ def check_key(key: Any) -> tuple[int, Any]:
 
 
 def _on_device(number: Any) -> bool:
+    """Also on the host, an array of a step that is being recorded is no number yet."""
     backend = backend_of(number)
-    return backend is not None and not backend.on_host
+    return backend is not None and (not backend.on_host or hasattr(number, "recorded"))
 
 
 def shared_shape(shape: Sequence[int], shared_axes: Any) -> tuple[int, ...]:

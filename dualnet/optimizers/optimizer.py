@@ -176,7 +176,8 @@ class Optimizer(Stateful):
         keys = self._keys(parameters, f"{type(self).__name__}.step")
         values = [wide(parameter.value) for parameter in parameters.values()]
         slots = [self._slots_for(key, w) for key, w in zip(keys, values)]
-        lr = live(self, "current_lr", values[0].dtype.name)
+        on_host = backend_of(values[0]).on_host  # where a number has 64 bits until it meets an array
+        lr = live(self, "current_lr", "float64" if on_host else values[0].dtype.name)
         into = all(owned(parameter, "value") for parameter in parameters.values())
         into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
         updated = self._updated(list(parameters), values, gradients, slots, lr, finite, into)

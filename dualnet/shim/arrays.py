@@ -131,7 +131,7 @@ def asarray(x: Any, dtype: Any = None, *, backend: str | None = None, copy: bool
     why = "" if copy is None else _why_copied(x, dtype, source, target)
     if copy is False and why:
         raise ValueError(f"asarray: copy=False, but the {type(given).__name__} must be copied: {why}")
-    if source is target and not target.on_host:
+    if source is target and (not target.on_host or hasattr(x, "recorded")):  # the value is not looked at
         made = x.astype(_dtype(x.dtype if dtype is None else dtype), copy=False)
     else:
         host = _host_array(x if source is None else to_numpy(x), dtype)

@@ -1,15 +1,20 @@
-"""A whole training step as one CUDA graph: recorded once, and from then on repeated without Python.
+"""A whole training step, or a network's prediction, recorded once and from then on repeated without Python.
 
-A step of a small network is a hundred short kernels, and launching them from Python takes longer than running them on
-the GPU. A graph launches them all at once. On a backend without graphs (NumPy) a captured step is the step itself.
+A step of a small network is a hundred short calls, and Python takes longer to make them than they take to compute. On a
+GPU the recorded step is a CUDA graph. On the CPU it is a list of calls of NumPy and oneDNN, each with its arrays
+(:mod:`dualnet.backends.cpu.recorder`). On a backend that records nothing a captured step is the step itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..arguments import flag
+from ..layers.state import LayerTree
 from ..recording import CaptureError, Recording
 from ..shim import Backend, asarray, backend_of, transfers
 from ..shim.process import reader
@@ -24,20 +29,26 @@ _capture = reader("DUALNET_CAPTURE")
 
 
 def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
-    """A training step that is recorded as a CUDA graph and then repeated without Python; also a decorator.
+    """A training step that is recorded and then repeated without Python; also a decorator.
 
     ``step(x, t, ...)`` takes arrays, does all of a step (forward, loss, pullback, ``optimizer.step``) and returns
     arrays, tuples or dictionaries of them, or None. The captured step is called like the step, and trains at every
-    call: the first two calls with arrays of one shape run the Python code, the third records it, and from then on the
-    graph is launched. One graph is kept for each combination of shapes and dtypes, with the memory that it needs.
+    call: the first two calls with arrays of one shape run the Python code, the third records it, and from then on only
+    its calls are repeated: as a CUDA graph on a GPU, one by one on NumPy. On NumPy the fourth call runs the Python code
+    as well, on copies, and every array must come out with the same bits. One recording is kept for each combination of
+    shapes and dtypes, with the memory that it needs.
+
+    ``step`` may also be a network, for prediction: ``predict = dn.capture(net)``, and ``predict(x)`` is ``net(x)``. It
+    computes with the weights that the network has at each call. A function may predict as well; its networks are those
+    that it refers to by name.
 
     It returns copies, and copies arguments on the host to the device. A captured step raises :class:`CaptureError` if
-    it reads a value back (``dn.to_numpy``, ``if x:``), copies from the host, or keeps something from step to step
-    without :mod:`dualnet.recording`. Learning rates, schedules, clipping, dropout, batch norm, ``load_state_dict``
-    between two steps: all of that works.
+    it reads a value back (``dn.to_numpy``, ``float(x)``, ``if x:``), copies from the host to a device, or keeps
+    something from step to step without :mod:`dualnet.recording`. Learning rates, schedules, clipping, dropout, batch
+    norm, ``load_state_dict`` between two steps: all of that works.
 
-    On NumPy a captured step is the step itself. With ``eager=True``, or ``DUALNET_CAPTURE=0`` in the environment, the
-    same kernels run in the same order, launched by Python. The bits are the same, and a fault is easier to find.
+    With ``eager=True``, or ``DUALNET_CAPTURE=0`` in the environment, the same kernels run in the same order, called by
+    Python. The bits are the same, and a fault is easier to find.
 
     >>> import dualnet as dn
     >>> net, opt = dn.Sequential([dn.Dense(2)]).init((3,)), dn.SGD(lr=0.1, momentum=0.9)
@@ -52,23 +63,31 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     >>> losses = [float(dn.to_numpy(step(x, t))) for _ in range(5)]
     >>> losses == sorted(losses, reverse=True), opt.steps
     (True, 5)
+    >>> predict = dn.capture(net)
+    >>> all((dn.to_numpy(predict(x)) == dn.to_numpy(net(x))).all() for _ in range(5))
+    True
     """
     if not callable(step):
-        raise TypeError(f"capture: expected a function of arrays that makes one training step, got {step!r}")
+        raise TypeError(
+            f"capture: expected a function of arrays that makes one training step, or a network, got {step!r}"
+        )
     return Captured(step, eager=flag(eager, "eager", op="capture"))
 
 
 class Captured:
-    """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recorded graphs."""
+    """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recordings."""
 
     def __init__(self, step: Callable[..., Any], *, eager: bool = False) -> None:
+        network = getattr(step, "__self__", None)
+        if isinstance(network, LayerTree) and getattr(step, "__name__", "") == "forward":
+            step = network  # type: ignore[assignment]  # a pullback would belong to one call only
         self.step, self.eager = step, eager
         self._recordings: dict[str, Recording] = {}  # by backend: all shapes share numbers and arrays
         self._takes: dict[tuple, Take] = {}
 
     @property
     def graphs(self) -> int:
-        """How many graphs were recorded."""
+        """How many steps were recorded: one for each shape."""
         return sum(take.steps > WARM_UPS and not take.eager for take in self._takes.values())
 
     def __call__(self, *arguments: Any) -> Any:
@@ -88,7 +107,7 @@ class Captured:
 
 
 class Take:
-    """A step for arguments of one kind: their buffers, the steps to warm up, and then the graph."""
+    """A step for arguments of one kind: their buffers, the steps to warm up, and then the recorded step."""
 
     def __init__(
         self, step: Callable[..., Any], backend: Backend, recording: Recording, arguments: tuple, eager: bool
@@ -98,7 +117,8 @@ class Take:
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
         self.steps = 0
         self.moves: dict = {}
-        self.kept: list = []  # arrays outside the graph's memory that it writes to
+        self.kept: list = []  # arrays outside the recorder's memory that it writes to
+        self.seen: list = []  # the arguments that were recorded, until the recorded step is known to be right
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):
@@ -106,45 +126,138 @@ class Take:
             if where is not None:
                 buffer[...] = given if where is self.backend else asarray(given, backend=self.backend.name)
         self.recording.prepare()
-        by_python = self.eager or self.steps < WARM_UPS
-        with self.recording.undoing(in_place=by_python):  # recording computes nothing, and a graph allocates nothing
-            if by_python:
-                self.recorder.run(self._python)
-            else:
+        if self.eager or self.steps < WARM_UPS:
+            outputs = self._run()
+        else:
+            with self._explained():
                 if self.steps == WARM_UPS:
                     self._record()
-                else:
-                    self.recording.move(self.moves)
-                self.recorder.launch()
+                elif not self.recorder.checked:
+                    self._rehearse()
+                outputs = self._repeat()
         self.steps += 1
+        return outputs
+
+    def _run(self) -> Any:
+        """The step, launched by Python."""
+        with self.recording.undoing(in_place=True):
+            outputs = self.recorder.run(self._python)
+        if self.steps == 0:
+            for network in networks(self.step):
+                for parameter in network.parameters().values():
+                    self.recording.follow(parameter, "value")
+                for layer, attribute in network._statistics().values():
+                    self.recording.follow(layer, attribute)
+        return outputs
+
+    def _repeat(self) -> Any:
+        """The step without Python; by Python where it goes another way than the recorded one."""
+        if not self.recorder.launch():
+            return self._run()
+        self.recording.move(self.moves)
+        if self.seen and self.recorder.checked:
+            self.seen = []
         return self.recorder.outputs
 
     def _record(self) -> None:
-        before = self.recording.counts()
-        self.recording.closed, self.recording.kept = True, []
+        """Run the step's Python for the recorder; it changes nothing."""
+        with self.recording.undoing(in_place=False), self.recording.on_trial():
+            before = self.recording.counts()
+            self.recording.kept = []
+            try:
+                self.recorder.record(self._python)
+            finally:
+                self.kept = self.recording.kept
+            after = self.recording.counts()
+            self.moves = {key: after[key] - before[key] for key in before if after[key] != before[key]}
+        self.seen = [buffer.copy() for buffer in self._buffers()] if not self.recorder.checked else []
+
+    def _rehearse(self) -> None:
+        """Let the recorder see what Python makes of this step, with another batch than the recorded one."""
+        others = self._buffers()
+        with self.recording.on_trial():
+            if any(_differ(buffer, seen) for buffer, seen in zip(others, self.seen)) or not others:
+                self.recorder.rehearse(self._python)
+                return
+            before = self.recording.values()
+            for buffer in others:  # the same batch again: turn it around, and put everything back afterwards
+                buffer[...] = buffer[tuple(slice(None, None, -1) for _ in buffer.shape)].copy()
+            try:
+                self.recorder.rehearse(self._python)
+                self.recorder.launch()
+            finally:
+                for array, values in before:
+                    array[...] = values
+                for buffer, seen in zip(others, self.seen):
+                    buffer[...] = seen
+
+    def _buffers(self) -> list[Any]:
+        return [buffer for buffer in self.arguments if backend_of(buffer) is not None]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What a recorder refuses, in a captured step's words."""
         try:
-            self.recorder.record(self._python)
+            yield
+        except CaptureError:
+            raise
         except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, CaptureError):
-                raise
+            how = "" if self.backend.on_host else " as a CUDA graph"
             raise CaptureError(
-                f"this step cannot be recorded as a CUDA graph ({error}). A captured step reads no value back and "
+                f"this step cannot be recorded{how} ({error}). A captured step reads no value back and "
                 "waits for nothing; train without capture to see which line does."
             ) from error
-        finally:
-            self.recording.closed, self.kept = False, self.recording.kept
-        after = self.recording.counts()
-        self.moves = {key: after[key] - before[key] for key in before if after[key] != before[key]}
 
     def _python(self) -> Any:
         try:
             with self.recording.running(), transfers("forbid"):
-                return self.step(*self.arguments)
+                return self.step(*[a if backend_of(a) is None else self.recording.show(a) for a in self.arguments])
         except TransferForbidden as error:
             raise CaptureError(
                 f"a captured step makes {error}. Compute with array functions, and read what the step returns; or "
                 "train without capture."
             ) from error
+
+
+def networks(step: Any) -> list[LayerTree]:
+    """The networks that a step refers to: as its closure, its arguments, global names or the object that it belongs to.
+
+    >>> import dualnet as dn
+    >>> net = dn.Dense(2)
+    >>> networks(lambda x: net(x)) == networks(net) == [net]
+    True
+    """
+    found: list[LayerTree] = []
+    seen: set[int] = set()
+    waiting = [step]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, LayerTree):
+            found.append(one)
+        elif isinstance(one, functools.partial):
+            waiting += [one.func, *one.args, *one.keywords.values()]
+        elif isinstance(one, types.MethodType):
+            held = getattr(one.__self__, "__dict__", {}).values()
+            waiting += [one.__func__, one.__self__, *(value for value in held if isinstance(value, LayerTree))]
+        elif isinstance(one, types.FunctionType):
+            waiting += _referred(one)
+    return found
+
+
+def _referred(function: types.FunctionType) -> Iterator[Any]:
+    """What a function refers to by name: its closure, its defaults, and global networks and functions beside it."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty one
+            yield cell.cell_contents
+    yield from function.__defaults__ or ()
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        beside = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
+        if beside or isinstance(value, (LayerTree, functools.partial)):
+            yield value
 
 
 def _off() -> bool:
@@ -161,7 +274,7 @@ def _backend(arguments: tuple) -> Backend | None:
 
 
 def _kind(argument: Any) -> Any:
-    """What two calls must have in common to share a graph."""
+    """What two calls must have in common to share a recording."""
     if backend_of(argument) is not None:
         return tuple(argument.shape), argument.dtype
     if argument is None or isinstance(argument, (bool, int, float, str)):
@@ -175,6 +288,10 @@ def _buffer(argument: Any, backend: Backend) -> Any:
     if backend_of(argument) is None:
         return argument
     return backend.xp.empty(tuple(argument.shape), dtype=argument.dtype)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return bool((one != other).any())
 
 
 def _copied(outputs: Any) -> Any:

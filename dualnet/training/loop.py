@@ -123,11 +123,11 @@ def fit(
     ``[dn.data.RandomCrop(32, padding=4), dn.data.Flip()]``, or a :class:`dualnet.data.Augment`. Images of
     ``validation_data`` are only cropped in the middle and normalised. ``net.input`` stores the normalisation.
 
-    ``capture=True`` records the whole step as a CUDA graph and repeats it without Python, see :func:`dualnet.capture`;
-    on NumPy it changes nothing. ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and
-    none for any other; or pass one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch
-    if tqdm is missing, or nobody watches: stderr is no terminal), 2 for a line per epoch. Wrong shapes, labels and
-    options raise before the first step.
+    ``capture=True`` records the whole step and repeats it without Python, see :func:`dualnet.capture`.
+    ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and none for any other; or pass one,
+    or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch if tqdm is missing, or nobody
+    watches: stderr is no terminal), 2 for a line per epoch. Wrong shapes, labels and options raise before the first
+    step.
 
     Ctrl-C, SIGTERM and SIGHUP end a training cleanly: ``on_fit_end`` of every callback is called, and the network keeps
     what it has learned. An interrupted step changes nothing. ``net.history`` holds the figures of all complete epochs,

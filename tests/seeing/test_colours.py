@@ -13,7 +13,10 @@ from dualnet.seeing import explain
 from dualnet.seeing.viz import canvas
 from dualnet.seeing.viz.drawing import BOXES, INK
 
-CSS = Path(explain.__code__.co_filename).with_name("page.css").read_text("utf-8")
+CSS = {"page.css": Path(explain.__code__.co_filename).with_name("page.css")}
+PLAYGROUND = Path(__file__).parents[2] / "docs" / "playground" / "style.css"
+if PLAYGROUND.exists():  # it is in the checkout, not in the package
+    CSS["playground"] = PLAYGROUND
 
 MACHADO = {  # Machado et al. (2009): what who lacks one kind of cones sees, of linear RGB
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -39,9 +42,10 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_page_has_the_palettes_colours():
+@pytest.mark.parametrize("css", CSS.values(), ids=CSS)
+def test_the_page_has_the_palettes_colours(css):
     blocks = {"light": [], "dark": []}
-    for block in re.findall(r"\{[^{}]*--pos:[^{}]*\}", CSS):
+    for block in re.findall(r"\{[^{}]*--pos:[^{}]*\}", css.read_text("utf-8")):
         theme = "dark" if "color-scheme: dark" in block else "light"
         blocks[theme].append(
             {name: re.search(rf"--{name}: (#\w+)", block)[1] for name in ("neg", "pos", "ink", "cell")}

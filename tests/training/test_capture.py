@@ -1,4 +1,4 @@
-"""A captured training step: the same bits as without, on a pretend device that records graphs; and what it refuses."""
+"""A captured training step: the same bits as without, on a pretend device and on the CPU; and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import dualnet as dn
+from dualnet.backends.cpu import recorder
 from dualnet.backends.gpu import cublas
+from dualnet.bench import nets
 
 
 @pytest.fixture
@@ -17,11 +19,25 @@ def cupy(monkeypatch):
         yield module
 
 
-@pytest.fixture(params=["pretend", "real"])
+@pytest.fixture
+def cpu(monkeypatch):
+    """NumPy. As on the pretend device, what a step leaves behind is filled with NaN before the next one."""
+    launch = recorder.Recorder.launch
+
+    def spoiled(self):
+        self.arena.spoil()
+        return launch(self)
+
+    monkeypatch.setattr(recorder.Recorder, "launch", spoiled)
+    with dn.use_backend("numpy"):
+        yield recorder
+
+
+@pytest.fixture(params=["pretend", "real", "numpy"])
 def gpu(request):
-    """A GPU, of both kinds where there is one."""
-    if request.param == "pretend":
-        yield request.getfixturevalue("cupy")
+    """What records steps: a GPU, of both kinds where there is one, and NumPy."""
+    if request.param != "real":
+        yield request.getfixturevalue({"pretend": "cupy", "numpy": "cpu"}[request.param])
         return
     if "cupy" not in dn.available_backends():
         pytest.skip("no GPU here")
@@ -94,7 +110,8 @@ def test_the_graph_gives_the_bits_of_its_eager_switch_and_of_plain_python(gpu, r
         run = step if mode == "plain" else dn.capture(step, eager=mode == "eager")
         losses = [dn.to_numpy(run(x, t)).tobytes() for x, t in data]
         found[mode] = losses, state(net, opt), opt.steps
-        assert step.python == (3 if mode == "graph" else 7)  # two to warm up and one to record
+        by_python = 3 + (gpu is recorder)  # two to warm up, one to record; on the CPU one more to compare
+        assert step.python == (by_python if mode == "graph" else 7)
     assert found["graph"] == found["eager"]
     if optimizer == "own":  # its steps are an array of float64 where they were a number
         assert found["graph"][2] == found["plain"][2] == 7
@@ -184,7 +201,7 @@ def test_arrays_of_before_keep_their_values(gpu, rng):
         np.testing.assert_array_equal(dn.to_numpy(array), values)
 
 
-def test_an_array_that_a_step_keeps_is_its_own(cupy):
+def test_an_array_that_a_step_keeps_is_its_own(gpu):
     """Not the buffer of the arguments, which the next batch overwrites."""
     norm = dn.BatchNorm().init((3,))
 
@@ -211,7 +228,7 @@ def test_what_it_returns_is_a_copy(gpu, rng):
     assert seen[4]["none"] is None and seen[4]["name"] == "step"
 
 
-def test_numbers_are_part_of_the_shape(cupy):
+def test_numbers_are_part_of_the_shape(gpu):
     captured = dn.capture(lambda x, factor: x * factor)
     x = dn.asarray(np.ones(3, "f4"))
     for factor in (2.0, 3.0):
@@ -285,9 +302,8 @@ def test_fit_with_weights_metrics_and_accumulation(gpu, rng, options):
     assert not hasattr(gpu, "now") or gpu.now.graphs.launched > 5
 
 
-@pytest.mark.parametrize("name", ["numpy", "strict"])
-def test_without_graphs_it_is_the_step_itself(name, rng):
-    with dn.use_backend(name):
+def test_without_a_recorder_it_is_the_step_itself(rng):
+    with dn.use_backend("strict"):
         net, opt = network(), dn.Adam()
         step = training_step(net, opt)
         captured = dn.capture(step)
@@ -296,7 +312,7 @@ def test_without_graphs_it_is_the_step_itself(name, rng):
         assert step.python == 7 and opt.steps == 7 and captured.graphs == 0
 
 
-def test_switched_off_by_the_environment(cupy, rng, monkeypatch):
+def test_switched_off_by_the_environment(gpu, rng, monkeypatch):
     monkeypatch.setenv("DUALNET_CAPTURE", "0")
     net, opt = network(), dn.Adam()
     step = training_step(net, opt)
@@ -341,7 +357,7 @@ def test_state_that_is_not_said_is_refused(gpu, rng, layer, told):
         dn.capture(training_step(net, dn.Adam()))(*batches(rng)[0])
 
 
-def test_a_parameter_set_by_hand_in_the_step_is_refused(cupy, rng):
+def test_a_parameter_set_by_hand_in_the_step_is_refused(gpu, rng):
     net = network()
 
     def step(x, t):
@@ -357,7 +373,11 @@ def test_copies_are_refused_at_the_first_step(gpu, rng, culprit):
     def step(x, t):
         return dn.to_numpy(x) if culprit == "reads" else dn.asarray(np.ones(3, "f4")) * x[0, 0, 0, 0]
 
+    if gpu is recorder and culprit == "copies":
+        dn.capture(step)(*batches(rng)[0])  # an array of ones is a constant, and already where it should be
+        return
     way = "from the device to the host" if culprit == "reads" else "from the host to the device"
+    way = "for the host" if gpu is recorder else way
     with pytest.raises(dn.CaptureError, match=f"makes a copy of .* bytes {way}"):
         dn.capture(step)(*batches(rng)[0])
 
@@ -396,7 +416,7 @@ def test_a_step_that_takes_another_way_when_it_is_recorded_is_refused(gpu, rng):
         captured(*batches(rng)[2])
 
 
-def test_two_steps_of_a_scheduled_optimizer_in_one_are_refused(cupy, rng):
+def test_two_steps_of_a_scheduled_optimizer_in_one_are_refused(gpu, rng):
     net, opt = network(), dn.SGD(lr=dn.schedules.Cosine(0.1, 10))
 
     def step(x, t):
@@ -431,3 +451,153 @@ def test_only_functions_are_captured():
         dn.capture(3)
     with pytest.raises(TypeError, match="eager"):
         dn.capture(len, eager="yes")
+
+
+# -- prediction --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["network", "forward", "function"])
+def test_a_captured_network_predicts_with_the_weights_that_it_has(gpu, rng, way):
+    """Also those that a load, an optimizer, a captured step or a hand has set since."""
+    net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+    predict = dn.capture({"network": net, "forward": net.forward, "function": lambda x: net(x)}[way])
+    step, data = training_step(net, opt), batches(rng, n=14)
+    train = dn.capture(training_step(net, opt))
+    begun = {name: v.copy() if hasattr(v, "shape") else v for name, v in net.state_dict().items()}
+
+    def same(x):
+        assert dn.to_numpy(predict(x)).tobytes() == dn.to_numpy(net(x)).tobytes()
+
+    for x, _ in data[:5]:
+        same(x)
+    step(*data[5])
+    same(data[0][0])
+    for x, t in data[6:12]:
+        train(x, t)
+        same(x)
+    net.load_state_dict(begun)
+    same(data[12][0])
+    net.parameters()["0.w"].value = net.parameters()["0.w"].value * 0.5
+    same(data[13][0])
+    assert predict.graphs == 1
+
+
+def test_frozen_parameters_that_are_loaded_reach_the_recorded_step(gpu, rng):
+    found = []
+    for mode in ("plain", "graph"):
+        net, opt = network(), dn.SGD(lr=0.05)
+        net.layers[0].freeze()
+        run = training_step(net, opt) if mode == "plain" else dn.capture(training_step(net, opt))
+        data = batches(np.random.default_rng(1))
+        for x, t in data[:5]:
+            run(x, t)
+        state_of = {name: v * 2 if name == "0.w" else v for name, v in net.state_dict().items()}
+        net.load_state_dict(state_of)
+        found.append([dn.to_numpy(run(x, t)).tobytes() for x, t in data[5:]])
+    assert found[0] == found[1]
+
+
+# -- on the CPU --------------------------------------------------------------------------------------------------------
+
+
+def test_on_the_cpu_a_number_is_refused_at_the_first_step(cpu, rng):
+    for culprit in (float, bool, int, lambda loss: loss.item(), lambda loss: loss.tolist(), lambda loss: [1][loss]):
+
+        def step(x, culprit=culprit):
+            return x * culprit((x * 0).sum().astype("int64"))
+
+        with pytest.raises(dn.CaptureError, match=r"a captured step makes a Python value of an array \("):
+            dn.capture(step)(batches(rng)[0][0])
+
+
+def test_a_constant_in_silence_is_caught_before_it_counts(cpu, rng):
+    """An array that is computed behind NumPy's back: the step is run by Python too, with another batch."""
+    table = np.array([1.0, 2.0, 3.0])
+    net, opt = network(), dn.SGD(lr=0.05)
+
+    def step(x, t):
+        loss = training_step(net, opt)(x, t)
+        return loss * table[t].sum()
+
+    captured, data = dn.capture(step), batches(rng)
+    for x, t in data[:3]:
+        captured(x, t)
+    before = state(net, opt)
+    with pytest.raises(
+        dn.CaptureError, match=r"with another batch it gives other numbers .* what it returns \(float64"
+    ):
+        captured(*data[3])
+    assert state(net, opt) == before
+
+
+def test_also_if_every_batch_is_the_same(cpu, rng):
+    table = np.array([1.0, 2.0, 3.0, 4.0])
+    captured, t = dn.capture(lambda t: table[t] + 0.0 * t), dn.asarray([0, 1, 2, 3])
+    for _ in range(3):
+        captured(t)
+    with pytest.raises(dn.CaptureError, match="with another batch it gives other numbers"):
+        captured(t)
+
+
+def test_writing_to_an_array_of_outside_is_refused(cpu):
+    seen = np.zeros(3, "f4")
+
+    def step(x):
+        np.add(seen, x, out=seen)
+        return x * 2.0
+
+    captured, x = dn.capture(step), np.ones(3, "f4")
+    captured(x), captured(x)
+    with pytest.raises(dn.CaptureError, match=r"writes to an array \(3,\) that was made outside of it"):
+        captured(x)
+
+
+def test_a_step_that_goes_another_way_is_run_by_python(cpu, rng):
+    """NaN takes the slow paths of the kernels, and the next batch is back on the recorded one."""
+    data, found = batches(rng, n=8), []
+    data[5][0][1, 2, 3, 0] = np.nan
+    for mode in ("plain", "graph"):
+        net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+        step = training_step(net, opt)
+        run, losses = (step if mode == "plain" else dn.capture(step)), []
+        begun = {name: v.copy() if hasattr(v, "shape") else v for name, v in net.state_dict().items()}
+        for place, (x, t) in enumerate(data):
+            losses.append(dn.to_numpy(run(x, t)).tobytes())
+            if place == 5:
+                found.append(state(net, opt))
+                net.load_state_dict(begun)
+                opt.load_state_dict(dn.SGD(lr=0.05, momentum=0.9).state_dict())
+        found.append((losses, state(net, opt)))
+    assert found[0] == found[2] and found[1] == found[3]
+    assert step.python == 5  # two to warm up, one to record, one to compare, one for the NaN
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("onednn", ["0", "1"])
+@pytest.mark.parametrize("name, size", [("lenet5", 1), ("lenet5", 64), ("resnet20", 4)])
+def test_whole_networks(cpu, monkeypatch, rng, name, size, onednn, threads):
+    """Shapes that every kernel serves; 1 and 2 threads."""
+    monkeypatch.setenv("DUALNET_ONEDNN", onednn)
+    monkeypatch.setenv("DUALNET_THREADS", threads)
+    shape = nets.network(name, 0).input_shape
+    data = [(rng.standard_normal((size, *shape)).astype("f4"), rng.integers(0, 10, size)) for _ in range(6)]
+    found = []
+    for mode in ("plain", "graph"):
+        net, opt = nets.network(name, 0), dn.SGD(lr=0.01, momentum=0.9)
+        run = training_step(net, opt) if mode == "plain" else dn.capture(training_step(net, opt))
+        losses = [dn.to_numpy(run(x, t)).tobytes() for x, t in data]
+        found.append((losses, state(net, opt)))
+    assert found[0] == found[1] and run.graphs == 1
+
+
+def test_another_number_of_threads_is_run_by_python(cpu, monkeypatch, rng):
+    monkeypatch.setenv("DUALNET_THREADS", "2")
+    net, opt = network(), dn.Adam()
+    step = training_step(net, opt)
+    captured = dn.capture(step)
+    for x, t in batches(rng)[:5]:
+        captured(x, t)
+    assert step.python == 4
+    monkeypatch.setenv("DUALNET_THREADS", "1")
+    captured(*batches(rng)[5])
+    assert step.python == 5

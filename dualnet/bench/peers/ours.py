@@ -30,7 +30,8 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
     """A step of the network in the task: ``run``, and ``value`` of its result."""
     net, x, t = placed(task, x, t)
     if task["mode"] == "inference":
-        return lambda: net(x), to_numpy
+        predict = capture(net) if task["variant"] == "captured" else net
+        return lambda: predict(x), to_numpy
     train = training_step(net, task)
     if task["variant"] == "captured":
         train = capture(train)
