@@ -92,7 +92,7 @@ def run(
     tell: Callable[[str], Any] = lambda line: None,
     keep: Callable[[dict[str, Any]], Any] = lambda result: None,
 ) -> dict[str, Any]:
-    """Measure networks and return everything seen, as in ``docs/performance.md``; :func:`markdown` makes tables of it.
+    """Measure networks and return everything seen, as in ``docs/measuring.md``; :func:`markdown` makes tables of it.
 
     ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; as a mapping it also says
     which Python runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,

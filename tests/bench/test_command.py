@@ -34,11 +34,11 @@ def test_the_whole_command(tiny, tmp_path, capsys):
     result = json.loads(numbers.read_text())
     assert result["format"] == 1 and bench.markdown(result) == out[:-1]
     assert str(tmp_path) not in numbers.read_text() and str(tmp_path) not in out  # no paths of this machine
-    described = Path(__file__).parents[2] / "docs" / "performance.md"
+    described = Path(__file__).parents[2] / "docs" / "measuring.md"
     if described.exists():
         keys = {*result, *result["settings"], *result["results"][0], *result["layers"][0], *result["machine"]}
         missing = {key for key in keys if f"`{key}`" not in described.read_text("utf-8")}
-        assert not missing, f"docs/performance.md does not explain {missing}"
+        assert not missing, f"docs/measuring.md does not explain {missing}"
 
 
 MISTAKES = [
