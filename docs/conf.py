@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.linkcode",
     "myst_nb",
     "sphinx_copybutton",
+    "cards",
     "docstrings",
     "equations",
     "examples",

@@ -118,6 +118,7 @@ def test_no_page_is_heavy(site, pages):
 def test_no_page_is_wider_than_its_window(site):
     """From a phone to a wide screen; furo changes its columns in between, and our style its own widths."""
     pages = ("index.html", "performance.html", "derivation.html", "how-to/capture.html", "tutorials/first-network.html")
+    pages += ("exercises.html", "questions.html")
     frames = [
         f'<iframe src="{page}" style="width: {width}px"></iframe>'
         for page in pages
@@ -133,6 +134,21 @@ def test_no_page_is_wider_than_its_window(site):
     told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout.rpartition("</script>")[2]
     (site / "widths.html").unlink()
     assert told.startswith(f"all {len(frames)}"), told
+
+
+def test_the_rows_of_a_table_are_cards_on_a_phone(site):
+    """Each cell knows the heading of its column; tables of numbers, and narrow ones, stay tables."""
+    questions = (site / "questions.html").read_text("utf-8")
+    (first, *_) = re.findall(r'<table[^>]*class="[^"]*\bcards\b.*?</table>', questions, flags=re.DOTALL)
+    headings = re.findall(r'<th class="head"><p>(.*?)</p>', first)
+    cells = re.findall(r"<td[^>]*>", first)
+    assert len(headings) == 3 and len(cells) % 3 == 0
+    assert re.findall(r'data-label="([^"]*)"', first) == headings * (len(cells) // 3)
+    listed = (site / "exercises.html").read_text("utf-8")
+    assert listed.count('data-label="symptom"') == 24 and 'data-label=""' not in listed, "numbers have no heading"
+    assert "data-label" not in (site / "command-line.html").read_text("utf-8"), "tables of two columns"
+    speeds = re.findall(r"<table.*?</table>", (site / "performance.html").read_text("utf-8"), flags=re.DOTALL)
+    assert not [table for table in speeds if "images/s" in table and "data-label" in table]
 
 
 def test_equations_are_drawn_without_script(site, pages):

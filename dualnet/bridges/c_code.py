@@ -440,7 +440,7 @@ class _Buffers:
         return name
 
     def keep(self, name: str) -> str:
-        """The buffer goes on under another value: the release that follows does not free it."""
+        """The buffer lives on under another value: the release that follows does not free it."""
         self.kept[name] = self.kept.get(name, 0) + 1
         return name
 

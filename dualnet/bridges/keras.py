@@ -115,7 +115,7 @@ def read(path: Path) -> KerasFile:
     with open(path, "rb") as file:
         start = file.read(8)
     if start != HDF5 and start[:4] != b"PK\3\4":
-        raise CheckpointError(f"it is no file of Keras: it starts with {start.hex(' ') or 'nothing'}")
+        raise CheckpointError(f"it is not a Keras file: it starts with {start.hex(' ') or 'nothing'}")
     config, source = (None, path) if start == HDF5 else _unzipped(path)
     size = path.stat().st_size
     try:
@@ -132,7 +132,7 @@ def _need_h5py(path: Path) -> Any:
         import h5py
     except ImportError:
         raise ImportError(
-            f'load_weights: {path} is a file of Keras, which needs h5py: pip install "dualnet[keras]"'
+            f'load_weights: {path} is a Keras file, which needs h5py: pip install "dualnet[keras]"'
         ) from None
     return h5py
 
@@ -320,7 +320,7 @@ def _guessed(tree: _Tree, at: str) -> _Place:
 
 
 def _kind(name: str) -> str:
-    """The class that a name such as ``conv2d_3`` tells; "" if it tells none that we have.
+    """The class that a name such as ``conv2d_3`` gives; "" if it is none that we have.
 
     >>> _kind("conv2d_transpose_1"), _kind("stem")
     ('Conv2DTranspose', '')

@@ -191,7 +191,7 @@ def _calls(made: Plan) -> Iterator[str]:
 
 
 def _read(name: str, shape: tuple[int, ...], made_as: tuple[int, ...]) -> str:
-    """The name of an array, laid out in another way behind a Flatten."""
+    """The name of an array, laid out in another way after a Flatten."""
     return name if shape == made_as else f"{name}.reshape(len({name}), {', '.join(map(str, shape))})"
 
 

@@ -1,8 +1,8 @@
 """Networks as ONNX files: what every layer computes at inference, in the operators that other programs run.
 
 ONNX keeps maps as (N, C, H, W), a network here as (N, H, W, C). Each value in the graph knows how it lies, and a layer
-asks for the way it needs: so a transpose stands only where that changes, as a rule once behind the input. A map that is
-flattened stays in ONNX's order, and the rows of the ``Dense`` behind it are put in that order instead.
+asks for the way it needs: so a transpose stands only where that changes, as a rule once after the input. A map that is
+flattened stays in ONNX's order, and the rows of the ``Dense`` after it are put in that order instead.
 
 The graph is that of onnx_export_graph.py, what becomes of each layer stands in onnx_export_layers.py. A layer of your
 own exports through a method of its own; see :class:`OnnxGraph`.

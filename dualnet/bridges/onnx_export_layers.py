@@ -34,7 +34,7 @@ def _exports(*kinds: type[Layer]) -> Callable[[Exporter], Exporter]:
 
 
 def _pads(at: Any) -> list[int]:
-    """ONNX's order: all that stands before, then all behind."""
+    """ONNX's order: all that comes before, then all that comes after."""
     (top, bottom), (left, right) = at
     return [top, left, bottom, right]
 
@@ -348,7 +348,7 @@ def _batch_norm(graph: OnnxGraph, layer: L.BatchNorm, x: Value) -> Value:
         graph.constant(variance, graph.wide_dtype, role="moving_variance"),
     ]
     name, lies = (graph.first(x), FIRST) if axes == 3 else (graph.rows(x), ROWS)
-    if axes in (2, 4):  # ONNX wants the channels behind the batch
+    if axes in (2, 4):  # ONNX wants the channels after the batch
         name = graph.transposed(name, (0, axes, *range(1, axes)))
     parts = *_spread_and_mean(graph, layer, x.shape[-1:]), *statistics
     y = graph.narrow(

@@ -43,12 +43,12 @@ class Value:
     order: tuple[int, ...]
     flat: bool = False
     flattened: bool = False
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # of a Pad, for the layer behind it
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # of a Pad, for the layer after it
     padded_with: float = 0.0
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """The axes behind the batch, as the file orders them."""
+        """The axes after the batch, as the file orders them."""
         return tuple(self.shape[axis - 1] for axis in self.order[1:])
 
     @property
@@ -141,7 +141,7 @@ class GraphReader:
             told = list(self.given)
         if None in told:
             raise Lacking(
-                f"it leaves the shape of its input open, {tuple(told)}: say it, from_onnx(path, input_shape=(H, W, C))"
+                f"it leaves the shape of its input open, {tuple(told)}: pass it, from_onnx(path, input_shape=(H, W, C))"
             )
         shape = tuple(one for one in told if one is not None)
         return Value(entry.name, check_shape(shape, "from_onnx"), order)
@@ -172,7 +172,7 @@ class GraphReader:
             known = all(n in self.constants.known or self.values.get(n, 0) is not None for n in call.inputs)
             value = None
             try:
-                if reader is None and (known or call.operator not in FOLDS):  # behind what is lacking, shapes are too
+                if reader is None and (known or call.operator not in FOLDS):  # after what is lacking, shapes are too
                     raise Lacking(f"no layer is {call.domain + '.' if call.domain else ''}{call.operator}")
                 self._check_outputs(call)
                 if known and reader is not None:
@@ -198,7 +198,7 @@ class GraphReader:
 
     def _at_the_end(self, y: Value) -> None:
         if y.padding != ((0, 0), (0, 0)):
-            raise Lacking("it ends with a Pad, which only a convolution or a pooling behind it can take over")
+            raise Lacking("it ends with a Pad, which only a convolution or a pooling after it can take over")
         if y.flat and not y.in_our_order:
             raise Lacking(
                 f"it ends with maps {y.shape} that are flattened in another order of axes than here, so the outputs "
@@ -229,7 +229,7 @@ class GraphReader:
                 raise Lacking("it takes a constant where a layer takes its input")
             raise CheckpointError(f"it takes {name!r}, which no node before it makes")
         if value.padding != ((0, 0), (0, 0)) and call.operator not in TAKES_PADDING:
-            raise Lacking("it stands behind a Pad, which only a convolution or a pooling can take over")
+            raise Lacking("it comes after a Pad, which only a convolution or a pooling can take over")
         return value
 
     def maps(self, call: Call) -> Value:
@@ -275,7 +275,7 @@ class GraphReader:
         return float(value) if self.dtype == "float64" else float(str(numpy.float32(value)))
 
     def put(self, layer: Layer, x: Value, call: Call, **weights: numpy.ndarray | None) -> Value:
-        """Add a layer behind a value."""
+        """Add a layer after a value."""
         shape = (elements(x.shape),) if x.flattened else x.shape
         after = layer.output_shape(shape)
         name = call.outputs[0]

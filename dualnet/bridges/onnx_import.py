@@ -36,9 +36,9 @@ def from_onnx(path: str | os.PathLike, *, input_shape: Shape | None = None) -> L
     concatenations of branches, also where an exporter has written an activation or a norm in small steps. A layer that
     was used twice becomes two of the same weights.
 
-    Raises ``ValueError`` that tells which nodes have no counterpart here, each kind once, or at which node the graph is
-    no nest of containers; :class:`dualnet.CheckpointError` (a ``ValueError``) for a file that is damaged or something
-    else; ``FileNotFoundError`` if there is none, and ``ImportError`` without ``dualnet[onnx]``.
+    Raises ``ValueError`` that lists the nodes without a counterpart here, each kind once, or says at which node the
+    graph is no nest of containers; :class:`dualnet.CheckpointError` (a ``ValueError``) for a file that is damaged or
+    something else; ``FileNotFoundError`` if there is none, and ``ImportError`` without ``dualnet[onnx]``.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))

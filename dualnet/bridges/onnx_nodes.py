@@ -62,7 +62,7 @@ def _conv(reader: GraphReader, call: Call) -> Value:
     if w.ndim != 4:
         raise Lacking(f"its weights have {w.ndim} axes; the layers here have two axes of space")
     if x.padding != ((0, 0), (0, 0)) and x.padded_with:
-        raise Lacking(f"it stands behind a Pad with {x.padded_with}; a convolution pads with 0")
+        raise Lacking(f"it comes after a Pad with {x.padded_with}; a convolution pads with 0")
     D, _, k1, k2 = w.shape
     stride, dilation, groups = _pair(call, "strides"), _pair(call, "dilations"), call.attributes.get("group", 1)
     options: dict[str, Any] = {
@@ -113,7 +113,7 @@ def _pool(reader: GraphReader, call: Call) -> Value:
     }
     before = x.padding != ((0, 0), (0, 0))
     if before and x.padded_with != (-math.inf if name == "MaxPool" else 0):
-        raise Lacking(f"it stands behind a Pad with {x.padded_with}")
+        raise Lacking(f"it comes after a Pad with {x.padded_with}")
     if name == "LpPool":
         if call.attributes.get("p", 2) != 2:
             raise Lacking(f"p is {call.attributes['p']}; L2Pool2D has 2")
@@ -171,7 +171,7 @@ def _dense(reader: GraphReader, call: Call) -> Value:
 def _flatten(reader: GraphReader, call: Call) -> Value:
     x, axis = reader.value(call), call.attributes.get("axis", 1)
     if axis % (2 if x.flat else len(x.order)) != 1:
-        raise Lacking(f"axis is {axis}; expected 1, behind the batch")
+        raise Lacking(f"axis is {axis}; expected 1, after the batch")
     return _as_rows(reader, call, x)
 
 
@@ -244,7 +244,7 @@ def _transpose(reader: GraphReader, call: Call) -> Value:
 def _same(reader: GraphReader, call: Call) -> Value:
     x = reader.value(call)
     if call.operator == "Cast" and call.attributes.get("to") not in FLOATS:
-        raise Lacking("it makes something else than floating-point numbers")
+        raise Lacking("it does not make floating-point numbers")
     return x
 
 
@@ -276,7 +276,7 @@ def _softmax(reader: GraphReader, call: Call) -> Value:
     axes = 2 if x.flat else len(x.order)
     axis = call.attributes.get("axis", -1 if reader.opset >= 13 else 1) % axes
     if reader.opset < 13 and axis != axes - 1:
-        raise Lacking("before opset 13 it takes all axes behind one together")
+        raise Lacking("before opset 13 it takes all axes after one together")
     if x.flattened and not x.flat:
         raise Lacking("it takes rows that were made maps again")
     kind = L.Softmax if call.operator == "Softmax" else L.LogSoftmax
@@ -305,7 +305,7 @@ def _check_channels_second(x: Value) -> None:
     if x.flattened and not x.flat:
         raise Lacking("it takes rows that were made maps again")
     if not x.flat and x.order[1] != len(x.shape):
-        raise Lacking("it takes axes in another order; expected the channels behind the batch")
+        raise Lacking("it takes axes in another order; expected the channels after the batch")
 
 
 @_reads("LayerNormalization")
@@ -499,15 +499,15 @@ def _pad(reader: GraphReader, call: Call) -> Value:
     x = reader.maps(call)
     pads = reader.integers(call, 1) or call.attributes.get("pads")
     if pads is None or len(pads) != 8 or call.attributes.get("mode", "constant") != "constant" or len(call.inputs) > 3:
-        raise Lacking("it pads otherwise than with a constant around (N, C, H, W)")
+        raise Lacking("it does not pad with a constant around (N, C, H, W)")
     given = reader.constant(call, 2)
     value = float(call.attributes.get("value", 0.0)) if given is None else float(given.reshape(()))
     (n0, c0, top, left), (n1, c1, bottom, right) = pads[:4], pads[4:]
     if min(pads) < 0 or n0 or n1 or c0:
-        raise Lacking(f"it pads by {pads}; expected zeros behind the channels, or maps")
+        raise Lacking(f"it pads by {pads}; expected zeros after the channels, or maps")
     if c1:
         if (top, left, bottom, right) != (0, 0, 0, 0) or value:
-            raise Lacking(f"it pads by {pads}; expected zeros behind the channels, or maps")
+            raise Lacking(f"it pads by {pads}; expected zeros after the channels, or maps")
         before = reader.lone_layer(call.inputs[0])
         if isinstance(before, PaddedShortcut):
             before.filters += c1

@@ -89,7 +89,7 @@ PATTERNS: dict[str, list[tuple]] = {
 
 
 def simplified(calls: list[Call], get: Get) -> list[Call]:
-    """The nodes, with one node in the place of each formula that is recognised; its parts may be left over."""
+    """The nodes, with one node instead of each formula that is recognised; its parts may be left over."""
     makers: dict[str, Call] = {}
     made = []
     for call in calls:

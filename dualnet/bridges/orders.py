@@ -1,6 +1,6 @@
 """Flattened maps: dualnet counts their units pixel by pixel, PyTorch and ONNX channel by channel.
 
-Whatever has one number for each unit, up to the first dense layer behind a Flatten, is ordered by it.
+Whatever has one number for each unit, up to the first dense layer after a Flatten, is ordered by it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _after_leaf(layer: Layer, shape: Shape, order: Order) -> Order:
 
 
 def _merged(ways: list[tuple[int, Order]], path: str, merge: str) -> Order:
-    """The order behind ways that are added or concatenated, each given by its width and its order."""
+    """The order after ways that are added or concatenated, each given by its width and its order."""
     if merge != "concat":
         if not all(same_order(order, ways[0][1]) for _, order in ways):
             does = "adds" if merge == "add" else "merges"

@@ -46,9 +46,9 @@ def from_torch(module: Any, input_shape: Shape) -> kinds.Sequential:
     shared. Where it computes and which parameters it has frozen is not taken over.
 
     Modules, functions and methods that our layers cover may be used in ``forward`` in any way that ``torch.fx`` can
-    follow. If there are others, a ``ValueError`` lists all of them, each with its name and what to do. So it is if
-    training computes something else than inference does, or if ways through the network cross in a manner that no
-    container describes. Needs PyTorch: ``ImportError`` says how to install it.
+    follow. If there are others, a ``ValueError`` lists all of them, each with its name and what to do. The same happens
+    if training computes something different from inference, or if ways through the network cross in a manner that
+    no container describes. Needs PyTorch: ``ImportError`` says how to install it.
 
     >>> import dualnet as dn
     >>> from torch import nn
@@ -227,7 +227,9 @@ class _Reader:
 
     def read(self, input_shape: Shape) -> Value:
         for place in self.graphs.differences:
-            self.problems.append(Problem(place, "forward", "in training it computes something else than at inference"))
+            self.problems.append(
+                Problem(place, "forward", "in training it computes something different from inference")
+            )
         start = Value("", input_shape, MAPS if len(input_shape) == 3 else tuple(range(len(input_shape) + 1)))
         for node in self.graphs.nodes:
             if node.op == "placeholder":
@@ -255,19 +257,18 @@ class _Reader:
         natural = MAPS if len(value.shape) == 3 else tuple(range(len(value.shape) + 1))
         if value.order is not None or (value.axes != natural and not value.guessed):
             why = (
-                f"the output is {shown(value.theirs)}, in an order that dualnet has not: flattened or permuted maps. "
-                "Convert the module without its last step"
+                f"the output is {shown(value.theirs)}, in an order that dualnet does not have: flattened or permuted "
+                "maps. Convert the module without its last step"
             )
             self.problems.append(Problem("forward", "return", why))
         elif value.pads:
-            why = (
-                f"the output is {shown(value.theirs)} with zeros around it; put a convolution behind, or leave them out"
-            )
+            why = f"the output is {shown(value.theirs)} with zeros around it; "
+            why += "put a convolution after it, or leave them out"
             self.problems.append(Problem("forward", "return", why))
         return value
 
     def _filled(self, argument: Any) -> Any:
-        """An argument of a node, with values in the place of nodes."""
+        """An argument of a node, with values instead of nodes."""
         if hasattr(argument, "op") and hasattr(argument, "target"):
             return self.values[argument.name]
         if isinstance(argument, (tuple, list)):
@@ -288,7 +289,7 @@ class _Reader:
             result = self._called(node, args, kwargs, given)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             follows = any(value.guessed for value in given) and type(error) is not Unsupported
-            if not follows:  # a shape that does not fit behind something unknown is no news
+            if not follows:  # a shape that does not fit after something unknown is not news
                 told = isinstance(error, Unsupported) or type(error) is ValueError
                 self._problem(node, str(error) if told else f"with arguments that dualnet does not know ({error})")
             return replace(given[0], guessed=True) if given else None
@@ -346,7 +347,7 @@ class _Reader:
             raise Unsupported(HINTS.get(called.removesuffix("_"), OTHERWISE))
         if node.name in self.graphs.flags:
             place = FLAGGED[called]
-            args[place : place + 1] = []  # the arguments behind it come by name
+            args[place : place + 1] = []  # the arguments after it come by name
             names = ("momentum", "eps") if called == "batch_norm" else ("inplace",)
             kwargs = {**dict(zip(names, args[place:])), **kwargs, "training": self.graphs.flags[node.name]}
             args = args[:place]
@@ -408,7 +409,7 @@ class _Reader:
 
     def _sum(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Value:
         if len(args) != 2 or kwargs or not all(isinstance(value, Value) for value in args):
-            raise Unsupported("a sum with something that is no map; expected two tensors that forward computes")
+            raise Unsupported("a sum with something that is not a map; expected two tensors that forward computes")
         one, other = args
         if (one.shape, one.axes) != (other.shape, other.axes) or not _same_order(one, other):
             raise Misfit(f"a sum of {shown(one.theirs)} and {shown(other.theirs)}; expected equal shapes")
@@ -417,7 +418,7 @@ class _Reader:
 
     def _join(self, node: Any, tensors: Any, dim: int = 0) -> Value:
         if not all(isinstance(value, Value) for value in tensors):
-            raise Unsupported("it joins something that is no map; expected tensors that forward computes")
+            raise Unsupported("it joins something that is not a map; expected tensors that forward computes")
         first = tensors[0]
         if len(tensors) == 1:
             return first

@@ -29,8 +29,8 @@ def to_torch(net: Layer) -> Any:
     have the names that they have in the network (``0.weight`` is ``0.w``), and ``from_torch`` reads it back, unless a
     pooling needed a padding of its own.
 
-    Layers that PyTorch has no equal of raise one ``ValueError`` that lists them all, such as ``Lambda`` or a class of
-    your own. ``ImportError`` says how to install PyTorch.
+    If PyTorch has no equal for some layers, such as ``Lambda`` or a class of your own, one ``ValueError`` lists them
+    all. ``ImportError`` says how to install PyTorch.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Flatten(), dn.Dense(5)]).init((4, 4, 3))
@@ -415,7 +415,7 @@ WRITERS: dict[type, Callable[..., Any]] = {
 
 @functools.cache
 def _own_modules() -> dict[str, Any]:
-    """Modules that PyTorch has not; classes can only be made once it is imported."""
+    """Modules that PyTorch does not have; classes can only be made once it is imported."""
     torch = need_torch("to_torch")
     nn = torch.nn
 

@@ -149,7 +149,7 @@ class _Ways:
     def _region(self, merge: str, above: str, names: tuple[str, ...], level: int) -> Region:
         """The ways from ``above`` to these nodes.
 
-        Neighbours in a concatenation that go on together, and part only later, are concatenated where they part.
+        Neighbours in a concatenation that stay together, and part only later, are concatenated where they part.
         """
         runs: list[list[str]] = []
         for name in names:

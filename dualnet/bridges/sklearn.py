@@ -1,7 +1,7 @@
 """Networks as scikit-learn's estimators: in pipelines, grid searches and cross-validation.
 
-The classes derive from scikit-learn's, so this file needs it at once. ``dn.sklearn`` loads the file when it is first
-asked for. Inside, ``sklearn`` is the library: imports are absolute.
+The classes derive from scikit-learn's, so this file needs it at once. ``dn.sklearn`` loads the file when you first
+use it. Inside, ``sklearn`` is the library: imports are absolute.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class _DualNet(BaseEstimator):
             raise
 
     def _goes_on(self) -> bool:
-        """Does ``fit`` go on with the network that it trained before?"""
+        """Does ``fit`` continue with the network that it trained before?"""
         return flag(self.warm_start, "warm_start", op=type(self).__name__) and hasattr(self, "net_")
 
     def _checked(self, X: Any, reset: bool, **y: Any) -> Any:
@@ -310,8 +310,8 @@ class _DualNet(BaseEstimator):
 class DualNetClassifier(ClassifierMixin, _DualNet):
     """A network as a scikit-learn classifier.
 
-    ``layers`` is a list of layers or a network, of which each ``fit`` trains a copy (layers that were trained before go
-    on from there); or a function that gets the number of classes and returns one of these, such as
+    ``layers`` is a list of layers or a network, of which each ``fit`` trains a copy (layers that were trained before
+    continue from there); or a function that gets the number of classes and returns one of these, such as
     ``dn.models.lenet5``. It makes one output for each class: LOGITS, no softmax. ``None`` is a dense network with 100
     hidden units, as that of ``MLPClassifier``. ``input_shape`` folds each row of X into what the first layer reads,
     such as (28, 28, 1).
@@ -321,8 +321,8 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
 
     ``loss``, ``epochs``, ``batch_size``, ``optimizer`` and ``verbose`` are those of :func:`dualnet.fit`; the optimizer
     is copied. ``early_stopping=True`` holds out ``validation_fraction`` of the examples, stops when their loss has not
-    improved for ``n_iter_no_change`` epochs, and keeps the best weights. ``warm_start=True`` lets ``fit`` go on from
-    the last one. An integer as ``random_state`` is the ``seed`` of :func:`dualnet.fit`.
+    improved for ``n_iter_no_change`` epochs, and keeps the best weights. ``warm_start=True`` lets ``fit`` continue
+    from the last one. An integer as ``random_state`` is the ``seed`` of :func:`dualnet.fit`.
 
     Afterwards ``net_`` is the network, ``classes_`` are the labels in the order of its outputs, ``history_`` has the
     figures of all epochs, ``loss_curve_`` the losses, ``n_iter_`` their number, and ``optimizer_`` the optimizer.
@@ -353,7 +353,7 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
             classes = numpy.unique(y)
             if going_on and not numpy.array_equal(classes, self.classes_):
                 raise ValueError(
-                    f"DualNetClassifier: warm_start=True goes on with the classes {self.classes_}; y has {classes}. "
+                    f"DualNetClassifier: warm_start=True continues with the classes {self.classes_}; y has {classes}. "
                     "Set warm_start=False, or call partial_fit for examples of some of the classes."
                 )
             self.classes_ = classes
@@ -362,7 +362,7 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
             )
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Train one epoch on these examples, and go on from there the next time.
+        """Train one epoch on these examples, and continue from there the next time.
 
         ``classes`` are all labels that will ever come; the first call needs them. ``sample_weight`` is taken as it is:
         an example of weight 1 counts as one without.
@@ -419,7 +419,7 @@ class DualNetRegressor(RegressorMixin, _DualNet):
     """A network as a scikit-learn regressor, for one target or several.
 
     It takes what :class:`DualNetClassifier` takes, and its network makes one output for each target. ``loss`` is the
-    squared error by default; ``"huber"`` is not led astray by outliers. A ``TransformedTargetRegressor`` scales targets
+    squared error by default; ``"huber"`` is less sensitive to outliers. A ``TransformedTargetRegressor`` scales targets
     that are far from 1.
 
     >>> from sklearn.datasets import make_regression
@@ -451,7 +451,7 @@ class DualNetRegressor(RegressorMixin, _DualNet):
             return self._fit(Examples.checked(type(self).__name__, X, t, sample_weight), t.shape[1], going_on)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one epoch on these examples, and go on from there the next time.
+        """Train one epoch on these examples, and continue from there the next time.
 
         ``sample_weight`` is taken as it is: an example of weight 1 counts as one without.
         """
@@ -471,7 +471,7 @@ class DualNetRegressor(RegressorMixin, _DualNet):
             self._targets_of_y = t.shape[1]
         elif t.shape[1] != self._targets_of_y:
             raise ValueError(
-                f"DualNetRegressor: y has {t.shape[1]} targets, and the network that goes on was made for "
+                f"DualNetRegressor: y has {t.shape[1]} targets, and the network that continues was made for "
                 f"{self._targets_of_y}"
             )
         return X, t

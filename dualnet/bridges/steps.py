@@ -319,7 +319,7 @@ def _batch_norm(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
 
 
 def _layer_norm(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
-    """Along some of at most 4 axes: these are at most two runs, n1 and n2, with A before them, B between, I behind."""
+    """Along some of at most 4 axes: these are at most two runs, n1 and n2, with A before them, B between, I after."""
     axes = [axis - 1 for axis in check_axes(layer.axis, len(x.shape) + 1, "LayerNorm")]
     runs: list[list[int]] = [[], [], [], [], []]  # A, n1, B, n2, I
     run = 0
@@ -364,7 +364,7 @@ UNWRITTEN = {
     *(kinds.AdaptiveAveragePool2D, kinds.Conv1D, kinds.MaxPool1D, kinds.AveragePool1D),
     *(kinds.GlobalAveragePool1D, kinds.GlobalMaxPool1D),
 }
-"""Layers of which there is no form yet."""
+"""Layers that have no form yet."""
 LEAVES: dict[type, Callable[..., Value]] = {
     kinds.Identity: _same,
     kinds.Dropout: _same,

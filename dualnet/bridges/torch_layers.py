@@ -2,7 +2,7 @@
 
 PyTorch has its channels in front, dualnet has them last. No layer turns the maps for that: each :class:`Value` says
 where the axes of PyTorch's tensor are in our array, and the weights are turned instead, once. So ``x.permute`` costs
-nothing, and flattened maps, whose units PyTorch counts in another order, are put right in the weights behind them.
+nothing, and flattened maps, whose units PyTorch counts in another order, are put right in the weights after them.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def conv2d(
 
 
 def padded(x: Value, pad: Any, mode: str = "constant", value: float | None = None) -> Value:
-    """Zeros around the maps, given as PyTorch does: left, right, top, bottom. The convolution behind adds them."""
+    """Zeros around the maps, given as PyTorch does: left, right, top, bottom. The convolution after them adds them."""
     _as_maps(x)
     if mode != "constant" or value not in (None, 0) or len(pad) != 4 or min(pad) < 0:
         raise Unsupported(f"{mode} padding with {tuple(pad)} and {value}; expected zeros around maps")
@@ -150,7 +150,7 @@ def padded(x: Value, pad: Any, mode: str = "constant", value: float | None = Non
 
 def _more_padding(pads: Any, padding: Any) -> Any:
     if padding == "same":
-        raise Unsupported("padding='same' behind another padding; say it in one of the two")
+        raise Unsupported("padding='same' after another padding; pad in one of the two")
     own = (0, 0) if padding == "valid" else _both(padding)
     return tuple((before + more, after + more) for (before, after), more in zip(pads, own))
 
@@ -197,8 +197,8 @@ def conv_transpose2d(
 def linear(x: Value, weight: Any, bias: Any = None) -> Step:
     if x.axes[-1] != len(x.shape):
         raise Misfit(
-            f"it works along the last axis of {shown(x.theirs)}, which is no axis of channels here. Flatten the maps "
-            "first, or permute them to (N, H, W, C)"
+            f"it works along the last axis of {shown(x.theirs)}, which is not the axis of channels here. Flatten the "
+            "maps first, or permute them to (N, H, W, C)"
         )
     _width(x, weight.shape[1])
     w = _array(weight)  # (out, in)
@@ -357,7 +357,7 @@ def scale(x: Value, factor: Any) -> Step | None:
     if len(x.shape) != 3 or aligned != expected:
         raise Unsupported(f"a product with {_told_factor(factor)}. {HINTS['mul']}")
     if not getattr(factor, "requires_grad", False):
-        raise Unsupported("a product with a tensor that is not learned. Scale the input before, or the weights behind")
+        raise Unsupported("a product with a tensor that is not learned. Scale the input before, or the weights after")
     return Step(kinds.DepthwiseConv2D(1, use_bias=False), {"w": _array(factor).reshape(1, 1, 1, C)}, x.axes)
 
 
@@ -580,4 +580,4 @@ HINTS = {
     **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "There is no layer for attention"),
 }
 """What to do about what our layers do not cover."""
-OTHERWISE = "Write a dn.Layer for it, and put the parts before and behind it together"
+OTHERWISE = "Write a dn.Layer for it, and put the parts before and after it together"

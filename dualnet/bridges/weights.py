@@ -1,7 +1,7 @@
 """Weights of another framework into a network of ours: whose is whose, and in which order its axes lie.
 
 A file or a ``state_dict`` holds arrays by name. PyTorch's names end in ``weight``, ``bias``, ``running_mean`` and
-``running_var``, and such arrays are turned: (D, C, k1, k2) to (k1, k2, C, D), (out, in) to (in, out), rows behind a
+``running_var``, and such arrays are turned: (D, C, k1, k2) to (k1, k2, C, D), (out, in) to (in, out), rows after a
 Flatten from channel by channel to pixel by pixel. Keras' end in ``kernel`` and ``bias``, and lie as ours do, but for
 the filters of a depthwise convolution. Names that end as ours do (``w``, ``gamma``, ...) are taken as they are. The
 names before the last dot are those of layers, and are matched as a whole.
@@ -61,8 +61,9 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
 
     Layers are matched by their names if all of the network's are there. Otherwise each of the network's layers, from
     first to last, gets the first one of the source that is left and has its shapes. The report says which it was, one
-    by one; read it, for layers of equal shape in another order look alike. ``rename`` settles it: ``{"fc": "9", "aux":
-    None}`` gives a layer or an array another name, or leaves it out; a function gets each name and returns the new one.
+    by one; read it, because layers of equal shape in a different order look alike. ``rename`` settles it:
+    ``{"fc": "9", "aux": None}`` gives a layer or an array a new name, or leaves it out; a function gets each name and
+    returns the new one.
 
     With ``strict`` a ``ValueError`` lists what is missing, what is left over and what has another shape. Without, what
     fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed. A warning lists
@@ -366,7 +367,7 @@ def _grouped(arrays: dict[str, Any], rename: Rename, report: LoadedWeights) -> t
         if new != name:
             renamed.add(layer)
     if unused:
-        raise ValueError(f"load_weights: rename has names that the source has not: {', '.join(sorted(unused))}")
+        raise ValueError(f"load_weights: rename has names that are not in the source: {', '.join(sorted(unused))}")
     return groups, renamed
 
 

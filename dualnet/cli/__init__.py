@@ -2,9 +2,10 @@
 """The command line: ``dualnet train | predict | summary | check | against | explain | zoo | bench | tune | ...``.
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
-one line on stderr and exit code 2. If an argument cannot be read, the usage stands above that line. A gradient check
-that fails ends in exit code 1, and so does a model that is off. Signals end in 128 + their number, as in a shell: 130
-for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 for a pipe that closed, as in ``dualnet summary vgg16 | head -1``.
+one line on stderr and exit code 2. If an argument cannot be read, the usage is printed above that line. A gradient
+check that fails ends in exit code 1, and so does a model that is off. Signals end in 128 + their number, as in a
+shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 for a pipe that closed, as in
+``dualnet summary vgg16 | head -1``.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _discard(stream: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that notices if its help cannot be written, and that ``--seed=--`` is no value."""
+    """A parser that notices if its help cannot be written, and that ``--seed=--`` gives no value."""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         values = super()._get_values(action, arg_strings)  # which takes "--" out, and leaves an empty list
@@ -144,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:
-    """Where a shell asks what could come next, argcomplete answers and ends the process."""
+    """If a shell asks what could come next, argcomplete answers and ends the process."""
     if "_ARGCOMPLETE" in os.environ:
         with suppress(ImportError):
             import argcomplete

@@ -47,7 +47,7 @@ def _array(name: str) -> numpy.ndarray:
     try:
         return numpy.load(name, allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{name} is no .npy file of numbers ({error})") from error
+        raise ValueError(f"{name} is not an .npy file of numbers ({error})") from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a network's outputs say, in words and in tables, with the names of its classes where it knows them."""
+"""What a network's outputs say, in words and in tables, with the names of its classes if it knows them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to say about one image. ``guesses`` are the likeliest classes, if the network tells classes."""
+    """What there is to say about one image. ``guesses`` are the likeliest classes, if the network has classes."""
 
     image: str
     words: str

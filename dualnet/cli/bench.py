@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         "--capture", action="store_true", help="dualnet's step captured too: recorded, then repeated without Python"
     )
     parser.add_argument("--stay", action="store_true", help="let processes wait between rounds, as on a GPU")
-    parser.add_argument("--limit", type=rate, metavar="S", help="begin nothing more after S seconds")
+    parser.add_argument("--limit", type=rate, metavar="S", help="start nothing new after S seconds")
     parser.add_argument("--threads", type=count, metavar="N", help="threads for everyone (the cores of this process)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the data (0)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")

@@ -37,7 +37,7 @@ CHECKED: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("grey", "augment", "capture", "resume", "distributed", "sync_batch_norm"), switch),
     **{"lr": rate, "seed": whole, "size": counts, "dtype": floating, "loss_scale": loss_scale},
 }
-"""How each option is read that is no plain word."""
+"""How to read each option that is not a plain word."""
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -56,7 +56,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 class Configured:
-    """Takes what a configuration says into the options that the command line leaves open.
+    """Fills in the options that the command line leaves open, from a configuration.
 
     ``names`` are the options that a file may set, and ``given`` those that stand on the command line.
     """
@@ -107,7 +107,7 @@ def _checked(option: str, value: Any, where: str) -> Any:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """The table in a TOML file; ``ValueError`` says where it cannot be read."""
+    """The table in a TOML file. If it cannot be read, a ``ValueError`` says where."""
     with open(path, "rb") as file:
         try:
             return tomllib.load(file)
@@ -154,7 +154,7 @@ def _value(value: Any) -> str:
 
 
 def beside(model: Path) -> Path:
-    """The configuration that lies beside a saved model. No file of the user's is called so.
+    """The configuration beside a saved model. No file of the user's has this name.
 
     >>> beside(Path("digits-digits_cnn.npz")).name
     'digits-digits_cnn.run.toml'

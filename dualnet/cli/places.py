@@ -73,7 +73,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a network is, in words too, and what went wrong on the way there."""
+    """Where a network was saved, in words too, and what went wrong on the way."""
 
     path: Path
     words: str

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         metavar="BYTES",
         help="gradients that are added up together (4 MiB)",
     )
-    add("--no-overlap", action="store_true", help="gradients travel after the backward pass, not behind it")
+    add("--no-overlap", action="store_true", help="gradients travel after the backward pass, not during it")
     add(
         "--variation",
         type=_share,

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--invert",
         action="store_true",
-        help="black becomes white: for dark ink on paper, where the network learned light ink, as on digits and mnist",
+        help="black becomes white: for dark ink on paper, if the network learned light ink, as on digits and mnist",
     )
 
 

@@ -27,10 +27,10 @@ NAMED = {
     "cifar10": data.CIFAR10_CLASSES,
     "cifar100": data.CIFAR100_CLASSES,
 }
-"""The names of classes that are no numbers."""
+"""The names of classes that are not numbers."""
 READERS = {"cifar10": data.load_cifar10, "cifar100": data.load_cifar100}
 MIRRORED = ("cifar10", "cifar100", "fashion_mnist")
-"""What may be seen from the other side: no digits and no writing."""
+"""What may be mirrored: not digits, and not writing."""
 
 
 def network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
@@ -64,7 +64,7 @@ def load(dataset: str, folder: str | None) -> Any:
 
 
 def fetch(dataset: str, folder: str | None) -> None:
-    """Download a data set that has a name, if it is needed and lies nowhere."""
+    """Download a data set that has a name, if it is needed and not on the disk."""
     if dataset in SOURCES and folder is None:
         placed(dataset)
 
@@ -74,7 +74,7 @@ def fetch(dataset: str, folder: str | None) -> None:
 PHOTOS = ("resnet20", 20, 2e-3)
 LOOKED_AT = 256
 SIDE = 64
-"""Photos are scaled to so many pixels each way, if nothing is said."""
+"""By default photos are scaled to this many pixels each way."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Subject:
 
     @property
     def of_classes(self) -> str:
-        """The classes in words, where their names are news."""
+        """The classes in words, if their names say more than their numbers."""
         some = ", ".join(self.classes[:5]) + ", …" * (len(self.classes) > 5)
         return f"; {len(self.classes)} classes: {some}" if self.photos else ""
 

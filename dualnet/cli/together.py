@@ -1,4 +1,4 @@
-"""Commands that run on several ranks at once: all compute, rank 0 speaks and writes, and a mistake is told once."""
+"""Commands that run on several ranks at once: all compute, rank 0 prints and writes, and a mistake is reported once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """The communicator of this process. Rank 0 tells what went wrong anywhere, and the others end without a word."""
+    """The communicator of this process. Rank 0 reports what went wrong on any rank, and the others end silently."""
     from ..distributed import RankError, init
 
     ranks = init()
@@ -53,12 +53,12 @@ def together() -> Iterator[Ranks]:
 
 
 def _speaks(ranks: Ranks, error: BaseException) -> bool:
-    """Is it for this rank to tell? Rank 0 hears of every mistake; if it is gone itself, rank 1 tells that."""
+    """Should this rank report it? Rank 0 hears of every mistake; if rank 0 itself is gone, rank 1 reports that."""
     return ranks.rank == 0 or (ranks.rank == 1 and str(error).startswith("rank 0 ("))
 
 
 def _let_the_first_finish(ranks: Ranks, error: BaseException) -> None:
-    """A launcher ends all ranks as soon as one has failed: give rank 0 the time to save, and to tell why."""
+    """A launcher ends all ranks as soon as one has failed: give rank 0 time to save, and to say why."""
     mesh, until = getattr(ranks, "mesh", None), time.monotonic() + PATIENCE
     while mesh is not None and 0 not in mesh.gone and not str(error).startswith("rank 0 ("):
         if time.monotonic() > until:
@@ -69,7 +69,7 @@ def _let_the_first_finish(ranks: Ranks, error: BaseException) -> None:
 def in_turns(ranks: Ranks, fetch: Callable[[], object]) -> None:
     """Call ``fetch()`` on rank 0, then on one rank of each other machine, then on the rest.
 
-    So what is downloaded comes once for each disk, whether the machines share one or not: who comes later finds it.
+    So each disk gets a download only once, whether the machines share one or not: later ranks find it there.
     """
     machines = ranks.gather_words(socket.gethostname())
     mine = 0 if ranks.rank == 0 else 1 if machines.index(machines[ranks.rank]) == ranks.rank else 2

@@ -35,7 +35,7 @@ DEFAULTS = {
     "distributed": False,
     "sync_batch_norm": False,
 }
-"""What holds where neither the command line nor a configuration says anything."""
+"""The defaults, for what neither the command line nor a configuration sets."""
 NAMES = (
     *("dataset", "data", "size", "grey", "model", "epochs", "batch_size", "lr", "optimizer", "augment", "capture"),
     *("dtype", "loss_scale", "seed", "out", "resume", "checkpoint_every", "log", "tensorboard"),
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=count, metavar="N", help="images in a step (64)")
     parser.add_argument("--lr", type=rate, metavar="RATE", help="the highest learning rate of the one-cycle schedule")
     parser.add_argument("--optimizer", metavar="NAME", help="sgd, rmsprop, adam or adamw (adam)")
-    parser.add_argument("--augment", **_switch, help="shift the images, and mirror those that are no writing")
+    parser.add_argument("--augment", **_switch, help="shift the images, and mirror them unless they show writing")
     parser.add_argument("--capture", **_switch, help="record the whole step, and repeat it without Python")
     parser.add_argument("--dtype", choices=FLOATING, help="what layers compute in (DUALNET_DTYPE, or float32)")
     parser.add_argument(
@@ -73,12 +73,12 @@ def add(commands: Any) -> None:
         "--out", metavar="PATH", help="the folder for the model (this one), or a file: .npz, .safetensors"
     )
     parser.add_argument(
-        "--resume", **_switch, help="keep checkpoints beside the model, and go on from the newest that is there"
+        "--resume", **_switch, help="keep checkpoints beside the model, and continue from the newest one"
     )
     parser.add_argument("--checkpoint-every", type=count, metavar="STEPS", help="how often, beside each epoch's end")
     parser.add_argument("--log", metavar="FILE", help="the figures of each epoch, as .csv or .jsonl")
     parser.add_argument("--tensorboard", metavar="DIR", help="the figures of each epoch, for TensorBoard")
-    parser.add_argument("--config", metavar="FILE", help="options in a file (TOML); what stands here wins over it")
+    parser.add_argument("--config", metavar="FILE", help="options in a file (TOML); the command line wins over it")
     parser.add_argument(
         "--set",
         type=setting,
@@ -95,7 +95,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--sync-batch-norm", **_switch, help="with it, batch norm takes its statistics from the batches of all ranks"
     )
-    parser.add_argument("--quiet", action="store_true", help="print the result alone, no progress")
+    parser.add_argument("--quiet", action="store_true", help="print only the result, no progress")
     with_json(parser)
 
 
@@ -142,7 +142,7 @@ class _Training:
         check_writable(target, sum(p.value.nbytes for p in self.net.parameters().values()))
 
     def run(self) -> int:
-        """Train, save and tell. Returns the exit code."""
+        """Train, save and print the result. Returns the exit code."""
         self._tell()
         begun = time.perf_counter()
         try:
@@ -194,12 +194,12 @@ class _Training:
         )
 
     def _broken_off(self, error: BaseException) -> int:
-        """Keep what was trained, and tell how far it came."""
+        """Save what was trained, and print how far it got."""
         epochs = self.watch.run.history.epochs
         with unbroken():
             half = self.place if self.folder is None else stopped_of(self.place)
             done = save(self.net, half)  # before anything else: who ends a training may not wait
-            more = "; with --resume the same command goes on" if self.folder is not None else ""
+            more = "; with --resume the same command continues" if self.folder is not None else ""
             why = told(error) if isinstance(error, KeyboardInterrupt) else f"dualnet train: {error}; broken off"
             say(f"{why} after epoch {epochs} of {self.epochs}; {done.words}{more}", "stderr")
         code = exit_code(error) if isinstance(error, KeyboardInterrupt) else EXIT_USAGE
@@ -228,7 +228,7 @@ class _Training:
             made = self.watch.steps or self.folder is None
             there = None if made else file_with(self.net, self.place)
             if there is not None:  # the same command once more
-                words = f"trained already: {there}; to go on, say --epochs"
+                words = f"trained already: {there}; to continue, pass --epochs"
                 return _told(words, {**result, "saved": str(there)}, options)
             return _end(self.net, self.place, result, in_toml(_table(kept, self.arguments)), options)
 
@@ -241,7 +241,7 @@ def _told(words: str, result: dict[str, Any], options: argparse.Namespace) -> in
 
 
 def _end(net: dn.Layer, place: Path, result: dict[str, Any], configuration: str, options: argparse.Namespace) -> int:
-    """Tell the result, and save the network and its configuration."""
+    """Print the result, and save the network and its configuration."""
     unheard = None
     if not options.json:
         unheard = say(f"trained in {result['seconds']:.1f} s, test accuracy {100 * result['accuracy']:.2f} %")
@@ -294,7 +294,7 @@ def _logs(options: argparse.Namespace) -> list[dn.Callback]:
 
 
 class _Watch(dn.Callback):
-    """Keeps the run, to know how far it came, and counts the steps that it made today."""
+    """Keeps the run, to know how far it got, and counts the steps of this call."""
 
     run: Run | None = None
     steps = 0

@@ -1,10 +1,10 @@
 """``accumulate=k``: k small batches make one step, with the gradient of one large batch.
 
 The gradient of a mean over all examples is the sum of those of the small batches, each with its share of the examples,
-or of their weights. So the loss of each batch is differentiated from its share on, instead of from 1, and the gradients
-are added up. A last group that is smaller needs no special care.
+or of their weights. So the backward pass of each batch starts from its share instead of from 1, and the gradients are
+added up. A smaller last group needs no special care.
 
-Not everything is as in one large batch: batch norm takes its statistics from each small batch.
+One thing differs from one large batch: batch norm takes its statistics from each small batch.
 """
 
 from __future__ import annotations

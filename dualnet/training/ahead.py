@@ -16,13 +16,14 @@ END: Any = object()
 
 
 def one_ahead(items: Iterable[Item], ahead: bool = True) -> Generator[Item, None, None]:
-    """The same items in the same order; while one is in use, a thread prepares the next, and no more than that.
+    """The same items in the same order. While one is in use, a thread prepares the next one, and only that one.
 
     Reading files, decoding images and NumPy's loops leave Python's lock to others, so a training step runs meanwhile.
-    An error in the thread is raised here, when the turn of its item comes. Close the generator when you leave it early:
-    closing waits until the item that is being made is done, and ends the thread.
+    An error in the thread is raised here, when its item is due. If you leave the generator early, close it: closing
+    waits for the item that is being made, and ends the thread.
 
-    The thread sees the settings of whoever began, such as the backend in force. With ``ahead=False`` there is none.
+    The thread uses the settings of the code that started it, such as the backend in force. ``ahead=False`` starts no
+    thread.
 
     >>> list(one_ahead(range(3)))
     [0, 1, 2]

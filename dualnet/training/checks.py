@@ -1,4 +1,4 @@
-"""Everything that can be said about a training before its first step: arguments, data, network and loss together."""
+"""All checks before the first step of a training: arguments, data, network and loss together."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def initialise(net: Layer, x: Any, seed: int, augment: Any = None) -> None:
 def check_training(
     net: Layer, data: Data, held_out: Data | None, loss: Loss, extent: tuple[int, int], augment: Any, optimizer: Any
 ) -> bool:
-    """Raise if training would fail, and warn if it would not do what is meant. Returns whether all data are finite.
+    """Raise if training would fail, and warn if it would not do what you mean. Returns whether all data are finite.
 
     ``extent`` is the number of examples and that of a batch, of which the last may be smaller.
     """

@@ -1,7 +1,7 @@
-"""``check_finite=True``: the first NaN or infinity stops the training, and the error names where it came from.
+"""``check_finite=True``: the first NaN or infinity stops the training, and the error says where it came from.
 
 After each step one number is read back: are the loss, the gradients and all that was learned finite? If not, the step
-is undone, and made again with every layer under watch, to find the first that made something else of finite numbers.
+is undone and repeated, watching every layer, to find the first that turned finite numbers into something else.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ class FiniteSteps:
                     f"the step leaves {counts} in {name}, though the gradients are finite: the learning rate is too "
                     "large, or the gradients are. Try a tenth of the rate, or clip_norm=1.0."
                 )
-        raise NotFinite("a number was not finite, but when the step was made again on a copy, all were.")
+        raise NotFinite("a number was not finite, but when the step was repeated on a copy, all were.")
 
 
 def origin(
     net: Layer, x: Array, t: Array, loss: Callable[..., Any], scale: LossScale | None, mends: bool
 ) -> str | None:
-    """Make a step again on a copy, one layer at a time: where the first NaN or infinity comes from, or None."""
+    """Repeat a step on a copy, one layer at a time, and say where the first NaN or infinity comes from, or None."""
     copy = sharing_copy(net)
     try:
         with numpy.errstate(all="ignore"), Watch(copy, _around, apart=True):
@@ -131,7 +131,7 @@ def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array
             _check(
                 f"going backward, the gradient of {name} in {who}",
                 array,
-                "The layers behind it gave finite ones. Try a tenth of the learning rate, or clip_norm=1.0.",
+                "The layers after it gave finite ones. Try a tenth of the learning rate, or clip_norm=1.0.",
             )
         return dx, gradients
 

@@ -113,6 +113,6 @@ def _warn_of_sorted_classes(learnt: Source, held_out: Source) -> None:
     if missing.size:
         warnings.warn(
             f"fit: validation_split keeps back the last examples, and the others hold none of class {missing[0]}. Is "
-            "the data set sorted? Shuffle it before, x and t in one order.",
+            "the data set sorted? Shuffle it first, with x and t in the same order.",
             stacklevel=4,  # where fit was called
         )

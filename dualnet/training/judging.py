@@ -124,7 +124,7 @@ class Judge:
 
 
 def _check_alike(t: Any, known: Any) -> None:
-    """Are these targets like those that were looked at before the first step?"""
+    """Are these targets like those that were checked before the first step?"""
     if t.shape[1:] != known.shape[1:] or (t.dtype.kind in "iub") != (known.dtype.kind in "iub"):
         raise ValueError(
             f"t is {t.dtype.name} of shape {tuple(t.shape)}; before, it was {known.dtype.name} of shape "

@@ -1,7 +1,7 @@
 """Figures beside loss and accuracy: each batch gives an array, arrays are added up where they are, and read at the end.
 
-A mean over batches is no precision: counts of right and wrong answers add up, ratios do not. So precision, recall and
-F1 come from one confusion matrix of the whole epoch, which stays on the device. What needs all outputs at once, the
+A precision is not a mean over batches: counts of right and wrong answers add up, ratios do not. So precision, recall
+and F1 come from one confusion matrix of the whole epoch, which stays on the device. What needs all outputs at once, the
 area under a curve, is left to scikit-learn.
 """
 
@@ -67,8 +67,8 @@ class TopK(Metric):
 class Ratios(Metric):
     """Precision, recall and F1 from the confusion matrix: row i, column j counts answers j to examples of class i.
 
-    Of several classes each figure is the mean over those that occur, each with the same say (scikit-learn's
-    ``average="macro"``); of yes or no it is that of yes. A ratio without any answers is 0.
+    With several classes each figure is the mean over those that occur, each counting the same (scikit-learn's
+    ``average="macro"``); with yes or no it is that of yes. A ratio without any answers is 0.
     """
 
     def __init__(self, names: Iterable[str], yes_or_no: bool) -> None:
@@ -168,7 +168,7 @@ class Curve(Metric):
 
 
 class Collected:
-    """All batches, which ``+`` puts one behind the other."""
+    """All batches, which ``+`` puts one after the other."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -186,7 +186,7 @@ def classes(y: Array, t: Array) -> Array:
 
 
 def metrics_of(op: str, given: Any, loss: Any, y: Array, t: Any) -> list[Metric]:
-    """The metrics that were asked for. y and t are outputs and targets of some examples, which tell what there is.
+    """The metrics that the arguments ask for. y and t are outputs and targets of some examples, which show the kind.
 
     >>> import dualnet as dn
     >>> y, t = dn.asarray([[0.0, 1.0, 0.0]]), dn.asarray([1])

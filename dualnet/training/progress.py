@@ -1,6 +1,6 @@
-"""A progress bar for each epoch, where tqdm is installed and somebody watches (a terminal, a notebook); else a line.
+"""A progress bar for each epoch if tqdm is installed and somebody watches (a terminal, a notebook); otherwise a line.
 
-Progress is told by the way: if it cannot be written, because a disk is full or a pipe was closed, training goes on.
+Training does not depend on it: if a line cannot be written, because a disk is full or a pipe closed, it continues.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Progress:
         self._draw(lambda bar: bar.close())
 
     def _draw(self, change: Callable[[Any], Any]) -> None:
-        """Change the bar; if that fails, do without one from now on."""
+        """Change the bar. If that fails, continue without one."""
         if self.bar is None:
             return
         if not drawn(self.bar, change):
@@ -64,9 +64,9 @@ class Progress:
 
 
 def bar(title: str, steps: int) -> Any | None:
-    """A bar of tqdm; None if it is not installed, or if stderr is a file where nothing can be drawn over.
+    """A bar of tqdm. None if tqdm is not installed, or if stderr is a file, where nothing can be drawn over.
 
-    If the number of steps is 0, nobody knows it, and the bar only counts.
+    0 steps means that nobody knows the number, and the bar only counts.
     """
     if not (draws_over(sys.stderr) or _in_a_notebook()):
         return None
@@ -92,7 +92,7 @@ def drawn(bar: Any, change: Callable[[Any], Any]) -> bool:
 
 
 def _without_width(stream: Any) -> bool:
-    """Does the terminal say that it is 0 columns wide, as those that programs make for others often do?"""
+    """Does the terminal say that it is 0 columns wide? Terminals that programs open for each other often do."""
     try:
         return os.get_terminal_size(stream.fileno()).columns == 0
     except (OSError, ValueError, AttributeError):  # no terminal at all

@@ -1,13 +1,13 @@
-"""``fit(..., distributed=True)``: what a training asks of the other ranks, and all that differs from one with one rank.
+"""``fit(..., distributed=True)``: what a training asks of the other ranks, and what differs from one rank.
 
 Each batch is cut into one part for every rank. Let rank r have n_r of its n examples, with the mean loss E_r over them.
 The whole batch's loss is E = Σ n_r E_r / n (with weights Σ W_r E_r / W, where W_r = Σ w over the part), and so
 
     ∂E/∂w  =  Σ_r (n_r / n) · ∂E_r/∂w
 
-Each rank differentiates from n_r / n on, instead of from 1, and the gradients are added up. What comes after (clipping,
-the loss scale's question whether all is finite, E17, averages of weights) sees the same numbers on all ranks, and so
-all ranks keep the same weights without ever comparing them.
+The backward pass of each rank starts from n_r / n instead of from 1, and the gradients are added up. What comes
+after (clipping, the loss scale's question whether all is finite, E17, averages of weights) sees the same numbers on
+all ranks, and so all ranks keep the same weights without ever comparing them.
 
 :class:`Alone` is the same for one rank: it changes nothing, and costs nothing.
 """
@@ -66,7 +66,7 @@ class Alone:
     def agree(
         self, op: str, net: Layer, data: Source, held_out: Source | None, describe: Callable[[], dict[str, Any]]
     ) -> None:
-        """Raise on every rank if one of them is about to do something else than rank 0."""
+        """Raise on every rank if one of them is about to do something different from rank 0."""
 
     def check_capture(self) -> None:
         """Raise if a step cannot be captured."""
@@ -163,7 +163,7 @@ class Ranks(Alone):
     def agree(
         self, op: str, net: Layer, data: Source, held_out: Source | None, describe: Callable[[], dict[str, Any]]
     ) -> None:
-        """Raise ``ValueError`` on every rank if one of them is about to do something else than rank 0."""
+        """Raise ``ValueError`` on every rank if one of them is about to do something different from rank 0."""
         told = {"the call": op, "dualnet": __version__, "NumPy": numpy.__version__}
         told["Python"] = ".".join(platform.python_version_tuple()[:2])
         told |= {name: str(value) for name, value in describe().items()}
@@ -225,7 +225,7 @@ class Ranks(Alone):
         In the same message they tell whether a callback has stopped the epoch, or a signal asks the program to end, so
         that all ranks stop after the same step.
         """
-        with ends_like_ctrl_c() as ending, ending:  # a signal waits, so that no rank ends while the others go on
+        with ends_like_ctrl_c() as ending, ending:  # a signal waits, so that no rank ends while the others continue
             for group in itertools.chain(groups, [None]):
                 counts = [] if group is None else [rows(x) for x, _, _ in apart(group)]
                 padding = [0] * (self.accumulate - len(counts))
@@ -355,7 +355,7 @@ def ranks_of(op: str, distributed: Any, accumulate: int = 1, synchronised: bool 
 
 
 def _differences(every: list[dict[str, str]]) -> list[str]:
-    """Where a rank says something else than rank 0.
+    """Where a rank differs from rank 0.
 
     >>> _differences([{"seed": "0"}, {"seed": "0"}, {"seed": "1"}])
     ['seed is 1 on rank 2, 0 on rank 0']

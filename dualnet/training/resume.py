@@ -1,4 +1,4 @@
-"""``fit(..., resume=folder)``: checkpoints of a training, from which the same call goes on, bit for bit.
+"""``fit(..., resume=folder)``: checkpoints of a training, from which the same call continues, bit for bit.
 
 A checkpoint is a file ``checkpoint-000000046.npz`` (the number is that of the steps made), which holds all that the
 rest of the training depends on:
@@ -10,12 +10,12 @@ rest of the training depends on:
     tally        the sums of the epoch so far
     history      the figures of all whole epochs
     callbacks    what each of them remembers
-    training     what makes it this training and no other: network, data, loss, seed, ...; compared before going on
+    training     what makes it this training and no other: network, data, loss, seed, ...; compared before continuing
     made_with    what may change, with a warning: the optimizer's arguments, versions, the backend
 
 The batches, how images are moved and dropout's masks follow from these: they are functions of the seed, the epoch and
-the step. Checkpoints are written where all of that fits together: between two steps, once every callback has been told
-of the last. Signals wait for that moment.
+the step. Checkpoints are written when all of that fits together: between two steps, after every callback has seen the
+last one. Signals wait for that moment.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class Keeper:
         self.ending: Ending | None = None  # set once signals are handled
         self.next_epoch: int | None = run.epoch  # between two epochs; None within one
         self.torn = False  # was a block broken off?
-        self.over = False  # had a callback stopped the epoch in which the training goes on?
+        self.over = False  # had a callback stopped the epoch in which the training continues?
         self.begun = time.perf_counter()  # when this epoch began
         self._states: list[State] | None = None  # those of the callbacks, until these have begun
 
     # -- at the beginning
 
     def find(self, describe: Callable[[], State]) -> None:
-        """Go on from the newest sound checkpoint; ``ValueError`` if it is one of another training."""
+        """Continue from the newest sound checkpoint; ``ValueError`` if it is one of another training."""
         if self.folder is None:
             return
         self.training = describe()
@@ -116,7 +116,7 @@ class Keeper:
                 state = read_state(path)
                 self._check(path, state)
             except CheckpointError as error:
-                warnings.warn(f"fit: a checkpoint is damaged and passed over: {error}", stacklevel=3)
+                warnings.warn(f"fit: a damaged checkpoint is skipped: {error}", stacklevel=3)
                 continue
             return path, state
         return None
@@ -130,14 +130,14 @@ class Keeper:
         """Is the checkpoint whole, and one of this training?"""
         expected = {"place", "net", "optimizer", "scale", "tally", "history", "callbacks", "training", "made_with"}
         if not expected <= state.keys():
-            raise CheckpointError(f"{path}: it is no checkpoint of a training")
+            raise CheckpointError(f"{path}: it is not a checkpoint of a training")
         if found := _differences(state["training"], self.training):
             raise ValueError(
-                f"fit: {path} is a checkpoint of another training: {_listed(found)}. Go on with the arguments of that "
-                "one, or pass another folder for this one. Nothing was changed."
+                f"fit: {path} is a checkpoint of another training: {_listed(found)}. Continue with the arguments of "
+                "that one, or pass another folder for this one. Nothing was changed."
             )
         for what in _differences(state["made_with"], self.made_with):
-            warnings.warn(f"fit: going on from {path}, though {what}", stacklevel=4)
+            warnings.warn(f"fit: continuing from {path}, though {what}", stacklevel=4)
 
     def _restore(self, path: Path, state: State) -> None:
         place, run, there = state["place"], self.run, home(self.parts["net"])
@@ -152,7 +152,7 @@ class Keeper:
         if self.verbose:
             where = f", batch {run.batch + 1}" if run.batch else ""
             done = run.stop or run.epoch >= run.epochs
-            say(f"{path}: {'this training is finished' if done else f'going on with epoch {run.epoch + 1}{where}'}")
+            say(f"{path}: {'this training is finished' if done else f'continuing with epoch {run.epoch + 1}{where}'}")
 
     seconds = 0.0  # how long the epoch had trained before
 
@@ -177,7 +177,7 @@ class Keeper:
                 hook.load_state_dict(remembered["state"])
             elif hook.state_dict():
                 warnings.warn(
-                    f"fit: the checkpoint holds nothing of {type(hook).__name__}, which begins anew", stacklevel=4
+                    f"fit: the checkpoint holds nothing of {type(hook).__name__}, which starts afresh", stacklevel=4
                 )
 
     # -- while it trains
@@ -224,23 +224,23 @@ class Keeper:
             self.write()
 
     def interrupted(self, error: BaseException) -> None:
-        """A signal ends the training: keep what is there, and say so."""
+        """A signal ends the training: save what there is, and say so."""
         run, words = self.run, ""
         if self.folder is not None and run.step:
             with unbroken():
                 kept = not self.torn and self.write()
-            words = f"the same call goes on {'there' if kept else 'from the newest checkpoint'} ({self.folder})"
+            words = f"the same call continues {'there' if kept else 'from the newest checkpoint'} ({self.folder})"
         whole = run.history.epochs
         place = f"fit: stopped in epoch {min(run.epoch + 1, run.epochs)} of {run.epochs}"
         note = f"{place}; net.history holds {whole} epoch{'s' * (whole != 1)}"
-        note += f", and {words}" if words else ". With fit(..., resume=FOLDER) the same call goes on."
+        note += f", and {words}" if words else ". With fit(..., resume=FOLDER) the same call continues."
         error.add_note(note)
         error._render_traceback_ = lambda: [note]  # type: ignore[attr-defined]  # what a notebook shows
         if words and self.verbose:
             say(note, "stderr")
 
     def write(self) -> bool:
-        """Write a checkpoint; of several ranks one does. If that fails there is a warning, and the training goes on."""
+        """Write a checkpoint; of several ranks one does. If that fails, it warns, and the training continues."""
         run = self.run
         if not self.ranks.leads:
             return True
@@ -248,7 +248,7 @@ class Keeper:
         try:
             write_state(path, self.state())
         except OSError as error:
-            warnings.warn(f"fit: no checkpoint could be written ({error}); training goes on", stacklevel=3)
+            warnings.warn(f"fit: no checkpoint could be written ({error}); training continues", stacklevel=3)
             return False
         older = [old for old in self._files() if old.name < path.name]
         for old in older[: -(KEPT - 1)]:
@@ -281,7 +281,7 @@ class Keeper:
 
 
 def described(net: Layer, x: Any, t: Any, loss: Any, optimizer: Optimizer, scale: Any, **settings: Any) -> State:
-    """All that must be the same when a training goes on, by name, as words and numbers."""
+    """All that must be the same when a training continues, by name, as words and numbers."""
     layers = {
         f"layer {name}" if name else "the network": (type(layer).__name__ if layer.children() else _words(layer))
         + " (frozen)" * layer.frozen
@@ -306,7 +306,7 @@ def described(net: Layer, x: Any, t: Any, loss: Any, optimizer: Optimizer, scale
 
 
 def made_with(net: Layer, optimizer: Optimizer) -> State:
-    """What may be another when a training goes on, with a warning."""
+    """What may differ when a training continues, with a warning."""
     first = next(iter(net.parameters().values()), None)
     backend = "none" if first is None else backend_of(first.value).name.partition(":")[0]  # on any of its devices
     given = {

@@ -112,7 +112,7 @@ def _as_array(a: Any) -> Any:
 
 
 def terms(op: str, y: Any, t: Any, loss: Loss) -> Iterator[tuple[str, Any, Any, Loss]]:
-    """Who speaks, y, t and the loss of each output; raises ``ValueError`` if the targets are not those of the outputs.
+    """The caller's name, y, t and the loss of each output; ``ValueError`` if the targets do not match the outputs.
 
     >>> [op for op, _, _, _ in terms("fit", 1, 2, losses.huber)]
     ['fit']
@@ -167,7 +167,7 @@ class TallyOfSeveral:
         return {name: tally.state_dict() for name, tally in self.tallies.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from these sums."""
+        """Continue from these sums."""
         for name, tally in self.tallies.items():
             tally.load_state_dict(state[name])
 

@@ -143,13 +143,13 @@ class SharedTally:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, as one process's tally has them: a training may go on with any number of ranks."""
+        """The sums so far, as one process's tally has them: a training may continue with any number of ranks."""
         found = self._read().state_dict()
         self.tally.begin()
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from these sums."""
+        """Continue from these sums."""
         self.tally.load_state_dict(state)
         host = backend_of(numpy.zeros(1))
         self.layout = self._layout()

@@ -1,4 +1,4 @@
-"""Where examples come from: arrays, data sets that give an example for a number, and anything that yields batches.
+"""Where examples come from: arrays, data sets with numbered examples, and anything that yields batches.
 
 Each source is asked the same things: ``sample``, some examples to look at before the first step; ``examples`` and
 ``steps``, how many there are, if that is known; and ``epoch(net, number)``, the batches of an epoch where the network
@@ -161,7 +161,7 @@ class Arrays(Source):
 
 
 class Examples(Source):
-    """A data set with a length that gives an example for a number: shuffled by the seed and put into batches here."""
+    """A data set with a length and numbered examples: shuffled by the seed and put into batches here."""
 
     kind = "a data set"
 

@@ -113,7 +113,7 @@ class Tally:
         return {**{name: getattr(self, name) for name in self.names}, "sums": sums, "collected": collected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from these sums. Arrays lie where the network is."""
+        """Continue from these sums. Arrays lie where the network is."""
         for name in self.names:
             setattr(self, name, None if state[name] is None else to_numpy(state[name]).item())
         self.sums = dict(state["sums"]) | {key: Collected(batches) for key, batches in state["collected"].items()}

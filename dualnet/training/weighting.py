@@ -53,14 +53,14 @@ class Weighting:
         return None if self.ignore is None else (t != self.ignore).astype("float32")
 
     def cleaned(self, t: Array) -> Array:
-        """The targets, with a class number in the place of the ignored label."""
+        """The targets, with a class number instead of the ignored label."""
         return t if self.ignore is None else backend_of(t).xp.where(t == self.ignore, 0, t).astype(t.dtype)
 
     @classmethod
     def asked(
         cls, op: str, net: Layer, t: Any, loss: Callable[..., Any], *, samples: bool, classes: Any, ignore: Any
     ) -> Weighting | None:
-        """The weighting that was asked for, or None. t are targets of some examples."""
+        """The weighting that the arguments ask for, or None. t are targets of some examples."""
         if not samples and classes is None and ignore is None:
             return None
         shape = net.output_shape(net.input_shape)  # type: ignore[arg-type]

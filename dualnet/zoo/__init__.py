@@ -1,12 +1,13 @@
 """The bug zoo: wrong backward passes as exercises.
 
 Each exercise is a small op with its pullback on one page, and exactly one mistake in the pullback. Its forward pass,
-its shapes and its dtypes are right, and a network that uses it trains, only worse. The learner reads the story, sees
-what the witnesses say, finds the mistake and has the repair graded.
+its shapes and its dtypes are right, and a network that uses it trains, only worse. The learner reads the story and the
+code, finds the mistake and has the repair graded.
 
     print(dn.zoo.exercises())                    all of them, from easy to hard
-    print(dn.zoo.show("averaged-bias"))          story, code, and the check that fails
-    print(dn.zoo.grade("averaged-bias", mine))   my repair, a function of the same arguments
+    print(dn.zoo.show("averaged-bias"))          the task: a story, the code, and a question
+    print(dn.zoo.report("averaged-bias"))        a first help: which gradients are wrong, and who says so
+    print(dn.zoo.grade("averaged-bias", mine))   a verdict on my repair, a function of the same arguments
     print(dn.zoo.solution("averaged-bias"))      what was wrong, and which witnesses could not see it
 
 The same from a terminal: ``dualnet zoo``. docs/exercises.md shows how to work through one.
@@ -22,7 +23,7 @@ from . import convolution, dense, pooling, programs
 from .exercise import Exercise, Solution
 from .witnesses import Report, examine
 
-__all__ = ["Exercise", "Report", "Solution", "exercises", "grade", "show", "solution"]
+__all__ = ["Exercise", "Report", "Solution", "exercises", "grade", "report", "show", "solution"]
 
 ORDER = """
     forgotten-mean averaged-bias square-weights delta-mask forgotten-shortcut uphill-decay
@@ -31,8 +32,6 @@ ORDER = """
     frozen-statistics last-use second-draw borrowed-delta unwritten-pixels stale-columns
 """.split()
 """From easy to hard."""
-
-Exercise.examine = examine  # printing an exercise asks the witnesses, who import Exercise: so it cannot import them
 
 _ALL = {e.name: e for module in (dense, convolution, pooling, programs) for e in module.EXERCISES}
 
@@ -64,7 +63,9 @@ def exercises() -> Exercises:
 
 
 def show(name: str) -> Exercise:
-    """An exercise. Printed, it shows the story, the wrong code, and what the witnesses say about it.
+    """An exercise. Print it to see the task: the story, the wrong code, and what to look for.
+
+    A notebook shows the same in colour, with a hint that unfolds. A name that does not exist raises a ValueError.
 
     >>> import dualnet as dn
     >>> exercise = dn.zoo.show("averaged-bias")
@@ -78,6 +79,18 @@ def show(name: str) -> Exercise:
     return _ALL[name]
 
 
+def report(name: str) -> Report:
+    """What the witnesses say about the wrong code of an exercise: which gradients are wrong, and by how much.
+
+    A great help, so try without it first.
+
+    >>> import dualnet as dn
+    >>> dn.zoo.report("averaged-bias").caught_by
+    ('loops', 'slopes', 'pytorch')
+    """
+    return examine(show(name), show(name).op)
+
+
 def grade(name: str, repaired: Callable[..., Any]) -> Report:
     """Judge a repair: ``repaired`` takes the same arrays and options as the exercise's op, and returns (y, pullback).
 
@@ -87,9 +100,6 @@ def grade(name: str, repaired: Callable[..., Any]) -> Report:
     true if nothing was found; ``print`` shows the numbers. An exception in ``repaired`` counts as a finding.
 
     >>> import dualnet as dn
-    >>> exercise = dn.zoo.show("averaged-bias")
-    >>> dn.zoo.grade("averaged-bias", exercise.op).caught_by
-    ('loops', 'slopes', 'pytorch')
     >>> dn.zoo.grade("averaged-bias", dn.ops.dense).passed
     True
     """

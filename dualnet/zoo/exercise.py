@@ -1,4 +1,4 @@
-"""What an exercise is: a wrong op as it stands in a file, its story, its repair, and what can see the mistake."""
+"""An exercise: a wrong op as it stands in a file, its story, its repair, and who can see the mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -19,6 +19,7 @@ from ..parity import loops
 
 WIDTH = 92
 NAMESPACE = "from dualnet.backend import namespace"
+ASK = "One mistake makes this backward pass wrong. Where is it, and how do you mend it?"
 SAME_ON_BOTH = "The formula is wrong, and both backends compute the same wrong formula to the last digit."
 
 
@@ -35,7 +36,7 @@ Truth = Callable[..., tuple[Any, Callable[[Any], tuple]]]
 
 @dataclass(frozen=True)
 class Exercise:
-    """A backward pass with one mistake in it. ``print`` shows all that a learner gets.
+    """A backward pass with one mistake in it. ``print`` shows the task: the story, the code and the question.
 
     ``op`` is the wrong op, ``code`` its text, and ``file()`` the text of a file to mend. Before the repair learners get
     ``symptom``, ``story``, ``hint`` and ``anchors`` (equations), after it ``diff``, ``lesson`` and ``why_blind``.
@@ -63,9 +64,6 @@ class Exercise:
     luck: tuple[str, ...] = ()
     blind: dict[str, str] = field(default_factory=dict)
     preamble: str = NAMESPACE
-
-    # What the witnesses say of an op. They know what an exercise is; dualnet/zoo/__init__.py hands them in.
-    examine: ClassVar[Callable[..., Any]]
 
     @property
     def why_blind(self) -> dict[str, str]:
@@ -101,27 +99,21 @@ class Exercise:
         return f'"""{self.name}: {self.symptom}\n\n{story}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'
 
     def __str__(self) -> str:
-        found = self.examine(self.op)
         title = f"{self.name}  ({', '.join(self.anchors)} in docs/derivation.md)"
         story = f"{self.symptom}\n\n{paragraph(self.story)}"
-        ask = f"There is one mistake, in the pullback. A hint:  dualnet zoo {self.name} --hint"
-        code = f"{self.preamble}\n\n\n{self.code}"
-        return f"{title}\n{'=' * len(title)}\n{story}\n\n\n{code}\n\n{found}\n\n{ask}"
+        return f"{title}\n{'=' * len(title)}\n{story}\n\n\n{self.preamble}\n\n\n{self.code}\n{ASK}"
 
     def __repr__(self) -> str:
         return f"<exercise {self.name}: {self.symptom}>"
 
     def _repr_html_(self) -> str:
-        from ..markup import card, escape, scrolling
+        from ..markup import card, escape
+        from .highlighting import highlighted
 
-        def code(text: str) -> str:
-            return scrolling(f'<pre style="line-height:1.35">{escape(text)}</pre>')
-
-        ready = f"{self.preamble}\n\n\n{self.code}"  # to be copied into a cell
-        body = f"<p>{escape(self.story)}</p>{code(ready)}{code(str(self.examine(self.op)))}"
-        body += card("Hint", f"<p>{escape(self.hint)}</p>", opened=False)
-        body += card("Solution", f"{code(self.diff)}<p>{escape(self.lesson)}</p>", opened=False)
-        return f"<h4>{escape(self.name)} ({', '.join(self.anchors)})</h4><p><b>{escape(self.symptom)}</b></p>{body}"
+        title = f"<h4>{escape(self.name)} ({', '.join(self.anchors)})</h4><p><b>{escape(self.symptom)}</b></p>"
+        code = highlighted(f"{self.preamble}\n\n\n{self.code}")  # to be copied into a cell
+        hint = card("Hint", f"<p>{escape(self.hint)}</p>", opened=False)
+        return f"{title}<p>{escape(self.story)}</p>{code}<p>{ASK}</p>{hint}"
 
 
 class Solution:
@@ -151,6 +143,14 @@ class Solution:
     def __repr__(self) -> str:
         return f"<solution of {self.exercise.name}>"
 
+    def _repr_html_(self) -> str:
+        from ..markup import escape, table
+        from .highlighting import monospaced
+
+        rows = [(witness, hung(why, 0)) for witness, why in self.exercise.why_blind.items()]
+        blind = table("", ("Who does not see it", "and why"), rows, left=2)
+        return f"{monospaced(escape(self.exercise.diff))}<p>{escape(self.exercise.lesson)}</p>{blind}"
+
 
 def paragraph(text: str) -> str:
     """Text in lines that fit a terminal."""
@@ -158,7 +158,7 @@ def paragraph(text: str) -> str:
 
 
 def hung(text: str, indent: int) -> str:
-    """A paragraph whose other lines are indented to stand below the first."""
+    """A paragraph whose later lines are indented to stand below the first."""
     return textwrap.fill(" ".join(text.split()), WIDTH - indent).replace("\n", "\n" + " " * indent)
 
 

@@ -116,7 +116,7 @@ TIED_WINNERS = Exercise(
         ),
     ),
     lesson="""E15 sends the *whole* error to *the* winner: one unit. Asking which units equal the maximum finds all of
-    them, and each is paid in full. Ties are not rare: wherever the image is flat, so is the map. (Ties of zeros behind
+    them, and each is paid in full. Ties are not rare: wherever the image is flat, so is the map. (Ties of zeros after
     a ReLU are common too, but go unnoticed: E14 stops what they are paid.) Random test data have no ties, so a test
     needs small integers on purpose. Dividing dy among the equals would be another, milder mistake: dualnet pays the
     first in row-major order, on every backend.""",

@@ -1,4 +1,4 @@
-"""The witnesses that speak for or against a pullback, and the report of what they say.
+"""The witnesses for and against a pullback, and the report of what they say.
 
     loops     plain loops in float64, forward and every gradient; float32 within τ of them
     slopes    two dot products where the op is linear, central differences elsewhere (dn.check)
@@ -92,9 +92,10 @@ class Report:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from ..markup import escape, scrolling
+        from ..markup import escape
+        from .highlighting import monospaced
 
-        return scrolling(f'<pre style="line-height:1.35">{escape(str(self))}</pre>')
+        return monospaced(escape(str(self)))
 
 
 def tally(trials: list[Trial], wrong: list[Trial]) -> str:
@@ -181,7 +182,7 @@ def slopes(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
 
 
 def parity(exercise: Exercise, op: Callable[..., Any]) -> Iterator[Trial]:
-    """Do NumPy, a GPU and the pretend one compute the same? With more libraries, luck would have a say in it."""
+    """Do NumPy, a GPU and the pretend one compute the same? With more libraries, the result would depend on luck."""
     first, *others = [name for name in available_backends() if name in ("numpy", "cupy", "strict")]
     for case, dy in with_deltas(exercise):
         here = on(first, op, case, dy)
@@ -317,7 +318,7 @@ def each(
 def compared(
     witness: str, name: str, got: numpy.ndarray, expected: Any, limit: float, where: str, on: str, they: str
 ) -> Trial:
-    """How far two arrays are apart, with the worst element and what the wrong ones have in common."""
+    """How far apart two arrays are, with the worst element and what the wrong ones have in common."""
     got, expected = numpy.asarray(got, "float64"), numpy.asarray(expected, "float64")
     if got.shape != expected.shape:
         return Trial(witness, f"{where}: {name} has shape {got.shape}; expected {expected.shape}", math.inf, name)

@@ -330,7 +330,7 @@ def test_archives_that_are_no_model(tmp_path):
 def test_files_that_are_none(tmp_path):
     for name, data in (("empty.h5", b""), ("text.keras", b"weights"), ("pickle.h5", b"\x80\x05.")):
         (tmp_path / name).write_bytes(data)
-        refused(tmp_path / name, "it is no file of Keras: it starts with")
+        refused(tmp_path / name, "it is not a Keras file: it starts with")
     refused(dense(tmp_path / "m.h5", lambda file, _: file.move("layers/dense/vars", "arrays")), "no weights of Keras")
     path = legacy(tmp_path / "l.h5", {"a": {"a/kernel:0": np.ones((3, 2))}})
     with h5py.File(path, "a") as file:

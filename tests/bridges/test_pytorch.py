@@ -375,7 +375,7 @@ def test_everything_that_is_not_covered_is_listed_at_once():
         "Conv2d (0.conv): padding_mode='reflect'; expected 'zeros'",
         "mul (0: mul): A gate",
         "interpolate (0: interpolate): maps 1.5 × 1.5 times as large; expected integers",
-        "add (0: add): a sum with something that is no map",
+        "add (0: add): a sum with something that is not a map",
     ):
         assert part in message
 
@@ -396,8 +396,8 @@ class _Function(nn.Module):
     ("function", "message"),
     [
         (lambda m, x: x.view(-1, 9), r"view (view): it makes \(-1, 9\) of \(N, 6, 7, 9\)"),
-        (lambda m, x: x.flatten(1), "the output is .*, in an order that dualnet has not"),
-        (lambda m, x: x.permute(0, 2, 3, 1), "the output is .*, in an order that dualnet has not"),
+        (lambda m, x: x.flatten(1), "the output is .*, in an order that dualnet does not have"),
+        (lambda m, x: x.permute(0, 2, 3, 1), "the output is .*, in an order that dualnet does not have"),
         (lambda m, x: x.permute(1, 0, 2, 3), "it moves the axis of the batch"),
         (lambda m, x: (x, x), "it returns several tensors; expected one tensor"),
         (lambda m, x: x * m.constant, "a product with a tensor that is not learned"),
@@ -411,8 +411,8 @@ class _Function(nn.Module):
         (lambda m, x: x[:, :3], r"getitem .*: Our layers have one output"),
         (lambda m, x: F.conv2d(m.conv(x), m.conv.weight, padding=1), "its weights are those of 'conv'"),
         (lambda m, x: F.adaptive_max_pool2d(x, 4), "it makes 4 × 4 of maps of 7 × 9"),
-        (lambda m, x: m.conv(x) if m.training else x, "in training it computes something else than at inference"),
-        (lambda m, x: torch.relu(x) if m.training else torch.tanh(x), "in training it computes something else"),
+        (lambda m, x: m.conv(x) if m.training else x, "in training it computes something different from inference"),
+        (lambda m, x: torch.relu(x) if m.training else torch.tanh(x), "in training it computes something different"),
         (lambda m, x: x if x.sum() > 0 else -x, "torch.fx cannot follow the forward of _Function"),
         (lambda m, x: m.other(x) * m.conv(x), "A gate, which multiplies two maps"),
     ],

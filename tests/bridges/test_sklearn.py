@@ -237,7 +237,7 @@ def test_one_target_or_several(rng):
     assert np.array_equal(column.predict(x), one.predict(x)[:, None])
     two = DualNetRegressor(**fast).fit(x, np.column_stack([y, -y]))
     assert two.predict(x).shape == (80, 2) and two.score(x, np.column_stack([y, -y])) > 0.99
-    with pytest.raises(ValueError, match="y has 1 targets, and the network that goes on was made for 2"):
+    with pytest.raises(ValueError, match="y has 1 targets, and the network that continues was made for 2"):
         two.partial_fit(x, y)
 
 
@@ -294,7 +294,7 @@ def test_classes_come_first_and_stay(rng):
         model.partial_fit(x, np.where(y == 1, 7, y))
     with pytest.raises(ValueError, match="not the same as before"):
         model.partial_fit(x, y, classes=[0, 1])
-    with pytest.raises(ValueError, match=r"goes on with the classes \[0 1 2\]; y has \[0 1\]"):
+    with pytest.raises(ValueError, match=r"continues with the classes \[0 1 2\]; y has \[0 1\]"):
         model.set_params(warm_start=True).fit(x[y < 2], y[y < 2])
 
 

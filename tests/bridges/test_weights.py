@@ -151,7 +151,7 @@ def test_rename_leaves_out(rng):
 
 
 def test_rename_is_checked(rng):
-    with pytest.raises(ValueError, match="rename has names that the source has not: haed"):
+    with pytest.raises(ValueError, match="rename has names that are not in the source: haed"):
         dn.load_weights(network(), state(rng), rename={"haed": "6"})
     with pytest.raises(ValueError, match="are both called 5.weight by rename"):
         dn.load_weights(network(), state(rng), rename={"head": "5", "hidden": "5"})

@@ -215,14 +215,14 @@ sys.exit(cli.main({[str(word) for word in words]}))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", ends], cwd=here, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130, done.stderr
-    kept = "saved as digits-digits_cnn-stopped.npz; with --resume the same command goes on"
+    kept = "saved as digits-digits_cnn-stopped.npz; with --resume the same command continues"
     assert done.stderr.endswith(f"interrupted after epoch 1 of 3; {kept}\n")
     assert run(capsys, *words)[0] == 0 and run(capsys, *words[:-1])[0] == 0
     resumed, unbroken = (dn.load(f"digits-digits_cnn{number}").state_dict() for number in ("", "-2"))
     assert all((dn.to_numpy(resumed[name]) == dn.to_numpy(unbroken[name])).all() for name in unbroken)
     before = sorted(os.listdir(here))
     code, out, _ = run(capsys, *words)
-    assert code == 0 and re.fullmatch(r"trained already: digits-digits_cnn\S*; to go on, say --epochs\n", out)
+    assert code == 0 and re.fullmatch(r"trained already: digits-digits_cnn\S*; to continue, pass --epochs\n", out)
     assert sorted(os.listdir(here)) == before, "the same network again is no new file"
     code, _, err = run(capsys, *words, "--seed", 1)
     assert code == 2 and "seed" in err and "another training" in err

@@ -73,7 +73,7 @@ def test_ctrl_c_after_any_step_and_the_same_call_goes_on(tmp_path, unbroken, ste
     net = network()
     with pytest.raises(KeyboardInterrupt) as caught:
         net.fit(X, T, **options(callbacks=[*watching(), Ends(step)], resume=tmp_path))
-    assert "the same call goes on there" in caught.value.__notes__[0]
+    assert "the same call continues there" in caught.value.__notes__[0]
     assert f"stopped in epoch {(step - 1) // STEPS + 1} of 4" in caught.value.__notes__[0]
     assert (tmp_path / f"checkpoint-{step:09}.npz").exists()
     net, given = network(), options(callbacks=[*watching(), Ends(0)], resume=tmp_path)
@@ -200,7 +200,7 @@ def test_what_breaks_off_within_a_step_leaves_no_checkpoint_of_it(tmp_path, unbr
 
     with pytest.raises(KeyboardInterrupt) as caught:
         network().fit(X, T, **options(callbacks=[Breaks(), *watching()], resume=tmp_path))
-    assert "goes on from the newest checkpoint" in caught.value.__notes__[0]
+    assert "continues from the newest checkpoint" in caught.value.__notes__[0]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000008.npz"]
     net, given = network(), options(callbacks=watching(), resume=tmp_path)
     assert figures(net.fit(X, T, **given)) == unbroken[1]
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, unbroken, 
     newest = max(tmp_path.iterdir())
     damage(newest)
     net, given = network(), options(callbacks=watching(), resume=tmp_path)
-    with pytest.warns(UserWarning, match=f"a checkpoint is damaged and passed over: .*{newest.name}"):
+    with pytest.warns(UserWarning, match=f"a damaged checkpoint is skipped: .*{newest.name}"):
         history = net.fit(X, T, **given)
     assert (learned(net, given["optimizer"]), figures(history)) == unbroken
 
@@ -324,7 +324,7 @@ def test_other_arguments_of_the_optimizer_and_other_versions_are_warned_of(tmp_p
 def test_callbacks_that_came_or_went(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         network().fit(X, T, **options(callbacks=[Ends(10), dn.EarlyStopping(9)], resume=tmp_path))
-    with pytest.warns(UserWarning, match="the checkpoint holds nothing of EMA, which begins anew"):
+    with pytest.warns(UserWarning, match="the checkpoint holds nothing of EMA, which starts afresh"):
         network().fit(X, T, **options(callbacks=[dn.EarlyStopping(9), dn.callbacks.EMA()], resume=tmp_path))
 
 

@@ -28,7 +28,7 @@ every_exercise = pytest.mark.parametrize("name", NAMES)
 @functools.cache
 def heard(name: str) -> dn.zoo.Report:
     """What the witnesses say about the wrong op."""
-    return dn.zoo.grade(name, dn.zoo.show(name).op)
+    return dn.zoo.report(name)
 
 
 def measured(name: str) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_pytorch_and_the_loops_agree(name):
 def test_what_is_not_in_the_zoo():
     with pytest.raises(ValueError, match="no exercise 'averged-bias' in the zoo. Did you mean 'averaged-bias'"):
         dn.zoo.show("averged-bias")
-    for call in (dn.zoo.solution, lambda name: dn.zoo.grade(name, dn.ops.dense)):
+    for call in (dn.zoo.solution, dn.zoo.report, lambda name: dn.zoo.grade(name, dn.ops.dense)):
         with pytest.raises(ValueError, match="`dualnet zoo` lists them"):
             call("lion")
     with pytest.raises(ValueError, match="no exercise None"):
@@ -175,9 +175,12 @@ def test_what_is_printed():
     listed = str(dn.zoo.exercises()).splitlines()
     assert len(listed) == len(NAMES) and max(map(len, listed)) <= 120
     text = str(dn.zoo.show("averaged-bias"))
-    for part in ("db = xp.mean(dy, axis=0)", "All of db is 0.25 times what is right", "E16", "histograms", "--hint"):
+    for part in ("db = xp.mean(dy, axis=0)", "E16", "histograms", "how do you mend it?"):
         assert part in " ".join(text.split())
     assert dn.zoo.show("averaged-bias").hint not in text
+    for given_away in ("times what is right", "loops", "WRONG"):
+        assert given_away not in text
+    assert "All of db is 0.25 times what is right" in " ".join(str(dn.zoo.report("averaged-bias")).split())
     solution = str(dn.zoo.solution("stale-columns"))
     assert "+    columns = xp.empty" in solution and "parity" in solution and "slopes" in solution
     assert repr(dn.zoo.solution("close-taps")) == "<solution of close-taps>"
@@ -186,8 +189,11 @@ def test_what_is_printed():
 
 
 def test_notebooks_show_the_same(backend):
-    page = dn.zoo.show("zero-window")._repr_html_()
-    assert "<summary" in page and "0.0, 1.0, y" in page and "<script" not in page
+    page, solved = dn.zoo.show("zero-window")._repr_html_(), dn.zoo.solution("zero-window")._repr_html_()
+    assert "<summary" in page and "0.0, 1.0, y" not in page + str(dn.zoo.show("zero-window")) and "<script" not in page
+    assert "0.0, 1.0, y" in solved and "Who does not see it" in solved
+    for shown in (page, solved, heard("zero-window")._repr_html_()):
+        assert "monospace" in shown
     assert (
         "&lt;" in dn.zoo.show("slope-at-zero")._repr_html_() + dn.zoo.grade("close-taps", print)._repr_html_() + "&lt;"
     )

@@ -171,7 +171,9 @@ def test_the_command_from_story_to_repair(capsys, tmp_path):
     code, out, _ = run(capsys)
     assert code == 0 and all(name in out for name in NAMES) and "dualnet zoo forgotten-mean" in out
     code, out, _ = run(capsys, "averaged-bias")
-    assert code == 0 and "WRONG" in out and "xp.mean" in out
+    assert code == 0 and "xp.mean" in out and "WRONG" not in out and "times what is right" not in out
+    code, out, _ = run(capsys, "averaged-bias", "--report")
+    assert code == 0 and "WRONG" in out and "All of db is 0.25 times what is right" in " ".join(out.split())
     mine = tmp_path / "mine.py"
     assert run(capsys, "averaged-bias", "--out", mine)[0] == 0
     code, out, _ = run(capsys, "averaged-bias", "--grade", mine)
@@ -197,12 +199,14 @@ def test_what_a_user_can_get_wrong_is_one_line(capsys, tmp_path):
     mine = tmp_path / "mine.py"
     refused = [
         (["lion"], "no exercise 'lion'"),
-        (["--hint"], "say which exercise"),
-        (["--grade", mine], "say which exercise"),
+        (["--hint"], "name the exercise"),
+        (["--grade", mine], "name the exercise"),
         (["averaged-bias", "--grade", mine], "No such file"),
         (["averaged-bias", "--grade", tmp_path], "directory"),
         (["averaged-bias", "--out", tmp_path / "none" / "mine.py"], "no such folder; make it first"),
         (["averaged-bias", "--hint", "--solution"], "not allowed with"),
+        (["averaged-bias", "--report", "--grade", mine], "not allowed with"),
+        (["--report"], "name the exercise"),
     ]
     for text, message in [
         ("def dense(x, w, b:\n", "line 1"),

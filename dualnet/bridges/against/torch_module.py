@@ -101,7 +101,7 @@ class _Whole:
         except Exception as error:
             raise ValueError(
                 f"against: {type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and the copy is "
-                "what runs. Build it anew, before any forward pass"
+                "what runs. Build it again, before any forward pass"
             ) from error
         try:
             y = self.copy(x)

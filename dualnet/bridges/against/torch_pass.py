@@ -86,7 +86,7 @@ class Pass:
     # -- forward
 
     def forward(self, x: Any) -> Any:
-        """The output as the module returns it, with slots in the place of tensors."""
+        """The output as the module returns it, with slots instead of tensors."""
         for node in self.nodes:
             if node.op == "placeholder":
                 given = any(other.op == "placeholder" for other in self.nodes[: self.nodes.index(node)])
@@ -317,7 +317,7 @@ class Again:
     wants: set[str] = field(default_factory=set)  # whose gradients
 
     def filled(self, tensors: list[Any]) -> tuple[Any, Any]:
-        """The arguments, with these tensors in the place of the uses."""
+        """The arguments, with these tensors instead of the uses."""
         rest = iter(tensors)
         return _mapped(self.args, lambda _: next(rest), Use), _mapped(self.kwargs, lambda _: next(rest), Use)
 

@@ -24,7 +24,7 @@ OURS = {"weight": ("w", "gamma"), "bias": ("b", "beta")}
 class Finder:
     """Goes through the graph with the reader of ``from_torch``, and says what each node is.
 
-    Behind a node that the reader does not know, it goes on from the shape that the tensor really had.
+    After a node that the reader does not know, it continues from the shape that the tensor really had.
     """
 
     def __init__(self, root: Any, nodes: list[Any], dtype: str | None) -> None:

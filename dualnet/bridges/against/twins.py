@@ -213,7 +213,7 @@ class SumTwin(_Turning):
 
 @dataclass
 class JoinTwin(_Turning):
-    """x0, x1, ... one behind the other along the last axis; the delta is cut at the same places."""
+    """x0, x1, ... one after the other along the last axis; the delta is cut at the same places."""
 
     def run(self, values: Arrays, dy: numpy.ndarray | None = None) -> tuple[numpy.ndarray, Arrays]:
         parts = list(values.values())

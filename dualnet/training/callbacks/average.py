@@ -20,7 +20,7 @@ class EMA(Callback):
     While an epoch trains, the network has the weights that the optimizer moves. From the epoch's last step on it has
     the average: so validation figures, :class:`EarlyStopping`, :class:`ModelCheckpoint` and everything else that looks
     at the end of an epoch see the average. The next epoch begins with the optimizer's weights again. After ``fit``,
-    also one that was broken off, **the average is in the network**, and :meth:`trained` returns the optimizer's
+    also one that was interrupted, **the average is in the network**, and :meth:`trained` returns the optimizer's
     weights.
 
     Put it before the other callbacks: they are called in their order.

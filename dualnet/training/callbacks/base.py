@@ -19,7 +19,7 @@ __all__ = ["Callback", "History", "Run", "as_callbacks", "notify", "notify_end"]
 class Run:
     """What a callback sees, and may change: ``run.stop = True`` ends the training after this step or epoch.
 
-    ``epoch`` counts from 0, ``step`` all steps so far, and ``batch`` those of this epoch. In a training that goes on
+    ``epoch`` counts from 0, ``step`` all steps so far, and ``batch`` those of this epoch. In a training that continues
     (``resume``, ``initial_epoch``) the first of these is above 0 when ``on_fit_begin`` is called.
     """
 
@@ -100,14 +100,14 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned; called after ``on_fit_begin``.
+        """Continue from what :meth:`state_dict` returned; called after ``on_fit_begin``.
 
         Arrays lie on the host and cannot be written to: copy them if you change them in place.
         """
 
 
 def figure(op: str, run: Run, monitor: str | None, mode: str) -> float:
-    """The figure that a callback goes by, as a number that falls when it gets better.
+    """The figure that a callback watches, as a number that falls when it gets better.
 
     ``monitor=None`` is ``val_loss`` if there is validation data, else ``loss``. With ``mode="auto"`` accuracy
     and the other metrics that ``fit`` knows should grow, and any other figure should fall.

@@ -1,8 +1,8 @@
 """The figures of each epoch in a file: as a table (CSV), as lines of JSON, or for TensorBoard.
 
 A file is added to as the training goes, and is on the disk after each epoch. A process that is killed loses one line at
-most. When the training goes on, the file goes on where it does: a line that was cut off, and lines of epochs that are
-trained again, are taken out first.
+most. When the training continues, so does the file: a line that was cut off, and lines of epochs that are trained
+again, are taken out first.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class CSVLogger(_Lines):
     """Write the figures of each epoch to a CSV file: a column for each figure, a line for each epoch.
 
     The columns are ``epoch`` (from 1), ``step`` (all steps so far) and the figures. A figure that turns up later gets a
-    column at the end. A new training begins a new file; one that goes on (``resume``, ``initial_epoch``) adds to the
-    old one.
+    column at the end. A new training begins a new file; one that continues (``resume``, ``initial_epoch``) adds to
+    the old one.
 
     >>> import dualnet as dn, pathlib, tempfile
     >>> (x, t), test = dn.data.load_digits()
@@ -113,8 +113,8 @@ class JSONLLogger(_Lines):
     """Write the figures of each epoch to a file as JSON, one object in a line (``.jsonl``).
 
     An object holds ``epoch`` (from 1), ``step`` (all steps so far) and the figures. JSON has no NaN and no infinity;
-    they are ``null``. A new training begins a new file; one that goes on (``resume``, ``initial_epoch``) adds to the
-    old one.
+    they are ``null``. A new training begins a new file; one that continues (``resume``, ``initial_epoch``) adds to
+    the old one.
 
     >>> import dualnet as dn, json, pathlib, tempfile
     >>> (x, t), test = dn.data.load_digits()
@@ -153,7 +153,7 @@ class TensorBoard(Callback):
     """Write the figures of each epoch to a folder that TensorBoard shows: ``tensorboard --logdir FOLDER``.
 
     Needs tensorboardX: ``pip install "dualnet[log]"``. With ``weights=True`` there is also a histogram of each
-    parameter, which is read from the device for it. A training that goes on writes into the same folder.
+    parameter, which is read from the device for it. A training that continues writes into the same folder.
     """
 
     writes = True

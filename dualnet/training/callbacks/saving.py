@@ -27,7 +27,7 @@ class ModelCheckpoint(Callback):
     whether it should grow (``"max"``) or fall (``"min"``); ``"auto"`` is ``"max"`` for accuracy, F1 and their like.
     ``best=False`` saves every ``every`` epochs or, with ``steps``, every so many steps (``step-000300.npz``).
 
-    These files hold a network, for ``dn.load``. To go on with a training that was broken off, use
+    These files hold a network, for ``dn.load``. To continue a training that was interrupted, use
     ``fit(..., resume=folder)``.
 
     >>> import dualnet as dn, pathlib, tempfile

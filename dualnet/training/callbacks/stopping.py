@@ -1,4 +1,4 @@
-"""Callbacks that end a training early: when it gets no better, and when its loss is no number any more."""
+"""Callbacks that end a training early: when it gets no better, and when its loss is no longer a number."""
 
 from __future__ import annotations
 
