@@ -293,7 +293,7 @@ class Recording:
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
             # a copy, which only the steps write to: whoever holds the old array or this one keeps its values
-            array = self.backend.plain(self.lasting(lambda: value.astype(dtype)))
+            array = self.backend.plain(self.lasting(lambda: self.backend.xp.asarray(value).astype(dtype)))
             _set(owner, name, self.show(array))
             self._arrays[id(owner), name] = LiveArray(owner, name, array)
         else:

@@ -74,7 +74,7 @@ class Recorder:
                 parts[id(array)] = made.memory.part(tracing.plain(array))
         self.count = threads.count()
         self._bind(made, {part.buffer for part in parts.values() if part is not None}, lambda places: _mapped(
-            lambda array: array if (part := parts[id(array)]) is None else part.bound(places), results))  # fmt: skip
+            lambda array: tracing.plain(array) if (part := parts[id(array)]) is None else part.bound(places), results))  # fmt: skip
         memory.give_back()
         return self.outputs
 

@@ -479,7 +479,7 @@ class Number(Watched):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         others = [a for a in inputs if isinstance(a, (ndarray, numpy.generic)) and not isinstance(a, Number)]
         if not others and out is None and method == "__call__":
-            key = ufunc, *(id(a) if isinstance(a, Number) else a for a in inputs)
+            key = ufunc, *((Number, id(a)) if isinstance(a, Number) else (type(a), a) for a in inputs)
             if key in self.made and not options:
                 return self.made[key]
             if ufunc is numpy.power:

@@ -8,6 +8,8 @@ GPU the recorded step is a CUDA graph. On the CPU it is a list of calls of NumPy
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -152,9 +154,12 @@ class Take:
 
     def _repeat(self) -> Any:
         """The step without Python; by Python where it goes another way than the recorded one."""
-        if not self.recorder.launch():
+        with _whole():
+            done = self.recorder.launch()
+            if done:
+                self.recording.move(self.moves)
+        if not done:
             return self._run()
-        self.recording.move(self.moves)
         if self.seen and self.recorder.checked:
             self.seen = []
         return self.recorder.outputs
@@ -244,6 +249,8 @@ def networks(step: Any) -> list[LayerTree]:
             waiting += [one.__func__, one.__self__, *(value for value in held if isinstance(value, LayerTree))]
         elif isinstance(one, types.FunctionType):
             waiting += _referred(one)
+        elif isinstance(call := getattr(type(one), "__call__", None), types.FunctionType):
+            waiting.append(types.MethodType(call, one))
     return found
 
 
@@ -253,11 +260,41 @@ def _referred(function: types.FunctionType) -> Iterator[Any]:
         with suppress(ValueError):  # an empty one
             yield cell.cell_contents
     yield from function.__defaults__ or ()
-    for name in function.__code__.co_names:
+    for name in _names(function.__code__):
         value = function.__globals__.get(name)
         beside = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
         if beside or isinstance(value, (LayerTree, functools.partial)):
             yield value
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The global names that a function's code uses."""
+    yield from code.co_names
+    for inner in code.co_consts:  # lambdas and comprehensions
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """A signal that comes meanwhile is handled afterwards: arrays and counts move on together, or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
+        yield
+        return
+    came: list[Any] = []
+    held = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in held:
+        signal.signal(number, lambda *given: came.append(given))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for given in came:
+            held[given[0]](*given)
 
 
 def _off() -> bool:
@@ -278,7 +315,7 @@ def _kind(argument: Any) -> Any:
     if backend_of(argument) is not None:
         return tuple(argument.shape), argument.dtype
     if argument is None or isinstance(argument, (bool, int, float, str)):
-        return argument
+        return type(argument), argument
     raise TypeError(
         f"a captured step takes arrays, numbers and strings, got {argument!r}; let the function refer to other objects"
     )
