@@ -73,8 +73,13 @@ class Recorder:
             for array in _arrays_in(results):
                 parts[id(array)] = made.memory.part(tracing.plain(array))
         self.count = threads.count()
-        self._bind(made, {part.buffer for part in parts.values() if part is not None}, lambda places: _mapped(
-            lambda array: tracing.plain(array) if (part := parts[id(array)]) is None else part.bound(places), results))  # fmt: skip
+
+        def bound(array: Any, places: Places) -> Any:
+            part = parts[id(array)]
+            return tracing.plain(array) if part is None else part.bound(places)
+
+        buffers = {part.buffer for part in parts.values() if part is not None}
+        self._bind(made, buffers, lambda places: _mapped(lambda array: bound(array, places), results))
         memory.give_back()
         return self.outputs
 

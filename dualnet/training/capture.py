@@ -249,7 +249,7 @@ def networks(step: Any) -> list[LayerTree]:
             waiting += [one.__func__, one.__self__, *(value for value in held if isinstance(value, LayerTree))]
         elif isinstance(one, types.FunctionType):
             waiting += _referred(one)
-        elif isinstance(call := getattr(type(one), "__call__", None), types.FunctionType):
+        elif isinstance(call := vars(type(one)).get("__call__"), types.FunctionType):  # an object that can be called
             waiting.append(types.MethodType(call, one))
     return found
 
