@@ -114,9 +114,14 @@ class Run:
             content = {"runs": [*self.kept_runs(), *(run for c in [*others, content] for run in c.get("runs", []))]}
         elif kind == "parity":
             content = self.with_the_quick_ones(content)
+        same_file = [one for one in self.states if one.part.name.partition("-")[0] == kind]
+        bad = [one for one in same_file if one.state not in WELL] or [state]
+        words = (
+            "; ".join(f"{one.part.name} {one.state}: {one.words}" for one in bad) if len(same_file) > 1 else state.words
+        )
         head = self.head(kind)
         same = {key: head[key] for key in ("gpu", "versions")}  # a certificate has its own, in another form
-        self.put(self.path(kind), {**head, "state": state.state, "outcome": state.words, **content, **same})
+        self.put(self.path(kind), {**head, "state": bad[0].state, "outcome": words, **content, **same})
 
     def with_the_quick_ones(self, content: dict[str, Any]) -> dict[str, Any]:
         """The certificate: the full one if it is there, else the best of the quick ones; and what all of them say."""
@@ -131,7 +136,10 @@ class Run:
         if self.name != "second":
             return []
         found = read(self.folder / "bench-before.json") or {}
-        return found.get("runs", []) if found.get("kernels") == self.facts["kernels"]["sha256"] else []
+        return found.get("runs", []) if found.get("of") == self.of() else []
+
+    def of(self) -> list[str]:
+        return [self.facts["name"], self.facts["kernels"]["sha256"]]
 
     def summary(self) -> None:
         """All parts in one file."""
@@ -206,7 +214,9 @@ class Run:
 
     def begin(self, state: State, over: bool) -> None:
         broken = [
-            one.part.name for one in self.states if one.part.needed and one.processes and one.processes[0].code == 1
+            one.part.name
+            for one in self.states
+            if one.part.needed and one.ended and not any(row["ok"] for row in one.content.get("steps", [])[:1])
         ]
         if over or broken:
             state.state, state.words = "NOT-RUN", f"{broken[0]} failed" if broken else "no time was left"
@@ -348,7 +358,10 @@ def main(pace: float = 1.0, kept: Path = KEPT) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     kept.mkdir(parents=True, exist_ok=True)
     seconds, parts = RUNS[options.run]
-    about = frontend(kept)
+    try:
+        about = frontend(kept)
+    except (zipfile.BadZipFile, OSError) as error:
+        about = f"no frontend of cuDNN: the wheel in .whl/ cannot be unpacked: {error}"
     run = Run(options.run, options.out, options.seconds or seconds, kept, {"name": "", "versions": {}}, pace)
     try:
         run.say(about)
@@ -370,7 +383,7 @@ def main(pace: float = 1.0, kept: Path = KEPT) -> int:
 def closing(run: Run) -> int:
     """Keep what the next run takes up, print the tables and a line for each part, and return the exit code."""
     runs = (read(run.path("bench")) or {}).get("runs", [])
-    run.put(run.folder / "bench-before.json", {"kernels": run.facts["kernels"]["sha256"], "runs": runs})
+    run.put(run.folder / "bench-before.json", {"of": run.of(), "runs": runs})
     if (plans := run.folder / "plans.json").exists():
         (run.out / "plans.json").write_bytes(plans.read_bytes())
     words = [sys.executable, str(TOOLS / "gpu_tables.py"), str(run.out)]

@@ -21,8 +21,8 @@ FOLDER, PAGE = ROOT / "docs" / "gpu", ROOT / "docs" / "gpu.md"
 MARKS = re.compile(r"(<!-- gpu: measured -->\n).*?(<!-- gpu: end -->)", re.DOTALL)
 
 NOT_RUN = """\
-**NOT-RUN.** No GPU has run this yet, so there is no certificate and there are no timings. Two commands remain to be run,
-on a machine with an NVIDIA GPU, CuPy, and PyTorch to compare with:
+**NOT-RUN.** No GPU has run this yet, so there is no certificate and there are no timings. Two commands remain to be
+run, on a machine with an NVIDIA GPU, CuPy, and PyTorch to compare with:
 
 ```sh
 python3 tools/gpu_run.py first

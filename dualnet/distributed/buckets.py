@@ -64,6 +64,10 @@ class Buckets:
 
     def _hold(self, name: str, gradient: Array) -> None:
         place = self.early[name]
+        if name in self.held:  # a second time: not whole yet, so it goes with summed()
+            self.waiting[place] = -1
+            self.held[name] = self.sent[name] = gradient
+            return
         bucket = self.plan[place]  # type: ignore[index]
         self.held[name] = gradient
         self.sent[name] = wide(self.before[name]) + wide(gradient) if name in self.before else gradient

@@ -165,6 +165,7 @@ def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadli
     last: Exception | None = None
     while time.monotonic() < deadline:
         for address in where:
+            wire = None
             try:
                 wire = socket.create_connection((address, port), timeout=PATIENCE)
                 wire.sendall(_hello(token, rank, me))
@@ -177,7 +178,9 @@ def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadli
                     raise RankError(f"this process ({me}) says that it is rank {rank}, and so does {name}")
                 wire.close()
             except (OSError, EOFError) as error:
-                last = error
+                last = error.with_traceback(None)
+                if wire is not None:
+                    wire.close()
         time.sleep(0.05)
     raise RankError(
         f"rank {rank} cannot reach rank 0 at port {port} of {', '.join(where)} ({last}). Is there a firewall? "
@@ -190,6 +193,6 @@ def _receive(wire: socket.socket, count: int) -> bytes:
     while len(held) < count:
         more = wire.recv(count - len(held))
         if not more:
-            raise EOFError
+            raise EOFError("it hung up: is DUALNET_TOKEN the same on all ranks?")
         held += more
     return held

@@ -57,6 +57,7 @@ class Mesh:
         self.places = dict.fromkeys(range(size), 0)
         self.silent = dict.fromkeys(range(size), 0.0)
         self.gone: set[int] = set()  # those that have said goodbye
+        self.parted = {number: threading.Event() for number in peers}  # has it heard our goodbye, or hung up?
         self.changed = threading.Condition()
         self.parts: dict[int, dict[int, bytes]] = {}  # collective -> rank -> what came from there
         self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
@@ -131,6 +132,9 @@ class Mesh:
                 post.join(self.timeout)
             for number in self.sockets:
                 self._send(number, b"E", self.rank, str(self.place).encode())
+            until = time.monotonic() + self.timeout  # what is still on its way is lost if this program ends before
+            for parted in self.parted.values() if self.fault is None else ():
+                parted.wait(max(0.0, until - time.monotonic()))
 
     # -- numbers, where there is no MPI
 
@@ -201,6 +205,7 @@ class Mesh:
                 kind, number, length = HEAD.unpack(self._exactly(peer, HEAD.size))
                 self._got(peer, kind, number, self._exactly(peer, length))
         except (OSError, EOFError):
+            self.parted[peer].set()
             if peer not in self.gone and not self.closed and self.fault is None:
                 told = f"{self.name(peer)} has died without a word: it was killed, or its machine ran out of memory"
                 say(f"rank {self.rank}: {told}", "stderr")  # now, since a launcher may end this rank as well
@@ -219,8 +224,12 @@ class Mesh:
         elif kind == b"E":
             self.places[number] = int(payload)
             self.gone.add(number)
+            if number == peer:
+                self._send(peer, b"K", self.rank, b"")
             if self.rank == 0:
                 self._tell(kind, number, payload, but=peer)
+        elif kind == b"K":
+            self.parted[peer].set()
         elif kind == b"A":
             self._keep(SOURCE.unpack_from(payload)[0], number, payload[SOURCE.size :])
         else:
@@ -254,7 +263,11 @@ class Mesh:
             return
         self.fault = told
         if self.rank == 0:
-            self._tell(b"F", 0, told.encode(), but)
+            for rank in self.sockets:
+                if (
+                    rank != but
+                ):  # each by a thread of its own: a slow link must not keep it from the others, nor lose it
+                    self._thread(self._send, rank, b"F", 0, told.encode())
         self._thread(self._see_to_the_end)
 
     def _see_to_the_end(self) -> None:

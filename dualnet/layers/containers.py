@@ -172,9 +172,9 @@ class Residual(Container):
         if takes_other(self.layer):
             return self._in_one_pass(x, train, relu)
         direct, ways = x, {}
-        y, ways["layer"] = self.layer.forward(x, train)
-        if self.shortcut is not None:
+        if self.shortcut is not None:  # first, as below: ranks that synchronise must run both in one order
             direct, ways["shortcut"] = self.shortcut.forward(x, train)
+        y, ways["layer"] = self.layer.forward(x, train)
         y = add(y, direct, relu)  # and E7 with relu
         kept = y if relu else None
 
@@ -187,7 +187,8 @@ class Residual(Container):
             direct, gradients = ways["shortcut"](dy)
             return add(dx, direct), merge(self, [*parts, ("shortcut", self.shortcut, gradients)])
 
-        return y, Pullback("Residual", pullback, y, children=ways, y=kept)
+        children = {name: ways[name] for name in self.children()}
+        return y, Pullback("Residual", pullback, y, children=children, y=kept)
 
     def _in_one_pass(self, x: Array, train: bool, relu: bool) -> tuple[Array, Pullback]:
         """The same, if the layer can add the shortcut in its own pass over memory, and return its delta too.

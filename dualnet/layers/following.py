@@ -15,7 +15,7 @@ from typing import Any
 
 from ..ops.normalization import follow
 from ..recording import assign, owned
-from ..shim import Array
+from ..shim import Array, backend_of
 
 __all__ = ["move", "together"]
 
@@ -61,20 +61,34 @@ def together() -> Iterator[None]:
 
     A block inside another leaves all to the outer one.
     """
-    if _waiting.get() is not None:
-        yield
+    if (waiting := _waiting.get()) is not None:
+        before = dict(waiting)
+        try:
+            yield
+        except BaseException:
+            waiting.clear()
+            waiting.update(before)
+            raise
         return
-    before = _waiting.set({})
+    outside = _waiting.set({})
     try:
         yield
         if waiting := _waiting.get():
             _move([*waiting.values()])
     finally:
-        _waiting.reset(before)
+        _waiting.reset(outside)
 
 
 def _move(batches: list[Batch]) -> None:
     """New arrays take the place of the old ones: a pullback or a saved state may hold those."""
+    by_backend: dict[Any, list[Batch]] = {}
+    for batch in batches:
+        by_backend.setdefault(backend_of(batch.layer.moving_mean), []).append(batch)
+    for some in by_backend.values():
+        _move_on_one(some)
+
+
+def _move_on_one(batches: list[Batch]) -> None:
     layers = [batch.layer for batch in batches]
     into = all(owned(layer, name) for layer in layers for name in NAMES)  # in a captured step they may be overwritten
     moved = follow(

@@ -75,7 +75,7 @@ class Pullback:
         """This pullback, followed by ``convert``: with it, a layer names the gradients of its op."""
         way, backward = object.__new__(type(self)), self._backward
         way.__dict__.update(self.__dict__)
-        way.op, way._backward = op, lambda dy: convert(backward(dy))  # type: ignore[misc]
+        way.op, way._backward = op, lambda dy: convert(_plain(backward(dy)))  # type: ignore[misc]
         return way
 
     def taking_two(self) -> Pullback:
@@ -92,13 +92,15 @@ class Pullback:
         self.children = {}
 
     def __call__(self, dy: Array) -> Any:
-        result = self.onward(dy)
-        if type(result) is tuple and type(result[0]) is TwoDeltas:
-            return added_up(result[0]), *result[1:]
-        return result
+        return _plain(self._through(dy))
 
     def onward(self, dy: Array | TwoDeltas) -> Any:
         """What a container calls: dy may be :class:`TwoDeltas`, and so may the dx that it returns."""
+        if type(self).__call__ is not Pullback.__call__:  # a subclass of yours
+            return self(added_up(dy))
+        return self._through(dy)
+
+    def _through(self, dy: Array | TwoDeltas) -> Any:
         if type(dy) is not TwoDeltas:
             result = self._run(self._checked(dy))
         else:
@@ -157,3 +159,10 @@ class LossPullback(Pullback):
         if not is_real(dloss.dtype):
             raise TypeError(f"{self.op} pullback: dloss has dtype {dloss.dtype}; expected a real number.")
         return self._run(dloss.astype(self.dtype) if backend is self._backend else float(dloss))
+
+
+def _plain(result: Any) -> Any:
+    """What a pullback returned, with dx as one array: E12."""
+    if type(result) is tuple and result and type(result[0]) is TwoDeltas:
+        return added_up(result[0]), *result[1:]
+    return result
