@@ -15,7 +15,7 @@ While a step is captured, setting an attribute of a layer, a parameter or an opt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -51,7 +51,64 @@ class Stateful(Constructed):
         recording = _recording.get()
         if recording is not None:
             recording.allow(self, name)
+        elif type(value) in PLAIN and name[0] != "_" and not isinstance(getattr(type(self), name, None), property):
+            _changes[0] += 1
         object.__setattr__(self, name, value)
+
+
+PLAIN = (bool, int, float, str, tuple, list, type(None))
+"""The types of settings, which a recorded step holds as constants."""
+_changes = [0]  # how often a setting was set so far, anywhere
+
+
+class Settings:
+    """The settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``, as they were.
+
+    A setting is a public attribute that holds a plain value and that no step moves on. Asking is cheap as long as none
+    was set.
+
+    >>> import dualnet as dn
+    >>> opt = dn.SGD(lr=0.5, momentum=0.9)
+    >>> settings = Settings([opt])
+    >>> opt.lr = 0.1  # read anew in every step
+    >>> settings.changed()
+    False
+    >>> opt.momentum = 0.5
+    >>> settings.changed()
+    True
+    """
+
+    def __init__(self, owners: Iterable[Any] = (), moved: Collection[tuple[int, str]] = ()) -> None:
+        self.owners, self.moved = list(owners), frozenset(moved)
+        self.changes, self.values = _changes[0], self._read()
+
+    def changed(self) -> bool:
+        """Is one of them another than it was at first?"""
+        if self.changes == _changes[0]:
+            return False
+        changes, values = _changes[0], self._read()
+        if values == self.values:
+            self.changes = changes
+            return False
+        return True
+
+    def _read(self) -> list[Any]:
+        return [
+            owner.frozen if not hasattr(owner, "__dict__") else self._of(owner)  # a parameter has no dictionary
+            for owner in self.owners
+        ]
+
+    def _of(self, owner: Any) -> dict[str, Any]:
+        no_settings = (*type(owner).unwatched, *getattr(owner, "state_names", ()))
+        return {
+            name: tuple(value) if type(value) is list else value
+            for name, value in vars(owner).items()
+            if _plain(value) and name[0] != "_" and name not in no_settings and (id(owner), name) not in self.moved
+        }
+
+
+def _plain(value: Any) -> bool:
+    return type(value) in PLAIN and (type(value) not in (tuple, list) or all(map(_plain, value)))
 
 
 def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
@@ -223,7 +280,7 @@ class Recording:
         """Move counts on, as Python would have done in the step."""
         for key, amount in by.items():
             number = self._numbers[key]
-            setattr(number.owner, number.name, getattr(number.owner, number.name) + amount)
+            _set(number.owner, number.name, getattr(number.owner, number.name) + amount)  # no change of a setting
 
     @contextmanager
     def on_trial(self) -> Iterator[None]:
@@ -235,6 +292,15 @@ class Recording:
             self.closed = False
             after = self.counts()
             self.move({key: before[key] - after[key] for key in before})
+
+    def owners(self) -> list[Any]:
+        """All that steps have read a number of, or set an array of."""
+        numbers = [number.owner for number in self._numbers.values()]
+        return list({id(owner): owner for owner in [*numbers, *(a.owner for a in self._arrays.values())]}.values())
+
+    def settings(self, owners: Iterable[Any]) -> Settings:
+        """Their settings as they are now, without the numbers that steps move on."""
+        return Settings(owners, self._numbers)
 
     def values(self) -> list[tuple[Array, Array]]:
         """Every array that steps overwrite, and a copy of it."""
@@ -293,7 +359,8 @@ class Recording:
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
             # a copy, which only the steps write to: whoever holds the old array or this one keeps its values
-            array = self.backend.plain(self.lasting(lambda: self.backend.xp.asarray(value).astype(dtype)))
+            made = self.backend.xp.asarray(value) if self.backend.on_host else value  # of a NumPy scalar too
+            array = self.backend.plain(self.lasting(lambda: made.astype(dtype)))
             _set(owner, name, self.show(array))
             self._arrays[id(owner), name] = LiveArray(owner, name, array)
         else:

@@ -74,12 +74,12 @@ class Recorder:
                 parts[id(array)] = made.memory.part(tracing.plain(array))
         self.count = threads.count()
 
-        def bound(array: Any, places: Places) -> Any:
+        def placed(places: Places, array: numpy.ndarray) -> numpy.ndarray:
             part = parts[id(array)]
             return tracing.plain(array) if part is None else part.bound(places)
 
-        buffers = {part.buffer for part in parts.values() if part is not None}
-        self._bind(made, buffers, lambda places: _mapped(lambda array: bound(array, places), results))
+        returned = {part.buffer for part in parts.values() if part is not None}
+        self._bind(made, returned, lambda places: _mapped(partial(placed, places), results))
         memory.give_back()
         return self.outputs
 

@@ -16,8 +16,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..arguments import flag
+from ..layers.parameter import Parameter
 from ..layers.state import LayerTree
-from ..recording import CaptureError, Recording
+from ..optimizers.loss_scale import LossScale
+from ..optimizers.optimizer import Optimizer
+from ..recording import CaptureError, Recording, Settings
 from ..shim import Backend, asarray, backend_of, transfers
 from ..shim.process import reader
 from ..shim.transfers import TransferForbidden
@@ -102,7 +105,7 @@ class Captured:
         """One step. Returns the step's own arrays, which the next step overwrites."""
         key = (backend.name, *map(_kind, arguments))
         take = self._takes.get(key)
-        if take is None:
+        if take is None or take.settings.changed():
             recording = self._recordings.setdefault(backend.name, Recording(backend))
             take = self._takes[key] = Take(self.step, backend, recording, arguments, self.eager)
         return take(arguments)
@@ -120,7 +123,9 @@ class Take:
         self.steps = 0
         self.moves: dict = {}
         self.kept: list = []  # arrays outside the recorder's memory that it writes to
-        self.seen: list = []  # the arguments that were recorded, until the recorded step is known to be right
+        self.settings = Settings()  # what the recorded step holds as constants
+        self.alike: list = []  # buffers that have held nothing but what was recorded, each with a copy of that
+        self.news: list = []  # those of them that hold something else at this call
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):
@@ -134,7 +139,7 @@ class Take:
             with self._explained():
                 if self.steps == WARM_UPS:
                     self._record()
-                elif not self.recorder.checked:
+                else:
                     self._rehearse()
                 outputs = self._repeat()
         self.steps += 1
@@ -145,11 +150,13 @@ class Take:
         with self.recording.undoing(in_place=True):
             outputs = self.recorder.run(self._python)
         if self.steps == 0:
-            for network in networks(self.step):
+            found = networks(self.step)
+            for network in found:
                 for parameter in network.parameters().values():
                     self.recording.follow(parameter, "value")
                 for layer, attribute in network._statistics().values():
                     self.recording.follow(layer, attribute)
+            self.settings = self.recording.settings(_with_settings(found, self.recording.owners()))
         return outputs
 
     def _repeat(self) -> Any:
@@ -160,8 +167,8 @@ class Take:
                 self.recording.move(self.moves)
         if not done:
             return self._run()
-        if self.seen and self.recorder.checked:
-            self.seen = []
+        if self.news and self.recorder.checked:  # compared with what Python makes of them
+            self.alike = [pair for pair in self.alike if all(pair is not other for other in self.news)]
         return self.recorder.outputs
 
     def _record(self) -> None:
@@ -175,26 +182,37 @@ class Take:
                 self.kept = self.recording.kept
             after = self.recording.counts()
             self.moves = {key: after[key] - before[key] for key in before if after[key] != before[key]}
-        self.seen = [buffer.copy() for buffer in self._buffers()] if not self.recorder.checked else []
+        self.alike = [] if self.recorder.checked else [(buffer, buffer.copy()) for buffer in self._buffers()]
 
     def _rehearse(self) -> None:
-        """Let the recorder see what Python makes of this step, with another batch than the recorded one."""
-        others = self._buffers()
+        """Let the recorder see what Python makes of this step, as soon as an argument is another than was recorded.
+
+        So a constant in place of an argument is found before it does any harm, however late the argument changes.
+        """
+        self.news = [pair for pair in self.alike if _differ(*pair)]
+        if self.recorder.checked and not self.news:
+            return
         with self.recording.on_trial():
-            if any(_differ(buffer, seen) for buffer, seen in zip(others, self.seen)) or not others:
+            if self.news or not self.alike:
                 self.recorder.rehearse(self._python)
-                return
-            before = self.recording.values()
-            for buffer in others:  # the same batch again: turn it around, and put everything back afterwards
-                buffer[...] = buffer[tuple(slice(None, None, -1) for _ in buffer.shape)].copy()
-            try:
-                self.recorder.rehearse(self._python)
-                self.recorder.launch()
-            finally:
-                for array, values in before:
-                    array[...] = values
-                for buffer, seen in zip(others, self.seen):
-                    buffer[...] = seen
+            else:
+                self._rehearse_turned()
+
+    def _rehearse_turned(self) -> None:
+        """The same batch again: turn it around, compare, and put everything back afterwards."""
+        before, alike = self.recording.values(), self.alike
+        for buffer, _ in self.alike:
+            buffer[...] = buffer[tuple(slice(None, None, -1) for _ in buffer.shape)].copy()
+        try:
+            self.recorder.rehearse(self._python)
+            self.recorder.launch()
+            if self.recorder.checked:
+                self.alike = [pair for pair in self.alike if not _differ(*pair)]
+        finally:
+            for array, values in before:
+                array[...] = values
+            for buffer, seen in alike:
+                buffer[...] = seen
 
     def _buffers(self) -> list[Any]:
         return [buffer for buffer in self.arguments if backend_of(buffer) is not None]
@@ -224,6 +242,18 @@ class Take:
             ) from error
 
 
+def _with_settings(found: list[LayerTree], owners: list[Any]) -> list[Any]:
+    """Layers, parameters, optimizers and loss scales that a step uses; frozen parameters as well."""
+    layers: list[Any] = [layer for network in found for _, layer in network.walk()]
+    layers += [owner for owner in owners if isinstance(owner, (LayerTree, Optimizer, LossScale))]
+    parameters = [parameter for network in found for parameter in network.parameters().values()]
+    for optimizer in layers:
+        if isinstance(optimizer, Optimizer):
+            parameters += [parameter for ref in optimizer._owners.values() if (parameter := ref()) is not None]
+    parameters += [owner for owner in owners if isinstance(owner, Parameter)]
+    return list({id(one): one for one in [*layers, *parameters]}.values())
+
+
 def networks(step: Any) -> list[LayerTree]:
     """The networks that a step refers to: as its closure, its arguments, global names or the object that it belongs to.
 
@@ -249,7 +279,7 @@ def networks(step: Any) -> list[LayerTree]:
             waiting += [one.__func__, one.__self__, *(value for value in held if isinstance(value, LayerTree))]
         elif isinstance(one, types.FunctionType):
             waiting += _referred(one)
-        elif isinstance(call := vars(type(one)).get("__call__"), types.FunctionType):  # an object that can be called
+        elif isinstance(call := getattr(type(one), "__call__", None), types.FunctionType):  # noqa: B004
             waiting.append(types.MethodType(call, one))
     return found
 

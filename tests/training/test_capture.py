@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import fake_cupy
 import numpy as np
 import pytest
@@ -235,6 +237,13 @@ def test_numbers_are_part_of_the_shape(gpu):
         for _ in range(4):
             assert dn.to_numpy(captured(x, factor)).tolist() == [factor] * 3
     assert captured.graphs == 2
+    whole, calls = dn.asarray(np.arange(3)), []
+    captured = dn.capture(lambda x, factor: calls.append(factor) or x * factor)
+    for factor in (2, 2.0, True, 1):
+        for _ in range(4):
+            made = dn.to_numpy(captured(whole, factor))
+            assert made.dtype == (whole * factor).dtype and made.tolist() == [0, factor, 2 * factor]
+    assert captured.graphs == 4 and {type(factor) for factor in calls} == {int, float, bool}
     with pytest.raises(TypeError, match="takes arrays, numbers and strings"):
         captured(x, [1.0])
 
@@ -283,6 +292,7 @@ def test_fit_with_everything(gpu, rng):
     {"sample_weight": np.linspace(0.5, 2.0, 22)},
     {"class_weight": {1: 3.0}, "ignore_label": 2},
     {"metrics": ["f1", "top2", lambda y, t: dn.backend.backend_of(y).xp.mean(y)]},
+    {"class_weight": {1: 3.0}},
     {"accumulate": 2},
     {"accumulate": 2, "class_weight": [1.0, 2.0, 3.0], "ignore_label": 0, "metrics": "precision"},
     {"batches": True},
@@ -300,6 +310,75 @@ def test_fit_with_weights_metrics_and_accumulation(gpu, rng, options):
         found.append((dict(history), state(net, opt)))
     assert found[0] == found[1]
     assert not hasattr(gpu, "now") or gpu.now.graphs.launched > 5
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weight": {0: 1.0, 1: 2.0}}, {"accumulate": 2}])
+@pytest.mark.parametrize("hidden", [[], ["norm"], ["dense", "relu"]])
+def test_fit_on_rows(gpu, rng, hidden, options):
+    """Small batches of two axes, whose sums may be NumPy's numbers without axes instead of arrays."""
+    x, t = rng.standard_normal((16, 4)).astype("f4"), rng.integers(0, 2, 16)
+    make, found = {"norm": dn.BatchNorm, "dense": lambda: dn.Dense(4), "relu": dn.ReLU}, []
+    for capture in (False, True):
+        net = dn.Sequential([*(make[name]() for name in hidden), dn.Dense(2)]).init((4,), seed=1)
+        opt = dn.SGD(lr=0.1)
+        history = net.fit(x, t, epochs=5, batch_size=4, optimizer=opt, verbose=0, capture=capture, **options)
+        history.pop("seconds")
+        found.append((dict(history), state(net, opt)))
+    assert found[0] == found[1]
+
+
+class Then(dn.Callback):
+    """Does something after the second epoch."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def on_epoch_end(self, run):
+        if run.epoch == 1:
+            self.change(run)
+
+
+CHANGES = {
+    "unfreeze": lambda run: run.net.unfreeze(),
+    "freeze": lambda run: run.net.freeze("4"),
+    "momentum": lambda run: setattr(run.optimizer, "momentum", 0.5),
+    "clip_norm": lambda run: setattr(run.optimizer, "clip_norm", 0.1),
+    "weight_decay": lambda run: setattr(run.optimizer, "weight_decay", 0.1),
+    "no_decay": lambda run: setattr(run.optimizer, "no_decay", ["w"]),
+    "dropout": lambda run: setattr(run.net.layers[8], "rate", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_callback_changes_a_setting(gpu, rng, change):
+    """What the recorded step holds as a constant is recorded anew."""
+    x, t = rng.standard_normal((20, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 20)
+    found = []
+    for capture, changes in ((False, True), (True, True), (False, False)):
+        net, opt = network(), dn.SGD(lr=0.005, momentum=0.9, weight_decay=1e-3)
+        if change == "unfreeze":
+            net.freeze("0", "1")
+        hooks = [Then(CHANGES[change])] if changes else []
+        net.fit(x, t, epochs=5, batch_size=4, optimizer=opt, callbacks=hooks, verbose=0, capture=capture)
+        found.append(state(net, opt))
+    assert found[0] == found[1] != found[2]
+
+
+def test_settings_of_a_loop_of_your_own(gpu, rng):
+    """Freezing between two steps; what is set to the value that it has is no news."""
+    found = []
+    for mode in ("plain", "graph"):
+        net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+        step = training_step(net, opt)
+        run, data = step if mode == "plain" else dn.capture(step), batches(np.random.default_rng(1), n=12)
+        for place, (x, t) in enumerate(data):
+            if place == 6:
+                net.freeze("0")
+            opt.momentum, opt.lr = 0.9, 0.05 / (place + 1)
+            run(x, t)
+        found.append(state(net, opt))
+    assert found[0] == found[1]
+    assert step.python == 2 * (3 + (gpu is recorder)) and run.graphs == 1
 
 
 def test_without_a_recorder_it_is_the_step_itself(rng):
@@ -482,6 +561,32 @@ def test_a_captured_network_predicts_with_the_weights_that_it_has(gpu, rng, way)
     assert predict.graphs == 1
 
 
+class Predicts:
+    """An object that is called, and holds a network."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("way", ["object", "expression"])
+def test_networks_inside_objects_and_expressions_follow_their_weights(gpu, rng, way):
+    net = network()
+    function = eval("lambda x: sum(net(x) for _ in range(2))", {"net": net, "__name__": __name__})
+    predict = dn.capture({"object": Predicts(net), "expression": function}[way])
+    x, t = rng.standard_normal((8, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 8)
+    given = dn.asarray(x)
+    for _ in range(2):
+        for _ in range(5):
+            predict(given)
+        net.fit(x, t, epochs=1, batch_size=4, verbose=0)
+        expected = dn.to_numpy(net(given)) * (1 if way == "object" else 2)
+        np.testing.assert_array_equal(dn.to_numpy(predict(given)), expected)
+    assert predict.graphs == 1
+
+
 def test_frozen_parameters_that_are_loaded_reach_the_recorded_step(gpu, rng):
     found = []
     for mode in ("plain", "graph"):
@@ -601,3 +706,61 @@ def test_another_number_of_threads_is_run_by_python(cpu, monkeypatch, rng):
     monkeypatch.setenv("DUALNET_THREADS", "1")
     captured(*batches(rng)[5])
     assert step.python == 5
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_constant_is_caught_however_late_its_argument_changes(cpu, size):
+    """Calls 3 to 5 have the same labels, and turning them around changes nothing."""
+    table = np.array([10.0, 20.0, 30.0])
+    captured = dn.capture(lambda x, t: x.sum() + table[t].sum())
+    for place, label in enumerate((0, 1, 2, 2, 2)):
+        x = np.full((size, 2), place, "f4")
+        assert captured(x, np.full(size, label)) == x.sum() + table[label] * size
+    for _ in range(2):
+        with pytest.raises(dn.CaptureError, match="with another batch it gives other numbers"):
+            captured(x, np.full(size, 1))
+    assert captured(x, np.full(size, 2)) == x.sum() + table[2] * size
+
+
+def test_python_runs_once_more_for_each_argument_that_changes_late(cpu):
+    calls = []
+    captured = dn.capture(lambda x, t, w: calls.append(1) or (x * w).sum() + t.sum())
+    same, one, two = np.ones(3), np.zeros(1, int), np.ones(1, int)
+    for place in range(12):
+        x = np.full(3, float(place))
+        t = two if place > 7 else one
+        assert captured(x, t, same) == (x * same).sum() + t.sum()
+    assert len(calls) == 5  # two to warm up, one to record, one for x, one for t
+
+
+@pytest.mark.parametrize("where", ["launch", "move"])
+def test_an_interrupt_leaves_weights_and_counts_consistent(cpu, rng, monkeypatch, where):
+    """It comes while the recorded step runs, or between that and its counts; the step is then made as a whole."""
+    data, found = batches(rng), []
+    for interrupted in (False, True):
+        net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+        captured = dn.capture(training_step(net, opt))
+        for x, t in data[:5]:
+            captured(x, t)
+        (take,) = captured._takes.values()
+        if interrupted:
+            calls = take.recorder.last
+            at = len(calls) // 2 if where == "launch" else len(calls) - 1
+
+            def raises(call=calls[at]):
+                call()
+                signal.raise_signal(signal.SIGINT)
+
+            calls[at] = raises
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    captured(*data[5])
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            finally:
+                signal.signal(signal.SIGINT, before)
+        else:
+            captured(*data[5])
+        assert opt.steps == 6
+        found.append(state(net, opt))
+    assert found[0] == found[1]
