@@ -1,6 +1,6 @@
 // Draw an image, and see the network's answer and where it looked.
 import { button, byId, make, percent, tell } from "./parts.js";
-import { unpack } from "./maps.js";
+import { shade, unpack } from "./maps.js";
 import { Pad } from "./pad.js";
 
 export class Answer {
@@ -61,11 +61,11 @@ export class Answer {
 
   paint(pixels, cam) { // the image in grey; over it, in orange, what speaks for the answer
     const [rows, cols, channels] = this.play.data.shape, pen = this.seen.getContext("2d"), most = Math.max(...cam.data);
-    const size = 192 / Math.max(rows, cols);
+    const size = 192 / Math.max(rows, cols), paper = shade("--cell"), drawn = shade("--ink");
     pen.clearRect(0, 0, 192, 192);
     for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) {
       const ink = pixels[(r * cols + c) * channels];
-      pen.fillStyle = `rgb(${[0, 1, 2].map(() => Math.round(255 * (1 - 0.85 * ink))).join()})`;
+      pen.fillStyle = `rgb(${paper.map((from, i) => Math.round(from + 0.85 * ink * (drawn[i] - from))).join()})`;
       pen.fillRect(c * size, r * size, size, size);
       if (most > 0) {
         const strength = cam.data[Math.floor((r * cam.shape[0]) / rows) * cam.shape[1] + Math.floor((c * cam.shape[1]) / cols)] / most;

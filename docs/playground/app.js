@@ -33,7 +33,7 @@ class Playground {
     this.listen();
     this.buttons();
     tabs((name) => this.opened(name));
-    theme(() => { readColours(); this.refresh(); });
+    theme(() => { readColours(); this.filters(this.learned); this.refresh(); });
     addEventListener("resize", () => { if (this.begun) this.draw(); });
   }
 
@@ -59,7 +59,8 @@ class Playground {
       this.optimizers = about.optimizers;
       byId("optimizer").replaceChildren(...about.optimizers.map((rule) => make("option", { value: rule.kind, title: rule.summary.replaceAll("`", "") }, rule.kind)));
       await this.first(about.data);
-      this.state(`Ready, with dualnet ${about.version}.`);
+      this.idle = `Ready, with dualnet ${about.version}.`;
+      this.state(this.idle);
     } catch (error) {
       this.state("Something went wrong.");
       this.trouble(error);
@@ -96,6 +97,7 @@ class Playground {
     this.rows = told.rows;
     this.run = { losses: [], trials: [], marks: [] };
     this.begun = true;
+    this.state(this.idle ?? "Ready.");
     this.enable(true);
     this.inside.layers(this.rows);
     this.told(told);
@@ -189,6 +191,7 @@ class Playground {
     const whole = this.settings.epochs * this.perEpoch, goal = this.step < whole ? whole : this.step + whole;
     this.python.train(goal);
     byId("train").textContent = "❚❚ Pause";
+    this.state("Training …");
   }
 
   pause() {
@@ -197,8 +200,9 @@ class Playground {
 
   stopped() {
     byId("train").textContent = "▶ Train";
+    this.state(`Paused after step ${this.step}.`);
     this.refresh();
-    tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, right ${percent(this.run.trials.at(-1)?.accuracy)}.`);
+    tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, correct ${percent(this.run.trials.at(-1)?.accuracy)}.`);
   }
 
   forget() { // going on from an earlier step: the steps behind it are made anew
@@ -260,7 +264,8 @@ class Playground {
     const words = losses.length ? `After step ${this.step}: loss ${number(losses[this.step - 1], 3)}, ${percent(trial?.accuracy)} right on images that were held back` : "No steps yet";
     byId("curves").setAttribute("aria-label", words);
     const rewind = byId("rewind");
-    rewind.max = Math.max(losses.length, this.step);
+    rewind.max = losses.length;
+    curves.under(rewind, this.run, this.kept);
     rewind.value = this.step;
     rewind.setAttribute("aria-valuetext", `step ${this.step} of ${losses.length}`);
     compare.show(this.kept, this.settings, this.run, () => { this.kept = null; this.draw(); });
@@ -268,6 +273,7 @@ class Playground {
 
   filters(told) { // the first bank, while it learns
     const strip = byId("live-filters");
+    this.learned = told; // so that it can be painted in other colours
     if (!told?.w) { strip.replaceChildren(); return; }
     const array = unpack(told.w), all = sheets(array.shape);
     if (strip.children.length !== all.length) strip.replaceChildren(...all.map(() => make("canvas")));

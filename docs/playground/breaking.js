@@ -16,8 +16,10 @@ export class Breaking {
   async refresh() { // which mistakes fit the network
     const { rows } = await this.play.python.ask("menu");
     this.rows = rows;
-    const option = (row) => make("option", { value: row.name, disabled: !row.layers.length }, row.layers.length ? row.name : `${row.name} (needs ${row.needs})`);
-    this.menu.replaceChildren(make("option", { value: "" }, "none: the right backward pass"), make("optgroup", { label: "in this network" }, ...rows.filter((row) => row.layers.length).map(option)), make("optgroup", { label: "in others" }, ...rows.filter((row) => !row.layers.length).map(option)));
+    const option = (row) => make("option", { value: row.name, disabled: !row.layers.length }, row.layers.length || row.elsewhere ? row.name : `${row.name} (needs ${row.needs})`);
+    const group = (label, fits) => make("optgroup", { label }, ...rows.filter(fits).map(option));
+    this.menu.replaceChildren(make("option", { value: "" }, "none: the right backward pass"), group("in this network", (row) => row.layers.length),
+      group("in other networks that you can draw", (row) => !row.layers.length && !row.elsewhere), group("not here: in networks of another form, and in optimizers", (row) => row.elsewhere));
     this.show();
   }
 
@@ -31,8 +33,17 @@ export class Breaking {
       this.story.replaceChildren(make("p", {}, "The backward pass is right."));
       return;
     }
-    const where = name === "forgotten-mean" ? "in the loss" : `in layer ${row.layers.join(" and ")}`;
-    this.story.replaceChildren(make("p", {}, make("b", {}, `${name}, ${where}. `), row.symptom), make("p", { class: "quiet" }, "It is wrong from this step on. Train on, or start again and train from the first step."));
+    const where = name === "forgotten-mean" ? "in the loss" : `in layer${row.layers.length > 1 ? "s" : ""} ${row.layers.join(" and ")}`;
+    this.story.replaceChildren(make("p", {}, make("b", {}, `${name}, ${where}. `), row.symptom), ...(row.only_dx ? [make("p", {}, "Only dx, the delta that the layer sends back, is wrong. The layer itself learns rightly; what stands in front of it learns from the wrong dx.")] : []),
+      make("p", { class: "quiet" }, "It is wrong from this step on. Train on, or start again and train from the first step."),
+      ...(row.hidden ? [make("p", {}, "Here no curve shows it, because nothing in front of the broken layer learns. Put a convolution in front, and it learns from the wrong dx."), make("p", { class: "buttons" }, button("Add a convolution in front", () => this.inFront(), { id: "in-front" }))] : []),
+      ...(name === "unturned-kernel" ? [make("p", { class: "quiet" }, make("a", { href: "../see-it.html" }, "Are the weights turned in the backward pass?"), " The page “See it” shows it step by step.")] : []));
+  }
+
+  async inFront() { // a layer that keeps the size of the map, and with the mistake where it was
+    const { layers, broken } = this.play.settings;
+    await this.play.change({ layers: [["Conv2D", { filters: 8, kernel_size: 3, padding: "same" }], ["ReLU", {}], ...layers], broken });
+    tell("A convolution stands in front now.");
   }
 
   async break_(name) {

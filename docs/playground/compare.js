@@ -12,6 +12,6 @@ export function show(first, settings, run, forget) {
   const row = (words, its, each, kind) => make("tr", {}, make("th", { scope: "row" }, make("i", { class: `key loss${kind}` }), ` ${words}`), ...differing.map((name) => make("td", {}, text(name, its[name]))), make("td", {}, String(each.losses.length)), make("td", {}, each.losses.length ? number(each.losses.at(-1), 3) : "–"), make("td", {}, percent(each.trials.at(-1)?.accuracy)));
   byId("compared").replaceChildren(make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Two runs compared" }, make("table", { class: "compared" },
     make("caption", { class: "hidden" }, "The kept run and this one"),
-    make("thead", {}, make("tr", {}, ...["run", ...differing.map((name) => NAMES[name]), "steps", "loss", "right"].map((words) => make("th", { scope: "col" }, words)))),
+    make("thead", {}, make("tr", {}, ...["run", ...differing.map((name) => NAMES[name]), "steps", "loss", "correct"].map((words) => make("th", { scope: "col" }, words)))),
     make("tbody", {}, row("kept", first.settings, first, " kept"), row("now", settings, run, "")))), button("Forget the kept run", forget, { class: "small" }));
 }

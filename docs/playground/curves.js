@@ -18,11 +18,18 @@ export function smoothed(losses, points = POINTS) { // the mean of every few ste
   return found;
 }
 
+const lastOf = (run, kept) => Math.max(20, ...[kept, run].filter(Boolean).map((each) => each.losses.length));
+
+// The slider stands below the steps that it goes to, in the scale of the picture.
+export function under(slider, run, kept) {
+  slider.style.width = `${(100 * run.losses.length) / lastOf(run, kept)}%`;
+}
+
 export function draw(picture, run, kept, step) {
   const WIDE = Math.max(260, Math.round(picture.clientWidth));
   picture.setAttribute("viewBox", `0 0 ${WIDE} ${TALL}`);
   const runs = [kept, run].filter(Boolean);
-  const last = Math.max(20, ...runs.map((each) => each.losses.length));
+  const last = lastOf(run, kept);
   const firsts = runs.map((each) => each.losses.find(Number.isFinite) ?? 1);
   const most = Math.max(0.5, ...runs.flatMap((each, i) => smoothed(each.losses).map(([, y]) => Math.min(y, 1.5 * firsts[i]))));
   const x = (at) => LEFT + ((WIDE - LEFT - RIGHT) * at) / last;

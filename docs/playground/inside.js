@@ -31,6 +31,7 @@ export class Inside {
           make("h3", {}, make("i", { "aria-hidden": "true" }, "←"), " backward"), this.rows.backward,
           make("p", { class: "legend" }, make("span", { class: "scale", "aria-hidden": "true" }), "below 0 is blue, above 0 orange; each array has its own scale")),
         this.account));
+    byId("inside").addEventListener("keydown", (event) => { if (event.key === "Escape" && this.target) this.close(); });
   }
 
   where() {
@@ -80,7 +81,7 @@ export class Inside {
     const told = await play.python.ask("inside", { layer, ...this.where() });
     this.told = told;
     this.place = told.place < 0 ? this.place : told.place;
-    this.about.textContent = told.place < 0 ? `your drawing, taken for ${told.answer}` : `image ${told.place}: ${told.class}, taken for ${told.answer}`;
+    this.about.textContent = told.place < 0 ? `your drawing; the network says ${told.answer}` : `image ${told.place} is a ${told.class}; the network says ${told.answer}`;
     let why = null, words = null;
     if (this.target) {
       const asked = this.asked();
@@ -94,11 +95,14 @@ export class Inside {
     }
     if (this.layer !== layer) { this.again = true; return; }
     this.draw(told, why);
+    const close = button("✕", () => this.close(), { class: "close", "aria-label": "Close the sum" });
+    this.account.classList.toggle("chosen", Boolean(why || words));
     if (why) {
-      this.account.replaceChildren(...written(why));
+      this.account.replaceChildren(close, ...written(why));
+      this.reveal();
       tell(spoken(why));
     } else if (words) {
-      this.account.replaceChildren(make("p", { class: "note" }, words));
+      this.account.replaceChildren(close, make("p", { class: "note" }, words));
       tell(words);
     } else {
       this.account.replaceChildren(make("p", { class: "quiet" }, "Point at a cell, and its sum is written out here."));
@@ -128,6 +132,18 @@ export class Inside {
       const marks = { lit: why ? lit[name] : null, chosen };
       this.views.get(name).show(unpack(of(name)), told.whole[name], marks.lit || chosen ? marks : null, room);
     }
+  }
+
+  reveal() { // the map that was tapped stays in sight above the sheet
+    const figure = this.views.get(this.target.name)?.figure.getBoundingClientRect(), sheet = this.account.getBoundingClientRect();
+    if (figure && getComputedStyle(this.account).position === "fixed" && figure.bottom > sheet.top) scrollBy(0, Math.min(figure.bottom - sheet.top, figure.top) + 8);
+  }
+
+  close() { // the sheet on a phone; the focus goes back to the map that was tapped
+    const view = this.views.get(this.target?.name);
+    this.target = null;
+    view?.field.focus({ preventScroll: true });
+    return this.refresh();
   }
 
   pick(name, index) {

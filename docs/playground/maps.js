@@ -5,14 +5,15 @@ export function unpack({ shape, bytes }) {
   return { shape, data: new Float32Array(bytesOf(bytes).buffer) };
 }
 
+export function shade(name) { // a colour of the style: red, green and blue
+  const text = getComputedStyle(document.documentElement).getPropertyValue(name).trim().slice(1);
+  return [0, 2, 4].map((i) => parseInt(text.slice(i, i + 2), 16));
+}
+
 let colours = null;
 export function readColours() { // from the style, so that light and dark are said once
   const style = getComputedStyle(document.documentElement);
-  const read = (name) => {
-    const text = style.getPropertyValue(name).trim().slice(1);
-    return [0, 2, 4].map((i) => parseInt(text.slice(i, i + 2), 16));
-  };
-  colours = { zero: read("--cell"), above: read("--pos"), below: read("--neg"), mark: style.getPropertyValue("--mark"), ink: style.getPropertyValue("--ink"), edge: style.getPropertyValue("--edge") };
+  colours = { zero: shade("--cell"), above: shade("--pos"), below: shade("--neg"), mark: style.getPropertyValue("--mark"), ink: style.getPropertyValue("--ink"), edge: style.getPropertyValue("--edge") };
 }
 
 export function colour(value, most) {

@@ -39,7 +39,7 @@ export class Network {
   block(kind, row, i) {
     const code = row.code ? row.code.replace("dn.", "").replace(/\b(filters|kernel_size|pool_size|units|rate)=/g, "") : kind;
     const broken = this.play.brokenLayers.includes(String(i));
-    const told = row.error ? make("span", { class: "bad" }, "does not fit") : row.shape ? make("span", { class: "quiet" }, `${shape(row.shape)}${row.parameters ? ` · ${row.parameters} numbers` : ""}`) : make("span", { class: "quiet" }, "–");
+    const told = row.error ? make("span", { class: "bad" }, "does not fit") : row.shape ? make("span", { class: "quiet" }, `${shape(row.shape)}${row.parameters ? ` · ${row.parameters} parameters` : ""}`) : make("span", { class: "quiet" }, "–");
     const choose = button("", () => this.choose(this.chosen === i ? null : i), { class: "name", id: `block-${i}`, "aria-pressed": String(this.chosen === i), "aria-label": `Layer ${i}, ${kind}${row.error ? ", does not fit" : ""}` });
     choose.append(make("code", {}, code), told);
     return make("li", { class: [this.chosen === i ? "chosen" : "", broken ? "wrong" : ""].join(" ") }, choose);

@@ -49,6 +49,11 @@ def fresh_or_saved(name: str, seed: int) -> dn.Layer:
     model = DATASETS[name][0] if name in DATASETS else name
     if model in models.NAMES:
         return models.get(model)().init(models.INPUT_SHAPES[model], seed=seed)
+    if not saved(name) and not Path(name).exists():
+        raise ValueError(
+            f"{name!r} is neither a file, a model nor a data set; the models are {', '.join(models.NAMES)}, and the "
+            f"data sets {', '.join(DATASETS)}"
+        )
     return network(name, None)
 
 

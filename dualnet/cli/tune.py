@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.net} has no convolutions to measure: there is no file to write")
         return 0
     print(report(options.out))
-    print(f"\nUse it with DUALNET_TUNED={options.out}")
+    print(f"\nsaved as {options.out}. To use it: DUALNET_TUNED={options.out} dualnet train …")
     return 0
 
 

@@ -44,7 +44,7 @@ def test_every_convolution_of_a_network_is_measured(capsys, tmp_path):
     for what, times in choices.items():
         (line,) = (line for line in lines if line.startswith(f"{what} "))
         assert line.endswith(", ".join(f"{name} {ms:.3g} ms" for name, ms in times)) and times
-    assert lines[-1] == f"Use it with DUALNET_TUNED={path}"
+    assert lines[-1] == f"saved as {path}. To use it: DUALNET_TUNED={path} dualnet train …"
     assert not set(tune.VARIABLES) & set(os.environ), "the environment is as it was"
 
 

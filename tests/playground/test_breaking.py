@@ -110,6 +110,30 @@ def test_the_menu_holds_the_whole_zoo():
     assert all(row["needs"] for row in rows.values() if not row["layers"])
 
 
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ("stale-columns", "unwritten-pixels")])
+def test_what_breaks_only_dx_is_what_leaves_the_parameters_alone(name):
+    """And with a layer in front that learns, it is not hidden any more."""
+    x = np.round(np.random.default_rng(3).random((5, 8, 8, 1)), 1).astype("f4")
+    x[:, :2] = 0
+    right, wrong = net(*NETS[name]), net(*NETS[name])
+    breaking.break_network(wrong, name)
+    with np.errstate(all="ignore"):
+        good, bad = passed(right, x)[1], passed(wrong, x)[1]
+    own = [f"{path}.{p}" for path in breaking.fitting(right, name) for p in ("w", "b", "gamma", "beta")]
+    same = all(np.allclose(bad[what], good[what], rtol=1e-3, atol=1e-4) for what in own if what in good)
+    if breaking.fitting(right, name) != breaking.fitting(right, name)[:1]:
+        pytest.skip("one broken layer is in front of another")
+    (row,) = (row for row in breaking.menu(right) if row["name"] == name)
+    assert row["only_dx"] == same
+    first = row["layers"][0]
+    learns = any(path.partition(".")[0] < first for path in good if "." in path)
+    assert row["hidden"] == (same and not learns)
+    if row["hidden"]:
+        front = net(["Conv2D", CONV], *NETS[name])
+        (row,) = (row for row in breaking.menu(front) if row["name"] == name)
+        assert row["hidden"] is False
+
+
 def test_a_broken_network_is_still_what_it_is():
     wrong = net(["Conv2D", CONV], ["ReLU", {}])
     breaking.break_network(wrong, "unturned-kernel")

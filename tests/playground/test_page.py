@@ -151,7 +151,7 @@ def test_draw_a_network_by_keys_alone(page):
     enter(page, "#add-kind", "BatchNorm")
     page.run("document.querySelector('#add button').focus()")
     page.key(*ENTER)
-    page.wait("playground.settings.layers.length == 6 && playground.begun")
+    page.wait("playground.settings.layers.length == 9 && playground.begun")
     assert page.run("playground.settings.layers.map(([kind]) => kind)")[1:4] == ["ReLU", "BatchNorm", "MaxPool2D"]
     assert "share of the old value" in text(page, "#option-momentum-help")
     page.click("#move-up")
@@ -161,7 +161,7 @@ def test_draw_a_network_by_keys_alone(page):
     page.click("#option-center")
     page.wait("playground.settings.layers[1][1].center === false && playground.begun")
     page.click("#remove")
-    page.wait("playground.settings.layers.length == 5 && playground.begun")
+    page.wait("playground.settings.layers.length == 8 && playground.begun")
 
 
 def test_what_does_not_fit_is_said_in_the_librarys_words(page):
@@ -191,10 +191,10 @@ def test_point_at_a_cell_and_its_sum_is_there(page):
     page.wait("document.querySelector('#live').textContent.startsWith('0.dw[1,1,0,0] is')")
     page.click("#inside [data-name=dy] canvas")  # follow the delta to the layer behind
     page.wait("document.querySelector('.account h3')?.innerText.startsWith('1.dx[0,')")
-    page.run("playground.inside.choose(4, { name: 'dy', index: [3] })")
+    page.run("playground.inside.choose(7, { name: 'dy', index: [3] })")
     page.wait("document.querySelector('.account').innerText.includes('The way back begins here')")
     page.run("playground.inside.pick('w', [5, 3])")
-    page.wait("document.querySelector('.account h3')?.innerText.startsWith('4.dw[5,3]')")
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('7.dw[5,3]')")
 
 
 def test_the_keys_walk_through_a_map(page):
@@ -228,11 +228,11 @@ def test_break_it_and_mend_it(page):
     )
     page.click("#check")
     page.wait("document.querySelector('.report pre')")
-    assert "finds the mistake" in text(page, ".report") and "4.b" in text(page, ".report pre .bad")
+    assert "finds the mistake" in text(page, ".report") and "7.b" in text(page, ".report pre .bad")
     assert "%22broken%22" in page.run("location.hash")
     page.click("#tab-inside")
-    page.run("playground.inside.choose(4, { name: 'db', index: [1] })")
-    page.wait("document.querySelector('.account h3')?.innerText.startsWith('4.db[1]')")
+    page.run("playground.inside.choose(7, { name: 'db', index: [1] })")
+    page.wait("document.querySelector('.account h3')?.innerText.startsWith('7.db[1]')")
     page.click("#mend")
     page.wait("document.querySelector('#broken').hidden && playground.settings.broken == ''")
     page.click("#tab-breaking")
@@ -245,6 +245,80 @@ def test_a_broken_layer_disagrees_with_its_sum(page):
     page.run("playground.inside.pick('dx', [4, 4, 0])")
     page.wait("document.querySelector('.account .verdict.bad')")
     assert "THEY DISAGREE" in text(page, ".account .verdict")
+
+
+def test_a_wrong_dx_shows_in_the_curve_of_the_first_network(page):
+    """The question of the project: what if the kernel is not turned? The network that the page opens with answers."""
+    curves = {}
+    page.click("#tab-breaking")
+    for name in ("", "unturned-kernel", "uncropped-padding"):
+        page.run(f"playground.break_({json.dumps(name)})")
+        page.click("#again")
+        page.wait(f"playground.run.losses.length == 0 && playground.settings.broken == {json.dumps(name)}")
+        train(page, 46)
+        curves[name] = np.mean(page.run("playground.run.losses")[-10:])
+        assert not name or ("in layers 0 and 3" in text(page, ".story") and "Only dx" in text(page, ".story"))
+        assert page.run("document.querySelector('#in-front') === null")
+    assert curves["unturned-kernel"] > 1.3 * curves[""] < curves["uncropped-padding"] / 1.3
+
+
+def test_where_no_curve_can_show_it_a_convolution_is_offered(page):
+    end = "['Flatten', {}], ['Dense', { units: 10 }]]"
+    conv = "[['Conv2D', { filters: 4, kernel_size: 3, padding: 'same' }], "
+    page.run(f"playground.change({{ layers: {conv}{end}, broken: 'unturned-kernel' }})")
+    page.click("#tab-breaking")
+    page.wait("document.querySelector('#in-front')")
+    assert "no curve shows it" in text(page, ".story") and "see-it" in page.run(
+        "document.querySelector('.story a').href"
+    )
+    page.click("#in-front")
+    page.wait("playground.begun && playground.settings.layers.length == 5 && !document.querySelector('#in-front')")
+    assert page.run("playground.settings.broken") == "unturned-kernel" and "layers 0 and 2" in text(page, ".story")
+    assert len(page.run("[...document.querySelectorAll('#mistake optgroup')].map((group) => group.label)")) == 3
+    assert "cannot be drawn" not in page.run("document.querySelector('#mistake').textContent")
+
+
+def test_on_a_phone_a_tapped_cell_opens_a_sheet(page):
+    page.show(PHONE)
+    page.wait("document.querySelector('#inside [data-name=y] canvas')")
+    page.click("#inside [data-name=y] canvas")
+    page.wait("document.querySelector('.account.chosen h3')")
+    top, bottom, tall = page.run("""(() => { const box = document.querySelector(".account").getBoundingClientRect();
+        return [box.top, box.bottom, innerHeight]; })()""")
+    assert tall * 0.4 < top < bottom <= tall + 1
+    place = "document.querySelector('#inside [data-name=y] canvas').getBoundingClientRect()"
+    assert 0 <= page.run(f"{place}.top") and page.run(f"{place}.bottom") <= top  # the map is in sight, too
+    page.click(".account .close")
+    page.wait("!document.querySelector('.account.chosen')")
+    assert page.run("document.activeElement.closest('[data-name]').dataset.name") == "y"
+    page.click("#inside [data-name=y] canvas")
+    page.wait("document.querySelector('.account.chosen h3')")
+    page.key("Escape", 27)
+    page.wait("!document.querySelector('.account.chosen')")
+
+
+def test_the_state_the_slider_and_the_colours_follow(page):
+    page.run("playground.python.train(40)")
+    train(page, 40)
+    page.wait("document.querySelector('#state').innerText == 'Paused after step 40.'")
+    page.click("#compare")
+    page.click("#again")
+    page.wait("playground.run.losses.length == 0")
+    page.click("#train")
+    page.wait("document.querySelector('#state').innerText == 'Training …'")
+    page.wait("playground.step >= 10")
+    page.click("#train")
+    page.wait("!playground.python.training")
+    wide, steps = page.run("""[document.querySelector("#rewind").getBoundingClientRect().width
+        / document.querySelector(".rewind").clientWidth, playground.run.losses.length]""")
+    last = max(40, steps)
+    curve = page.run("document.querySelector('#curves').clientWidth")
+    assert wide * curve == pytest.approx((curve - 90) * steps / last, abs=40)
+    shown = "document.querySelector('#live-filters canvas').toDataURL()"
+    before = page.run(shown)
+    page.click("#theme input[value=dark]")
+    page.wait(f"{shown} != {json.dumps(before)}")
+    page.click("#theme input[value=auto]")
 
 
 def test_draw_a_digit(page):
@@ -294,7 +368,7 @@ def test_the_address_holds_the_settings(page, address):
 )
 def test_an_address_from_a_stranger(tab, address, hash_, words):
     opened(tab, address + hash_)
-    assert words in text(tab, "#trouble") and tab.run("playground.settings.layers.length") == 5
+    assert words in text(tab, "#trouble") and tab.run("playground.settings.layers.length") == 8
     assert tab.run("document.querySelectorAll('main img').length") == 0
 
 

@@ -81,7 +81,8 @@ def test_every_option_has_a_meaning_and_its_choices_are_taken(block):
     rate = {"lr": 0.1} if block["group"] == "optimizer" else {}
     rate |= {"momentum": 0.9} if block["kind"] == "SGD" else {}  # which nesterov needs
     for option in block["options"]:
-        assert option["name"] in option["meaning"], option
+        assert option["name"] in blocks.SAID or option["name"] in option["meaning"], option
+        assert option["meaning"].rstrip(".") != block["summary"].rstrip("."), "said once"
         for choice in option["choices"]:
             kind(**rate | options | {option["name"]: blocks.value(choice)})
         if option["form"] == "switch":

@@ -19,6 +19,27 @@ GROUPS = {
 }
 FIRST = {"filters": 8, "kernel_size": 3, "pool_size": 2, "units": 10, "groups": 2, "rate": 0.25}
 """What a new block has where the signature has no default."""
+SAID = {
+    "filters": "How many filters, and so output channels.",
+    "depth_multiplier": "How many filters for each channel.",
+    "units": "How many outputs: one weighted sum of all inputs for each.",
+    "use_bias": "Add one number to each output channel.",
+    "keepdims": "Keep height and width, as 1 × 1.",
+    "center": "Add a learned number, beta, to each channel.",
+    "scale": "Multiply each channel by a learned number, gamma.",
+    "alpha": "The size of what is passed on below zero.",
+    "approximate": "Use the formula with tanh, which is almost the same.",
+    "rate": "The share that is dropped in training; from 0 to below 1.",
+    "beta_1": "The share of the mean gradient that stays at each step.",
+    "beta_2": "The share of the mean square that stays at each step.",
+    "rho": "The share of the mean square that stays at each step.",
+    "centered": "Subtract the square of the mean gradient.",
+    "nesterov": "Look one step ahead along the momentum.",
+    "weight_decay": "How strongly the weights are drawn towards 0.",
+    "clip_norm": "The most that the length of all gradients together may be.",
+    "clip_value": "The most that each element of a gradient may be.",
+}
+"""What an option means, where its docstring tells of the whole layer or of several options in one sentence."""
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSProp")
 
 Described = dict[str, Any]
@@ -93,7 +114,9 @@ def summary(made: type) -> str:
 
 
 def meaning(made: type, name: str) -> str:
-    """The sentences that name an option: of the class, of what it is built on, of its op."""
+    """What is said of an option: the sentences that name it, of the class, of what it is built on, of its op."""
+    if name in SAID:
+        return SAID[name]
     marked = rf"\b{name}\b" if "_" in name else rf"``{name}\b"  # a word such as ``mode`` counts only as code
     for text in documents(made):
         told = [sentence for sentence in sentences(text) if re.search(marked, sentence)]

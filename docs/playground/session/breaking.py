@@ -19,6 +19,15 @@ Fits = Callable[[Any], bool]
 Stand = Callable[[Callable, Any, Any, bool], tuple[Any, Callable]]
 
 FORGOTTEN_MEAN = "forgotten-mean"
+ONLY_DX = {
+    "unturned-kernel",
+    "uncropped-padding",
+    "crowded-deltas",
+    "overwritten-windows",
+    "square-weights",
+    "frozen-statistics",
+}
+"""Mistakes of layers with parameters that send a wrong dx and find the right dw and db."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +244,8 @@ PLACES: dict[str, Place] = {
     ),
     "second-draw": Place(dn.Dropout, "dropout", lambda it: it.rate > 0, dropout),
 }
+LEARNING = (dn.Conv2D, dn.Dense, dn.BatchNorm)
+"""The kinds in the table that have parameters."""
 ONLY_TRAINING = (dn.BatchNorm, dn.Dropout)
 """Layers that compute something else in inference; there they stay right."""
 
@@ -252,14 +263,32 @@ def menu(net: Any) -> list[dict[str, Any]]:
     rows = []
     for exercise in dn.zoo.exercises():
         row = {"name": exercise.name, "symptom": exercise.symptom, "layers": fitting(net, exercise.name), "needs": ""}
+        row["elsewhere"] = exercise.name != FORGOTTEN_MEAN and exercise.name not in PLACES
         if exercise.name == FORGOTTEN_MEAN:
             row["layers"] = ["loss"]
         elif exercise.name not in PLACES:
             row["needs"] = "a network that cannot be drawn here, or an optimizer of its own"
         elif not row["layers"]:
             row["needs"] = PLACES[exercise.name].needs
+        row["only_dx"] = exercise.name in PLACES and breaks_only_dx(exercise.name)
+        row["hidden"] = bool(row["layers"]) and row["only_dx"] and not learns_in_front(net, row["layers"])
         rows.append(row)
     return rows
+
+
+def breaks_only_dx(name: str) -> bool:
+    """Does the broken layer itself still learn rightly, or have nothing to learn?"""
+    return name in ONLY_DX or PLACES[name].kind not in LEARNING
+
+
+def learns_in_front(net: Any, broken: list[str]) -> bool:
+    """Is there something in front of a broken layer that learns, and so learns from a wrong dx?"""
+    learns = False
+    for path, layer in net.walk():
+        if path in broken and learns:
+            return True
+        learns = learns or (not layer.children() and bool(layer.parameters()))
+    return False
 
 
 # -- breaking ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ const Draw = (() => {
 
   const raised = (ten) => "10" + [...String(ten)].map((digit) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(digit)]).join("");
 
+  const anchor = (number) => make("span", { class: "anchor", title: `equation ${number} of the derivation` }, number);
+
   // -- colours: blue below 0, orange above, each map on its own scale
 
   function paint(value, scale) {
@@ -137,7 +139,7 @@ const Draw = (() => {
   }
 
   function account(found, { most = Infinity, more = null, follow = [] } = {}) {
-    const head = [make("h3", {}, `${found.name} = ${full(found.value)}`), make("p", { class: "title" }, found.title, found.anchor ? make("span", { class: "anchor" }, found.anchor) : "")];
+    const head = [make("h3", {}, `${found.name} = ${full(found.value)}`), make("p", { class: "title" }, found.title, found.anchor ? anchor(found.anchor) : "")];
     const links = follow.length ? [make("div", { class: "follow" }, follow)] : [];
     if (found.reach) return [...head, make("p", { class: "note words" }, found.words), ...links];
     const { rows, ten, hidden, total } = rowsOf(found, most);
@@ -154,7 +156,7 @@ const Draw = (() => {
 
   function sentence(found) {
     if (found.reach) return `${found.name} is ${full(found.value)}: ${found.title}. ${found.words}`;
-    const count = found.terms.length;
+    const count = found.count; // of all channels and filters, not only of those that are shown
     return `${found.name} is ${full(found.value)}, ${found.how ?? "the sum"} of ${count} ${count === 1 ? "term" : "terms"}, equation ${found.anchor}. The library has ${found.same ? "the same number" : "another number, " + full(found.value)}.`;
   }
 
@@ -172,7 +174,8 @@ const Draw = (() => {
   function card(spec) {
     const body = spec.minis ? make("div", { class: "minis" }, spec.minis.map((part) => (typeof part === "string" ? make("span", { class: "mono" }, part) : mini(part, 300))))
       : make("div", { class: "terms" }, make("table", {}, make("tbody", {}, spec.pairs.filter((term) => Model.product(term) !== 0).map((term) => make("tr", {}, make("td", {}, factors(term)), make("td", {}, brief(Model.product(term))))))));
-    return make("article", { class: "card" }, make("h3", {}, spec.title, make("span", { class: "anchor" }, spec.anchor)), make("div", { class: "formula" }, spec.formula), make("p", {}, spec.words), body,
+    return make("article", { class: "card" }, make("h3", {}, spec.title, anchor(spec.anchor)), make("div", { class: "formula" }, spec.formula), make("p", {}, spec.words), body,
+      spec.more ? make("div", { class: "others", "data-more": spec.more }, make("small", {}, spec.others), full(spec.more)) : null,
       make("div", { class: "result", "data-value": spec.value }, make("small", {}, "the number"), full(spec.value)));
   }
 

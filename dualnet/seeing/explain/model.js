@@ -115,7 +115,7 @@ const Model = (() => {
       const limit = this.u * (8 + 4 * Math.sqrt(Math.max(count, 1))) * size + 1e-37;
       const lit = account.lit ?? lightOf(terms);
       const where = `image ${this.image}` + (this.vector ? "" : `, channel ${this.cs[this.c]}`) + (this.form === "convolution" ? `, filter ${this.ds[this.d]}` : "");
-      return { ...account, where, terms, extra, sum, limit, lit, same: Math.abs(sum - account.value) <= limit || Object.is(sum, account.value) };
+      return { ...account, where, count, terms, extra, sum, limit, lit, same: Math.abs(sum - account.value) <= limit || Object.is(sum, account.value) };
     }
   }
 
@@ -323,9 +323,13 @@ const Model = (() => {
       if (map === "dx") return this.spelled_dx(r, c);
       return null;
     }
+    others(account) { // what a card does not show, in a row of its own
+      const more = this.beside(account), one = account.extra.length === 1 && account.extra[0].words;
+      return { more, others: one ? one.replace(/: .*/, "") : account.extra.length && account.anchor === "E13" ? "the other filters" : "the other channels" + (this.b ? " and the bias" : "") };
+    }
     beside(account) { return account.extra.reduce((total, part) => total + part.value, 0); }
     spelled_y(i, j) {
-      const account = this.explain("y", i, j), more = this.beside(account);
+      const account = this.explain("y", i, j), more = this.beside(account), beside = this.others(account);
       const patch = [], kernel = [], turned = [];
       for (const { m, n, r, c, there } of this.window(i, j)) {
         patch.push(there ? this.cell("x", r, c).value : 0); kernel.push(this.weight(m, n).value);
@@ -338,13 +342,13 @@ const Model = (() => {
       for (let q = 0; q < patch.length; q++) flipped += patch[q] * turned[patch.length - 1 - q]; // the indices run against each other
       const gemm = patch.reduce((total, value, q) => total + value * kernel[q], 0);
       return { value: account.value, more, cards: [
-        { title: "Loops: cross-correlation", anchor: "E4", formula: `y[i,j] = Σ_m Σ_n w[${tap}] · x[${row}, ${column}]`, words: "The sum as printed: window and kernel, index by index.", minis: [[patch, k2, "window of x"], "·", [kernel, k2, this.turns ? "rot180(w)" : "w"]], value: loops + more },
-        { title: "Flipped: true convolution", anchor: "E3", formula: this.turns ? "y = x ∗ w" : "y = x ∗ rot180(w)", words: "A convolution reads the kernel backwards: window and kernel meet from opposite ends.", minis: [[patch, k2, "window of x"], "∗", [turned, k2, this.turns ? "w" : "rot180(w)"]], value: flipped + more },
-        { title: "One product of matrices", anchor: "E4", formula: "Y = X W + b", words: `The window as a row of X, the kernel as a column of W.`, minis: [[patch, patch.length, `row ${i * this.grid[1] + j} of X`], [kernel, kernel.length, `column ${this.ds[this.d]} of W`]], value: gemm + more },
+        { title: "Loops: cross-correlation", anchor: "E4", formula: `y[i,j] = Σ_m Σ_n w[${tap}] · x[${row}, ${column}]`, words: "The sum as printed: window and kernel, index by index.", minis: [[patch, k2, "window of x"], "·", [kernel, k2, this.turns ? "rot180(w)" : "w"]], value: loops + more, ...beside },
+        { title: "Flipped: true convolution", anchor: "E3", formula: this.turns ? "y = x ∗ w" : "y = x ∗ rot180(w)", words: "A convolution reads the kernel backwards: window and kernel meet from opposite ends.", minis: [[patch, k2, "window of x"], "∗", [turned, k2, this.turns ? "w" : "rot180(w)"]], value: flipped + more, ...beside },
+        { title: "One product of matrices", anchor: "E4", formula: "Y = X W + b", words: `The window as a row of X, the kernel as a column of W.`, minis: [[patch, patch.length, `row ${i * this.grid[1] + j} of X`], [kernel, kernel.length, `column ${this.ds[this.d]} of W`]], value: gemm + more, ...beside },
       ] };
     }
     spelled_dw(tm, tn) {
-      const account = this.explain("dw", tm, tn), more = this.beside(account), [m, n] = this.tap(tm, tn);
+      const account = this.explain("dw", tm, tn), more = this.beside(account), beside = this.others(account), [m, n] = this.tap(tm, tn);
       const [s1, s2] = this.stride, [r1, r2] = this.dilation, [[top], [left]] = this.pads, [P, Q] = this.grid;
       const met = [], deltas = [];
       for (const [i, j] of this.all()) {
@@ -360,13 +364,13 @@ const Model = (() => {
       for (let q = 0; q <= last; q++) flipped += turned[last - q] * met[q];
       const gemm = met.reduce((total, value, q) => total + value * deltas[q], 0);
       return { value: account.value, more, cards: [
-        { title: "Loops: x correlated with dy", anchor: "E11", formula: `dw[m,n] = Σ_i Σ_j dy[i,j] · x[${row}, ${column}]`, words: "Each delta times the input that this weight met there.", minis: [[met, Q, "what the tap read"], "·", [deltas, Q, "dy"]], value: loops + more },
-        { title: "Flipped: x convolved with rot180(dy)", anchor: "E11", formula: this.turns ? "dw = rot180(x ∗ rot180(dy))" : "dw = x ∗ rot180(dy)", words: "The article's form: the deltas are turned by 180°, and the convolution turns them back.", minis: [[met, Q, "what the tap read"], "∗", [turned, Q, "rot180(dy)"]], value: flipped + more },
-        { title: "One product of matrices", anchor: "E11", formula: "dW = Xᵀ dY", words: "What runs: the tap's row of Xᵀ times the filter's column of dY.", minis: [[met, Math.min(met.length, P * Q), `row ${m * this.window_[1] + n} of Xᵀ`], [deltas, Math.min(deltas.length, P * Q), `column ${this.ds[this.d]} of dY`]], value: gemm + more },
+        { title: "Loops: x correlated with dy", anchor: "E11", formula: `dw[m,n] = Σ_i Σ_j dy[i,j] · x[${row}, ${column}]`, words: "Each delta times the input that this weight met there.", minis: [[met, Q, "what the tap read"], "·", [deltas, Q, "dy"]], value: loops + more, ...beside },
+        { title: "Flipped: x convolved with rot180(dy)", anchor: "E11", formula: this.turns ? "dw = rot180(x ∗ rot180(dy))" : "dw = x ∗ rot180(dy)", words: "The article's form: the deltas are turned by 180°, and the convolution turns them back.", minis: [[met, Q, "what the tap read"], "∗", [turned, Q, "rot180(dy)"]], value: flipped + more, ...beside },
+        { title: "One product of matrices", anchor: "E11", formula: "dW = Xᵀ dY", words: "What runs: the tap's row of Xᵀ times the filter's column of dY.", minis: [[met, Math.min(met.length, P * Q), `row ${m * this.window_[1] + n} of Xᵀ`], [deltas, Math.min(deltas.length, P * Q), `column ${this.ds[this.d]} of dY`]], value: gemm + more, ...beside },
       ] };
     }
     spelled_dx(r, c) {
-      const account = this.explain("dx", r, c), more = this.beside(account), [k1, k2] = this.window_;
+      const account = this.explain("dx", r, c), more = this.beside(account), beside = this.others(account), [k1, k2] = this.window_;
       const loops = account.terms.reduce((total, term) => total + product(term), 0);
       // full correlation: the deltas with zeros between and around them, under the kernel turned by 180°
       const patch = Array(k1 * k2).fill(0), turned = Array(k1 * k2).fill(0), gathered = [];
@@ -380,9 +384,9 @@ const Model = (() => {
       const flipped = linked * patch.reduce((total, value, q) => total + value * turned[q], 0);
       const gemm = linked * gathered.sort((a, b) => a[0] - b[0]).reduce((total, entry) => total + entry[2], 0);
       return { value: account.value, more, cards: [
-        { title: "Loops: full convolution", anchor: "E13", formula: `dx[i,j] = Σ_m Σ_n dy[${back.join(", ")}] · w[${tap}]`, words: "The indices run backwards: each window that read the cell sends its delta back.", pairs: account.terms, value: loops + more },
-        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel going forward; the way back turns it once more, so it is used as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more },
-        { title: "One product of matrices", anchor: "E13", formula: "dX = dY Wᵀ, then col2im", words: "What runs: no kernel is turned. col2im adds up what was read from this cell.", minis: [[gathered.map((entry) => entry[2]), Math.max(gathered.length, 1), gathered.length ? `dX rows ${gathered.map((entry) => entry[0]).join(", ")}` : "none"]], value: gemm + more },
+        { title: "Loops: full convolution", anchor: "E13", formula: `dx[i,j] = Σ_m Σ_n dy[${back.join(", ")}] · w[${tap}]`, words: "The indices run backwards: each window that read the cell sends its delta back.", pairs: account.terms, value: loops + more, ...beside },
+        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel going forward; the way back turns it once more, so it is used as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more, ...beside },
+        { title: "One product of matrices", anchor: "E13", formula: "dX = dY Wᵀ, then col2im", words: "What runs: no kernel is turned. col2im adds up what was read from this cell.", minis: [[gathered.map((entry) => entry[2]), Math.max(gathered.length, 1), gathered.length ? `dX rows ${gathered.map((entry) => entry[0]).join(", ")}` : "none"]], value: gemm + more, ...beside },
       ] };
     }
   }
@@ -440,14 +444,14 @@ const Model = (() => {
       const common = { name: dx.name, value: dx.value, index: dx.index, anchor: "E15", twin: this.how === "max" ? ["x", r, c] : null };
       if (this.how === "max") {
         const won = readers.filter(({ i, j }) => { const best = this.winner(i, j); return best && best.r === r && best.c === c; });
-        return { ...common, title: won.length ? "backward: the winner takes the whole error" : "backward: it won no window, so it learns nothing", formula: "dx = Σ dy over the windows that it won",
+        return { ...common, title: won.length ? "backward: the winner takes the whole delta" : "backward: it won no window, so it learns nothing", formula: "dx = Σ dy over the windows that it won",
           terms: won.map(({ i, j }) => ({ cells: [this.cell("dy", i, j)], note: "won" })), lit: light(won.map(({ i, j }) => ["dy", i, j])), note: `${counted(readers.length, "window")} read x[${r},${c}]; it won ${won.length}.` };
       }
       if (this.how === "l2") return { ...common, title: "backward: the delta times x / y", formula: "dx = Σ dy · x / y", terms: readers.map(({ i, j }) => {
         const y = this.cell("y", i, j).value;
         return { cells: [this.cell("dy", i, j), this.cell("x", r, c)], factor: y ? 1 / y : 0, what: `1/y[${i},${j}]` };
       }) };
-      return { ...common, title: "backward: an equal share of the error", formula: "dx = Σ dy / M", terms: readers.map(({ i, j }) => ({ cells: [this.cell("dy", i, j)], factor: 1 / at(this.M, i, j), what: "1/" + at(this.M, i, j) })) };
+      return { ...common, title: "backward: an equal share of the delta", formula: "dx = Σ dy / M", terms: readers.map(({ i, j }) => ({ cells: [this.cell("dy", i, j)], factor: 1 / at(this.M, i, j), what: "1/" + at(this.M, i, j) })) };
     }
     of_x(r, c, sum) {
       const readers = [...this.readers(r, c)];

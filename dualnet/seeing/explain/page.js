@@ -9,6 +9,8 @@
   const named = (layer) => (layer.path && layer.path !== "loss" ? layer.path + " " : "") + layer.kind;
   const state = { path: data.target.path, sum: "dx", spelling: "correlation", picked: null, all: false, taken: false };
   const view = () => views.get(state.path);
+  const MEANS = "dx, dw and db are the gradients of x, w and b; dy, the delta, is how fast the loss grows with each output; ⊗ is a correlation, ∗ a convolution";
+  const nth = (place) => `the ${["first", "second", "third"][place] ?? `${place + 1}th`}`;
   const narrow = () => matchMedia("(max-width: 620px)").matches;
   let telling = 0;
   function say(text) { // to a screen reader, once the reader has come to rest
@@ -51,7 +53,7 @@
   function sums() {
     const list = view().sums(state.spelling), focused = byId("sums").contains(document.activeElement);
     byId("sums").replaceChildren(byId("sums").querySelector("legend"), ...list.map(([name, text, anchor]) => make("label", {},
-      make("input", { type: "radio", name: "sum", value: name, checked: name === state.sum }), make("span", {}, text, make("sup", {}, anchor)))));
+      make("input", { type: "radio", name: "sum", value: name, checked: name === state.sum }), make("span", { title: `equation ${anchor} of the derivation; ${MEANS}` }, text, make("sup", {}, anchor)))));
     if (focused) byId("sums").querySelector(":checked").focus();
   }
 
@@ -69,8 +71,8 @@
     const begin = make("button", { type: "button", class: "begin" }, "follow a delta from the loss");
     begin.onclick = fromLoss;
     byId("step").replaceChildren(make("output", { "data-loss": state.taken ? after : told.before }, "loss ", make("b", {}, "E = " + Draw.full(told.before)),
-      ...(state.taken ? [make("b", {}, " → " + Draw.full(after)), ` (the slope promises ${Draw.full(told.before - rate * told.squared)})`] : [])),
-    make("label", {}, "η ", select), button, ...(views.has("loss") ? [begin] : []));
+      ...(state.taken ? [make("b", {}, " → " + Draw.full(after)), ` (a straight line would give ${Draw.full(told.before - rate * told.squared)})`] : [])),
+    make("label", { title: "η, the learning rate: how far one step goes" }, "learning rate η ", select), button, ...(views.has("loss") ? [begin] : []));
   }
 
   // -- following a delta: the dy of a layer is the dx of the layer after it
@@ -169,7 +171,7 @@
     options("pick-c", v.vector ? null : v.cs, v.c, "channel", (c) => { v.c = c; });
     options("pick-d", v.form === "convolution" || (v.form === "dense" && ["dw", "new"].includes(state.sum)) ? v.ds : null, v.d, v.form === "dense" ? "output" : "filter", (d) => { v.d = d; });
     const layer = layerAt(state.path);
-    byId("lead").textContent = (layer.path && layer.path !== "loss" ? `layer ${layer.path}, ` : "") + `${layer.title}, in a ${data.net}; image ${data.image} of ${v.shape[0][0]}`;
+    byId("lead").textContent = (layer.path && layer.path !== "loss" ? `layer ${layer.path}, ` : "") + `${layer.title}, in a ${data.net}; ${nth(data.image)} of ${v.shape[0][0]} image${v.shape[0][0] === 1 ? "" : "s"}${data.untrained ? ". It is a fresh network that has learned nothing yet." : ""}`;
     byId("source").textContent = data.source ? `The deltas: ${data.source}.` : "";
     tabs();
     choose(state.picked, true);
@@ -247,7 +249,7 @@
     byId("spellings").hidden = v.form !== "convolution";
     if (!spelled) return; // x, w and dy are not computed: the last spelling stays
     byId("spellings-words").replaceChildren("The same sum, written differently: ", make("code", {}, v.explain(place.map, place.r, place.c, state.sum).name),
-      ` = ${Draw.full(spelled.value)} three times.` + (spelled.more ? ` (The pictures show the chosen channel and filter; the others add ${Draw.full(spelled.more)}.)` : ""));
+      ` = ${Draw.full(spelled.value)} three times.` + (spelled.more ? ` (The pictures show the chosen channel and filter; a row below them adds the others.)` : ""));
     byId("spellings").dataset.entry = byId("account").dataset.entry;
     byId("cards").replaceChildren(...spelled.cards.map(Draw.card));
   }

@@ -14,6 +14,8 @@ import numpy
 from ... import markup
 from ...layers.convolution import Conv2D
 from ...layers.dense import Dense
+from ...layers.layer import Layer
+from ...shim import to_numpy
 from ...shim.dtypes import finfo
 from ...writing import replace_file
 from .ending import step_of, view_of_loss
@@ -114,9 +116,16 @@ def gather(call: Call, target: Target, value: float) -> View:
         "source": call.source,
         "net": type(call.net).__name__,
         "image": image,
+        "untrained": looks_untrained(call.net),
         "step": None if ending is None else step_of(call, ending),
         "story": {"view": _story()},
     }
+
+
+def looks_untrained(net: Layer) -> bool:
+    """Has it biases, all of them still 0? The first step of a training moves them."""
+    biases = [parameter for name, parameter in net.parameters().items() if name.rpartition(".")[2] == "b"]
+    return bool(biases) and not any(to_numpy(parameter.value).any() for parameter in biases)
 
 
 def _story() -> View:

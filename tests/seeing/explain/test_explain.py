@@ -328,7 +328,8 @@ def test_the_command_explains_saved_networks(capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nowhere.npz"], "'nowhere.npz' is neither a file nor a model"),
+        (["nowhere.npz"], "'nowhere.npz' is neither a file, a model nor a data set; the models are digits_cnn, lenet5"),
+        (["nowhere.npz"], ", and the data sets digits, mnist, fashion_mnist"),
         (["lenet5"], "say which image, with --images FILE"),
         (["lenet5", "--images", "mnist"], "DUALNET_OFFLINE forbids to download it"),
         (["mnist"], "DUALNET_OFFLINE forbids to download it"),

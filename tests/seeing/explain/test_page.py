@@ -472,9 +472,40 @@ def test_a_step_moves_the_loss_and_can_be_undone(tmp_path):
     assert out["before"][0] == out["undone"][0] == pytest.approx(loss(0), rel=1e-6)
     assert out["after"][0] == pytest.approx(loss(0.01), rel=1e-5) and out["after"][0] < out["before"][0]
     assert out["far"][0] == pytest.approx(loss(0.5), rel=1e-5)
-    assert "undo" in out["after"][1] and "take one step" in out["undone"][1] and "promises" in out["after"][2]
+    assert "undo" in out["after"][1] and "take one step" in out["undone"][1]
+    assert "a straight line would give" in out["after"][2]
     moved = dn.to_numpy(net[0].w.value)[0, 0, 0, 0] - 0.5 * dn.explain(net, x, "0.dw[0,0,0,0]", t=t).value
     assert out["cell"] == f"w[0,0,0,0] = {moved:.6g}".replace("-", "−") and out["weight"]["adds"] == "true"
+
+
+@needs_chromium
+def test_a_reader_is_told_what_is_not_on_the_screen(tmp_path):
+    """The terms of all filters are counted, and a row of each card adds what its picture leaves out."""
+    script = """
+    radio("sum", "dx"); cell("dx", 3, 4).click();
+    out.cards = all("#cards .card").map((e) => [Number(e.querySelector("[data-more]")?.dataset.more),
+      e.querySelector("[data-more] small")?.textContent, Number(e.querySelector("[data-value]").dataset.value)]);
+    out.first = all("#cards .card:first-child tr td:last-child").map((e) => Number(e.textContent.replace("−", "-")));
+    out.lead = $("#lead").textContent; out.titles = all(".anchor, #sums span").filter((e) => !e.title).length;
+    """
+    page = example("0.dx[0,3,4,0]").page()
+    out = browse(page, tmp_path, script, then='out.said = $("#live").textContent;')
+    why = example("0.dx[0,3,4,0]")
+    assert len(why.terms) == 27 and f"the sum of {len(why.terms)} terms" in out["said"]
+    others = sum(term.value for term in why.terms if any(c.name == "dy" and c.index[-1] for c in term.cells))
+    assert [words for _, words, _ in out["cards"]] == ["the other filters"] * 3
+    for more, _, value in out["cards"]:
+        assert more == pytest.approx(others, rel=1e-5) and value == pytest.approx(why.value, rel=1e-5)
+    assert sum(out["first"]) + out["cards"][0][0] == pytest.approx(why.value, abs=2e-3)
+    assert "the first of 1 image. It is a fresh network that has learned nothing yet" in out["lead"]
+    assert out["titles"] == 0
+
+
+def test_a_network_that_has_learned_is_not_called_fresh():
+    net, x, t = subject()
+    assert data_of(dn.explain(net, x, t=t).page())["untrained"] is True
+    net.fit(x, t, epochs=1, verbose=0)
+    assert data_of(dn.explain(net, x, t=t).page())["untrained"] is False
 
 
 def added(rows: list[str]) -> Decimal:
@@ -614,7 +645,7 @@ def test_the_answer_in_a_minute(tmp_path, width, height):
     assert out["window"] == [width, height] and out["scrolled"] == 0
     assert [each for each in out["seen"] if not (each[1] and each[2])] == []
     assert out["answer"] == (
-        "The stored weights never turn. To write dx as a correlation, the kernel is read turned by 180°; "
+        "The stored weights never turn. To write dx as a correlation, you read the kernel turned by 180°; "
         "for dw nothing is turned."
     )
     assert out["size"] >= 16 and out["scene"] == "dx" and out["explore"] == "dx"
