@@ -35,7 +35,9 @@ def main() -> int:
     if options.any_order:
         allow_any_order()
         who_runs = ("dualnet",)
-    device = "cuda" if dn.get_backend().startswith("cupy") and torch.cuda.is_available() else "cpu"
+    device = "cuda" if dn.get_backend().startswith("cupy") else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OSError("this PyTorch has no CUDA, and its profiler sees no kernels; install one that has")
     if device == "cuda":
         torch.ones(1, device="cuda")  # so that PyTorch's profiler is ready
     found, wrong = [], 0

@@ -216,7 +216,10 @@ class Run:
         broken = [
             one.part.name
             for one in self.states
-            if one.part.needed and one.ended and not any(row["ok"] for row in one.content.get("steps", [])[:1])
+            if one.part.needed
+            and one.ended
+            and "steps" in one.content
+            and not any(row["ok"] for row in one.content["steps"][:1])
         ]
         if over or broken:
             state.state, state.words = "NOT-RUN", f"{broken[0]} failed" if broken else "no time was left"
@@ -298,6 +301,17 @@ def end(process: subprocess.Popen) -> None:
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
+def folder(kept: Path) -> tuple[Path, str]:
+    """The folder for what the second run takes up. If it cannot be used, a new one, and a line about it."""
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=kept):
+            return kept, ""
+    except OSError as error:
+        made = Path(tempfile.mkdtemp(prefix="dualnet-gpu-"))
+        return made, f"{kept} cannot be used ({error.strerror}): nothing is taken up from another run"
+
+
 def frontend(kept: Path) -> str:
     """Unpack the wheel of cuDNN's frontend from .whl/ of the checkout, unless it is installed; a line about it."""
     if importlib.util.find_spec("cudnn") is not None:
@@ -356,7 +370,7 @@ def main(pace: float = 1.0, kept: Path = KEPT) -> int:
     """``pace`` < 1 shortens all times, for the tests of this file."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    kept.mkdir(parents=True, exist_ok=True)
+    kept, apart = folder(kept)
     seconds, parts = RUNS[options.run]
     try:
         about = frontend(kept)
@@ -364,6 +378,7 @@ def main(pace: float = 1.0, kept: Path = KEPT) -> int:
         about = f"no frontend of cuDNN: the wheel in .whl/ cannot be unpacked: {error}"
     run = Run(options.run, options.out, options.seconds or seconds, kept, {"name": "", "versions": {}}, pace)
     try:
+        run.say(apart) if apart else None
         run.say(about)
         run.facts = facts(options.backend, min(FACTS, run.seconds / pace))
         run.say(f"{run.facts['title']}; {run.seconds:.0f} s; results in {options.out}")
@@ -389,8 +404,12 @@ def closing(run: Run) -> int:
     words = [sys.executable, str(TOOLS / "gpu_tables.py"), str(run.out)]
     words += ["--page", str(ROOT / "docs" / "gpu.md")] if run.out == (ROOT / "docs" / "gpu").resolve() else []
     options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 60}
-    done = subprocess.run(words, cwd=ROOT, env=environment(), **options)
-    for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines():
+    try:
+        done = subprocess.run(words, cwd=ROOT, env=environment(), **options)
+        said = done.stdout if done.returncode == 0 else done.stderr
+    except subprocess.TimeoutExpired:
+        said = f"no tables: tools/gpu_tables.py did not end within {options['timeout']} s"
+    for line in said.splitlines():
         run.say(line)
     run.say("-- summary " + "-" * 60)
     for one in run.states:

@@ -38,6 +38,8 @@ class Processes(Communicator):
 
     def count(self) -> None:
         """A collective begins."""
+        if self.mesh.closed:
+            raise RankError("this communicator is closed")
         self.mesh.place += 1
 
     def check(self) -> None:

@@ -51,7 +51,8 @@ def launch(ranks: int, words: Sequence[str], *, timeout: float, threads: int | N
 
     Each gets its share of the cores, or ``threads`` threads. After ``timeout`` seconds all are ended.
     """
-    each = str(threads or max(1, (os.cpu_count() or 1) // ranks))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = str(threads or max(1, cores // ranks))
     environment = {name: value for name, value in os.environ.items() if name not in OF_OTHERS}
     environment |= {**dict.fromkeys(THREADS, each), "PYTHONUTF8": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH", "")]))

@@ -69,6 +69,7 @@ class Mesh:
             wire.settimeout(None)
             self._thread(self._read, number)
         self.posts = [self._thread(self._post, number) for number in peers]
+        self.telling: list[threading.Thread] = []
         if rank == 0:
             self._tell(b"N", 0, json.dumps(self.names).encode(), but=-1)
         self._thread(self._beat)
@@ -130,6 +131,8 @@ class Mesh:
                 box.put(None)
             for post in self.posts if self.fault is None else ():  # the others may wait for what is still in a box
                 post.join(self.timeout)
+            for thread in self.telling:
+                thread.join(self.timeout)
             for number in self.sockets:
                 self._send(number, b"E", self.rank, str(self.place).encode())
             until = time.monotonic() + self.timeout  # what is still on its way is lost if this program ends before
@@ -263,11 +266,9 @@ class Mesh:
             return
         self.fault = told
         if self.rank == 0:
-            for rank in self.sockets:
-                if (
-                    rank != but
-                ):  # each by a thread of its own: a slow link must not keep it from the others, nor lose it
-                    self._thread(self._send, rank, b"F", 0, told.encode())
+            others = [rank for rank in self.sockets if rank != but]
+            # each by a thread of its own: a slow link must not keep the news from the others, nor lose it
+            self.telling = [self._thread(self._send, rank, b"F", 0, told.encode()) for rank in others]
         self._thread(self._see_to_the_end)
 
     def _see_to_the_end(self) -> None:

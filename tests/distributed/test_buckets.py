@@ -141,3 +141,58 @@ def test_small_batches_travel_with_the_last_of_them_and_have_the_same_bits(monke
     steps, packages = 6, 1 if size > 1 else len(network().parameters())  # 8 batches: 3 steps in an epoch, 2 epochs
     assert began.count(True) == 2 * (steps - 1) * packages  # all but the first step, on both ranks
     assert began.count(False) == 2 * packages
+
+
+class Repeated(dn.Layer):
+    """Uses a layer as many times as ``times`` says."""
+
+    def __init__(self, layer: dn.Layer) -> None:
+        self.layer, self.times = layer, 1
+
+    def children(self):
+        return {"layer": self.layer}
+
+    def output_shape(self, input_shape):
+        return self.layer.output_shape(input_shape)
+
+    def build(self, input_shape, draw):
+        self.layer.init_from(input_shape, draw.child(0))
+
+    def forward(self, x, train=False):
+        ways = []
+        for _ in range(self.times):
+            x, way = self.layer.forward(x, train)
+            ways.append(way)
+
+        def back(dy):
+            total = {}
+            for way in reversed(ways):
+                dy, gradients = way(dy)
+                for name, g in gradients.items():
+                    total[f"layer.{name}"] = total[f"layer.{name}"] + g if f"layer.{name}" in total else g
+            return dy, total
+
+        return x, dn.Pullback("Repeated", back, x)
+
+
+@pytest.mark.parametrize("size", [1, 10**7])
+def test_a_layer_that_is_used_once_in_the_first_step_and_twice_later(size):
+    """Its gradients travel when they are whole, though the first step promised them earlier."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.random((4, 6)), rng.random((4, 6))
+
+    def stepped(ranks):
+        net = dn.Sequential([dn.Dense(6), dn.Dense(6), Repeated(dn.Dense(6))]).init((6,), seed=0, dtype="float64")
+        buckets, mine, off = Buckets(ranks), slice(ranks.rank * 2, ranks.rank * 2 + 2), []
+        for times in (1, 2, 2, 1):
+            net[2].times = times
+            buckets.begin(net.parameters())
+            with taking(Part(0, 2, 2, lambda a: a, False, buckets.filled)):
+                _, way = net.forward(dn.asarray(x[mine]), train=True)
+                gradients = way(dn.asarray(dy[mine]))[1]
+            summed = buckets.summed(gradients)
+            whole = net.forward(dn.asarray(x), train=True)[1](dn.asarray(dy))[1]
+            off += [np.allclose(dn.to_numpy(summed[name]), dn.to_numpy(whole[name]), rtol=1e-10) for name in whole]
+        return off
+
+    assert all(map(all, in_ranks(2, stepped, bucket_bytes=size)))

@@ -11,6 +11,7 @@ import pytest
 from distributing import PROGRAM, checked, mpiexec, started, told, trained, under_mpi
 
 import dualnet as dn
+from dualnet.distributed.hosts import TCP
 
 WITHIN = 12.0  # seconds until all have ended: the ranks of the program wait for each other for 4
 
@@ -133,3 +134,11 @@ def test_without_mpi4py(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ImportError, match=r'pip install "dualnet\[mpi\]"'):
         dn.distributed.init("mpi")
+
+
+def test_a_closed_communicator_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # puts it back
+    with TCP(0, 1, "127.0.0.1", 0, timeout=5.0) as ranks:
+        assert ranks.gather_words("here") == ["here"]
+    with pytest.raises(dn.distributed.RankError, match="this communicator is closed"):
+        ranks.barrier()

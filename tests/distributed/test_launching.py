@@ -45,6 +45,15 @@ def test_they_share_the_cores(how):
     assert done.words.count("<3>") == 2, done.words  # the lines of two ranks may run into each other
 
 
+def test_cores_that_this_process_may_not_use_are_not_shared(monkeypatch):
+    monkeypatch.setattr(launching, "mpiexec", lambda: None)
+    monkeypatch.setattr(launching.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(launching.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    told = "import os; print('<' + os.environ['OMP_NUM_THREADS'] + '>')"
+    done = launching.launch(2, ["-c", told], timeout=60)
+    assert done.words.count("<3>") == 2, done.words
+
+
 def test_an_error_of_one_rank_is_told(how):
     done = launching.launch(2, ["-c", ILL], timeout=60)
     assert done.code != 0 and "rank 1 is ill" in done.words

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -148,3 +150,15 @@ def test_nobody_at_the_door():
 def test_addresses(monkeypatch):
     monkeypatch.setenv("DUALNET_ADDRESS", "10.0.0.7")
     assert meeting.addresses()[0] == "10.0.0.7" and "127.0.0.1" in meeting.addresses()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_who_is_turned_away_is_told_why_and_leaves_nothing_open():
+    with opened(2, seconds=1.0) as door:
+        with pytest.raises(RankError, match=r"\(it hung up: is DUALNET_TOKEN the same on all ranks\?\)"):
+            meeting._knock(1, ["127.0.0.1"], door.port, b"x" * 16, "process 9 on z", time.monotonic() + 0.3)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            gc.collect()
+        assert not [one for one in told if issubclass(one.category, ResourceWarning)]
+        door.thread.join(5)

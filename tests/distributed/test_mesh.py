@@ -167,3 +167,70 @@ def test_how_long_sending_may_take(monkeypatch, windows, limit):
     """Windows wants milliseconds, and would read a timeval of 30 s as 30 ms."""
     monkeypatch.setattr(mesh, "WINDOWS", windows)
     assert mesh.send_limit(30.9) == limit
+
+
+def linked(narrow: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection. A narrow one holds only a little that nobody has read yet."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen(1)
+        there = socket.socket()
+        if narrow:
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        there.connect(door.getsockname())
+        here, _ = door.accept()
+    if narrow:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    there.settimeout(10)
+    return here, there
+
+
+def heard(wire: socket.socket, last: bytes) -> bytes:
+    """Read frames up to one of the kind ``last``; its payload."""
+    ends = time.monotonic() + 10
+    with wire.makefile("rb") as reader:
+        while time.monotonic() < ends:
+            kind, _, length = mesh.HEAD.unpack(reader.read(mesh.HEAD.size))
+            payload = reader.read(length)
+            if kind == last:
+                return payload
+    raise AssertionError(f"no {last!r} came")
+
+
+def test_who_leaves_waits_until_the_others_have_heard_everything():
+    """Else the end of the program throws away what is still on its way over a slow link."""
+    here, there = linked()
+    with here, there:
+        one = Mesh(0, 2, {1: (here, "process 2 on b")}, 20.0)
+        one.carry(b"g", b"x" * 1000)
+        leaves = threading.Thread(target=one.close, daemon=True)
+        leaves.start()
+        heard(there, b"E")
+        leaves.join(0.3)
+        assert leaves.is_alive(), "the other side has not answered yet"
+        there.sendall(mesh.HEAD.pack(b"K", 1, 0))
+        leaves.join(5)
+        assert not leaves.is_alive()
+
+
+def test_a_goodbye_is_answered():
+    with meshes(3, timeout=8.0) as found:
+        for one in found:
+            begun = time.monotonic()
+            one.close()
+            assert time.monotonic() - begun < 5
+
+
+def test_a_fault_reaches_a_rank_whose_link_is_busy():
+    (here, there), (busy, slow) = linked(), linked(narrow=True)
+    with here, there, busy, slow:
+        one = Mesh(0, 3, {1: (here, "process 2 on b"), 2: (busy, "process 3 on c")}, 20.0)
+        one.acknowledged = True
+        one.carry(b"g", b"x" * 2_000_000)  # nobody reads it yet
+        time.sleep(0.2)
+        words = b"rank 1: ValueError: bad"
+        there.sendall(mesh.HEAD.pack(b"F", 1, len(words)) + words)
+        assert fault(one) == words.decode()
+        time.sleep(0.5)
+        assert heard(slow, b"F") == words
+        one.close()

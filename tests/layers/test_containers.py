@@ -8,6 +8,7 @@ from oracles import error, tau
 from small_nets import batch, conv
 
 import dualnet as dn
+from dualnet.layers.watching import Watch
 
 
 def squeeze(channels):
@@ -153,3 +154,18 @@ def test_a_sequence_of_layers():
     net = dn.Sequential([conv(3), dn.Identity()])
     assert len(net) == 2 and net[1] is list(net)[1] and isinstance(net[0], dn.Conv2D)
     assert [name for name, _ in dn.Sequential([net]).walk()] == ["", "0", "0.0", "0.1"]
+
+
+def test_the_shortcut_runs_first_whether_layers_are_watched_or_not(backend, rng):
+    """A layer that both branches share, and that has a state, must see them in one order: so must all ranks."""
+    x, found = dn.asarray(rng.random((5, 3)) + 7, "float64"), []
+    for watched in (False, True):
+        shared = dn.BatchNorm(momentum=0.5)
+        branches = [dn.Sequential([dn.Dense(4), shared]) for _ in range(2)]
+        net = dn.Residual(branches[0], shortcut=branches[1]).init((3,), seed=0, dtype="float64")
+        watch = Watch(net, lambda visit, run, x: run(x)) if watched else None
+        net.forward(x, train=True)
+        if watch:
+            watch.end()
+        found.append([dn.to_numpy(shared.moving_mean), dn.to_numpy(shared.moving_variance)])
+    assert np.allclose(found[0], found[1], rtol=1e-12)

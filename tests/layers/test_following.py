@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from small_nets import batch, conv
 
 import dualnet as dn
 from dualnet.backend import calls
+from dualnet.shim import backend_of
 
 
 def moved(net):
@@ -50,3 +53,55 @@ def test_nothing_moves_if_the_pass_fails_or_only_infers(backend, rng):
     assert all(np.array_equal(a, b) for a, b in zip(moved(net), before, strict=True))
     net[0].forward(x, train=True)
     assert not np.array_equal(moved(net)[0], before[0]), "and what failed is forgotten"
+
+
+class Trying(dn.Layer):
+    """Goes on if the network inside fails."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def children(self):
+        return {}
+
+    def forward(self, x, train=False):
+        with contextlib.suppress(ZeroDivisionError):
+            self.net.forward(x, train=train)
+        return x, dn.Pullback("Trying", lambda dy: (dy, {}), x)
+
+
+def test_statistics_of_an_inner_pass_that_failed_do_not_move(backend, rng):
+    inner = dn.Sequential([dn.BatchNorm(), dn.Lambda(lambda x: x, lambda dy, x, y: dy)]).init((3,), dtype="float64")
+    inner[1].function = lambda x: 1 / 0
+    net = dn.Sequential([dn.BatchNorm(), Trying(inner)]).init((3,), dtype="float64")
+    before, outer = moved(inner), moved(net)
+    net.forward(dn.asarray(rng.random((5, 3)) + 7), train=True)
+    assert all(np.array_equal(a, b) for a, b in zip(moved(inner), before, strict=True))
+    assert not np.array_equal(moved(net)[0], outer[0]), "those of the pass around it do"
+
+
+class To(dn.Layer):
+    """Goes on with another backend."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    def forward(self, x, train=False):
+        here, y = backend_of(x).name, dn.asarray(dn.to_numpy(x), backend=self.backend)
+        return y, dn.Pullback("To", lambda dy: (dn.asarray(dn.to_numpy(dy), backend=here), {}), y)
+
+
+def test_layers_on_two_backends_move_each_on_its_own(rng):
+    if "strict" not in dn.available_backends():
+        pytest.skip("there is one backend only")
+    first, second = dn.BatchNorm(momentum=0.5), dn.BatchNorm(momentum=0.5)
+    x = rng.random((5, 3)) + 7
+    with dn.use_backend("strict"):
+        net = dn.Sequential([first, To("numpy"), second]).init((3,), dtype="float64")
+        second.to("numpy")
+        before = calls.copy()
+        net.forward(dn.asarray(x), train=True)
+    assert np.allclose(dn.to_numpy(first.moving_mean), 0.5 * x.mean(0), rtol=1e-12)
+    assert np.allclose(dn.to_numpy(second.moving_variance), 0.5 + 0.5 * 1.25, rtol=1e-3)
+    assert sum(times for (name, _), times in (calls - before).items() if name == "follow") == 2
+    assert [backend_of(layer.moving_mean).name for layer in (first, second)] == ["strict", "numpy"]

@@ -82,3 +82,35 @@ def test_two_deltas_are_added_up_unless_both_are_wanted(backend):
     assert type(given[2]) is TwoDeltas and given[2].first is two and added_up(one) is one
     with pytest.raises(ValueError, match=r"dy has shape \(2, 1\); expected \(2, 3\)"):
         way.onward(TwoDeltas(one, dn.asarray(np.ones((2, 1)))))
+
+
+def test_outside_containers_a_delta_is_one_array(backend, rng):
+    """A layer of one's own that converts the result of a block gets dx as an array."""
+    block = dn.Residual(dn.Sequential([dn.Dense(3), dn.BatchNorm()])).init((3,), dtype="float64")
+    y, way = block.forward(dn.asarray(rng.random((4, 3))), train=True)
+    assert type(way.onward(y)[0]) is TwoDeltas, "or this test shows nothing"
+    dx, _ = way.then("Doubled", lambda r: (2 * r[0], r[1]))(y)
+    assert dx.shape == (4, 3) and np.array_equal(dn.to_numpy(dx), 2 * dn.to_numpy(way(y)[0]))
+
+
+class Doubled(Pullback):
+    def __call__(self, dy):
+        return super().__call__(2 * dy)
+
+
+class Doubling(dn.Layer):
+    def forward(self, x, train=False):
+        return x, Doubled("Doubling", lambda dy: (dy, {}), x)
+
+
+def test_containers_call_the_pullback_of_a_subclass(backend):
+    x = dn.asarray(np.ones((2, 3)))
+    net = dn.Sequential([Doubling(), dn.Residual(dn.BatchNorm())]).init((3,), dtype="float64")
+    y, way = net.forward(x, train=True)
+    after = dn.to_numpy(way.children["1"](y)[0])
+    assert np.array_equal(dn.to_numpy(way(y)[0]), 2 * after) and after.any()
+
+
+def test_a_pullback_may_return_nothing(backend):
+    x = dn.asarray(np.ones((2, 3)))
+    assert Pullback("op", lambda dy: (), x)(x) == ()
