@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run. ``needed``: if it ends with exit code 1, nothing else can work."""
+    """A part of a run. ``needed``: if its first step fails, nothing else can work."""
 
     name: str
     seconds: float

@@ -63,13 +63,13 @@ class Mesh:
         self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
         self.answers: dict[int, bytes] = {}
         self.stop = threading.Event()
+        self.telling: list[threading.Thread] = []  # those that tell the others of a fault
         for number, wire in self.sockets.items():
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, send_limit(timeout))
             wire.settimeout(None)
             self._thread(self._read, number)
         self.posts = [self._thread(self._post, number) for number in peers]
-        self.telling: list[threading.Thread] = []
         if rank == 0:
             self._tell(b"N", 0, json.dumps(self.names).encode(), but=-1)
         self._thread(self._beat)
@@ -264,11 +264,11 @@ class Mesh:
         """Something is wrong: remember it, let the others know, and see that this rank ends."""
         if self.fault is not None:
             return
-        self.fault = told
         if self.rank == 0:
             others = [rank for rank in self.sockets if rank != but]
             # each by a thread of its own: a slow link must not keep the news from the others, nor lose it
             self.telling = [self._thread(self._send, rank, b"F", 0, told.encode()) for rank in others]
+        self.fault = told  # from now on the main thread may end this program, once the others have been told
         self._thread(self._see_to_the_end)
 
     def _see_to_the_end(self) -> None:
