@@ -84,7 +84,7 @@ def cells(page: Path) -> list[Cell]:
 
 def play(page: Path, claims: list[str]) -> None:
     """Run the cells and print what each ends with, as a notebook does; then see whether the claims hold."""
-    names: dict[str, object] = {"__name__": "__main__", "__show__": show}
+    names: dict[str, object] = {"__name__": "__main__", "__show__": show, "display": show}  # as notebooks have it
     for cell in cells(page):
         exec(compile(with_output(cell), str(page), "exec"), names)
     for claim in claims:

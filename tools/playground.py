@@ -67,7 +67,7 @@ def wheel(out: Path) -> Path:
             elif source.exists():
                 shutil.copy(source, copy / name)
         build = "import setuptools.build_meta as b; print(b.build_wheel('..'))"
-        told = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True)
+        told = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, encoding="utf-8")
         if told.returncode:
             raise RuntimeError(f"dualnet's wheel could not be built (pip install setuptools):\n{told.stderr}")
         (built,) = Path(scratch).glob("*.whl")

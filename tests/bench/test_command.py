@@ -45,7 +45,7 @@ MISTAKES = [
     (["lenet6"], "dualnet bench: 'lenet6' is neither a file nor a network; the networks are .*lenet5.*wide"),
     (
         ["--against", "keras"],
-        "unknown peer 'keras'; the peers are torch, torch.compile, jax, chainer, mygrad, tinygrad",
+        "unknown peer 'keras'; the peers are torch, torch.compile, torch.reduce-overhead, jax, chainer, mygrad",
     ),
     (["--against", "torch=/nowhere/python"], "torch=/nowhere/python: no such program"),
     (["--mode", "learning"], "unknown mode 'learning'; the modes are training, inference"),

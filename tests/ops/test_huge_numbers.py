@@ -163,10 +163,10 @@ def test_a_set_of_equal_values_is_0(way, size):
 
 def test_running_variances_near_the_top(backend):
     """3e38 · 4/3 · 0.1: the product of the first two overflows."""
-    from dualnet.ops.normalization import follow
+    from dualnet.ops.normalization import followed
 
     values = [dn.asarray([v], "float32") for v in (0.0, 1.0, 2e38, 3e38)]
-    mean, variance = follow(*values, 0.9, 4)
+    mean, variance = followed(*values, 0.9, 4)
     assert error(dn.to_numpy(mean), [2e37]) <= 1e-6 and error(dn.to_numpy(variance), [4e37]) <= 1e-6
 
 

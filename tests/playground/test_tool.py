@@ -12,7 +12,8 @@ import pytest
 
 PAGE = playground_server.PAGE
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the pages are in the checkout")
-pytest.importorskip("setuptools", reason="the wheel is built with setuptools")
+if importlib.util.find_spec("setuptools") is None:  # not imported here: it would replace distutils for other tests
+    pytest.skip("the wheel is built with setuptools", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

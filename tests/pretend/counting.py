@@ -101,13 +101,18 @@ def _noting(count: Count, xp: Any, kernel: registry.Kernel, real: str, *types: A
                 else:
                     written += value.nbytes
                     read += value.nbytes if kernel.name in IN_PLACE else 0
-            elif isinstance(value, numpy.ndarray) and value.dtype.names == ("at",):
+            elif (table := _structures(real).get(kind)) is not None and table.names == ("at",):
                 wide = real if kernel.name == "turn_gradients" else registry.WIDE[real]
-                more = _table(value, numpy.dtype(real).itemsize, numpy.dtype(wide).itemsize)
+                more = _table(value.view(table), numpy.dtype(real).itemsize, numpy.dtype(wide).itemsize)
                 read, written = read + more[0], written + more[1]
         count.note(kernel.name, read, written)
 
     return function
+
+
+def _structures(real: str) -> dict[str, numpy.dtype]:
+    """The dtypes of the structures that travel as plain bytes."""
+    return {**registry.STRUCTURES, "Turns": registry.TURNS, "Followed": registry.followed(registry.WIDE[real])}
 
 
 def _table(table: numpy.ndarray, narrow: int, wide: int) -> tuple[int, int]:

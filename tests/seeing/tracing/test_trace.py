@@ -137,7 +137,7 @@ def test_branches_shared_layers_and_layers_in_layers(backend, rng):
     trace = net.trace(x, t, optimizer=0.1)
     names = [row.name for row in trace.rows]
     inside = ["1.layer", "1.layer.0", "1.layer.1", "1.layer.2"]
-    assert names[:6] == ["0", "1", *inside] and names[6:9] == ["2", "2.layer", "2.shortcut"]
+    assert names[:6] == ["0", "1", *inside] and names[6:9] == ["2", "2.shortcut", "2.layer"]
     assert names[9:] == ["3", "3.0", "3.1", "3.1.depthwise", "3.1.pointwise", "3.2", "4", "5"]
     rows = by_name(trace)
     assert {name for name, row in rows.items() if row.container} == {"1", "1.layer", "2", "3", "3.1"}
