@@ -15,6 +15,13 @@ from dualnet.cli import tune
 
 
 @pytest.fixture(autouse=True)
+def on_numpy():
+    """The command chooses among NumPy's algorithms; no other backend has them."""
+    with dn.use_backend("numpy"):
+        yield
+
+
+@pytest.fixture(autouse=True)
 def as_new(monkeypatch):
     """Nothing is known, and measuring takes no time."""
     for name in tune.VARIABLES:
