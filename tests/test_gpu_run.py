@@ -335,13 +335,23 @@ def test_children_of_a_part_end_with_it(tmp_path):
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", parent], process_group=0)
     until = time.monotonic() + 30
-    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.1)
+    pid = int((tmp_path / "pid").read_text())
     run_tool.end(process)
-    pid = int((tmp_path / "pid").read_text() or 0)
-    stat = Path(f"/proc/{pid}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    until = time.monotonic() + 10  # a killed process may run for a moment before the kernel has ended it
+    while runs(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not runs(pid)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and is more than an entry that waits for its parent."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 # -- where results go, and in which environment ------------------------------------------------------------------------

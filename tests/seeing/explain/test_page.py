@@ -405,7 +405,7 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss):
     if (choices("sum").includes("E")) { radio("sum", "E"); out.E = told(); }
     """
     out = browse(page, tmp_path, script)
-    y, _ = net.forward(net.enter(x), True)
+    y, _ = net.forward(net.enter(dn.asarray(x)), True)
     E, back = dn.losses.get(loss)(y, dn.asarray(t))
     dy = dn.to_numpy(back())
     assert [f"dy[1,{d}] = {value:.6g}".replace("-", "−") for d, value in enumerate(dy[1])] == out["shown"]
@@ -461,12 +461,12 @@ def test_a_step_moves_the_loss_and_can_be_undone(tmp_path):
 
     def loss(rate: float) -> float:
         moved = net.copy()
-        y, way = moved.forward(moved.enter(x), True)
+        y, way = moved.forward(moved.enter(dn.asarray(x)), True)
         E, back = dn.losses.softmax_cross_entropy(y, dn.asarray(t))
         gradients = way(back())[1]
         for name, parameter in moved.parameters().items():
             parameter.value = parameter.value - rate * gradients[name]
-        return float(dn.to_numpy(dn.losses.softmax_cross_entropy(moved(moved.enter(x)), dn.asarray(t))[0]))
+        return float(dn.to_numpy(dn.losses.softmax_cross_entropy(moved(moved.enter(dn.asarray(x))), dn.asarray(t))[0]))
 
     assert out["rates"] == [0.001, 0.01, 0.1, 0.5, 1, 2] and out["focus"] == "take"
     assert out["before"][0] == out["undone"][0] == pytest.approx(loss(0), rel=1e-6)
