@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy
 
-from dualnet.shim.process import lock, reader
+from dualnet.shim.process import cores, lock, reader
 
 from . import blas, tracing
 
@@ -51,7 +51,7 @@ def _count(asked: str, held: bool) -> int:
             raise ValueError(f"DUALNET_THREADS is a number from 1 to 1024, got {asked!r}")
         wanted = int(asked)
     else:
-        wanted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = cores()
     return wanted if held else 1
 
 

@@ -156,6 +156,7 @@ def divisor(n: int) -> tuple[int, int, int]:
     return n, (2**32 * (2**shift - n)) // n + 1 if n else 0, shift
 
 
+@functools.lru_cache(maxsize=1024)  # every launch asks, for one of the few sizes in a network
 def divided_by(n: int) -> numpy.ndarray:
     """A divisor as an argument of its own."""
     return numpy.array(divisor(n), DIVISOR)

@@ -24,6 +24,7 @@ from ..files.network import save
 from ..layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential
 from ..layers.layer import Layer
 from ..shim import get_backend, use_backend
+from ..shim.process import cores
 from .nets import DEFAULT, NAMES, plan, weights
 from .results import TOLERANCE, best, ratios
 from .workers import Staying, once
@@ -118,7 +119,7 @@ def run(
     batches, modes = [integer(n, "batches", op="bench") for n in batches], _known_modes(modes)
     rounds, seconds = integer(rounds, "rounds", op="bench"), number(seconds, "seconds", op="bench")
     seed = integer(seed, "seed", op="bench", least=0)
-    threads = _cores() if threads is None else integer(threads, "threads", op="bench")
+    threads = cores() if threads is None else integer(threads, "threads", op="bench")
     dtypes, momentum = _known_dtypes(dtypes), fraction(momentum, "momentum", op="bench")
     with tempfile.TemporaryDirectory(prefix="dualnet-bench-") as folder:
         plans = _planned(nets, seed, Path(folder), bool(peers))
@@ -353,16 +354,12 @@ def rehearsal(folder: Path) -> dict[str, Any]:
     return {**plan(path), "batch": 1, "weights": str(folder / "rehearsal-weights.npz")}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _machine() -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         processor = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     system = f"{platform.system()} {platform.machine()}"
-    return {"processor": processor, "instructions": instructions(), "cores": _cores(), "system": system}
+    return {"processor": processor, "instructions": instructions(), "cores": cores(), "system": system}
 
 
 INSTRUCTIONS = {

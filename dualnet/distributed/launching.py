@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..shim.process import cores
+
 __all__ = ["Launched", "launch", "mpiexec"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS")
@@ -51,8 +53,7 @@ def launch(ranks: int, words: Sequence[str], *, timeout: float, threads: int | N
 
     Each gets its share of the cores, or ``threads`` threads. After ``timeout`` seconds all are ended.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = str(threads or max(1, cores // ranks))
+    each = str(threads or max(1, cores() // ranks))
     environment = {name: value for name, value in os.environ.items() if name not in OF_OTHERS}
     environment |= {**dict.fromkeys(THREADS, each), "PYTHONUTF8": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH", "")]))

@@ -14,7 +14,7 @@ from dualnet.backends.cpu import blas, threads
 from dualnet.backends.gpu import cudnn_library, cudnn_plans
 from dualnet.backends.onednn import library as onednn
 from dualnet.shim import kernels, loading
-from dualnet.shim.process import lock, reader
+from dualnet.shim.process import cores, lock, reader
 
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # that is the point
@@ -32,6 +32,16 @@ def test_the_value_of_now(monkeypatch):
     assert read() == "other"
     del os.environ["DUALNET_PROBE"]
     assert read() == ""
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 9}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # neither macOS nor Windows has it
+    assert cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
 
 
 def test_without_the_dictionary_beneath(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ... import models
 from ...distributed.launching import launch
 from ...layers.layer import Layer
 from ...markup import listed
+from ...shim.process import cores
 from ..measure import run as measure
 from .links import Links
 from .planning import plan
@@ -92,14 +92,15 @@ def check(name: str, input_shape: tuple[int, ...] | None, ranks: int, batch: int
     if name not in CLASSIFIERS:
         known = ", ".join(CLASSIFIERS)
         raise ValueError(f"check: trains a model with a name, for classes: {known}; got {name!r}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     several = sorted({*(2**k for k in range(ranks.bit_length()) if 2**k <= ranks), ranks})
     alone = _measured(name, input_shape, 1, batch)
-    found = Check(Work(name, tuple(map(tuple, alone["layers"])), alone["step"] / batch), batch, cores)
+    found = Check(Work(name, tuple(map(tuple, alone["layers"])), alone["step"] / batch), batch, cores())
     for R in several:
         seen = alone if R == 1 else _measured(name, input_shape, R, batch)
         links = Links(inner_latency=seen["latency"], inner_bandwidth=seen["bandwidth"], per_node=R)
-        work = Work(name, found.work.layers, found.work.per_image * max(1.0, R / cores), variation=seen["variation"])
+        work = Work(
+            name, found.work.layers, found.work.per_image * max(1.0, R / found.cores), variation=seen["variation"]
+        )
         predicted = plan(work, ranks=R, batch=batch, links=links, reduction="direct").steps[-1].seconds
         row = {"ranks": R, "predicted": predicted, "measured": seen["step"]}
         found.rows.append(row | {key: seen[key] for key in ("waiting", "latency", "bandwidth", "variation")})

@@ -104,7 +104,7 @@ def test_a_field_by_n_is_the_divisor_of_n():
     made = registry.structure("Bank", D=6, C_group=5, D_group=3)
     assert made["by_C_group"].item() == registry.divisor(5) and made["by_D"].item() == registry.divisor(6)
     assert registry.bank((3, 3, 5, 6), 2) == made
-    assert registry.divided_by(7)["divisor"] == 7
+    assert registry.divided_by(7)["divisor"] == 7 and registry.divided_by(7) is registry.divided_by(7)
 
 
 @pytest.mark.parametrize("blocks", [1, 4, 528])
