@@ -1,1 +1,1 @@
-"""The machines: a file for each array library, and its kernels in a folder beside it."""
+"""Backends: one file for each array library, with its kernels in a folder beside it."""

@@ -1,12 +1,14 @@
-"""Any library that follows the array API standard, behind the part of NumPy that the ops use.
+"""Run the ops on any library that follows the array API standard, through the part of NumPy that they use.
 
 The standard has no methods (``x.astype``), no ``out=``, no rules for operands of two dtypes, and fewer ways to index.
-An :class:`AdaptedArray` holds an array of the library and adds what is missing. It has NumPy's dtypes, and two operands
-become one dtype by NumPy's rules, so that every backend rounds in the same places. As on a GPU, its values come to the
-host only by name: ``dn.to_numpy(x)``, ``float(x)`` and ``x.item()`` are copies, which ``dn.transfers()`` counts.
+An :class:`AdaptedArray` holds an array of the library and adds what is missing. It has NumPy's dtypes, and NumPy's
+rules bring two operands to one dtype, so that every backend rounds in the same places. As on a GPU, its values reach
+the host only when you ask for them: ``dn.to_numpy(x)``, ``float(x)`` and ``x.item()`` copy, and ``dn.transfers()``
+counts the copies.
 
-A backend is a :class:`Library` and :func:`backend`; array_api_strict_backend.py is the shortest example. The names that
-a library must have are those of the standard in ``strict_backend.FUNCTIONS``; the six others are made of them here.
+To write a backend, describe your library as a :class:`Library` and pass it to :func:`backend`;
+array_api_strict_backend.py is the shortest example. The library must have the standard's functions among
+``strict_backend.FUNCTIONS``; the six others are built from them here.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ class Library:
     ``standard`` is its namespace. ``dtypes`` gives the library's own dtype for the name of each of NumPy's that it has.
     ``to_held`` and ``to_host`` copy between NumPy and the library. ``options`` go to every function that makes a new
     array, such as ``{"device": "cuda:1"}``. ``write(held, index, value)`` returns held with the value in place, or a
-    new array if the library's arrays cannot change. ``mend(name, function)`` returns what is called instead of a
-    function or an operator: another one, if the library's own lacks some dtypes. Its arguments are arrays of one dtype.
+    new array if the library's arrays cannot change. ``mend(name, function)`` returns the function to call in place of a
+    function or an operator, for a library whose own lacks some dtypes. Its arguments are arrays of one dtype.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Library:
 
 
 def backend(library: Library, **options: Any) -> Backend:
-    """The backend of this library: its arrays are of a type of their own. ``options`` are those of ``Backend``."""
+    """Make a backend of this library, with an array type of its own. ``options`` are those of ``Backend``."""
     kind = _array_type(library)
     return Backend(
         name=library.name,
@@ -136,12 +138,12 @@ class AdaptedArray:
     def __setitem__(self, index: Any, value: Any) -> None:
         parts, backwards = _parts(self, index)
         if backwards:
-            raise IndexError("a slice with a negative step is not assigned to; flip the value instead")
+            raise IndexError("cannot assign to a slice with a negative step; flip the value instead")
         value = _in(type(self), _operand(value), self.dtype)
         self._held = self._library.write(self._held, parts, value)
 
     def astype(self, dtype: Any, copy: bool = True) -> AdaptedArray:
-        """In another dtype; with ``copy=False`` itself, if it has that dtype already."""
+        """The array in another dtype; with ``copy=False`` the array itself, if it has that dtype already."""
         if not copy and self.dtype == dtype_of(dtype):
             return self
         return type(self)(self._library.standard.astype(self._held, self._library.dtype(dtype), copy=True))
@@ -155,12 +157,12 @@ class AdaptedArray:
         return type(self)(self._library.standard.reshape(self._held, _shape(shape[0] if len(shape) == 1 else shape)))
 
     def item(self) -> Any:
-        """The one number in the array, as Python's. A copy to the host."""
+        """The array's only element, as a Python number. Copies it to the host."""
         record("to_host", self.nbytes)
         return self._library.to_host(self._held).item()
 
     def tolist(self) -> Any:
-        """The numbers as Python's, in lists. A copy to the host."""
+        """The elements as Python numbers, in nested lists. Copies them to the host."""
         record("to_host", self.nbytes)
         return self._library.to_host(self._held).tolist()
 
@@ -196,7 +198,7 @@ class AdaptedArray:
 
 
 def _restored(name: str, host: numpy.ndarray) -> AdaptedArray:
-    """A pickled array, on the same backend."""
+    """Rebuild a pickled array, on the same backend."""
     return load(name).from_host(host)
 
 
@@ -250,17 +252,17 @@ def _unary(kind: Any, name: str, compute: Callable[..., Held]) -> None:
 
 
 def _operand(value: Any) -> Any:
-    """An array or a Python number; arrays of other backends are refused."""
+    """Accept an array or a Python number. An array of another backend raises ``TypeError``."""
     if isinstance(value, (AdaptedArray, bool, int, float)) and not isinstance(value, numpy.generic):
         return value
     raise TypeError(
-        f"a {type(value).__name__} meets an array of another backend; expected an array of the same one, or a number "
-        "of Python's: copy an array with dn.asarray(...), and make a NumPy scalar a number with float(...)"
+        f"a {type(value).__name__} cannot be combined with an array of another backend; expected one of the same, or a "
+        "Python number: copy an array with dn.asarray(...), convert a NumPy scalar with float(...)"
     )
 
 
 def _together(kind: type[AdaptedArray], operands: tuple[Any, ...], divides: bool = False) -> list[Any]:
-    """The library's arrays, brought to one dtype by NumPy's rules; numbers of Python's stay what they are."""
+    """The library's arrays, converted to one dtype by NumPy's rules; Python numbers stay as they are."""
     first, *others = operands
     dtype = first.dtype if type(first) is kind else None
     if dtype is None or any(type(o) is not kind or o.dtype != dtype for o in others) or (divides and dtype.kind != "f"):
@@ -275,7 +277,7 @@ def _common(operands: list[Any]) -> numpy.dtype:
     if len(dtypes) == 1:
         (dtype,) = dtypes
         if is_floating(dtype):
-            return dtype  # whatever numbers stand beside it
+            return dtype  # a Python number does not change it
     return numpy.result_type(*dtypes, *(o for o in operands if not isinstance(o, AdaptedArray)))
 
 
@@ -283,7 +285,8 @@ def _in(kind: type[AdaptedArray], operand: Any, dtype: numpy.dtype) -> Any:
     if type(operand) is kind:
         return operand.astype(dtype, copy=False)._held
     if isinstance(operand, AdaptedArray):
-        raise TypeError(f"an array of {operand._library.name} meets one of {kind._library.name}; expected one backend")
+        got = f"{operand._library.name} and {kind._library.name}"
+        raise TypeError(f"arrays of {got} cannot be combined; expected arrays of one backend")
     return float(operand) if is_floating(dtype) and not isinstance(operand, float) else operand
 
 
@@ -297,7 +300,7 @@ def _parts(x: AdaptedArray, index: Any) -> tuple[tuple[Any, ...], tuple[int, ...
     if rest and not any(part is Ellipsis for part in given):
         given = (*given, Ellipsis)
     if any(isinstance(part, AdaptedArray) for part in given) and any(_turns(part) for part in given):
-        raise IndexError("an array of places beside a slice with a negative step; take one after the other")
+        raise IndexError("cannot index with an array and a slice of negative step at once; use one after the other")
     parts: list[Any] = []
     backwards: list[int] = []
     axis = place = 0
@@ -324,7 +327,7 @@ def _turns(part: Any) -> bool:
 
 
 def _axes_of(part: Any) -> int:
-    """How many axes of the array a part of an index stands for."""
+    """How many axes of the array one part of an index covers."""
     if part is None or part is Ellipsis:
         return 0
     return part.ndim if isinstance(part, AdaptedArray) and part.dtype.kind == "b" else 1
@@ -345,7 +348,7 @@ TOGETHER = set(
     "equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor bitwise_and bitwise_or "
     "bitwise_xor".split()
 )
-"""Functions whose arguments are brought to one dtype."""
+"""Functions whose arguments are converted to one dtype."""
 ADDED = {"sum", "prod", "cumsum"}
 """Functions that add up whole numbers in 64 bits."""
 COUNTED = {*ADDED, "argmax", "argmin"}
@@ -391,7 +394,7 @@ def _function(kind: type[AdaptedArray], name: str) -> Callable[..., Any]:
 
 
 SAME = {"ascontiguousarray": "asarray", "power": "pow", "rint": "round", "cumsum": "cumulative_sum"}
-"""What the standard calls those that it names differently."""
+"""The standard's names for the functions that it calls something else."""
 
 
 def _named(name: str, function: Any) -> Callable[..., Any]:
@@ -400,7 +403,7 @@ def _named(name: str, function: Any) -> Callable[..., Any]:
 
 
 def _new(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """NumPy's defaults: float64, int64 for numbers that are integers."""
+    """NumPy's default dtype: int64 for integers, else float64."""
     numbers = args if name == "arange" else args[1:2] if name == "full" else (1.0,)
     if options.get("dtype") is None:
         options = {**options, "dtype": numpy.result_type(*map(type, numbers))}
@@ -410,7 +413,7 @@ def _new(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tup
 
 
 def _countable(name: str, x: AdaptedArray, dtype: Any) -> AdaptedArray:
-    """In a dtype with which the standard does what NumPy does."""
+    """Converted to a dtype for which the standard gives NumPy's result."""
     kind = x.dtype.kind
     if name in REAL:
         return x if is_floating(x.dtype) else x.astype("float64")
@@ -492,7 +495,7 @@ def _result_type(kind: type[AdaptedArray], *given: Any) -> numpy.dtype:
 
 
 def _einsum(kind: type[AdaptedArray], formula: str, *arrays: AdaptedArray) -> AdaptedArray:
-    """Products over all letters at once, then the sum: for small arrays. Each letter stands once in a term."""
+    """Multiply over all letters at once, then sum: for small arrays. Each letter occurs once in a term."""
     terms, _, result = formula.replace(" ", "").partition("->")
     letters = result + "".join(sorted(set(terms) - set(result) - {","}))
     product: Any = 1

@@ -1,4 +1,4 @@
-"""The array API standard to the letter: the library array-api-strict, which has every name of it and nothing else.
+"""The array API standard to the letter: the library array-api-strict has all of its names and no others.
 
 It computes with NumPy, slowly, so it is for tests: what runs here needs nothing of NumPy but the standard, and what
 :mod:`.adapter` makes of it. It has no 16-bit numbers.
@@ -23,7 +23,7 @@ OLDEST = (2, 3)
 def load(device: int | None = None) -> Backend:
     """array-api-strict on the host. Raises :class:`BackendUnavailable` if it is not installed."""
     if device not in (None, 0):
-        raise BackendUnavailable(f"array_api_strict:{device}: there is one device; say 'array_api_strict'")
+        raise BackendUnavailable(f"array_api_strict:{device}: there is one device; use 'array_api_strict'")
     strict = _library()
     library = adapter.Library(
         name="array_api_strict",
@@ -58,7 +58,7 @@ def _silent(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _write(strict: Any, held: Any, index: tuple[Any, ...], value: Any) -> Any:
-    """``held[index] = value``. The standard has no assignment to places given by an array of numbers, a scatter."""
+    """``held[index] = value``. The standard cannot assign to places given by an integer array."""
     if len(index) == 1 and getattr(index[0], "dtype", None) == strict.int64:
         held[...] = _scattered(strict, held, index[0], value)
     else:
@@ -67,7 +67,7 @@ def _write(strict: Any, held: Any, index: tuple[Any, ...], value: Any) -> Any:
 
 
 def _scattered(strict: Any, held: Any, places: Any, value: Any) -> Any:
-    """held (n,) with each value at its place, all places different: every element looks up its value, if it has one."""
+    """held (n,) with each value at its place; no place occurs twice. Each element looks up its value, if it has one."""
     if places.size == 0:
         return held
     value = strict.broadcast_to(strict.asarray(value, dtype=held.dtype), places.shape)

@@ -1,7 +1,7 @@
-"""CuPy on NVIDIA GPUs: ``cupy`` is the device that is current when CuPy is first used, ``cupy:1`` the second device.
+"""CuPy on NVIDIA GPUs: ``cupy`` is the current device when CuPy is first used, ``cupy:1`` the second device.
 
 Loading proves that a device works by running a small kernel and a small product on it, or says why it does not and how
-to fix that. An op computes on the device of its arrays, which then is the current device of the thread.
+to fix that. An op computes on the device of its arrays, and makes it the thread's current device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""NumPy on the host: the default, the measure for every other backend, and the order in which its kernels are asked."""
+"""NumPy on the host: the default, the measure of every other backend; and the order in which its kernels are asked."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ ORDER: dict[str, tuple[ModuleType, ...]] = {
 }
 """For each reference the algorithms that may stand in for it, in their usual order.
 
-Each module holds a function with the reference's name, which returns ``NotImplemented`` if it does not serve the call.
-oneDNN declines every call if it is not installed, or is switched off. For convolutions another order may be faster for
-a shape on a machine: choice.py says which is asked first.
+Each module holds a function with the reference's name, which returns ``NotImplemented`` to decline a call. oneDNN
+declines every call if it is not installed, or is switched off. For a convolution, a different order may be faster for
+some shapes on some machines: choice.py says which is asked first.
 """
 
 
@@ -86,7 +86,7 @@ choice.CANDIDATES.update({name: KERNELS[name] for name in table.ALL})
 def load(device: int | None = None) -> Backend:
     """The NumPy backend. There is one host, so only device 0 exists."""
     if device not in (None, 0):
-        raise BackendUnavailable(f"numpy:{device}: NumPy has no devices; say 'numpy'")
+        raise BackendUnavailable(f"numpy:{device}: NumPy has no devices; use 'numpy'")
     memory.keep()
     return Backend(
         name="numpy",

@@ -1,9 +1,10 @@
-"""A pretend GPU over NumPy, for machines that have none.
+"""A pretend GPU on top of NumPy, for machines that have none.
 
-It refuses what CuPy refuses, and what would make a GPU wait for the host: implicit conversion (``numpy.asarray(x)``),
-``float(x)``, ``if x:``, boolean masks, iteration, host arrays and NumPy scalars as operands, and every name that is not
-in the namespace below. Arrays are copied at the border, so a host array never shares memory with a "device" array.
-A program that runs under ``DUALNET_BACKEND=strict`` makes only the transfers that it declares.
+It raises an error for whatever CuPy refuses, and for whatever would make a GPU wait for the host: implicit conversion
+(``numpy.asarray(x)``), ``float(x)``, ``if x:``, boolean masks, iteration, host arrays and NumPy scalars as operands,
+and every name that is not in the namespace below. Arrays are copied at the border, so a host array never shares memory
+with a "device" array. A program that runs with ``DUALNET_BACKEND=strict`` makes no transfers but those that it asks
+for.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SIZED = ("empty", "zeros", "ones", "arange", "eye")
 
 
 class ImplicitTransfer(TypeError):
-    """Raised for what CuPy refuses, or what would make a GPU stop and wait for the host."""
+    """Raised for code that CuPy refuses, or that would make a GPU stop and wait for the host."""
 
 
 class StrictArray:
@@ -68,7 +69,7 @@ class StrictArray:
         self._held[_index(index)] = _operand(value)
 
     def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
-        """In another dtype; with ``copy=False`` itself, if it has that dtype already."""
+        """The array in another dtype; with ``copy=False`` the array itself, if it has that dtype already."""
         return StrictArray(_silent(self._held.astype)(dtype)) if copy or self.dtype != dtype else self
 
     def copy(self) -> StrictArray:
@@ -204,7 +205,7 @@ def _function(name: str) -> Any:
 
 
 def _check(name: str, compute: Any, args: tuple, options: dict[str, Any]) -> None:
-    """Refuse calls that NumPy takes and CuPy does not, or not without copying or waiting."""
+    """Raise for calls that NumPy accepts and CuPy does not, or not without copying or waiting."""
     if {"where", "initial"} & options.keys():
         raise TypeError(f"{name}(where=, initial=) is not available on every backend")
     if isinstance(compute, numpy.ufunc) and any(isinstance(a, (list, tuple)) for a in args):
@@ -228,7 +229,7 @@ def _spoil(fresh: numpy.ndarray) -> None:
 def load(device: int | None = None) -> Backend:
     """The pretend device. There is one, number 0."""
     if device not in (None, 0):
-        raise BackendUnavailable(f"strict:{device}: there is one pretend device; say 'strict'")
+        raise BackendUnavailable(f"strict:{device}: there is one pretend device; use 'strict'")
     return Backend(
         name="strict",
         xp=Namespace(),

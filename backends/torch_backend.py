@@ -1,9 +1,9 @@
 """PyTorch's tensors on the CPU (``torch``, ``torch:cpu``) or a GPU: ``torch:cuda``, ``torch:cuda:1``, ``torch:mps``, …
 
-The ops run as they are written, each on PyTorch's functions: no autograd, no cuDNN, no kernels. It takes the
-same backward passes to GPUs of AMD (``torch:cuda`` in a ROCm build), Apple (``torch:mps``) and Intel (``torch:xpu``);
-``numpy`` on the CPU and ``cupy`` on an NVIDIA GPU have kernels besides.
-``dn.asarray(tensor)`` takes a tensor of the same device without copying it, and ``array.held`` is the tensor again.
+The ops run as they are written, on PyTorch's functions: no autograd, no cuDNN, no kernels. So the same backward passes
+run on GPUs of AMD (``torch:cuda`` in a ROCm build), Apple (``torch:mps``) and Intel (``torch:xpu``). On the CPU
+``numpy``, and on an NVIDIA GPU ``cupy``, are faster: they have kernels as well. ``dn.asarray(tensor)`` takes a tensor
+of the same device without copying it, and ``array.held`` is the tensor again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 def _device(torch: Any, name: str) -> Any:
-    """The device of this name, with its number, if it is there and computes."""
+    """The device of this name, with its number, if it exists and can compute."""
     there = devices(torch)
     wanted = f"{name}:0" if name in ACCELERATORS else name
     if wanted not in there:
@@ -97,7 +97,7 @@ def _dtypes(torch: Any, here: Any) -> dict[str, Any]:
     found = {name: getattr(torch, name) for name in DTYPES if (name, here.type) != ("float64", "mps")}
     try:
         dtype_of("bfloat16")
-    except ImportError:  # the dtype for NumPy is a package of its own
+    except ImportError:  # NumPy's bfloat16 comes in a package of its own
         return found
     return {**found, "bfloat16": torch.bfloat16}
 
@@ -138,7 +138,7 @@ def _to_host(torch: Any, held: Any) -> numpy.ndarray:
 
 
 def _adopted(torch: Any, here: Any, x: Any, made: Backend) -> Array | None:
-    """A tensor of this device as an array of the same memory; None for all else."""
+    """A tensor of this device as an array over the same memory; None for anything else."""
     if not isinstance(x, torch.Tensor) or x.device != here or x.layout != torch.strided:
         return None
     kind: Any = made.array_types[0]
@@ -149,7 +149,7 @@ def _adopted(torch: Any, here: Any, x: Any, made: Backend) -> Array | None:
 
 
 def _mended(torch: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, for unsigned numbers too. It computes in int64, which holds all numbers of 16 and 32 bits.
+    """The function, for unsigned numbers too. It computes in int64, which holds every number of 16 or 32 bits.
 
     A uint64 is read as the int64 of the same bits: sums and products come out the same. Before numbers are compared,
     the sign bit is flipped; after a shift to the right, the copies of the sign that came in from the left are cleared.
@@ -185,7 +185,8 @@ def _mended(torch: Any, name: str, function: Callable[..., Any]) -> Callable[...
 
 
 def _signed(torch: Any, a: Any, own: Any, flip: int) -> Any:
-    """A tensor of ``own``, or a number beside it, as int64 of the same bits, those of ``flip`` turned over."""
+    """A tensor of ``own``, or a number beside it, as int64 with the same bits, except those of ``flip``, which are
+    inverted."""
     if isinstance(a, torch.Tensor):
         a = a if a.dtype != own else a.view(torch.int64) if own == torch.uint64 else a.to(torch.int64)
         return a ^ flip if flip else a
@@ -195,7 +196,7 @@ def _signed(torch: Any, a: Any, own: Any, flip: int) -> Any:
 
 
 KEEPING = {"empty", "zeros", "ones", "full", "eye", "flip", "roll", "permute_dims", "moveaxis", "tile", "astype"}
-"""Functions that change no number."""
+"""Functions that do no arithmetic."""
 ORDER = set(
     "lt le gt ge less less_equal greater greater_equal max min maximum minimum argmax argmin sort argsort".split()
 )

@@ -1,4 +1,4 @@
-"""What the tests of ``dualnet bench`` share: the quickest options, a peer written in a few lines, and a network."""
+"""Shared by the tests of ``dualnet bench``: the quickest options, a peer written in a few lines, and a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks for tests of what runs elsewhere: one for every kind of layer, and some drawn at random."""
+"""Networks for tests of programs that run elsewhere: one for every kind of layer, and some drawn at random."""
 
 from __future__ import annotations
 

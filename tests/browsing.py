@@ -1,6 +1,6 @@
 """A headless Chromium that a test drives: a page, its size and colours, clicks, keys, pictures, and all its requests.
 
-It speaks the browser's own protocol over two pipes, so nothing needs to be installed but the browser.
+It speaks the browser's own protocol over two pipes, so only the browser needs to be installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every test may ask for: each loadable backend in turn, and numbers that are the same in every run."""
+"""Fixtures for every test: each loadable backend in turn, and random numbers that are the same in every run."""
 
 from __future__ import annotations
 

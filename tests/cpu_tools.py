@@ -1,4 +1,4 @@
-"""What the tests of NumPy's kernels share: drawn windows, a comparison with the reference, and checks of Winograd's."""
+"""Shared by the tests of NumPy's kernels: drawn windows, a comparison with the reference, and checks of Winograd's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks drawn at random: every layer, with arguments of every kind, in chains, detours and branches."""
+"""Networks drawn at random: every layer, with arguments of every kind, in chains, residual blocks and branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of a kernel, as comparisons are tested with: each calls the reference and spoils its result."""
+"""Faulty kernels to test comparisons with: each calls the reference and spoils its result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Does the suite see a mistake? Plant one, run the test that should notice, put the line back; 300 times over.
 
-    python tests/mutants.py                      plant every mistake; exit code 1 if one lives
+    python tests/mutants.py                      plant every mistake; exit code 1 if one survives
     python tests/mutants.py --only conv          only those whose name, room or file matches
     python tests/mutants.py --list               what would be planted, and who should notice
     python tests/mutants.py --jobs 4             four at a time

@@ -1,4 +1,4 @@
-"""What the tests of oneDNN's kernels share: the library, threads, arrays, and the kernels by name."""
+"""Shared by the tests of oneDNN's kernels: the library, threads, arrays, and the kernels by name."""
 
 from __future__ import annotations
 

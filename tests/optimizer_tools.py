@@ -1,4 +1,4 @@
-"""What the tests of optimizers share: a network as they see it, gradients, and each formula again as a loop."""
+"""Shared by the tests of optimizers: a small stand-in for a network, gradients, and each formula again as a loop."""
 
 from __future__ import annotations
 

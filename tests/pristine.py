@@ -1,4 +1,4 @@
-"""For tests of the shim itself: a process in which nothing was chosen, set or loaded, given back as it was."""
+"""For tests of the shim itself: a process in which nothing was chosen, set or loaded, restored afterwards."""
 
 from __future__ import annotations
 

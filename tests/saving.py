@@ -1,4 +1,4 @@
-"""What the tests of files share: a small network with everything that a file must carry, and comparisons."""
+"""Shared by the tests of files: a small network with everything that a file must carry, and comparisons."""
 
 from __future__ import annotations
 

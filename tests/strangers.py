@@ -1,7 +1,8 @@
-"""Files from strangers: good files of each kind, and how they are damaged, or made to claim what is not so.
+"""Files from strangers: good files of each kind, and ways to damage them, or to make them claim something false.
 
-A damaged file is a good one of which bytes or fields were changed. Where the format has a checksum, half of the damaged
-files get the right one: whoever makes a file on purpose can compute it too, and it hides all checks behind it.
+A damaged file is a good one with some bytes or fields changed. Where the format has a checksum, half of the damaged
+files get the right one: somebody who makes a bad file on purpose can compute it too, and a wrong one would hide all
+later checks.
 """
 
 from __future__ import annotations

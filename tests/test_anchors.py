@@ -1,8 +1,8 @@
 """Every equation E1 … E19 of docs/derivation.md has tagged code and a test that proves it.
 
-``ANCHORS`` is the map. The tests below hold it against the package (the tag stands in that function), against the tests
-(the named one exists, and runs in every run) and against the page (it says the same). Equations that no other test file
-is about are proven at the end.
+``ANCHORS`` is the map. The tests below compare it with the package (the tag is in that function), with the tests (the
+named one exists, and runs every time) and with the page (it says the same). Equations that no other test file is about
+are proven at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The house keeps its shape: who imports whom, what no module may say, what every public name must bring."""
+"""The house keeps its shape: who imports whom, what no module may contain, what every public name must have."""
 
 from __future__ import annotations
 

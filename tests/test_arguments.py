@@ -1,4 +1,4 @@
-"""Checks of single arguments: what passes comes out as Python's own; what does not gets one wording."""
+"""Checks of single arguments: a good one comes out as a Python value; for bad ones all errors have one wording."""
 
 from __future__ import annotations
 

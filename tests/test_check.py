@@ -1,4 +1,4 @@
-"""The checks that users run: they find what is wrong, and nothing else."""
+"""The checks that users run: they find every mistake, and nothing else."""
 
 from __future__ import annotations
 

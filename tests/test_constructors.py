@@ -1,4 +1,4 @@
-"""Constructors: a call that does not fit is answered with what they take and the line to write."""
+"""Constructors: for a call that does not fit, the error lists the arguments and shows the line to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/cores.py: the model by hand, the counted bytes, and the watch on the interpreter's lock."""
+"""tools/cores.py: the model by hand, the counted bytes, and the probe of the interpreter's lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages say is true: examples run, quotes stand in the source, links lead somewhere, commands parse."""
+"""The pages tell the truth: examples run, quotes are in the source, links lead somewhere, commands parse."""
 
 from __future__ import annotations
 

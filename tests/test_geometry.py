@@ -1,4 +1,4 @@
-"""Windows on maps: sizes, padding, blocks, and what cannot stand."""
+"""Windows on maps: sizes, padding, blocks, and windows that do not fit."""
 
 from __future__ import annotations
 

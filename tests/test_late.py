@@ -1,4 +1,4 @@
-"""Names and methods that are imported when first asked for: the same ones as if they had always been there."""
+"""Names and methods that are imported on first use: the same as if they had always been there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How networks, tables and histories look in a notebook: well-formed, styled in place, nothing raw."""
+"""How networks, tables and histories look in a notebook: well-formed, styled inline, everything escaped."""
 
 from __future__ import annotations
 

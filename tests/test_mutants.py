@@ -1,4 +1,4 @@
-"""The tables of planted mistakes are up to date, and the command that plants them tells what it sees."""
+"""The tables of planted mistakes are up to date, and the command that plants them reports what it sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shipped: a wheel and an archive with everything in place, and a wheel that works far from the checkout."""
+"""What is shipped: a wheel and an archive with everything in place; and the wheel works without the checkout."""
 
 from __future__ import annotations
 

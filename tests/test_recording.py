@@ -1,4 +1,4 @@
-"""What a captured step knows of itself: live numbers, arrays that stay in place, and attributes that it guards."""
+"""What a captured step knows: live numbers, arrays that stay in place, and attributes that it guards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server in docs/how-to/serve answers programs and people, and refuses what is no picture."""
+"""The server in docs/how-to/serve answers programs and people, and rejects anything that is not a picture."""
 
 from __future__ import annotations
 

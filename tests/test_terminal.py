@@ -1,4 +1,4 @@
-"""What is printed stays readable in every encoding, and nothing of it is lost."""
+"""Printed text stays readable in every encoding, and nothing is lost."""
 
 from __future__ import annotations
 

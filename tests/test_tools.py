@@ -1,4 +1,4 @@
-"""The tools that train, fuzz and list what was promised, each tried on little work. The GPU's: test_gpu_run.py."""
+"""The tools that train, fuzz and list the promises, each with little work. For the GPU's tools see test_gpu_run.py."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The tutorials run: each page's cells in order, in a process and a folder of its own, offline, on NumPy.
 
-A page is run under its own file name and line numbers, so a traceback points into the page. What a cell ends with is
-shown, as in a notebook. Warnings are errors, and a claim that a reader profits from is an assert in a cell; the others
-are in CLAIMS.
+A page is run under its own file name and line numbers, so a traceback points into the page. The value of a cell's last
+line is shown, as in a notebook. Warnings are errors. Claims that help a reader are asserts in a cell; the others are in
+CLAIMS.
 """
 
 from __future__ import annotations

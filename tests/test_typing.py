@@ -1,4 +1,4 @@
-"""What a script sees of dualnet: type checkers know every public name, and pages show no others."""
+"""What a script sees of dualnet: type checkers know every public name, and the pages show no others."""
 
 from __future__ import annotations
 

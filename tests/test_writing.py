@@ -1,4 +1,5 @@
-"""Files are replaced as a whole or not at all; what killed processes leave is swept, what living ones write stays."""
+"""Files are replaced as a whole or not at all; the leftovers of killed processes are swept away, the files of running
+ones stay."""
 
 from __future__ import annotations
 

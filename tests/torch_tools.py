@@ -1,4 +1,4 @@
-"""Two networks side by side, one of PyTorch's and one of ours: outputs, deltas, gradients and statistics."""
+"""Two networks side by side, one in PyTorch and one in dualnet: outputs, deltas, gradients and statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def distance(ours, expected) -> float:
 
 
 def limit(net: dn.Layer, batch: int) -> float:
-    """How far two right results may be apart: τ of every layer, there and back, with the longest sum that it has."""
+    """How far apart two right results may be: τ of every layer, forward and backward, with its longest sum."""
     u = np.finfo(net.dtype).eps / 2
     if any(type(layer) in UNWRITTEN for _, layer in net.walk()):  # no list of steps: each layer sums over its input
         longest = batch * int(np.prod(net.input_shape)) * max(1, len(net.parameters()))

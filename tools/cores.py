@@ -5,22 +5,22 @@
     python tools/cores.py --markdown docs/performance-tables.md#cores
 
 A step runs on one core, planned as if there were n: the team's work (``backends/cpu/threads.py``) is cut into the
-pieces that n threads would share out, and a clock runs around each piece and around each call of oneDNN. Meanwhile a
-second thread asks a thousand times a second for the interpreter's lock and notes how long it waits. It sleeps and wakes
-up in C code, where it needs no lock, at moments that have nothing to do with the step: so the share of its questions
-that must wait is the share of time in which the step holds the lock. (This needs a C compiler and a second core.)
+pieces that n threads would share, and a clock runs around each piece and around each call of oneDNN. Meanwhile a second
+thread asks for the interpreter's lock a thousand times a second, and notes how long it waits. It sleeps and wakes up in
+C code, where it needs no lock, at moments that have nothing to do with the step. So the share of its requests that must
+wait is the share of time in which the step holds the lock. (This needs a C compiler and a second core.)
 
 On n cores a step then takes the sum of
 
-- what one thread does alone: Python between two calls, and NumPy's calls outside the team;
-- oneDNN's calls, divided by n, but for those that are too small to be shared;
-- the team's calls: whoever is free takes the next piece. The threads queue for the lock like customers who think
+- the work that one thread does alone: Python between two calls, and NumPy's calls outside the team;
+- oneDNN's calls, divided by n, except for those that are too small to share;
+- the team's calls: a free thread takes the next piece. The threads queue for the lock like customers who think
   (NumPy, without the lock) and are served (Python, with it); the mean value analysis of a closed queue says how long.
   And each call wakes the team, which takes as long as a call without work takes here.
 
-and never less than the bytes that it reads and writes need. Caches that cores share, slower clocks and oneDNN's own
-threads that wait for each other are not in it, so a real machine is slower than the model. What the model is for: it
-shows what holds a step first.
+and never less than the bytes that it reads and writes need. The model leaves out shared caches, slower clocks and the
+time that oneDNN's own threads wait for each other, so a real machine is slower. Its purpose is to show what limits a
+step first.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from dualnet.bench.report import table
 
 CORES = (1, 2, 4, 8, 16, 32, 64)
 CHECKED = (2, 4, 8)
-"""Numbers of threads with which a step is also measured, on the cores that are there."""
+"""Numbers of threads with which a step is also measured, on the cores of this machine."""
 PERIOD = 1e-3
-"""Seconds between two questions of the probe, on average."""
+"""Seconds between two requests of the probe, on average."""
 FREE = 5e-6
-"""A free lock is taken within so many seconds, beside what taking it costs in a process that does nothing."""
+"""Taking a free lock takes at most this many seconds more than in a process that does nothing else."""
 CHANNELS = 8
-"""So many times as much as one core reads and writes is taken to go through the memory of the machine in the model."""
+"""The model assumes that the machine's memory moves this many times as much as one core can read and write."""
 PROBE = """
 #include <time.h>
 double woken(long nanoseconds) {
@@ -73,7 +73,7 @@ double woken(long nanoseconds) {
 
 
 def makespan(pieces: Sequence[float], workers: int) -> float:
-    """How long the pieces take if whoever is free takes the next.
+    """How long the pieces take if a free thread takes the next one.
 
     >>> makespan([1, 1, 1], 2), makespan([3, 1, 1, 1], 2), makespan([2], 8)
     (2.0, 3.0, 2.0)
@@ -92,14 +92,16 @@ def queueing(held: float, threads: int) -> float:
     """
     cycle, waiting = 1.0, 0.0
     for n in range(1, threads + 1):
-        served = held * (1 + waiting)  # by mean value analysis: whoever comes meets what n − 1 would leave
+        served = held * (
+            1 + waiting
+        )  # by mean value analysis: a thread that arrives finds the queue that n − 1 threads would make
         cycle = served + (1 - held)
         waiting = n * served / cycle
     return cycle
 
 
 def modelled(seen: dict[str, Any], threads: int, cores: int, bandwidth: float) -> float:
-    """Seconds of a step with so many threads on so many cores; ``seen`` was planned for this many threads."""
+    """Seconds of a step with this many threads on this many cores; ``seen`` was planned for this many threads."""
     at_once = min(threads, cores)
     team = sum(makespan(pieces, at_once) * queueing(seen["held"], min(at_once, len(pieces))) for pieces in seen["team"])
     team += seen["waking"] * sum(len(pieces) > 1 for pieces in seen["team"]) * (at_once > 1)
@@ -107,7 +109,7 @@ def modelled(seen: dict[str, Any], threads: int, cores: int, bandwidth: float) -
     return max(total, seen["bytes"] / (min(at_once, CHANNELS) * bandwidth))
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+# -- the measurements --------------------------------------------------------------------------------------------------
 
 
 class Clocks:
@@ -175,7 +177,9 @@ class Probe:
     def _ask(self) -> None:
         pauses = numpy.random.default_rng(0).uniform(0.5, 1.5, 4096) * PERIOD * 1e9
         while not self.over:
-            woke = self.woken(int(pauses[len(self.waits) % 4096]))  # without the lock; the answer is taken with it
+            woke = self.woken(
+                int(pauses[len(self.waits) % 4096])
+            )  # wakes without the lock, and then needs it to continue
             self.waits.append((time.monotonic() - woke, self.inside()))
 
     def __enter__(self) -> Probe:
@@ -187,9 +191,9 @@ class Probe:
         self.thread.join()
 
     def waited(self, longer: float, inside: bool = False) -> float:
-        """The share of the questions (with ``inside``, of those during the team's work) that waited longer.
+        """The share of the requests (with ``inside``, of those during the team's work) that waited longer.
 
-        The least of three parts of the time: a neighbour on the probe's core makes it late too.
+        The least of three parts of the time, since another program on the probe's core makes it late too.
         """
         waits = [wait > longer for wait, within in self.waits if within or not inside]
         third = -(-len(waits) // 3) or 1
@@ -273,7 +277,7 @@ def on_one_core(net: str, batch: int, seconds: float) -> dict[str, Any]:
 
 
 def waking() -> float:
-    """Seconds that it takes to wake another thread of the team and to hear from it, when there is nothing to do."""
+    """Seconds to wake another thread of the team and to get its answer, if there is nothing to do."""
     from dualnet.backends.cpu import threads
 
     os.environ["DUALNET_THREADS"] = "2"
@@ -287,7 +291,7 @@ def waking() -> float:
 
 
 def planned(step: Callable[[], Any], threads: int, seconds: float) -> dict[str, Any]:
-    """Several steps that one thread makes, cut into pieces for so many: the best time of each part and each piece."""
+    """Several steps by one thread, cut into pieces for this many threads: the best time of each part and each piece."""
     clocks = Clocks()
     found: list[tuple[float, float, float, list[list[float]]]] = []
     os.environ["DUALNET_THREADS"] = str(threads)
@@ -325,7 +329,7 @@ def bandwidth() -> float:
 
 
 def ask(words: Sequence[str], threads: int) -> Any:
-    """What this program prints in a new process, with so many threads."""
+    """Run this program in a new process with this many threads, and return what it prints."""
     environment = {**os.environ, "DUALNET_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, __file__, *words]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=600)
@@ -333,7 +337,7 @@ def ask(words: Sequence[str], threads: int) -> Any:
 
 
 def answer(net: str, batch: int, seconds: float, what: str) -> Any:
-    """What a process of its own is asked for: the time of a step, or everything on one core."""
+    """The task of a new process: the time of a step, or everything on one core."""
     if what == "time":
         step = step_of(net, batch)
         for _ in range(3):
@@ -389,8 +393,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=["lenet5", "vgg6", "resnet20"])
     parser.add_argument("--batch", default="1,64", metavar="N,...", help="images in a batch (1,64)")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long each is measured (2)")
-    parser.add_argument("--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or to a place in a page")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long to measure each (2)")
+    parser.add_argument(
+        "--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or between marks in a page"
+    )
     parser.add_argument("--answer", choices=("time", "parts"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answer:

@@ -3,8 +3,8 @@
     python tools/fingerprint.py > before.txt        # then change the code, and again:
     python tools/fingerprint.py | diff before.txt - && echo the same bits
 
-``DUALNET_ONEDNN=0`` and ``DUALNET_BACKEND=strict`` give other bits, and their own comparison. ``DUALNET_DATA`` names a
-folder that holds mnist/; without it LeNet-5 is left out.
+``DUALNET_ONEDNN=0`` and ``DUALNET_BACKEND=strict`` give different bits, so compare each only with itself.
+``DUALNET_DATA`` names a folder that holds mnist/; without it LeNet-5 is left out.
 """
 
 from __future__ import annotations

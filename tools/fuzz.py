@@ -1,15 +1,15 @@
-"""Give dualnet files and arguments that strangers made, very many of them, and see that it refuses them as it says.
+"""Give dualnet very many odd files and arguments, and check that it raises the errors that it documents.
 
     python tools/fuzz.py                             100,000 inputs of each kind, a process for each core
-    python tools/fuzz.py --only npz,npy --seed 3     others, of two kinds
+    python tools/fuzz.py --only npz,npy --seed 3     different ones, of two kinds
     python tools/fuzz.py --seconds 600               as many as fit in ten minutes
     python tools/fuzz.py --only npy --first 4711 --inputs 1 --seed 0      one of them again
 
-Whatever the input, there is an answer or the documented error, in one line that names the file, in less than 0.3 s of
-the processor's time and 64 MB of memory. An input for which that is not so is kept in a file, and the exit code is 1.
+Whatever the input, there must be an answer or the documented error, in one line that names the file, within 0.3 s of
+processor time and 64 MB of memory. An input that breaks this rule is saved in a file, and the exit code is 1.
 
 The inputs are those of tests/strangers.py. Kind, seed and number make an input the same on every machine. An answer to
-an exercise of the zoo is code, and is run: it may take longer, and must be judged all the same.
+one of the zoo's exercises is code, and is run: it may take longer, but must still be judged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import Any
 
 if __name__ == "__main__":
     for library in ("OMP", "OPENBLAS", "MKL"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # before NumPy: the processes are many enough
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # before NumPy: there are enough processes already
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -68,7 +68,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """How inputs are drawn, and how one is judged: ``judge(content, folder)`` returns what became of it."""
+    """How inputs are drawn, and how one is judged: ``judge(content, folder)`` returns the outcome."""
 
     draw: Callable[[numpy.random.Generator], bytes]
     judge: Callable[[bytes, Path], str]
@@ -78,7 +78,7 @@ class Kind:
 
 
 def refusing(name: str, error: type[Exception], read: Callable[[Path], Any]) -> Callable[[bytes, Path], str]:
-    """A judge of files: they are read, or refused with this error in one line that names the file."""
+    """A judge of files: each must be read, or raise this error in one line that names the file."""
 
     def judge(content: bytes, folder: Path) -> str:
         path = folder / name
@@ -97,7 +97,7 @@ def refusing(name: str, error: type[Exception], read: Callable[[Path], Any]) -> 
 
 def _whole_npy(path: Path) -> None:
     images = read_npy(path)
-    images.sum()  # every byte that was promised is there
+    images.sum()  # every promised byte must be there
 
 
 def _cifar(path: Path) -> None:
@@ -136,7 +136,7 @@ def _answer(content: bytes, folder: Path) -> str:
 
 
 def _command(content: bytes, folder: Path) -> str:
-    """The command line with the words in ``content``, each in a line of its own."""
+    """The command line with the words in ``content``, each on a line of its own."""
     words = content.decode("utf-8", "surrogateescape").split("\n")
     out, error = io.StringIO(), io.StringIO()
     before = os.getcwd()
@@ -156,12 +156,12 @@ def _command(content: bytes, folder: Path) -> str:
     if code not in (0, 1, 2, None) or "Traceback" in error.getvalue():
         raise Wrong(f"exit code {code}: {error.getvalue()[-500:]}")
     if code == 2 and not error.getvalue().strip():
-        raise Wrong("exit code 2 without a word")
+        raise Wrong("exit code 2 without a message")
     return f"exit code {code or 0}"
 
 
 def kinds() -> dict[str, Kind]:
-    """All kinds for which what they need is installed."""
+    """All kinds whose libraries are installed."""
     found = {
         "npz": Kind(strangers.models(".npz"), refusing("model.npz", dn.CheckpointError, _network)),
         "safetensors": Kind(
@@ -192,13 +192,13 @@ class Failure:
 
     @property
     def group(self) -> str:
-        """What failures with one cause have in common."""
+        """A key that failures with one cause share."""
         return re.sub(r"\d+", "N", self.reason.strip().splitlines()[-1])[:120]
 
 
 @dataclass
 class Tally:
-    """What became of the inputs of one kind."""
+    """The outcomes of the inputs of one kind."""
 
     inputs: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -220,7 +220,7 @@ def drawn(kind: Kind, name: str, seed: int, number: int) -> bytes:
 
 
 def judged(kind: Kind, content: bytes, folder: Path) -> tuple[str, float]:
-    """What became of an input, and how many seconds of the processor's time it took."""
+    """The outcome of an input, and the seconds of processor time that it took."""
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -238,7 +238,7 @@ def peak() -> float:
 
 
 def needed(kind: Kind, content: bytes, folder: Path) -> float:
-    """How many megabytes an input takes: on Linux, measured by judging it again with the peak begun anew."""
+    """How many megabytes an input takes. On Linux it is judged again, after the peak has been reset."""
     try:
         _begin_peak_anew()
         before = _peak_on_linux()
@@ -260,16 +260,16 @@ def _peak_on_linux() -> float:
 
 
 def run_chunk(name: str, seed: int, first: int, count: int, folder: Path, current: Any) -> Tally:
-    """Judge inputs ``first`` … ``first + count − 1`` in this process; ``current.value`` says which it is at."""
+    """Judge inputs ``first`` … ``first + count − 1`` in this process; ``current.value`` is the current one."""
     kind, tally = kinds()[name], Tally()
-    with contextlib.suppress(Exception, SystemExit):  # what is imported on first use is no input's fault
+    with contextlib.suppress(Exception, SystemExit):  # imports on first use must not count for an input
         judged(kind, drawn(kind, name, seed, first), folder)
     with contextlib.suppress(OSError):
-        _begin_peak_anew()  # that of the process before the fork says nothing about these inputs
+        _begin_peak_anew()  # the peak from before the fork says nothing about these inputs
     floor = reached = peak()
     for number in range(first, first + count):
         content = drawn(kind, name, seed, number)
-        current.value = number  # for the case that this process dies
+        current.value = number  # in case this process dies
         tally.inputs += 1
         signal.alarm(HANGS)
         start = time.perf_counter()
@@ -296,9 +296,9 @@ def run_chunk(name: str, seed: int, first: int, count: int, folder: Path, curren
 
 
 def _work(pipe: Any, task: tuple[str, int, int, int], folder: Path, current: Any) -> None:
-    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT), 2)  # image libraries write there as they please
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a process that hangs ends
-    with contextlib.suppress(AttributeError):  # glibc keeps memory for later, and what it has would not be counted
+    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT), 2)  # image libraries write to it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # so that a process that hangs is ended
+    with contextlib.suppress(AttributeError):  # otherwise glibc keeps freed memory, which would not be counted again
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, 2**20)
         library.malloc_trim(0)
@@ -306,9 +306,9 @@ def _work(pipe: Any, task: tuple[str, int, int, int], folder: Path, current: Any
 
 
 def tallies(tasks: Iterator[tuple[str, int, int, int]], processes: int) -> Iterator[tuple[str, Tally]]:
-    """Run the tasks (kind, seed, first, count), each in a process of its own, and yield what they found."""
+    """Run the tasks (kind, seed, first, count), each in a process of its own, and yield their results."""
     context, running = multiprocessing.get_context("fork"), []
-    # In memory, where there is such a folder: disks take milliseconds to write a file anew.
+    # In memory, if there is such a folder: a disk takes milliseconds to rewrite a file.
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="dualnet-fuzz-", dir=place) as base:
         for number, task in enumerate(tasks):
@@ -335,7 +335,7 @@ def _ended(running: list) -> tuple[str, Tally]:
     except EOFError:
         process.join()
         told = (folder / "stderr").read_bytes()[-2000:].decode(errors="replace") if (folder / "stderr").exists() else ""
-        end = f"{told}\nthe process ended with {process.exitcode}; the rest of its inputs was not tried"
+        end = f"{told}\nthe process ended with {process.exitcode}; the rest of its inputs were not tried"
         end = f"no answer in {HANGS} s" if process.exitcode == -signal.SIGALRM else end
         number = current.value
         failure = Failure(name, number, end, drawn(kinds()[name], name, seed, number))
@@ -346,7 +346,7 @@ def _ended(running: list) -> tuple[str, Tally]:
 
 
 def tasks(names: list[str], inputs: int, seed: int, first: int, seconds: float) -> Iterator[tuple[str, int, int, int]]:
-    """The work in pieces, taking turns among the kinds, until all is done or the time is over."""
+    """The work in pieces, with the kinds in turn, until everything is done or the time is up."""
     end, known, begun = time.monotonic() + seconds, kinds(), dict.fromkeys(names, first)
     while time.monotonic() < end and any(begun[name] < first + inputs for name in names):
         for name in names:
@@ -360,7 +360,7 @@ def tasks(names: list[str], inputs: int, seed: int, first: int, seconds: float) 
 
 
 def report(found: dict[str, Tally], out: Path, seed: int, seconds: float) -> int:
-    """Print what became of the inputs, keep those that failed, and return the exit code."""
+    """Print the outcomes, save the inputs that failed, and return the exit code."""
     print(f"{'kind':<12}{'inputs':>9}{'per s':>8}{'worst s':>9}{'most MB':>9}{'failed':>8}  outcomes")
     for name, tally in found.items():
         outcomes = ", ".join(f"{word} {n:,}" for word, n in sorted(tally.outcomes.items()) if word != "FAILED")
@@ -389,7 +389,7 @@ def main(argv: list[str] | None = None) -> int:
     known = kinds()
     parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="of each kind (100,000)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the number of the first one (0)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other inputs (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="a different seed gives different inputs (0)")
     parser.add_argument("--only", default=",".join(known), metavar="KIND,...", help=f"of {', '.join(known)}")
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="begin nothing more after S")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="at a time (the cores)")

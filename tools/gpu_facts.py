@@ -37,7 +37,7 @@ def facts(backend: str) -> dict[str, Any]:
 
 
 def without_cudnn(versions: dict[str, Any]) -> str:
-    """Why convolutions run without cuDNN, and the remedy; "" if they have it, or if there is no GPU."""
+    """Why convolutions run without cuDNN, and the fix; "" if they use it, or if there is no GPU."""
     cudnn = str(versions.get("cudnn", ""))
     return cudnn.partition(":")[2].strip() or "not there" if cudnn.startswith("no") else ""
 
@@ -60,7 +60,7 @@ def slug(title: str) -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Variables for a part: yours, those that the part needs, the package in this folder, writable caches."""
+    """Environment variables for a part: yours, its own, the path of this package, and caches that can be written."""
     kept = dict(os.environ)
     paths = [str(ROOT), str(TOOLS), os.environ.get("PYTHONPATH", "")]
     kept |= {

@@ -1,7 +1,8 @@
-"""What tools/gpu_run.py runs on a machine with a GPU: the parts of both runs, their commands, and how results are read.
+"""The parts of both runs of tools/gpu_run.py, their commands, and how to read their results.
 
 A part is one process or several side by side, with a limit in seconds. It begins when the parts that it waits for have
-ended, however they ended. Its processes write JSON as they go; :attr:`Part.read` makes one result of it at any moment.
+ended, with or without success. Its processes write JSON as they work; at any moment, :attr:`Part.read` makes one result
+of that.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ WITHOUT, ALL = {"DUALNET_CUDNN": "0"}, {"DUALNET_CUDNN": "all"}
 STEADY = {"DUALNET_CUDNN_AUTOTUNE": "0", "CUPY_ACCELERATORS": "", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
 """For certificates and tests: no plan is timed (2 s a shape), and no reduction is compiled with CUB (3.5 s each)."""
 COMPILED = ("torch.reduce-overhead", "torch.compile")
-"""``torch.compile`` in two modes; the first is ready sooner."""
+"""``torch.compile`` in two modes; the first compiles faster."""
 
 
 class Ended(NamedTuple):
-    """What is known of one process: its exit code (None: it runs), its last line, and the JSON that it has written."""
+    """What we know about one process: its exit code (None: it is running), its last line, and the JSON that it has
+    written."""
 
     code: int | None
     last: str
@@ -77,7 +79,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Given:
-    """What the parts must know: the backend, a folder for what they make, whether cuDNN works, small sizes or not."""
+    """What the parts need to know: the backend, a folder for their files, whether cuDNN works, whether sizes are
+    small."""
 
     backend: str
     folder: Path
@@ -91,7 +94,7 @@ class Given:
         return self.python("-m", "dualnet", *words)
 
     def bench(self, nets: list[str], dtype: str, peers: list[str], seconds: float) -> Job:
-        """One call: dualnet and all peers in turn, each in a process that stays."""
+        """One call measures dualnet and all peers in turn, each in a process that stays."""
         made = self.folder / f"bench-{'-'.join(nets)}-{dtype}.json"
         sizes = ["--batch", "2", "--rounds", "1", "--seconds", "0.01"] if self.small else ["--batch", "256"]
         sizes += [] if self.small else ["--rounds", "2", "--seconds", "0.4"]
@@ -115,7 +118,7 @@ class Given:
 
 
 def first(given: Given) -> list[Part]:
-    """Does it work, is it right, and the first times: less than 8 minutes."""
+    """Does it work, is it right, and how fast is it? Less than 8 minutes."""
     nets = ["lenet5"] if given.small else ["lenet5", "resnet18", "vgg16_bn"]
     few = ("--ops", "relu,dense", "--networks", "none") if given.small else ()
     shares = _shares(given)
@@ -132,7 +135,7 @@ def first(given: Given) -> list[Part]:
 
 
 def second(given: Given) -> list[Part]:
-    """Where the time goes, ``torch.compile``, and TF32: less than 4 minutes, at once after the first run."""
+    """Where the time goes, ``torch.compile``, and TF32: less than 4 minutes, directly after the first run."""
     from dualnet.bench.measure import PROGRAMS
 
     compiled = [peer for peer in COMPILED if peer in PROGRAMS]
@@ -182,7 +185,7 @@ def _tests(given: Given, switch: dict[str, str]) -> Job:
     return Job(given.python("-m", *words), made, STEADY | switch | variables | {"DUALNET_BACKEND": given.backend})
 
 
-# -- one result of what the processes have written ---------------------------------------------------------------------
+# -- one result from the files of the processes ---------------------------------------------------------------------
 
 
 def smoke(jobs: list[Job], ended: list[Ended]) -> Outcome:
@@ -211,7 +214,7 @@ def bench(jobs: list[Job], ended: list[Ended]) -> Outcome:
 
 
 def kernels(jobs: list[Job], ended: list[Ended]) -> Outcome:
-    """The verdict of each process; PARTIAL is what a few of the ops get."""
+    """The verdict of each process; PARTIAL is the best for a few of the ops."""
     verdicts = [one.found["verdict"] if one.found else f"no certificate ({one.last})" for one in ended]
     wrong = [f"{_option(job, '--ops')}: {v}" for job, v in zip(jobs, verdicts) if v not in ("PASS", "PARTIAL")]
     words = [f"{len(verdicts) - len(wrong)} of {len(verdicts)} shares of the ops agree", *wrong]
@@ -220,7 +223,8 @@ def kernels(jobs: list[Job], ended: list[Ended]) -> Outcome:
 
 
 def parity(jobs: list[Job], ended: list[Ended]) -> Outcome:
-    """The certificate of the last process that has one (they stand from the smallest to the largest), and all runs."""
+    """The certificate of the last process that has one (they are ordered from the smallest to the largest), and all
+    runs."""
     runs, best, wrong = [], None, []
     for job, one in zip(jobs, ended):
         said = " ".join([*(f"{n}={v}" for n, v in job.variables.items() if n == "DUALNET_CUDNN"), *_command(job)])
@@ -233,7 +237,7 @@ def parity(jobs: list[Job], ended: list[Ended]) -> Outcome:
     if best is None:
         why = "; ".join(run["why"] for run in runs)
         return Outcome("FAILED", f"no certificate: {why}", {"verdict": "NOT-RUN", "runs": runs})
-    found = wrong[0] if wrong else best  # a mistake that one of them has found is not hidden by another
+    found = wrong[0] if wrong else best  # one certificate must not hide a mistake that another has found
     reasons = list(dict.fromkeys(reason for several in found["reasons"].values() for reason in several))
     more = [f"and {len(reasons) - 3} more reasons"] if len(reasons) > 3 else []
     words = [*(f"{run['verdict']}: {run['command']}" for run in runs), *(reason[:200] for reason in reasons[:3]), *more]
@@ -270,7 +274,7 @@ def profile(jobs: list[Job], ended: list[Ended]) -> Outcome:
 
 
 def _command(job: Job) -> list[str]:
-    """The command as a user types it, without the file that it writes."""
+    """The command as a user would type it, without the file that it writes."""
     words = job.words[job.words.index("dualnet") :]
     return words[: words.index("--out")]
 

@@ -37,7 +37,7 @@ def main() -> int:
         who_runs = ("dualnet",)
     device = "cuda" if dn.get_backend().startswith("cupy") else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise OSError("this PyTorch has no CUDA, and its profiler sees no kernels; install one that has")
+        raise OSError("this PyTorch has no CUDA, so its profiler sees no kernels; install a build with CUDA")
     if device == "cuda":
         torch.ones(1, device="cuda")  # so that PyTorch's profiler is ready
     found, wrong = [], 0
@@ -61,13 +61,15 @@ def main() -> int:
 def allow_any_order() -> None:
     """From now on cuDNN may add up in an order that changes from run to run, such as split-K with atomic additions.
 
-    dualnet never allows that: the same step would give other bits. This shows what it costs.
+    dualnet never allows that: the same step would give different bits. This shows the cost of that rule.
     """
     from dualnet.backends.gpu import cudnn_plans
 
     kept = os.environ.get("DUALNET_CUDNN_AUTOTUNE", "")
     if kept not in ("", "0", "1"):
-        raise ValueError(f"--any-order must not use the plans in {kept}, nor add to them; unset DUALNET_CUDNN_AUTOTUNE")
+        raise ValueError(
+            f"--any-order must neither use the plans in {kept} nor add to them; unset DUALNET_CUDNN_AUTOTUNE"
+        )
     cudnn_plans.NEVER = tuple(note for note in cudnn_plans.NEVER if note != "NONDETERMINISTIC")
 
 
@@ -103,8 +105,8 @@ def profiled(who: str, net: str, dtype: str, batch: int, device: str, torch: Any
 def rows_of(events: Any, device: Any) -> list[dict[str, Any]]:
     """Microseconds and launches of each kernel in a step, the longest first.
 
-    Only what the device itself did counts: not the calls that launch it, and not the regions that PyTorch names, such
-    as an optimizer's step. Those lie on the device too, over the kernels, which would count twice.
+    Only the work of the device itself counts: not the calls that launch it, nor the regions that PyTorch names, such as
+    an optimizer's step. Those are listed for the device too, and would count its kernels twice.
     """
     kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     for event in events:

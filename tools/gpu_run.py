@@ -3,10 +3,10 @@
     python3 tools/gpu_run.py first     less than 8 minutes: does it work, is it right, and the first times
     python3 tools/gpu_run.py second    less than 4 minutes: where the time goes, torch.compile, TF32
 
-Nothing is installed, and neither a network nor git is needed. Results are JSON files in the folder that --out or the
-variable OUT names, else in docs/gpu/. They are written as they come: whatever ends a run, what was found until then is
-there. A part that fails or hangs leaves the others alone. The exit code is 0 if all is well, 1 if not, and 2 if nothing
-can be run.
+It installs nothing, and needs neither a network nor git. Results are JSON files in the folder that --out or the
+variable OUT names, or in docs/gpu/. They are written as they come, so if a run is interrupted, its results so far are
+there. A part that fails or hangs does not disturb the others. The exit code is 0 if all is well, 1 if not, and 2 if
+nothing can be run.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ FACTS = 60.0
 """Seconds for CuPy, a context and cuBLAS on a cold machine."""
 WELL = {"ok", "PASS"}
 TICK, SAVED = 0.2, 2.0
-"""Seconds between two looks at the processes, and between two writings of what they have found."""
+"""Seconds between two checks of the processes, and between two writes of their results."""
 KEPT = Path(tempfile.gettempdir()) / f"dualnet-gpu-{os.getuid() if hasattr(os, 'getuid') else 0}"
-"""What the second run takes up from the first: the unpacked frontend, cuDNN's plans, and measured times."""
+"""Files of the first run that the second one uses: the unpacked frontend, cuDNN's plans, and measured times."""
 
 
 class NothingRuns(RuntimeError):
-    """The backend does not work, so no part can be begun."""
+    """The backend does not work, so no part can begin."""
 
 
 @dataclass
@@ -104,9 +104,9 @@ class Run:
         return self.out / f"{self.facts['name']}-{part}.json"
 
     def save(self, state: State) -> None:
-        """Write a part's file: what it has found so far, and how far it is. Parts of one kind share a file."""
+        """Write a part's file: its results so far, and how far it is. Parts of one kind share a file."""
         kind = state.part.name.partition("-")[0]
-        if kind in ("kernels", "quick"):  # the summary has all that they say
+        if kind in ("kernels", "quick"):  # the summary has all of their text
             return
         content = state.content
         if kind == "bench":
@@ -124,7 +124,8 @@ class Run:
         self.put(self.path(kind), {**head, "state": bad[0].state, "outcome": words, **content, **same})
 
     def with_the_quick_ones(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The certificate: the full one if it is there, else the best of the quick ones; and what all of them say."""
+        """The certificate: the full one if there is one, or the best of the quick ones; and the words of all of
+        them."""
         quick = next((one.content for one in self.states if one.part.name == "quick"), {})
         runs = [*quick.get("runs", []), *content.get("runs", [])]
         found = [one for one in (quick, content) if "verdicts" in one]
@@ -195,7 +196,7 @@ class Run:
             self.summary()
 
     def step(self) -> None:
-        """Begin what can begin, end what has ended or is out of time, and write what was found."""
+        """Begin the parts that can begin, end those that are done or out of time, and write the results."""
         over = self.now() >= self.seconds
         for state in self.states:
             if state.state == "waiting" and (over or self.ready(state)):
@@ -241,7 +242,7 @@ class Run:
             state.processes.append(Process(job, process, output))
 
     def look(self, state: State, over: bool) -> None:
-        """Read what the processes say; end them if their time is up."""
+        """Read the output of the processes; end them if their time is up."""
         for one in state.processes:
             self.listen(state, one)
             one.code = one.process.poll()
@@ -279,7 +280,8 @@ class Run:
         self.summary()
 
     def outcome(self, state: State) -> Outcome:
-        """What a part has found. An error in reading it is its outcome: it must not cost the other parts."""
+        """The outcome of a part. If its results cannot be read, that error is the outcome: the other parts must not
+        suffer."""
         try:
             return state.part.read(state.part.jobs, [one.seen() for one in state.processes])
         except Exception as error:
@@ -302,14 +304,14 @@ def end(process: subprocess.Popen) -> None:
 
 
 def folder(kept: Path) -> tuple[Path, str]:
-    """The folder for what the second run takes up. If it cannot be used, a new one, and a line about it."""
+    """The folder for files that the second run uses. If it cannot be used, a new one, and a line about it."""
     try:
         kept.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=kept):
             return kept, ""
     except OSError as error:
         made = Path(tempfile.mkdtemp(prefix="dualnet-gpu-"))
-        return made, f"{kept} cannot be used ({error.strerror}): nothing is taken up from another run"
+        return made, f"{kept} cannot be used ({error.strerror}): nothing from another run is used"
 
 
 def frontend(kept: Path) -> str:
@@ -367,7 +369,7 @@ def _options() -> argparse.Namespace:
 
 
 def main(pace: float = 1.0, kept: Path = KEPT) -> int:
-    """``pace`` < 1 shortens all times, for the tests of this file."""
+    """Run the command. ``pace`` < 1 shortens all times, for the tests of this file."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     kept, apart = folder(kept)
@@ -396,7 +398,7 @@ def main(pace: float = 1.0, kept: Path = KEPT) -> int:
 
 
 def closing(run: Run) -> int:
-    """Keep what the next run takes up, print the tables and a line for each part, and return the exit code."""
+    """Save the files for the next run, print the tables and a line for each part, and return the exit code."""
     runs = (read(run.path("bench")) or {}).get("runs", [])
     run.put(run.folder / "bench-before.json", {"of": run.of(), "runs": runs})
     if (plans := run.folder / "plans.json").exists():
@@ -421,10 +423,10 @@ def closing(run: Run) -> int:
 
 
 def warn(run: Run) -> None:
-    """Say loudly that there is no cuDNN: every time then is a different one, and the tables do not show why."""
+    """Warn loudly that there is no cuDNN: all times change then, and the tables do not show why."""
     if why := without_cudnn(run.facts.get("versions", {})):
         run.say(f"!!! WITHOUT cuDNN: {why}")
-        run.say("!!! every convolution runs as im2col and a product by cuBLAS; no result here is about cuDNN")
+        run.say("!!! every convolution runs as im2col and a product by cuBLAS; these results say nothing about cuDNN")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Fail fast on a GPU: what must work before anything is measured, written after every step.
+"""Fail fast on a GPU: test what must work before anything is measured, and write the results after every step.
 
     python tools/gpu_smoke.py OUT.json [--backend cupy] [--small]
 
-The exit code is 1 at the first thing without which nothing else makes sense, 2 if a later step failed, and 0 if all is
-well. The file has each step, with its seconds, and what it found or why it failed.
+The exit code is 1 if a step fails without which nothing else makes sense, 2 if a later step fails, and 0 if all is
+well. The file lists each step, its seconds, and its result or why it failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import dualnet as dn
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 2e-2, "float16": 3e-3}
-"""How far a result may be from float64, as a share of its norm: some roundings of the dtype."""
+"""How far a result may be from float64, as a share of its norm: a few roundings of the dtype."""
 
 
 class Smoke:
@@ -93,7 +93,7 @@ class Smoke:
         return near(dn.ops.batch_norm, (x, np.ones(self.C), np.full(self.C, 0.1)), dtype, 3 * TOLERANCE[dtype])
 
     def pooling(self, dtype: str) -> list[float]:
-        """Of numbers that each dtype has exactly, so that every dtype finds the same winners."""
+        """Max pooling of numbers that every dtype can hold exactly, so that all find the same winners."""
         x = np.random.default_rng(0).permutation(self.N * self.S * self.S * self.C) % 255.0
         x = x.reshape(self.N, self.S, self.S, self.C)
         return near(dn.ops.max_pool2d, (x,), dtype, TOLERANCE[dtype], pool_size=2)
@@ -119,7 +119,7 @@ class Smoke:
         return losses
 
     def trained(self, name: str, dtype: str, eager: bool) -> tuple[list[float], dict[str, bytes]]:
-        """The losses of six steps, and the bits of everything that the network then has."""
+        """The losses of six steps, and the bits of the network's whole state after them."""
         from dualnet.bench import nets
 
         net, optimizer = nets.network(name, 0, dtype), dn.SGD(lr=0.01, momentum=0.9)

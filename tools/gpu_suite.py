@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-EVERY = 2.0  # seconds from one writing to the next
+EVERY = 2.0  # seconds between two writes
 MOST = 60  # failures that are listed
 
 
@@ -75,5 +75,5 @@ def _why(report: Any) -> str:
 
 def pytest_configure(config: Any) -> None:
     path = os.environ.get("GPU_SUITE_JSON")
-    if path and not hasattr(config, "workerinput"):  # with xdist, the controller alone
+    if path and not hasattr(config, "workerinput"):  # with xdist, only the controller
         config.pluginmanager.register(Report(Path(path)), "gpu-suite")

@@ -1,7 +1,7 @@
 """The results in docs/gpu/*.json as tables: python tools/gpu_tables.py [FOLDER] [--page docs/gpu.md]
 
 With --page they replace the text between ``<!-- gpu: measured -->`` and ``<!-- gpu: end -->`` in that file. A test
-checks that the page shows what is in the files.
+checks that the page shows the numbers in the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS = ("smoke", "parity", "tests", "bench", "profile")
 
 
 def tables(folder: Path = FOLDER) -> str:
-    """The results in a folder as Markdown; if there are none, that nothing was run."""
+    """The results in a folder as Markdown; if there are none, a text that says so."""
     found = read(folder)
     sections = [section(name, parts) for name, parts in sorted(found.items())]
     return "\n".join(sections) if sections else NOT_RUN
@@ -66,7 +66,7 @@ def section(name: str, parts: dict[str, Any]) -> str:
 
 
 def has(part: str, found: dict[str, Any]) -> bool:
-    """Is there anything to show? A part that was not begun, or broke at once, leaves only its state."""
+    """Is there anything to show? A part that did not begin, or failed at once, leaves only its state."""
     return bool(found.get(CONTENT[part]))
 
 
@@ -89,7 +89,7 @@ def about(parts: dict[str, Any]) -> str:
     for key, title in (
         ("cublas", "cuBLAS"),
         ("cudnn", "cuDNN"),
-    ):  # the library that ran, which may not be the one installed
+    ):  # the library that ran, which may differ from the installed one
         said = str(versions.get(key, ""))
         words += [f"{title} {said.partition(';')[0]}"] if said[:1].isdigit() else []
     words += [f"CuPy {versions['cupy']}" if "cupy" in versions else ""]
@@ -100,7 +100,7 @@ def about(parts: dict[str, Any]) -> str:
 
 
 def without(parts: dict[str, Any]) -> list[str]:
-    """Which results came without cuDNN, and the remedy."""
+    """Which results came without cuDNN, and how to fix that."""
     reasons: dict[str, list[str]] = {}
     for name, part in parts.items():
         if why := without_cudnn(part.get("versions", {})):
@@ -144,7 +144,7 @@ def suite(found: dict[str, Any]) -> list[str]:
 
 
 def speed(found: dict[str, Any]) -> list[str]:
-    """A row for each network and dtype; × is from the run that measured both in turn."""
+    """A row for each network and dtype; × comes from the run that measured both in turn."""
     cells: dict[tuple, dict[str, Any]] = {}
     for run in found["runs"]:
         for row in run["results"]:
@@ -197,7 +197,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "smoke": steps, "parity": certificate, "tests": suite, "bench": speed, "profile": profiles,
 }  # fmt: skip
 CONTENT = {"smoke": "steps", "parity": "verdicts", "tests": "counts", "bench": "runs", "profile": "profiles"}
-"""The entry that a file has if its part has found anything."""
+"""The entry that a file has if its part has any results."""
 TITLES = {"torch": "PyTorch"}
 
 

@@ -3,10 +3,10 @@
     python tools/house.py                  # this checkout
     python tools/house.py ANOTHER-CHECKOUT # the same table for another one, such as the commit before
 
-A *room* is a folder of ``dualnet/`` or ``backends/``, or a module that stands in one of the two by itself. A room's
-*floor* is one above the highest room that it imports. A *circle* is a group of rooms, or of modules inside one room,
-each of which imports the others, at once or when a function is called. ``tests/test_architecture.py`` reads the same
-graph and fails on a circle. The last two rows need ``pip install ruff pylint``; without them they are left out.
+A *room* is a folder of ``dualnet/`` or ``backends/``, or a module directly in one of the two. A room's *floor* is one
+above the highest room that it imports. A *circle* is a group of rooms, or of modules inside one room, that import each
+other, directly or when a function is called. ``tests/test_architecture.py`` reads the same graph and fails on a circle.
+The last two rows need ``pip install ruff pylint``; without them they are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONG, BRANCHING, REPEATED = 60, 15, 6
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """Every module of the package by its dotted name. The signpost ``dualnet/backends`` is no module of its own."""
+    """Every module of the package by its dotted name. The signpost ``dualnet/backends`` does not count as a module."""
     found = {}
     for folder in ("dualnet", "backends"):
         for path in sorted((root / folder).rglob("*.py")):
@@ -39,7 +39,7 @@ def sources(root: Path) -> dict[str, Path]:
 
 
 def imported(path: Path, module: str) -> Iterator[tuple[str, bool]]:
-    """The full name of everything that a file imports, and whether it waits until a function is called."""
+    """The full name of everything that a file imports, and whether the import waits until a function is called."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     late = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
     package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
@@ -76,7 +76,8 @@ def room(module: str) -> str:
 
 
 def rooms(graph: Graph) -> Graph:
-    """The graph between rooms, without ``dualnet`` itself, which hands on names and is imported by the outermost."""
+    """The graph between rooms, without ``dualnet`` itself, which only passes on names, and which the outermost rooms
+    import."""
     result: Graph = {}
     for module, there in graph.items():
         result.setdefault(room(module), set()).update(room(other) for other in there)
@@ -102,7 +103,7 @@ def _reachable(graph: Graph, start: str) -> set[str]:
 
 
 def inside(graph: Graph, one: str) -> Graph:
-    """The graph between the modules of one room. A package's own ``__init__`` hands on names, and is left out."""
+    """The graph between the modules of one room, without the package's own ``__init__``, which only passes on names."""
     members = {module for module in graph if room(module) == one}
     members = {module for module in members if not any(other.startswith(f"{module}.") for other in members)}
     return {module: graph[module] & members for module in members}
@@ -148,7 +149,7 @@ def functions(root: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def complexity(function: ast.FunctionDef) -> int:
-    """One more than the places where the way forks (McCabe 1976): branches, loops, handlers, conditions."""
+    """One more than the number of places where the path forks (McCabe 1976): branches, loops, handlers, conditions."""
     forks = (ast.If, ast.IfExp, ast.For, ast.While, ast.ExceptHandler, ast.comprehension, ast.match_case)
     count = 1
     for node in ast.walk(function):

@@ -1,7 +1,7 @@
-"""Put the playground together: its page, its Python, and dualnet's wheel, in one folder that any web server can serve.
+"""Build the playground: its page, its Python, and dualnet's wheel, in one folder that any web server can serve.
 
     python tools/playground.py OUT
-    python tools/playground.py OUT --pyodide FOLDER     for a place without a network
+    python tools/playground.py OUT --pyodide FOLDER     for use without a network
 
 The page loads its interpreter, Pyodide, from a pinned public address. With ``--pyodide`` it is copied from FOLDER into
 OUT, the page loads it from there, and no request leaves the server. FOLDER holds the files of that release that are
@@ -38,13 +38,14 @@ def put_together(out: Path, pyodide: Path | None = None) -> Path:
             shutil.copy(pyodide / str(name), out / "pyodide")
         page = out / "index.html"
         text = re.sub(f'content="{PINNED}"', 'content="pyodide/"', page.read_text("utf-8"))
-        text = re.sub(f" {PINNED}", "", text)  # in the policy, where 'self' is enough then
+        text = re.sub(f" {PINNED}", "", text)  # from the policy, where 'self' is then enough
         page.write_text(text, "utf-8")
     return out
 
 
 def _checked(pyodide: Path) -> str:
-    """The name of NumPy's wheel in the folder; raises ``FileNotFoundError`` with all that is missing."""
+    """The name of NumPy's wheel in the folder; raises ``FileNotFoundError`` with a list of everything that is
+    missing."""
     missing = [name for name in NEEDED if not (pyodide / name).is_file()]
     if "pyodide-lock.json" not in missing:
         lock = json.loads((pyodide / "pyodide-lock.json").read_text("utf-8"))

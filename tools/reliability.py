@@ -27,12 +27,12 @@ MARKS = re.compile(r"(<!-- items -->\n).*?(<!-- end of items -->)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the list: what must not break, and the tests that say so (a file, or ``file::test``)."""
+    """One line of the list: what must not break, and the tests that prove it (a file, or ``file::test``)."""
 
     number: int
     what: str
     tests: tuple[str, ...]
-    left: str = ""  # what the tests do not show
+    left: str = ""  # the part that the tests do not show
 
 
 @dataclass
@@ -67,7 +67,7 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             3,
-            "What cannot be computed is a ValueError that names layer, shapes and fix, before memory is asked for",
+            "What cannot be computed raises a ValueError that names layer, shapes and fix, before memory is allocated",
             (
                 "ops/test_convolution.py::test_shapes_that_do_not_fit",
                 "ops/test_pooling.py::test_windows_that_do_not_fit",
@@ -156,7 +156,7 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             17,
-            "The whole suite on the strict backend, which refuses what a GPU refuses, with no hidden copy",
+            "The whole suite on the strict backend, which rejects what a GPU rejects, with no hidden copy",
             ("backends/test_strict_backend.py", "shim/test_transfers.py"),
             "`.ci/run` runs the whole suite on it",
         ),
@@ -169,12 +169,12 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             19,
-            "kill −9 anywhere, inside a save too: going on gives the bits of an unbroken training",
+            "kill −9 anywhere, also inside a save: continuing gives the bits of an uninterrupted training",
             ("training/test_killed.py",),
         ),
         Item(
             20,
-            "A disk that fails at any write, sync or rename leaves the old file",
+            "If a disk fails at any write, sync or rename, the old file stays",
             ("files/test_formats.py::test_a_failing_disk_leaves_the_old_file",)
             + ("files/test_formats.py::test_an_interrupted_save_leaves_the_old_file",)
             + ("files/test_formats.py::test_the_order_is_write_sync_replace_sync_folder",)
@@ -203,7 +203,7 @@ ITEMS: dict[str, list[Item]] = {
         Item(24, "Fuzzing every reader: `python tools/fuzz.py`, a million inputs", FUZZING, "below"),
         Item(
             25,
-            "Pickles are refused, bombs stop at a cap; nothing is unpacked into folders",
+            "Pickles raise an error, zip bombs stop at a limit; nothing is unpacked into folders",
             ("files/test_strangers.py::test_hostile_containers",)
             + ("files/test_strangers.py::test_overlapping_members_are_no_bomb",)
             + ("data/test_data.py::test_a_gzip_bomb_stops_at_what_its_header_promises",),
@@ -218,7 +218,7 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             27,
-            "Downloads that break off, hang or bring another file: the next mirror is asked, and no half a file stays",
+            "Downloads that break off, hang or bring a wrong file: the next mirror is tried, and no half file is left",
             ("data/test_sources.py",),
         ),
     ],
@@ -231,7 +231,7 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             29,
-            "Memory that runs out at any place of a step leaves all state as it was",
+            "If memory runs out anywhere in a step, all state stays as it was",
             ("training/test_broken_steps.py",),
         ),
         Item(
@@ -285,7 +285,7 @@ def run(items: list[Item]) -> dict[int, Result]:
 
 
 def judged(item: Item, cases: list[xml.Element]) -> Result:
-    """How the cases that belong to an item ended."""
+    """The results of an item's cases."""
     result = Result()
     for case in cases:
         file = case.get("classname", "").removeprefix("tests.").replace(".", "/") + ".py"
@@ -302,7 +302,7 @@ def judged(item: Item, cases: list[xml.Element]) -> Result:
 
 
 def table(results: dict[int, Result]) -> str:
-    """The list in Markdown, with the results of today."""
+    """The list in Markdown, with today's results."""
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [f"Last run on {datetime.date.today()}, {machine}, without a GPU.", ""]
     for title, items in ITEMS.items():

@@ -1,8 +1,8 @@
 """ResNet-18 on CIFAR-10, by the usual recipe: python tools/train_cifar.py DATA
 
-DATA holds the binary version (data_batch_1.bin … and test_batch.bin). The images lie on the device as bytes and are
-shifted, mirrored and normalised there; the training step is one CUDA graph. SGD with Nesterov's momentum, weight decay,
-label smoothing and a learning rate that goes up and down once. On NumPy it runs as well, for a few examples.
+DATA holds the binary version (data_batch_1.bin … and test_batch.bin). The images are stored on the device as bytes, and
+are shifted, mirrored and normalised there; the training step is one CUDA graph. SGD with Nesterov's momentum, weight
+decay, label smoothing and a learning rate that goes up and down once. It also runs on NumPy, for a few examples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Training:
-    """Data, network, optimizer; and what is told of them after every epoch."""
+    """Data, network and optimizer, and the report after every epoch."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -95,7 +95,8 @@ class Training:
         self.told(run.history, complete=False)
 
     def told(self, history: Any, complete: bool) -> dict[str, Any]:
-        """Everything so far, also in the file: from the first step on, with compiling, recording and testing."""
+        """All results so far, which also go to the file. The time counts from the first step, with compiling, recording
+        and testing."""
         o = self.options
         found = {
             "complete": complete,
@@ -117,19 +118,25 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="the folder with the files of CIFAR-10, binary version")
     add("--backend", metavar="B", help="cupy, cupy:N, numpy or strict (DUALNET_BACKEND, or numpy)")
-    add("--dtype", choices=DTYPES, default="bfloat16", help="what is computed in (bfloat16)")
+    add("--dtype", choices=DTYPES, default="bfloat16", help="the dtype to compute in (bfloat16)")
     add("--model", choices=list(dn.models.NAMES), default="resnet18", help="(resnet18)")
     add("--epochs", type=int, default=30, metavar="N", help="passes over the training data (30)")
     add("--batch", type=int, default=500, metavar="N", help="images in a step (500, so that all steps are equal)")
     add("--lr", type=float, default=0.2, metavar="RATE", help="the highest learning rate (0.2)")
-    add("--warm", type=float, default=0.25, metavar="SHARE", help="of all steps, on the way up (0.25)")
+    add(
+        "--warm",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="the share of all steps in which the learning rate goes up (0.25)",
+    )
     add("--weight-decay", type=float, default=5e-4, metavar="L", help="(5e-4)")
     add("--smoothing", type=float, default=0.1, metavar="E", help="of labels (0.1)")
     add("--shift", type=int, default=4, metavar="PIXELS", help="of images (4)")
-    add("--examples", type=int, metavar="N", help="so many images of each part alone, to try it out")
+    add("--examples", type=int, metavar="N", help="use only this many images of each part, to try it out")
     add("--eager", action="store_true", help="launch each kernel from Python, without a CUDA graph")
     add("--seed", type=int, default=0, metavar="N", help="for weights, order and moves (0)")
-    add("--json", type=Path, metavar="FILE", help="write what was seen, after every epoch")
+    add("--json", type=Path, metavar="FILE", help="write the results so far, after every epoch")
     return parser.parse_args(arguments)
 
 

@@ -1,7 +1,8 @@
 """Band matrices: a bank of filters for several output columns at a time.
 
-With few channels and filters, windows are rows too short to copy and products too thin for BLAS. So q neighbouring
-columns are computed at a time. They read one window of (q − 1)·s + k2 columns, and their matrix T holds
+With few channels and filters, the rows of a window are too short to copy quickly, and the products too thin for BLAS.
+So q neighbouring columns are computed at a time. They read one window of (q − 1)·s + k2 columns, and their matrix T
+holds
 
     T[m, j·s + n, c, j·D + d]  =  w[m, n, c, d]        for the columns j = 0 … q − 1, and 0 elsewhere
 
@@ -33,7 +34,7 @@ IMAGES = 8
 """... and from this many images on, since T is made for each call."""
 LANES = 16
 PRODUCTS, COPIED, STARTED = 85.0, 0.3, 8.0
-"""The cost of a window, by measurement: products in 1 ns (with filters in whole lanes), ns for each number that is
+"""The cost of a window, by measurement: products per ns (with filters in whole lanes), ns for each number that is
 copied, and ns for each row of the window."""
 
 
@@ -80,7 +81,7 @@ def along_band(dT: numpy.ndarray, at: Windows, q: int) -> numpy.ndarray:
 
 
 def _band(T: numpy.ndarray, at: Windows, q: int) -> Any:
-    """The view (k1, k2, C, q, D) of the places of w[m, n, c, d] for each column."""
+    """A view (k1, k2, C, q, D): the places of w[m, n, c, d] for each column."""
     by_row, by_col, by_channel, by_filter = T.strides
     D = T.shape[3] // q
     shape = (*at.window, T.shape[2], q, D)

@@ -22,7 +22,7 @@ ALGORITHM = "numpy bands"
 def correlate(
     x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, groups: int = 1, relu: bool = False
 ) -> Any:
-    """E4, E6 (and E7 with ``relu``), for finite maps: beside the band stand zeros, and 0 · ∞ is NaN."""
+    """E4, E6 (and E7 with ``relu``), for finite maps: beside the band T holds zeros, and 0 · ∞ is NaN."""
     q = columns_at_once(at, x.shape[3], w.shape[3], x.shape[0])
     if q == 1 or not served(x, w, groups) or not finite(x):
         return NotImplemented

@@ -1,8 +1,8 @@
 """NumPy's BLAS, called directly: its number of threads, and the matrix product that adds to its output.
 
 NumPy cannot compute ``c += a @ b`` without a temporary array, nor multiply parts of larger matrices without copying
-them. BLAS can do both. If the library or its functions cannot be found, ``library()`` is None, or has no ``gemm``, and
-the kernels do without.
+them. BLAS can do both. If the library or its functions cannot be found, ``library()`` is None or has no ``gemm``, and
+the kernels manage without.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _holders = [0, 0]  # how many callers hold BLAS now, and the number of threads t
 
 
 def library() -> Library | None:
-    """NumPy's BLAS, looked for once; None if its number of threads cannot be set."""
+    """NumPy's BLAS, searched for once; None if its number of threads cannot be set."""
     if not _found:
         _found.append(_search())
     return _found[0]
 
 
 class Held:
-    """What :func:`held` returns. It is entered for every small product, and a generator would take 1 µs longer."""
+    """What :func:`held` returns. Every small product enters it, and a generator would take 1 µs longer."""
 
     def __enter__(self) -> None:
         found = library()
@@ -75,13 +75,13 @@ class Held:
         if found is None:
             return
         with _lock:
-            _holders[0] = max(0, _holders[0] - 1)  # it is 0 already if the holder itself has forked
+            _holders[0] = max(0, _holders[0] - 1)  # already 0 if the holder itself has forked
             if _holders[0] == 0 and _holders[1] != 1:
                 found.set(_holders[1])
 
 
 def _let_go() -> None:
-    """In a forked child nothing holds BLAS: the holders were other threads, and those are not copied."""
+    """In a forked child nothing holds BLAS: the holders were other threads, and a fork does not copy those."""
     found = library() if _holders[0] else None
     if found is not None and _holders[1] != 1:
         found.set(_holders[1])
@@ -96,7 +96,7 @@ _HELD = Held()  # it has no state of its own
 
 
 def held() -> Held:
-    """``with held():`` BLAS uses one thread; the last one out restores the number found."""
+    """``with held():`` BLAS uses one thread; the last caller to leave restores the number it had."""
     return _HELD
 
 

@@ -1,6 +1,6 @@
 """Convolution on NumPy by columns: im2col and one matrix product for each block of images, shared out among threads.
 
-E13 is gathered (gathering.py), so that every unit is written once. It serves any window, stride and dilation.
+E13 is gathered (gathering.py), so that every unit is written once. Any window, stride and dilation will do.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def multiply(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Wi
 
 
 def filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """E11: dw (k1, k2, C, D). Each portion of the blocks is added up, then the portions' sums in their order."""
+    """E11: dw (k1, k2, C, D). Each portion of the blocks is added up, then the portions' sums, in order."""
     (N, _, _, C), D, K = x.shape, dy.shape[3], at.taps * x.shape[3]
     portions = threads.portions(blocks(at, N, C, x.itemsize))
     sums = numpy.zeros((len(portions), K, D), x.dtype)

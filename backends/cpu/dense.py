@@ -24,7 +24,7 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
     (M, K), D = x.shape, w.shape[1]
     if x.dtype != w.dtype or x.dtype not in FLOATS:
         return NotImplemented
-    if K == 1:  # the gradient of one example: each product is a number of its own
+    if K == 1:  # the gradient of one example: each element is a single product
         y = x * w
         if b is not None:
             y += b

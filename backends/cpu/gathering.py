@@ -1,8 +1,9 @@
 """E13 at stride 1 as E4: dx is the map of deltas, correlated with the rotated bank.
 
-E13 can be read in two ways. *Gathered*, each unit of dx adds up the deltas that it had a part in, and is written once
-(as the article has it). *Scattered*, each delta is added to the k1·k2·C units of its window. Both give the same sums.
-Gathering needs stride 1, so that a window stands on the map of deltas for each unit of dx. Any kernel for E4 can do it.
+E13 can be read in two ways. *Gathered*, each unit of dx adds up the deltas of the outputs that it went into, and is
+written once (as in the article). *Scattered*, each delta is added to the k1·k2·C units of its window. Both give the
+same sums. Gathering needs stride 1, so that each unit of dx has a window on the map of deltas. Any kernel for E4 can do
+it.
 
 The map of deltas has a border of zeros, which are multiplied by w. Since 0 · ∞ is NaN, only a finite w may be gathered.
 """

@@ -1,7 +1,7 @@
 """What the kernels check before they serve a call: one dtype, the amount of work, finite numbers.
 
-Each kernel in a chain checks for itself, and the next one is asked if it declines. So a decline has to be cheap: a
-kernel looks at shapes first, then at dtypes, and at the numbers themselves last.
+Each kernel in a chain checks for itself; if it declines, the next one is asked. So declining has to be cheap: a kernel
+looks at shapes first, then at dtypes, and at the numbers themselves last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FEW = 2**20
 
 
 def served(x: numpy.ndarray, other: numpy.ndarray, groups: int) -> bool:
-    """One group, and two arrays of one dtype, float32 or float64?"""
+    """Is there one group, and do both arrays have one dtype, float32 or float64?"""
     return groups == 1 and x.dtype == other.dtype and x.dtype in FLOATS
 
 
@@ -30,7 +30,8 @@ def few(at: Windows, images: int, C: int, D: int) -> bool:
 
 
 def finite(x: numpy.ndarray) -> bool:
-    """No NaN and no infinity? One number tells: the sum of squares, in which nothing cancels. (It may overflow.)"""
+    """Is the array free of NaN and infinity? One number shows it: the sum of squares, where nothing cancels. (It may
+    overflow.)"""
     return math.isfinite(squares(x))
 
 

@@ -1,4 +1,4 @@
-"""Which kind of processor this is, as far as it decides which algorithm is the fastest."""
+"""Which kind of processor this is: only the differences that decide which algorithm is fastest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ AVX2, OTHER = "AVX2", "other instructions"
 
 @functools.lru_cache(maxsize=1)
 def kind() -> str:
-    """:data:`INTEL`, :data:`AMD`, :data:`AVX2` or :data:`OTHER`: what NumPy may use here, and who made it.
+    """:data:`INTEL`, :data:`AMD`, :data:`AVX2` or :data:`OTHER`: which instructions NumPy may use here, and who made
+    the processor.
 
-    On AMD's processors with AVX-512 other algorithms are the fastest than on Intel's. An unknown maker counts as Intel.
+    With AVX-512, different algorithms are fastest on AMD's processors than on Intel's. An unknown maker counts as
+    Intel.
     """
     features = _features()
     if features.get("AVX512F") and features.get("AVX512VL"):
@@ -28,10 +30,10 @@ def processor() -> str:
 
 
 def _features() -> dict[str, bool]:
-    """What NumPy found, less what ``NPY_DISABLE_CPU_FEATURES`` names."""
+    """The features that NumPy found, without those in ``NPY_DISABLE_CPU_FEATURES``."""
     try:
         from numpy._core._multiarray_umath import __cpu_features__
-    except ImportError:  # another NumPy
+    except ImportError:  # a NumPy that keeps it elsewhere
         return {}
     return __cpu_features__
 
@@ -42,7 +44,7 @@ def _maker() -> str:
 
 
 def _line(name: str) -> str:
-    """What Linux says of its first processor under this name."""
+    """What Linux reports for its first processor under this name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")

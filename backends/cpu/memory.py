@@ -5,8 +5,8 @@ the system at once and gets them back as fresh, zeroed pages, one by one; that t
 makes glibc keep them: freed memory goes back to the system only beyond :data:`KEPT`, and pieces up to 32 MB come from
 the heap.
 
-Settings of the user (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or
-``GLIBC_TUNABLES``) are left alone, and so are systems without glibc.
+If you have set ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or ``GLIBC_TUNABLES``,
+nothing is changed; nor is it on systems without glibc.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "
 
 
 def give_back() -> None:
-    """Return freed memory to the system once: it was for something larger than what follows."""
+    """Return freed memory to the system, once: what follows needs less."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # another system's library

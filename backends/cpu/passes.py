@@ -75,7 +75,7 @@ def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
 
 
 def _kept(x: numpy.ndarray, active: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
-    """x where active, else 0, also for an x of NaN or ∞: its bits times 1 or 0, ten times as fast as ``where``."""
+    """x where active, else 0, also if x is NaN or ∞: its bits times 1 or 0, ten times as fast as ``where``."""
     bits = numpy.dtype(f"i{x.dtype.itemsize}")
     kept = numpy.multiply(x.view(bits), active, out=None if out is None else out.view(bits))
     return kept.view(x.dtype)
@@ -115,7 +115,7 @@ def add(x: numpy.ndarray, other: numpy.ndarray, relu: bool = False) -> Any:
 def channel_sum(x: numpy.ndarray) -> Any:
     """E12 and others: (N, ..., C) -> (C,)."""
     if x.ndim == 2 and x.dtype in FLOATS:
-        return x.sum(axis=0)  # the reference's numbers, without its axes one by one
+        return x.sum(axis=0)  # the reference's numbers; it sums one axis at a time
     if x.ndim < 3 or not served(x):
         return NotImplemented
     return _channel_sums(x).astype(x.dtype)
@@ -137,7 +137,7 @@ def channel_moments(x: numpy.ndarray) -> Any:
     def work(worker: int, number: int) -> None:
         block = rows[parts[number]]
         ones = numpy.full(len(block), 1, x.dtype)
-        with numpy.errstate(over="ignore", invalid="ignore"):  # the op sees it in the variance
+        with numpy.errstate(over="ignore", invalid="ignore"):  # the op finds it in the variance
             mean = (ones @ block) / x.dtype.type(len(block))
             off = numpy.subtract(block, mean, out=threads.workspace("off", block.shape, x.dtype))
             means[number], squares[number] = mean, ones @ numpy.multiply(off, off, out=off)
@@ -188,7 +188,8 @@ def normalise_backward(
     y: numpy.ndarray | None = None,
     beta: numpy.ndarray | None = None,
 ) -> Any:
-    """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
+    """The backward pass of batch norm; if y is given, first that of the ReLU that followed (E14). Returns dx, dγ,
+    dβ."""
     if x.ndim < 3 or not served(x, dy) or y is not None and not served(x, y):
         return NotImplemented
     if not usual(variance, epsilon):
@@ -208,7 +209,7 @@ def normalise_backward(
             active = numpy.greater(rows_y[part], 0, out=threads.workspace("active", block.shape, bool))
             deltas = _kept(deltas, active, out=rows_dx[part])  # E14
         ones = numpy.ones(len(block), x.dtype)
-        with numpy.errstate(over="ignore", invalid="ignore"):  # the op sees it in dγ and dβ
+        with numpy.errstate(over="ignore", invalid="ignore"):  # the op finds it in dγ and dβ
             sums[0, number] = ones @ deltas
             sums[1, number] = ones @ numpy.multiply(block, deltas, out=threads.workspace("off", block.shape, x.dtype))
 
@@ -235,7 +236,7 @@ def normalise_backward(
 
 
 def usual(variance: numpy.ndarray, epsilon: float) -> bool:
-    """Is s² = σ² + ε of a size whose powers are numbers too?"""
+    """Is s² = σ² + ε of a size whose powers are still finite numbers?"""
     return bool(((USUAL[0] <= variance + epsilon) & (variance <= USUAL[1])).all())
 
 
@@ -278,7 +279,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
     def work(worker: int, part: slice) -> None:
         take(x[part], y[part], winners[part], larger)
         largest = y[part].max()
-        if largest != largest:  # a NaN: nothing compares as larger, but it has to win
+        if largest != largest:  # a NaN: no comparison finds it larger, but it has to win
             take(x[part], y[part], winners[part], larger_or_nan)
 
     def take(images: numpy.ndarray, best: numpy.ndarray, won: numpy.ndarray, wins: Any) -> None:
@@ -309,7 +310,7 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
 
 
 def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
-    """E15: the whole error to the winning unit, where windows do not overlap and maps are not padded."""
+    """E15: the whole delta goes to the winning unit, if windows do not overlap and maps are not padded."""
     apart = at.stride[0] >= at.window[0] and at.stride[1] >= at.window[1] and at.dilation == (1, 1)
     if at.reach != ((0, 0), (0, 0)) or not apart or at.taps > 256 or not served(dy) or not winners.flags.c_contiguous:
         return NotImplemented

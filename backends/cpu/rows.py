@@ -12,8 +12,8 @@ the rows of A from the m-th on,
     E13   dA↓m += dY W_mᵀ,   dx = the parts of dA added up where they were copied from
 
 Each term is one BLAS product for a whole block of images, added to its output; nothing is copied for it. Between two
-images the product makes a few rows that mean nothing: Y skips them, and in dY they are 0. With stride s the rows of A
-are sorted by their remainder, so that those of one tap row follow each other. With dilation r, m becomes r·m.
+images the product has a few meaningless rows: Y skips them, and in dY they are 0. With stride s the rows of A are
+sorted by their remainder, so that those of one tap row follow each other. With dilation r, m becomes r·m.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rows:
         self.height = self.P + (self.k1 - 1) * self.r1 // self.s1  # rows of each remainder, for one image
         width = (self.Q - 1) * self.s2 + (self.k2 - 1) * self.r2 + 1
         self.padded = (self.s1 * self.height, max(width, self.left + self.W), C)
-        self.kept = min(self.H, self.padded[0] - self.top)  # the last rows of a map may be read by no window
+        self.kept = min(self.H, self.padded[0] - self.top)  # perhaps no window reads a map's last rows
         bytes_per_image = self.s1 * self.height * self.Q * self.K * itemsize
         self.n = max(1, min(BLOCK_BYTES // bytes_per_image, -(-images // threads.count())))
         self.blocks = [slice(i, min(i + self.n, images)) for i in range(0, images, self.n)]
@@ -145,7 +145,7 @@ def _multiply(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
 
 
 def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: int = 1) -> Any:
-    """E11, if it is finite: else it may be 0 · ∞ of a unit that no window reads."""
+    """E11, if it is finite: otherwise the cause may be 0 · ∞ of a unit that no window reads."""
     if not serves(at, x.shape[3], x.dtype) or not served(x, dy, groups):
         return NotImplemented
     dw = _filters(x, dy, at)
@@ -153,7 +153,7 @@ def correlate_filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, groups: 
 
 
 def _filters(x: numpy.ndarray, dy: numpy.ndarray, at: Windows) -> numpy.ndarray:
-    """Each portion of the blocks is added up, then the portions' sums in their order."""
+    """Each portion of the blocks is added up, then the portions' sums, in order."""
     (N, _, _, C), D, size = x.shape, dy.shape[3], x.itemsize
     rows, gemm = Rows(at, C, N, size), blas.product(x.dtype)
     K, starts = rows.K, [rows.start(m) * size for m in range(rows.k1)]

@@ -1,6 +1,6 @@
 """E13 on NumPy by columns: dX = dY Wᵀ, and col2im in two steps. Rows of taps first, in long runs, then their columns.
 
-It serves every window, stride and dilation, and any w: each delta meets the weights of its own window and nothing else.
+Any window, stride, dilation and w will do: each delta meets the weights of its own window and nothing else.
 """
 
 from __future__ import annotations

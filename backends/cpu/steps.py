@@ -1,8 +1,8 @@
 """E17 on NumPy for all parameters of a network: the references' numbers to the last bit.
 
 Adam's fourteen operations would each read and write whole arrays. Here each works on a piece that stays in the cache,
-and writes into existing arrays. SGD has too few operations to gain by that; its many small parameters (biases, those of
-batch norm) gain from less Python for each.
+and writes into existing arrays. SGD has too few operations to gain from that; but with many small parameters (biases,
+those of batch norm) it gains from less Python for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PIECE = 2**17
 LEAST = 2**18
 """Adam: from this many parameters on."""
 LARGEST_SQUARE = {"float32": 2.0**126, "float64": 2.0**1022}
-"""The reference keeps larger mean squares in another way."""
+"""The reference stores larger mean squares differently."""
 
 Arrays = list[numpy.ndarray]
 Slots = dict[str, numpy.ndarray]
@@ -96,7 +96,7 @@ def adam_updates(
 
 
 def _served(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], finite: Any, *numbers: Any) -> bool:
-    """Enough to do, with plain numbers, on contiguous arrays of one dtype."""
+    """Is there enough to do, with plain numbers, on contiguous arrays of one dtype?"""
     if finite is not None or sum(a.size for a in w) < LEAST or not all(map(tracing.is_number, numbers)):
         return False
     arrays = [*w, *g, *(kept[name] for kept in slots for name in names)]
@@ -105,7 +105,8 @@ def _served(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], fi
 
 
 def _made(w: Arrays, g: Arrays, slots: list[Slots], names: tuple[str, ...], step: Any) -> Any:
-    """New arrays, by ``step(old, gradient, new, free)`` for every piece of every parameter, if none returns False."""
+    """Call ``step(old, gradient, new, free)`` for every piece of every parameter, and return the new arrays if none is
+    False."""
     olds = [[value, *(kept[name] for name in names)] for value, kept in zip(w, slots)]
     news = [[numpy.empty_like(a) for a in old] for old in olds]
     flat_olds, flat_news = ([[a.reshape(-1) for a in arrays] for arrays in all_] for all_ in (olds, news))

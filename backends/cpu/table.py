@@ -1,9 +1,9 @@
-"""Which algorithm is asked first for a convolution, by kind of processor and shape: measured, and the same everywhere.
+"""Which algorithm is asked first for a convolution, by kind of processor and shape: a fixed table, from measurements.
 
 The first rule that fits a call says which algorithms are asked first, in this order. All others follow in the order of
-``ORDER`` in numpy_backend.py, and one that cannot serve the call declines. So a rule also holds where oneDNN is not
-installed: the next one serves. Rules look at shapes and at the kind of processor, never at the clock, so that machines
-of one kind compute the same bits.
+``ORDER`` in numpy_backend.py, and one that cannot serve the call declines. So a rule also works without oneDNN: the
+next algorithm takes over. Rules look at shapes and at the kind of processor, never at the clock, so that machines of
+one kind compute the same bits.
 
 To change a rule, measure on that kind of machine: ``dualnet tune`` does, and its file shows every time.
 """
@@ -21,11 +21,11 @@ FORWARD, INPUTS, FILTERS = "correlate", "correlate_inputs", "correlate_filters"
 ONEDNN, TILES, ROWS = "oneDNN", "numpy winograd", "numpy winograd rows"  # TILES: in both directions
 COLUMNS, TAPS = "numpy columns", "numpy taps"
 TILE = 8
-"""Places of a tile of Winograd's, in both directions."""
+"""The size of Winograd's tile, in both directions."""
 
 
 class Shape(NamedTuple):
-    """What a choice depends on: the function, and the shapes of its arguments."""
+    """What the choice depends on: the function, and the shapes of its arguments."""
 
     function: str
     images: int
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
     @property
     def map(self) -> int:
-        """H'·W', the places of one image."""
+        """H'·W', the output positions of one image."""
         return self.at.grid[0] * self.at.grid[1]
 
     @property
@@ -56,18 +56,18 @@ class Shape(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Are there no more places than channels, on all maps together? Then the bank is larger than the maps."""
+        """Have all maps together no more positions than channels? Then the bank is larger than the maps."""
         return self.images * self.map <= min(self.channels, self.filters)
 
     @property
     def tall(self) -> bool:
-        """Have Winograd's products, of (tiles, C) and (C, D), at least as many rows as columns? Else the bank costs
-        more than the maps."""
+        """Do Winograd's products, of (tiles, C) and (C, D), have at least as many rows as columns? Otherwise the bank
+        costs more than the maps."""
         return self.images * self.map >= TILE * max(self.channels, self.filters)
 
 
 class Rule(NamedTuple):
-    """The algorithms that are asked first, where the condition holds."""
+    """If the condition holds, these algorithms are asked first."""
 
     first: tuple[str, ...]
     functions: tuple[str, ...]

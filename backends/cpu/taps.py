@@ -1,4 +1,4 @@
-"""Convolution of small maps with many filters on NumPy: tap by tap, and each thread has filters of its own.
+"""Convolution of small maps with many filters on NumPy: tap by tap, each thread with filters of its own.
 
 On such layers the bank is larger than the maps. Other kernels share out the images, so every thread reads the whole
 bank, or adds up sums as large as dw. Here every number of the bank, and of dw, is read or written once:
@@ -7,8 +7,8 @@ bank, or adds up sums as large as dw. Here every number of the bank, and of dw, 
     E11   dW_mn[C_j]  =  (X_mn[:, C_j])ᵀ dY
     E13   dX[:, C_j]  =  Σ_mn  dY_mn W_mn[C_j]ᵀ          at stride 1
 
-X_mn (N·H'·W', C) is what tap (m, n) meets on the whole batch, dY_mn what it meets on the map of deltas (gathering.py);
-C_j and D_j are some channels and some filters.
+X_mn (N·H'·W', C) holds the units that tap (m, n) meets on the whole batch, dY_mn those that it meets on the map of
+deltas (gathering.py); C_j and D_j are some of the channels and filters.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ count is set to one while a kernel runs, and restored afterwards. NumPy releases
 ufuncs and matrix products, so plain Python threads are enough.
 
 Whichever thread is free takes the next item. Sums over items are added up in fixed portions, so with the same number of
-threads the result is the same to the last bit, whichever thread was faster. ``DUALNET_THREADS`` sets the number
-(default: the cores that this process may use). If BLAS cannot be held, the team has one thread and BLAS keeps its own.
+threads the result is the same to the last bit, no matter which thread was faster. ``DUALNET_THREADS`` sets the number
+(by default, the cores that this process may use). If BLAS cannot be held, the team has one thread and BLAS keeps its
+own.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def count() -> int:
 def _count(asked: str, held: bool) -> int:
     if asked := asked.strip():
         if not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= 1024):
-            raise ValueError(f"DUALNET_THREADS is a number from 1 to 1024, got {asked!r}")
+            raise ValueError(f"DUALNET_THREADS must be a number from 1 to 1024, got {asked!r}")
         wanted = int(asked)
     else:
         wanted = cores()
@@ -63,9 +64,9 @@ def workers(items: int) -> int:
 def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:
     """Call ``work(worker, item)`` for every item: a free thread takes the next, since cores are not equally fast.
 
-    The calling thread is worker 0. If the team is busy with another caller, this caller does all items itself. With
-    ``alone`` it does so too: there is too little to do to wake another thread. What ``work`` does for an item must not
-    depend on the worker.
+    The calling thread is worker 0. If the team is busy with another caller, this thread does all items itself; with
+    ``alone`` too, because there is too little to do to wake another. What ``work`` does for an item must not depend on
+    the worker.
     """
     threads = 1 if alone else workers(len(items))
     recorded = tracing.tape()
@@ -84,8 +85,8 @@ def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: 
 def _sharing(items: Sequence[Any], work: Callable[[int, Any], None]) -> Callable[[int], None]:
     """A function of the worker's number that works until nothing is left, for any number of threads at a time.
 
-    They take from one deque, whose ``popleft`` gives each item to one thread only. An iterator does not promise that:
-    without the interpreter's lock, two threads may get the same item from ``next()``.
+    The threads share one deque, whose ``popleft`` gives each item to one thread only. An iterator does not promise
+    that: without the interpreter's lock, ``next()`` may give two threads the same item.
     """
     left = deque(items)
 
@@ -111,7 +112,7 @@ def portions(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
     """A buffer of this thread's own, kept from call to call: a fresh one costs a page fault for every 4 KiB."""
-    if (recorded := tracing.tape()) is not None:  # one of its own: what is recorded is planned as a whole
+    if (recorded := tracing.tape()) is not None:  # a fresh one: what is recorded is planned as a whole
         recorded.workspaces[name] = numpy.empty(shape, dtype)
         return recorded.workspaces[name]
     kept = _local.__dict__.setdefault("workspaces", {})
@@ -122,18 +123,19 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
 
 
 def let_go() -> None:
-    """Free what this thread keeps from call to call; it is made anew when a kernel needs it again."""
+    """Free the buffers that this thread keeps from call to call; a kernel that needs one makes it again."""
     _local.__dict__.clear()
     for free in also_kept:
         free()
 
 
 also_kept: list[Callable[[], Any]] = []
-"""What frees the buffers that other modules keep for this thread."""
+"""Functions that free the buffers that other modules keep for this thread."""
 
 
 def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
-    """An array in pages of its own: a large one that stays would be an island among arrays that come and go."""
+    """An array in pages of its own: on the heap, a large array that stays would be in the way of arrays that come and
+    go."""
     if size * dtype.itemsize < APART or tracing.tape() is not None:
         return numpy.empty(size, dtype)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
@@ -141,7 +143,7 @@ def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:
 
 
 def zeros(name: str, shape: tuple[int, ...], dtype: Any, written: tuple[int, ...]) -> numpy.ndarray:
-    """A buffer of this thread's own, 0 where nothing is written (a border).
+    """A buffer of this thread's own that is 0 where nobody writes (its border).
 
     ``written`` says where the caller writes: one that writes elsewhere in a buffer of the same shape gets another one.
     """
@@ -200,12 +202,12 @@ class Team:
 
 
 class _Answers:
-    """What the threads of one run have said: how many are done, and the errors of those that failed."""
+    """What the threads of one run report: how many are done, and the errors of those that failed."""
 
     def __init__(self) -> None:
         self.wanted = 0
         self.errors: list[BaseException] = []
-        self._done: list[int] = []  # an append is one step, and a count is not
+        self._done: list[int] = []  # appending is one step, counting up is not
         self._news: queue.SimpleQueue = queue.SimpleQueue()
 
     @property
@@ -219,7 +221,7 @@ class _Answers:
         self._news.put(None)  # after the append: whoever wakes up finds it there
 
     def wait(self) -> None:
-        """Until there is news. An interrupt may swallow news, but not what it is about."""
+        """Wait until there is news. An interrupt may swallow the news, but not the answer itself."""
         self._news.get()
 
 
@@ -230,7 +232,7 @@ def _wait_for_work(worker: int, inbox: queue.SimpleQueue) -> None:
         error = None
         try:
             function(worker)
-        except BaseException as caught:  # handed to the caller, who raises it
+        except BaseException as caught:  # the caller raises it
             error = caught
         del function
         answers.say(worker, error)

@@ -1,4 +1,4 @@
-"""Convolution of so little (one image of a small network) that blocks and threads would take longer than the work.
+"""Convolution with so little to do (one image of a small network) that blocks and threads would only cost time.
 
 The whole batch goes through im2col and one matrix product at once, on the calling thread.
 """

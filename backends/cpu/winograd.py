@@ -14,8 +14,8 @@ tiles of 2 × 4 outputs, C channels and D filters, with ⊗ for "along the heigh
     E11   dw =  (G⊗G)ᵀ [V_tᵀ dM_t],   dM = (A⊗A)ᵀ dy
     E12   db =  Σ dM at the point (1, 1), where Aᵀ only adds up
 
-E13 at stride 1 is E4 with the rotated bank. The transforms, too, are products of small matrices. Blocks of images go
-through in buffers that stay in the cache.
+E13 at stride 1 is E4 with the rotated bank. The transforms, too, are products of small matrices. Images are processed
+in blocks, in buffers that stay in the cache.
 
 With few channels winograd_rows.py does the same along the height alone.
 
@@ -250,7 +250,7 @@ def together(rows: int, J: int, numbers: int) -> int:
 
 
 def _gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
-    """E11 and E12. Each portion of the blocks is added up, then the portions' sums in their order."""
+    """E11 and E12. Each portion of the blocks is added up, then the portions' sums, in order."""
     (N, _, _, C), D = x.shape, dy.shape[3]
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     points, p = tiles.points, tiles.tile[0]

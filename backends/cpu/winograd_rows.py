@@ -1,4 +1,5 @@
-"""Winograd's minimal filtering along the height alone, for few channels: half of the multiplications, hardly a copy.
+"""Winograd's minimal filtering along the height alone, for few channels: half of the multiplications, and hardly any
+copying.
 
 With few channels the products of winograd.py take less time than the transforms before and after them. Here a tile is a
 column of p = 4 outputs, with p + 2 points t. The three taps along the width stay as they are: 3·C numbers that lie
@@ -11,7 +12,7 @@ together in memory if the rows of the map are padded:
 
 BLAS takes no matrix whose rows overlap. But every third window overlaps no other, so V_t is read as three matrices of
 3·C columns, which start at the first, second and third column of the map. Two windows between one row of the map and
-the next mean nothing: y skips them, and in dM they are 0.
+the next are meaningless: y skips them, and in dM they are 0.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Room:
 
     def values(self, x: numpy.ndarray) -> None:
         """V of these images."""
-        if self.kept.border is not self:  # another room has written around the map, or between or behind the rows
+        if self.kept.border is not self:  # another room has written around the map, or between or after the rows
             self.padded[...] = 0
             self.rest[...] = 0
             if self.back:
@@ -182,7 +183,7 @@ def _correlate(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: 
 
 
 def _gradients(x: numpy.ndarray, dy: numpy.ndarray, at: Windows, biased: bool) -> Any:
-    """E11 and E12. Each portion of the blocks is added up, then the portions' sums in their order."""
+    """E11 and E12. Each portion of the blocks is added up, then the portions' sums, in order."""
     (N, _, _, C), D, (P, Q) = x.shape, dy.shape[3], at.grid
     tiles = _tiles(at, C, D, N, x.dtype, threads.count(), BLOCK_BYTES)
     p, points = tiles.p, tiles.points

@@ -1,4 +1,4 @@
-"""What both of NumPy's Winograd kernels share: the constants, the shapes that they serve, blocks, and buffers.
+"""What NumPy's two Winograd kernels share: constants, the shapes that they can compute, blocks, and buffers.
 
 winograd.py explains the method; winograd_rows.py uses it along the height alone, for few channels.
 """
@@ -56,7 +56,7 @@ Block = tuple[slice, int, int]  # images, tile rows from … to
 
 
 def serves(at: Windows, C: int, D: int, images: int) -> bool:
-    """3 × 3 filters at stride 1, and enough to do?"""
+    """Are the filters 3 × 3 at stride 1, and is there enough to do?"""
     places = images * at.grid[0] * at.grid[1]
     return (
         at.window == (3, 3)
@@ -69,7 +69,7 @@ def serves(at: Windows, C: int, D: int, images: int) -> bool:
 
 
 def gathered(at: Windows, C: int, D: int, images: int) -> Windows | None:
-    """The windows of E13 on the map of deltas, if they are served."""
+    """The windows of E13 on the map of deltas, if these kernels can compute them."""
     back = gathering.windows(at) if at.window == (3, 3) else None
     return back if back is not None and serves(back, D, C, images) else None
 
@@ -80,7 +80,7 @@ def blocks_of(images: int, rows: int, one: int, limit: int, team: int) -> Iterat
     parts = min(rows, -(-number // images)) if images < team else 1
     number = min(number, images)
     least, more = divmod(images, number)
-    for k in range(number):  # those of one size follow each other
+    for k in range(number):  # blocks of one size follow each other
         start = k * least + min(k, more)
         for part in range(parts):
             yield slice(start, start + least + (k < more)), part * rows // parts, (part + 1) * rows // parts
@@ -95,7 +95,8 @@ def rows_read(at: Windows, p: int, first: int, last: int) -> tuple[slice, slice]
 
 
 class Kept(threading.local):
-    """What a thread keeps: a buffer for each dtype, the rooms in it, and which room's zeros are around the map now."""
+    """What a thread keeps: a buffer for each dtype, the rooms in it, and the room whose zeros are around the map
+    now."""
 
     def __init__(self) -> None:
         self.buffers: dict[numpy.dtype, numpy.ndarray] = {}

@@ -1,8 +1,8 @@
 """Matrix products by cuBLAS, through a handle of our own.
 
-CuPy refuses to call cuBLAS while a CUDA graph is recorded, because its handle has no workspace of its own. Ours has one
-for each stream, and a workspace that was used in a recording is kept as long as the process lives. So products can be
-recorded, and a step launched from Python makes the same calls. The library is the one that CuPy uses.
+CuPy does not call cuBLAS while a CUDA graph is recorded, because its handle has no workspace of its own. Ours has one
+for each stream, and a workspace that a recording used stays until the process ends. So products can be recorded, and a
+step launched from Python makes the same calls. The library is the one that CuPy uses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TF32 = 77
 FULL_SUMS = 16
 """CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: when blocks share a sum, its parts stay in float32 too.
 
-By default the parts may have the type of the result: then a part can exceed the largest float16 although the sum does
+By default the parts may have the type of the result. Then a part can exceed the largest float16 even if the sum does
 not. The mode does not choose the precision of the factors: each product does, with its compute type.
 """
 SYMBOLS = (
@@ -42,7 +42,7 @@ SYMBOLS = (
 
 
 def product(a: Array, b: Array, out: Array | None = None, add: bool = False) -> Any:
-    """(M, K) × (K, D) -> (M, D), into ``out`` if given; ``NotImplemented`` for what cuBLAS does not take.
+    """(M, K) × (K, D) -> (M, D), into ``out`` if given; ``NotImplemented`` for arrays that cuBLAS does not take.
 
     a and b may be transposed views; ``out`` is C-contiguous, and may be float32 if they have 16 bits. With ``add`` the
     product is added to ``out``.
@@ -89,7 +89,7 @@ def library() -> Any:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
         found = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
-    except Exception:  # the finder has exceptions of its own
+    except Exception:  # the finder raises its own exceptions
         return None
     return declared(found)
 
@@ -124,7 +124,7 @@ def version(xp: Any) -> str:
 
 _held = threading.local()
 _recorded: dict[int, Array] = {}
-"""Workspaces that graphs use: kept for ever, even when the thread that recorded has ended."""
+"""Workspaces that graphs use: never freed, even after the thread that recorded has ended."""
 
 
 class Handle:

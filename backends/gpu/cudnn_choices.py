@@ -1,8 +1,8 @@
-"""Which of cuDNN's plans was chosen for each shape, kept in a file for the next process.
+"""Which of cuDNN's plans was chosen for each shape: saved in a file for the next process.
 
 ``DUALNET_CUDNN_AUTOTUNE=plans.json`` names the file. A choice holds for one kind of device, one version of cuDNN and of
-its frontend, and one value of ``DUALNET_CUDNN``; choices of others stay in the file beside it. Processes may share it:
-each write takes in what others have written, and replaces the whole file at once.
+its frontend, and one value of ``DUALNET_CUDNN``; the file can hold choices for several of these. Processes may share
+it: each write first reads what others have written, and replaces the whole file at once.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from dualnet.shim.process import reader
 _autotune = reader("DUALNET_CUDNN_AUTOTUNE")
 
 Choices = dict[str, dict[str, Any]]
-"""For each shape its plan: the engine, its place among the proposals, which way to compute; or why there is none."""
+"""For each shape its plan (the engine, its place among the proposals, the way to compute), or why there is none."""
 
 
 def tuning() -> bool:
-    """Are plans timed? ``DUALNET_CUDNN_AUTOTUNE`` says so."""
+    """Are plans timed? ``DUALNET_CUDNN_AUTOTUNE`` decides."""
     value = _autotune().strip()
     if value not in ("", "0", "1") and not value.endswith(".json"):
-        raise ValueError(f"DUALNET_CUDNN_AUTOTUNE is 0, 1 or a file whose name ends in .json, got {value!r}")
+        raise ValueError(f"DUALNET_CUDNN_AUTOTUNE must be 0, 1 or a file whose name ends in .json, got {value!r}")
     return value != "0"
 
 
 def file() -> Path | None:
-    """The file that keeps choices; None if no file was named."""
+    """The file with the choices; None if the variable names no file."""
     value = _autotune().strip()
     return Path(value) if tuning() and value.endswith(".json") else None
 
 
 def kept(path: Path, machine: str) -> Choices:
-    """The choices in a file for one machine. Raises ``ValueError`` if it holds something else."""
+    """The choices that a file holds for one machine. Raises ``ValueError`` if the file holds something else."""
     return _read(path).get(machine, {})
 
 

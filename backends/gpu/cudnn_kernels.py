@@ -1,10 +1,10 @@
 """Convolution by cuDNN on CuPy arrays: forward with bias and ReLU, and the gradients of the inputs and the filters.
 
-In float32, float16 and bfloat16, with sums in float32; TF32 only after ``dn.set_precision("tf32")``. Not served
-(``NotImplemented``, so that the next kernel runs): float64; empty and very large arrays; and every shape for which
-cuDNN has no plan that may be chosen (see ``cudnn_plans``), or none that is faster than the next kernel. If nothing is
-timed, the next kernel is taken to be faster for groups of few channels, which have kernels of their own, and for
-windows of one unit, which are matrix products already.
+In float32, float16 and bfloat16, with sums in float32; TF32 only after ``dn.set_precision("tf32")``. These kernels
+return ``NotImplemented``, so that the next kernel runs, for float64, for empty and very large arrays, and for every
+shape for which cuDNN has no plan that may be chosen (see ``cudnn_plans``), or none that is faster than the next kernel.
+If nothing is timed, the next kernel is assumed to be faster for groups of few channels, which have kernels of their
+own, and for windows of one unit, which are matrix products already.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def correlate_filters(x: Array, dy: Array, at: Windows, groups: int = 1) -> Any:
 
 
 def turned(xp: Any, w: Array) -> Array:
-    """(k1, k2, C/g, D) -> (D, k1, k2, C/g), in one launch; in none if memory has that order already."""
+    """(k1, k2, C/g, D) -> (D, k1, k2, C/g), in one launch, or in none if memory has that order already."""
     D, view = w.shape[3], xp.permute_dims(w, (3, 0, 1, 2))
     if view.flags.c_contiguous:
         return _ready(xp, view)
@@ -132,7 +132,7 @@ def _turn_all(banks: list[Array], dtype: Any) -> list[Array]:
 
 
 def _ready(xp: Any, array: Array) -> Array:
-    """As cuDNN needs it: contiguous and aligned to 16 bytes."""
+    """The array as cuDNN needs it: contiguous and aligned to 16 bytes."""
     array = xp.ascontiguousarray(array)
     return array if array.data.ptr % cudnn_library.ALIGNED == 0 else array.copy()
 

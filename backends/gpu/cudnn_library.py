@@ -1,16 +1,16 @@
-"""cuDNN through NVIDIA's frontend: finding the library, its handles and workspaces, and keeping those of graphs.
+"""cuDNN through NVIDIA's frontend: finding the library, its handles and workspaces, and those that graphs still need.
 
-cuDNN is the library of convolutions that the large frameworks call on NVIDIA GPUs; CuPy 14 no longer brings it.
-``pip install "dualnet[cudnn12x]"`` or ``cudnn13x`` does: the module ``cudnn`` and the library that it loads, version 9
-of ``libcudnn``. If a libcudnn is there already, as with PyTorch, the module alone is enough, and a second wheel with
-the library would overwrite the first.
+cuDNN is the library of convolutions that the large frameworks call on NVIDIA GPUs; CuPy 14 no longer brings it. ``pip
+install "dualnet[cudnn12x]"`` or ``cudnn13x`` does: the module ``cudnn`` and the library that it loads, version 9 of
+``libcudnn``. If there is a libcudnn already, as with PyTorch, the module alone is enough; a second wheel with the
+library would overwrite the first.
 
-``DUALNET_CUDNN=0`` switches it off; ``all`` gives it every shape, even where other kernels are expected to be faster.
+``DUALNET_CUDNN=0`` switches it off; with ``all`` it gets every shape, even if other kernels are expected to be faster.
 Nothing is imported before the first kernel call on CuPy arrays, or a call of ``dn.info()`` with that backend.
 
 A handle belongs to one thread and one device, a workspace to one thread and one stream. Both are kept, because cuDNN
 may still compute in a workspace long after the call, in order on its stream. Handles and workspaces used while a stream
-was captured are kept as long as the process lives, because the graph still uses them.
+was captured stay until the process ends, because the graph still uses them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from . import installing
 from .graph import lasting
 
 OLDEST, BELOW, OLDEST_LIBRARY = (1, 24), (1, 29), 90000
-"""Frontends from ``OLDEST`` on and below ``BELOW``: these were read and tried, and later ones bring much else."""
+"""Frontends from ``OLDEST`` on and below ``BELOW``: these were read and tried. Later ones change much."""
 ALIGNED = 16
 """cuDNN reads arrays from addresses that are multiples of this."""
 LIBRARY = "libcudnn.so.9"
@@ -52,7 +52,7 @@ def asked() -> str:
     if value in ("", "1", "auto"):
         return "1"
     if value not in ("0", "all"):
-        raise ValueError(f"DUALNET_CUDNN is 0, 1 or all, got {value!r}")
+        raise ValueError(f"DUALNET_CUDNN must be 0, 1 or all, got {value!r}")
     return value
 
 
@@ -107,7 +107,7 @@ def _search() -> tuple[Any, str]:
 
 
 def _preload() -> None:
-    """Load libcudnn before the frontend looks for it, from wherever ``cuda.pathfinder`` or ``sys.path`` has it.
+    """Load libcudnn before the frontend looks for it, from wherever ``cuda.pathfinder`` or ``sys.path`` finds it.
 
     The frontend itself looks only where its own Python installs packages, and misses those that were installed with
     ``--target`` or ``--user``, or come with ``--system-site-packages``. CuPy brings ``cuda.pathfinder``, which knows
@@ -123,7 +123,7 @@ def _preload() -> None:
     for folder in sys.path:  # several folders may hold parts of the package nvidia; one import sees only one of them
         path = Path(folder, "nvidia", "cudnn", "lib", LIBRARY)
         if path.exists():
-            with suppress(OSError):  # then the frontend reports what it finds
+            with suppress(OSError):  # the frontend will report the problem
                 ctypes.CDLL(str(path))
             return
 
@@ -185,7 +185,7 @@ class Handle:
 
     @contextmanager
     def passing(self, stream: int) -> Iterator[None]:
-        """Afterwards the stream has its old workspace again: plans that are only tried out may need a large one."""
+        """Afterwards restore the stream's old workspace: plans that are only tried out may need a large one."""
         before = self.workspaces.get(stream)
         try:
             yield
@@ -195,7 +195,7 @@ class Handle:
                 self.workspaces[stream] = before
 
     def __del__(self) -> None:
-        if "handle" in self.__dict__ and not sys.is_finalizing():  # then the driver may be gone already
+        if "handle" in self.__dict__ and not sys.is_finalizing():  # at exit the driver may be gone already
             self.cudnn.destroy_handle(self.handle)
 
 
@@ -211,7 +211,7 @@ _captured: dict[int, Any] = {}
 
 
 def handle(cudnn: Any, device: int) -> Handle | None:
-    """This thread's handle on the current device; None if cuDNN gives none, and then cuDNN is not used any more."""
+    """This thread's handle on the current device; None if cuDNN gives none; then cuDNN is not used any more."""
     handles = _of_thread.handles
     if (cudnn, device) not in handles:
         try:
@@ -223,6 +223,6 @@ def handle(cudnn: Any, device: int) -> Handle | None:
 
 
 def keep(*used: Any) -> None:
-    """Keep these for ever: a captured graph uses them."""
+    """Never free these: a captured graph uses them."""
     for each in used:
         _captured[id(each)] = each

@@ -1,16 +1,17 @@
 """Plans: one convolution of cuDNN for one shape, chosen once among its proposals, ready to run again.
 
 cuDNN gets the layout of each array in memory: (N, H, W, C) for feature maps, (D, k1, k2, C/g) for filter banks, which
-are turned before. It would accept the strides of (k1, k2, C/g, D), but then it makes the same plans as for
-(D, k1, k2, C/g), without any memory in which it could turn the bank itself.
+are transposed first. It would accept the strides of (k1, k2, C/g, D), but then it makes the same plans as for (D, k1,
+k2, C/g), without any memory in which it could transpose the bank itself.
 
 Which plan: when a shape is first seen, the plans that cuDNN's heuristics propose are timed, and so is the kernel that
 would run without cuDNN. ``DUALNET_CUDNN_AUTOTUNE=0`` takes the first proposal. The choice holds for the process, on all
 threads, and with a file for later processes too (see ``cudnn_choices``); each thread has plans of its own.
 
-Never chosen are plans that may give other bits from run to run; plans that compute by transforms (Winograd, FFT) or add
-up in less than float32, whose errors are not those of a sum of products; in strict float32, plans that round their
-factors to TF32; and plans whose ReLU turns NaN into 0, which is tried out, since cuDNN promises nothing there.
+Some plans are never chosen: those that may give different bits from run to run; those that compute by transforms
+(Winograd, FFT) or add up in less than float32, because their errors are not those of a sum of products; in strict
+float32, those that round their factors to TF32; and those whose ReLU turns NaN into 0. That last point is tested, since
+cuDNN promises nothing about it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from . import cudnn_choices, cudnn_library
 from .graph import lasting
 
 KEPT = 1024
-"""Each thread keeps this many plans, and drops the least recently used one for the next."""
+"""Each thread keeps this many plans; a new one replaces the least recently used."""
 WORKSPACE = 2**30
 """Plans that need a larger workspace, in bytes, are passed over."""
 CANDIDATES, PATIENCE = 12, 2.0
@@ -39,7 +40,7 @@ ROUNDS, REPEATS = 3, 5
 FILLING, FILLINGS, MOST_FILLINGS = 2**27, 16, 512
 """Zeros written to keep the device busy until all timed calls are queued: bytes at a time, and how often."""
 CLOSE = 1.03
-"""Among plans within 3 % of the fastest the first is chosen, so that the choice depends less on chance."""
+"""Of the plans within 3 % of the fastest, the first is chosen, so that the choice depends less on chance."""
 NEVER = ("NONDETERMINISTIC", "WINOGRAD", "FFT", "REDUCED_PRECISION_REDUCTION")
 IN_FULL = ("TENSOR_CORE", "DOWN_CONVERT_INPUTS")
 """Left out in strict float32 as well: tensor cores round its factors to TF32."""
@@ -84,7 +85,8 @@ class Plan:
 
 
 def graph(cudnn: Any, shape: Shape, **where: Any) -> Any:
-    """The shape as a cuDNN graph with its proposed plans, of which some cannot be built because they may not be chosen.
+    """The shape as a cuDNN graph with its proposed plans. Those that may not be chosen are deselected and cannot be
+    built.
 
     ``where`` is handle=..., or the profile of a device.
     """
@@ -146,7 +148,7 @@ def proposals(cudnn: Any, shape: Shape, most: int = CANDIDATES, **where: Any) ->
             break
         try:
             made.build_plan_at_index(place)
-        except Exception:  # deselected, or not for this device after all
+        except Exception:  # deselected, or this device cannot run it after all
             continue
         size = int(made.get_workspace_size_plan_at_index(place))
         if size <= WORKSPACE:
@@ -183,10 +185,10 @@ Compute = Callable[..., Array]
 
 
 def chosen(xp: Any, shapes: tuple[Shape, ...], compute: Compute, rival: Callable[[], Any]) -> Plan | None:
-    """The plan for one of these shapes, which are different ways to the same result; None: leave it to other kernels.
+    """The plan for one of these shapes, which are different ways to the same result; None leaves it to other kernels.
 
     ``compute(plan)`` computes with a plan, ``compute(plan, spoilt=True)`` with a bias of NaN, and ``rival()`` without
-    cuDNN. They run only when the process first sees the shape, to choose. Raises ``RuntimeError`` if this thread has no
+    cuDNN. They run only to choose, when the process first sees the shape. Raises ``RuntimeError`` if this thread has no
     plan yet while its stream is captured.
     """
     cudnn = cudnn_library.library()
@@ -258,7 +260,7 @@ def _found_again(
         shape, place, name = shapes[kept["way"]], kept["place"], kept["engine"]
         if graph(cudnn, shape, handle=handle.handle).get_plan_name_at_index(place) != name:
             return None
-    except Exception:  # no such place any more, or cuDNN's own error for a shape that it no longer supports
+    except Exception:  # the place is gone, or cuDNN's own error for a shape that it no longer supports
         return None
     return shape, Proposed(place, name, 0)
 
@@ -275,7 +277,7 @@ def _choice(
     for shape in shapes:
         try:
             made, found = proposals(cudnn, shape, handle=handle.handle)
-        except Exception as error:  # cuDNN's own for unsupported shapes, others for shapes it cannot even describe
+        except Exception as error:  # cuDNN's own for unsupported shapes, others if it cannot even describe one
             why = cudnn_library.first_line(error)
             continue
         for proposed in found:
@@ -306,7 +308,7 @@ def _passes_nan(xp: Any, compute: Compute, plan: Plan) -> bool:
 
 
 def _seconds(xp: Any, work: Callable[[], Any], timed: bool = True) -> float:
-    """How long the device takes, by its own clock; infinity if the work is not served, or not to be timed."""
+    """How long the device takes, by its own clock; infinity if a kernel declines the work, or if it cannot be timed."""
     if work() is NotImplemented or not timed:
         return float("inf")
     taken: list[float] = []
@@ -323,8 +325,8 @@ def _seconds(xp: Any, work: Callable[[], Any], timed: bool = True) -> float:
 def _round(xp: Any, work: Callable[[], Any], fillings: int) -> tuple[float, bool]:
     """The seconds of one call, and whether all calls were queued before the device reached the first of them.
 
-    Only then is it the device that is timed: Python takes longer to launch a small convolution (20 µs, since the
-    frontend looks at each plan of a graph) than the device to compute it, and all plans would look alike.
+    Only then does this time the device: Python takes longer to launch a small convolution (20 µs, since the frontend
+    looks at each plan of a graph) than the device takes to compute it, and all plans would look alike.
     """
     begun = time.perf_counter()
     idle, start, end = (xp.cuda.Event() for _ in range(3))

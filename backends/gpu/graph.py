@@ -24,7 +24,7 @@ OUT_OF_MEMORY = (
 class Recorder:
     """The stream, the memory and the graph of one captured step on one device."""
 
-    checked = True  # a graph holds what was launched, whoever launched it
+    checked = True  # a graph holds every launch, whoever made it
 
     def __init__(self, cupy: Any, device: Any) -> None:
         self.cupy, self.device = cupy, device
@@ -69,7 +69,7 @@ class Recorder:
 
     def __del__(self) -> None:
         """Empty the pool: if it were only dropped, free blocks and their list would keep each other alive for ever."""
-        if "outputs" not in self.__dict__ or sys.is_finalizing():  # then the driver may be gone already
+        if "outputs" not in self.__dict__ or sys.is_finalizing():  # at exit the driver may be gone already
             return
         self.graph = self.outputs = None
         _dropped.append((self.device, self.pool))
@@ -78,12 +78,12 @@ class Recorder:
     @contextmanager
     def _here(self) -> Iterator[None]:
         with self.device:
-            self.cupy.cuda.get_current_stream().synchronize()  # the step's inputs are written
+            self.cupy.cuda.get_current_stream().synchronize()  # wait until the step's inputs are written
             with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
                 yield
 
     def _given_back(self) -> int:
-        """Bytes that the pool has returned to the device so far: if they grow, memory of the step is gone."""
+        """Bytes that the pool has returned to the device so far: if the number grows, the step has lost memory."""
         return self.taken.bytes - self.pool.total_bytes()
 
     def _break_off(self) -> None:
@@ -95,7 +95,7 @@ class Recorder:
 
 
 class Taken:
-    """Takes memory from the device for a pool, and counts the bytes."""
+    """Takes memory from the device for a pool, and counts its bytes."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy, self.bytes = cupy, 0
@@ -112,7 +112,7 @@ def lasting(cupy: Any) -> AbstractContextManager[None]:
 
 
 _dropped: list[tuple[Any, Any]] = []
-"""Devices and pools of dropped graphs: a pool stays as long as an array that a step gave away lies in it."""
+"""Devices and pools of dropped graphs: a pool stays as long as it holds an array that a step returned."""
 
 
 def _free_dropped() -> None:
@@ -121,7 +121,7 @@ def _free_dropped() -> None:
         with device:
             pool.free_all_blocks()
             if not pool.total_bytes():
-                with suppress(ValueError):  # another thread was faster
+                with suppress(ValueError):  # another thread has removed it already
                     _dropped.remove((device, pool))
 
 
@@ -133,7 +133,7 @@ def _stream(cupy: Any, device: int) -> Any:
 
 @contextmanager
 def _no_finalisers() -> Iterator[None]:
-    """Inside, no finaliser runs: one that freed memory or unloaded a module would make the recording invalid."""
+    """Inside, no finaliser runs: if one freed memory or unloaded a module, the recording would be invalid."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

@@ -6,7 +6,7 @@ import ctypes
 import importlib.metadata
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
-"""Distributions with a module ``cupy``: two of them overwrite each other's files."""
+"""Distributions with a module ``cupy``: two of them would overwrite each other's files."""
 
 
 def installed(wheel: str) -> bool:

@@ -18,7 +18,7 @@ from .registry import KERNELS, LIMIT, REAL, TAP, WIDE, Kernel
 
 NULL = numpy.uint64(0)
 VECTOR_BYTES = 16
-"""What one thread can read at once."""
+"""Bytes that one thread can read at once."""
 
 
 def launch(
@@ -42,7 +42,7 @@ def launch(
 
 
 def _converted(kernel: Kernel, arguments: tuple, wide: str) -> tuple:
-    """Each argument as its type asks; structures become plain bytes, in a NumPy array without axes.
+    """Each argument as its type requires; structures become plain bytes, in a NumPy array without axes.
 
     CuPy passes such an array by value. It asks NumPy for the address, and NumPy then describes every field as well:
     51 µs for the fields of ``Windows``, 2 µs for bytes.

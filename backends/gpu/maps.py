@@ -3,8 +3,8 @@
 Each has the name and signature of its reference, and returns ``NotImplemented`` for calls that it does not serve: empty
 arrays, and arrays of about 2³¹ elements or more. Arrays are made C-contiguous before a kernel reads them.
 
-cuBLAS computes the matrix products, always over two axes, so that it takes any layout without a copy. All of these can
-be captured in a CUDA graph.
+cuBLAS computes the matrix products, always over two axes, so that any layout works without a copy. All of these can be
+captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def correlate_inputs(dy: Array, w: Array, at: Windows, groups: int = 1) -> Any:
 
 
 def paint(x: Array, w: Array, b: Array, at: Windows, groups: int = 1) -> Any:
-    """E13 as a forward pass, by whatever serves it best, and the bias in a second pass."""
+    """E13 as a forward pass, by the fastest kernel for it, and the bias in a second pass."""
     if not served(x, w) or not _fits(x.shape[0], at, x.shape[3], w.shape[2] * groups):
         return NotImplemented
     return biased(references["correlate_inputs"](x, w, at, groups), b, relu=False)
@@ -278,7 +278,7 @@ def largest(x: Array, at: Windows) -> Any:
 
 
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Any:
-    """E15: the whole error goes to the winning unit."""
+    """E15: the whole delta goes to the winning unit."""
     if winners.dtype.name != _tap(at):
         return NotImplemented
     return _unpool("max_unpool", dy, at, None, winners, tap=_tap(at))
@@ -297,7 +297,7 @@ def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Any:
 
 
 def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Any:
-    """E15: 1 / M of the error goes to every unit."""
+    """E15: 1 / M of the delta goes to every unit."""
     return _unpool("avg_unpool", dy, at, more=(count_include_pad,))
 
 
@@ -307,7 +307,7 @@ def l2_pool(x: Array, at: Windows) -> Any:
 
 
 def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Any:
-    """E15: x / y of the error goes to every unit."""
+    """E15: x / y of the delta goes to every unit."""
     return _unpool("l2_unpool", dy, at, x, y)
 
 
@@ -363,7 +363,7 @@ def drawn_above(like: Array, count: int, seed: int, step: int, limit: int, first
 
 
 def _key(seed: int, step: int | Array) -> tuple[Any, Array | None]:
-    """The key; and the device array with the step's number, in a captured step."""
+    """The key and, in a captured step, the device array with the step's number."""
     low, on_device = 0xFFFFFFFF, None if isinstance(step, int) else step
     step = 0 if on_device is not None else step
     key = structure("Key", seed_low=seed & low, seed_high=seed >> 32, step_low=step & low, step_high=step >> 32)

@@ -1,8 +1,8 @@
-"""Arrays from one GPU to those of other processes, by NCCL through CuPy.
+"""Send arrays from one GPU to the GPUs of other processes, by NCCL through CuPy.
 
 NCCL only moves bytes here: sums are taken by the caller, in the order of the ranks, since NCCL's own order depends on
-how the machines are wired. Everything runs on a stream of its own, so that it may overlap with a backward pass. A
-request is only asked whether it is done, and never waited for: a rank that has died would never answer.
+how the machines are wired. Everything runs on a stream of its own, so that it may overlap with a backward pass. The
+caller asks a request whether it is done, and never waits for it: a rank that has died would never answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Peers:
         self.size, self.rank, self.wires = 1, 0, None
 
     def unique_id(self) -> bytes:
-        """What rank 0 sends to the others, by another way, before all of them join."""
+        """What rank 0 sends to the others, over another channel, before all of them join."""
         return json.dumps([int(number) for number in self.nccl.get_unique_id()]).encode()
 
     def join(self, size: int, unique_id: bytes, rank: int) -> None:
@@ -80,7 +80,7 @@ class Peers:
         return self._move(flat, got, lambda wires, stream: wires.broadcast(*self._all(flat, got), root, stream))
 
     def abort(self) -> None:
-        """Break off what waits for a rank that will not come."""
+        """Abort transfers that wait for a rank that will not come."""
         if self.wires is not None:
             self.wires.abort()
 

@@ -1,7 +1,7 @@
 """Every CUDA kernel, and the structures that kernels take.
 
-What a source cannot tell stands here: which reference a kernel stands in for, how many threads a block has, and which
-options the compiler needs. The arguments are read from the source: see ``sources.py``.
+This file holds what a source does not say: which reference a kernel stands in for, how many threads a block has, and
+which options the compiler needs. The arguments are read from the source: see ``sources.py``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Kernel:
 
 
 def _kernels(file: str, options: str, block: tuple[int, ...], *same: str, **references: str) -> list[Kernel]:
-    """Kernels with the name of their reference, and kernels with another: ``name=reference``."""
+    """Kernels that are called like their reference, and kernels with a name of their own: ``name=reference``."""
     rows = {name: name for name in same} | references
     return [Kernel(name, file, tuple(options.split()), block, reference) for name, reference in rows.items()]
 

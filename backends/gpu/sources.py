@@ -1,8 +1,8 @@
 """The text of the CUDA kernels, and the arguments of their entry points.
 
 The kernels are in ``kernels/*.cu``. Each file includes ``common.h``, whose text replaces that line before compilation,
-so the text alone identifies what was compiled. Signatures stand in the sources and nowhere else; they decide how a
-launch converts its arguments. Nothing is read before a kernel is first needed.
+so the text alone identifies what was compiled. Signatures are written in the sources and nowhere else; a launch
+converts its arguments by them. Nothing is read before a kernel is first needed.
 """
 
 from __future__ import annotations

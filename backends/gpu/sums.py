@@ -155,7 +155,7 @@ def normalise_backward(
     y: Array | None = None,
     beta: Array | None = None,
 ) -> Any:
-    """The way back of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14).
+    """The backward pass of batch norm: dx, dγ, dβ. If y is given, a ReLU with that output followed (E14).
 
     With β, y itself is not read: x shows where it is above 0.
     """
@@ -182,9 +182,9 @@ def joined_backward(
     epsilon: float,
     y: Array | None,
 ) -> Any:
-    """The way back where another branch was added: dx, dγ, dβ, and that branch's delta.
+    """The backward pass if another branch was added: dx, dγ, dβ, and that branch's delta.
 
-    The first pass adds up the deltas (E12) and looks at the ReLU (E14); the second reads what has become of them.
+    The first pass applies the ReLU's derivative (E14) and adds up the deltas (E12); the second reads these deltas.
     """
     if second is None and y is None:  # the delta is dy
         alone = normalise_backward(dy, x, mean, variance, gamma, epsilon)

@@ -2,6 +2,6 @@
 
 Results do not depend on the calling thread. With the same number of threads they are the same from run to run.
 
-The kernels decline (with ``NotImplemented``, so that the next kernel or the reference runs) other dtypes, empty arrays,
-shapes for which oneDNN has only plain loops, and pooling with dilation.
+The kernels decline other dtypes, empty arrays, shapes for which oneDNN has only plain loops, and pooling with dilation:
+they return ``NotImplemented``, so that the next kernel or the reference runs.
 """

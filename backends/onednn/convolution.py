@@ -28,10 +28,10 @@ PRODUCTS_ALONE = 2**22
 LANES, THIN, WIDE, IMAGES = 16, 8, 12, 8
 """Filters of a vector register. Band matrices pay up to THIN channels, from WIDE columns and IMAGES images on."""
 SUMMED = 2**16
-"""From this many deltas on, their sums take a tenth of the time that they take together with the filters' gradients."""
+"""From this many deltas on, adding them up apart takes a tenth of the time that it takes together with dw."""
 MANY_RESULTS, LARGEST = 2**18, 1e70
-"""From this many results on, it pays to look at the arguments. Their squares may multiply to LARGEST: float32 ends at
-(10³⁸)²."""
+"""From this many results on, it pays to check the arguments. The product of their squared norms may reach LARGEST:
+float32 ends at 10³⁸."""
 
 
 def correlate(
@@ -57,7 +57,8 @@ def correlate(
 def _relu(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows) -> tuple[Any, ...]:
     """How E7 follows: by the library's own ReLU if there can be no NaN. VGG-6's first layer then takes 0.6 of the time.
 
-    There is none if arguments are finite and not huge: |y| ≤ ‖x‖ ‖w‖ + ‖b‖, in every part of the sum (Cauchy, Schwarz).
+    There is none if the arguments are finite and not huge: |y| ≤ ‖x‖ ‖w‖ + ‖b‖, also for every partial sum (Cauchy,
+    Schwarz).
     """
     if x.shape[0] * at.grid[0] * at.grid[1] * w.shape[3] < MANY_RESULTS or x.shape[3] > w.shape[3]:
         return RELU
@@ -199,7 +200,7 @@ def _convolution(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int) -
 
 
 def _preferred(plan: Plan, bank: Any, chosen: Any) -> Any:
-    """The memory of the filters in the layout that the library chose; a step copies them if theirs is another."""
+    """The memory of the filters in the layout that the library chose; a step copies them if theirs is different."""
     given = plan.slot(bank)
     if plan.same(bank, chosen):
         return given

@@ -28,7 +28,7 @@ def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -
 
 
 def _product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: numpy.ndarray) -> bool:
-    """y = x w + b, of float32 matrices that may be transposed views; False if oneDNN does not serve."""
+    """y = x w + b, of float32 matrices that may be transposed views; False if oneDNN declines."""
     found = library()
     if found is None:
         return False
@@ -54,7 +54,7 @@ def _product(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, y: num
 
 
 def _layout(matrix: numpy.ndarray) -> tuple[numpy.ndarray, bytes, int]:
-    """The matrix (a copy if neither rows nor columns are in one piece), b"N" or b"T", and the distance of its runs."""
+    """The matrix (a copy if neither rows nor columns are contiguous), b"N" or b"T", and its leading dimension."""
     (rows, columns), (down, across), size = matrix.shape, matrix.strides, matrix.itemsize
     if matrix.flags.c_contiguous:
         return matrix, b"N", columns

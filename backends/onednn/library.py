@@ -1,6 +1,6 @@
 """oneDNN's C library: finding it, loading it, and its threads.
 
-oneDNN is the open-source library of convolutions that the large frameworks call on a CPU. Any ``libdnnl`` of version 3
+oneDNN is the open-source library that the large frameworks call for convolutions on a CPU. Any ``libdnnl`` of version 3
 will do. The first of these that loads is used:
 
 1. the path in ``DUALNET_ONEDNN_LIBRARY``; it is an error if that does not load
@@ -9,14 +9,13 @@ will do. The first of these that loads is used:
 
 ``DUALNET_ONEDNN=0`` switches it off. Nothing is loaded before the first kernel call.
 
-oneDNN uses OpenMP's threads, as many as ``threads.count()``, and the calling thread's own number is restored after
-each call. A plan does not call BLAS, so BLAS's threads sleep meanwhile, as long as NumPy's kernels hold it to one
-thread.
-OpenMP's threads do not survive a fork, and a child would wait for them forever: a forked child of a process that has
+oneDNN uses OpenMP's threads, as many as ``threads.count()``, and the calling thread's own number is restored after each
+call. A plan does not call BLAS, so BLAS's threads sleep meanwhile, as long as NumPy's kernels hold it to one thread.
+OpenMP's threads do not survive a fork, and a child would wait for them forever; so a forked child of a process that has
 used them computes on one thread.
 
 How OpenMP's threads wait for the next call (:data:`SPIN`) matters more than anything else here, and can be set only
-before OpenMP is loaded. If it is loaded already, or the user has a setting, that is left alone.
+before OpenMP is loaded. If OpenMP is loaded already, or you have set a variable for it, nothing is changed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SPIN = "30000"
 
 So it is awake for the next layer of a small network. Waking it takes 50 µs: if it sleeps at once, LeNet-5's layers take
 1.8 times as long; if it sleeps after 0.1 ms, less than its dense layers take, a step takes 1.07 times as long. And it
-soon makes way for NumPy's threads and other processes, which the default, ten times as long and more, slows down by a
+soon makes way for NumPy's threads and other processes. The default, at least ten times as long, slows those down by a
 factor of 2 to 10."""
 WHEELS = ("onednn-cpu-gomp", "onednn-cpu-iomp", "onednn-cpu-tbb")
 NAMES = ("libdnnl.so.3", "libdnnl.3.dylib", "dnnl.dll")
@@ -82,7 +81,7 @@ _DESTROYED = ("stream", "primitive_attr", "post_ops", "primitive", "primitive_de
 
 
 class Refused(Exception):
-    """oneDNN does not serve this shape, or not faster than plain loops."""
+    """oneDNN cannot compute this shape, or not faster than plain loops."""
 
 
 class _Version(ctypes.Structure):
@@ -100,7 +99,7 @@ class _Version(ctypes.Structure):
 
 
 class Library:
-    """A loaded ``libdnnl``; raises ``OSError`` with the reason if it cannot serve."""
+    """A loaded ``libdnnl``; raises ``OSError`` with the reason if it cannot be used."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -162,7 +161,7 @@ _process = {"forked": False, "parallel": False}
 def library() -> Library | None:
     """The library in use, loaded on the first call; None if there is none, or with ``DUALNET_ONEDNN=0``.
 
-    Raises ``ValueError`` if ``DUALNET_ONEDNN_LIBRARY`` names something that does not serve.
+    Raises ``ValueError`` if ``DUALNET_ONEDNN_LIBRARY`` names a file that cannot be used.
     """
     if not _switched_on():
         return None
@@ -174,7 +173,7 @@ def library() -> Library | None:
 
 
 def available() -> tuple[bool, str]:
-    """Whether oneDNN serves here, and which library, or why not, in one line."""
+    """Whether oneDNN works here, and which library it is, or why it does not, in one line."""
     try:
         if not _switched_on():
             return False, "switched off by DUALNET_ONEDNN=0"
@@ -213,7 +212,7 @@ def _switched_on() -> bool:
     if asked in ("", "1", "auto"):
         return True
     if asked.strip() != "0":
-        raise ValueError(f"DUALNET_ONEDNN is 0 or 1, got {asked!r}")
+        raise ValueError(f"DUALNET_ONEDNN must be 0 or 1, got {asked!r}")
     return False
 
 
@@ -224,7 +223,7 @@ def _search() -> tuple[Library | None, str]:
             return _loaded(asked), ""
         except OSError as error:
             raise ValueError(
-                f"DUALNET_ONEDNN_LIBRARY={asked} does not serve: {error}. Expected the path of a libdnnl of version 3."
+                f"DUALNET_ONEDNN_LIBRARY={asked} cannot be used: {error}. Expected the path of a libdnnl of version 3."
             ) from None
     said = ["no library found; pip install dualnet[onednn], or set DUALNET_ONEDNN_LIBRARY to a libdnnl.so.3"]
     for path in _candidates():
@@ -232,7 +231,7 @@ def _search() -> tuple[Library | None, str]:
             return _loaded(path), ""
         except OSError as error:
             if os.path.exists(path) or "it is" in str(error):
-                said = [f"{path} does not serve: {error}"]
+                said = [f"{path} cannot be used: {error}"]
     return None, said[0]
 
 

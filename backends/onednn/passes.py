@@ -21,8 +21,8 @@ ADD, MULTIPLY, LARGER, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF7
 OWN_RELU, ELU, LINEAR = 0x20, 0x22, 0x26
 
 RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
-"""E7, after another function. oneDNN's own ReLU turns NaN into 0. Its ELU, x if x > 0 and else α (eˣ − 1), keeps NaN,
-and with α = 0 it is ReLU. The linear function adds 0, which turns −0 into 0."""
+"""E7, after another function. oneDNN's own ReLU turns NaN into 0. Its ELU, x if x > 0 and α (eˣ − 1) otherwise, keeps
+NaN, and with α = 0 it is ReLU. The linear function adds 0, which turns −0 into 0."""
 MAX_0 = ((OWN_RELU, 0.0, 0.0),)
 """E7 where there can be no NaN. It computes no eˣ."""
 
@@ -68,7 +68,7 @@ def _rectify(plan: Plan, size: int) -> None:
 
 
 def rectify_backward(dy: numpy.ndarray, y: numpy.ndarray) -> Any:
-    """E14: (y > 0) · dy, for a finite dy: else 0 · ∞ may be in it, which the mean of each column shows."""
+    """E14: (y > 0) · dy, for a finite dy: otherwise it may contain 0 · ∞, which the mean of each column shows."""
     if y.size < SMALL or not float32(dy, y) or dy.shape != y.shape:
         return NotImplemented
     N, H, W, C = y.shape if y.ndim == 4 else (1, y.size // y.shape[-1], 1, y.shape[-1])
@@ -161,7 +161,7 @@ def sgd_updates(
     finite: Any,
     into: bool,
 ) -> Any:
-    """E17 for SGD, to the last bit. Small parameters among large ones are left to NumPy."""
+    """E17 for SGD, to the last bit. NumPy steps the small parameters among large ones."""
     if finite is not None or not tracing.is_number(lr) or not _large_and_float32(w, g, slots):
         return NotImplemented
     runs = [None if old.size < SMALL else plans.plan(_scaled_sum, old.size) for old in w]
@@ -288,7 +288,8 @@ def normalise_backward(
     y: numpy.ndarray | None = None,
     beta: numpy.ndarray | None = None,
 ) -> Any:
-    """The backward pass of batch norm, after that of the ReLU behind it (E14) if y is given: dx, dγ, dβ."""
+    """The backward pass of batch norm; if y is given, first that of the ReLU that followed (E14). Returns dx, dγ,
+    dβ."""
     if not float32(dy, x, mean, variance, gamma) or dy.shape != x.shape:
         return NotImplemented
     if y is not None and (not float32(y) or y.shape != x.shape):
@@ -303,7 +304,7 @@ def normalise_backward(
     deltas = dx if relu == "y" else flat(dy)
     known = () if active is None else (active,)
     run(*masked, deltas, flat(x), flat(mean), flat(variance), flat(gamma), dgamma, dbeta, *known, dx)
-    return (dx, dgamma, dbeta) if numpy.isfinite(dbeta).all() else NotImplemented  # 0 · ∞ may be in it
+    return (dx, dgamma, dbeta) if numpy.isfinite(dbeta).all() else NotImplemented  # it may contain 0 · ∞
 
 
 def _normalise_backward(plan: Plan, x: Any, mean: Any, variance: Any, gamma: Any, epsilon: float, relu: str) -> None:
@@ -330,8 +331,8 @@ def _active(plan: Plan, forward: Any) -> Any:
 
 
 _of_results: dict[int, tuple[weakref.ref, numpy.ndarray]] = {}
-"""Which units of a result are > 0, as noted by the library, for as long as the result lives. Without reading them again
-the backward pass takes two thirds of the time."""
+"""Which units of a result are > 0, as the library noted them, for as long as the result exists. Because the backward
+pass need not read the units again, it takes two thirds of the time."""
 
 
 def _remember(y: numpy.ndarray, active: numpy.ndarray) -> None:

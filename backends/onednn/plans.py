@@ -24,9 +24,9 @@ from ..cpu.tape import Address, Buffer, Call, Part, Places, Tape, Unrecordable
 from .library import Library, Refused, count, ints, library, parallel
 
 KEPT = 256
-"""Each thread keeps this many plans, and then destroys the one that has been unused for longest."""
+"""Each thread keeps this many plans; a new one replaces the least recently used."""
 
-# Numbers of the C headers (dnnl_types.h, the same in all of version 3)
+# Constants from the C header dnnl_types.h, the same in every version 3
 IN_ORDER = 1
 F32, U8 = 3, 6
 ANY = 1  # a layout of the library's choice
@@ -44,10 +44,10 @@ _pointer_at = c_size_t.from_address
 
 
 def address(array: numpy.ndarray) -> int:
-    """Where an array's data are: 0.2 µs instead of the array interface's 1.1, four times for each layer.
+    """The address of an array's data: 0.2 µs instead of the array interface's 1.1, four times for each layer.
 
-    A NumPy array holds the pointer right behind the head that every Python object has. Whether it is there is checked
-    once, below.
+    A NumPy array holds the pointer right after the header that every Python object has. The code below checks once that
+    it is there.
     """
     return _pointer_at(id(array) + _HEAD).value
 
@@ -152,7 +152,7 @@ class Plan:
         return descriptor
 
     def query(self, descriptor: c_void_p, what: int) -> c_void_p:
-        """A memory descriptor that the library chose; it lives as long as the primitive descriptor."""
+        """A memory descriptor that the library chose; it is valid as long as the primitive descriptor exists."""
         return c_void_p(self.library.slow.dnnl_primitive_desc_query_md(descriptor, what, 0))
 
     def same(self, one: c_void_p, other: c_void_p) -> bool:
@@ -259,7 +259,7 @@ threads.also_kept.append(_of_thread.let_go)
 
 
 def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
-    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None if oneDNN does not serve.
+    """The plan that ``build(plan, *shapes)`` makes, kept by this thread; None if oneDNN declines.
 
     ``shapes`` must hold everything that the plan depends on, and be hashable.
     """
@@ -295,11 +295,11 @@ WRITTEN = (DST, *BOTH, SCRATCHPAD, DIFF_SRC, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE
 
 
 class OnTape(Plan):
-    """A plan for one call of a recorded step: its memories are its own, and stay where the tape puts them."""
+    """A plan for one call of a recorded step: it has memories of its own, which stay where the tape puts them."""
 
     def __init__(self, found: Library, number: int) -> None:
         super().__init__(found, number)
-        self.stream = _Stream(found)  # not the thread's: whoever repeats the step may be another
+        self.stream = _Stream(found)  # not the thread's: another thread may repeat the step
         self._stream = self.stream.handle
         self.own: dict[int | None, Buffer] = {}
 
@@ -323,7 +323,7 @@ class Primitive(Call):
         self.plan, self.at, self.threads = plan, at, (plan.library, plan.threads)
 
     def makes(self, part: Part) -> bool:
-        """A result of its own that lies in one piece."""
+        """A new contiguous result."""
         whole = Address(part.buffer, part.offset) in self.at.values() and part.strides == _in_one_piece(part)
         return whole and part.buffer in self.writes and part.buffer not in self.reads
 

@@ -1,6 +1,6 @@
 """Pooling by oneDNN: E8 and E15.
 
-In max pooling oneDNN ignores NaN and infinities, so maps that hold any are left to the next kernel.
+In max pooling oneDNN ignores NaN and infinities, so the next kernel gets maps that hold any.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _pooling(plan: Plan, x: Any, at: Windows) -> tuple[Any, Any, Any]:
     if (H, W) != at.size or 0 in (N, C, *at.grid) or at.dilation != (1, 1) or at.taps > 255:
         raise Refused("the shapes do not fit, or the windows are spread out")
     if at.first_empty() != (None, None):
-        raise Refused("a window wholly in the padding")
+        raise Refused("a window lies wholly in the padding")
     plan.alone_below(passes.SMALL, math.prod(x))
     return plan.maps(*x), plan.maps(N, *at.grid, C), plan.maps(N, *at.grid, C, plans.U8)
 

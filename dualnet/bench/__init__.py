@@ -1,8 +1,8 @@
 """How fast a network runs here, layer by layer and against other frameworks: ``dualnet bench``.
 
-    run(...)        measures, and returns everything seen as plain data
-    markdown(...)   makes tables of it
-    write(...)      writes them to a file, or between two marks of a page
+    run(...)        measures, and returns all results as plain data
+    markdown(...)   makes tables of them
+    write(...)      writes the tables to a file, or between two marks in a page
     wrong(...)      says whether anything failed
 
 ``import dualnet`` does not import it: write ``from dualnet import bench``.

@@ -15,7 +15,7 @@ from ..shim import Array, current
 __all__ = ["layer_times"]
 
 REST = "rest"
-"""What stands in no layer: the loss, the update, adding up where ways meet."""
+"""The time outside of layers: the loss, the update, the sums where branches meet."""
 
 
 def layer_times(
@@ -23,8 +23,8 @@ def layer_times(
 ) -> dict[str, Any]:
     """Forward and backward ms of every layer inside a training step, the median of as many steps as fit in ``seconds``.
 
-    A clock runs around each layer meanwhile. It waits for the GPU before each reading, so the layers cannot overlap and
-    their sum is more than an undisturbed step. A multiplication and an addition count as two FLOP; backward counts dw,
+    A clock runs around each layer. It waits for the GPU before each reading, so layers cannot overlap, and their sum is
+    more than the time of an undisturbed step. A multiplication and an addition count as two FLOP; backward counts dw,
     and dx if it is computed. A layer that runs in one pass with the one before it has no times of its own.
 
     >>> from dualnet.bench.nets import network
@@ -43,7 +43,7 @@ def layer_times(
     clock = Clock()
     first: dict[int, str] = {}
     costs: dict[str, int] = defaultdict(int)
-    for row in rows:  # a layer that stands in several places is one row
+    for row in rows:  # a layer that is used in several places has one row
         costs[first.setdefault(id(layers[row.name]), row.name)] += row.multiply_adds
     with Watch(net, clock.around, at=costs):
         runs = _runs(clock, step, seconds)
@@ -79,7 +79,7 @@ class Clock:
 
 
 def _runs(clock: Clock, step: Callable[[], Any], seconds: float) -> list[dict[Any, float]]:
-    """Seconds by (layer, direction) of each step; under REST those of the whole step."""
+    """Seconds by (layer, direction) for each step; under REST those of the whole step."""
     step()
     runs: list[dict[Any, float]] = []
     end = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""Measuring: programs take turns, each in a process of its own, so that all see the machine in the same state."""
+"""Measuring: programs take turns, each in a process of its own, so that all find the machine in the same state."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Program:
-    """A library to measure: what to import, the script with its step, and its variants, of which the fastest counts.
+    """A library to measure: its module, the script with its step, and its variants, of which the fastest counts.
 
-    ``thorough`` programs know every dtype, and momentum; the others are measured in float32 without momentum.
+    ``thorough`` programs support every dtype, and momentum; the others are measured in float32 without momentum.
     """
 
     library: str
@@ -93,13 +93,13 @@ def run(
     tell: Callable[[str], Any] = lambda line: None,
     keep: Callable[[dict[str, Any]], Any] = lambda result: None,
 ) -> dict[str, Any]:
-    """Measure networks and return everything seen, as in ``docs/measuring.md``; :func:`markdown` makes tables of it.
+    """Measure networks and return all results, as in ``docs/measuring.md``; :func:`markdown` makes tables of them.
 
-    ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; as a mapping it also says
-    which Python runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,
-    each in a process of its own; the best of ``rounds`` counts. ``threads`` defaults to the cores that this process may
-    use. Runs on the backend in force. ``tell`` gets the progress, line by line; ``keep`` gets the result so far after
-    every network.
+    ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; a mapping also names the
+    Python that runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,
+    each in a process of its own; the best of ``rounds`` counts. ``threads`` is by default the number of cores that this
+    process may use. dualnet runs on the backend in use. ``tell`` is called with each line of progress, and ``keep``
+    with the results so far after every network.
 
     ``dtypes`` are ``"float32"``, ``"tf32"``, ``"bfloat16"`` and ``"float16"``: PyTorch has automatic mixed precision.
     ``momentum`` is SGD's. With ``capture`` dualnet's training step is captured (:func:`dualnet.capture`): as one CUDA
@@ -160,7 +160,7 @@ def _begun(bench: Bench, plans: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Bench:
-    """One series of measurements: which programs, and how."""
+    """One series of measurements: which programs to measure, and how."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class Bench:
         return [{**where, "program": name, "variant": v, **best(answers[name, v]), **more} for name, v in turns]
 
     def _goes_on(self, answers: list[dict[str, Any]]) -> bool:
-        """Another round? Not after one that failed. And when the time is up, one round must do."""
+        """Another round? Not after one that failed. And when the time is up, one round has to be enough."""
         return not answers or "min_ms" in answers[-1] and self._left() > 0
 
     def layers(self, at: dict[str, Any], batch: int, dtype: str = DTYPES[0]) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class Bench:
     def _absent(self, name: str, at: dict[str, Any], dtype: str) -> dict[str, Any]:
         reason = self.absent.get(name) or (at.get("unsupported") if name != "dualnet" else None)
         if not reason and not PROGRAMS[name].thorough and (dtype != DTYPES[0] or self.momentum):
-            reason = f"the peer's step is in {DTYPES[0]} and without momentum"
+            reason = f"the peer's step supports {DTYPES[0]} only, and no momentum"
         if not reason and self._left() <= 0:
             reason = NO_TIME
         return {"skipped": reason} if reason else {}
@@ -266,7 +266,7 @@ class Bench:
         self.tell(f"{what}, round {number + 1} of {self.rounds}: {' '.join(filter(None, turn))}: {said}")
 
     def ask(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
-        """Run one task in a process of its own: its answer, or the reason why there is none."""
+        """Run one task in a process of its own. Returns its answer, or the reason why there is none."""
         longest = LONGEST if self.until == math.inf else max(LEAST, self._left())
         return once([self.pythons[name], str(RUNNER)], self._task(name, task), self._environment(name), longest)
 
@@ -296,7 +296,7 @@ class Bench:
 def _peers(against: Iterable[str] | Mapping[str, str | None]) -> dict[str, str]:
     """The Python that runs each peer."""
     if isinstance(against, str):
-        raise TypeError(f"bench: against is a list of peers or a mapping, got {against!r}")
+        raise TypeError(f"bench: expected against to be a list of peers or a mapping, got {against!r}")
     wanted = dict(against) if isinstance(against, Mapping) else dict.fromkeys(against)
     known = [name for name in PROGRAMS if name != "dualnet"]
     peers = {}
@@ -319,7 +319,7 @@ def _known_modes(modes: Sequence[str]) -> list[str]:
 
 def _known_dtypes(dtypes: Sequence[str]) -> list[str]:
     if isinstance(dtypes, str):
-        raise TypeError(f"bench: dtypes is a list such as ['float32', 'bfloat16'], got {dtypes!r}")
+        raise TypeError(f"bench: expected dtypes to be a list such as ['float32', 'bfloat16'], got {dtypes!r}")
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise ValueError(f"bench: unknown dtype {dtype!r}; the dtypes are {', '.join(DTYPES)}")
@@ -329,7 +329,7 @@ def _known_dtypes(dtypes: Sequence[str]) -> list[str]:
 def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bool) -> list[dict[str, Any]]:
     """The plan of each network, and a file with its weights for the peers to load."""
     if isinstance(nets, (str, Layer)):
-        raise TypeError(f"bench: nets is a list of names, files or networks, got {type(nets).__name__}")
+        raise TypeError(f"bench: expected nets to be a list of names, files or networks, got {type(nets).__name__}")
     plans: dict[str, dict[str, Any]] = {}
     for place, net in enumerate(nets):
         title = net if isinstance(net, str) else type(net).__name__
@@ -345,7 +345,7 @@ def _planned(nets: Sequence[str | Layer], seed: int, folder: Path, for_peers: bo
 
 
 def rehearsal(folder: Path) -> dict[str, Any]:
-    """What a process runs before its memory counts: one image of 2 × 2 through one layer of each kind."""
+    """A task that each process runs before its memory counts: one image of 2 × 2 through one layer of each kind."""
     chain = [Conv2D(1, 1), BatchNorm(), ReLU(), MaxPool2D(1), Flatten(), Dense(2)]
     with use_backend("numpy"):
         net = Sequential(chain).init((2, 2, 1), dtype="float32")
@@ -368,7 +368,7 @@ INSTRUCTIONS = {
     "SVE": {"SVE"},
     "NEON": {"ASIMD", "NEON"},
 }
-"""Vector instructions, the widest first, and what releases of NumPy call them."""
+"""Vector instructions, the widest first, with their names in releases of NumPy."""
 
 
 def instructions() -> str:

@@ -28,7 +28,7 @@ from ..shim import to_numpy, use_backend
 __all__ = ["DEFAULT", "NAMES", "describe", "network", "plan", "weights"]
 
 DEFAULT = ("lenet5", "vgg6", "resnet20", "wide")
-"""What is measured by default."""
+"""The networks that are measured by default."""
 
 LR = 0.01  # of SGD, for cross-entropy
 WIDE = 256  # channels, on a map of 16 × 16
@@ -45,11 +45,11 @@ def vgg16_bn() -> Sequential:
 
 
 NAMES = (*models.NAMES, "vgg16_bn", "wide")
-"""Every network that has a name here."""
+"""Every network that can be measured by name."""
 
 
 def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
-    """The network of this name, or the one in this file, initialised on the backend in force.
+    """The network of this name, or the one in this file, initialised on the backend in use.
 
     >>> network("lenet5").input_shape
     (28, 28, 1)
@@ -61,7 +61,7 @@ def network(name: str, seed: int = 0, dtype: str = "float32") -> Layer:
     if name in models.NAMES:
         return models.get(name)().init(models.INPUT_SHAPES[name], seed=seed, dtype=dtype)
     if dtype != "float32":
-        raise NotImplementedError(f"a network in a file is measured in its own dtype, not in {dtype}")
+        raise NotImplementedError(f"a network from a file is measured in its own dtype, not in {dtype}")
     if not saved(name):
         raise ValueError(f"bench: {name!r} is neither a file nor a network; the networks are {', '.join(NAMES)}")
     return load(name)
@@ -112,7 +112,7 @@ def weights(name: str, seed: int = 0) -> dict[str, Any]:
 
 
 def describe(net: Layer) -> list[tuple[str, dict[str, Any]]]:
-    """The layers as plain data; ``NotImplementedError`` names the first one that the peers' steps lack.
+    """The layers as plain data. Raises ``NotImplementedError`` with the first layer that the peers' steps lack.
 
     Each is a pair ``(kind, options)``; w, b, gamma, ... name entries of the network's state.
 
@@ -120,7 +120,7 @@ def describe(net: Layer) -> list[tuple[str, dict[str, Any]]]:
     ('dense', {'w': '11.w', 'b': '11.b', 'map': None})
     """
     if str(net.dtype) != "float32":
-        raise NotImplementedError(f"the peers' steps are in float32, this network is in {net.dtype}")
+        raise NotImplementedError(f"the peers' steps are in float32, but this network is in {net.dtype}")
     leaves = [layer for _, layer in net.walk() if layer.parameters() and not layer.children()]
     if len(set(map(id, leaves))) < len(leaves):
         raise NotImplementedError("the peers' steps have no shared layers")
@@ -152,7 +152,7 @@ def _flat(name: str, layer: Layer, shape: Shape) -> Iterator[tuple[str, Layer, S
 
 
 def _one(name: str, layer: Layer, shape: Shape) -> tuple[str, dict[str, Any]]:
-    """One layer. Options that some peer lacks are refused here, so that all programs run the same network."""
+    """One layer. An option that some peer lacks raises an error here, so that all programs run the same network."""
     kind = type(layer)
     maker = DESCRIBED.get(kind)
     if maker is None:

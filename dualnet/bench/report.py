@@ -1,4 +1,4 @@
-"""Measurements as Markdown tables that also read well as plain text."""
+"""Measurements as Markdown tables that are also easy to read as plain text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .results import grouped
 __all__ = ["markdown", "place", "write", "wrong"]
 
 LIBRARIES = ("onednn", "cudnn", "cublas")
-"""Libraries whose kernels may run besides dualnet's own, by their names in ``dn.info()``."""
+"""Libraries whose kernels may run beside dualnet's own, by their names in ``dn.info()``."""
 
 STEPS = {"training": "training step", "inference": "batch"}
-"""What one measured step is, by mode."""
+"""The name of one measured step, by mode."""
 
 Result = dict[str, Any]
 Cells = list[str]
@@ -44,9 +44,9 @@ def markdown(result: Result) -> str:
 def write(text: str, target: str | os.PathLike) -> None:
     """Write the tables to a file, or between two marks of a page.
 
-    ``page.md#numpy`` stands for what lies between ``<!-- bench: numpy -->`` and ``<!-- bench: end -->`` in page.md; the
-    rest of the page stays. Raises ``ValueError`` if the page has no such marks. The file is replaced as a whole or not
-    at all, so earlier results survive an interrupted process.
+    ``page.md#numpy`` means the part between ``<!-- bench: numpy -->`` and ``<!-- bench: end -->`` in page.md; the rest
+    of the page stays as it is. Raises ``ValueError`` if the page has no such marks. The file is replaced as a whole or
+    not at all, so earlier results survive an interrupted process.
     """
     path, inside = place(target)
     if inside is not None:
@@ -56,7 +56,7 @@ def write(text: str, target: str | os.PathLike) -> None:
 
 
 def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]:
-    """The file to write; for a part of a page also the page's text and where the part begins and ends.
+    """The file to write; for part of a page, also the page's text and where the part begins and ends.
 
     >>> place("tables.md")[1] is None
     True
@@ -75,7 +75,7 @@ def place(target: str | os.PathLike) -> tuple[Path, tuple[str, int, int] | None]
 
 
 def wrong(result: Result) -> bool:
-    """Did a measurement fail, or a peer compute something else? (Being left out is not a failure.)
+    """Did a measurement fail, or a peer compute something different? (Being left out is not a failure.)
 
     >>> wrong({"results": [{"skipped": "jax cannot be imported"}], "layers": [], "programs": {}})
     False

@@ -10,12 +10,12 @@ __all__ = ["TOLERANCE", "best", "grouped", "ratios"]
 Row = dict[str, Any]
 
 TOLERANCE = {"float32": 1e-3, "tf32": 5e-3, "float16": 1e-2, "bfloat16": 3e-2}
-"""How far two programs may be apart, relative. float32 differs by far less; with fewer digits only the first value
-counts, since the difference grows with every step."""
+"""How far apart the results of two programs may be, relatively. float32 differs by far less; with fewer digits only the
+first value counts, since the difference grows with every step."""
 
 
 def best(answers: list[Row]) -> Row:
-    """All rounds of one program as one row, or the reason of the last one if a round failed or was left out."""
+    """All rounds of one program as one row or, if a round failed or was left out, the reason."""
     if answers and all("min_ms" in answer for answer in answers):
         return _together(answers)
     return {key: answers[-1][key] for key in ("skipped", "failed") if answers and answers[-1].get(key)}
@@ -51,7 +51,7 @@ def grouped(rows: list[Row], *keys: str) -> dict[tuple, list[Row]]:
 
 
 def ratios(results: list[Row]) -> list[Row]:
-    """A ratio for each peer in each cell. A row that computes something else than dualnet is marked, and gets none."""
+    """A ratio for each peer in each cell. A row whose results differ from dualnet's is marked, and gets none."""
     return [ratio for cell in grouped(results, "net", "batch", "mode", "dtype").values() for ratio in _ratios(cell)]
 
 

@@ -1,6 +1,6 @@
 """The measured programs, each in a process of its own: a new one for every round, or one that stays between rounds.
 
-A process that stays builds and compiles once. While others are measured it waits, and uses nothing of a GPU but memory.
+A process that stays builds and compiles once. While others are measured, it waits and uses nothing of a GPU but memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 10.0  # seconds a process gets to end by itself
 
 
 def once(command: list[str], task: Answer, environment: dict[str, str], longest: float) -> Answer:
-    """One task in a process that ends with it: its answer, or the reason why there is none."""
+    """Run one task in a process that ends with it. Returns the answer, or the reason why there is none."""
     options: Any = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": longest}
     try:
         done = subprocess.run(command, input=json.dumps(task), env=environment, **options)
@@ -32,7 +32,7 @@ def once(command: list[str], task: Answer, environment: dict[str, str], longest:
 
 
 class Staying:
-    """A process that builds the step once and measures it at every call. A context manager, which ends the process."""
+    """A process that builds the step once and measures it at every call. As a context manager, it ends the process."""
 
     def __init__(self, command: list[str], task: Answer, environment: dict[str, str]) -> None:
         self.command, self.task, self.environment = command, task, environment
@@ -47,7 +47,7 @@ class Staying:
             self._end()
 
     def __call__(self, longest: float) -> Answer:
-        """Measure; the first call builds the step before. Returns the answer, or why there is none."""
+        """Measure the step; the first call also builds it. Returns the answer, or why there is none."""
         until = time.monotonic() + longest
         if self.process is None:
             begun = time.monotonic()
@@ -66,7 +66,7 @@ class Staying:
         return answer
 
     def _start(self) -> None:
-        self.errors = tempfile.TemporaryFile()  # not a pipe: compilers say more than one holds
+        self.errors = tempfile.TemporaryFile()  # not a pipe: compilers print more than one can hold
         self.process = subprocess.Popen(
             self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
             encoding="utf-8", errors="replace",
@@ -85,10 +85,10 @@ class Staying:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
         except OSError:
-            pass  # it is gone, which its silence will show
+            pass  # the process has ended; there will be no answer
 
     def _hear(self, until: float, longest: float) -> Answer:
-        """The next line, unless the process ends or the time is over. Its children may keep the pipe open."""
+        """The next line, unless the process ends or the time is up. Its children may keep the pipe open."""
         while True:
             ended = self.process.poll() is not None
             try:
@@ -104,7 +104,7 @@ class Staying:
                 return {"failed": f"no answer within {longest:.0f} s"}
 
     def _end(self, patience: float = PATIENCE) -> None:
-        """Closing its input ends it; if not, it is killed."""
+        """End the process by closing its input; if that does not help, kill it."""
         process: Any = self.process
         try:
             process.stdin.close()

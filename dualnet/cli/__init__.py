@@ -3,9 +3,9 @@
 
 Each command has a file, with ``add`` (its options) and ``run``. A user's mistake (a file, a name, a backend) ends in
 one line on stderr and exit code 2. If an argument cannot be read, the usage is printed above that line. A gradient
-check that fails ends in exit code 1, and so does a model that is off. Signals end in 128 + their number, as in a
-shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 for a pipe that closed, as in
-``dualnet summary vgg16 | head -1``.
+check that fails ends in exit code 1, and so does a model whose results are too far off. Signals end in 128 + their
+number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 for a pipe that closed, as in ``dualnet
+summary vgg16 | head -1``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         say(told(error), "stderr")
         return exit_code(error)
-    except SystemExit as error:  # argparse has printed the help, or what is wrong
+    except SystemExit as error:  # argparse has printed the help, or the error
         return error.code if isinstance(error.code, int) else 0
     except MemoryError as error:
         say(f"{name}: {str(error) or 'there is not enough memory'}", "stderr")
@@ -70,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """Show a warning for the user as one line, without the place in the code that Python puts around it."""
+    """Show a warning as one line, without the line of code that Python prints with it."""
     usual = warnings.formatwarning
 
     def shown(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
@@ -84,7 +84,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
 
 def _flush(name: str) -> int:
-    """Write what was printed, here and not when Python ends. Returns the exit code if that fails, else 0."""
+    """Flush the output now, not when Python ends. Returns the exit code if that fails, else 0."""
     try:
         if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.flush()
@@ -101,7 +101,8 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 
 def _leave_nothing_to_write() -> None:
-    """Throw away what a full disk or a closed pipe did not take: Python would try again at its end, and complain."""
+    """Discard output that a full disk or a closed pipe did not take: when Python ends it would try again, and
+    complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not stream.closed:
@@ -119,7 +120,7 @@ def _discard(stream: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that notices if its help cannot be written, and that ``--seed=--`` gives no value."""
+    """A parser that notices if its help cannot be written, and if ``--seed=--`` gives no value."""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         values = super()._get_values(action, arg_strings)  # which takes "--" out, and leaves an empty list
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:
-    """If a shell asks what could come next, argcomplete answers and ends the process."""
+    """If the shell asks for completions, argcomplete answers and ends the process."""
     if "_ARGCOMPLETE" in os.environ:
         with suppress(ImportError):
             import argcomplete

@@ -19,14 +19,14 @@ from .options import EXIT_WRONG, command, count
 def add(commands: Any) -> None:
     parser = command(commands, "against", run, "judge each node of an ONNX model as onnxruntime runs it")
     parser.add_argument("model", metavar="MODEL", help="an .onnx file")
-    parser.add_argument("--input", metavar="FILE", help="an .npy file, as the model takes it (random numbers)")
+    parser.add_argument("--input", metavar="FILE", help="an .npy file with input for the model (random numbers)")
     parser.add_argument("--batch", type=count, default=2, metavar="N", help="how many random examples (2)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the random numbers (0)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 1 if anything is off."""
+    """Exit code 1 if any node is too far off."""
     from ..bridges.against.onnx_pass import random_input
 
     if options.input is None:
@@ -51,7 +51,7 @@ def _array(name: str) -> numpy.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON does not have, as None."""
+    """Numbers that JSON cannot hold, as None."""
     if isinstance(value, dict):
         return {key: _plain(inside) for key, inside in value.items()}
     if isinstance(value, list):

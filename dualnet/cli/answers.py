@@ -1,4 +1,4 @@
-"""What a network's outputs say, in words and in tables, with the names of its classes if it knows them."""
+"""A network's outputs as answers, in words and in tables, with the names of its classes if the file holds them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to say about one image. ``guesses`` are the likeliest classes, if the network has classes."""
+    """The answer for one image. ``guesses`` are the likeliest classes, if the network has classes."""
 
     image: str
     words: str
@@ -76,7 +76,7 @@ class Reader:
         lines = losses.in_words(self.net, dn.asarray(y, master_dtype(y.dtype)))
         guesses = self._guesses(y.reshape(len(y), -1)) if flat else [()] * len(y)
         if self.top > 1 and not any(guesses):
-            raise ValueError("--top is for networks that tell several classes apart")
+            raise ValueError("--top needs a network with several classes; this one has none")
         answers = []
         for image, line, outputs, guessed in zip(images, lines, y, guesses):
             if not math.isfinite(outputs.max()):
@@ -106,7 +106,7 @@ class Reader:
 
 
 def in_csv(answers: Sequence[Answer], top: int) -> str:
-    """A table with a row for each image, as spreadsheets read it.
+    """A table with a row for each image, which spreadsheets can read.
 
     >>> dog, none = Answer("a.png", "", guesses=[Guess(1, "dog", 0.75)]), Answer("b.png", "cut off", failed=True)
     >>> print(in_csv([dog, none], 1))

@@ -14,14 +14,14 @@ from .options import EXIT_WRONG, command, count, counts, rate, words
 
 def add(commands: Any) -> None:
     parser = command(commands, "bench", run, "measure networks: speed, memory, alone and against others")
-    parser.add_argument("nets", nargs="*", metavar="NET", help="saved networks or names (lenet5 vgg6 resnet20 wide)")
+    parser.add_argument("nets", nargs="*", metavar="NET", help="saved networks or models (lenet5 vgg6 resnet20 wide)")
     parser.add_argument(
         "--batch", type=counts, default=(1, 64, 256), metavar="N,...", help="images in a batch (1,64,256)"
     )
     parser.add_argument(
         "--mode", type=words, default=("training", "inference"), metavar="M,...", help="training, inference or both"
     )
-    parser.add_argument("--layers", action="store_true", help="also where the time of a training step goes")
+    parser.add_argument("--layers", action="store_true", help="also show where the time of a training step goes")
     parser.add_argument(
         "--against",
         type=words,
@@ -29,27 +29,31 @@ def add(commands: Any) -> None:
         default=[],
         metavar="PEER[=PYTHON],...",
         help="torch, torch.compile, torch.reduce-overhead, jax, chainer, mygrad, tinygrad; "
-        "PYTHON is the interpreter that has it (this one)",
+        "PYTHON is the interpreter that has it installed (this one)",
     )
     parser.add_argument(
-        "--rounds", type=count, default=3, metavar="N", help="times that each is measured; the best counts (3)"
+        "--rounds", type=count, default=3, metavar="N", help="how many times to measure each; the best counts (3)"
     )
     parser.add_argument(
-        "--seconds", type=rate, default=1.0, metavar="S", help="how long each is measured in a round (1)"
+        "--seconds", type=rate, default=1.0, metavar="S", help="how long to measure each in a round (1)"
     )
     parser.add_argument(
         "--dtype", type=words, default=("float32",), metavar="D,...", help="float32, tf32, bfloat16, float16 (float32)"
     )
     parser.add_argument("--momentum", type=float, default=0.0, metavar="M", help="of SGD (0)")
     parser.add_argument(
-        "--capture", action="store_true", help="dualnet's step captured too: recorded, then repeated without Python"
+        "--capture",
+        action="store_true",
+        help="also measure dualnet's captured step: recorded, then repeated without Python",
     )
-    parser.add_argument("--stay", action="store_true", help="let processes wait between rounds, as on a GPU")
+    parser.add_argument("--stay", action="store_true", help="keep each process alive between rounds, as on a GPU")
     parser.add_argument("--limit", type=rate, metavar="S", help="start nothing new after S seconds")
     parser.add_argument("--threads", type=count, metavar="N", help="threads for everyone (the cores of this process)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the data (0)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")
-    parser.add_argument("--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or to a place in a page")
+    parser.add_argument(
+        "--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or between marks in a page"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,8 +14,10 @@ from .subjects import network
 
 def add(commands: Any) -> None:
     parser = command(commands, "check", run, "prove gradients by finite differences and dot products")
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every layer)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the directions (0)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every kind of layer)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the random directions (0)")
     with_json(parser)
 
 

@@ -1,4 +1,4 @@
-"""``dualnet train --config run.toml --set optimizer.lr=0.1``: options in a file, and the file that a training leaves.
+"""``dualnet train --config run.toml --set optimizer.lr=0.1``: options in a file, and the file that a training writes.
 
 A configuration holds the options of ``dualnet train`` under their own names, with ``_`` for ``-``, and the optimizer's
 arguments in a table:
@@ -11,7 +11,7 @@ arguments in a table:
     lr = 0.05
     momentum = 0.9
 
-What stands on the command line wins over the file.
+The command line wins over the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Configured", "beside", "in_toml", "optimizer_of", "read_toml", "sett
 
 OF_OPTIMIZER = "optimizer"
 PLACES = {"name": "optimizer", "lr": "lr"}
-"""What of the optimizer's table has an option of its own."""
+"""The entries of the optimizer's table that have an option of their own."""
 CHECKED: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("epochs", "batch_size", "checkpoint_every"), count),
     **dict.fromkeys(("grey", "augment", "capture", "resume", "distributed", "sync_batch_norm"), switch),
@@ -41,7 +41,7 @@ CHECKED: dict[str, Callable[[str], Any]] = {
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """``optimizer.lr=0.1`` as a name and a value, which is read as TOML, or else as a word.
+    """``optimizer.lr=0.1`` as a name and a value, which is read as TOML or, if that fails, as a word.
 
     >>> setting("optimizer.lr=0.1"), setting("model=lenet5"), setting("augment=true")
     (('optimizer.lr', 0.1), ('model', 'lenet5'), ('augment', True))
@@ -58,7 +58,7 @@ def setting(text: str) -> tuple[str, Any]:
 class Configured:
     """Fills in the options that the command line leaves open, from a configuration.
 
-    ``names`` are the options that a file may set, and ``given`` those that stand on the command line.
+    ``names`` are the options that a file may set, and ``given`` those on the command line.
     """
 
     def __init__(self, options: argparse.Namespace, names: Sequence[str], given: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ class Configured:
         self.of_optimizer: dict[str, Any] = {}
 
     def take(self, table: Mapping[str, Any], where: str) -> None:
-        """Set what ``table`` says. Raises ``ValueError`` that names ``where`` for what does not exist."""
+        """Set the options in ``table``. If one does not exist, raises a ``ValueError`` that names ``where``."""
         for name, value in table.items():
             if name == OF_OPTIMIZER and isinstance(value, Mapping):
                 for inner, argument in value.items():
@@ -91,7 +91,7 @@ class Configured:
 
 
 def _checked(option: str, value: Any, where: str) -> Any:
-    """The value as the command line would read it. A list stands for numbers with commas."""
+    """The value as the command line would read it. A list means numbers separated by commas."""
     if isinstance(value, list):
         text = ",".join(map(str, value))
     else:
@@ -107,7 +107,7 @@ def _checked(option: str, value: Any, where: str) -> Any:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """The table in a TOML file. If it cannot be read, a ``ValueError`` says where."""
+    """The table in a TOML file. If it cannot be read, raises a ``ValueError`` that says where."""
     with open(path, "rb") as file:
         try:
             return tomllib.load(file)
@@ -149,12 +149,12 @@ def _left_out(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
-    """Words, numbers, truths and lists of them: JSON writes these as TOML does."""
+    """Words, numbers, true, false and lists of them: JSON writes these as TOML does."""
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 def beside(model: Path) -> Path:
-    """The configuration beside a saved model. No file of the user's has this name.
+    """The configuration beside a saved model. Its name will not clash with a file of yours.
 
     >>> beside(Path("digits-digits_cnn.npz")).name
     'digits-digits_cnn.run.toml'

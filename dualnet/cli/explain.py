@@ -19,12 +19,12 @@ def add(commands: Any) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a saved network, a model's name or a data set (a small fresh network)",
+        help="a saved network, a model's name, or a data set, for a small fresh network",
     )
     parser.add_argument("--target", metavar="T", help='such as "0.dw[0,1,0,2]" (the first convolution\'s largest dx)')
     parser.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or a data set, such as digits")
     parser.add_argument("--image", type=whole, default=0, metavar="N", help="which of the images (0, the first)")
-    parser.add_argument("--label", type=whole, metavar="N", help="the image's class, if the images bring none")
+    parser.add_argument("--label", type=whole, metavar="N", help="the image's class, if the images come without labels")
     parser.add_argument(
         "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
     )
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if options.html:
-        check_writable(options.html)  # before anything is computed
+        check_writable(options.html)  # fail before computing anything
     net, x, t = subject(options)
     why = dn.explain(net, x, options.target, t=t)
     path = why.to_html(options.html) if options.html else None
@@ -54,7 +54,7 @@ def subject(options: argparse.Namespace) -> tuple[dn.Layer, Any, Any]:
     net = fresh_or_saved(name, options.seed)
     images = options.images or (name if name in DATASETS else "digits" if net.input_shape == (8, 8, 1) else None)
     if images is None:
-        raise ValueError("say which image, with --images FILE, or --images mnist --data DIR")
+        raise ValueError("choose an image, with --images FILE, or --images mnist --data DIR")
     x, t = load(images, options.data)[1] if images in DATASETS else (images_in(images, net), None)
     if not 0 <= options.image < len(x):
         raise ValueError(f"--image {options.image}: there are {len(x):,} images, 0 … {len(x) - 1}")

@@ -21,18 +21,19 @@ from .subjects import DATASETS
 
 @dataclass(frozen=True)
 class Picture:
-    """An image x (H, W, C) from 0 to 1, or as an array of floating numbers has it; or why there is none."""
+    """An image x (H, W, C) from 0 to 1, or with the numbers of a floating-point array; or why there is none."""
 
     name: str
     x: numpy.ndarray | None
     why: str = ""
-    ready: bool = False  # floating numbers, as the network takes them
+    ready: bool = False  # floating-point numbers, as the network takes them
 
 
 def pictures(names: Sequence[str], net: dn.Layer) -> Iterator[Picture]:
     """All images in these files and folders, one at a time. If a photo cannot be read, its picture says why.
 
-    Raises ``ValueError`` at once for a name that is neither a file nor a folder. What is given alone must be readable.
+    Raises ``ValueError`` at once for a name that is neither a file nor a folder, or for a single file that cannot be
+    read.
     """
     paths = [Path(name).expanduser() for name in names]
     for name, path in zip(names, paths):
@@ -79,7 +80,7 @@ def _photo(path: Path, net: dn.Layer) -> Picture:
 
 
 def _without(path: Path, error: Exception) -> str:
-    """What is wrong, without the name of the file."""
+    """What is wrong, without the file's name."""
     return str(error).removeprefix(f"{path}: ")
 
 
@@ -92,14 +93,17 @@ def _in_file(path: Path, net: dn.Layer, name: str) -> Iterator[Picture]:
         return
     x = _fitted(array, path, shape)
     if x.dtype.kind in "iu" and x.dtype != numpy.uint8:
-        raise data.DataError(f"{path}: it holds {x.dtype}; expected bytes (uint8), or floating numbers as in training")
+        raise data.DataError(
+            f"{path}: it holds {x.dtype}; expected bytes (uint8), or floating-point numbers as in training"
+        )
     for i, image in enumerate(x):
         ready = x.dtype != numpy.uint8
         yield Picture(name.format(i), image if ready else image.astype(numpy.float32) / 255, ready=ready)
 
 
 def _array(path: Path) -> numpy.ndarray | None:
-    """An array, whatever its shape, from an .npy or IDX file, known by its first bytes or its name; None of a photo."""
+    """An array, whatever its shape, from an .npy or IDX file, recognized by its first bytes or its name; None if the
+    file is a photo."""
     with open(path, "rb") as file:
         head = file.read(6)
     if path.suffix == ".npy" or head == b"\x93NUMPY":
@@ -119,7 +123,7 @@ def _read_photo(path: Path, shape: tuple[int, ...]) -> numpy.ndarray:
 
 
 def _fitted(x: numpy.ndarray, path: Path, shape: tuple[int, ...]) -> numpy.ndarray:
-    """With the axis of examples and, for grey images, that of channels."""
+    """With an axis for examples and, for grey images, one for channels."""
     if len(shape) == 3 and shape[2] == 1 and x.shape[-2:] == shape[:2]:
         x = x[..., None]
     if x.shape == shape:
@@ -135,7 +139,7 @@ def _fitted(x: numpy.ndarray, path: Path, shape: tuple[int, ...]) -> numpy.ndarr
 
 
 def in_batches(given: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    """So many pictures at a time."""
+    """This many pictures at a time."""
     batch: list[Picture] = []
     for picture in given:
         batch.append(picture)
@@ -148,7 +152,7 @@ def in_batches(given: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
 
 @contextmanager
 def _without_libtiff() -> Iterator[None]:
-    """Without what libtiff, below Python, writes to stderr of a damaged file; the error says it in a line."""
+    """Hide what libtiff, below Python, writes to stderr about a damaged file; our error says it in one line."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no stderr

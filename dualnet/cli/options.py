@@ -1,4 +1,4 @@
-"""What the commands' options have in common, and how their values are read."""
+"""Options that several commands share, and how to read their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXIT_WRONG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 130, 141
 
 
 def told(error: KeyboardInterrupt) -> str:
-    """What ended a command, in words."""
+    """Why a command ended, in words."""
     return str(error) if isinstance(error, Terminated) else "interrupted"
 
 

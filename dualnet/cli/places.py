@@ -1,4 +1,4 @@
-"""Where ``dualnet train`` saves a network: under the name that was asked for, a free one, or in another folder."""
+"""Where ``dualnet train`` saves a network: under the name in ``--out``, under a free name, or in another folder."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def checkpoints_of(place: Path) -> Path:
 
 
 def stopped_of(place: Path) -> Path:
-    """The file of a half-trained network that will be trained on: the name of the model stays free for the whole one.
+    """The file of a half-trained network whose training will continue: the model's own name stays free for the whole
+    one.
 
-    A file that was named keeps its name: the whole network takes its place.
+    If ``--out`` names a file, that name is used: the whole network will replace the file.
 
     >>> stopped_of(Path("models/digits-digits_cnn")).as_posix(), stopped_of(Path("mine.npz")).as_posix()
     ('models/digits-digits_cnn-stopped.npz', 'mine.npz')
@@ -54,7 +55,7 @@ def file_with(net: dn.Layer, place: Path) -> Path | None:
     found = [path for path in place.parent.glob(f"{escape(name)}*") if path.suffix in SUFFIXES]
     state = net.state_dict()
     for path in sorted(found):
-        with suppress(ValueError, OSError, ImportError):  # damaged, or none of ours
+        with suppress(ValueError, OSError, ImportError):  # damaged, or not a network
             other = dn.load(path).state_dict()
             if other.keys() == state.keys() and all(_equal(other[key], value) for key, value in state.items()):
                 return path
@@ -73,7 +74,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a network was saved, in words too, and what went wrong on the way."""
+    """Where a network was saved, also in words, and what went wrong."""
 
     path: Path
     words: str
@@ -81,12 +82,12 @@ class Saved:
 
 
 def save(net: dn.Layer, place: Path) -> Saved:
-    """Save the network, if not in its place, then in another folder."""
+    """Save the network in its place or, if that fails, in another folder."""
     try:
         return _saved(net, place)
     except OSError as error:
         for folder in (Path.cwd, tempfile.gettempdir, Path.home):
-            with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
+            with suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
                 instead = _saved(net, Path(folder()) / _name(place))
                 why = f"{error.strerror or error}: {str(place.parent)!r}"
                 return Saved(instead.path, f"{why}; {instead.words} instead", error)
@@ -96,7 +97,7 @@ def save(net: dn.Layer, place: Path) -> Saved:
 def _saved(net: dn.Layer, place: Path) -> Saved:
     """Save the network under a file's name, or under a name without a suffix and, if that is taken, with a number."""
     if place.suffix in SUFFIXES:
-        there = " in place of the one that was there" if place.exists() else ""
+        there = " instead of the one that was there" if place.exists() else ""
         path = net.save(place)
         return Saved(path, f"saved as {path}{there}")
     path = _reserved(place)
@@ -112,7 +113,7 @@ def _saved(net: dn.Layer, place: Path) -> Saved:
 def _reserved(place: Path) -> Path:
     """NAME.npz, or the first of NAME-2.npz, NAME-3.npz, ... that no network has, in either format.
 
-    It is an empty file by now: of two trainings that end at once, only one gets the name.
+    The file now exists and is empty: if two trainings end at once, only one gets the name.
     """
     name, number = place.name, 1
     while True:

@@ -1,4 +1,4 @@
-"""``dualnet plan``: how efficiently many ranks would train a network, where that ends, and what to change."""
+"""``dualnet plan``: how efficiently many ranks would train a network, how many are too many, and what to change."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         return _check(options)
     ranks, way = options.ranks or 8, None if options.all_reduce == "fastest" else options.all_reduce
     batch = None if options.global_batch else options.batch or 256
-    scaling.all_reduce(0.0, 1, scaling.Links(), way)  # does the way exist?
+    scaling.all_reduce(0.0, 1, scaling.Links(), way)  # raises if there is no such way
     net = network(options.net, options.input_shape)
     if options.step_seconds:
         per_image, fixed, source = (
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """The model beside what this machine does."""
+    """The prediction beside measurements on this machine."""
     if options.global_batch or options.step_seconds:
         raise ValueError(
             "--check measures steps of --batch images on each rank; leave --global-batch and --step-seconds out"

@@ -1,4 +1,4 @@
-"""``dualnet predict``: what a saved network says about images."""
+"""``dualnet predict``: a saved network's answers for images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .options import EXIT_WRONG, command, count, in_json, with_json
 from .subjects import DATASETS, load
 
 AT_ONCE = 64
-"""So many photos are read and answered at a time."""
+"""How many photos are read and answered at a time."""
 MOST_TOLD = 3
 
 
@@ -52,13 +52,13 @@ def run(options: argparse.Namespace) -> int:
     one_of_each(net, "predict")
     if options.csv is not None:
         check_writable(options.csv)
-    with numpy.errstate(all="ignore"):  # NaN and infinity are told in words
+    with numpy.errstate(all="ignore"):  # NaN and infinity are reported in words
         if options.images[0] in DATASETS:
             return _score(net, options)
         return _answer(net, options)
 
 
-# -- images of the user's ----------------------------------------------------------------------------------------------
+# -- the user's images -------------------------------------------------------------------------------------------------
 
 
 def _answer(net: dn.Layer, options: argparse.Namespace) -> int:
@@ -111,7 +111,7 @@ class _Notes:
             self.opposite += self._is_opposite(x)
 
     def _is_opposite(self, x: numpy.ndarray) -> bool:
-        """Is it dark on light where the network learned light on dark, or the other way round?"""
+        """Is it dark on light although the network learned light on dark, or the other way round?"""
         learned = getattr(self.spec, "border", None)
         if learned is None or x.ndim != 3 or x.min() == x.max():
             return False
@@ -127,10 +127,10 @@ class _Notes:
                 ("dark on light", "light on dark") if self.spec.border < 0.5 else ("light on dark", "dark on light")
             )
             alone = "" if self.opposite == self.images else " on those alone"
-            _note(f"{whose} {here}, where the network learned from {there}: try --invert{alone}")
+            _note(f"{whose} {here}, but the network learned from {there}: try --invert{alone}")
         if getattr(self.net, "loss", "") is None:
             _note(
-                f"{options.model} was trained with a loss of your own, or with options, which its file does not "
+                f"{options.model} was trained with a loss of your own, or with options that its file does not "
                 "hold; these are the network's outputs as they are"
             )
         shown = next((answer.outputs for answer in answers if not answer.failed), None)
@@ -164,7 +164,7 @@ def _score(net: dn.Layer, options: argparse.Namespace) -> int:
     """The share of right answers, as the loss of the network counts them."""
     (name, *others) = options.images
     if others:
-        raise ValueError(f"{name} is a data set, which is scored by itself; leave {', '.join(others)} out")
+        raise ValueError(f"{name} is a data set, and is scored alone; leave out {', '.join(others)}")
     for option in ("invert", "csv"):
         if getattr(options, option):
             raise ValueError(f"--{option} is for images of your own")
@@ -172,12 +172,12 @@ def _score(net: dn.Layer, options: argparse.Namespace) -> int:
     if net.input_shape != x.shape[1:]:
         raise ValueError(f"{options.model} takes images of {net.input_shape}; those of {name} are {x.shape[1:]}")
     classes = int(t.max()) + 1
-    loss = getattr(net, "loss", None)  # of an unknown loss, the largest output counts, as after softmax
+    loss = getattr(net, "loss", None)  # if the loss is unknown, the largest output counts, as after softmax
     about = dn.losses.about("softmax_cross_entropy" if loss is None else loss)
     outputs = net.output_shape(x.shape[1:])
     if about.right is None or outputs != (classes,):
         raise ValueError(
-            f"{name} has {classes} classes, which {options.model} does not tell apart: its output is "
+            f"{name} has {classes} classes, but {options.model} does not distinguish them: its output is "
             f"{outputs}, and its loss is {about.function.__name__}. In Python: net.evaluate(x, t), with your targets t"
         )
     y = net.predict(x)
@@ -192,5 +192,5 @@ def _score(net: dn.Layer, options: argparse.Namespace) -> int:
     else:
         print(f"{len(x):,} images, {what}accuracy {100 * accuracy:.2f} %")
     if failed:
-        print(f"{failed:,} images got no answer, but NaN or infinity; they count as wrong", file=sys.stderr)
+        print(f"{failed:,} images got NaN or infinity instead of an answer; they count as wrong", file=sys.stderr)
     return EXIT_WRONG if failed else 0

@@ -30,7 +30,7 @@ NAMED = {
 """The names of classes that are not numbers."""
 READERS = {"cifar10": data.load_cifar10, "cifar100": data.load_cifar100}
 MIRRORED = ("cifar10", "cifar100", "fashion_mnist")
-"""What may be mirrored: not digits, and not writing."""
+"""Data sets whose images may be mirrored: not digits, and not writing."""
 
 
 def network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
@@ -45,7 +45,7 @@ def network(name: str, input_shape: tuple[int, ...] | None) -> dn.Layer:
 
 
 def fresh_or_saved(name: str, seed: int) -> dn.Layer:
-    """A fresh network for the name of a data set or model; else the one in the file."""
+    """A fresh network for the name of a data set or model; otherwise the network in the file."""
     model = DATASETS[name][0] if name in DATASETS else name
     if model in models.NAMES:
         return models.get(model)().init(models.INPUT_SHAPES[model], seed=seed)
@@ -58,10 +58,10 @@ def fresh_or_saved(name: str, seed: int) -> dn.Layer:
 
 
 def load(dataset: str, folder: str | None) -> Any:
-    """A data set by its name: from the files in ``folder``, else from where they are found, else downloaded."""
+    """A data set by its name: from the files in ``folder`` or one of the usual places, or downloaded."""
     if dataset == "digits":
         if folder is not None:
-            raise ValueError("--data is for the files of other data sets; the digits lie inside the package")
+            raise ValueError("--data is for the files of other data sets; the digits come with the package")
         return data.load_digits()
     if folder is None:
         return getattr(data, dataset)()
@@ -84,7 +84,8 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """Images to learn and to test, their classes' names, and ``advice``: (model, epochs, learning rate for Adam)."""
+    """Images to learn from and to test on, the names of the classes, and ``advice``: (model, epochs, learning rate for
+    Adam)."""
 
     name: str
     train: tuple[Any, Any]
@@ -121,7 +122,7 @@ def learnt(options: argparse.Namespace) -> Subject:
     folder = Path(what).expanduser()
     if not folder.is_dir():
         packed = folder.suffix.lower() in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar")
-        file = "is an archive, to be unpacked first" if packed else "is a file"
+        file = "is an archive; unpack it first" if packed else "is a file"
         kind = file if folder.exists() else "does not exist"
         raise ValueError(f"{what!r} {kind}; expected a folder of photos, or one of {', '.join(DATASETS)}")
     if options.data is not None:

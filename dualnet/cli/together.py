@@ -19,7 +19,7 @@ Ranks = Any
 """A communicator."""
 Value = TypeVar("Value")
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, dn.BackendUnavailable)
-"""What a command ends with in one line (dualnet/cli/__init__.py)."""
+"""Errors that end a command with one line (dualnet/cli/__init__.py)."""
 PATIENCE = 60.0
 """Seconds that rank 0 has to save what was trained, after an error."""
 
@@ -34,7 +34,7 @@ def together() -> Iterator[Ranks]:
         say("--distributed: this is the only rank; mpiexec -n 4 dualnet … starts four", "stderr")
     try:
         yield ranks
-    except _Agreed as error:  # all ranks know, and end by themselves
+    except _Agreed as error:  # all ranks know, and each ends itself
         ranks.close()
         if ranks.rank:
             raise SystemExit(EXIT_USAGE) from None
@@ -53,7 +53,8 @@ def together() -> Iterator[Ranks]:
 
 
 def _speaks(ranks: Ranks, error: BaseException) -> bool:
-    """Should this rank report it? Rank 0 hears of every mistake; if rank 0 itself is gone, rank 1 reports that."""
+    """Should this rank report the error? Rank 0 learns of every error; if rank 0 itself is gone, rank 1 reports
+    that."""
     return ranks.rank == 0 or (ranks.rank == 1 and str(error).startswith("rank 0 ("))
 
 
@@ -69,7 +70,7 @@ def _let_the_first_finish(ranks: Ranks, error: BaseException) -> None:
 def in_turns(ranks: Ranks, fetch: Callable[[], object]) -> None:
     """Call ``fetch()`` on rank 0, then on one rank of each other machine, then on the rest.
 
-    So each disk gets a download only once, whether the machines share one or not: later ranks find it there.
+    So each disk gets a download only once, whether the machines share a disk or not: later ranks find it there.
     """
     machines = ranks.gather_words(socket.gethostname())
     mine = 0 if ranks.rank == 0 else 1 if machines.index(machines[ranks.rank]) == ranks.rank else 2
@@ -93,7 +94,7 @@ def agreed(ranks: Ranks, prepare: Callable[[], Value]) -> Value:
 
 
 class _Agreed(Exception):
-    """A mistake that all ranks have heard of."""
+    """An error that all ranks know of."""
 
     def __init__(self, cause: BaseException) -> None:
         self.cause = cause

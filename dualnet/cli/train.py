@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
     )
     parser.add_argument("--size", type=counts, metavar="H[,W]", help="photos are scaled to this size (64)")
-    parser.add_argument("--grey", **_switch, help="photos without their colours")
+    parser.add_argument("--grey", **_switch, help="turn photos grey")
     parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
     parser.add_argument("--epochs", type=count, metavar="N", help="passes over the training data")
     parser.add_argument("--batch-size", type=count, metavar="N", help="images in a step (64)")
@@ -75,34 +75,43 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--resume", **_switch, help="keep checkpoints beside the model, and continue from the newest one"
     )
-    parser.add_argument("--checkpoint-every", type=count, metavar="STEPS", help="how often, beside each epoch's end")
-    parser.add_argument("--log", metavar="FILE", help="the figures of each epoch, as .csv or .jsonl")
-    parser.add_argument("--tensorboard", metavar="DIR", help="the figures of each epoch, for TensorBoard")
-    parser.add_argument("--config", metavar="FILE", help="options in a file (TOML); the command line wins over it")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=count,
+        metavar="STEPS",
+        help="write a checkpoint every so many steps, and after each epoch",
+    )
+    parser.add_argument("--log", metavar="FILE", help="write the figures of each epoch, as .csv or .jsonl")
+    parser.add_argument("--tensorboard", metavar="DIR", help="write the figures of each epoch, for TensorBoard")
+    parser.add_argument(
+        "--config", metavar="FILE", help="read options from a file (TOML); the command line wins over it"
+    )
     parser.add_argument(
         "--set",
         type=setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one of them, such as optimizer.momentum=0.9",
+        help="set one such option, such as optimizer.momentum=0.9",
     )
     parser.add_argument(
         "--distributed",
         **_switch,
-        help="on all ranks that mpiexec, srun or torchrun has started; they share each batch",
+        help="train on all ranks that mpiexec, srun or torchrun has started; they share each batch",
     )
     parser.add_argument(
-        "--sync-batch-norm", **_switch, help="with it, batch norm takes its statistics from the batches of all ranks"
+        "--sync-batch-norm",
+        **_switch,
+        help="with --distributed: batch norm takes its statistics from all ranks' images",
     )
-    parser.add_argument("--quiet", action="store_true", help="print only the result, no progress")
+    parser.add_argument("--quiet", action="store_true", help="print only the result, without progress")
     with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     arguments = _configured(options)
     if options.sync_batch_norm and not options.distributed:
-        raise ValueError("--sync-batch-norm is for the ranks of --distributed; one rank alone has the whole batch")
+        raise ValueError("--sync-batch-norm needs --distributed; a single rank already has the whole batch")
     if not options.distributed:
         return _Training(options, arguments).run()
     with together() as ranks:
@@ -111,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Training:
-    """A training from the options to the saved network: on one rank or, with a communicator, on one of several."""
+    """A training, from the options to the saved network, on one rank; with a communicator, on one of several."""
 
     def __init__(self, options: argparse.Namespace, arguments: dict[str, Any], ranks: Ranks = None) -> None:
         """Read the data and check everything, before anything is trained."""
@@ -173,7 +182,7 @@ class _Training:
     def _fit(self, together: dict[str, Any]) -> None:
         options, (x, t) = self.options, self.subject.train
         augment = data.Augment(max(1, x.shape[1] // 8), self.subject.mirrored) if options.augment else None
-        x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made where the images are
+        x, t = (dn.asarray(x), dn.asarray(t)) if augment else (x, t)  # batches are made on the backend of the images
         together = together | ({"sync_batch_norm": True} if options.sync_batch_norm else {})
         self.net.fit(
             x,
@@ -198,9 +207,9 @@ class _Training:
         epochs = self.watch.run.history.epochs
         with unbroken():
             half = self.place if self.folder is None else stopped_of(self.place)
-            done = save(self.net, half)  # before anything else: who ends a training may not wait
+            done = save(self.net, half)  # first of all: whoever ends a training may not wait
             more = "; with --resume the same command continues" if self.folder is not None else ""
-            why = told(error) if isinstance(error, KeyboardInterrupt) else f"dualnet train: {error}; broken off"
+            why = told(error) if isinstance(error, KeyboardInterrupt) else f"dualnet train: {error}; stopped"
             say(f"{why} after epoch {epochs} of {self.epochs}; {done.words}{more}", "stderr")
         code = exit_code(error) if isinstance(error, KeyboardInterrupt) else EXIT_USAGE
         if self.ranks is not None:
@@ -227,7 +236,7 @@ class _Training:
             }
             made = self.watch.steps or self.folder is None
             there = None if made else file_with(self.net, self.place)
-            if there is not None:  # the same command once more
+            if there is not None:  # the same command again
                 words = f"trained already: {there}; to continue, pass --epochs"
                 return _told(words, {**result, "saved": str(there)}, options)
             return _end(self.net, self.place, result, in_toml(_table(kept, self.arguments)), options)
@@ -274,7 +283,7 @@ def _configured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The options as a configuration, which trains the same network again."""
+    """The options as a configuration, with which you can train the same network again."""
     table = {name: options[name] for name in NAMES if name not in ("optimizer", "lr") and options[name] is not False}
     return {**table, "optimizer": {"name": options["optimizer"], "lr": options["lr"], **arguments}}
 
@@ -294,7 +303,7 @@ def _logs(options: argparse.Namespace) -> list[dn.Callback]:
 
 
 class _Watch(dn.Callback):
-    """Keeps the run, to know how far it got, and counts the steps of this call."""
+    """Remembers the run, to know how far it got, and counts the steps of this call."""
 
     run: Run | None = None
     steps = 0

@@ -1,4 +1,4 @@
-"""``dualnet tune``: measure which algorithm is the fastest for each convolution of a network, and keep it in a file."""
+"""``dualnet tune``: measure which algorithm is the fastest for each convolution of a network, and save it in a file."""
 
 from __future__ import annotations
 
@@ -24,24 +24,29 @@ VARIABLES = ("DUALNET_AUTOTUNE", "DUALNET_TUNED")
 
 def add(commands: Any) -> None:
     parser = command(commands, "tune", run, "measure which algorithm is the fastest for each convolution of a network")
-    parser.add_argument("net", metavar="NET", help="a saved network or the name of a model")
+    parser.add_argument("net", metavar="NET", help="a saved network or a model's name")
     parser.add_argument("--input-shape", type=shape, metavar="H,W,C", help="the shape of one image, for a model")
     parser.add_argument("--batch", type=counts, default=(64,), metavar="N,...", help="images in a batch (64)")
     parser.add_argument(
-        "--out", default="tuned.json", metavar="FILE", help="the file, which is added to if it exists (tuned.json)"
+        "--out",
+        default="tuned.json",
+        metavar="FILE",
+        help="the file to write; if it exists, it is added to (tuned.json)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     if dn.get_backend() != "numpy":
-        raise ValueError(f"it measures NumPy's kernels and oneDNN's, and the backend is {dn.get_backend()}")
+        raise ValueError(
+            f"it measures the kernels of NumPy and oneDNN, but the backend is {dn.get_backend()}; use --backend numpy"
+        )
     check_writable(options.out)
     net = network(options.net, options.input_shape)
     with measuring(options.out):
         for batch in options.batch:
             step(net, batch)
     if not os.path.exists(options.out):
-        print(f"{options.net} has no convolutions to measure: there is no file to write")
+        print(f"{options.net} has no convolutions to measure, so no file was written")
         return 0
     print(report(options.out))
     print(f"\nsaved as {options.out}. To use it: DUALNET_TUNED={options.out} dualnet train …")
@@ -50,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def measuring(path: str) -> Iterator[None]:
-    """Inside, every new shape is measured and added to the file. A file from elsewhere is an error, and stays."""
+    """Inside, every new shape is measured and added to the file. A file from another machine is an error, and stays as
+    it is."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict(zip(VARIABLES, ("1", path))))
     try:

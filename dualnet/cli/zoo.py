@@ -13,7 +13,7 @@ FLAGS = {
     "solution": "show what was wrong, and which checks miss it",
 }
 FILES = {
-    "out": "write the wrong code to a file, to mend it there",
+    "out": "write the wrong code to a new file, for you to mend",
     "grade": "run the file and judge the repair; exit code 1 if wrong",
     "nbgrader": "write a notebook for `nbgrader generate_assignment`",
     "otter": "write a notebook for `otter assign`",

@@ -8,8 +8,8 @@ examples, so the result is that of one process with the whole batch, but for the
     net.fit(x, t, distributed=ranks, batch_size=256)   # 256 over all ranks
     if ranks.rank == 0: net.save("net.npz")
 
-``communicator`` says what ranks can say to each other; ``hosts``, ``nccl`` and ``threads`` carry it; ``starting`` finds
-out how the program was started; ``meeting`` brings the ranks together; ``mesh`` notices those that die or hang;
+``communicator`` defines what ranks can send to each other; ``hosts``, ``nccl`` and ``threads`` send it; ``starting``
+finds out how the program was started; ``meeting`` connects the ranks; ``mesh`` notices those that die or hang;
 ``buckets`` packs gradients.
 """
 

@@ -1,11 +1,12 @@
-"""Gradients of many parameters in a few packages, each of which travels as soon as the backward pass has filled it.
+"""Gradients of many parameters in a few buckets, each sent as soon as the backward pass has filled it.
 
-A backward pass has the gradients of the last layers first. While it goes on, those of a full bucket are added up over
-all ranks already. The first step only watches in which order gradients come; from the second step on the buckets are
-known, and are the same on every rank, since all ranks have the same network. Where several small batches make a step,
-gradients travel during the backward pass of the last one, with the sums of those before it.
+A backward pass has the gradients of the last layers first. While it continues, the gradients of a full bucket are
+already being added up over all ranks. The first step only notes the order in which gradients come; from the second step
+on the buckets are known, and are the same on every rank, since all ranks have the same network. If several small
+batches make a step, gradients travel during the backward pass of the last one, together with the sums of the earlier
+ones.
 
-Numbers do not depend on any of this: each is the sum over the ranks in their order, whatever it travels with.
+The numbers do not depend on any of this: each is the sum over the ranks in their order, whatever bucket it is in.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Gradients = dict[str, Array]
 class Buckets:
     """Adds up the gradients of a network over all ranks, in every step.
 
-    ``filled(layer, gradients)`` may be told gradients while the backward pass runs; ``summed(gradients)`` returns the
-    sums of all, by name. Those of 16 bits become float32. ``before`` holds the sums of the small batches before this
+    ``filled(layer, gradients)`` may pass on gradients while the backward pass runs; ``summed(gradients)`` returns the
+    sums of all, by name. 16-bit gradients become float32. ``before`` holds the sums of the small batches before this
     one.
     """
 
@@ -39,18 +40,18 @@ class Buckets:
         self.begin({})
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
-        """Begin a step in which these parameters get gradients. Forget what a step that was broken off has left."""
+        """Begin a step in which these parameters get gradients. Forget whatever an interrupted step has left."""
         names = {id(parameter): name for name, parameter in parameters.items() if not parameter.frozen}
         if names != self.names:
             self.names, self.came, self.plan, self.early = names, [], None, {}
         self.before: Gradients = {}
         self.held: Gradients = {}  # as the backward pass gave them
-        self.sent: Gradients = {}  # as they travel: with what was before
+        self.sent: Gradients = {}  # as they are sent: with ``before`` added
         self.waiting: dict[int, int] = {}
         self.pending: dict[int, Pending] = {}
 
     def filled(self, layer: Any, gradients: Gradients) -> None:
-        """The backward pass has these gradients of a layer, by their names there."""
+        """Take these gradients of a layer from the backward pass, by their names in the layer."""
         for local, gradient in gradients.items():
             name = self.names.get(id(getattr(layer, local, None)))
             if name is None:
@@ -60,11 +61,11 @@ class Buckets:
             elif name in self.early:
                 self._hold(name, gradient)
         for pending in self.pending.values():
-            pending.test()  # moves it on
+            pending.test()  # so that it makes progress
 
     def _hold(self, name: str, gradient: Array) -> None:
         place = self.early[name]
-        if name in self.held:  # a second time: not whole yet, so it goes with summed()
+        if name in self.held:  # a second time: it was not complete, so summed() sends it
             self.waiting[place] = -1
             self.held[name] = self.sent[name] = gradient
             return
@@ -76,7 +77,8 @@ class Buckets:
             self.pending[place] = self._start([self.sent[one] for one in bucket])
 
     def added(self, gradients: Gradients) -> Gradients:
-        """Those gradients of the last small batch which travel by now, as they do: added to what was ``before``."""
+        """The gradients of the last small batch that are already being sent, as they are sent: with ``before``
+        added."""
         return {name: self.sent[name] for name, g in gradients.items() if self.before and self.held.get(name) is g}
 
     def summed(self, gradients: Gradients) -> Gradients:
@@ -87,7 +89,7 @@ class Buckets:
         for place, bucket in enumerate(self.plan):
             as_it_was = all(self.sent.get(name) is gradients[name] for name in bucket)  # no layer above changed it
             if not as_it_was and place in self.pending:
-                self.pending.pop(place).wait()  # on all ranks; what MPI still fills must not be thrown away
+                self.pending.pop(place).wait()  # on all ranks; a buffer that MPI still fills must not be dropped
             if place not in self.pending:
                 self.pending[place] = self._start([gradients[name] for name in bucket])
         for pending in self.pending.values():
@@ -115,7 +117,7 @@ class Buckets:
         return plan
 
     def _start(self, gradients: list[Array]) -> Pending:
-        """Begin to add up a bucket. Before it, those that have been under way for longest get their last message."""
+        """Begin to add up a bucket. First send the last message of the buckets that have been under way for longest."""
         for pending in list(self.pending.values())[:-1]:
             pending.forward()
         xp = backend_of(gradients[0]).xp

@@ -1,12 +1,12 @@
-"""What ranks say to each other: the same few collectives, whatever carries them (MPI, TCP, NCCL, threads).
+"""What ranks send to each other: the same few collectives, whatever carries them (MPI, TCP, NCCL, threads).
 
 A *rank* is one of ``size`` processes that train one network together; each has a number from 0. A *collective* is a
 call that all ranks make, in the same order. Sums are taken in the order of the ranks, ((a₀ + a₁) + a₂) + …, never in
 the order in which the parts arrive, so that every run and every rank gets the same bits.
 
-How a sum is made: an array is cut into ``size`` pieces. Each rank gets one piece of everybody (all to all), adds the
+How a sum is made: an array is cut into ``size`` pieces. Each rank gets one piece from every rank (all to all), adds the
 parts up in the order of the ranks, and sends the sum to all (all gather). So each rank sends and gets about twice the
-array, however many ranks there are, as in the ring of Patarasu and Yuan (2009), but in an order that is known.
+array, however many ranks there are, as in the ring of Patarasu and Yuan (2009), but in a fixed order.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ __all__ = ["Communicator", "Null", "Pending", "RankError"]
 TIMEOUT = 30.0
 """Seconds that a collective waits for the other ranks."""
 LONG = 3600.0
-"""Seconds, where one rank may have much to do before the others can go on."""
+"""The same, when one rank may have much to do before the others can continue."""
 BUCKET_BYTES = 4 * 2**20
-"""Gradients travel in packages of about so many bytes."""
+"""Gradients travel in buckets of about this many bytes."""
 SMALL = 2**13
 """An array of fewer elements goes to all ranks as a whole: one message instead of two."""
 ASLEEP = 1.0
-"""Seconds between two questions that should have been milliseconds: this process was stopped, and waited for nobody."""
+"""If this many seconds pass between two tests, instead of milliseconds, this process was stopped, and was not
+waiting."""
 SPINS, PAUSE = 0.01, 0.0005
-"""Seconds: a rank that waits first asks again and again without a pause, for SPINS; then it pauses each time."""
+"""A waiting rank tests again and again without a pause for SPINS seconds; then it pauses each time."""
 
 
 class RankError(RuntimeError):
-    """Another rank has died, hangs, or has met an error: the message names it. Nothing of this step was kept."""
+    """Another rank has died, hangs, or raised an error: the message names it. This step has changed nothing."""
 
     __module__ = "dualnet.distributed"  # as users import it
 
@@ -47,8 +48,8 @@ class Pending:
     """A collective that is under way. ``wait()`` returns the result.
 
     ``steps`` are functions that each take what the one before has returned; all but the last return the next message.
-    All ranks send their messages in the same order. So a further message is begun by ``forward()`` or ``wait()``, where
-    the program says so, and never because an answer happens to be there on this rank: ``test()`` begins none.
+    All ranks must send their messages in the same order. So only ``forward()`` and ``wait()``, which the program calls,
+    begin the next message. ``test()`` begins none, even if an answer happens to have arrived on this rank.
     """
 
     def __init__(self, owner: Communicator, begin: Any, *steps: Callable[[Any], Any]) -> None:
@@ -57,7 +58,7 @@ class Pending:
         self.done = False
 
     def test(self) -> bool:
-        """Is it done? Asks for the message that is under way, without waiting, and begins no other."""
+        """Is it done? Checks the message that is under way, without waiting, and begins no other."""
         if not self.done and self.request.test() and len(self.steps) <= 1:
             value = self.request.value()
             self.result, self.done = (self.steps.pop()(value) if self.steps else value), True
@@ -79,7 +80,7 @@ class Pending:
 
 
 class Ready:
-    """A request that needs no waiting."""
+    """A request that is done already."""
 
     def __init__(self, value: Any) -> None:
         self.held = value
@@ -96,8 +97,8 @@ class Communicator:
 
     ``rank`` is this process's number, 0 … ``size`` − 1; ``kind`` is "null", "mpi", "tcp", "nccl" or "threads".
     ``timeout`` is the longest wait in seconds for another rank; ``overlap`` says whether gradients travel while the
-    backward pass still runs; ``bucket_bytes`` is the size of their packages. ``seconds`` counts the time that this rank
-    has spent waiting in collectives, and ``sent_bytes`` what it has handed to them.
+    backward pass still runs; ``bucket_bytes`` is the size of their buckets. ``seconds`` counts the time that this rank
+    has spent waiting in collectives, and ``sent_bytes`` the bytes that it has sent with them.
 
     Arrays may lie on the host or on a device, and so do the results. All ranks pass arrays of one shape and dtype.
 
@@ -109,7 +110,7 @@ class Communicator:
 
     kind = ""
     exit_code = 1
-    """What the program ends with after an error, where a launcher of MPI ends all ranks."""
+    """The exit code after an error, if an MPI launcher ends all ranks."""
 
     def __init__(
         self,
@@ -123,9 +124,9 @@ class Communicator:
         self.rank, self.size = rank, size
         self.timeout, self.overlap, self.bucket_bytes = timeout, overlap, bucket_bytes
         self.seconds, self.sent_bytes = 0.0, 0
-        self.together: BaseException | None = None  # an error that ends all ranks, of which none need be told
+        self.together: BaseException | None = None  # an error that all ranks know of already
 
-    # -- what everybody calls
+    # -- the collectives that programs call
 
     def broadcast(self, array: Array, root: int = 0) -> Array:
         """The array of rank ``root``, on every rank. The others pass one of the same shape and dtype."""
@@ -134,7 +135,8 @@ class Communicator:
         return asarray(flat.reshape(array.shape), backend=there.name)
 
     def all_reduce(self, array: Array) -> Array:
-        """The sum over all ranks, in the array's dtype (of 16 bits: added in float32), as a new array on every rank."""
+        """The sum over all ranks, in the array's dtype (16-bit numbers are added in float32), as a new array on every
+        rank."""
         return self.start_all_reduce(array).wait()
 
     def all_gather(self, array: Array) -> Array:
@@ -151,18 +153,18 @@ class Communicator:
         def back(total: Array) -> Array:
             return asarray(total[:n].reshape(shape), backend=there.name)
 
-        if n <= SMALL or self.size == 2:  # of two ranks each needs the other's part, and no more than that
+        if n <= SMALL or self.size == 2:  # with two ranks, each needs the other's part and nothing else
             return Pending(self, self._gather(flat), lambda parts: back(in_order(parts)))
         pieces = self._pieces(flat)  # (size, ⌈n / size⌉)
         return Pending(
             self,
             self._trade(pieces),
-            lambda parts: self._gather(in_order(parts)),  # everybody's part of my piece -> its sum, to everybody
+            lambda parts: self._gather(in_order(parts)),  # every rank's part of my piece -> its sum, to every rank
             lambda sums: back(sums.reshape((-1,))),
         )
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has reached this call."""
         self.gather_words("")
 
     def gather_words(self, words: str) -> list[str]:
@@ -175,7 +177,7 @@ class Communicator:
         return [bytes(row[:length]).decode() for row, length in zip(found, lengths)]
 
     def gather_numbers(self, *numbers: float) -> numpy.ndarray:
-        """Numbers of the host, of every rank: (size, how many), float64."""
+        """Every rank's numbers, on the host: (size, how many), float64."""
         return self._wait(self._gather_on_host(numpy.array(numbers, "float64")))
 
     def broadcast_bytes(self, data: bytes | None, root: int = 0) -> bytes:
@@ -184,7 +186,7 @@ class Communicator:
         mine = numpy.frombuffer(data, "uint8") if self.rank == root and data else numpy.zeros(length, "uint8")
         return bytes(self._wait(self._spread_on_host(mine, root))) if length else b""
 
-    # -- what a carrier defines: requests with test() and value(), of flat arrays that lie where it can reach them
+    # -- what a carrier defines: requests with test() and value(), for flat arrays in memory that it can reach
 
     def _gather(self, flat: Array) -> Any:
         """(n,) -> (size, n), the parts of all ranks."""
@@ -205,7 +207,7 @@ class Communicator:
         return self._spread(flat, root)
 
     def _flat(self, array: Array) -> Array:
-        """The array as a row, where the carrier can reach it."""
+        """The array as a row, in memory that the carrier can reach."""
         self.sent_bytes += array.nbytes if hasattr(array, "nbytes") else array.size * array.dtype.itemsize
         return numpy.ascontiguousarray(to_numpy(array)).reshape(-1)
 
@@ -234,7 +236,8 @@ class Communicator:
 
     @contextmanager
     def patient(self, seconds: float = LONG) -> Iterator[None]:
-        """Inside, wait so long for ranks that live, since one may be reading data. A dead one ends it all the same."""
+        """Inside, wait longer for ranks that are alive, since one may be reading data. A dead rank still ends the
+        wait."""
         before, self.timeout = self.timeout, max(seconds, self.timeout)
         try:
             yield
@@ -248,14 +251,14 @@ class Communicator:
         """Raise :class:`RankError` if it is known that another rank has ended."""
 
     def late(self) -> RankError:
-        """What to raise when the time is up: whom do we wait for?"""
+        """The error when the time is up: it says which rank we wait for."""
         return RankError(f"rank {self.rank}: another rank has not answered for {self.timeout:g} s")
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an error, so that they end too."""
 
     def close(self) -> None:
-        """Say goodbye. A program that ends in good order does this by itself."""
+        """Say goodbye. A program that ends without an error does this automatically."""
 
     def __enter__(self) -> Communicator:
         return self
@@ -264,7 +267,7 @@ class Communicator:
         if error is None:
             self.close()
         else:
-            self.fail(error)  # closed when the program ends, which must tell its error first
+            self.fail(error)  # closed when the program ends; the others must learn of the error first
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"
@@ -284,7 +287,7 @@ def in_order(parts: Array) -> Array:
 
 
 class Null(Communicator):
-    """One rank, which is all there are: nothing is sent, and every sum is the array itself.
+    """The only rank: nothing is sent, and every sum is the array itself.
 
     >>> import dualnet as dn
     >>> dn.distributed.Null()

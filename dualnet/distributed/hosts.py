@@ -1,4 +1,4 @@
-"""Ranks that are processes: over MPI, or over the sockets of the mesh where there is no MPI."""
+"""Ranks that are processes: over MPI or, without MPI, over the mesh's sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Processes(Communicator):
     mesh: Mesh
 
     def _watch(self, mesh: Mesh) -> None:
-        """From now on tell the others if this program ends by an error, and say goodbye if it does not."""
+        """When this program ends, tell the others the error if there was one, or say goodbye."""
         self.mesh = mesh
         before = sys.excepthook
 
@@ -47,16 +47,16 @@ class Processes(Communicator):
         self.mesh.check()
 
     def late(self) -> RankError:
-        """Who has not come."""
+        """The error that names the rank that is late."""
         return self.mesh.late()
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other ranks with which error this one ends."""
+        """Tell the other ranks the error with which this one ends."""
         if error is self.together:
             return
         if isinstance(error, SystemExit) and error.code in (None, 0) and not isinstance(error, KeyboardInterrupt):
             return
-        words = "it was ended by Ctrl-C" if type(error) is KeyboardInterrupt else f"{type(error).__name__}: {error}"
+        words = "Ctrl-C ended it" if type(error) is KeyboardInterrupt else f"{type(error).__name__}: {error}"
         self.mesh.fail(str(error) if isinstance(error, RankError) else f"rank {self.rank}: {words}")
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Processes(Communicator):
 
 
 class Sent:
-    """A collective of MPI under way. It holds on to both buffers."""
+    """An MPI collective under way. It keeps both buffers alive."""
 
     def __init__(self, request: Any, sent: numpy.ndarray, got: numpy.ndarray) -> None:
         self.request, self.sent, self.got = request, sent, got
@@ -78,10 +78,10 @@ class Sent:
 
 
 class MPI(Processes):
-    """Over MPI, by mpi4py: started by ``mpiexec``, or by ``srun`` where Slurm knows MPI.
+    """Over MPI, by mpi4py: started by ``mpiexec``, or by ``srun`` if Slurm supports MPI.
 
-    Every call is a non-blocking one that is asked again and again, since a blocking one would wait for ever for a rank
-    that has died. MPI moves bytes; all sums are taken here, in the order of the ranks.
+    Every call is non-blocking and is tested again and again, since a blocking call would wait forever for a rank that
+    has died. MPI only moves bytes; all sums are taken here, in the order of the ranks.
     """
 
     kind = "mpi"
@@ -117,7 +117,7 @@ class MPI(Processes):
         if failed and not self.library.Is_finalized():
             sys.stdout.flush()
             sys.stderr.flush()
-            time.sleep(HELD_BACK)  # the others hear of it, and say so, before MPI ends them
+            time.sleep(HELD_BACK)  # so that the others can learn of it and report it before MPI ends them
             self.world.Abort(self.exit_code)
 
 
@@ -138,7 +138,7 @@ class Answer:
 
 
 class TCP(Processes):
-    """Over sockets, with no library at all: rank 0 passes everything on. For a few ranks; MPI is faster."""
+    """Over sockets, without any library: rank 0 passes everything on. For a few ranks; MPI is faster."""
 
     kind = "tcp"
 
@@ -162,24 +162,24 @@ class TCP(Processes):
 
 
 def _token() -> bytes:
-    """What ranks show each other at the door."""
+    """The token that ranks show each other at the door."""
     return hashlib.sha256(b"dualnet ranks" + os.environ.get("DUALNET_TOKEN", "").encode()).digest()[:16]
 
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Variables in which a launcher of MPI tells each process how many ranks there are."""
+"""Variables in which an MPI launcher gives each process the number of ranks."""
 
 
 def check_world(size: int, environment: Mapping[str, str]) -> None:
-    """Raise if MPI knows of no other rank, though the launcher has started several: each would train alone.
+    """Raise if MPI knows of one rank only although the launcher has started several: each would train alone.
 
     >>> check_world(4, {"PMI_SIZE": "4"})
     """
     said = next((f"{name}={environment[name]}" for name in SIZES if environment.get(name, "1") != "1"), None)
     if size == 1 and said is not None:
         raise RuntimeError(
-            f"init: the launcher says {said}, but MPI knows of one rank alone. mpiexec or srun belongs to another MPI "
-            "than mpi4py does: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
+            f"init: the launcher says {said}, but MPI knows of one rank only. mpiexec or srun belongs to another MPI "
+            "than mpi4py: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
             "cluster's MPI (pip install --no-binary=mpi4py mpi4py)."
         )
 

@@ -1,4 +1,4 @@
-"""Start ranks on this machine: with ``mpiexec`` where it is installed, else each as a process of its own."""
+"""Start ranks on this machine: with ``mpiexec`` if it is installed, otherwise each as a process of its own."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ OF_OTHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"),
 )
-"""Variables of the launcher that has started this process; the new ranks get their own."""
+"""Variables that this process has from its own launcher; the new ranks get others."""
 NOISE = ("Abort(", "=", "YOUR APPLICATION", "This typically", "Please see")
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class Launched:
-    """What came of the ranks: ``how`` they were started, the first exit code that is not 0, and what they said."""
+    """How the ranks ended: ``how`` they were started, the first exit code that is not 0, and what they printed."""
 
     def __init__(self, how: str, code: int, words: str) -> None:
         self.how, self.code, self.words = how, code, words
 
     @property
     def last_words(self) -> str:
-        """The last line that says something; what MPI adds when it ends the other ranks says nothing new."""
+        """The last line worth reading; what MPI adds when it ends the other ranks is nothing new."""
         lines = [line.strip() for line in self.words.splitlines() if line.strip() and not line.startswith(NOISE)]
         return lines[-1] if lines else f"ended with exit code {self.code}"
 
 
 def mpiexec() -> str | None:
-    """The program that starts ranks of MPI, if mpi4py is there to use them: beside this Python, else on the path."""
+    """The program that starts MPI ranks, beside this Python or on the path; None without mpi4py."""
     if importlib.util.find_spec("mpi4py") is None:
         return None
     beside = Path(sys.executable).parent
@@ -49,7 +49,7 @@ def mpiexec() -> str | None:
 
 
 def launch(ranks: int, words: Sequence[str], *, timeout: float, threads: int | None = None) -> Launched:
-    """Run ``python WORDS`` on so many ranks of this machine, and wait until all have ended.
+    """Run ``python WORDS`` on this many ranks of this machine, and wait until all have ended.
 
     Each gets its share of the cores, or ``threads`` threads. After ``timeout`` seconds all are ended.
     """

@@ -1,7 +1,7 @@
-"""How ranks find each other: rank 0 has a door at which the others knock, and nobody else gets in.
+"""How ranks find each other: rank 0 opens a door, the others knock, and nobody else gets in.
 
-Who knocks says a *hello*: a token, a rank and a name. Rank 0 listens to all who stand at the door at once, so a
-stranger who says nothing keeps nobody waiting. A rank that hears no answer knocks again, and its last hello counts.
+A process that knocks sends a *hello*: a token, a rank and a name. Rank 0 listens to all of them at once, so a stranger
+who sends nothing keeps nobody waiting. A rank that gets no answer knocks again, and its last hello counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HELLO = struct.Struct("!16sII")  # token, rank, length of the name that follows
 LONGEST = 1000
 """Bytes of a name."""
 STRANGERS = 64
-"""So many may stand at the door beside the ranks; then the one who came first is turned away."""
+"""How many strangers may wait at the door; after that, the one who came first is turned away."""
 PATIENCE = 5.0
 """Seconds for one attempt to be let in."""
 
@@ -37,7 +37,7 @@ def listener(port: int = 0) -> socket.socket:
 
 
 def addresses() -> list[str]:
-    """Where this machine may be reached: ``DUALNET_ADDRESS``, its name, and its addresses."""
+    """Where to reach this machine: ``DUALNET_ADDRESS``, its name, and its addresses."""
     host = socket.gethostname()
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)]
@@ -50,7 +50,7 @@ def addresses() -> list[str]:
 def meet(
     rank: int, size: int, door: socket.socket | None, where: list[str], port: int, token: bytes, timeout: float
 ) -> Mesh:
-    """Connect with rank 0, whose ``door`` is open; return when everybody has come. ``token`` keeps strangers out."""
+    """Connect to rank 0, whose ``door`` is open; return when every rank has come. ``token`` keeps strangers out."""
     deadline = time.monotonic() + timeout
     me = f"process {os.getpid()} on {socket.gethostname()}"
     if door is not None:
@@ -64,7 +64,7 @@ class Door:
     def __init__(self, size: int, door: socket.socket, token: bytes, me: str) -> None:
         self.size, self.door, self.token, self.me = size, door, token, me
         self.waiting = selectors.DefaultSelector()
-        self.heard: dict[Any, bytes] = {}  # what those have said who stand at the door
+        self.heard: dict[Any, bytes] = {}  # what those at the door have sent so far
         self.peers: dict[int, tuple[socket.socket, str]] = {}  # those who are in
 
     def welcome(self, deadline: float) -> dict[int, tuple[socket.socket, str]]:
@@ -88,7 +88,7 @@ class Door:
         return self.peers
 
     def _missing(self) -> list[int]:
-        """The ranks that are not in, or not any more: one that waited for its answer too long knocks again."""
+        """The ranks that are missing, or have left again: one that waited too long for its answer knocks again."""
         if len(self.peers) == self.size - 1:
             for rank in [rank for rank, (wire, _) in self.peers.items() if _ended(wire)]:
                 self.peers.pop(rank)[0].close()
@@ -111,7 +111,7 @@ class Door:
         wire.close()
 
     def _listen(self, wire: Any) -> None:
-        """One at the door says something, or hangs up."""
+        """Somebody at the door sends something, or hangs up."""
         try:
             more = wire.recv(HELLO.size + LONGEST - len(self.heard[wire]))
         except BlockingIOError:
@@ -129,7 +129,8 @@ class Door:
             self._let_in(wire, rank, said[HELLO.size : HELLO.size + length].decode(errors="replace"))
 
     def _let_in(self, wire: socket.socket, rank: int, name: str) -> None:
-        """It has the token. If it is a second process with this rank, the first one stays, and it is told."""
+        """It has the token. If a process with this rank is in already, that one stays, and the new one gets an
+        error."""
         there = self.peers.get(rank)
         taken = there is not None and there[1] != name and not _ended(there[0])
         if there is not None and not taken:

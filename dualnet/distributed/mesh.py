@@ -1,16 +1,18 @@
-"""The wire beside the work: every rank holds a connection to rank 0, over which ranks tell that they live, or why not.
+"""A line beside the work: every rank keeps a connection to rank 0, over which it reports that it is alive, or why it
+ends.
 
-A collective of MPI or NCCL says nothing about the rank that it waits for, and waits for ever. So each rank sends a
-*beat* each second, with the number of collectives that it has begun. From this rank 0 knows, and tells everybody:
+A collective of MPI or NCCL does not say which rank it waits for, and waits forever. So each rank sends a *beat* each
+second, with the number of collectives that it has begun. From this, rank 0 can tell what has happened, and reports it
+to every rank:
 
 - a connection that ends without a goodbye: the rank has died (killed, out of memory)
 - no beats: it is stopped, or its machine is gone
-- beats, but fewer collectives than the others: it is alive and late
-- an error: its words
+- beats, but fewer collectives than the others: it is alive, but late
+- an error: its message
 
-Where there is no MPI the same connections carry the numbers (``carry``): all send to rank 0, which passes each part on
-as soon as it is there. Threads send and receive, so numbers travel while the main thread computes. Frames are a kind, a
-number, a length and bytes; nothing in them is ever run.
+Without MPI the same connections carry the numbers (``carry``): all send to rank 0, which passes each part on as soon as
+it arrives. Threads send and receive, so numbers travel while the main thread computes. A frame is a kind, a number, a
+length and bytes; nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -30,19 +32,19 @@ from .communicator import RankError
 
 __all__ = ["Mesh", "send_limit"]
 
-SOURCE = struct.Struct("!I")  # the rank from which numbers come that rank 0 passes on
+SOURCE = struct.Struct("!I")  # the rank that sent the numbers which rank 0 passes on
 WINDOWS = os.name == "nt"
 HEAD = struct.Struct("!cQQ")  # kind, number, length
 BEAT = 1.0
 """Seconds between two beats."""
 GRACE = 10.0
-"""A rank that knows of a fault, and does not come to a collective within so many seconds, is ended."""
+"""A rank that knows of a fault, but does not reach a collective within this many seconds, is ended."""
 HELD_BACK = 0.5
 """Seconds that a rank waits before it ends all others, so that they can say why they end."""
 
 
 class Mesh:
-    """The connections of one rank: rank 0 has one to every other, each of these has one to rank 0."""
+    """The connections of one rank: rank 0 has one to every other rank, and each of those has one to rank 0."""
 
     def __init__(self, rank: int, size: int, peers: dict[int, tuple[socket.socket, str]], timeout: float) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
@@ -57,13 +59,13 @@ class Mesh:
         self.places = dict.fromkeys(range(size), 0)
         self.silent = dict.fromkeys(range(size), 0.0)
         self.gone: set[int] = set()  # those that have said goodbye
-        self.parted = {number: threading.Event() for number in peers}  # has it heard our goodbye, or hung up?
+        self.parted = {number: threading.Event() for number in peers}  # has it received our goodbye, or hung up?
         self.changed = threading.Condition()
         self.parts: dict[int, dict[int, bytes]] = {}  # collective -> rank -> what came from there
         self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
         self.answers: dict[int, bytes] = {}
         self.stop = threading.Event()
-        self.telling: list[threading.Thread] = []  # those that tell the others of a fault
+        self.telling: list[threading.Thread] = []  # threads that tell the others of a fault
         for number, wire in self.sockets.items():
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, send_limit(timeout))
@@ -83,7 +85,7 @@ class Mesh:
         """``"rank 1 (process 4711 on host)"``"""
         return f"rank {rank} ({self.names[rank]})" if rank in self.names else f"rank {rank}"
 
-    # -- what the main thread asks
+    # -- what the main thread calls
 
     def check(self) -> None:
         """Raise :class:`RankError` if a rank has failed, or has ended while this one waits for it."""
@@ -91,13 +93,13 @@ class Mesh:
         if fault is None and self.gone:
             ended = [rank for rank in sorted(self.gone) if self.places[rank] < self.place]
             if ended:
-                fault = f"{self.name(ended[0])} has ended its program, and rank {self.rank} still waits for it"
+                fault = f"{self.name(ended[0])} has ended its program, but rank {self.rank} still waits for it"
         if fault is not None:
             self.acknowledged = True
             raise RankError(fault)
 
     def late(self) -> RankError:
-        """The error for a collective that took too long: who has not come?"""
+        """The error for a collective that took too long: it names the rank that has not come."""
         self.check()
         now = time.monotonic()
         silent = self.silent | {rank: now - heard for rank, heard in self.heard.items()}
@@ -108,8 +110,8 @@ class Mesh:
             told = f"{who} has said nothing for {max(self.timeout, 0):g} s: it is stopped, or its machine is gone"
         else:
             told = (
-                f"{self.name(behind[0])} is alive, but has not come to where rank {self.rank} has waited for "
-                f"{self.timeout:g} s. If it has so much to do there, say so: dn.distributed.init(timeout=300)"
+                f"{self.name(behind[0])} is alive, but has not reached the point where rank {self.rank} has waited for "
+                f"{self.timeout:g} s. If it needs that long, raise the limit: dn.distributed.init(timeout=300)"
             )
         self._faulty(told)
         self.acknowledged = True
@@ -135,14 +137,14 @@ class Mesh:
                 thread.join(self.timeout)
             for number in self.sockets:
                 self._send(number, b"E", self.rank, str(self.place).encode())
-            until = time.monotonic() + self.timeout  # what is still on its way is lost if this program ends before
+            until = time.monotonic() + self.timeout  # if this program ended first, messages under way would be lost
             for parted in self.parted.values() if self.fault is None else ():
                 parted.wait(max(0.0, until - time.monotonic()))
 
     # -- numbers, where there is no MPI
 
     def carry(self, kind: bytes, payload: bytes) -> int:
-        """Begin a collective: ``b"g"`` gathers everybody's bytes, ``b"t"`` gives rank r everybody's r-th piece."""
+        """Begin a collective: ``b"g"`` gathers every rank's bytes, ``b"t"`` gives rank r every rank's r-th piece."""
         number = self.place
         if self.rank:
             self.boxes[0].put((kind, number, payload))
@@ -150,7 +152,8 @@ class Mesh:
         return number
 
     def _part(self, source: int, kind: bytes, number: int, payload: bytes) -> None:
-        """A part of a collective, this rank's own or, at rank 0, another's, which goes on to all others at once."""
+        """Take a part of a collective: this rank's own or, on rank 0, another's, which is passed on to all others at
+        once."""
         if self.rank == 0:
             for rank in self.boxes:
                 if rank != source:
@@ -211,7 +214,7 @@ class Mesh:
             self.parted[peer].set()
             if peer not in self.gone and not self.closed and self.fault is None:
                 told = f"{self.name(peer)} has died without a word: it was killed, or its machine ran out of memory"
-                say(f"rank {self.rank}: {told}", "stderr")  # now, since a launcher may end this rank as well
+                say(f"rank {self.rank}: {told}", "stderr")  # now, since a launcher may end this rank too
                 self._faulty(told)
 
     def _got(self, peer: int, kind: bytes, number: int, payload: bytes) -> None:
@@ -242,7 +245,7 @@ class Mesh:
         last = time.monotonic()
         while not self.stop.wait(self._period()):
             now = time.monotonic()
-            if now - last > 3 * self._period():  # this process itself was stopped: it could not hear
+            if now - last > 3 * self._period():  # this process itself was stopped, and could not listen
                 self.heard.update(dict.fromkeys(self.heard, now))
             mine = {self.rank: (self.place, 0.0)}
             if self.rank == 0:
@@ -261,14 +264,14 @@ class Mesh:
                 self._send(rank, kind, number, payload, patient=False)
 
     def _faulty(self, told: str, but: int = -1) -> None:
-        """Something is wrong: remember it, let the others know, and see that this rank ends."""
+        """Something is wrong: remember it, tell the others, and make sure that this rank ends."""
         if self.fault is not None:
             return
         if self.rank == 0:
             others = [rank for rank in self.sockets if rank != but]
             # each by a thread of its own: a slow link must not keep the news from the others, nor lose it
             self.telling = [self._thread(self._send, rank, b"F", 0, told.encode()) for rank in others]
-        self.fault = told  # from now on the main thread may end this program, once the others have been told
+        self.fault = told  # from here on the main thread may end this program, after waiting for ``telling``
         self._thread(self._see_to_the_end)
 
     def _see_to_the_end(self) -> None:
@@ -279,7 +282,8 @@ class Mesh:
 
 
 def send_limit(seconds: float) -> int | bytes:
-    """How long a message may take to be sent, as the machine's sockets want it: milliseconds, or a ``timeval``.
+    """How long a message may take to be sent, in the form that this system's sockets expect: milliseconds, or a
+    ``timeval``.
 
     >>> send_limit(30.0) in (30_000, struct.pack("ll", 30, 0))
     True

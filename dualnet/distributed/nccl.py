@@ -1,4 +1,4 @@
-"""Ranks with a GPU each: arrays go from device to device, and words and numbers of the host beside them."""
+"""Ranks with a GPU each: arrays go from device to device, while text and numbers on the host take another route."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class NCCL(Communicator):
         backend = current()
         if backend.peers is None:
             raise ValueError(
-                f"init: NCCL moves arrays between GPUs, and the backend in force is {backend.name!r}; call "
-                "dn.set_backend('cupy') before, or leave kind out"
+                f"init: NCCL moves arrays between GPUs, but the backend in use is {backend.name!r}; call "
+                "dn.set_backend('cupy') first, or leave out kind"
             )
         self.hosts, self.devices = hosts, backend.peers()
         introduced = hosts.broadcast_bytes(self.devices.unique_id() if self.rank == 0 else None)
@@ -76,12 +76,12 @@ class NCCL(Communicator):
             raise
 
     def late(self) -> RankError:
-        """Who has not come."""
+        """The error that names the rank that is late."""
         self.devices.abort()
         return self.hosts.late()
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other ranks with which error this one ends."""
+        """Tell the other ranks the error with which this one ends."""
         if error is not self.together:
             self.hosts.fail(error)
 

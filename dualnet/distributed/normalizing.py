@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the whole batch, over all ranks."""
+"""Batch norm with the statistics of the whole batch, over all ranks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Net = TypeVar("Net", bound=Layer)
 def sync_batch_norm(net: Net, on: bool = True) -> Net:
     """Let every :class:`BatchNorm` of the network take its statistics from all ranks' examples, and return the network.
 
-    Without it each rank normalises its part of a batch by that part's mean and variance, which is faster, and another
-    computation than one process with the whole batch makes. ``fit(..., sync_batch_norm=True)`` does this for one
-    training. Where there is one rank, nothing changes.
+    Without it, each rank normalises its part of a batch by the mean and variance of that part. That is faster, but
+    gives different results from one process with the whole batch. ``fit(..., sync_batch_norm=True)`` does this for one
+    training. With a single rank, nothing changes.
 
     Source: Peng et al. (2018), "MegDet: a large mini-batch object detector", section 3.3.
 

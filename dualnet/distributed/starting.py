@@ -16,9 +16,9 @@ __all__ = ["Start", "init", "local_rank", "started"]
 
 KINDS = ("null", "mpi", "tcp", "nccl")
 BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS", "PMI_RANK")
-"""Variables that only a launcher of MPI sets."""
+"""Variables that only an MPI launcher sets."""
 HIGH = 20000
-"""The first port that is tried for a job of Slurm."""
+"""The first port to try for a Slurm job."""
 
 
 class Start(NamedTuple):
@@ -40,29 +40,29 @@ def init(
 ) -> Communicator:
     """The communicator of this process, however it was started. Every rank calls it; later calls return the same.
 
-    ``mpiexec -n 4 python train.py`` needs ``pip install "dualnet[mpi]"``. ``torchrun``, Kubernetes and others that set
-    ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` need nothing; and so does ``srun``, if Slurm starts no
-    MPI. Where a launcher of MPI has set variables too, as ``srun`` does around ``torchrun``, ``RANK`` and its like
-    count. ``kind`` ("mpi", "tcp", "nccl", "null") asks for one of them. With "nccl", arrays on GPUs travel from device
-    to device; it is chosen by itself where the backend in force is CuPy.
+    ``mpiexec -n 4 python train.py`` needs ``pip install "dualnet[mpi]"``. ``torchrun``, Kubernetes and other launchers
+    that set ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` need nothing more; nor does ``srun``, if
+    Slurm starts no MPI. If an MPI launcher has set its variables too, as ``srun`` does around ``torchrun``, then
+    ``RANK`` and the others count. ``kind`` ("mpi", "tcp", "nccl", "null") asks for one way in particular. With "nccl",
+    arrays on GPUs travel from device to device; if the backend in use is CuPy, it is the default.
 
-    Where there is no MPI, rank 0 listens at ``MASTER_PORT``. If strangers can reach that port, set ``DUALNET_TOKEN`` to
-    the same secret word on every rank: nobody is let in without it. With MPI, ranks look for rank 0 at the addresses
-    of its machine's name; if that fails, set ``DUALNET_ADDRESS`` on rank 0 to one at which they reach it.
+    Without MPI, rank 0 listens at ``MASTER_PORT``. If strangers can reach that port, set ``DUALNET_TOKEN`` to the same
+    secret word on every rank: nobody gets in without it. With MPI, ranks look for rank 0 at the addresses of its
+    machine's name; if that fails, set ``DUALNET_ADDRESS`` on rank 0 to an address that they can reach.
 
-    An error of one rank ends all: what raises in ``fit`` on one of them raises :class:`RankError` on the others, and
-    the ranks have nothing more to say to each other.
+    An error on one rank ends them all: if ``fit`` raises on one, it raises :class:`RankError` on the others, and the
+    communicator can no longer be used.
 
     ``timeout`` is how many seconds a rank waits for another before it gives up with a :class:`RankError` that names
     that rank. ``overlap=False`` sends gradients after the backward pass, instead of during it. ``bucket_bytes`` is the
-    size of the packages in which they travel.
+    size of the buckets in which they travel.
 
     >>> import dualnet as dn
     >>> dn.distributed.init().size  # not started by mpiexec, srun or torchrun: one rank
     1
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"init: kind is one of {', '.join(map(repr, KINDS))}, or None; got {kind!r}")
+        raise ValueError(f"init: kind must be one of {', '.join(map(repr, KINDS))}, or None; got {kind!r}")
     options: dict[str, Any] = {
         "timeout": positive(timeout, "timeout", op="init"),
         "overlap": flag(overlap, "overlap", op="init"),
@@ -72,7 +72,7 @@ def init(
     if start.kind == "null":
         return Null(**options)
     if not _made:
-        from .hosts import MPI, TCP  # sockets are loaded by those who use them
+        from .hosts import MPI, TCP  # so that only programs that use sockets load them
 
         hosts = MPI(**options) if start.kind == "mpi" else TCP(*start[1:], **options)
         _made.append(_on_devices(hosts, kind, options))
@@ -84,7 +84,7 @@ LOCAL = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_L
 
 
 def local_rank() -> int:
-    """The number of this rank on its machine, from 0: that of the GPU that it may take.
+    """The number of this rank on its own machine, from 0. It is also the number of the GPU to use.
 
     >>> import dualnet as dn
     >>> f"cupy:{dn.distributed.local_rank()}"  # dn.set_backend(...) takes this, before init()
@@ -94,7 +94,7 @@ def local_rank() -> int:
 
 
 def _on_devices(hosts: Communicator, kind: str | None, options: dict[str, Any]) -> Communicator:
-    """The communicator of devices beside that of hosts, where there are devices."""
+    """The communicator for devices on top of the one for hosts, if there are devices."""
     if kind != "nccl" and (kind is not None or not get_backend().startswith("cupy")):
         return hosts
     from .nccl import NCCL  # noqa: PLC0415
@@ -103,7 +103,7 @@ def _on_devices(hosts: Communicator, kind: str | None, options: dict[str, Any]) 
 
 
 def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
-    """How was this process started? ``kind`` asks for one of several ways.
+    """How was this process started? ``kind`` asks for one way in particular.
 
     >>> started({"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
     Start(kind='tcp', rank=1, size=4, host='node1', port=29500)
@@ -133,7 +133,8 @@ def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
 
 
 def _by_torchrun(environment: Mapping[str, str], found: Start | None) -> bool:
-    """Was this process started by torchrun or its like, maybe inside a job of MPI, whose variables it inherits?
+    """Was this process started by torchrun or a similar launcher, perhaps inside an MPI job, whose variables it
+    inherits?
 
     An MPI of its own would make every such process the only rank.
     """
@@ -142,7 +143,7 @@ def _by_torchrun(environment: Mapping[str, str], found: Start | None) -> bool:
 
 
 def _in_environment(environment: Mapping[str, str]) -> Start | None:
-    """What torchrun and its like say, or Slurm."""
+    """What torchrun, a similar launcher or Slurm says."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank, size = (_number(environment, name) for name in ("RANK", "WORLD_SIZE"))
         host = environment.get("MASTER_ADDR", "127.0.0.1")
@@ -158,7 +159,9 @@ def _in_environment(environment: Mapping[str, str]) -> Start | None:
     else:
         return None
     if not 0 <= rank < size:
-        raise ValueError(f"init: the environment says rank {rank} of {size}; expected a rank from 0 to {size - 1}")
+        raise ValueError(
+            f"init: the environment says that this is rank {rank} of {size}; expected a rank from 0 to {size - 1}"
+        )
     return Start("tcp", rank, size, host, port)
 
 

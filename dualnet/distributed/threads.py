@@ -1,4 +1,4 @@
-"""Ranks that are threads of this process: the quickest way to try, test and compare, with no launcher."""
+"""Ranks that are threads of this process: the quickest way to try, test and compare, without a launcher."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Result = TypeVar("Result")
 
 
 class Table:
-    """What the ranks have laid down for each other, by the number of the collective."""
+    """A table on which the ranks put arrays for each other, by the number of the collective."""
 
     def __init__(self, size: int) -> None:
         self.size, self.changed = size, threading.Condition()
         self.laid: dict[int, dict[int, Any]] = {}  # collective -> rank -> array
         self.read: dict[int, int] = {}
-        self.ended: dict[int, str] = {}  # rank -> why it laid down no more
+        self.ended: dict[int, str] = {}  # rank -> why it puts down no more
 
     def lay(self, number: int, rank: int, array: Any) -> None:
         with self.changed:
@@ -84,7 +84,7 @@ class Threads(Communicator):
                 raise RankError(f"rank {rank}: {why}")
 
     def late(self) -> RankError:
-        """Who has not come."""
+        """The error that names the ranks that are late."""
         missing = sorted(set(range(self.size)) - set(self.table.laid.get(self.number, {})))
         who = f"rank {', '.join(map(str, missing))}" if missing else "another rank"
         return RankError(f"rank {self.rank} has waited {self.timeout:g} s for {who}")
@@ -105,7 +105,7 @@ def _stacked(parts: list[Any]) -> Any:
 def run_in_threads(function: Callable[[Communicator], Result], ranks: int, **options: Any) -> list[Result]:
     """Call ``function(communicator)`` once for each of ``ranks`` ranks, each in a thread, and return their results.
 
-    Each call builds a network of its own. Nothing gets faster by this, since Python runs one thread at a time; the
+    Each call builds a network of its own. This makes nothing faster, since Python runs one thread at a time; the
     results are those of as many processes. ``options`` are those of :func:`init`: ``timeout``, ``overlap``,
     ``bucket_bytes``. If a rank raises, the others end with :class:`RankError`, and its own error is raised here.
 
@@ -122,7 +122,7 @@ def run_in_threads(function: Callable[[Communicator], Result], ranks: int, **opt
         communicator = Threads(rank, table, **options)
         try:
             results[rank] = function(communicator)  # type: ignore[call-overload]
-            error: BaseException = RankError("it has ended, and left the others waiting")
+            error: BaseException = RankError("it has ended and left the others waiting")
         except BaseException as raised:  # it is raised again below
             errors[rank] = error = raised  # type: ignore[call-overload]
         communicator.fail(error)

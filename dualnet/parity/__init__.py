@@ -42,14 +42,14 @@ def parity(
 
     The truth is the network in float64 on NumPy's references. A result may be ten times as far from it as a change of
     one unit in the last place of every weight would move it. Then the first backend and each of the others run one
-    training step in lock-step (:func:`dualnet.twin`), where the limit is each op's own. A name in ``backends`` is a
-    backend with its kernels; ``"numpy reference"`` is NumPy without them. ``loss`` defaults to the one that the network
-    was last trained with, else to softmax cross-entropy. The network stays as it is. Raises
-    :class:`dualnet.check.CheckError` only with ``raises=True``.
+    training step in lock-step (:func:`dualnet.twin`), with the limit of each op. A name in ``backends`` means a backend
+    with its kernels; ``"numpy reference"`` is NumPy without them. ``loss`` is by default the one that the network was
+    last trained with, or softmax cross-entropy. The network stays as it is. Raises :class:`dualnet.check.CheckError`
+    only with ``raises=True``.
 
-    If a unit is so near 0, or two maxima so near each other, that rounding decides which one is on or wins, a gradient
-    jumps and its distance says nothing. The result notes this and leaves the decision to the lock-step, where every
-    layer gets equal numbers.
+    If a unit is so near 0 that rounding decides whether it is on, or two maxima so near each other that rounding
+    decides which one wins, a gradient jumps and its distance says nothing. The result notes this and leaves the
+    decision to the lock-step, where every layer gets equal numbers.
 
     >>> import numpy, dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -77,8 +77,8 @@ def twin(
     """Train a network on two backends in lock-step, and stop at the first op whose results are too far apart.
 
     ``data`` is ``(x, t)``. The network must be initialised; copies of it are trained, and it stays as it is. A name in
-    ``backends`` is a backend with its kernels; ``"numpy reference"`` is NumPy without them. The results of an op may be
-    apart by twice its limit (docs/numerics.md). Raises :class:`dualnet.check.CheckError` unless ``raises=False``; the
+    ``backends`` means a backend with its kernels; ``"numpy reference"`` is NumPy without them. The results of an op may
+    differ by twice its limit (docs/numerics.md). Raises :class:`dualnet.check.CheckError` unless ``raises=False``; the
     result names the step, the layer, the op, the number and the bound.
 
     >>> import numpy, dualnet as dn
@@ -103,7 +103,7 @@ def twin(
 
 
 def certify(**options: Any) -> Certificate:
-    """Compare everything, on every backend that works here: the certificate of ``dualnet parity``.
+    """Compare everything on every backend that works here, as ``dualnet parity`` does, and return the certificate.
 
     The options are keywords: ``backends``, ``ops``, ``dtypes``, ``networks``, ``seed``, ``quick``, ``command`` and
     ``tell``. ``dualnet/parity/certificate/certificate.py`` explains them.

@@ -1,6 +1,6 @@
-"""Seeing: the table and the graph of a network, what a pass through it did and why, and pictures of both.
+"""Seeing: a network as a table and as a graph, what a pass through it did and why, and pictures of both.
 
-``summary``, ``plan``, ``graph`` and ``tracing`` are imported when a network is first asked for them.
+``summary``, ``plan``, ``graph`` and ``tracing`` are imported when a network first needs them.
 """
 
 from . import viz

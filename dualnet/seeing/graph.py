@@ -1,7 +1,7 @@
 """A network as boxes and arrows, in the languages of two drawing programs: Mermaid and Graphviz (DOT).
 
-Branches stand side by side and meet where they are added or concatenated. A shared layer has a box at each of its
-places, tied to the first by a dashed line: its weights exist once.
+Branches are drawn side by side and meet where they are added or concatenated. A shared layer has a box at each of its
+places; a dashed line ties each of them to the first, because they share one set of weights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["Graph", "graph"]
 
 FORMATS = ("mermaid", "dot")
 SIGNS = {"add": "+", "average": "mean", "max": "max", "multiply": "×", "concat": "concat"}
-"""What stands where branches meet."""
+"""The sign drawn where branches meet."""
 LONG = 60
 """The most characters of a layer's options that are shown."""
 
 
 class Graph(str):
-    """The text that :func:`graph` returns: a string, which notebooks that know Mermaid show as a picture.
+    """The text that :func:`graph` returns: a string, which notebooks that support Mermaid show as a picture.
 
     >>> import dualnet as dn
     >>> isinstance(dn.graph(dn.ReLU()), str)
@@ -85,9 +85,9 @@ def graph(net: Layer, format: str = "mermaid", *, input_shape: Shape | None = No
     """A network as the text of a diagram: ``"mermaid"`` or ``"dot"``.
 
     Code hosts and notebooks draw Mermaid (in Markdown, a block marked ``mermaid``); Graphviz draws DOT: ``dot -Tsvg``.
-    Shapes are shown for a network that is initialised, or for the given ``input_shape`` (without the batch); nothing is
-    allocated. A container of your own is one box, since only it knows how its layers are connected.
-    Raises ``ValueError`` for another format, and if ``input_shape`` does not fit.
+    Shapes are shown if the network is initialised or if you give ``input_shape`` (without the batch); nothing is
+    allocated. A container of your own is one box, since only it knows how its layers are connected. Raises
+    ``ValueError`` for any other format, and if ``input_shape`` does not fit.
 
     >>> import dualnet as dn
     >>> print(dn.graph(dn.Sequential([dn.Dense(3), dn.ReLU()]), input_shape=(2,)))
@@ -103,7 +103,7 @@ def graph(net: Layer, format: str = "mermaid", *, input_shape: Shape | None = No
     if not isinstance(net, Layer):
         raise TypeError(f"graph: expected a layer or network, got {type(net).__name__}")
     if format not in FORMATS:
-        raise ValueError(f"graph: format is {' or '.join(map(repr, FORMATS))}, got {format!r}")
+        raise ValueError(f"graph: format must be {' or '.join(map(repr, FORMATS))}, got {format!r}")
     shape = net.input_shape if input_shape is None else net.check_input_shape(input_shape)
     if shape is not None:
         net.output_shape(shape)
@@ -163,7 +163,7 @@ def _draw_several(drawing: Drawing, net: GraphOfLayers, shape: Any) -> None:
 def _draw_nodes(
     drawing: Drawing, group: Group, name: str, layer: Any, starts: dict[str, list[str]], shape: Any
 ) -> dict[str, list[str]]:
-    """The nodes of a graph; the boxes in which each of them, and each input, ends."""
+    """Draw the nodes of a graph. Returns the boxes in which each node, and each input, ends."""
     ends = dict(starts)
     shapes = {} if shape is None else {child: at for child, _, at in layer._shapes(shape)}
     for child, node in layer.nodes.items():
@@ -186,7 +186,7 @@ def _box(drawing: Drawing, group: Group, name: str, layer: Layer, sources: list[
 
 
 def _kind(layer: Layer) -> type[Container] | None:
-    """In which of the known ways the layers inside are connected; None for a single box."""
+    """How the layers inside are connected; None for a single box."""
     for kind in (Sequential, Residual, Parallel, GraphOfLayers):
         if isinstance(layer, kind) and type(layer).forward is kind.forward and layer.children():
             return kind
@@ -201,7 +201,7 @@ def _shape(shape: Shape | None) -> tuple[str, ...]:
     return () if shape is None else (" × ".join(map(str, shape)),)
 
 
-# -- how it is written -------------------------------------------------------------------------------------------------
+# -- the two languages -------------------------------------------------------------------------------------------------
 
 MERMAID = {"end": ('(["', '"])'), "join": ('(("', '"))'), "layer": ('["', '"]'), "shared": ('["', '"]')}
 
@@ -244,7 +244,7 @@ def _keys(group: Group) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """Text inside Mermaid's quotes: what could end them, or be read as markup, becomes an entity."""
+    """Text inside Mermaid's quotes: characters that could end them, or be read as markup, become entities."""
     marks = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\n": " ", "\\": "#92;"}
     return "".join(marks.get(letter, letter) for letter in text)
 

@@ -1,13 +1,14 @@
-"""How much memory a network will need, before it is asked for.
+"""How much memory a network will need, before you run it.
 
-In training four things add up. Parameters, their gradients and what the optimizer remembers do not depend on the batch;
-the activations that the pullbacks keep for the way back grow with it, and are most of it for convolutions. On top comes
-what lives for a moment: the deltas on either side of a layer, and the columns of a convolution.
+In training four things add up. Parameters, their gradients and the optimizer's state do not depend on the batch. The
+activations that the pullbacks keep for the backward pass grow with the batch; in convolutional networks they are the
+largest part. Some memory is needed only for a moment: the deltas on either side of a layer, and the columns of a
+convolution.
 
-What the pullbacks keep is not guessed: two images, then three, go forward through a copy of the network, and the
-difference is what each further image adds. The copy shares the parameters; of a network that is not initialised they
-take no memory at all. Then two moments compete: the layer on the way back at which most is alive, and the optimizer's
-step, which holds old values beside new ones, so that a step that is broken off can be undone.
+What the pullbacks keep is measured, not guessed: two images, then three, go forward through a copy of the network, and
+the difference is what each further image adds. The copy shares the parameters; if the network is not initialised, they
+take no memory at all. Two moments may set the peak: the layer of the backward pass at which most memory is in use, and
+the optimizer's step, which holds old values beside new ones, so that an interrupted step can be undone.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ __all__ = ["Plan", "plan"]
 
 HEADINGS = ("memory", "training", "inference")
 WORKSPACE = 2 * 2**20
-"""Columns and tiles of a convolution are made in blocks of about so many bytes, whatever the batch."""
+"""Columns and tiles of a convolution are made in blocks of about this many bytes, whatever the batch."""
 MOST = 0.5
-"""The share of the memory that three images may need; beyond it the plan is made from shapes alone."""
+"""The share of the memory that three images may need; above it, the plan uses shapes alone."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class Plan:
     parameters: int
     gradients: int
     optimizer_state: int
-    kept: int  # activations for the way back, the batch itself among them
-    passing: int  # deltas at the layer where most is alive
+    kept: int  # activations for the backward pass, including the batch itself
+    passing: int  # deltas at the layer where most memory is in use
     columns: int  # columns and tiles of convolutions, whatever the batch
     update: int  # the optimizer's step: old and new values, and the gradients
     inference_activations: int
     available: int  # the machine's memory, or the GPU's
     where: str
-    exact: bool  # False if one image was too large to try: then from shapes alone, and a lower bound
+    exact: bool  # False if the images were too large to try: then the plan uses shapes alone, and is a lower bound
 
     @property
     def training(self) -> int:
@@ -96,7 +97,7 @@ class Plan:
             ("parameters", _size(self.parameters), _size(self.parameters)),
             ("gradients", _size(self.gradients), ""),
             (f"{self.optimizer}'s state", _size(self.optimizer_state), ""),
-            ("activations for the way back", _size(self.kept), ""),
+            ("activations for the backward pass", _size(self.kept), ""),
             ("activations and deltas in use", _size(self.passing), _size(self.inference_activations)),
             ("columns of convolutions", _size(self.columns), _size(self.columns)),
             ("(or the optimizer's step)", _size(self.update), ""),
@@ -120,11 +121,11 @@ class Plan:
 
 
 def plan(net: Layer, batch: int = 64, input_shape: Shape | None = None, *, optimizer: Any = "adam") -> Plan:
-    """How much memory training with this batch and inference will need, against what the machine has.
+    """How much memory training and inference with this batch will need, and how much the machine has.
 
     A network that is not initialised needs ``input_shape``; its parameters take no memory here, and it is not changed.
-    Two and three images are tried; if these would fill half of the memory, the plan is made from shapes alone, and is
-    a lower bound. The numbers are those of arrays: the libraries themselves and Python are not among them.
+    Two and three images are tried; if these would fill half of the memory, the plan uses shapes alone, and is a lower
+    bound. The numbers are for arrays; Python and the libraries themselves come on top.
 
     >>> import dualnet as dn
     >>> plan = dn.models.lenet5().plan(128, (28, 28, 1))
@@ -167,7 +168,7 @@ def plan(net: Layer, batch: int = 64, input_shape: Shape | None = None, *, optim
 
 
 def _size(nbytes: int) -> str:
-    """Bytes for people: three digits.
+    """Bytes for humans, with three digits.
 
     >>> _size(246824), _size(3 * 10**9)
     ('247 kB', '3.00 GB')
@@ -180,7 +181,7 @@ def _size(nbytes: int) -> str:
 
 
 def _available(net: Layer) -> tuple[str, int]:
-    """Where the network computes, in words, and how many bytes there are."""
+    """Where the network computes, in words, and how many bytes that has."""
     backend = load(home(net)) if net.parameters() else current()
     told = backend.describe().get("gpu memory", "") if not backend.on_host else ""
     numbers = [float(word) for word in str(told).replace(",", "").split() if word.replace(".", "", 1).isdigit()]
@@ -190,13 +191,13 @@ def _available(net: Layer) -> tuple[str, int]:
     return "this machine", machine_memory()
 
 
-# -- what is alive, layer by layer -------------------------------------------------------------------------------------
+# -- what is in use, layer by layer------------------------------------------------------------------------------------
 
 
 def _tried(net: Layer, shape: Any, batch: int) -> tuple[int, int, int]:
-    """For a batch: bytes kept, bytes in use beside them on the way back, and bytes of activations in inference.
+    """For a batch: bytes kept, further bytes in use in the backward pass, and bytes of activations in inference.
 
-    A straight line through what two and three images need; batch norm may refuse a single one.
+    A straight line through what two and three images need; batch norm may raise an error for a single one.
     """
     copy = sharing_copy(net)
     if shape != net.input_shape:
@@ -211,7 +212,7 @@ def _tried(net: Layer, shape: Any, batch: int) -> tuple[int, int, int]:
 
 
 class _Trial:
-    """A forward pass under watch: what the pullbacks keep, and what is alive at each layer, forward and back."""
+    """A watched forward pass: what the pullbacks keep, and what is in use at each layer, forward and backward."""
 
     def __init__(self, net: Layer, shape: Any, count: int) -> None:
         self._stack: list[tuple[Visit, Any]] = []  # the containers that run, each with its input
@@ -233,13 +234,13 @@ class _Trial:
         if not visit.children:
             self.running.append(_nbytes(*inputs, x, visit.y, *self._beside(visit)))
             self._leaves.append((visit, x, list(self._stack)))
-        elif not isinstance(visit.layer, (Sequential, Graph)):  # where its ways meet, all of them are alive
+        elif not isinstance(visit.layer, (Sequential, Graph)):  # where its branches meet, all of them are in use
             ways = [child.y for child in visit.children]
             self.running.append(_nbytes(*inputs, x, visit.y, *ways, *self._beside(visit)))
         return visit.y, way
 
     def _beside(self, visit: Visit) -> Iterator[Any]:
-        """What ways beside this layer, and beside the containers around it, have made and is still needed."""
+        """What branches beside this layer, and beside the containers around it, have made and is still needed."""
         for above, _ in reversed(self._stack):
             done = {child.name.rpartition(".")[2]: child.y for child in above.children if child is not visit}
             if isinstance(above.layer, Graph):
@@ -252,15 +253,15 @@ class _Trial:
             visit = above
 
     def _back(self, visit: Visit, x: Any, above: list[tuple[Visit, Any]]) -> int:
-        """Bytes alive when this layer's pullback runs: dx and dy, the dy of every container around it, the dx that
-        earlier ways have made there, and one dy more where a ReLU goes back in the same pass."""
+        """Bytes in use when this layer's pullback runs: dx and dy, the dy of every container around it, the dx that
+        earlier branches have made there, and one more dy if the pullback includes a ReLU."""
         deltas = [x, visit.y, *(container.y for container, _ in above)]  # each as large as its activation
         sums = [given for container, given in above if not isinstance(container.layer, Sequential)]
         return _nbytes(*deltas) + sum(map(_nbytes, sums)) + (_nbytes(visit.y) if visit.options.get("relu") else 0)
 
 
 def _nbytes(*arrays: Any) -> int:
-    """Bytes of arrays, dictionaries and lists of them; the same memory counts once."""
+    """Bytes of arrays, and of dictionaries and lists of them; the same memory counts once."""
     owners = [_owner(a) for several in arrays for _, a in parts(several)]
     return sum({id(owner): owner.nbytes for owner in owners}.values())
 

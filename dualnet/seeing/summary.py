@@ -1,4 +1,4 @@
-"""A network as a table: what each layer makes of an image, and what that costs."""
+"""A network as a table: the output of each layer for an image, and its cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LayerSummary:
     multiply_adds: int  # for one image
     activation_bytes: int  # of its output, for one image
     shared: bool = False
-    weights: int = 0  # of a convolution: all its weights, shared or not
+    weights: int = 0  # for a convolution: all its weights, shared or not
     dense_weights: int | None = None  # E18: the weights of the fully-connected layer between the same maps
     frozen: bool = False  # does training leave it as it is?
 
@@ -82,7 +82,7 @@ class Summary:
         return ("total", "", *(f"{total:,}" for total in totals), "")
 
     def _below(self) -> list[str]:
-        """What is frozen, and E18 in words for the first convolution; the last column has the factor of each."""
+        """What is frozen, and E18 in words for the first convolution; the last column has the factor for each."""
         frozen = sum(row.parameters for row in self.rows if row.frozen)
         told = [f"frozen: {frozen:,} of {self.parameters:,} parameters"] if frozen else []
         for row in self.rows:
@@ -108,8 +108,8 @@ def _cells(row: LayerSummary) -> tuple[str, ...]:
 def summary(net: Layer, input_shape: Shape | None = None) -> Summary:
     """The table of a network's layers: shapes, parameters, multiply-adds, activation bytes, weight sharing (E18).
 
-    A network that has not been initialised needs ``input_shape``; nothing is allocated for it, and it is not changed.
-    Raises ``ValueError`` if the layers do not fit together.
+    A network that is not initialised needs ``input_shape``; nothing is allocated for it, and it is not changed. Raises
+    ``ValueError`` if the layers do not fit together.
 
     >>> import dualnet as dn
     >>> print(dn.Sequential([dn.Conv2D(6, 5, padding=2), dn.ReLU()]).summary((28, 28, 1)))
@@ -203,7 +203,7 @@ def _children(layer: Layer, shape: Shape | None) -> list[tuple[str, Layer, Shape
 
 
 def _dense_weights(layer: Layer, shape: Shape | None, output: Shape | None) -> int | None:
-    """E18: (H·W·C)·(H'·W'·D) weights and H'·W'·D biases, where the convolution shares k1·k2·C·D and D."""
+    """E18: (H·W·C)·(H'·W'·D) weights and H'·W'·D biases, instead of the k1·k2·C·D and D that the convolution shares."""
     if not hasattr(layer, "kernel_size") or layer.children() or shape is None or output is None:
         return None
     biases = math.prod(output) if getattr(layer, "use_bias", False) else 0

@@ -1,4 +1,4 @@
-"""What each layer of a network gave, what came back, and how long it took: for traces and pictures."""
+"""What each layer of a network returned, what came back to it, and how long that took: for traces and pictures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Probe", "Run", "Stopwatch", "Visit", "Watch", "sharing_copy"]
 
 
 class Stopwatch:
-    """Seconds that work takes, without those of timed work inside it.
+    """Times work in seconds, without the timed work inside it.
 
-    A GPU is still computing when a call returns: ``wait`` is called before each reading of the clock.
+    A GPU is still computing when a call returns, so ``wait`` is called before each reading of the clock.
 
     >>> stopwatch = Stopwatch(lambda: None)
     >>> total, seconds = stopwatch.time(sum, range(1000))
@@ -30,12 +30,12 @@ class Stopwatch:
         self._inside: list[float] = []  # for each piece of work that is running: seconds of timed work inside it
 
     def now(self) -> float:
-        """The time in seconds, once all that was begun is done."""
+        """The time in seconds, after all work that was begun is done."""
         self._wait()
         return time.perf_counter()
 
     def time(self, work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-        """What ``work(*arguments)`` returns, and its own seconds."""
+        """The result of ``work(*arguments)``, and its own seconds."""
         self._inside.append(0.0)
         try:
             begun = self.now()
@@ -51,8 +51,8 @@ class Stopwatch:
 class Probe:
     """A network under watch. ``run(x)`` is its forward pass; the pullback that it returns is watched as well.
 
-    A copy is watched that shares the parameters, so the network itself is never touched, not even by an error. A
-    convolution may run the ReLU after it in the same pass; under watch each runs by itself, and has its own numbers.
+    The watched network is a copy that shares the parameters, so the network itself is never touched, not even by an
+    error. A convolution may run the ReLU after it in the same pass; here each runs by itself, and has its own numbers.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()]).init((2,))
@@ -70,7 +70,7 @@ class Probe:
         self._watch = Watch(self.net, self._around, apart=True)
 
     def run(self, x: Array, train: bool) -> tuple[Array, Pullback]:
-        """The forward pass on a batch that fits; ``visits`` lists the layers in the order in which it met them."""
+        """The forward pass on a batch that fits; ``visits`` lists the layers in the order in which they ran."""
         self.visits, self._done = [], 0
         self._stopwatch = Stopwatch(backend_of(x).synchronize)
         return self.net.forward(x, train)

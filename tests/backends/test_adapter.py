@@ -1,4 +1,5 @@
-"""An adapted array computes what NumPy does: indices, dtypes, methods and functions, in every library that is here."""
+"""An adapted array computes what NumPy does: indices, dtypes, methods and functions, in every library that is
+installed."""
 
 from __future__ import annotations
 
@@ -83,9 +84,9 @@ def test_assigned_elements(place):
     flat[dn.asarray(places)] += 1.0
     wanted[places] += 1
     same(flat, wanted)
-    with pytest.raises(IndexError, match="negative step is not assigned to"):
+    with pytest.raises(IndexError, match="cannot assign to a slice with a negative step"):
         made[::-1] = 0.0
-    with pytest.raises(TypeError, match="meets an array of another backend"):
+    with pytest.raises(TypeError, match="cannot be combined with an array of another backend"):
         made[0] = X[0]
 
 

@@ -1,4 +1,5 @@
-"""The array API standard to the letter: every op runs on it, with NumPy's bits; else it says how to install it."""
+"""The array API standard to the letter: every op runs on it, with NumPy's bits; if it is missing, the error says how to
+install it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CuPy backend: on a pretend CuPy with two devices, without any, and the real one where it is installed."""
+"""The CuPy backend: on a pretend CuPy with two devices, without CuPy, and on the real one if it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring kernels: who is fastest comes first, ties keep the usual order, and nothing is left behind."""
+"""Measuring kernels: the fastest comes first, ties keep the usual order, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NumPy backend: which algorithm serves which shape, in what order, and what follows when one declines."""
+"""The NumPy backend: which algorithm serves which shape, in what order, and what happens when one declines."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_a_network_trains_to_the_same_numbers(team, monkeypatch, rng):
 
 def test_there_is_one_host():
     assert numpy_backend.load(0).name == numpy_backend.load().name == "numpy"
-    with pytest.raises(dn.BackendUnavailable, match="numpy:1: NumPy has no devices; say 'numpy'"):
+    with pytest.raises(dn.BackendUnavailable, match="numpy:1: NumPy has no devices; use 'numpy'"):
         numpy_backend.load(1)
 
 

@@ -191,5 +191,5 @@ def test_copies_share_nothing(x):
 
 def test_there_is_one_device():
     assert strict_backend.load(0).name == "strict"
-    with pytest.raises(dn.BackendUnavailable, match="strict:1: there is one pretend device; say 'strict'"):
+    with pytest.raises(dn.BackendUnavailable, match="strict:1: there is one pretend device; use 'strict'"):
         strict_backend.load(1)

@@ -1,4 +1,4 @@
-"""Files of measured choices: what stands in them, and what is said of one that does not fit."""
+"""Files of measured choices: what they hold, and the message for one that does not fit."""
 
 from __future__ import annotations
 

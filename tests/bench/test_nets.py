@@ -1,4 +1,4 @@
-"""Networks as the peers get them: described completely, or refused by the name of what the peers lack."""
+"""Networks as the peers get them: described completely, or an error that names what the peers lack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring as on a GPU: processes that stay, fewer digits, and a limit to the time."""
+"""Measuring as on a GPU: processes that stay, fewer digits, and a time limit."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def test_other_numbers_and_momentum(fake, dtype):
     *both, theirs = result["results"]
     for ours, variant in zip(both, ("", "captured"), strict=True):
         assert (ours["dtype"], ours["variant"], ours["program"]) == (dtype, variant, "dualnet") and "min_ms" in ours
-    assert theirs["skipped"] == "the peer's step is in float32 and without momentum"
+    assert theirs["skipped"] == "the peer's step supports float32 only, and no momentum"
     assert f"{dtype}; SGD with momentum 0.9; dualnet's step captured" in bench.markdown(result)

@@ -1,4 +1,5 @@
-"""Files of Keras: its own predictions from its own files, the order of layers, and that nothing else is read or run."""
+"""Files of Keras: its own predictions from its own files, the order of layers, and proof that nothing else is read or
+run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bridge whose library is missing says what to install, and ``import dualnet`` does without all of them."""
+"""A bridge whose library is missing says what to install, and ``import dualnet`` needs none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python script: it needs NumPy alone, gives the library's numbers, and says how to be used."""
+"""The Python script: it needs only NumPy, gives the library's numbers, and says how to use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of flattened maps, followed through a network up to the layer that ends it."""
+"""The order of flattened maps, followed through a network up to the layer where it ends."""
 
 from __future__ import annotations
 

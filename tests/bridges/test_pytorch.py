@@ -1,4 +1,5 @@
-"""From PyTorch: outputs, deltas, gradients and statistics are the same, and what cannot be converted is listed."""
+"""From PyTorch: outputs, deltas, gradients and statistics are the same, and everything that cannot be converted is
+listed."""
 
 from __future__ import annotations
 

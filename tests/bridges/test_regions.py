@@ -1,4 +1,5 @@
-"""Graphs as containers: every graph that a tree of containers can say comes back as one, and every other is refused."""
+"""Graphs as containers: every graph that a tree of containers can express comes back as one, and every other raises an
+error."""
 
 from __future__ import annotations
 

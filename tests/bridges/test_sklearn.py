@@ -1,4 +1,5 @@
-"""The estimators are scikit-learn's in every way: its own checks, and what it does not check, such as the weights."""
+"""The estimators are scikit-learn's in every way: its own checks, and things that it does not check, such as the
+weights."""
 
 from __future__ import annotations
 

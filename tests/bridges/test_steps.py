@@ -1,4 +1,4 @@
-"""What a network is as a list of steps, and what cannot be written, whatever the language."""
+"""A network as a list of steps, and what cannot be written in any language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of other frameworks: whose is whose, how they are turned, and that all are loaded or none."""
+"""Weights of other frameworks: which belongs to which layer, how they are turned, and that all are loaded or none."""
 
 from __future__ import annotations
 

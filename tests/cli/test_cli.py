@@ -98,7 +98,7 @@ def test_check(capsys, monkeypatch):
 
 MISTAKES = [
     (["train", "imagenet"], "'imagenet' does not exist; expected a folder of photos, or one of digits, mnist, "),
-    (["train", "--data", "mine"], "--data is for the files of other data sets; the digits lie inside the package"),
+    (["train", "--data", "mine"], "--data is for the files of other data sets; the digits come with the package"),
     (["train", "--size", "32"], "--size is for photos in folders; the images of digits have a size of their own"),
     (["train", "--set", "epochs"], "--set: 'epochs' is not NAME=VALUE"),
     (["train", "--set", "epoch=3"], "dualnet train: --set epoch: there is no option 'epoch'; there are dataset, "),

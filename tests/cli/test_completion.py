@@ -1,4 +1,4 @@
-"""Completion in a shell, through argcomplete where it is installed."""
+"""Completion in a shell, by argcomplete if it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dualnet predict``: what the network answers, by its loss; what it is given; and what it has no answer to."""
+"""``dualnet predict``: the network's answers, by its loss; the inputs it takes; and those without an answer."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_digits_and_images_from_files(capsys, tmp_path, digits):
     assert (code, out, err) == (0, f"360 images, accuracy {share:.2f} %\n", "") and 50 < share < 100
     np.save(tmp_path / "x.npy", x[:3, :, :, 0])
     dn.data.write_idx(tmp_path / "x.idx", np.rint(x[:3, :, :, 0] * 255).astype(np.uint8))
-    (tmp_path / "numbers").write_bytes((tmp_path / "x.idx").read_bytes())  # known by its first bytes
+    (tmp_path / "numbers").write_bytes((tmp_path / "x.idx").read_bytes())  # recognized by its first bytes
     np.save(tmp_path / "one.npy", x[0])
     expected = net.predict(x[:3]).argmax(1).tolist()
     for name, count in (("x.npy", 3), ("x.idx", 3), ("numbers", 3), ("one.npy", 1)):
@@ -142,7 +142,9 @@ def test_a_data_set_is_scored_as_the_loss_counts(capsys, tmp_path):
     assert (code, out, err) == (0, f"360 images, 3,600 answers of yes or no, accuracy {share:.2f} %\n", "")
     path = saved(tmp_path, *answers(bias), bias=[float("nan")] * 10, shape=(8, 8, 1))
     code, out, err = run(capsys, path, "digits")
-    assert (code, out) == (1, "360 images, accuracy 0.00 %\n") and err.startswith("360 images got no answer, but NaN")
+    assert (code, out) == (1, "360 images, accuracy 0.00 %\n") and err.startswith(
+        "360 images got NaN or infinity instead of an answer"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_data_set_is_scored_as_the_loss_counts(capsys, tmp_path):
         (
             12,
             "softmax_cross_entropy",
-            r"digits has 10 classes, which \S*net.npz does not tell apart: its output is \(12,",
+            r"digits has 10 classes, but \S*net.npz does not distinguish them: its output is \(12,",
         ),
     ],
 )
@@ -305,7 +307,7 @@ def test_names_of_classes_and_the_likeliest_of_them(capsys, tmp_path, x):
         ("cow", 0.245),
     ]
     number = saved(tmp_path, *answers([0.5]), bias=[0.5], loss="huber")
-    assert "--top is for networks that tell several classes apart" in run(capsys, number, x, "--top", 2)[2]
+    assert "--top needs a network with several classes; this one has none" in run(capsys, number, x, "--top", 2)[2]
 
 
 def test_yes_or_no_has_names_too(capsys, tmp_path, x):
@@ -360,7 +362,7 @@ def test_ink_on_paper_is_noticed(capsys, tmp_path, photos, digits):
     net.input = dn.data.InputSpec((8, 8), channels=1, border=0.05)
     special = net.save(tmp_path / "special.npz")
     image.fromarray(255 - np.rint(x[0, :, :, 0] * 255).astype(np.uint8)).save(tmp_path / "paper.png")
-    words = "note: the image is dark on light, where the network learned from light on dark: try --invert\n"
+    words = "note: the image is dark on light, but the network learned from light on dark: try --invert\n"
     assert run(capsys, special, tmp_path / "paper.png")[2] == words
     some = run(capsys, special, tmp_path / "paper.png", photos / "0.png", photos / "1.png", tmp_path / "paper.png")[2]
     assert some.startswith("note: 2 of 4 images are dark") and some.endswith("try --invert on those alone\n")
@@ -372,7 +374,7 @@ def test_a_data_set_stands_alone(capsys, digits, photos):
     path, net, x = digits
     found = json.loads(run(capsys, path, "digits", "--json")[1])
     assert found["images"] == 360 and 0.5 < found["accuracy"] < 1
-    assert "digits is a data set, which is scored by itself" in run(capsys, path, "digits", photos)[2]
+    assert "digits is a data set, and is scored alone" in run(capsys, path, "digits", photos)[2]
     assert "--csv is for images of your own" in run(capsys, path, "digits", "--csv", photos / "a.csv")[2]
     (photos / "empty").mkdir()
     assert "there are no images in" in run(capsys, path, photos / "empty")[2]

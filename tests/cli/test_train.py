@@ -97,7 +97,7 @@ def test_of_two_trainings_that_end_at_once_both_are_kept(capsys, here, untrained
 
 @pytest.mark.parametrize("name", ["models/best.npz", pytest.param("models/best.safetensors", marks=needs_safetensors)])
 def test_a_file_that_is_named_is_that_file(capsys, here, untrained, name):
-    for there in ("", " in place of the one that was there"):
+    for there in ("", " instead of the one that was there"):
         code, out, _ = run(capsys, "train", "--out", name)
         assert code == 0 and out.splitlines()[-1] == f"saved as {name}{there}"
     assert (
@@ -166,7 +166,7 @@ def test_what_was_passed_over_is_told_in_one_line(photos):
 def test_an_archive_of_photos_is_to_be_unpacked(capsys, here):
     Path("photos.zip").touch()
     code, _, err = run(capsys, "train", "photos.zip")
-    assert code == 2 and "'photos.zip' is an archive, to be unpacked first; expected a folder of photos" in err
+    assert code == 2 and "'photos.zip' is an archive; unpack it first; expected a folder of photos" in err
 
 
 def test_what_does_not_go_with_photos_is_told(capsys, here, photos):

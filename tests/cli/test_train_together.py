@@ -1,4 +1,4 @@
-"""``mpiexec -n 2 dualnet train --distributed``: one result, told and saved once, whatever happens."""
+"""``mpiexec -n 2 dualnet train --distributed``: one result, reported and saved once, whatever happens."""
 
 from __future__ import annotations
 
@@ -207,4 +207,4 @@ def test_one_rank_alone_says_so(capsys, tmp_path):
 
 def test_synchronised_batch_norm_needs_ranks(capsys, tmp_path):
     code = cli.main(["train", *FEW, "--sync-batch-norm", "--out", str(tmp_path)])
-    assert code == 2 and "--sync-batch-norm is for the ranks of --distributed" in capsys.readouterr().err
+    assert code == 2 and "--sync-batch-norm needs --distributed" in capsys.readouterr().err

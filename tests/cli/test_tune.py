@@ -86,7 +86,11 @@ def test_mistakes(capsys, tmp_path):
     assert code == 2 and "none" in err
     with dn.use_backend("strict"):
         code, _, err = run(capsys, "lenet5", "--out", tmp_path / "tuned.json")
-    assert code == 2 and err == "dualnet tune: it measures NumPy's kernels and oneDNN's, and the backend is strict\n"
+    assert (
+        code == 2
+        and err
+        == "dualnet tune: it measures the kernels of NumPy and oneDNN, but the backend is strict; use --backend numpy\n"
+    )
 
 
 def test_a_network_without_convolutions(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in both versions, unpacked and in their archives; and pickles that are no data."""
+"""CIFAR-10 and CIFAR-100 in both versions, unpacked and in their archives; and pickles that hold no data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos in folders: sizes, colours, turned cameras, the split, and what is refused."""
+"""Photos in folders: sizes, colours, turned cameras, the split, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image from a file means what people see, in whatever way it is written; or it is refused with the reason."""
+"""An image from a file looks as people see it, in whatever way it is written; or the error gives the reason."""
 
 from __future__ import annotations
 

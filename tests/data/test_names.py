@@ -1,4 +1,4 @@
-"""Data files under every name and in every folder in which people have them."""
+"""Data files under all the names and in all the folders that people use."""
 
 from __future__ import annotations
 

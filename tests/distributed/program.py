@@ -1,4 +1,4 @@
-"""A training that mpiexec, or a test, starts on several ranks: ``program.py WHAT FOLDER``. It is no test itself."""
+"""A training that mpiexec, or a test, starts on several ranks: ``program.py WHAT FOLDER``. It is not a test itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients in packages: the same sums however they are packed, and some of them while the backward pass runs."""
+"""Gradients in buckets: the same sums however they are packed, some of them while the backward pass still runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that are processes: under mpiexec, and over sockets as torchrun starts them; and what may befall one."""
+"""Ranks that are processes: under mpiexec, and over sockets as torchrun starts them; and what can happen to them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_sockets_train_the_same(tmp_path, expected):
 SAYS = {
     "KILL": r"rank 2 \(process \d+ on .+\) has died without a word",
     "STOP": r"rank 2 \(process \d+ on .+\) has said nothing for .* s: it is stopped",
-    "late": r"rank 2 \(process \d+ on .+\) is alive, but has not come to where rank \d has waited for 4 s",
+    "late": r"rank 2 \(process \d+ on .+\) is alive, but has not reached the point where rank \d has waited for 4 s",
     "raise": r"rank 2: ValueError: the data are broken",
-    "leave": r"rank 2 \(process \d+ on .+\) has ended its program, and rank \d still waits",
+    "leave": r"rank 2 \(process \d+ on .+\) has ended its program, but rank \d still waits",
 }
 
 

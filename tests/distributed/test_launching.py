@@ -1,4 +1,4 @@
-"""Ranks that are started here: how, with which threads, and what becomes of those that fail or hang."""
+"""Ranks that are started here: how, with how many threads, and what happens if one fails or hangs."""
 
 from __future__ import annotations
 
@@ -84,4 +84,4 @@ def test_an_mpi_that_knows_of_no_launcher_is_refused(monkeypatch, tmp_path):
         timeout=60,
         check=False,
     )
-    assert done.returncode != 0 and "MPI knows of one rank alone" in done.stderr, done.stderr
+    assert done.returncode != 0 and "MPI knows of one rank only" in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""Ranks on several machines, with a slow and lossy network: the same bits, and clear words when it breaks."""
+"""Ranks on several machines, with a slow and lossy network: the same bits, and clear messages when it breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door of rank 0: every rank gets in once, and whoever else knocks neither ends a run nor holds it up."""
+"""The door of rank 0: every rank gets in once, and anybody else who knocks neither ends a run nor delays it."""
 
 from __future__ import annotations
 

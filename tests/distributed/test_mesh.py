@@ -1,4 +1,4 @@
-"""The wire beside the work: who is noticed, how soon, and in which words. All ends are in this process."""
+"""The line beside the work: which faults it notices, how soon, and in which words. All ranks are in this process."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_rank_that_is_late_is_told_from_one_that_is_silent():
         found[2].place = 4
         time.sleep(2.5 * mesh.BEAT)
         told = str(found[1].late())
-        assert "rank 2 (process" in told and "is alive, but has not come" in told
+        assert "rank 2 (process" in told and "is alive, but has not reached" in told
         assert "rank 2 (process" in str(found[0].late())
 
 
@@ -146,7 +146,7 @@ def test_a_goodbye_is_no_death():
         found[0].check()
         found[2].check()
         found[2].place = 8  # and now it waits for rank 1
-        assert "rank 1 (process" in fault(found[2]) and "has ended its program, and rank 2 still waits" in fault(
+        assert "rank 1 (process" in fault(found[2]) and "has ended its program, but rank 2 still waits" in fault(
             found[2]
         )
 

@@ -54,7 +54,7 @@ def test_torchrun_inside_a_job_of_mpi(monkeypatch):
 @pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_an_mpi_that_is_not_the_launchers(name):
     """Open MPI's mpiexec starts four processes, and the MPICH of mpi4py knows nothing of it."""
-    with pytest.raises(RuntimeError, match=f"the launcher says {name}=4, but MPI knows of one rank alone"):
+    with pytest.raises(RuntimeError, match=f"the launcher says {name}=4, but MPI knows of one rank only"):
         check_world(1, {name: "4"})
     check_world(4, {name: "4"})
     check_world(1, {name: "1"})
@@ -76,7 +76,7 @@ def test_what_is_asked_for():
 def test_odd_options(options):
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         dn.distributed.init(**options)
-    with pytest.raises(ValueError, match="kind is one of 'null', 'mpi'"):
+    with pytest.raises(ValueError, match="kind must be one of 'null', 'mpi'"):
         dn.distributed.init("gloo")
 
 

@@ -1,4 +1,4 @@
-"""Networks in files: the same bytes, the same bits, the same sharing; and what cannot be saved is said first."""
+"""Networks in files: the same bytes, the same bits, the same sharing; and an error at once for what cannot be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a program in a file: what went in comes out, and what cannot go in is named."""
+"""The state of a program in a file: whatever is saved can be loaded, and an error names whatever cannot be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes to a network from outside: copied to where it is, in its dtype, or refused."""
+"""Arrays that enter a network: copied to its backend, in its dtype, or an error."""
 
 from __future__ import annotations
 

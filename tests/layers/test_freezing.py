@@ -1,4 +1,4 @@
-"""Frozen layers: what training leaves as it is, and what it does not."""
+"""Frozen layers: what training leaves unchanged, and what it still changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks with named nodes: ways that part and meet, several inputs and outputs, and graphs that are not whole."""
+"""Networks with named nodes: branches that part and meet, several inputs and outputs, and incomplete graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every layer can do: shapes, init, inputs that fit or not, and how it is shown."""
+"""What every layer can do: shapes, init, inputs that fit or not, and how it prints."""
 
 from __future__ import annotations
 

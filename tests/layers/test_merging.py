@@ -1,4 +1,4 @@
-"""Where ways meet: each merge against its definition, its way back, and what does not fit."""
+"""Where branches meet: each merge against its definition, its backward pass, and what does not fit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A pass under watch: every layer at each of its places; what it did, and nothing of it afterwards.
+"""A watched pass: every layer at each of its places, what it did, and that nothing is left afterwards.
 
-More is in tests/seeing/test_watching.py, with what is built on it.
+tests/seeing/test_watching.py has more, with the tools that are built on it.
 """
 
 from __future__ import annotations

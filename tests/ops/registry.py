@@ -1,4 +1,4 @@
-"""Every op and loss, listed once with what is true of it. tests/ops/test_every_op.py makes its tests from this list.
+"""Every op and loss, listed once with its properties. tests/ops/test_every_op.py makes its tests from this list.
 
 Arguments and options are those of the parity certificate (:mod:`dualnet.parity.cases`): drawn from a seed, with loops
 in float64 that know the right result. Listing an op here, and drawing its arguments there, gives it every test:

@@ -1,4 +1,4 @@
-"""What must hold for every op and loss, from one list (registry.py): whoever adds an op gets these tests with it."""
+"""The tests of every op and loss, from one list (registry.py): if you add an op there, it gets all of them."""
 
 from __future__ import annotations
 

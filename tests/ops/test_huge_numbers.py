@@ -1,7 +1,7 @@
-"""Huge, tiny and infinite numbers: what is a number of the dtype comes out as that number, by every way to compute it.
+"""Huge, tiny and infinite numbers: a result that the dtype can hold comes out right, by every way to compute it.
 
-The arguments are those of the parity certificate, made huge or tiny; the loops in float64 know the right results. What
-a dtype cannot hold is not asked for, nor are sums of which a part overflows (Σ dy of huge deltas that nearly cancel).
+The arguments are those of the parity certificate, made huge or tiny; the loops in float64 know the right results. Left
+out are results that a dtype cannot hold, and sums of which a part overflows (Σ dy of huge deltas that nearly cancel).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Losses: loops, slopes, each against another, limits at ±inf, wrong targets, transfers, and what each loss is."""
+"""Losses: loops, slopes, each against another, limits at ±inf, wrong targets, transfers, and the properties of each
+loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object every op returns: what it shows, what it frees, what it refuses."""
+"""The object that every op returns: what it shows, what it frees, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets and weights: shares add up, what does not count is replaced, and a mean of huge terms is a number."""
+"""Targets and weights: shares add up, ignored targets are replaced, and a mean of huge terms is a number."""
 
 from __future__ import annotations
 

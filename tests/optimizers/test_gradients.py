@@ -1,4 +1,4 @@
-"""Gradients before a step: those that do not fit are refused, and clipping."""
+"""Gradients before a step: errors for those that do not fit, and clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss scale of float16: what would vanish is learned, and a step that overflows changes nothing."""
+"""The loss scale of float16: gradients that would vanish are kept, and a step that overflows changes nothing."""
 
 from __future__ import annotations
 

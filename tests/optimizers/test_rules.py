@@ -1,4 +1,4 @@
-"""The formulas against loops over Python floats; dtypes, classes of one's own that build on them, arguments, names."""
+"""The formulas against loops over Python floats; dtypes, your own subclasses, arguments, names."""
 
 from __future__ import annotations
 

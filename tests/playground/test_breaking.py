@@ -1,4 +1,5 @@
-"""The zoo in the playground's network: forward stays right, backward is wrong where it should be, and mends again."""
+"""The zoo in the playground's network: forward stays right, backward is wrong where it should be, and can be mended
+again."""
 
 from __future__ import annotations
 

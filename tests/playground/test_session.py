@@ -1,4 +1,4 @@
-"""The playground's Python, without a browser: what is drawn, trained, taken back, explained, kept, and said of it."""
+"""The playground's Python, without a browser: what it draws, trains, undoes, explains, keeps and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tools/playground.py puts together, and that the page's pinned addresses are one address."""
+"""What tools/playground.py builds, and that the page's pinned addresses are all the same."""
 
 from __future__ import annotations
 

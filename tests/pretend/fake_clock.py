@@ -2,7 +2,7 @@
 
 A launch takes the host some time, and the device starts no earlier than that. If the host launches slowly, the device
 idles in between, and the time between two events is Python's; work that waits in the queue is done without a gap. A
-host that waits for an event goes on when the device has reached it.
+host that waits for an event continues when the device has reached it.
 """
 
 from __future__ import annotations

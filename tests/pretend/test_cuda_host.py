@@ -1,4 +1,4 @@
-"""That the harness around the kernels can fail: wrong arguments, writes beyond an array, threads that wait in vain."""
+"""The harness around the kernels can fail: wrong arguments, writes beyond an array, threads that wait in vain."""
 
 from __future__ import annotations
 

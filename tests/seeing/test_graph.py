@@ -1,4 +1,4 @@
-"""dn.graph: every layer a box, every way an arrow, whatever the labels hold."""
+"""dn.graph: a box for every layer, an arrow for every connection, whatever the labels hold."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_notebook_draws_mermaid():
 
 
 def test_what_cannot_be_drawn():
-    with pytest.raises(ValueError, match="format is 'mermaid' or 'dot', got 'png'"):
+    with pytest.raises(ValueError, match="format must be 'mermaid' or 'dot', got 'png'"):
         dn.graph(dn.ReLU(), "png")
     with pytest.raises(TypeError, match="expected a layer or network, got int"):
         dn.graph(3)

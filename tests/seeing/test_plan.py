@@ -1,4 +1,4 @@
-"""How much memory a network will need: against what it then takes, and against numbers by hand."""
+"""How much memory a network will need: against what it really takes, and against numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The one mechanism that watches a pass: who runs and where, what it may change, and that nothing of it is left."""
+"""The one mechanism that watches a pass: which layers run and where, what it may change, and that it leaves nothing
+behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays: which may meet in an op, and how they are made and copied."""
+"""Arrays: which may be arguments of one op, and how they are made and copied."""
 
 from __future__ import annotations
 

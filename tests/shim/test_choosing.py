@@ -1,4 +1,4 @@
-"""Which backend new arrays are born on."""
+"""Which backend new arrays are created on."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_name_that_is_none(choose):
         choose("cupy:x")
     with pytest.raises(ValueError, match="after the colon"):
         choose("numpy:")
-    with pytest.raises(dn.BackendUnavailable, match="numpy:3: NumPy has no devices; say 'numpy'"):
+    with pytest.raises(dn.BackendUnavailable, match="numpy:3: NumPy has no devices; use 'numpy'"):
         choose("numpy:3")
     with pytest.raises(dn.BackendUnavailable, match="strict:1: there is one pretend device"):
         choose("strict:1")

@@ -1,4 +1,4 @@
-"""The number types by name: bfloat16 is one of them, in every byte order a type becomes a native one."""
+"""The number types by name: bfloat16 is one of them, and a type of any byte order becomes a native one."""
 
 from __future__ import annotations
 

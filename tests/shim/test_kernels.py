@@ -1,4 +1,4 @@
-"""``@accelerated``: a kernel stands in for the reference of its name, where it can."""
+"""``@accelerated``: a kernel stands in for the reference of its name if it can."""
 
 from __future__ import annotations
 

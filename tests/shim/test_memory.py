@@ -1,4 +1,4 @@
-"""An op that needs more memory than there is says so first, and so does one whose arguments ask for gigabytes."""
+"""An op that needs more memory than there is says so at once; so does one whose arguments ask for gigabytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Environment variables as they are now, and what a forked child finds: open locks, and BLAS and threads of its own."""
+"""Environment variables as they are now, and a forked child: its locks are open, and it has its own BLAS and
+threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One item ahead: the same items, errors where they belong, and no thread that stays."""
+"""One item ahead: the same items, errors where they belong, and no thread left over."""
 
 from __future__ import annotations
 

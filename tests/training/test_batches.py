@@ -1,4 +1,4 @@
-"""Batches: every example once, in the order of seed and epoch, where the network is."""
+"""Batches: every example once, in the order of seed and epoch, on the network's backend."""
 
 from __future__ import annotations
 

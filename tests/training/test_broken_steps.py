@@ -1,4 +1,4 @@
-"""A step that is broken off, anywhere, by no memory or by Ctrl-C, is made in full or not at all."""
+"""A step that is interrupted, anywhere, by lack of memory or by Ctrl-C, happens completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A captured training step: the same bits as without, on a pretend device and on the CPU; and what it refuses."""
+"""A captured training step: the same bits as without, on a pretend device and on the CPU; and what cannot be
+captured."""
 
 from __future__ import annotations
 

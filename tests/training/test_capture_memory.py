@@ -1,4 +1,4 @@
-"""The memory of a captured step: its own while the graph is there, given back when it goes, and never lost under it."""
+"""The memory of a captured step: its own while the graph exists, given back with it, and never taken away before."""
 
 from __future__ import annotations
 

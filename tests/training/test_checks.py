@@ -1,4 +1,4 @@
-"""What is said before the first step: arguments, data, network and loss that do not fit together."""
+"""Errors before the first step: arguments, data, network and loss that do not fit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals end a training as Ctrl-C does: in a process of its own, with what it leaves behind."""
+"""Signals end a training as Ctrl-C does: in a process of its own, and what it leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fit is given: which part is held out, and what validation data may be."""
+"""The data that fit gets: which part is held out, and what validation data may be."""
 
 from __future__ import annotations
 

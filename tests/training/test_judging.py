@@ -1,4 +1,4 @@
-"""The judge: one loss for training and validation, and batches that are looked at on their way."""
+"""The judge: one loss for training and validation, and batches that are checked on their way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``kill -9`` while training: what was saved is sound, and going on gives the bits of an unbroken training."""
+"""``kill -9`` while training: the saved files are sound, and a training that continues gives the bits of an
+uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fit(..., resume=folder)``: going on is as if nothing had happened, whatever ended the training and wherever."""
+"""``fit(..., resume=folder)``: it continues as if nothing had happened, whatever ended the training, and wherever."""
 
 from __future__ import annotations
 

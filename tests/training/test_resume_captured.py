@@ -1,4 +1,4 @@
-"""Going on with a captured step: what a checkpoint holds goes to the device before the graph is recorded."""
+"""Continuing with a captured step: a checkpoint's arrays are copied to the device before the graph is recorded."""
 
 from __future__ import annotations
 

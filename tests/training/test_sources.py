@@ -1,4 +1,5 @@
-"""Lists, loaders, generators, functions and data sets train like arrays, and what is wrong is told by its number."""
+"""Lists, loaders, generators, functions and data sets train like arrays, and an error names the number of the bad
+batch."""
 
 from __future__ import annotations
 

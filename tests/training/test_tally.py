@@ -1,4 +1,5 @@
-"""The tally: loss and right answers over unequal batches are those over all examples, and nothing is read meanwhile."""
+"""The tally: loss and right answers over unequal batches are those over all examples, and nothing is read back in
+between."""
 
 from __future__ import annotations
 

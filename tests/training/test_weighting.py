@@ -1,4 +1,4 @@
-"""Weights: the loss is the weighted mean, what is ignored counts nowhere, and no metric is weighted."""
+"""Weights: the loss is the weighted mean, ignored examples count nowhere, and no metric is weighted."""
 
 from __future__ import annotations
 

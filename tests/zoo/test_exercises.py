@@ -1,4 +1,4 @@
-"""The zoo: each mistake is seen by exactly the witnesses that the exercise names, and each repair by none.
+"""The zoo: exactly the witnesses that the exercise names see its mistake, and none objects to the repair.
 
 The same mistakes are then planted into the library's own ops, where the oracles that prove the library must turn red.
 ``python tests/zoo/test_exercises.py`` rewrites the tables of docs/exercises.md from what the witnesses say.

@@ -1,4 +1,4 @@
-"""The grader of the zoo: wrong repairs do not get past it, and the command that calls it."""
+"""The grader of the zoo: wrong repairs do not get past it; and the command that calls it."""
 
 from __future__ import annotations
 

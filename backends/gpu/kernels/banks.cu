@@ -1,4 +1,4 @@
-// Filter banks, turned for cuDNN: (k1·k2·C/g, D) -> (D, k1·k2·C/g), and back.
+// Filter banks, transposed for cuDNN: (k1·k2·C/g, D) -> (D, k1·k2·C/g), and back.
 #include "common.h"
 
 #define SIDE 32

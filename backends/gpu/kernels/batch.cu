@@ -1,4 +1,4 @@
-// A batch from images that live on the device: gathered, shifted, flipped and normalised in one pass.
+// A batch from images on the device: gathered, shifted, flipped and normalised in one pass.
 #include "common.h"
 
 #ifndef PIXEL

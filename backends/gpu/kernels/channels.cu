@@ -205,7 +205,7 @@ __device__ inline Applied applied(const wide* mean, const wide* variance, const 
     return numbers;
 }
 
-// On the way back it must have the bits of the way there, so no compiler chooses how often it is rounded.
+// The backward pass must get the same bits as the forward pass, so the compiler may not choose how often it rounds.
 __device__ inline real value_of(real x, const Applied& numbers, int v) {
     return real(fma(wide(x) - numbers.mu[v], numbers.scale[v], numbers.shift[v]));
 }
@@ -266,7 +266,7 @@ WALK_ENTRY normalise_backward_part(wide* partial, const Pack* dy, const Pack* x,
     store_both(partial, sum, products, in);
 }
 
-// The same where another branch was added. The delta that it gets too is stored: dy + second if the output went two
+// The same if another branch was added. The delta, which both get, is stored: dy + second if the output went two
 // ways (E12), and 0 where the output y of a ReLU is not above 0 (E14). Second and y may be null.
 WALK_ENTRY joined_backward_part(wide* partial, Pack* delta, const Pack* dy, const Pack* second, const Pack* x,
                                 const Pack* y, const wide* mean, Layout in) {

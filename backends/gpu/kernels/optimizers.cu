@@ -57,7 +57,7 @@ __device__ inline wide gradient(const Tensor& of, int i, const Rule& rule) {
     return rule.unscale ? wide(of.g[i]) * *rule.unscale : wide(of.g[i]);
 }
 
-// The largest number whose square is held without doubt; a mean square above its square is kept as minus its root.
+// Mean squares up to the square of this number are stored as they are; a larger one is stored as minus its root.
 __device__ inline float large(float) { return 9.223372036854775808e18f; }  // 2⁶³
 __device__ inline double large(double) { return 6.703903964971298549787e153; }  // 2⁵¹¹
 

@@ -1,4 +1,4 @@
-// E8, E15: pooling. Forward, a thread computes one pack of channels of one window; on the way back it adds up one pack
+// E8, E15: pooling. Forward, a thread computes one pack of channels of one window; backward, it adds up one pack
 // of one unit, from the windows that read it, in their order.
 #include "common.h"
 
@@ -139,7 +139,7 @@ __device__ inline void store(Pack* dx, int i, const wide* sum) {
     dx[i] = total;
 }
 
-// The whole error of a window goes to its winner, after E14 if a ReLU with output y followed.
+// The whole delta of a window goes to its winner, after E14 if a ReLU with output y followed.
 ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;
@@ -162,7 +162,7 @@ ENTRY max_unpool(Pack* dx, const Pack* dy, const Pack* y, const Taps* winners, i
     store(dx, i, sum);
 }
 
-// 1 / M of a window's error goes to each of its units.
+// 1 / M of a window's delta goes to each of its units.
 ENTRY avg_unpool(Pack* dx, const Pack* dy, int count, Windows at, int counted) {
     int i = thread_number();
     if (i >= count) return;
@@ -180,7 +180,7 @@ ENTRY avg_unpool(Pack* dx, const Pack* dy, int count, Windows at, int counted) {
     store(dx, i, sum);
 }
 
-// x / y of a window's error goes to each of its units, 0 where y = 0.
+// x / y of a window's delta goes to each of its units, 0 where y = 0.
 ENTRY l2_unpool(Pack* dx, const Pack* dy, const Pack* x, const Pack* y, int count, Windows at) {
     int i = thread_number();
     if (i >= count) return;

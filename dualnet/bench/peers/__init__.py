@@ -1,4 +1,4 @@
-"""What is measured, and the process it is measured in. ``runner.py`` is a program; it loads one of the others.
+"""The programs to measure, and the process that measures them: ``runner.py``, which loads one of the others.
 
-Apart from ``ours.py`` nothing here needs dualnet: each file runs under an interpreter that has NumPy and its library.
+Only ``ours.py`` needs dualnet: every other file runs with any Python that has NumPy and the file's own library.
 """

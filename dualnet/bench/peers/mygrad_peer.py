@@ -1,4 +1,4 @@
-"""The same step in MyGrad, on NumPy: NCHW. Running statistics are left alone: MyGrad's batch norm has none."""
+"""The same step in MyGrad, on NumPy: NCHW. It has no running statistics, since MyGrad's batch norm keeps none."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _apply(kind: str, at: dict, values: dict, x: Any, training: bool) -> Any:
 
 
 def _convolution(at: dict, w: Any, x: Any) -> Any:
-    """MyGrad insists that windows fill the padded map. If they do not, the map gets only the zeros that are read."""
+    """MyGrad requires that windows fill the padded map. If they do not, the map gets only the zeros that are read."""
     import mygrad
     from mygrad.nnet.layers import conv_nd
 

@@ -53,7 +53,7 @@ def placed(task: dict, x: Any, t: Any) -> tuple[Any, Any, Any]:
 
 def training_step(net: Any, task: dict) -> Any:
     """A step as ``fit`` makes it: forward, loss, backward, SGD; with a loss scale in float16."""
-    loss = losses.unchecked(task["loss"])  # as in fit, which checks all labels once, before the first step
+    loss = losses.unchecked(task["loss"])  # as in fit, which checks all labels once before the first step
     optimizer, scale, seen = (
         SGD(lr=task["lr"], momentum=task["momentum"]),
         loss_scale.as_loss_scale("auto", net.dtype),
@@ -89,7 +89,7 @@ steps: dict[str, Any] = {}
 
 
 def after(task: dict) -> dict[str, Any]:
-    """Which kernels ran, and why; on a GPU also its memory, and how many copies a step makes."""
+    """Which kernels ran, and why; on a GPU also the memory used, and how many copies a step makes."""
     ran = {f"{name} ({by})": times for (name, by), times in sorted(calls.items())}
     answer: dict[str, Any] = {"ran": ran, "why": why()}
     if task["device"] == "cuda" and steps:

@@ -1,4 +1,5 @@
-"""One measurement in a process of its own: the task arrives on stdin as JSON, the answer leaves as one line of JSON.
+"""One measurement in a process of its own: it reads the task from stdin as JSON, and writes the answer as one line of
+JSON.
 
 It needs NumPy and the library to measure, but not dualnet, so that another Python can run it.
 The task says which library to import and which script builds the step. The script has
@@ -27,7 +28,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-Answer = dict  # of JSON
+Answer = dict  # as JSON
 BURST = 0.05  # seconds
 
 
@@ -38,7 +39,7 @@ def main() -> None:
         sys.stdout.write("\n" + json.dumps(measure(task), default=str) + "\n")
         return
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not look like an answer
+    os.dup2(2, 1)  # so that nothing that a library prints looks like an answer
     for answer in rounds(task):
         answers.write(json.dumps(answer, default=str) + "\n")
         answers.flush()
@@ -102,10 +103,10 @@ def imported(task: dict) -> tuple[Answer, Any]:
 
 
 def version_of(library: Any) -> str:
-    """What the library says, else what the installer wrote down."""
+    """The version that the library reports or, without one, that of the installed package."""
     if hasattr(library, "__version__"):
         return str(library.__version__)
-    from importlib import metadata  # not at the top: its time would be missing in the library's import
+    from importlib import metadata  # not at the top: its import time belongs to the library's
 
     try:
         return metadata.version(library.__name__)
@@ -125,7 +126,7 @@ def step(task: dict, script: Any) -> Answer:
     """Times of a step in ms, its peak memory in bytes, and the results of the first runs.
 
     A tiny network runs first, since libraries import modules, start threads and load code at the first call, which is
-    no part of a step. Memory counts from there, without code that was loaded later.
+    not part of a step. Memory counts from there on, without code that is loaded later.
     """
     after_imports = resident()
     try:
@@ -134,7 +135,7 @@ def step(task: dict, script: Any) -> Answer:
         run, value = script.build(task, *data(task), weights(task))
         values = [size(value(run())) for _ in range(task["checked"])]  # also the warm-up
         for _ in range(2 if task.get("variant") == "captured" else 0):
-            run()  # recorded and checked, whose memory is no part of a step
+            run()  # records and checks; the memory for that is not part of a step
     except NotImplementedError as error:
         return {"skipped": str(error)}
     wait = script.waiting(task) if hasattr(script, "waiting") else None
@@ -178,7 +179,7 @@ def timed(run: Any, seconds: float) -> list[float]:
 
 
 def bursts(run: Any, wait: Any, seconds: float) -> list[float]:
-    """Seconds of a step, measured in bursts long enough that waiting for the device at their end hardly counts."""
+    """Seconds of a step, measured in bursts so long that the wait for the device at their end hardly counts."""
     several = 1
     while True:
         took = burst(run, wait, several)
@@ -203,13 +204,13 @@ def burst(run: Any, wait: Any, several: int) -> float:
 
 
 def size(array: Any) -> float:
-    """One number to compare two programs by: the mean of all magnitudes."""
+    """One number by which to compare two programs: the mean of all magnitudes."""
     import numpy
 
     return float(numpy.mean(numpy.abs(array), dtype="float64"))
 
 
-# -- what goes in ------------------------------------------------------------------------------------------------------
+# -- the input ------------------------------------------------------------------------------------------------------
 
 
 def data(task: dict) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """The same step in tinygrad on its CPU device: NCHW, one jitted function for forward, loss, backward and SGD.
 
-tinygrad compiles every kernel with clang. The environment variable ``CC`` says what it is called here (``clang``).
+tinygrad compiles every kernel with clang. The environment variable ``CC`` names the compiler (by default, ``clang``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ DEVICE = "CPU"
 
 
 def facts(task: dict) -> dict[str, Any]:
-    """Threads, and who compiles."""
+    """Threads, and the compiler."""
     return {
         "threads": os.environ.get("NUM_CPU_THREADS", task["threads"]),
         "blas": "none",
@@ -58,7 +58,7 @@ def build(task: dict, x: Any, t: Any, weights: dict) -> Any:
 
 
 def in_order(task: dict, weights: dict) -> dict[str, Any]:
-    """The weights in tinygrad's layout: filters (D, C/groups, k1, k2), and dense layers behind (C, H, W) flattened."""
+    """The weights in tinygrad's layout: filters (D, C/groups, k1, k2), and dense layers for a flattened (C, H, W)."""
     import numpy
 
     found = {name: numpy.array(value) for name, value in weights.items()}

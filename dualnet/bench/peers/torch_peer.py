@@ -1,9 +1,9 @@
 """The same step in PyTorch, in the layout that the task names: contiguous (NCHW) or channels_last (NHWC).
 
 The other dtypes are TF32 and automatic mixed precision (in float16 with a gradient scaler). "compiled" is
-``torch.compile`` over network and loss, on CUDA with ``mode="max-autotune"``; "reduce-overhead" is that mode: CUDA
-graphs as well, ready in a fraction of the time, because no kernel is tried out. On CUDA cuDNN tries its algorithms, and
-the update is one fused kernel.
+``torch.compile`` over network and loss, on CUDA with ``mode="max-autotune"``; "reduce-overhead" is that mode: it uses
+CUDA graphs as well, but is ready in a fraction of the time, because it does not try out kernels. On CUDA, cuDNN tries
+its algorithms, and the update is one fused kernel.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def _padded(added: int, stride: int) -> Any:
     from torch.nn import functional
 
     class Padded(nn.Module):
-        """Every stride-th row and column, with channels of zeros behind the others."""
+        """Every stride-th row and column, with channels of zeros after the others."""
 
         def forward(self, x: Any) -> Any:
             return functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, added))

@@ -1,9 +1,9 @@
 """How far data-parallel training scales: a model of one step on many ranks, ``dualnet plan --ranks R --net NAME``.
 
 links.py     what an all-reduce costs, from latency and bandwidth: ring, tree, halving, hierarchical
-steps.py     one step: compute, the all-reduce behind the backward pass, the slowest rank, the input
+steps.py     one step: compute, the all-reduce during the backward pass, the slowest rank, the input
 planning.py  efficiency from 1 rank to many, where it falls, why, and what to change
-here.py      the same numbers measured on this machine, beside the model's
+here.py      the same numbers, measured on this machine
 
     plan(work_of(net, per_image=...), ranks=1024)
 

@@ -1,4 +1,4 @@
-"""The numbers of the model measured on this machine: steps of one rank, the links, and steps of several ranks."""
+"""Measure the model's numbers on this machine: steps of one rank, the links, and steps of several ranks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SMALL, LARGE = 4, 16
 """Images in the two steps that are measured."""
 CLASSIFIERS = tuple(name for name in models.NAMES if name != "unet")
 LONGEST = 600.0
-"""Seconds that the ranks have."""
+"""The ranks have this many seconds."""
 
 
 def measured(net: Layer, small: int = SMALL, large: int = LARGE) -> tuple[float, float]:
-    """Seconds for each image of a training step, and seconds that a step takes besides, as ``dualnet bench`` has them.
+    """Seconds for each image of a training step, and seconds for the rest of it, as ``dualnet bench`` measures them.
 
     Two small batches are measured, and a line is drawn through them: multiply-adds grow with the batch, and so does the
     time. Raises ``ValueError`` if the network cannot be measured.
@@ -46,7 +46,7 @@ def measured(net: Layer, small: int = SMALL, large: int = LARGE) -> tuple[float,
 
 @dataclass
 class Check:
-    """What :func:`check` returns: for 1, 2, 4 … ranks on this machine a step as predicted, and as measured."""
+    """The result of :func:`check`: for 1, 2, 4 … ranks on this machine, a step as predicted and as measured."""
 
     work: Work
     batch: int
@@ -91,7 +91,7 @@ def check(name: str, input_shape: tuple[int, ...] | None, ranks: int, batch: int
     """
     if name not in CLASSIFIERS:
         known = ", ".join(CLASSIFIERS)
-        raise ValueError(f"check: trains a model with a name, for classes: {known}; got {name!r}")
+        raise ValueError(f"check: expected one of the models with classes, {known}; got {name!r}")
     several = sorted({*(2**k for k in range(ranks.bit_length()) if 2**k <= ranks), ranks})
     alone = _measured(name, input_shape, 1, batch)
     found = Check(Work(name, tuple(map(tuple, alone["layers"])), alone["step"] / batch), batch, cores())
@@ -108,7 +108,7 @@ def check(name: str, input_shape: tuple[int, ...] | None, ranks: int, batch: int
 
 
 def _measured(name: str, input_shape: Sequence[int] | None, ranks: int, batch: int) -> dict[str, Any]:
-    """What rank 0 of so many has seen."""
+    """The measurements of rank 0 of this many ranks."""
     with tempfile.TemporaryDirectory(prefix="dualnet-plan-") as folder:
         target = Path(folder) / "seen.json"
         shape = ",".join(map(str, input_shape or ()))

@@ -10,13 +10,13 @@ ranks, the sum of n bytes on every rank takes
     tree           2 ⌈lg p⌉ (α + n β)                the same paper: a binomial reduce, then a broadcast
     hierarchical   inside a node of m ranks reduce-scatter and all-gather, 2 (m - 1)(α' + n/m β'), and between the
                    nodes halving, for whose pieces the m ranks share the node's link
-    direct         2 (p - 1) α + 2 m (p - m)/p n β   what dualnet does, to add up in the order of the ranks: everybody
+    direct         2 (p - 1) α + 2 m (p - m)/p n β   dualnet's, to add up in the order of the ranks: every rank
                                                      gets a piece from all, adds it up and sends it to all; the m ranks
                                                      of a node share its link
 
-2 (p - 1)/p n β is the least that any algorithm can do with one link for each rank (Patarasu and Yuan). Halving on a
-number of ranks that is no power of 2 needs two messages more: some ranks hand their sums to a neighbour and get the
-result back. The papers count the additions by themselves (γ); here they are part of β.
+2 (p - 1)/p n β is the least that any algorithm can do with one link for each rank (Patarasu and Yuan). If the number of
+ranks is not a power of 2, halving needs two messages more: some ranks pass their sums to a neighbour and get the result
+back. The papers count the additions separately (γ); here they are part of β.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ REDUCTIONS = ("direct", "ring", "halving", "tree", "hierarchical")
 class Links:
     """The links of a cluster: seconds for a message, and bytes per second, between nodes and inside one.
 
-    ``bandwidth`` is what really arrives on a node's link, each way: the nominal rate in bits, divided by 8, less what
-    the protocol costs. ``per_node`` ranks share it; between them the numbers that begin with ``inner`` hold.
+    ``bandwidth`` is what really arrives over a node's link, each way: the nominal rate in bits, divided by 8, minus the
+    cost of the protocol. ``per_node`` ranks share it; among these, the numbers that begin with ``inner`` apply.
     """
 
     latency: float = 5e-6

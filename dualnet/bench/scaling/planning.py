@@ -14,20 +14,20 @@ from .steps import Step, Work, step
 __all__ = ["GOOD", "POOR", "Plan", "plan"]
 
 GOOD, POOR = 0.8, 0.5
-"""Below these efficiencies the plan says so."""
-WORTH = 0.01  # what a change must bring to be advised
+"""The plan says where efficiency falls below these."""
+WORTH = 0.01  # a change that brings less is not advised
 CAUSES = {
     "transfer": "the gradients' bytes take longer than the backward pass can hide",
     "latency": "the messages of an all-reduce start one after the other, and each takes time to start",
     "waiting": "all ranks wait for the slowest one",
-    "starving": "the storage does not give images fast enough",
+    "starving": "the storage does not deliver images fast enough",
     "fixed": "the part of a step that does not shrink with the batch",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`plan` returns: prints as a table with the reasons, and holds the numbers."""
+    """The result of :func:`plan`: prints as a table with the reasons, and holds the numbers."""
 
     work: Work
     links: Links
@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def efficiency(self) -> float:
-        """Of the largest number of ranks: images per second, over those of one rank times the ranks."""
+        """For the largest number of ranks: images per second, over those of one rank times the number of ranks."""
         return self.efficiencies[-1]
 
     def below(self, least: float) -> Step | None:
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def cause(self) -> str:
-        """What costs the largest number of ranks most: a key of ``CAUSES``; empty if nothing does."""
+        """What costs the most time at the largest number of ranks: a key of ``CAUSES``; empty if nothing does."""
         last = self.steps[-1]
         lost = {name: getattr(last, name) for name in ("transfer", "latency", "waiting", "starving")}
         lost["fixed"] = self.work.fixed * (1 - 1 / last.ranks) if self.global_batch is not None else 0.0
@@ -131,8 +131,8 @@ def plan(
 ) -> Plan:
     """How efficiently 1, 2, 4, … ``ranks`` ranks train, with ``batch`` images each or ``global_batch`` together.
 
-    ``reduction`` is one of ``REDUCTIONS``; by default the fastest for each number of ranks. Raises ``ValueError`` for
-    more ranks than images in the global batch, and if both batches or none are given.
+    ``reduction`` is one of ``REDUCTIONS``; by default the fastest for each number of ranks. Raises ``ValueError`` if
+    there are more ranks than images in the global batch, and if both batches or neither are given.
 
     >>> from dualnet.bench.scaling import Links, Work, plan
     >>> work = Work("net", ((25_000_000, 4_000_000_000),), per_image=0.004)
@@ -142,7 +142,9 @@ def plan(
     """
     ranks = count(ranks, "ranks", op="plan")
     if (batch is None) == (global_batch is None):
-        raise ValueError("plan: give either batch, the images of each rank, or global_batch, those of all together")
+        raise ValueError(
+            "plan: give either batch, the images of each rank, or global_batch, those of all ranks together"
+        )
     if global_batch is not None and ranks > integer(global_batch, "global_batch", op="plan"):
         raise ValueError(
             f"plan: {ranks} ranks cannot share {global_batch} images in a step; use at most {global_batch} ranks, "
@@ -164,7 +166,7 @@ def _each(batch: int | None, global_batch: int | None, ranks: int) -> float:
 
 
 def _advice(found: Plan, batch: int | None, reduction: str | None) -> list[tuple[str, float]]:
-    """Each change that brings something, with the efficiency that it would bring; the best first."""
+    """Each change that would help, with the resulting efficiency; the best first."""
     if found.efficiency >= GOOD:
         return []
     ranks, whole, work = found.steps[-1].ranks, found.global_batch, found.work
@@ -183,12 +185,12 @@ def _advice(found: Plan, batch: int | None, reduction: str | None) -> list[tuple
     if work.gradient_bytes > 2:
         tried.append(("gradients in 16 bits", efficiency(replace(work, gradient_bytes=2), found.links)))
     if not work.overlap:
-        tried.append(("communication behind the backward pass", efficiency(replace(work, overlap=True), found.links)))
+        tried.append(("communication during the backward pass", efficiency(replace(work, overlap=True), found.links)))
     large = 8 * work.bucket
     tried.append((f"larger buckets, {large / 1e6:,.0f} MB", efficiency(replace(work, bucket=large), found.links)))
     if reduction is not None:
         best, way = max((efficiency(work, found.links, way=way), way) for way in REDUCTIONS)
-        tried.append((f"another all-reduce than {reduction}, {way}", best))
+        tried.append((f"{way} all-reduce instead of {reduction}", best))
     twice = replace(found.links, bandwidth=2 * found.links.bandwidth)
     tried.append(("links with twice the bandwidth", efficiency(work, twice)))
     if work.supply is not None:

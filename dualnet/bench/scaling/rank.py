@@ -1,6 +1,6 @@
 """One rank of ``dualnet plan --check``: ``python -m dualnet.bench.scaling.rank NAME SHAPE BATCH FILE``.
 
-All ranks train a few steps together; rank 0 writes what it saw to the file.
+All ranks train a few steps together; rank 0 writes its measurements to the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...training.callbacks import Callback, Run
 from .steps import work_of
 
 MESSAGES = (2**14, 2**20)
-"""Numbers in the arrays from whose sums latency and bandwidth are taken: a line through two points."""
+"""Sizes of the two arrays whose sums give latency and bandwidth: a line through two points."""
 TIMES = 12
 
 
@@ -42,7 +42,7 @@ class _Clock(Callback):
 
 
 def main(name: str, shape: str, batch: str, target: str) -> None:
-    """Train a few steps together, and let rank 0 write what it saw."""
+    """Train a few steps together, and let rank 0 write its measurements."""
     size = tuple(map(int, shape.split(","))) if shape else models.INPUT_SHAPES[name]
     with init() as ranks:
         net = models.get(name)().init(size, seed=0)
@@ -64,7 +64,7 @@ def main(name: str, shape: str, batch: str, target: str) -> None:
 
 
 def examples(shape: tuple[int, ...], count: int, classes: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """So many images and their classes, in the memory of one image: all are the same, and a batch is copied from it."""
+    """This many images and their classes, in the memory of one image: all are the same, and a batch is a copy of it."""
     rng = numpy.random.default_rng(0)
     image = rng.standard_normal(shape, dtype="float32")
     return numpy.broadcast_to(image, (count, *shape)), rng.integers(0, classes, count)

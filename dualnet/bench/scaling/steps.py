@@ -1,9 +1,10 @@
-"""One training step on many ranks: compute, communication behind the backward pass, the slowest rank, the input.
+"""One training step on many ranks: compute, communication during the backward pass, the slowest rank, the input.
 
-The backward pass computes about two thirds of a step: for each multiplication on the way forward one for dw and one for
-dx. It runs from the last layer to the first. Whenever the gradients of a bucket are there, their all-reduce begins, one
-after the other, while the pass goes on. What is still under way when the pass has ended is *exposed*: the ranks wait.
-(Li et al., "PyTorch Distributed: experiences on accelerating data parallel training", VLDB 13, 2020.)
+The backward pass takes about two thirds of a step: for each multiplication of the forward pass, it makes one for dw and
+one for dx. It runs from the last layer to the first. When the gradients of a bucket are complete, their all-reduce
+begins, one bucket after the other, while the pass continues. Whatever is still under way when the pass has ended is
+*exposed*: the ranks wait for it. (Li et al., "PyTorch Distributed: experiences on accelerating data parallel training",
+VLDB 13, 2020.)
 
 All ranks wait for the slowest one. If their times are normal with the mean T and the coefficient of variation c, the
 largest of R is on average T (1 + c z) with z = Φ⁻¹((R - 3/8) / (R + 1/4)) (Blom, Statistical Estimates and Transformed
@@ -25,18 +26,18 @@ __all__ = ["BACKWARD", "BUCKET", "Step", "Work", "slowest", "step", "work_of"]
 BACKWARD = 2 / 3
 """The share of a step that the backward pass takes."""
 BUCKET = 4 * 2**20
-"""Bytes of gradients that are added up together, as in ``dualnet.distributed``."""
+"""Bytes of the gradients in a bucket, as in ``dualnet.distributed``."""
 NEVER = 1e-12  # seconds: a link without latency
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one rank computes in a step, and what it gives to the others.
+    """What one rank computes in a step, and what it sends to the others.
 
     A batch of b images takes ``fixed + b * per_image`` seconds. ``layers`` are (parameters, multiply-adds) from the
     first layer to the last. ``gradient_bytes`` is the size of one number of the gradients: 2 if they are sent in 16
-    bits. ``variation`` is the standard deviation of a step's time over its mean. ``supply`` are the bytes per second
-    that the storage gives to all ranks together, None if it gives as many as they want.
+    bits. ``variation`` is the standard deviation of a step's time over its mean. ``supply`` is the bytes per second
+    that the storage delivers to all ranks together; None means no limit.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Work:
         return sum(parameters for parameters, _ in self.layers)
 
     def seconds(self, batch: float) -> float:
-        """Of a step on one rank alone."""
+        """Seconds of a step on a single rank."""
         return self.fixed + batch * self.per_image
 
 
@@ -67,20 +68,20 @@ class Step:
     ranks: int
     batch: float
     compute: float
-    latency: float  # exposed, and gone if messages took no time to start
-    transfer: float  # exposed, and due to bytes
+    latency: float  # exposed, because messages take time to start
+    transfer: float  # exposed, because bytes take time to travel
     waiting: float  # for the slowest rank
     starving: float  # for input
     reduction: str
 
     @property
     def seconds(self) -> float:
-        """The whole step."""
+        """Seconds of the whole step."""
         return self.compute + self.latency + self.transfer + self.waiting + self.starving
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks together."""
+        """For all ranks together."""
         return self.ranks * self.batch / self.seconds
 
 
@@ -98,7 +99,7 @@ def work_of(net: Any, *, per_image: float, name: str = "", **more: Any) -> Work:
 
 
 def slowest(ranks: int) -> float:
-    """The expected maximum of so many standard normal numbers, by Blom's formula.
+    """The expected maximum of this many standard normal numbers, by Blom's formula.
 
     >>> [round(slowest(R), 2) for R in (1, 2, 1024)]
     [0.0, 0.59, 3.23]
@@ -139,7 +140,7 @@ def _exposed(work: Work, compute: float, ranks: int, links: Links, reduction: st
 
 
 def _buckets(work: Work) -> list[tuple[float, float]]:
-    """(bytes, share of the backward pass after which they are there), in the order in which they become so."""
+    """(bytes, share of the backward pass after which they are complete) for each bucket, in that order."""
     total = sum(adds for _, adds in work.layers) or 1
     found: list[tuple[float, float]] = []
     size, done = 0.0, 0.0

@@ -1,7 +1,8 @@
-"""What is compared: cases drawn from ``SeedSequence(seed, op, number)``, the same on every machine.
+"""The cases to compare, drawn from ``SeedSequence(seed, op, number)``: the same on every machine.
 
 A case is an op, its arrays and its options. Its number decides what is special about it (an empty batch, ties, NaN and
-∞, a sum of 10⁴ terms, a call that must be refused); everything else is random, and so is how its arrays lie in memory.
+∞, a sum of 10⁴ terms, a call that must raise an error); everything else is random, and so is how its arrays lie in
+memory.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ KINDS = ("plain", "one image", "no image", "long sums", "ties", "special", "refu
 """What is special about case number i: ``KINDS[i % 10]``."""
 
 LAYOUTS = ("together", "sliced", "reversed", "transposed")
-"""How arrays lie in memory: in one piece, every second element, back to front, axes exchanged."""
+"""How arrays lie in memory: contiguous, every second element, back to front, axes exchanged."""
 
 FACTORS = ("alpha", "delta")
 """Options that multiply arrays. They are rounded like the arrays, so that the op and the truth use the same number."""
 
 OPS = tuple(draws.DRAWS)
-"""Every op and loss that cases are drawn for. ``conv2d_relu`` is conv2d with ``relu=True``, and so for others."""
+"""Every op and loss that has cases. ``conv2d_relu`` is conv2d with ``relu=True``; the others are named likewise."""
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Case:
 
     @property
     def rectified(self) -> bool:
-        """Does the op compute the ReLU behind it in the same pass?"""
+        """Does the op include a ReLU in the same pass?"""
         return self.op.endswith("_relu") and self.op not in ("leaky_relu",)
 
     @property
@@ -98,7 +99,7 @@ def draw(op: str, number: int, seed: int = 0, dtype: str = "float32") -> Case:
 def with_dy(case: Case, shape: tuple[int, ...], allowed: numpy.ndarray | None = None) -> Case:
     """The case with a random upstream gradient of this shape (a gradient of all ones hides bugs).
 
-    A ``dy`` that the case already has is kept. Where ``allowed`` is false, ``dy`` becomes 0.
+    If the case has a ``dy`` already, that is used. Where ``allowed`` is false, ``dy`` becomes 0.
     """
     if case.dy is not None:
         case.dy = case.dy if allowed is None else case.dy * allowed.astype(case.dy.dtype)

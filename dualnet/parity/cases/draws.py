@@ -102,7 +102,7 @@ def conv2d(rng: Rng, kind: str) -> Drawn:
 
 
 def conv_transpose2d(rng: Rng, kind: str) -> Drawn:
-    """Always finite: what padding cuts off meets 0 on the way back; a product makes NaN of 0 · ∞, a loop skips it."""
+    """Always finite: in the backward pass, a cropped unit meets 0. A product turns 0 · ∞ into NaN; a loop skips it."""
     kind = "wide" if kind == "special" else kind
     if kind == "long sums":
         x, w = values(rng, kind, 1, 1, 1, LONG), weights(rng, kind, 1, 1, 2, LONG)
@@ -151,7 +151,7 @@ def pooling(*flags: str, special: bool = True) -> Draw:
             "ceil_mode": bool(rng.random() < 0.3),
             **{flag: bool(rng.random() < 0.5) for flag in flags},
         }
-        if dilation == (1, 1):  # a dilated window could stand on padding alone, which is refused
+        if dilation == (1, 1):  # a dilated window could lie wholly in the padding, which is an error
             options["padding"] = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
         return Drawn({"x": values(rng, kind, batch(rng, kind), *size, int(rng.integers(1, 5)))}, options)
 
@@ -182,7 +182,7 @@ def flatten(rng: Rng, kind: str) -> Drawn:
 
 
 def reshape(rng: Rng, kind: str) -> Drawn:
-    """Maps of which two axes are joined, in each form of the target."""
+    """Maps with two axes to be joined, and each form of the target shape."""
     if kind == "refused":
         return Drawn({"x": values(rng, kind, 2, 3, 5)}, {"shape": (4, -1)}, refused="ValueError")
     H, W, C = *two_of(rng, 1, 6), int(rng.integers(1, 6))
@@ -206,7 +206,7 @@ def upsampling(rng: Rng, kind: str) -> Drawn:
 
 
 def sides(name: str, least: tuple[int, int], refused: int) -> Draw:
-    """Padding or cropping in each of its forms, on maps of at least this size, on which ``refused`` is too much."""
+    """Padding or cropping in each of its forms, on maps of at least this size; ``refused`` is too much for them."""
 
     def drawn(rng: Rng, kind: str) -> Drawn:
         if kind == "refused":
@@ -255,7 +255,7 @@ def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
         options = {name: among[int(rng.integers(len(among)))] for name, among in choices.items()}
         kind = "wide" if kind == "special" and not special else kind
         if kind == "refused":
-            return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers are refused
+            return Drawn({"x": rng.integers(-3, 4, (2, 3))}, options, refused="TypeError")  # integers raise an error
         shape = (2, 700) if kind == "long sums" else (batch(rng, kind), *two_of(rng, 1, 7), int(rng.integers(1, 6)))
         return Drawn({"x": 3.0 * values(rng, kind, *shape)}, options)
 
@@ -263,7 +263,8 @@ def elementwise(special: bool = True, **choices: list[Any]) -> Draw:
 
 
 def prelu(rng: Rng, kind: str) -> Drawn:
-    """A slope for each channel, or one for all; some are 0 or negative. NaN has no side, and so no slope."""
+    """A slope for each channel, or one for all; some are 0 or negative. NaN is neither > 0 nor < 0, and so has no
+    slope."""
     kind = "wide" if kind == "special" else kind
     N, size, C = batch(rng, kind, 5), two_of(rng, 1, 6), int(rng.integers(1, 6))
     if kind == "long sums":
@@ -337,7 +338,7 @@ def several_to_a_mean(rng: Rng, op: str, kind: str) -> numpy.ndarray:
 
 
 def dropout(rng: Rng, kind: str) -> Drawn:
-    """Rates for which 1 / (1 − rate) has few digits. No infinities: a dropped one would be 0 · ∞."""
+    """Rates for which 1 / (1 − rate) has few digits. No infinities: dropping one would give 0 · ∞."""
     kind = "wide" if kind == "special" else kind
     options: dict[str, Any] = {"rate": float(rng.choice([0.0, 0.2, 0.5, 0.75])), "key": (int(rng.integers(2**40)), 7)}
     if kind == "refused":
@@ -400,21 +401,21 @@ def yes_or_no(rng: Rng, kind: str) -> Drawn:
 
 
 def focal(rng: Rng, kind: str) -> Drawn:
-    """As for cross-entropy, with the exponent of what is easy."""
+    """As for cross-entropy, with the exponent that plays down easy examples."""
     drawn = cross_entropy(rng, kind)
     drawn.options = {"gamma": float(rng.choice([0.0, 0.5, 1.0, 2.0, 2.5]))}
     return drawn
 
 
 def binary_focal(rng: Rng, kind: str) -> Drawn:
-    """Answers, with the exponent of what is easy."""
+    """Answers, with the exponent that plays down easy examples."""
     drawn = yes_or_no(rng, kind)
     drawn.options = {"gamma": float(rng.choice([0.0, 0.5, 1.0, 2.0, 2.5]))}
     return drawn
 
 
 def hinge(rng: Rng, kind: str) -> Drawn:
-    """Answers; no y lies on the corner of its cost."""
+    """Answers; no y lies on the corner of the loss."""
     drawn = yes_or_no(rng, kind)
     drawn.options = {}
     if kind == "ties":
@@ -424,7 +425,7 @@ def hinge(rng: Rng, kind: str) -> Drawn:
 
 
 def divergence(rng: Rng, kind: str) -> Drawn:
-    """Logits, and distributions of which some probabilities are 0."""
+    """Logits, and distributions in which some probabilities are 0."""
     drawn = cross_entropy(rng, kind)
     y: Any = drawn.arrays["y"]
     q = distributions(rng, *y.shape)
@@ -444,7 +445,7 @@ def regions(rng: Rng, kind: str) -> Drawn:
 
 
 def directions(rng: Rng, kind: str) -> Drawn:
-    """Two vectors a row; of several numbers, or their direction is one of two."""
+    """Two vectors in each row, of several numbers: one number alone has only two directions."""
     kind = "wide" if kind == "ties" else kind
     shape = (2, LONG // 2) if kind == "long sums" else (batch(rng, kind, 9), int(rng.integers(3, 12)))
     y, t = (weights(rng, kind, *shape) for _ in "yt")
@@ -472,7 +473,7 @@ DRAWS: dict[str, Draw] = {
     "global_avg_pool2d": whole_map(),
     "global_max_pool2d": whole_map(),
     "relu": elementwise(),
-    "leaky_relu": elementwise(special=False, alpha=[0.01, 0.25, 0.0]),  # NaN has no side, and so no slope
+    "leaky_relu": elementwise(special=False, alpha=[0.01, 0.25, 0.0]),  # NaN is neither > 0 nor < 0
     "elu": elementwise(alpha=[1.0, 0.5]),
     "gelu": elementwise(approximate=[False, True]),
     "silu": elementwise(),

@@ -1,4 +1,4 @@
-"""How far two right results may be apart: every tolerance, and the reason for it (docs/numerics.md).
+"""How far apart two right results may be: every tolerance, and the reason for it (docs/numerics.md).
 
 u is the unit round-off and K the number of terms in the longest sum. Rounding errors of either sign add up like a
 random walk, so a sum may be off by √K of them:
@@ -22,10 +22,10 @@ UNIT = {"float16": 4.88e-4, "bfloat16": 3.91e-3, "float32": 5.96e-8, "float64": 
 """Half the distance from 1 to the next number."""
 
 ROUNDED = {"float16": 1e-3, "bfloat16": 1e-2}
-"""For 16-bit results of sums in float32: twice their unit, with room. One rounding is necessary; a second happens where
-a matrix product in 16 bits is summed again."""
+"""For 16-bit results of sums in float32: twice their unit, with room to spare. One rounding is necessary; a second
+happens if a matrix product in 16 bits is summed again."""
 NORMALISED = {"float16": 2e-3, "bfloat16": 2e-2}
-"""The same, for results that are normalised on the way."""
+"""The same, for results of a normalisation."""
 
 
 def tau(dtype: Any, K: int) -> float:
@@ -58,7 +58,7 @@ class Limit:
     each: float | None = None
 
     def times(self, factor: float) -> Limit:
-        """A wider limit: two backends may be apart by twice what each may be from the truth."""
+        """A wider limit: the distance of two backends may be twice that of each from the truth."""
         wider = {name: value * factor for name in ("norm", "each") if (value := getattr(self, name)) is not None}
         return replace(self, **wider)
 
@@ -88,7 +88,7 @@ def products(r: numpy.ndarray, dtype: str, K: int, magnitude: numpy.ndarray) -> 
 def normed(
     r: numpy.ndarray, dtype: str, bound: float, why: str, magnitude: numpy.ndarray | None = None, K: int = 1
 ) -> Limit:
-    """A bound on the norm alone, for results that are normalised on the way: each element depends on all others.
+    """A bound on the norm alone, for results of a normalisation: each element depends on all others.
 
     ``bound`` is for the dtype that sums are kept in.
     """

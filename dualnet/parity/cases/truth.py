@@ -1,6 +1,6 @@
-"""The truth about a case: what plain loops in float64 find, and how far from it a right result may be.
+"""The truth about a case: the result of plain loops in float64, and how far from it a right result may be.
 
-R is the right result, as an array. X, a result to be judged, may be apart from it by the rounding errors of its sums.
+R is the right result, as an array. X, the result to judge, may differ from it by the rounding errors of its sums.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def gradient_names(case: Case) -> list[str]:
 def expected(case: Case, source: Source | None = None) -> dict[str, Expected]:
     """R for the output and each gradient, by name: from the loops, or from another ``source`` that uses float64.
 
-    Gives the case its ``dy``.
+    Also gives the case its ``dy``.
     """
     with numpy.errstate(all="ignore"):
         return _expected(case, source or by_loops)
@@ -84,7 +84,7 @@ def _expected(case: Case, source: Source) -> dict[str, Expected]:
 
 def by_loops(op: str) -> tuple[Any, Any]:
     """Forward and backward of an op as plain loops."""
-    from .. import loops  # nine hundred lines that only a certificate needs
+    from .. import loops  # more than a thousand lines, which only a certificate needs
 
     return getattr(loops, op), getattr(loops, f"{op}_backward")
 
@@ -101,7 +101,7 @@ def _rectified(case: Case, y: numpy.ndarray, forward: Any, options: Any) -> tupl
 
 
 def _upstream(case: Case, found: dict[str, Any]) -> numpy.ndarray:
-    """|dy|, where it passes the ReLU."""
+    """|dy|, where it gets through the ReLU."""
     dy = numpy.abs(case.dy.astype(numpy.float64))
     return dy * (found["y"] > 0) if case.rectified else dy
 
@@ -175,7 +175,7 @@ def _prelu(case: Case, found: dict[str, Any], options: dict[str, Any], source: S
 
 
 def _resized(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
-    """Sums with fixed shares. K is how many units a place reads, or how many places read a unit, roughly."""
+    """Sums with fixed shares. K is roughly how many units a place reads, or how many places read a unit."""
     forward, backward = source(case.base)
     x, dy = (numpy.abs(a.astype(numpy.float64)) for a in (case.arrays["x"], case.dy))
     larger = [max(n, m) / max(1, min(n, m)) for n, m in zip(x.shape[1:3], dy.shape[1:3])]
@@ -187,7 +187,7 @@ def _resized(case: Case, found: dict[str, Any], options: dict[str, Any], source:
 
 
 def _rms(case: Case, found: dict[str, Any], options: dict[str, Any], source: Source) -> dict[str, Limit]:
-    """τ over the values that share a root; no mean is taken out, and so nothing cancels in it."""
+    """τ over the values that share a root; no mean is subtracted, so nothing cancels."""
     x, gamma, dy = (a.astype(numpy.float64) for a in (case.arrays["x"], case.arrays["gamma"], case.dy))
     axes = tuple(range(x.ndim - gamma.ndim, x.ndim))
     n, several = math.prod(gamma.shape), max(1, math.prod(x.shape[: x.ndim - gamma.ndim]))
@@ -364,7 +364,7 @@ def _losses(case: Case, found: dict[str, Any], options: dict[str, Any], source: 
 
 
 def shares(weights: numpy.ndarray | None, y: numpy.ndarray) -> numpy.ndarray:
-    """The part of each element of y in the mean over all: w / Σ w, for weights of the first axes of y."""
+    """The share of each element of y in the mean over all: w / Σ w, for weights over the first axes of y."""
     w = numpy.ones(y.shape) if weights is None else numpy.asarray(weights, numpy.float64)
     w = numpy.broadcast_to(w.reshape(*w.shape, *(1,) * (y.ndim - w.ndim)), y.shape)
     return w / (numpy.sum(w) or 1.0)

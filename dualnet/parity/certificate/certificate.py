@@ -31,16 +31,16 @@ BACKENDS = ("strict", "cupy")
 DTYPES = ("float32", "float64")
 
 FULL, QUICK = 40, 10
-"""Cases of each op and dtype: every ten hold one of each kind."""
+"""Cases of each op and dtype: any ten in a row hold one of each kind."""
 FEW = 20  # training steps with ``quick``
 
 BEGINS = {"kernels": 0.25, "controls": 0.3, "networks": 0.4}
-"""The share of the work that is done when each part begins. The ops come first."""
+"""How much of the work is done when each part begins. The ops come first."""
 
 
 @dataclass
 class Certificate:
-    """What :func:`certify` found, as plain data. Prints as Markdown, and as HTML in a notebook."""
+    """The result of :func:`certify`, as plain data. Prints as Markdown, and as HTML in a notebook."""
 
     data: dict[str, Any]
 
@@ -89,9 +89,9 @@ def certify(
 ) -> Certificate:
     """Compare NumPy, each of ``backends`` and float64, and give a verdict.
 
-    A backend that does not work here is NOT-RUN, and the others are compared all the same. ``ops`` and ``networks``
-    choose some instead of all, which makes the verdict PARTIAL; so does ``quick``, which trains less. ``tell`` is
-    called with the name of each part and the share of the work that is done. Raises ``ValueError`` for unknown names.
+    A backend that does not work here is NOT-RUN, and the others are still compared. ``ops`` and ``networks`` choose
+    some instead of all, which makes the verdict PARTIAL; so does ``quick``, which trains less. ``tell`` is called with
+    the name of each part and how much of the work is done. Raises ``ValueError`` for unknown names.
 
     >>> from dualnet.parity import certify
     >>> certificate = certify(backends=["strict"], ops=["relu"], networks=[], dtypes=["float32"])
@@ -193,7 +193,7 @@ class _Run:
         }
 
     def _reasons(self, name: str, found: dict[str, Any], facts: dict[str, Any]) -> list[Reason]:
-        """What keeps a backend from a PASS."""
+        """The reasons that keep a backend from a PASS."""
         reached = found["kernels_reached"][name]
         return [
             *faults(name, self.ways, found),
@@ -225,7 +225,7 @@ def _chosen(names: Iterable[str] | None, known: tuple[str, ...], what: str) -> l
 
 
 def _facts(backend: str) -> dict[str, Any]:
-    """Versions, BLAS, threads; GPU, driver, CUDA, precision: what ``dn.info()`` says about this backend."""
+    """What ``dn.info()`` says about this backend: versions, BLAS, threads; GPU, driver, CUDA, precision."""
     with use_backend(backend):
         table = dict(info())
     for word in ("chosen by", "backends", "ran", "why", "gpu memory", "kernels"):

@@ -1,4 +1,4 @@
-"""The body of ``dualnet parity``: its options, and what it writes and prints."""
+"""The body of ``dualnet parity``: its options, the files it writes, and the text it prints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", dest="against", type=_words, metavar="B,...",
         help="what NumPy is compared with: strict, cupy, cupy:N, torch, … (strict and cupy)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="for every case, weight and order (0)")
-    add("--quick", action="store_true", help="one case of every kind and 20 training steps: some seconds")
+    add("--quick", action="store_true", help="one case of every kind and 20 training steps: takes seconds")
     add("--ops", type=_words, metavar="OP,...", help="some ops instead of all")
     add("--networks", type=_words, metavar="NET,...", help="some of lenet5, vgg6 and resnet20, or none")
     add("--dtype", type=_words, metavar="D,...", help="float32, float64, float16, bfloat16 (the first two)")
@@ -49,9 +49,9 @@ def run(options: argparse.Namespace, command: list[str]) -> tuple[str, int]:
     from .certificate import DTYPES, certify
 
     for file in filter(None, (options.out, options.markdown, options.html)):
-        _writable(Path(file))  # before anything is computed
+        _writable(Path(file))  # fail before computing anything
     networks = [options.network] if options.network else options.networks
-    ops = ["relu"] if options.network and options.ops is None else options.ops  # one op, for the head of the page
+    ops = ["relu"] if options.network and options.ops is None else options.ops  # one op, for the top of the page
     with _progress() as tell:
         certificate = certify(
             backends=backends,

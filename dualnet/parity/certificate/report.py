@@ -41,7 +41,7 @@ Table = tuple[str, list[str], Rows, int]  # title, headings, rows, how many colu
 
 
 def tables(data: dict[str, Any]) -> list[Table]:
-    """The tables of the certificate that have rows."""
+    """Those tables of the certificate that have rows."""
     several = [_verdicts(data), _ops(data), _pairs(data), _kernels(data), _networks(data), _training(data)]
     return [t for t in (*several, _controls(data), _machine(data)) if t[2]]
 
@@ -77,13 +77,13 @@ def _op(row: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def _mismatches(tallies: list[dict[str, Any]]) -> str:
-    """How often each thing differed that must be equal: "shape 2, nan 1"."""
+    """How often something that must be equal differed: "shape 2, nan 1"."""
     counts = {name: sum(tally["mismatches"][name] for tally in tallies) for name in tallies[0]["mismatches"]}
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
 
 
 def _order(ratio: Any) -> float:
-    """A ratio to sort by; one that was read back from JSON may be a string."""
+    """A ratio to sort by; if it was read back from JSON, it may be a string."""
     return float(ratio) if not isinstance(ratio, str) else float(ratio.replace("∞", "inf"))
 
 
@@ -192,7 +192,7 @@ def _aligned(rows: Iterable[list[str]], left: int) -> list[str]:
 
 
 def html(data: dict[str, Any]) -> str:
-    """The certificate for a notebook: the verdict, the reasons for it, and tables that fold away."""
+    """The certificate for a notebook: the verdict, the reasons for it, and tables that fold up."""
     head = f"{badge(data['verdict'])} <b>Parity certificate</b>, {escape(data['date'])}, seed {data['seed']}"
     verdicts = [[a, badge(b), c] for a, b, c in _verdicts(data)[2]]
     parts = [scrolling(table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1,)))]

@@ -1,4 +1,4 @@
-"""What a reproducer runs: one case of an op in every way, shown with its numbers."""
+"""The code behind a reproducer: it runs one case of an op in every way and shows the numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["one_case"]
 def one_case(
     op: str, number: int, *, seed: int, dtype: str, backends: Iterable[str], large: bool = False
 ) -> tuple[str, bool]:
-    """The text to print, and whether everything agrees. ``large`` takes a case of the kernels instead.
+    """The text to print, and whether everything agrees. ``large`` takes one of the kernels' large cases instead.
 
     >>> text, agrees = one_case("relu", 3, seed=0, dtype="float32", backends=["strict"])
     >>> text.splitlines()[0], agrees
@@ -45,12 +45,12 @@ def one_case(
 
 
 def _chosen(op: str, number: int, seed: int, dtype: str, large: bool) -> tuple[Case, Source | None]:
-    """The case, and where its truth comes from: for a large one from NumPy's references in float64."""
+    """The case, and the source of its truth: for a large case, NumPy's references in float64."""
     if number < 0:
         raise ValueError(f"the number of a case is at least 0, got {number}")
     if not large:
         return draw(op, number, seed, dtype), None
     several = large_cases(op, dtype, seed) if op in LARGE else []
     if number >= len(several):
-        raise ValueError(f"op {op!r} has {len(several)} large cases, and so no number {number}")
+        raise ValueError(f"op {op!r} has {len(several)} large cases, numbered from 0; got {number}")
     return several[number], references

@@ -23,7 +23,7 @@ def sources() -> dict[str, bytes]:
 
 
 def fingerprint() -> dict[str, Any]:
-    """One hash over all sources, and one for each file to tell which of them changed.
+    """One hash over all sources, and one for each file, to show which files changed.
 
     >>> sorted(fingerprint()), len(fingerprint()["sha256"])
     (['files', 'sha256'], 64)
@@ -34,9 +34,9 @@ def fingerprint() -> dict[str, Any]:
 
 
 def outdated(path: str | os.PathLike) -> str:
-    """Why the certificate in a file no longer speaks for these kernels; empty if it does.
+    """Why the certificate in a file no longer applies to these kernels; empty if it does.
 
-    Empty also for a file that is not a certificate: ``docs/gpu/`` holds timings as well.
+    Also empty for a file that is not a certificate: ``docs/gpu/`` holds timings as well.
     """
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or data.get("kind") != KIND:

@@ -1,8 +1,8 @@
 """The verdict on a backend, and the reasons for it.
 
-PASS      all was compared, all agreed, and every control failed as it must
+PASS      everything was compared, everything agreed, and every control failed as it must
 FAIL      something differs
-PARTIAL   what was compared agrees, but not everything was: ops, dtypes or networks were left out
+PARTIAL   everything that was compared agrees, but ops, dtypes or networks were left out
 INVALID   a negative control passed, so that agreement means nothing
 NOT-RUN   the backend does not work on this machine; the cause is given
 """
@@ -19,7 +19,7 @@ from ..judging.ways import Way
 __all__ = ["VERDICTS", "Reason", "faults", "idle", "never_asked", "verdict"]
 
 VERDICTS = ("PASS", "PARTIAL", "NOT-RUN", "FAIL", "INVALID")
-"""From best to worst: the verdict on several backends is the worst of theirs."""
+"""From best to worst: the verdict on several backends is the worst of their verdicts."""
 
 Reason = tuple[str, str]
 """A verdict, and why it is no better."""
@@ -104,11 +104,11 @@ def _in_controls(rows: list[dict[str, Any]], mine: set[str]) -> Iterator[str]:
 
 
 def never_asked(reached: dict[str, Any]) -> list[Reason]:
-    """The kernels of a backend that served no call: what they would compute is unknown."""
+    """The kernels of a backend that served no call: their results are unknown."""
     return [("PARTIAL", f"the kernel {kernel} was never asked to serve") for kernel in reached["never"]]
 
 
 def idle(reached: dict[str, Any], facts: dict[str, Any]) -> list[Reason]:
-    """The libraries that work on a backend and served no call: what they would compute is unknown."""
+    """The libraries that work on a backend but served no call: their results are unknown."""
     libraries = kernels.idle(reached["libraries"], facts)
     return [("PARTIAL", f"{library} works here and was never asked to serve") for library in libraries]

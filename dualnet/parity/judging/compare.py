@@ -17,12 +17,12 @@ from .ways import Outcome
 __all__ = ["Comparison", "MISMATCHES", "Measured", "compare", "measure"]
 
 MISMATCHES = ("shape", "dtype", "nan", "inf", "exception")
-"""What must be equal, whatever the limit is."""
+"""Things that must be equal, whatever the limit is."""
 
 
 @dataclass
 class Measured:
-    """The distance of two arrays. ``ratio`` is to the limit: above 1 is too far."""
+    """The distance of two arrays. ``ratio`` is the distance in units of the limit: above 1 is too far."""
 
     norm: float = 0.0
     each: float | None = None
@@ -34,7 +34,7 @@ class Measured:
 
     @property
     def ok(self) -> bool:
-        """Within the limit, and everything equal that must be?"""
+        """Is it within the limit, and is everything equal that must be?"""
         return not self.mismatch and self.ratio <= 1.0
 
 
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The worst of all outputs; infinite if something differs that must be equal."""
+        """The worst of all outputs; infinite if something that must be equal differs."""
         if self.mismatch or any(m.mismatch for m in self.results.values()):
             return math.inf
         return max((m.ratio for m in self.results.values()), default=0.0)

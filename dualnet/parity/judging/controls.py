@@ -1,7 +1,7 @@
 """Negative controls: mistakes made on purpose, which the comparison must find. A check that cannot fail proves nothing.
 
 Each control is a way to compute a case like any other, but with a mistake built in, and goes through the same
-comparison. If one of them passes, the certificate is INVALID, whatever else it says.
+comparison. If one of them passes, the certificate is INVALID, whatever else is in it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PLANTED = 1e-4
 
 PRODUCTS = ("conv2d", "conv2d_relu", "conv_transpose2d", "dense", "dense_relu")
 LARGE = 2**26
-"""With so many multiplications every library uses tensor cores if it may. A smaller product may be faster in full
-precision, and then there is nothing to find."""
+"""With this many multiplications every library uses tensor cores if it may. A smaller product may be faster in full
+precision, and then there would be nothing to find."""
 VISIBLE = ("plain", "one image", "long sums", "short sums", "wide")
 """Kinds of cases with factors that have more digits than TF32."""
 
@@ -86,7 +86,7 @@ class Swapped(Way):
 
 
 def controls(ways: Iterable[Way], ops: Iterable[str] = OPS, seed: int = 0, cases: int = 10) -> Iterator[dict[str, Any]]:
-    """Every control in every way, as rows: the mistake, the op, in how many cases it was made and in how many found."""
+    """Every control in every way, as rows: the mistake, the op, how many cases had it, and in how many it was found."""
     ways, ops = list(ways), list(ops)
     for op in ops:
         if op in PRODUCTS:
@@ -107,7 +107,7 @@ def _rounding(ways: list[Way], op: str, seed: int, cases: int) -> Iterator[dict[
 
 
 def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Products as large as in networks: for small ones a library may decide that tensor cores are not worth it."""
+    """Products as large as in networks: for a small one, a library may decide that tensor cores are not worth it."""
     what = 'TF32 switched on: set_precision("tf32")'
     drawn = [case for case in large_cases(op, "float32", seed) if _multiplications(case) >= LARGE]
     known = [(case, expected(case, references)) for case in drawn]
@@ -117,14 +117,15 @@ def _switched_on(way: SwitchedOn, op: str, seed: int) -> Iterator[dict[str, Any]
 
 
 def _multiplications(case: Case) -> int:
-    """Rows × sum × columns of the op's matrix product; 0 if it is narrow, or several products (groups)."""
+    """Rows × terms × columns of the op's matrix product; 0 if it is narrow, or if there are several products
+    (groups)."""
     x, w = case.arrays["x"], case.arrays["w"]
     rows = math.prod(x.shape[:-1]) // case.options.get("stride", 1) ** 2 if case.options.get("groups", 1) == 1 else 0
     return rows * w.size if min(w.shape[-2:]) >= 32 else 0
 
 
 def _planted(ways: list[Way], op: str, seed: int) -> Iterator[dict[str, Any]]:
-    """An error in each output in turn; for sums of products also in a single element, which a norm would hide."""
+    """An error in each output in turn; for sums of products also in a single element, where a norm would hide it."""
     case = draw(op, 0, seed, "float32")
     truth = expected(case)
     for way in ways:
@@ -163,13 +164,13 @@ def _row(what: str, op: str, way: Way, comparisons: list[Comparison]) -> dict[st
         "op": op,
         "way": way.name,
         "made": len(comparisons),
-        "found": sum(not c.ok and c.mismatch != "exception" for c in comparisons),  # a crash finds nothing
+        "found": sum(not c.ok and c.mismatch != "exception" for c in comparisons),  # a crash does not count as found
         "least_ratio": min((c.ratio for c in comparisons), default=0.0),
     }
 
 
 def tf32(array: numpy.ndarray) -> numpy.ndarray:
-    """float32 with 10 bits behind the point, rounded to the nearest and to even; other dtypes as they are.
+    """float32 rounded to 10 bits after the point, to nearest with ties to even; other dtypes as they are.
 
     >>> float(tf32(numpy.float32([1 + 2**-11 + 2**-20]))[0]) == 1 + 2**-10
     True

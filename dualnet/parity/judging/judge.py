@@ -31,7 +31,7 @@ class Tally:
     ratio: float = 0.0
     mismatches: Counter = field(default_factory=Counter)
     worst: dict[str, Any] | None = None
-    served: int = 0  # cases in which kernels had a part
+    served: int = 0  # cases in which kernels took part
 
     def add(self, comparison: Comparison) -> None:
         """Count one case, and remember it if it is the worst so far."""
@@ -107,13 +107,13 @@ def judge(op: str, dtype: str, ways: list[Way], *, seed: int = 0, cases: int = 1
 def judge_case(
     case: Case, ways: Iterable[Way], source: Source | None = None
 ) -> tuple[dict[str, Expected] | None, dict[Way, Outcome]]:
-    """The truth about a case (None if it must be refused), and the outcome in each way."""
+    """The truth about a case (None if it must raise an error), and the outcome in each way."""
     truth = None if case.refused else expected(case, source)
     return truth, {way: way.run(case) for way in ways}
 
 
 def repeats(way: Way, case: Case, times: int = REPEATS) -> int:
-    """How many of ``times`` further runs give other bits than the first."""
+    """How many of ``times`` further runs give different bits from the first."""
     first = way.run(case).bits()
     return sum(way.run(case).bits() != first for _ in range(times))
 

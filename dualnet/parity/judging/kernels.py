@@ -1,4 +1,4 @@
-"""Kernels against the references that they stand in for, on shapes that kernels are made for.
+"""Kernels against the references that they stand in for, on the shapes that they are made for.
 
 Loops would take minutes here. The truth is the reference itself in float64, which the small cases compare with the
 loops; so a difference here is the kernel's.
@@ -75,7 +75,7 @@ LARGE: dict[str, list[tuple[Shapes, dict[str, Any]]]] = {
     "dropout": [({"x": (16, 32, 32, 16)}, {"rate": 0.5, "key": (5, 1)})],
     "softmax_cross_entropy": [({"y": (256, 10), "t": (256,)}, {}), ({"y": (64, 1000), "t": (64,)}, {})],
 }
-"""Shapes as networks have them, by op."""
+"""Shapes that occur in networks, by op."""
 
 
 def large_cases(op: str, dtype: str, seed: int) -> list[Case]:
@@ -133,7 +133,7 @@ def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict
 
 
 def idle(libraries: dict[str, int], facts: dict[str, Any]) -> list[str]:
-    """Libraries that work here, as ``dn.info()`` says, but never served: nothing is known about their kernels.
+    """Libraries that work here according to ``dn.info()`` but never served: nothing is known about their kernels.
 
     >>> idle({"cuDNN": 0, "oneDNN": 0, "numpy": 5}, {"cudnn": "9.19.0", "onednn": "no: no library found"})
     ['cuDNN']

@@ -47,7 +47,7 @@ PIECES = (
 
 @dataclass(frozen=True)
 class Piece:
-    """One call of an accelerated function: its arguments, and the size of what it rounds (None: it rounds nothing)."""
+    """One call of an accelerated function: its arguments, and how large the numbers are that it rounds (None: none)."""
 
     name: str
     arguments: tuple
@@ -86,7 +86,7 @@ def _windows(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
 
 
 def _gradients(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """What a loss scale needs, and parameters rounded for layers that compute in 16 bits."""
+    """The functions for a loss scale, and parameters rounded for layers that compute in 16 bits."""
     for spoiled in (None, numpy.nan, numpy.inf):
         several = [_normal(rng, dtype, *size) for size in SIZES]
         if spoiled is not None:
@@ -113,7 +113,7 @@ def _updates(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
 
 
 def _batches(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """Images gathered into a batch, moved by a few pixels or not."""
+    """Images gathered into a batch, some moved by a few pixels."""
     for kind, shape in (("uint8", (40, 32, 32, 3)), ("float32", (7, 5, 9, 2)), ("float64", (6, 28, 28, 1))):
         images = (rng.integers(0, 256, shape) if kind == "uint8" else rng.random(shape)).astype(kind)
         order = rng.integers(0, shape[0], 50).astype("int32")
@@ -124,7 +124,8 @@ def _batches(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
 
 
 def _joined(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """Batch norm where two branches meet, there and back; its output went one way or two, with a ReLU or without."""
+    """Batch norm where two branches meet, forward and backward; its output goes to one place or two, with or without a
+    ReLU."""
     for shape in ((8, 6, 5, 16), (64, 40), (3, 7, 5, 3)):
         x, other, dy, second, y = (_normal(rng, dtype, *shape) for _ in range(5))
         mean, gamma, beta = (_normal(rng, dtype, shape[-1]) for _ in range(3))
@@ -200,7 +201,7 @@ def _host(array: Array) -> numpy.ndarray:
 
 
 def _compared(x: numpy.ndarray, r: numpy.ndarray, piece: Piece, dtype: str) -> Measured:
-    if r.dtype.kind != "f":  # words, yes or no
+    if r.dtype.kind != "f":  # random words, or true and false
         equal = x.dtype == r.dtype and numpy.array_equal(x, r)
         return Measured() if equal else Measured(mismatch="dtype" if x.dtype != r.dtype else "nan", ratio=math.inf)
     if piece.size is None:

@@ -19,12 +19,12 @@ from ..cases.truth import gradient_names, output_name
 __all__ = ["Outcome", "Way", "kernels_on", "ran_since", "titles", "ways_of"]
 
 Kernel = tuple[str, str]
-"""What a kernel computes and whose it is: ``("correlate", "kernel of oneDNN")``."""
+"""The function that a kernel computes, and whose kernel it is: ``("correlate", "kernel of oneDNN")``."""
 
 
 @dataclass
 class Outcome:
-    """What came out: host arrays by name, or the name of an exception; and the kernels that had a part in it."""
+    """The outcome: host arrays by name, or the name of an exception; and the kernels that took part."""
 
     values: dict[str, numpy.ndarray | None] = field(default_factory=dict)
     error: str = ""
@@ -32,7 +32,7 @@ class Outcome:
     kernels: tuple[Kernel, ...] = ()
 
     def bits(self) -> tuple:
-        """All that was computed, to the bit."""
+        """Everything that was computed, to the bit."""
         return self.error, tuple(
             None if v is None else (v.dtype.str, v.shape, v.tobytes()) for v in self.values.values()
         )
@@ -52,7 +52,7 @@ class Way:
 
     @classmethod
     def parse(cls, name: str | Way) -> Way:
-        """A way by its name: ``"numpy"`` is the backend as users get it, ``"numpy reference"`` has no kernels.
+        """A way by its name: ``"numpy"`` is the backend as users get it, ``"numpy reference"`` is without kernels.
 
         >>> Way.parse("numpy reference"), Way.parse("strict")
         (Way(backend='numpy', kernels=False), Way(backend='strict', kernels=False))
@@ -136,7 +136,7 @@ def function(case: Case) -> Any:
 
 
 def placed(array: numpy.ndarray | None, layout: str) -> Array | None:
-    """The array on the backend in force, in this layout of memory. (Copying to a device would tidy it up.)"""
+    """The array on the backend in use, in this memory layout. (A copy to a device would make it contiguous.)"""
     if array is None:
         return None
     if layout == "together" or array.ndim == 0:

@@ -1,4 +1,4 @@
-"""Every op and loss a second time, as plain loops in float64: all other code is compared with these.
+"""Every op and loss written a second time, as plain loops in float64: all other code is compared with these.
 
 Nothing here is fast, and nothing is shared with the ops: these files import no other part of dualnet, and each sum is
 written as ``docs/derivation.md`` prints its formula, one index at a time. ``NAME(*arrays, **options)`` gives the

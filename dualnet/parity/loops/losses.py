@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 def wanted_probabilities(y: Array, t: Array, label_smoothing: float) -> Array:
-    """Class numbers or probabilities as probabilities, of which ``label_smoothing`` is spread over all classes."""
+    """Class numbers or probabilities as probabilities; the part ``label_smoothing`` is spread over all classes."""
     K = y.shape[-1]
     q = np.zeros(y.shape)
     for at in np.ndindex(y.shape):
@@ -23,7 +23,7 @@ def wanted_probabilities(y: Array, t: Array, label_smoothing: float) -> Array:
 
 
 def parts(y: Array, weights: Array | None, axes: int) -> Array:
-    """The part of each place of y in a mean over the first ``axes``: w / Σ w, and with no weights 1 / their number."""
+    """The share of each place of y in a mean over the first ``axes``: w / Σ w, or without weights 1 / their number."""
     w, share = np.ones(y.shape[:axes]), np.zeros(y.shape)
     if weights is not None:
         for at in np.ndindex(w.shape):

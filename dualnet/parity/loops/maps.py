@@ -1,4 +1,4 @@
-"""Plain loops for all that reads maps, for flatten and for dense (E4, E6, E8, E9, E19 and their gradients)."""
+"""Plain loops for all ops that read maps, for flatten and for dense (E4, E6, E8, E9, E19 and their gradients)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Axis:
             self.positions += 1
         reached = (self.positions - 1) * s + self.extent
         if ceil_mode and reached < n + self.p + self.after and self.positions * s < n + self.p:
-            self.positions += 1  # one more, which hangs over but starts on the map (or its front padding)
+            self.positions += 1  # one more: it reaches beyond the end but starts on the map (or its front padding)
 
     def pads(self, padding: Any) -> tuple[int, int]:
-        """Zeros in front of the map and behind it."""
+        """Zeros before the map and after it."""
         if padding == "valid":
             return 0, 0
         if padding == "full":
@@ -69,12 +69,12 @@ class Axis:
         return h if 0 <= h < self.n else None
 
     def window(self, h: int, m: int) -> int | None:
-        """The window that meets unit h with its tap m; None where stride or border leave none."""
+        """The window that meets unit h with its tap m; None if stride or border leave none."""
         i = h + self.p - m * self.r
         return i // self.s if i % self.s == 0 and 0 <= i // self.s < self.positions else None
 
     def padded_taps(self, i: int) -> int:
-        """The taps of window i on the map or its padding, but not beyond (where ceil_mode hangs over)."""
+        """The taps of window i on the map or its padding, but not beyond (where ceil_mode may reach)."""
         return sum(i * self.s + m * self.r < self.p + self.n + self.after for m in range(self.k))
 
 
@@ -96,7 +96,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, mode="cor
     rows, cols = axes((H, W), (k1, k2), stride, padding, dilation)
     y = np.zeros((N, rows.positions, cols.positions, D))
     for n, i, j, d in np.ndindex(y.shape):
-        first = d // (D // groups) * channels  # filter d reads only the channels of its own group
+        first = d // (D // groups) * channels  # filter d reads the channels of its own group only
         for m, k, c in np.ndindex(k1, k2, channels):
             h, v = rows.unit(i, m), cols.unit(j, k)
             if h is not None and v is not None:
@@ -107,7 +107,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, mode="cor
 
 
 def tap(m: int, k: int, w: Array, mode: str) -> tuple[int, int]:
-    """E3: a true convolution meets the filter turned by 180°."""
+    """E3: a true convolution uses the filter turned by 180°."""
     return (m, k) if mode == "correlation" else (w.shape[0] - 1 - m, w.shape[1] - 1 - k)
 
 
@@ -237,7 +237,7 @@ def max_pool2d(x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=Fa
 
 @in_float64
 def max_pool2d_backward(dy, x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=False) -> Array:
-    """E15: the whole error goes to the winning unit."""
+    """E15: the whole delta goes to the winning unit."""
     dx = np.zeros(x.shape)
     for at, units, _ in pooled(x, pool_size, stride, padding, dilation, ceil_mode)[1]:
         if units:
@@ -260,7 +260,7 @@ def avg_pool2d(x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=Fa
 def avg_pool2d_backward(
     dy, x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=False, count_include_pad=False
 ) -> Array:
-    """E15: 1/M of the error goes to every unit of the window."""
+    """E15: 1/M of the delta goes to every unit of the window."""
     dx = np.zeros(x.shape)
     for at, units, padded in pooled(x, pool_size, stride, padding, dilation, ceil_mode)[1]:
         M = padded if count_include_pad else len(units)
@@ -280,7 +280,7 @@ def l2_pool2d(x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=Fal
 
 @in_float64
 def l2_pool2d_backward(dy, x, pool_size, *, stride=None, padding=0, dilation=1, ceil_mode=False) -> Array:
-    """E15: x / y of the error goes to each unit; none where y = 0."""
+    """E15: x / y of the delta goes to each unit; 0 where y = 0."""
     dx = np.zeros(x.shape)
     for at, units, _ in pooled(x, pool_size, stride, padding, dilation, ceil_mode)[1]:
         y = np.sqrt(sum(x[unit] ** 2 for unit in units))
@@ -300,7 +300,7 @@ def global_avg_pool2d(x, *, keepdims=False) -> Array:
 
 
 def one(n: int, c: int, keepdims: bool) -> tuple:
-    """Where the one unit of map n, c stands."""
+    """The index of the one unit of map n, c."""
     return (n, 0, 0, c) if keepdims else (n, c)
 
 
@@ -326,7 +326,7 @@ def global_max_pool2d(x, *, keepdims=False) -> Array:
 
 @in_float64
 def global_max_pool2d_backward(dy, x, *, keepdims=False) -> Array:
-    """E15: the whole error goes to the winning unit."""
+    """E15: the whole delta goes to the winning unit."""
     N, H, W, C = x.shape
     dx = np.zeros(x.shape)
     for n, c in np.ndindex(N, C):
@@ -335,7 +335,8 @@ def global_max_pool2d_backward(dy, x, *, keepdims=False) -> Array:
 
 
 def span(i: int, n: int, count: int) -> range:
-    """The units that window i of ``count`` windows along n units covers: those that it touches, on a common ruler."""
+    """The units that window i of ``count`` windows along n units covers: those that it touches if both fill the same
+    length."""
     return range(n)[math.floor(i * n / count) : math.ceil((i + 1) * n / count)]
 
 
@@ -366,10 +367,10 @@ def adaptive_avg_pool2d_backward(dy, x, output_size) -> Array:
 
 
 def sources(i: int, n: int, s: int, interpolation: str) -> list[tuple[int, float]]:
-    """Which rows of n row i of n·s reads, and with which shares."""
+    """The rows, out of n, that row i of n·s reads, and the share of each."""
     if interpolation == "nearest":
         return [(i // s, 1.0)]
-    u = min(max((i + 0.5) / s - 0.5, 0.0), n - 1.0)  # in the middle of its field, and not beyond the edge
+    u = min(max((i + 0.5) / s - 0.5, 0.0), n - 1.0)  # from the middle of its pixel, and not beyond the edge
     low = math.floor(u)
     return [(row, share) for row, share in ((low, 1.0 - (u - low)), (low + 1, u - low)) if share > 0.0]
 
@@ -387,7 +388,7 @@ def upsample2d(x, size, *, interpolation="nearest") -> Array:
 
 @in_float64
 def upsample2d_backward(dy, x, size, *, interpolation="nearest") -> Array:
-    """E19: every unit gets from each place that reads it what that read."""
+    """E19: every unit gets, from each place that reads it, that place's delta times the unit's share."""
     (_, H, W, _), (s, t), dx = x.shape, both(size), np.zeros(x.shape)
     for n, i, j, c in np.ndindex(dy.shape):
         for (h, a), (v, b) in itertools.product(sources(i, H, s, interpolation), sources(j, W, t, interpolation)):
@@ -413,7 +414,7 @@ def zero_pad2d(x, padding) -> Array:
 
 @in_float64
 def zero_pad2d_backward(dy, x, padding) -> Array:
-    """E19: what lies on the map."""
+    """E19: the part that lies on the map."""
     (top, _, left, _), dx = four_sides(padding), np.zeros(x.shape)
     for n, h, v, c in np.ndindex(x.shape):
         dx[n, h, v, c] = dy[n, h + top, v + left, c]
@@ -432,7 +433,7 @@ def crop2d(x, cropping) -> Array:
 
 @in_float64
 def crop2d_backward(dy, x, cropping) -> Array:
-    """E19: nothing for what was cut off."""
+    """E19: 0 for what was cut off."""
     (top, _, left, _), dx = four_sides(cropping), np.zeros(x.shape)
     for n, i, j, c in np.ndindex(dy.shape):
         dx[n, i + top, j + left, c] = dy[n, i, j, c]
@@ -440,7 +441,7 @@ def crop2d_backward(dy, x, cropping) -> Array:
 
 
 def in_the_mirror(i: int, n: int) -> int:
-    """The row that stands at place i, which may lie before the first or behind the last."""
+    """The row at place i, which may lie before the first row or after the last."""
     return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
 
 
@@ -500,7 +501,7 @@ def reshape(x, shape) -> Array:
 
 @in_float64
 def reshape_backward(dy, x, shape) -> Array:
-    """E9 back: every unit gets its own delta."""
+    """E9 backward: every unit gets its own delta."""
     return flatten_backward(flatten(dy), x)
 
 

@@ -33,7 +33,7 @@ def each_backward(slope: Callable[[float], float], dy: Array, x: Array) -> Array
 
 
 def added(values: Iterable[float]) -> float:
-    """The exact sum, rounded once; infinities and NaN go their usual way."""
+    """The exact sum, rounded once; infinities and NaN behave as usual."""
     values = list(values)
     return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
@@ -273,7 +273,7 @@ def lines(shape: tuple, axis: int) -> Iterator[list[tuple]]:
 
 @in_float64
 def log_softmax(x, axis=-1) -> Array:
-    """y_k = x_k − log Σ_j e^{x_j}, with the largest element taken out of the sum."""
+    """y_k = x_k − log Σ_j e^{x_j}, with the largest element factored out of the sum."""
     y = np.zeros(x.shape)
     for line in lines(x.shape, axis):
         top, total = top_and_sum(x, line)
@@ -295,7 +295,7 @@ def top_and_sum(x: Array, line: list[tuple]) -> tuple[float, float]:
 
 @in_float64
 def softmax(x, axis=-1) -> Array:
-    """y_k = e^{x_k} / Σ_j e^{x_j}, both with the largest element taken out."""
+    """y_k = e^{x_k} / Σ_j e^{x_j}, both with the largest element factored out."""
     y = np.zeros(x.shape)
     for line in lines(x.shape, axis):
         top, total = top_and_sum(x, line)
@@ -359,7 +359,7 @@ def normalise(x: Array, gamma: Array, beta: Array, together: Crowds, place: Plac
 
 
 def normalise_backward(dy: Array, x: Array, gamma: Array, together: Crowds, place: Place, epsilon: float) -> tuple:
-    """The chain rule as Ioffe and Szegedy print it: through the variance, through the mean, and directly."""
+    """The chain rule as Ioffe and Szegedy write it: through the variance, through the mean, and directly."""
     dx, dgamma, dbeta = np.zeros(x.shape), np.zeros(gamma.shape), np.zeros(gamma.shape)
     for crowd in together.values():
         mean, s = standardised(x, crowd, epsilon)
@@ -369,7 +369,7 @@ def normalise_backward(dy: Array, x: Array, gamma: Array, together: Crowds, plac
             dbeta[place(at)] += dy[at]
         d_hat = {at: dy[at] * gamma[place(at)] for at in crowd}
         d_variance = added(d_hat[at] * (x[at] - mean) for at in crowd) * -0.5 * s**-3
-        d_mean = added(-d_hat[at] / s for at in crowd)  # the variance does not move with the mean: Σ(x − μ) = 0
+        d_mean = added(-d_hat[at] / s for at in crowd)  # the variance does not change with the mean: Σ(x − μ) = 0
         for at in crowd:
             dx[at] = d_hat[at] / s + d_variance * 2.0 * (x[at] - mean) / M + d_mean / M
     return dx, dgamma, dbeta

@@ -1,6 +1,7 @@
-"""Two backends in lock-step: op by op forward and back, then the optimizer. It stops at the first that is too far off.
+"""Two backends in lock-step: op by op, forward and backward, then the optimizer. It stops at the first op that is too
+far off.
 
-The first backend trains, and notes what goes through each of its layers. The second gets the same numbers at every
+The first backend trains, and records what goes through each of its layers. The second gets the same numbers at every
 layer, and its results must agree within twice the limit of that op. So a difference is always the op's own, and no
 rounding adds up from layer to layer or from step to step.
 """
@@ -33,12 +34,12 @@ from .tape import Call, Follower, Tape, as_case
 __all__ = ["Divergence", "Twin", "twin"]
 
 SUMMANDS, LONG = 4, 10_000
-"""How many terms a container or an optimizer adds up for each element, and running statistics at most."""
+"""How many terms a container or an optimizer adds up for each element; for running statistics, at most."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two backends part: step, layer, op and result, how far apart they are, and how far they may be."""
+    """Where two backends diverge: step, layer, op and result, how far apart they are, and how far apart they may be."""
 
     step: int
     layer: str
@@ -65,7 +66,7 @@ class _Stopped(Exception):
 
 @dataclass
 class Twin:
-    """What :func:`twin` returns: true if the two agreed in every op of every step."""
+    """The result of :func:`twin`: true if the two agreed in every op of every step."""
 
     ways: tuple[str, str]
     dtype: str
@@ -88,7 +89,7 @@ class Twin:
     def __str__(self) -> str:
         pair = f"{self.ways[0]} and {self.ways[1]}, {self.dtype}"
         if self.stopped is not None:
-            return f"twin: {pair}: they part in {self.stopped}"
+            return f"twin: {pair}: they diverge in {self.stopped}"
         agreed = f"{self.steps} steps in lock-step, {self.compared:,} results compared"
         return f"twin: {pair}: {agreed}, the worst at {self.worst:.2g} of its bound ({self.worst_at})"
 
@@ -135,11 +136,12 @@ def twin(
 def two(backends: Sequence[str | Way]) -> tuple[Way, Way]:
     """Two different ways, from their names."""
     if isinstance(backends, (str, Way)) or len(backends) != 2:
-        raise ValueError(f"twin: backends are two names such as ('numpy', 'strict'), got {backends!r}")
+        raise ValueError(f"twin: expected two names as backends, such as ('numpy', 'strict'), got {backends!r}")
     first, second = map(Way.parse, backends)
     if first == second:
         raise ValueError(
-            f"twin: {first.name!r} twice; to compare kernels with references say '{first.backend} reference'"
+            f"twin: {first.name!r} twice; expected two different ways. To compare kernels with references, use "
+            f"'{first.backend} reference'"
         )
     return first, second
 
@@ -152,7 +154,7 @@ def examples_of(net: Layer, data: Any, op: str) -> tuple[numpy.ndarray, numpy.nd
         raise ValueError(f"{op}: the network has no parameters yet; call net.init(input_shape) first")
     one_of_each(net, op)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ValueError(f"{op}: data is a pair (x, t)")
+        raise ValueError(f"{op}: expected data as a pair (x, t)")
     x, t = (to_numpy(a) if backend_of(a) is not None else numpy.asarray(a) for a in data)
     if x.ndim != len(net.input_shape) + 1 or len(x) != len(t) or not len(x):
         raise ValueError(f"{op}: x {x.shape} and t {t.shape} do not fit; expected (N, {net.input_shape}) and N targets")
@@ -198,7 +200,7 @@ class _Run:
         self._optimize(gradients, gradients2)
 
     def _optimize(self, gradients: Any, gradients2: Any) -> None:
-        """The same gradients into both optimizers; then the second side goes on from the first one's numbers."""
+        """Give both optimizers the same gradients; then the second side continues from the first side's numbers."""
         (first, second), (one, other) = self.ways, self.optimizers
         with first.in_force():
             one.step(self.tape.net, gradients)
@@ -224,7 +226,7 @@ class _Run:
     # -- comparing
 
     def _seen(self, call: Call, output: str, noted: Any, got: Any) -> None:
-        """Compare a layer's result: with a quick bound first and, if that is not enough, with the op's own limits."""
+        """Compare a layer's result: with a quick bound first and, if it is beyond that, with the op's own limits."""
         if output in ("x", "dy"):
             return self._near(f"layer {call.name}", f"{output}, as it arrives", noted, got)
         if noted is None or got is None:

@@ -1,6 +1,6 @@
 """A whole network on several backends: outputs, loss, gradients and answers against float64, then layer by layer.
 
-The lengths of its sums do not say how far a network's results may be apart: it magnifies errors as it magnifies any
+The lengths of its sums do not say how far apart a network's results may be: it magnifies errors as it magnifies any
 change. So its own envelope is the measure. In five copies every weight is moved by one unit in the last place, up or
 down; a backend may be ten times as far from the truth as the worst of them.
 """
@@ -26,9 +26,9 @@ from .tape import Tape
 __all__ = ["NetworkParity", "Verdict", "envelope_of", "moved", "parity"]
 
 RUNS = 5
-"""Copies with moved weights."""
+"""How many copies have moved weights."""
 ROOM = 10.0
-"""A backend may be this many times as far from the truth as the worst of them."""
+"""A backend may be this many times as far from the truth as the worst copy."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Near enough to float64, or left to the lock-step by a note?"""
+        """Is it near enough to float64, or has a note left it to the lock-step?"""
         return not self.mismatch and (bool(self.note) or self.error <= self.limit)
 
     @property
@@ -55,7 +55,7 @@ class Verdict:
 
 @dataclass
 class NetworkParity:
-    """What :func:`parity` returns: true if every backend is near enough to float64, and each layer to its twin."""
+    """The result of :func:`parity`: true if every backend is near enough to float64, and each layer to its twin."""
 
     name: str
     dtype: str
@@ -68,7 +68,7 @@ class NetworkParity:
 
     @property
     def ok(self) -> bool:
-        """Does every backend agree with float64, in its results and answers, and with the first one in lock-step?"""
+        """Does every backend agree with float64 in results and answers, and with the first backend in lock-step?"""
         return (
             bool(self.rows)
             and all(r.ok for r in self.rows)
@@ -129,7 +129,7 @@ def parity(
 
 def _names(backends: Any) -> list[Any]:
     if isinstance(backends, (str, Way)) or not len(backends):
-        raise ValueError(f"parity: backends are names such as ('numpy', 'strict'), got {backends!r}")
+        raise ValueError(f"parity: expected names as backends, such as ('numpy', 'strict'), got {backends!r}")
     return list(backends)
 
 
@@ -162,7 +162,7 @@ def results(net: Layer, way: Way, x: numpy.ndarray, t: numpy.ndarray, loss: Call
 def _sizes(tape: Tape) -> dict[str, float]:
     """For every bias, the usual size of a sum of that many deltas: Σ|dy| / √K.
 
-    The gradient of a bias in front of batch norm is 0 in truth, and pure rounding in any computation.
+    The true gradient of a bias before batch norm is 0, so any computed one is pure rounding.
     """
     sizes = {}
     for call in tape.calls:
@@ -209,7 +209,7 @@ def moved(net: Layer, rng: numpy.random.Generator) -> Layer:
 
 
 def distance(x: numpy.ndarray, r: numpy.ndarray, least: float = 0.0) -> float:
-    """‖X − R‖ / ‖R‖ in float64, with ‖R‖ at least ``least``; infinite if NaN or ∞ stand in different places."""
+    """‖X − R‖ / ‖R‖ in float64, with ‖R‖ at least ``least``; infinite if NaN or ∞ are in different places."""
     x, r = x.astype(numpy.float64), r.astype(numpy.float64)
     finite = numpy.isfinite(r)
     if not numpy.array_equal(numpy.isfinite(x), finite):
@@ -244,7 +244,8 @@ def _compare(report: NetworkParity, way: Way, found: Results, truth: Results, en
 
 
 def _answers(report: NetworkParity, way: Way, y: numpy.ndarray, r: numpy.ndarray) -> None:
-    """Top-1. Another answer is wrong, unless the two best are as near to each other as the outputs are to the truth."""
+    """Top-1. A different answer is wrong, unless the two best are as near to each other as the outputs are to the
+    truth."""
     same = numpy.argmax(y, 1) == numpy.argmax(r, 1)
     best = numpy.sort(r, 1)
     margin, off = best[:, -1] - best[:, -2], numpy.abs(y - r).max(1)

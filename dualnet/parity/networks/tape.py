@@ -1,7 +1,7 @@
-"""A network that notes what goes through each of its layers, and one that follows such notes with layers of its own.
+"""A network that records what goes through each of its layers, and one that follows such a recording.
 
-The notes are taken on copies: the network itself is not touched. Of chains, residual blocks and graphs only the layers
-inside are noted, since they compute; what is merged where ways meet shows in the input of the next layer.
+Copies are recorded: the network itself is not touched. In chains, residual blocks and graphs only the layers inside are
+recorded, since they do the computing; a merge shows in the input of the next layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Call", "Follower", "Tape", "as_case"]
 
 @dataclass
 class Call:
-    """One layer in one pass: what went in, what came out, and the same on the way back. Host arrays."""
+    """One layer in one pass: what went in and what came out, forward and backward, as host arrays."""
 
     path: str
     layer: Layer
@@ -50,7 +50,7 @@ class Call:
 
 
 class Tape:
-    """A copy of a network whose layers note their calls, in order."""
+    """A copy of a network whose layers record their calls, in order."""
 
     def __init__(self, net: Layer) -> None:
         self.net = net.copy()
@@ -77,8 +77,8 @@ class Tape:
 class Follower:
     """A copy of a network whose layers run on the numbers of a tape, and report their results to ``check``.
 
-    ``check(call, name, noted, got)`` gets each input (``"x"``, ``"dy"``), output and gradient. The next layer goes on
-    from the noted numbers, so a difference is always the layer's own.
+    ``check(call, name, noted, got)`` gets each input (``"x"``, ``"dy"``), output and gradient. The next layer continues
+    from the recorded numbers, so a difference is always the layer's own.
     """
 
     def __init__(self, net: Layer, check: Callable[[Call, str, Any, Any], None]) -> None:
@@ -88,7 +88,7 @@ class Follower:
         Watch(self.net, self._follow, at=_leaves(self.net))
 
     def follow(self, calls: list[Call]) -> None:
-        """Start again at the first of these."""
+        """Start again at the first of these calls."""
         self.calls, self.place = calls, 0
 
     def _follow(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
@@ -166,7 +166,7 @@ def _op(call: Call) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
 
 
 def _leaves(net: Layer) -> list[str]:
-    """The paths of the layers that compute on one array: without layers inside, and no place where ways meet."""
+    """The paths of the layers that compute on one array: those that hold no layers and merge nothing."""
     return [path for path, layer in net.walk() if not layer.children() and not isinstance(layer, Merge)]
 
 
@@ -185,5 +185,5 @@ def _host(array: Array) -> numpy.ndarray:
 
 
 def _on_backend_of(host: Any, array: Array) -> Array:
-    """The noted numbers on the backend of ``array``."""
+    """The recorded numbers on the backend of ``array``."""
     return asarray(host, backend=backend_of(array).name)

@@ -3,9 +3,9 @@
 Training magnifies: a difference of one unit in the last place of the first weights has grown a thousandfold after 200
 steps, so no fixed tolerance on trained weights can be defended. NumPy's own spread is the measure: five runs with the
 first weights moved by one unit in the last place. A backend may stray ten times as far, at every step. A unit (of a
-ReLU, of a maximum) that switches in one run and not in the next makes a jump, and another order of summation may switch
-one at any step, not just the first. So before a backend is said to stray too far, up to fifteen more runs are made,
-with the weights moved before every step.
+ReLU, of a maximum) that switches in one run and not in the next makes a jump, and a different order of summation may
+switch one at any step, not just the first. So before the verdict that a backend strays too far, up to fifteen more runs
+are made, with the weights moved before every step.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def make(name: str, dtype: str, seed: int = 0) -> Layer:
 
 
 def images(shape: tuple[int, ...], seed: int = 0) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """The handwritten digits in this size, with a little noise: on an even background every maximum would be a tie."""
+    """The handwritten digits in this size, with a little noise: on a uniform background every maximum would be a
+    tie."""
     (x, t), _ = data.load_digits()
     H, W, C = shape
     times = H // 8
@@ -83,7 +84,7 @@ def judge_network(
     steps: int = STEPS,
     seeds: int | None = None,
 ) -> dict[str, Any]:
-    """All that the certificate says about a network: logits, gradients, top-1, lock-step, envelope, accuracies."""
+    """Everything the certificate says about a network: logits, gradients, top-1, lock-step, envelope, accuracies."""
     x, t = images(NETWORKS[name][1], seed)
     first = {dtype: _first_step(name, dtype, ways, x[:BATCH], t[:BATCH], seed) for dtype in ("float32", "float64")}
     lock_steps = [_lock_step(name, (ways[0], other), x, t, seed, steps) for other in ways[1:]]
@@ -184,7 +185,7 @@ def train(
         net.to(way.backend)
         for step in range(steps):
             if rng is not None:
-                net, optimizer = moved(net, rng), copy.deepcopy(optimizer)  # which goes on with the copy
+                net, optimizer = moved(net, rng), copy.deepcopy(optimizer)  # which continues with the copy
             chosen = order.integers(held, len(x), BATCH)
             y, back = net.forward(asarray(x[chosen]), train=True)
             _, dloss = losses.softmax_cross_entropy(y, asarray(t[chosen]))

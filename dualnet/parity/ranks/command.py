@@ -1,4 +1,4 @@
-"""The body of ``dualnet parity --ranks R``: it starts the ranks, and says what they found."""
+"""The body of ``dualnet parity --ranks R``: it starts the ranks, and prints what they found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .subjects import SUBJECTS
 __all__ = ["compare", "run", "text"]
 
 LONGEST = 3600.0
-"""Seconds that the ranks have."""
+"""The ranks have this many seconds."""
 OTHERS = ("against", "ops", "dtype", "html", "markdown", "op", "case", "large", "network")
 
 
@@ -34,11 +34,11 @@ def run(options: argparse.Namespace, words: list[str]) -> tuple[str, int]:
     for name in OTHERS:
         if getattr(options, name) is not None:
             option = {"against": "backend"}.get(name, name)
-            raise ValueError(f"--{option} does not go together with --ranks, which compares ranks and not backends")
+            raise ValueError(f"--{option} cannot be used with --ranks, which compares ranks and not backends")
     if options.ranks < 2:
-        raise ValueError(f"--ranks {options.ranks}: expected at least 2; one rank has nobody to be compared with")
+        raise ValueError(f"--ranks {options.ranks}: expected at least 2; one rank has nothing to compare with")
     if options.out:
-        check_writable(Path(options.out))  # before anything is computed
+        check_writable(Path(options.out))  # fail before computing anything
     found = compare(
         options.ranks,
         networks=options.networks,
@@ -54,7 +54,8 @@ def run(options: argparse.Namespace, words: list[str]) -> tuple[str, int]:
 def compare(
     ranks: int, *, networks: Sequence[str] | None = None, steps: int = STEPS, seed: int = 0, command: str = ""
 ) -> dict[str, Any]:
-    """Start so many ranks on this machine, and compare them with one. Returns all that was found as plain data.
+    """Start this many ranks on this machine, and compare them with one. Returns everything that was found, as plain
+    data.
 
     Raises ``ValueError`` for networks that do not exist.
     """
@@ -66,7 +67,7 @@ def compare(
         words = ["-m", "dualnet.parity.ranks.rank", folder, ",".join(chosen), str(steps), str(seed)]
         launched = launch(ranks, words, timeout=LONGEST)
         files = [Path(folder) / f"{rank}.json" for rank in range(ranks)]
-        ended = launched.code or not all(file.exists() for file in files)  # then one may be cut off
+        ended = launched.code or not all(file.exists() for file in files)  # otherwise a file may be cut off
         there = [] if ended else [json.loads(file.read_text(encoding="utf-8")) for file in files]
     whole = len(there) == ranks and not launched.code
     found = judge(there) if whole else {"rows": [], "controls": []}
@@ -87,7 +88,7 @@ def compare(
 
 
 def _reasons(found: dict[str, Any], networks: Sequence[str], steps: int) -> Iterable[Reason]:
-    """What speaks against a PASS."""
+    """The reasons against a PASS."""
     for row in found["rows"]:
         if not row["ok"]:
             yield "FAIL", f"{row['network']}: {row['compared']}: step {row['at']} is the worst"

@@ -19,7 +19,7 @@ CONTROLS = {
 
 @contextlib.contextmanager
 def broken(ranks: Any, mistake: str) -> Iterator[dict[str, Any]]:
-    """The communicator makes the mistake until the block ends. Yields what ``fit`` needs to be told besides."""
+    """The communicator makes the mistake until the block ends. Yields further options for ``fit``."""
     if mistake == "unsynchronised statistics":
         yield {"sync_batch_norm": False}
         return
@@ -28,7 +28,7 @@ def broken(ranks: Any, mistake: str) -> Iterator[dict[str, Any]]:
     try:
         yield {}
     finally:
-        del ranks.start_all_reduce  # the method of its class is there again
+        del ranks.start_all_reduce  # uncovers the method of its class again
 
 
 def _wrong(ranks: Any, mistake: str, right: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -49,7 +49,7 @@ def _wrong(ranks: Any, mistake: str, right: Callable[[Any], Any]) -> Callable[[A
 
 
 class _Replaced:
-    """A sum that is under way, and of which something else is made in the end."""
+    """A sum that is under way, and whose result is changed at the end."""
 
     def __init__(self, pending: Any, change: Callable[[Any], Any]) -> None:
         self.pending, self.change = pending, change

@@ -1,7 +1,7 @@
-"""A training that is noted step by step, and one that is set back to the first one's weights before each step.
+"""A training that is recorded step by step, and one that is set back to its weights before each step.
 
-Training magnifies differences, so a limit for one step says nothing about the fiftieth. Followed step by step from the
-same weights, each step stands for itself.
+Training magnifies differences, so a limit for one step says nothing about the fiftieth. If each step begins from the
+recorded weights, it can be judged by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 @dataclass
 class Note:
-    """One step: the loss on this rank's images and how many they were, the gradients, and the state after it."""
+    """One step: the loss on this rank's images, their number, the gradients, and the state after the step."""
 
     loss: float
     images: int
@@ -46,7 +46,7 @@ class Note:
 
 
 class _Noting(SGD):
-    """SGD that keeps the gradients which it was given."""
+    """SGD that remembers the gradients that it gets."""
 
     gradients: dict[str, numpy.ndarray]
 
@@ -56,7 +56,7 @@ class _Noting(SGD):
 
 
 class _Noter(Callback):
-    """Writes a note after each step, and sets the training back to what it follows."""
+    """Records each step, and sets the training back to the course that it follows."""
 
     def __init__(self, steps: int, course: list[Note] | None, rng: numpy.random.Generator | None) -> None:
         self.steps, self.course, self.rng = steps, course, rng
@@ -64,7 +64,7 @@ class _Noter(Callback):
         self.losses: list[tuple[float, int]] = []
 
     def loss(self, y: Any, t: Any, *weights: Any) -> Any:
-        """Softmax cross-entropy, noted."""
+        """Softmax cross-entropy, recorded."""
         value, way = losses.softmax_cross_entropy(y, t, *weights)
         self.losses.append((float(to_numpy(value)), int(y.shape[0])))
         return value, way
@@ -73,7 +73,7 @@ class _Noter(Callback):
         self._move(run.net)
 
     def on_epoch_begin(self, run: Run) -> None:
-        self.losses.clear()  # fit has tried the loss on one example
+        self.losses.clear()  # fit tries the loss on one example first
 
     def on_batch_end(self, run: Run) -> None:
         images = sum(n for _, n in self.losses)
@@ -106,7 +106,7 @@ def train(
     whole: int | None = None,
     **options: Any,
 ) -> list[Note]:
-    """Train, and note every step. With ``follow`` each step begins from the weights of that course.
+    """Train, and record every step. With ``follow``, each step begins from the weights of that course.
 
     ``rng`` moves the first weights by one unit in the last place; if the training follows a course, before every step.
     ``whole`` is the number of images in every step, without a short last one. ``options`` are for ``fit``.

@@ -1,9 +1,9 @@
-"""What each rank compares, and what the numbers of all ranks together mean.
+"""What each rank compares, and the verdict from the numbers of all ranks.
 
 Each step of the R ranks begins from the weights that one rank had before it, and gets the same images. A result may be
 ten times as far from that rank's as a change of one unit in the last place of every weight would move it, and at least
-τ for a single sum (docs/numerics.md). In a free run the differences grow; there the limit is what one rank's own runs
-do, when their first weights are moved by one unit in the last place.
+τ for a single sum (docs/numerics.md). In a free run the differences grow; there the limit is how far one rank's own
+runs stray when their first weights are moved by one unit in the last place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def of_rank(ranks: Any, networks: Sequence[str], steps: int, seed: int, controls: bool = True) -> dict[str, Any]:
-    """What one rank finds, as plain data; all ranks call it together."""
+    """One rank's findings, as plain data; all ranks call it together."""
     courses = {name: train(SUBJECTS[name], seed, steps) for name in networks}
     found: dict[str, Any] = {"rank": ranks.rank, "size": ranks.size, "kind": ranks.kind}
     found["networks"] = {name: _network(ranks, SUBJECTS[name], courses[name], seed) for name in networks}
@@ -175,7 +175,7 @@ def _mean(together: Sequence[dict[str, float]]) -> float:
 
 
 def _free(several: list[dict[str, Any]]) -> Row:
-    """Runs of their own: how far the weights stray, and how far one rank's own do."""
+    """Free runs: how far the weights stray, and how far those of one rank's own runs do."""
     spread = numpy.maximum.accumulate(numpy.max([several[0]["far"][i] for i in range(RUNS)], axis=0))
     limits = (ROOM * numpy.maximum(spread, tau("float64", 1))).tolist()
     off = numpy.max([one["free"] for one in several], axis=0).tolist()

@@ -1,6 +1,6 @@
 """One rank of ``dualnet parity --ranks R``: ``python -m dualnet.parity.ranks.rank FOLDER NETWORKS STEPS SEED``.
 
-It writes what it finds to FOLDER, as a file with its number.
+It writes its findings to FOLDER, in a file named after its number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ...distributed import init
 from .judging import of_rank
 
 PATIENCE = 600.0
-"""Seconds that a rank may wait for the others: on a busy machine one may be far ahead."""
+"""Seconds that a rank waits for the others: on a busy machine one may be far ahead."""
 BUCKET = 2**15
 """Bytes: small, so that even these networks have several buckets."""
 

@@ -28,7 +28,7 @@ def dropped() -> Sequential:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and what its training has that a rank may get wrong."""
+    """A network, and the part of its training that ranks may get wrong."""
 
     name: str
     title: str

@@ -26,20 +26,20 @@ def explain(
     loss: Any = None,
     train: bool = True,
 ) -> Explanation:
-    """One entry of what a layer or network computes on a batch x (N, ...), as the sum that it is, with its numbers.
+    """One entry of what a layer or network computes on a batch x (N, ...), written as a sum with its numbers.
 
     ``target`` names an array and an index: ``"y[0,3,4,1]"`` (the output), ``"dx[0,3,4,1]"`` (the gradient of the
-    input), ``"dw[0,1,2,5]"``, ``"db[5]"`` (the gradients of the parameters); inside a network the layer's name stands
-    in front, ``"0.dw[0,1,2,5]"``. Without a target it is the largest dx of the first convolution.
+    input), ``"dw[0,1,2,5]"``, ``"db[5]"`` (the gradients of the parameters); inside a network, put the layer's name
+    first: ``"0.dw[0,1,2,5]"``. By default the target is the largest dx of the first convolution.
 
-    Gradients begin at the output: with targets ``t`` and a ``loss`` (else the one that the network was last trained
-    with, else softmax cross-entropy), or with ``dy``, the gradient of the loss with respect to the output. With
-    neither, dy is drawn at random, always the same. ``train=False`` explains inference (running statistics, no
-    dropout). The layer itself is not changed.
+    A backward pass needs dy, the gradient of the loss with respect to the output. Give targets ``t`` and a ``loss`` (by
+    default the one that the network was last trained with, or softmax cross-entropy), or give ``dy`` itself. Without
+    either, dy is drawn at random, always the same. ``train=False`` explains inference (running statistics, no dropout).
+    The layer itself is not changed.
 
     The :class:`~dualnet.seeing.explain.explanation.Explanation` prints as text and as a table in notebooks; it has
-    ``.terms``, ``.cells``, ``.value``, ``.anchor``, ``.ok``, and ``.to_html(path)`` writes the interactive page.
-    Raises ``ValueError`` if the target does not exist, ``TypeError`` if an argument is no target, layer or array.
+    ``.terms``, ``.cells``, ``.value``, ``.anchor``, ``.ok``, and ``.to_html(path)`` writes the interactive page. Raises
+    ``ValueError`` if the target does not exist, ``TypeError`` if an argument is not a target, layer or array.
 
     >>> import dualnet as dn
     >>> x = dn.asarray([1, 2, 0, 1, 3, 1, 2, 0, 0, 2, 1, 3, 1, 0, 2, 1], "float32").reshape(1, 4, 4, 1)

@@ -1,5 +1,5 @@
 "use strict";
-// Maps, sums and cards as elements of the page. Nothing here knows what the reader chose.
+// Maps, sums and cards as elements of the page. Nothing here depends on what the reader chose.
 const Draw = (() => {
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
@@ -90,7 +90,7 @@ const Draw = (() => {
       make("div", { class: "pan" }, grid));
   }
 
-  // -- the sum: rows that add up as they are read, to the last figure
+  // -- the sum: its rows add up exactly as they are printed, to the last digit
 
   function factors(term) {
     const parts = term.cells.map((cell, place) => [place ? " · " : "", make("span", { class: "name", title: cell.name }, cell.short ?? cell.name), " ", brief(cell.value)]);
@@ -109,7 +109,7 @@ const Draw = (() => {
     return { ten, whole: (value) => Math.round((value / 10 ** ten) * unit), text: (count) => sign((count / unit).toFixed(decimals)) };
   }
 
-  // rows: [label, number as text, term or null]; of many terms the largest, and the others in one row
+  // rows: [label, number as text, term or null]; if there are many terms, the largest, and the others in one row
   function rowsOf(found, most) {
     const adds = !found.how, total = found.sum;
     const parts = found.terms.map((term) => ({ term, value: Model.product(term) }));

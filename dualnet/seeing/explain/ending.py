@@ -1,4 +1,4 @@
-"""Where the way back begins: the loss as the last thing that the page draws, and one step of gradient descent."""
+"""Where the backward pass begins: the loss, which the page draws last, and one step of gradient descent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ RATES = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 
 
 def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
-    """E10 for one row of outputs: cross-entropy and squared error with their sums, any other with its deltas alone."""
+    """E10 for one row of outputs: cross-entropy and squared error with their sums, any other loss with its deltas
+    alone."""
     y, dy, t = ending.y, ending.dy, ending.t
     if y.ndim != 2:
         return None
@@ -50,7 +51,7 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
 
 
 def _how(loss: Any) -> str:
-    """Which sum the page can write: that of a loss with options of its own is not."""
+    """Which sum the page can write; not that of a loss with options of its own."""
     options: dict[str, Any] = {}
     while isinstance(loss, functools.partial):
         loss, options = loss.func, options | loss.keywords
@@ -60,7 +61,7 @@ def _how(loss: Any) -> str:
 
 
 def step_of(call: Call, ending: Ending) -> View | None:
-    """E17: the loss after one step of each size, found by the network itself; and ‖∂E/∂w‖², its slope against η."""
+    """E17: the loss after one step of each size, computed by the network itself; and ‖∂E/∂w‖², its slope over η."""
     if not ending.gradients:
         return None
     after = [call.loss_after(rate, ending) for rate in RATES]

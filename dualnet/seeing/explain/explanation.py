@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from .run import Call
 
 ROWS = 12
-"""Terms that are printed; of more, the largest."""
+"""How many terms are printed; if there are more, the largest."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One number of a pass, and the sum that it is. Made by :func:`dualnet.explain`.
+    """One number of a pass, and the sum that gives it. Made by :func:`dualnet.explain`.
 
-    ``bool(e)`` and ``e.ok`` say whether the sum, added up here in float64, is the library's number within ``limit``,
-    the rounding of its dtype.
+    ``bool(e)`` and ``e.ok`` say whether the sum, added up here in float64, agrees with the library's number within
+    ``limit``, the rounding of its dtype.
     """
 
     target: str
@@ -56,7 +56,7 @@ class Explanation:
 
     @property
     def cells(self) -> dict[str, list[tuple[int, ...]]]:
-        """Which entries of which arrays met, each once."""
+        """The entries that take part, each once."""
         found: dict[str, dict[tuple[int, ...], None]] = {}
         for term in self.terms:
             for cell in term.cells:
@@ -65,7 +65,7 @@ class Explanation:
 
     @property
     def sum(self) -> float:
-        """What the terms come to, in float64."""
+        """The sum of the terms, in float64."""
         return self.account.sum
 
     @property
@@ -121,16 +121,16 @@ class Explanation:
 
     def page(self, title: str | None = None) -> Page:
         """The interactive page of the network on this input, opened at this entry; a notebook shows it."""
-        from .page import Page  # imported when it is needed: few explanations become a page
+        from .page import Page  # imported only when needed: few explanations become a page
 
         return Page.of(self._call, self._target, self.value, title)
 
     def to_html(self, path: str | Path, title: str | None = None) -> Path:
-        """Write the interactive page to one file that needs no other and no network; returns its path."""
+        """Write the interactive page to a single file that works offline; returns its path."""
         return self.page(title).save(path)
 
     def _shown(self, rows: int | None) -> tuple[list[Term], list[Term]]:
-        """The terms to show, in their order, and the others: zeros, and the smallest."""
+        """The terms to show, in their order, and those to leave out: zeros, and the smallest."""
         if rows is None or len(self.terms) <= rows:
             return self.terms, []
         order = sorted(range(len(self.terms)), key=lambda i: (-abs(self.terms[i].value), i))
@@ -173,7 +173,7 @@ def _cells(term: Term) -> tuple[str, str]:
 
 
 def _aligned(terms: list[Term], below: list[tuple[str, float, str]]) -> list[str]:
-    """The terms in columns that line up; below the products, what they add up to."""
+    """The terms in aligned columns, and below them their sum."""
     table = []
     for term in terms:
         first, *others = term.cells

@@ -19,7 +19,7 @@ from .terms import Account, Cell, Term, cell, met_by, place, place_back, read_by
 
 @dataclass
 class Bank:
-    """A convolution's arrays, by the roles they have in E4: what is read, and what stands on the grid."""
+    """A convolution's arrays, by their roles in E4: what is read, and what the grid holds."""
 
     use: Use
     at: Windows
@@ -37,7 +37,7 @@ class Bank:
         return cell("w", w, *self.tap(m, n), c % w.shape[2], d)
 
     def channels(self, d: int) -> range:
-        """Filter d reads only those of its group (E6)."""
+        """Filter d reads only the channels of its group (E6)."""
         w = self.use.parameters["w"]
         first = d // (w.shape[3] // self.groups) * w.shape[2]
         return range(first, first + w.shape[2])
@@ -57,7 +57,7 @@ def of_conv2d(target: Target, use: Use) -> Account:
 
 
 def of_transpose(target: Target, use: Use) -> Account:
-    """The adjoint: input and output have changed roles, so y is spread out and dx is read by windows."""
+    """The adjoint: input and output change roles, so y is spread out and windows read dx."""
     layer = use.layer
     at = transposed(
         "explain",
@@ -97,7 +97,7 @@ def window_sum(target: Target, bank: Bank) -> Account:
 
 
 def filter_sum(target: Target, bank: Bank) -> Account:
-    """E11: a tap met one cell of every window; there the cell meets the window's delta."""
+    """E11: a tap read one cell of every window; here that cell meets the window's delta."""
     tm, tn, cl, d = target.index
     m, n = bank.tap(tm, tn)
     c, use = bank.channels(d)[cl], bank.use

@@ -16,7 +16,7 @@ from .terms import Account, Cell, Term, cell, read_by, readers_of
 
 
 def windows_of(use: Use) -> Windows:
-    """Where the windows of a pooling layer stand; that of a global one is the whole map."""
+    """Where the windows of a pooling layer stand; the window of a global one is the whole map."""
     size = use.x.shape[1:3]
     if isinstance(use.layer, pooling._GlobalPool2D):
         return windows("explain", size, size, stride=size)
@@ -143,7 +143,7 @@ def units(layer: Layer, at: Windows, i: int, j: int) -> int:
 
 
 def _grid(target: Target, use: Use) -> tuple[int, int, int]:
-    """i, j and c of an output; that of a global pooling stands at i = j = 0."""
+    """i, j and c of an output; with global pooling, i = j = 0."""
     if len(target.index) == 2:
         return 0, 0, target.index[1]
     return target.index[1], target.index[2], target.index[3]
@@ -157,7 +157,7 @@ def _delta(use: Use, k: int, i: int, j: int, c: int) -> Cell:
 
 
 def of_flatten(target: Target, use: Use) -> Account:
-    """E9: nothing is computed; every number finds its place."""
+    """E9: nothing is computed; every number moves to its place."""
     shape = use.x.shape[1:]
     if target.name == "y":
         k, q = target.index
@@ -185,7 +185,7 @@ def of_identity(target: Target, use: Use) -> Account:
 
 
 def of_dropout(target: Target, use: Use) -> Account:
-    """The mask is a function of the layer's key: it is read off the op's own pullback."""
+    """The mask is a function of the layer's key: the op's own pullback shows it."""
     kept = float(use.backward(numpy.ones_like(use.y))[0][target.index])
     source, anchor = ("x", "E7") if target.name == "y" else ("dy", "E14")
     what = "m/(1−rate)" if use.train and use.layer.rate else "1"

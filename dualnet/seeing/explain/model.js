@@ -1,6 +1,6 @@
 "use strict";
-// The sums of the page, from the numbers of the network. Nothing here knows the page. Each class below is a kind of layer:
-// sums(spelling) lists its equations, maps(sum) the maps that take part in one, explain(map, r, c, sum) is one entry.
+// The sums of the page, from the numbers of the network. Nothing here depends on the page. Each class is a kind of layer:
+// sums(spelling) lists its equations, maps(sum) the maps of one equation, explain(map, r, c, sum) explains one entry.
 const Model = (() => {
   // -- arrays: decoded from bytes, read by index
 
@@ -16,7 +16,7 @@ const Model = (() => {
     return array.data[place];
   }
 
-  function gridOf(count) { // a vector of so many numbers, in rows: [rows, columns]
+  function gridOf(count) { // a vector of this many numbers, in rows: [rows, columns]
     if (count <= 5) return [1, count];
     const wish = Math.sqrt(2 * count);
     let cols = Math.min(Math.ceil(wish), 32);
@@ -49,7 +49,7 @@ const Model = (() => {
       return { map, r, c, value: at(array, r, c, channel), short: `${map}[${r},${c}]`, name: `${map}[${[this.image, r, c, id].join(",")}]`, index: [r, c, id] };
     }
     placeOf(map, r, c) { return r * gridOf(this[map].shape[0])[1] + c; }
-    // the place of an entry of the library; the map turns to its channel. null: it is not on the page
+    // the place of one of the library's entries, after the map has switched to its channel; null if it is not on the page
     locate(map, index) {
       const array = this[map], id = index.at(-1), output = map === "y" || map === "dy";
       if (!array) return null;
@@ -88,7 +88,7 @@ const Model = (() => {
     outputs() { return this.form === "convolution" ? this.d : this.c; }
     idOf(map, channel) { return (map === "y" || map === "dy") && this.ds ? this.ds[channel] : this.cs[channel]; }
 
-    // E6: the taps of the window at i, j, and what each reads; off the map that is the padding
+    // E6: the taps of the window at i, j, and the cell that each reads; beyond the map that is the padding
     *window(i, j) {
       const [s1, s2] = this.stride, [r1, r2] = this.dilation, [[top], [left]] = this.pads;
       for (let m = 0; m < this.window_[0]; m++) for (let n = 0; n < this.window_[1]; n++) {
@@ -196,7 +196,7 @@ const Model = (() => {
       if (sum === "y") return `The kernel, read ${is}, stands on one window of x after the other.`;
       if (sum === "dx") return `The deltas come back through the kernel, read ${is}. The stored weights do not move.`;
       if (sum === "dw") return this.turned(sum, spelling) ? "A convolution reads dy backwards; so dy is turned first, and each delta meets the input that the weight read." : "Each delta meets the input that the weight read. Nothing is turned.";
-      return sum === "db" ? "The bias was added everywhere, so it collects every delta." : "Each weight moves a little against its slope.";
+      return sum === "db" ? "The bias was added everywhere, so it collects every delta." : "Each weight takes a small step downhill, against its gradient.";
     }
     maps(sum) {
       const c = `channel ${this.cs[this.c]}`, d = `filter ${this.ds[this.d]}`;
@@ -209,7 +209,7 @@ const Model = (() => {
       if (sum === "new") return [w("new", "after the step"), w("w", "the kernel"), w("dw", "its gradient")];
       return [{ name: "db", words: "gradient of the bias", of: d, rows: 1, cols: 1, kernel: true }, dy()];
     }
-    // the full correlation reads zeros around the deltas, and between them where the windows stood a stride apart
+    // the full correlation reads zeros around the deltas, and between them if the stride is larger than 1
     spread() {
       const ranges = [0, 1].map((axis) => [this.pads[axis][0] - (this.window_[axis] - 1) * this.dilation[axis], this.size[axis] - 1 + this.pads[axis][0]]);
       return around(ranges, this.grid, this.stride);
@@ -291,15 +291,15 @@ const Model = (() => {
       const db = this.get("db");
       return { name: db.name, value: db.value, anchor: "E12", title: "backward: every delta of the filter", terms, extra, formula: "db[d] = Σ dy[k,i,j,d]" };
     }
-    // the given numbers, x, w and dy: which results of this sum they take part in
+    // the inputs of a sum, x, w and dy: the results that they take part in
     of_x(r, c, sum) {
       const readers = [...this.readers(r, c)];
       const lit = readers.flatMap(({ m, n, i, j }) => (sum === "y" ? [["y", i, j], ["w", ...this.tap(m, n)]] : [["dy", i, j], ["dw", ...this.tap(m, n)]]));
       return { ...this.cell("x", r, c), reach: true, title: `read by ${counted(readers.length, "window")}`, lit: light(lit),
-        words: sum === "y" ? "Each window that reads this cell multiplies it by another weight of the kernel." : "It meets the delta of each window that read it, once for each weight." };
+        words: sum === "y" ? "Each window that reads this cell multiplies it by a different weight of the kernel." : "It meets the delta of each window that read it, once for each weight." };
     }
     of_w(tm, tn, sum) {
-      if (sum === "new") return { ...this.stored(tm, tn), reach: true, title: "a weight before the step", words: "Its gradient says which way it goes.", lit: light([["new", tm, tn], ["dw", tm, tn]]) };
+      if (sum === "new") return { ...this.stored(tm, tn), reach: true, title: "a weight before the step", words: "Its gradient decides which way it moves.", lit: light([["new", tm, tn], ["dw", tm, tn]]) };
       const [m, n] = this.tap(tm, tn), lit = [];
       const [s1, s2] = this.stride, [r1, r2] = this.dilation, [[top], [left]] = this.pads;
       for (const [i, j] of this.all()) {
@@ -316,14 +316,14 @@ const Model = (() => {
       return { ...this.cell("dy", i, j), reach: true, title: "the delta that the next layer sent", lit: light(lit), words: words[sum] };
     }
 
-    // the same entry in three spellings, each really computed so
+    // the same entry in three spellings, each computed in its own way
     spellings(map, r, c) {
       if (map === "y") return this.spelled_y(r, c);
       if (map === "dw") return this.spelled_dw(r, c);
       if (map === "dx") return this.spelled_dx(r, c);
       return null;
     }
-    others(account) { // what a card does not show, in a row of its own
+    others(account) { // the part of the sum that a card does not show, in a row of its own
       const more = this.beside(account), one = account.extra.length === 1 && account.extra[0].words;
       return { more, others: one ? one.replace(/: .*/, "") : account.extra.length && account.anchor === "E13" ? "the other filters" : "the other channels" + (this.b ? " and the bias" : "") };
     }
@@ -385,7 +385,7 @@ const Model = (() => {
       const gemm = linked * gathered.sort((a, b) => a[0] - b[0]).reduce((total, entry) => total + entry[2], 0);
       return { value: account.value, more, cards: [
         { title: "Loops: full convolution", anchor: "E13", formula: `dx[i,j] = Σ_m Σ_n dy[${back.join(", ")}] · w[${tap}]`, words: "The indices run backwards: each window that read the cell sends its delta back.", pairs: account.terms, value: loops + more, ...beside },
-        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel going forward; the way back turns it once more, so it is used as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more, ...beside },
+        { title: `Flipped: correlation with ${flip}`, anchor: "E13", formula: `dx = dy ⊗ ${flip}, “full”`, words: this.turns ? "The layer turns its kernel in the forward pass; the backward pass turns it once more, so it is used as stored." : "This is why people say that the kernel is flipped in the backward pass.", minis: [[patch, k2, "dy, padded"], "·", [turned, k2, flip]], value: flipped + more, ...beside },
         { title: "One product of matrices", anchor: "E13", formula: "dX = dY Wᵀ, then col2im", words: "What runs: no kernel is turned. col2im adds up what was read from this cell.", minis: [[gathered.map((entry) => entry[2]), Math.max(gathered.length, 1), gathered.length ? `dX rows ${gathered.map((entry) => entry[0]).join(", ")}` : "none"]], value: gemm + more, ...beside },
       ] };
     }

@@ -124,7 +124,7 @@
     if (up) list.push(make("button", { type: "button", class: "towards" }, `${up.cell.short} comes from ${named(up.layer)} →`));
     if (down?.go) list[0].onclick = down.go;
     if (up) list.at(-1).onclick = up.go;
-    if (state.sum === "dx" && !layerAt(state.path).before && state.path === data.layers[0].path) list.unshift(make("p", { class: "note" }, "This is the gradient of a pixel: the way back ends here."));
+    if (state.sum === "dx" && !layerAt(state.path).before && state.path === data.layers[0].path) list.unshift(make("p", { class: "note" }, "This is the gradient of a pixel: the backward pass ends here."));
     return list;
   }
 

@@ -31,9 +31,9 @@ LARGEST = 32
 LONGEST = 1024
 """The most numbers of a vector that fit on a screen."""
 NUMBERS = 24_000
-"""How many fit into a page of 300 KB, besides its script."""
+"""How many numbers fit into a page of 300 KB, beside its script."""
 CHANNELS = (16, 8, 4, 2, 1)
-"""How many channels and filters of a layer are shown: the most that fit."""
+"""Numbers of channels and filters to try: the page shows the most that fit."""
 
 Numbers = numpy.ndarray
 
@@ -47,13 +47,13 @@ class Page:
 
     @classmethod
     def of(cls, call: Call, target: Target, value: float, title: str | None = None) -> Page:
-        """The page of a network and what it is run on, opened at an entry that was explained and had this value."""
+        """Make the page of a network and its input, opened at the entry that was explained and had this value."""
         data = gather(call, target, value)
         title = title or f"{target} of {type(call.net).__name__}"
         return cls(filled(title, data), title)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to a file and return its path; ``.html`` is added to a name without an ending."""
+        """Write the page to a file and return its path; a name without an ending gets ``.html``."""
         path = Path(path)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; expected the name of a file, such as explain.html")
@@ -72,7 +72,7 @@ class Page:
 
 
 def filled(title: str, data: View) -> str:
-    """The template with everything in its place: in one pass, so that a title that looks like a mark stays a title."""
+    """Fill in the template, in one pass, so that a title that looks like a mark stays a title."""
     parts = {
         "@TITLE@": markup.escape(title),
         "/*@STYLE@*/": _lean("page.css"),
@@ -84,12 +84,12 @@ def filled(title: str, data: View) -> str:
 
 
 def _lean(name: str) -> str:
-    """A style or a script without its indents and the lines that only comment."""
+    """A style or a script without indentation and without lines that are only a comment."""
     return re.sub(r"^ +|^ *//.*\n|\n(?=\n)", "", (HERE / name).read_text("utf-8"), flags=re.MULTILINE)
 
 
 def gather(call: Call, target: Target, value: float) -> View:
-    """Run once more, watch every layer that can be drawn, and pack what fits; the target's layer comes first."""
+    """Run once more, record every layer that can be drawn, and pack what fits; the target's layer comes first."""
     leaves = [(path, layer) for path, layer in call.net.walk() if not layer.children()]
     drawn = [path for path, layer in leaves if viewer_of(layer)]
     found = call.everything(sorted({*drawn, target.path}, key=[path for path, _ in leaves].index))
@@ -108,7 +108,7 @@ def gather(call: Call, target: Target, value: float) -> View:
         chain.append({"path": "loss", "kind": "loss", "title": loss["loss"], "view": _pack(loss, ending.y.dtype)})
     _link(chain, {path: uses[0] for path, uses in found.items()}, None if ending is None else ending.dy)
     opened: View = {"path": target.path, "name": target.name, "index": list(target.index)}
-    if target.path not in views:  # one that is not drawn: the nearest one that is
+    if target.path not in views:  # this layer is not drawn: take the nearest one that is
         opened = {"path": next(path for path in near if path in views), "name": "", "index": []}
     return {
         "layers": chain,
@@ -123,7 +123,7 @@ def gather(call: Call, target: Target, value: float) -> View:
 
 
 def looks_untrained(net: Layer) -> bool:
-    """Has it biases, all of them still 0? The first step of a training moves them."""
+    """Does it have biases that are all still 0? The first training step changes them."""
     biases = [parameter for name, parameter in net.parameters().items() if name.rpartition(".")[2] == "b"]
     return bool(biases) and not any(to_numpy(parameter.value).any() for parameter in biases)
 
@@ -136,7 +136,7 @@ def _story() -> View:
 
 
 def _link(chain: list[View], uses: dict[str, Use], dy: Numbers | None) -> None:
-    """Say which layer sent each layer's delta: the one that read its output, and whose dx is its dy."""
+    """Find the layer that sent each layer's delta: it read the layer's output, and its dx is the layer's dy."""
     for place, layer in enumerate(chain):
         use = uses.get(layer["path"])
         for later in chain[place + 1 :] if use else []:
@@ -149,8 +149,8 @@ def _link(chain: list[View], uses: dict[str, Use], dy: Numbers | None) -> None:
 
 
 def _views(target: Target, image: int, uses: dict[str, Use]) -> dict[str, View]:
-    """What there is room for: a channel of every layer, of the nearest ones first; and of the target's layer as much as
-    possible, of each other one half of what is left.
+    """What fits: first a channel of every layer, nearest layers first; then as much as possible of the target's layer,
+    and for each other layer half of the room that is left.
     """
     least: dict[str, View] = {}
     spare = NUMBERS
@@ -172,12 +172,15 @@ def _wanted(target: Target, path: str) -> tuple[int, ...]:
 
 
 def _check_unchanged(target: Target, explained: float, found: dict[str, list[Use]]) -> None:
-    """The entry has the value that was explained; that of a shared layer's parameter comes from all its places."""
+    """Check that the entry has the value that was explained; for a parameter of a shared layer, it comes from all its
+    places."""
     use = found[target.path][0]
     uses = [use] if target.parameter is None else [u for us in found.values() for u in us if u.layer is use.layer]
     value = float(sum(float(u.array(target)[target.index]) for u in uses))
     if value != explained and not math.isnan(value):
-        raise ValueError("explain: the network has changed since; explain it again, then make the page")
+        raise ValueError(
+            "explain: the network has changed since it was explained; explain it again, then make the page"
+        )
 
 
 def _check_drawn(path: str, views: dict[str, View], drawn: list[str], use: Use) -> None:
@@ -230,7 +233,7 @@ def _packed(array: Numbers, dtype: str) -> View:
 
 
 def _chosen(use: Use, name: str, index: tuple[int, ...], most: int) -> tuple[list[int], list[int]]:
-    """Which channels of x and of y are shown: a few in a row, with the one that was asked for."""
+    """Which channels of x and of y are shown: a few neighbours, among them the target's."""
     C, D = use.x.shape[-1], use.y.shape[-1]
     c = d = 0
     if index:

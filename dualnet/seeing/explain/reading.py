@@ -1,4 +1,4 @@
-"""What a target such as ``"0.dw[0,1,2,5]"`` means: which layer, which array of it, which entry."""
+"""What a target such as ``"0.dw[0,1,2,5]"`` means: which layer, which of its arrays, which entry."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def default(call: Call) -> Target:
 
 
 def _leaf(net: Layer, path: str, name: str, text: str) -> tuple[str, Layer]:
-    """The layer that computes ``name``: of a chain, y is its last layer's and dx its first one's."""
+    """The layer that computes ``name``: a chain's y is that of its last layer, and its dx that of its first."""
     layers = dict(net.walk())
     if path not in layers:
         raise ValueError(f"explain: {text!r}: there is no layer {path!r}; the layers are {_leaves(net)}")
@@ -102,11 +102,11 @@ def _unknown(name: str, path: str, layer: Layer, names: list[str], net: Layer) -
     here = f"layer {path} ({kind})" if path else kind
     message = f"explain: {here} computes no {name!r}; it has {', '.join(names)}."
     if name in ("x", "o"):
-        return message + " x comes from the layer before: it is that one's y."
+        return message + " x comes from the layer before; ask for that layer's y."
     if name == "dy":
-        return message + " dy comes from the layer after: it is that one's dx."
+        return message + " dy comes from the layer after; ask for that layer's dx."
     if f"d{name}" in names:
-        return message + f" {name} is a parameter; its gradient is d{name}."
+        return message + f" {name} is a parameter; ask for its gradient, d{name}."
     others = [p for p, part in net.walk() if not part.children() and name in computed(part)]
     return message + (f" {name} is computed by layer {', '.join(others[:8])}." if others else "")
 

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, and what chosen layers saw in them."""
+"""One forward and one backward pass, and what chosen layers computed in them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .target import Target
 
 @dataclass
 class Use:
-    """What one layer saw when it was used once: host arrays in the dtype of the network."""
+    """One use of a layer: its arrays, on the host and in the dtype of the network."""
 
-    layer: Any  # a copy; Any, since each explainer knows its own kind
+    layer: Any  # a copy; Any, since each explainer expects its own kind
     title: str  # as it prints
     train: bool
     x: numpy.ndarray
@@ -33,7 +33,7 @@ class Use:
     state: dict[str, Any]  # before the pass
     way: Pullback
     home: str  # the backend
-    dy: Any = None  # set on the way back
+    dy: Any = None  # set in the backward pass
     dx: Any = None
     gradients: dict[str, numpy.ndarray] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ class Call:
 
     def __init__(self, net: Layer, x: Any, t: Any, dy: Any, loss: Any, train: bool) -> None:
         if t is not None and dy is not None:
-            raise ValueError("explain: give t or dy, not both: dy follows from t and the loss")
+            raise ValueError("explain: give t or dy, not both; dy follows from t and the loss")
         self.net, self.train = net, bool(train)
         self.x = as_batch(net, x, "explain")
         self.loss: Any = None if t is None and loss is None else ops.losses.of(net, loss)
@@ -94,7 +94,7 @@ class Call:
         return found[target.path] if target.parameter is None else [u for us in found.values() for u in us]
 
     def everything(self, paths: list[str], backward: bool = True) -> dict[str, list[Use]]:
-        """Run, and return what the layers at these paths saw, shared layers at all their places."""
+        """Run, and return the uses of the layers at these paths, for shared layers at all their places."""
         net = sharing_copy(self.net)
         seen: list[tuple[Visit, Use]] = []
         with Watch(net, partial(_use, seen), at=paths, apart=True):
@@ -107,7 +107,7 @@ class Call:
         return {visit.name: [use] for visit, use in seen}
 
     def ending(self) -> Ending | None:
-        """The loss and where it leads; None without targets, since nothing says then what the loss is."""
+        """The loss and one step of training; None without targets, since the loss needs them."""
         if self.t is None:
             return None
         net = sharing_copy(self.net)
@@ -118,7 +118,7 @@ class Call:
         return Ending(to_numpy(y), to_numpy(self.t), float(to_numpy(loss)), to_numpy(dy), gradients)
 
     def loss_after(self, rate: float, ending: Ending) -> float:
-        """The loss on the same batch after one step of E17, w − rate · dw; the network itself does not move."""
+        """The loss on the same batch after one step of E17, w − rate · dw; the network itself does not change."""
         net = self.net.copy()  # with weights of its own
         with numpy.errstate(over="ignore", invalid="ignore"):
             for name, parameter in net.parameters().items():
@@ -140,12 +140,12 @@ class Call:
 
 
 def _use(seen: list[tuple[Visit, Use]], visit: Visit, run: Run, x: Array) -> tuple[Array, Callable[[Array], Any]]:
-    """Let the layer run, and add to the list what it saw."""
+    """Run the layer, and add its arrays to the list."""
     layer = visit.layer
     visit.options.pop("need_dx", None)  # a chain leaves out its first layer's dx, which can be explained too
     state = {name: _host(getattr(layer, name)) for name in layer.state_names}
     y, way = run(x)
-    as_it_is = isinstance(layer, Normalization)  # else in the layer's dtype, which may be one of 16 bits
+    as_it_is = isinstance(layer, Normalization)  # others compute in the layer's dtype, which may have 16 bits
     parameters = {name: p for name, p in vars(layer).items() if isinstance(p, Parameter)}
     values = {name: to_numpy(p.value if as_it_is else p.cast(x.dtype)) for name, p in parameters.items()}
     use = Use(layer, repr(layer), visit.train, to_numpy(x), to_numpy(y), values, state, way, backend_of(y).name)
@@ -161,12 +161,12 @@ def _use(seen: list[tuple[Visit, Use]], visit: Visit, run: Run, x: Array) -> tup
 
 
 def _check_once(path: str, layers: dict[str, Layer], uses: list[Use]) -> None:
-    """The layer ran once at each of its places; otherwise a place would not say which run is meant."""
+    """Check that the layer ran once at each of its places; otherwise a place would not identify a run."""
     places = [place for place, layer in layers.items() if layer is layers[path]]
     if len(places) != len(uses):
         raise ValueError(
-            f"explain: layer {places[0]} ({repr(layers[path]) if uses else 'unused'}) stands in {len(places)} "
-            f"place(s) and ran {len(uses)} time(s); expected once for each"
+            f"explain: layer {places[0]} ({repr(layers[path]) if uses else 'unused'}) has {len(places)} "
+            f"place(s) and ran {len(uses)} time(s); expected one run for each place"
         )
 
 

@@ -1,4 +1,4 @@
-"""The smallest convolution that shows what turning the kernel does: that of the story and of docs/backprop.svg."""
+"""The smallest convolution that shows what turning the kernel does. The story and docs/backprop.svg use it."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ KINDS = [*filters.KINDS, *maps.KINDS, *units.KINDS]
 
 
 def account(target: Target, uses: list[Use]) -> Account:
-    """Explain an entry. A shared layer's parameters collect from all of its places."""
+    """Explain an entry. The parameters of a shared layer collect gradients from all of its places."""
     explainer = explainer_of(uses[0].layer)
     accounts = [explainer(target, use) for use in uses]
     first = accounts[0]
     for place, more in enumerate(accounts[1:], start=2):
         first.terms += [Term(t.cells, t.factor, t.what, f"place {place}") for t in more.terms]
     if len(accounts) > 1:
-        first.notes.append(f"The layer is shared: it stands in {len(accounts)} places, whose gradients add up.")
+        first.notes.append(f"The layer is shared: it has {len(accounts)} places, whose gradients add up.")
     return first
 
 
@@ -29,4 +29,6 @@ def explainer_of(layer: Layer) -> Callable[[Target, Use], Account]:
     for kind, explainer in KINDS:
         if isinstance(layer, kind):
             return explainer
-    raise ValueError(f"explain: {type(layer).__name__} cannot be explained: only its own code knows what it computes")
+    raise ValueError(
+        f"explain: {type(layer).__name__} cannot be explained: dualnet does not know what your own layer computes"
+    )

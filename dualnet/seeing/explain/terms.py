@@ -1,4 +1,4 @@
-"""Cells, terms and accounts, of which an explanation is made; and where windows and cells meet (E6)."""
+"""Cells, terms and accounts, the parts of an explanation; and where windows and cells meet (E6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Term:
-    """A product of cells and of a ``factor`` that is not a cell, such as the 1/M of an average; ``what`` names it."""
+    """A product of cells and a ``factor`` that is not a cell, such as the 1/M of an average; ``what`` names the
+    factor."""
 
     cells: tuple[Cell, ...]
     factor: float = 1.0
@@ -40,7 +41,7 @@ class Term:
 
 @dataclass
 class Account:
-    """A sum and all about it: its equation, its terms, their result, and how large a rounding error may be."""
+    """A sum with its equation, its terms, their result, and how large a rounding error may be."""
 
     anchor: str
     title: str
@@ -49,7 +50,7 @@ class Account:
     terms: list[Term]
     how: str = "sum"
     result: float | None = None  # if it is not a plain sum
-    scale: float | None = None  # of the numbers that were added up or rounded on the way
+    scale: float | None = None  # the size of the numbers that are added up or rounded
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,7 +101,7 @@ def met_by(at: Windows, m: int, n: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def place(at: Windows) -> tuple[str, str]:
-    """How a row and a column are written: ``i·2+m−1``."""
+    """A row and a column as text: ``i·2+m−1``."""
     return tuple(  # type: ignore[return-value]
         i + (f"·{s}" if s > 1 else "") + f"+{m}" + (f"·{r}" if r > 1 else "") + (f"−{p[0]}" if p[0] else "")
         for i, m, s, r, p in zip("ij", "mn", at.stride, at.dilation, at.pads)

@@ -1,4 +1,4 @@
-"""Activations and normalisation: what happens to each number by itself, or within the set that it belongs to."""
+"""Activations and normalisation: what happens to each number by itself, or within its set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def logistic(x: float) -> float:
 
 
 def curve(layer: Layer) -> tuple[Function, Function, str, str]:
-    """An activation that works on each number by itself: f, its slope f', and both in words."""
+    """An activation that works on each number alone: f, its slope f', and both in words."""
     a = getattr(layer, "alpha", 1.0)
     gate, slope = _gate(getattr(layer, "approximate", False))
     curves: dict[type[Layer], tuple[Function, Function, str, str]] = {
@@ -119,7 +119,7 @@ def of_activation(target: Target, use: Use) -> Account:
         )
     at = slope(x.value)
     term = Term((cell("dy", use.dy, *target.index),), at, f"f'({x})")
-    # Where the slope nearly vanishes it is a difference, so its rounding error is that of a slope of 1.
+    # Where the slope is nearly 0 it is a difference, so its rounding error is that of a slope of 1.
     return Account(
         "E14",
         f"{name} backward",
@@ -228,14 +228,14 @@ def _axes(use: Use) -> list[int]:
 
 
 def _owner(use: Use, index: tuple[int, ...]) -> tuple[int, ...]:
-    """Which γ and β serve this place."""
+    """The index of γ and β for this place."""
     if isinstance(use.layer, norm.LayerNorm):
         return tuple(index[a] for a in _axes(use))
     return index[-1:]
 
 
 def _slices(use: Use, index: tuple[int, ...]) -> tuple[slice | int, ...]:
-    """The set of values to which a place belongs, as slices of x."""
+    """The set of values that a place belongs to, as slices of x."""
     layer, whole = use.layer, slice(None)
     if isinstance(layer, norm.BatchNorm):
         return (*(whole for _ in index[:-1]), index[-1])
@@ -272,8 +272,8 @@ def _standard(use: Use, x: numpy.ndarray, index: tuple[int, ...]) -> tuple[Cell,
 
 
 def set_of(use: Use) -> dict[str, numpy.ndarray]:
-    """What the page shows of each place, in arrays of x's shape: x̂, s, γ, β; the means of g = dy · γ and of g · x̂ over
-    the place's set, which are taken out of dx; and for the limits ``shift``, by which |μ| / s enlarges the rounding of
+    """What the page shows of each place, in arrays of x's shape: x̂, s, γ, β; the means of g = dy · γ and of g · x̂
+    over the place's set, which dx leaves out; and for the limits ``shift``, by which |μ| / s enlarges the rounding of
     x̂, and ``size``, that of the numbers that make up dx.
     """
     x, dy = use.x.astype("float64"), use.dy.astype("float64")
@@ -299,7 +299,7 @@ def _spread(use: Use, learned: numpy.ndarray) -> numpy.ndarray:
 
 
 def _over_sets(use: Use, array: numpy.ndarray) -> numpy.ndarray:
-    """At every place the mean over its set."""
+    """The mean over its set, at every place."""
     layer, shape = use.layer, array.shape
     if isinstance(layer, norm.GroupNorm):
         grouped = array.reshape(*shape[:-1], layer.groups, -1)

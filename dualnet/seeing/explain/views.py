@@ -1,4 +1,4 @@
-"""What the page shows of a layer: its numbers by the names of the script's classes (model.js, units.js)."""
+"""What the page shows of a layer: its numbers, under the names that the script's classes use (model.js, units.js)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shown = tuple[list[int], list[int]]
 
 
 def view_of_convolution(use: Use, image: int, shown: Shown) -> View:
-    """E4, E11, E12 and E13 between some channels of one image; ``rest…`` is what the others add to each sum."""
+    """E4, E11, E12 and E13 between some channels of one image; ``rest…`` is the part of each sum from all others."""
     layer, (cs, ds) = use.layer, shown
     at, w = layer._windows(use.x.shape[1:3]), use.parameters["w"]
     dw, db = use.gradients["w"], use.gradients.get("b")
@@ -58,7 +58,8 @@ def view_of_convolution(use: Use, image: int, shown: Shown) -> View:
 
 
 def _rest(use: Use, image: int, cs: list[int], ds: list[int], shape: tuple[int, ...]) -> View:
-    """What the channels, filters and images that are not shown add: the op in float64, with the shown ones at 0."""
+    """The part of each sum from channels, filters and images that are not shown: the op in float64, with the shown ones
+    at 0."""
     layer, (N, C, D) = use.layer, (use.x.shape[0], use.x.shape[-1], use.y.shape[-1])
     options = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "mode")}
     x, w, dy = (a.astype("float64") for a in (use.x, use.parameters["w"], use.dy))
@@ -114,7 +115,7 @@ def view_of_pooling(use: Use, image: int, shown: Shown) -> View:
 
 
 def _each(use: Use, image: int, cs: list[int], form: str) -> View:
-    """What all these layers have: four maps, or four vectors."""
+    """What all these layers share: four maps, or four vectors."""
     arrays = {name: getattr(use, name)[image] for name in ("x", "y", "dx", "dy")}
     arrays = {name: array[..., cs] if array.ndim == 3 else array for name, array in arrays.items()}
     return {"form": form, "shape": [list(use.x.shape), [], list(use.y.shape)], "image": image, "cs": cs, **arrays}
@@ -137,7 +138,7 @@ def view_of_softmax(use: Use, image: int, shown: Shown) -> View | None:
 
 
 def view_of_dropout(use: Use, image: int, shown: Shown) -> View:
-    """E7 and E14, with what every unit is multiplied by: read off the op's own pullback."""
+    """E7 and E14, with the factor of every unit, which the op's own pullback shows."""
     view = _each(use, image, shown[0], "moved")
     factor = use.backward(numpy.ones_like(use.y))[0][image]
     return view | {"factor": factor[..., shown[0]] if use.x.ndim == 4 else factor}
@@ -153,7 +154,7 @@ def view_of_flatten(use: Use, image: int, _: Shown) -> View:
 
 
 def view_of_dense(use: Use, image: int, shown: Shown) -> View | None:
-    """E9 and E16 of some outputs; ``rest…`` is what the other outputs and the other images add."""
+    """E9 and E16 of some outputs; ``rest…`` is the part from the other outputs and the other images."""
     if use.x.ndim != 2:
         return None
     ds, w, b = shown[1], use.parameters["w"], use.parameters.get("b")
@@ -182,7 +183,7 @@ def view_of_dense(use: Use, image: int, shown: Shown) -> View | None:
 
 
 def view_of_normalization(use: Use, image: int, shown: Shown) -> View | None:
-    """Each place with the mean and the spread of its set; and of its deltas g = dy · γ, what the set takes back."""
+    """Each place with the mean and the spread of its set; and with the two means of g = dy · γ that dx leaves out."""
     if isinstance(use.layer, normalization.RMSNorm) or use.x.ndim not in (2, 4):
         return None
     view, sets = _each(use, image, shown[0], "normal"), set_of(use)
@@ -200,7 +201,7 @@ def view_of_normalization(use: Use, image: int, shown: Shown) -> View | None:
 
 
 def _by_channel(use: Use) -> bool:
-    """Whether γ has one value for each channel; else for each place of the map."""
+    """Whether γ has one value for each channel; if not, it has one for each place of the map."""
     return use.gradients["gamma"].shape == use.x.shape[-1:]
 
 

@@ -1,4 +1,4 @@
-"""``net.trace(x, t)``: one pass forward and back, as a table, a picture and words."""
+"""``net.trace(x, t)``: one pass, forward and backward, as a table, a picture and words."""
 
 from .trace import LayerTrace, Trace, trace
 

@@ -11,12 +11,12 @@ from ...markup import figure
 __all__ = ["Finding", "find"]
 
 EXPLODED, VANISHED = 1e3, 1e-3
-"""Activations are measured by the spread of the input, deltas by the norm of the error at the output."""
+"""Activations are compared with the spread of the input, deltas with the norm of the delta at the output."""
 LARGE_UPDATE, SMALL_UPDATE = 0.1, 1e-6
 DEAD = 0.4
 """From this fraction of dead channels on, a layer is a finding."""
 ENOUGH = 16
-"""With fewer values per channel, one that never fires says nothing: a healthy unit is silent half the time."""
+"""With fewer values per channel, a channel of zeros means nothing: a healthy unit is 0 half the time."""
 
 WEIGHTS = "initializer='he_normal' (before ReLU) or 'glorot_normal' (before tanh and sigmoid)"
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 def find(rows: Sequence[Any], input_spread: float, error: float, batch: int, lr: float) -> list[Finding]:
-    """The findings about a trace's rows, in the order in which the pass met them."""
+    """The findings about a trace's rows, in the order of the pass."""
     found = [*_not_finite(rows)]
     if not found:  # NaN makes every other number meaningless
         found += _activations(rows, input_spread)
@@ -66,7 +66,7 @@ def _activations(rows: Sequence[Any], input_spread: float) -> list[Finding]:
     if large:
         text = f"activations explode: {_spread(large[0], input_spread)}"
         found.append(_first(large, "forward", text, f"Try inputs scaled to about 1, {WEIGHTS}, or dn.BatchNorm()."))
-    if not small or small[0].dead == 1.0:  # that it is dead says it all
+    if not small or small[0].dead == 1.0:  # if it is dead, another finding says so
         return found
     if small[0].spread == 0:
         text = "the output is the same number everywhere"
@@ -93,7 +93,7 @@ def _dead(rows: Sequence[Any], batch: int) -> list[Finding]:
         channels, kind = row.output_shape[-1], "channels" if len(row.output_shape) > 1 else "units"
         count = f"all {channels}" if row.dead == 1 else f"{round(row.dead * channels)} of {channels}"
         text = (
-            f"{row.label}: dead: {count} {kind} ({row.dead:.0%}) are 0 for the whole batch, pass no error back, and "
+            f"{row.label}: dead: {count} {kind} ({row.dead:.0%}) are 0 for the whole batch, pass no delta back, and "
             "the weights before them cannot learn. Try a smaller learning rate, dn.LeakyReLU(), or dn.BatchNorm() "
             "before it."
         )
@@ -107,7 +107,7 @@ def _deltas(rows: Sequence[Any], error: float) -> list[Finding]:
         return []
     if error == 0:
         text = (
-            "no error comes back from the loss: every answer in this batch is already right, or the loss is flat here."
+            "no delta comes back from the loss: every answer in this batch is already right, or the loss is flat here."
         )
         return [Finding(back[0].name, "backward", f"{back[0].label}: {text}")]
     found = []
@@ -119,7 +119,7 @@ def _deltas(rows: Sequence[Any], error: float) -> list[Finding]:
         )
     small = [row for row in back if row.delta_norm < VANISHED * error]
     if small and small[0].delta_norm == 0:
-        text = "no error arrives"
+        text = "no delta arrives"
         advice = "Nothing before it can learn; look at the layer after it (a dead ReLU, weights that are all 0)."
         found.append(_first(small, "backward", text, advice))
     elif small:
@@ -140,18 +140,18 @@ def _updates(rows: Sequence[Any], lr: float) -> list[Finding]:
     if large:
         worst = max(large, key=lambda row: row.update_ratio)
         others = _others(len(large) - 1, "too")
-        text = f"the coming step changes the weights by {worst.update_ratio:.0%} of their size{others}"
+        text = f"the next step changes the weights by {worst.update_ratio:.0%} of their size{others}"
         advice = f"0.1 % to 1 % is usual; try a smaller learning rate (it is {lr:g})."
         found.append(Finding(worst.name, "backward", f"{worst.label}: {text}. {advice}"))
     small = [row for row in known if 0 < row.update_ratio < SMALL_UPDATE]
     if small:
-        text = f"the coming step changes the weights by {figure(small[0].update_ratio, 2)} of their size: hardly at all"
+        text = f"the next step changes the weights by {figure(small[0].update_ratio, 2)} of their size: hardly at all"
         found.append(_first(small, "backward", text, f"Try a larger learning rate (it is {lr:g})."))
     return found
 
 
 def _first(rows: Sequence[Any], way: str, text: str, advice: str) -> Finding:
-    """About the first of several layers, those after it counted."""
+    """A finding about the first of several layers, with the number of the others."""
     further = _others(len(rows) - 1, "after it" if way == "forward" else "before it")
     return Finding(rows[0].name, way, f"{rows[0].label}: {text}{further}. {advice}")
 

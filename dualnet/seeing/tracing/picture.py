@@ -1,6 +1,6 @@
 """A trace as a mirrored picture: forward goes down on the left, backward comes up on the right, layer facing layer.
 
-Every colour stands on the element itself and the text takes the page's, so that the picture reads in light and dark
+Every element carries its own colour, and text takes the page's, so that the picture is readable in light and dark
 notebooks; :func:`standalone` adds a background for a file.
 """
 
@@ -30,7 +30,7 @@ LIGHT, DARK = ("#ffffff", "#1f2328"), ("#14181f", "#e6edf3")
 
 @dataclass
 class Item:
-    """One line of the picture: a layer, what joins the branches of a container, or a container's heading."""
+    """One line of the picture: a layer, the point where a container's branches join, or a container's heading."""
 
     row: Any
     kind: str  # "layer", "join" or "heading"
@@ -61,7 +61,7 @@ def inline(trace: Any) -> str:
 
 
 def page(trace: Any) -> str:
-    """Picture and table as a page of its own."""
+    """The picture and the table as a page of their own."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
         f'initial-scale=1"><title>{escape(trace.title)}</title><style>:root{{color-scheme:light dark}}'
@@ -93,7 +93,7 @@ def _body(trace: Any) -> tuple[list[str], int]:
     marks = {(mark.layer, mark.way) for mark in trace.marks}
     parts = [*_titles(y), *_groups(items), *_axes(spreads, deltas, y)]
     parts += _end_boxes(trace, y)
-    above = TOP + BOX  # where the box before this one ends
+    above = TOP + BOX  # where the previous box ends
     middle = _middle((FORWARD[0], BACKWARD[1]))
     for item in items:
         if item.kind == "heading":
@@ -111,7 +111,7 @@ def _body(trace: Any) -> tuple[list[str], int]:
 def _items(rows: Sequence[Any]) -> Iterator[Item]:
     """Containers open with a heading; one that joins branches closes with a line of its own."""
     waiting: list[Any] = []
-    begins = False  # is the coming layer the first of a branch that does not begin where the last one ended?
+    begins = False  # is the next layer the first of a branch that does not begin where the last one ended?
     for row in rows:
         while waiting and not row.name.startswith(waiting[-1].name + "."):
             yield _join(waiting.pop())
@@ -163,7 +163,7 @@ def _groups(items: Sequence[Item]) -> list[str]:
 
 
 def _end_boxes(trace: Any, y: int) -> list[str]:
-    """The input above, the loss below: there the pass turns round."""
+    """The input at the top and the loss at the bottom, where the pass turns round."""
     shape = "×".join(map(str, (trace.batch, *trace.input_shape)))
     middle = _middle((FORWARD[0], BACKWARD[1]))
     words = f"{trace.loss_name}  E = {figure(trace.loss, 5)}"
@@ -179,7 +179,7 @@ def _end_boxes(trace: Any, y: int) -> list[str]:
         _text(
             middle,
             y + 34,
-            f"the error ∂E/∂y starts here · {trace.optimizer}, lr {trace.lr:g}",
+            f"the delta ∂E/∂y starts here · {trace.optimizer}, lr {trace.lr:g}",
             anchor="middle",
             look=SOFT,
         ),

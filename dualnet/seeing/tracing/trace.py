@@ -1,8 +1,8 @@
 """One forward and one backward pass in numbers, layer by layer: what stands out, and what to try.
 
 activation spread   the standard deviation of all the layer's outputs
-delta norm          ‖∂E/∂y‖₂, the error that came back to the layer's output
-update / weight     ‖Δw‖ / ‖w‖, what the optimizer's next step would change (1e-3 to 1e-2 is usual)
+delta norm          ‖∂E/∂y‖₂, of the delta that came back to the layer's output
+update / weight     ‖Δw‖ / ‖w‖, how much the optimizer's next step would change (1e-3 to 1e-2 is usual)
 dead                the fraction of a ReLU's channels that are 0 for every image of the batch, at every place
 """
 
@@ -42,7 +42,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer at one of its places. A container's row is about what comes out of it; the layers inside follow it."""
+    """One layer at one of its places. A container's row describes its output; the layers inside follow it."""
 
     name: str  # "3.layer.0"
     layer: str  # its class
@@ -52,12 +52,12 @@ class LayerTrace:
     output_shape: Shape  # without the batch
     mean: float
     spread: float
-    delta_norm: float | None  # None if no error came back
+    delta_norm: float | None  # None if no delta came back
     update_ratio: float | None  # None without weights, if they are all 0, and at a shared layer's later places
     gradients: tuple[str, ...]  # what the pullback computes: ("dx", "dw", "db")
     dead: float | None  # None unless it is a ReLU
     bytes_kept: int | None  # by its pullback, weights included; None for a container
-    forward_ms: float  # a container's own, without its layers'
+    forward_ms: float  # a container's own time, without that of its layers
     backward_ms: float
     finite: bool
     squashed: bool  # outputs between 0 and 1, whose spread says little
@@ -119,7 +119,7 @@ class Trace:
         )
 
     def svg(self) -> str:
-        """The picture as a file: forward goes down on the left, backward comes up on the right. For light and dark."""
+        """The picture as a file, for light and dark: forward goes down on the left, backward comes up on the right."""
         return picture.standalone(self)
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -152,13 +152,13 @@ def trace(
 ) -> Trace:
     """Run one training pass on inputs x (N, ...) and targets t, forward and backward, and report what each layer did.
 
-    Nothing changes: not the weights or running statistics, not dropout's next mask, not the optimizer. Every layer runs
-    by itself (in training, a ReLU may run in one pass with the layer before it), and the clock waits for the GPU after
-    each, so the times are for comparing layers. The first pass of a process is slower than those after it.
+    Nothing changes: neither weights nor running statistics, nor dropout's next mask, nor the optimizer. Every layer
+    runs by itself (in training, a ReLU may run in one pass with the layer before it), and the clock waits for the GPU
+    after each layer, so use the times only to compare layers. The first pass of a process is slower than later ones.
 
-    ``loss`` defaults to the one that the network was last trained with, else softmax cross-entropy. ``optimizer`` is as
-    in ``fit``, with what it remembers of past steps, or a number: the learning rate of plain gradient descent.
-    Raises ``ValueError`` or ``TypeError`` if the network is not initialised, or if x, t and loss do not fit.
+    ``loss`` is by default the one that the network was last trained with, or softmax cross-entropy. ``optimizer`` is as
+    in ``fit``, with its state from past steps, or a number: the learning rate of plain gradient descent. Raises
+    ``ValueError`` or ``TypeError`` if the network is not initialised, or if x, t and loss do not fit.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()
@@ -173,7 +173,7 @@ def trace(
     optimizer = _optimizer(optimizer)
     batch, target = as_batch(net, x, "trace"), asarray(t, backend=home(net))
     if target.ndim == 0 or target.shape[0] != batch.shape[0]:
-        raise ValueError(f"trace: x holds {batch.shape[0]} examples, and t has shape {tuple(target.shape)}")
+        raise ValueError(f"trace: x holds {batch.shape[0]} examples, but t has shape {tuple(target.shape)}")
     probe = Probe(net)
     y, pullback = probe.run(batch, train=True)
     kept = pullback.nbytes
@@ -202,14 +202,14 @@ def trace(
 
 
 def _optimizer(optimizer: str | float | optimizers.Optimizer) -> optimizers.Optimizer:
-    """A copy, so that the step that is tried out changes nothing in it."""
+    """A copy, so that the trial step does not change the original."""
     if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
         return optimizers.SGD(lr=float(optimizer))
     return copy.deepcopy(optimizers.get(optimizer))  # type: ignore[arg-type]
 
 
 def _updates(net: Layer, gradients: Gradients, optimizer: optimizers.Optimizer) -> dict[int, tuple[float, float]]:
-    """‖Δw‖² and ‖w‖² of each parameter, by its id, after a step on parameters of the same values."""
+    """‖Δw‖² and ‖w‖² of each parameter, by its id, for a step on parameters with the same values."""
     parameters = net.parameters()
     tried = {name: Parameter(parameter.value.copy()) for name, parameter in parameters.items()}
     if tried:

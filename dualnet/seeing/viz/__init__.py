@@ -1,12 +1,12 @@
-"""Pictures of networks and of what they learn, drawn with matplotlib: ``dn.viz.filters(net)``.
+"""Pictures of networks and of what they have learned, drawn with matplotlib: ``dn.viz.filters(net)``.
 
 ``numbers`` and ``grids`` draw small maps with their numbers, as SVG, and need no library at all. Every other function
 takes ``ax=`` (``axes=`` where it draws several panels) and draws there, or makes a figure of its own; it returns the
-Axes and never calls ``show()``. A notebook shows the figure by itself; in a script say ``plt.show()`` or
-``ax.figure.savefig("filters.png")``. Arrays may lie on any backend; the network is never changed.
+Axes and never calls ``show()``. A notebook shows the figure automatically; in a script, call ``plt.show()`` or
+``ax.figure.savefig("filters.png")``. Arrays may be on any backend; the network is never changed.
 
 matplotlib is imported when the first picture is drawn: ``pip install "dualnet[plot]"``. The functions themselves are
-imported when they are first asked for, so that ``import dualnet`` stays fast.
+imported when you first use them, so that ``import dualnet`` stays fast.
 """
 
 from typing import TYPE_CHECKING

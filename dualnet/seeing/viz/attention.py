@@ -1,4 +1,4 @@
-"""Where in an image a network finds its answer: saliency and Grad-CAM."""
+"""Which parts of an image decide a network's answer: saliency and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def grad_cam(
     ax: Any = None,
     axes: Any = None,
 ) -> Any:
-    """Mark the parts of an image that speak for a class, as seen by the maps A of a layer:
+    """Mark the parts of an image that speak for a class, according to the maps A of a layer:
 
         α_k = mean over the map of ∂score/∂A_k          L = max(0, Σ_k α_k A_k)
 
-    ``layer`` is a layer's name or the layer itself; by default the last one that still has maps, except for poolings.
+    ``layer`` is a layer's name or the layer itself; by default the last one that still has maps and is not a pooling.
     Everything else is as in :func:`saliency`. The coarse map is stretched over the image.
 
     Source: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2.
@@ -108,7 +108,7 @@ def class_names(classes: Any, count: int, op: str) -> list[str]:
 def _over(
     x: Any, batch: Any, strength: numpy.ndarray, titles: list[str], op: str, ax: Any, axes: Any, smooth: str
 ) -> Any:
-    """Each image in grey with the strength over it: dark where it is 0, glowing where it is largest."""
+    """Each image in grey with the strength drawn over it: dark where it is 0, bright where it is largest."""
     pictures = host(batch)
     if ax is not None and axes is not None:
         raise ValueError(f"viz.{op}: give ax for one image or axes for several, not both")

@@ -32,7 +32,7 @@ def numbers(
     x (H, W), w (k1, k2) and the deltas dy (H − k1 + 1, W − k2 + 1) are maps of at most 16 rows and columns, of any
     dtype, on any backend. dualnet computes the rest, in float64. The sums of y[at], dx[at] and dw[tap] are marked and
     written out; by default y[1,1], dx[1,1] and dw[0,1]. ``theme`` is "light", "dark" or "auto", which follows the
-    reader's system.
+    reader's system settings.
 
     Returns a :class:`~dualnet.seeing.viz.drawing.Drawing`: a notebook shows it, ``.save("a.svg")`` needs no other
     library, ``.save("a.png")`` needs matplotlib. Raises ``ValueError`` for other shapes, or if ``at`` or ``tap`` lies
@@ -90,7 +90,7 @@ def grids(*maps: tuple[str, Any], frames: Any = (), theme: str = "auto") -> Draw
 
 
 def _signed(x: float, y: float, value: float, scale: float, cell: int) -> list[Shape]:
-    """A cell whose colour says the sign and how large the number is."""
+    """A cell whose colour shows the sign and the size of the number."""
     share = min(abs(value) / scale, 1.0) if scale and numpy.isfinite(value) else 0.0
     cells: list[Shape] = [Box(x, y, cell, cell, "cell")]
     if share:
@@ -146,7 +146,7 @@ def _computed(x: Any, w: Any, dy: Any) -> dict[str, numpy.ndarray]:
 
 def _check_inside(name: str, place: Place, shape: tuple[int, ...], of: str) -> None:
     if len(place) != 2 or not all(0 <= i < n for i, n in zip(place, shape)):
-        raise ValueError(f"viz.numbers: {name}={place!r} is no entry of {of}, which has shape {shape}")
+        raise ValueError(f"viz.numbers: {name}={place!r} is outside {of}, which has shape {shape}")
 
 
 def _cell(arrays: Iterable[numpy.ndarray]) -> int:
@@ -155,7 +155,7 @@ def _cell(arrays: Iterable[numpy.ndarray]) -> int:
 
 
 class _Page:
-    """The picture in bands, one below the other: in each three maps in columns, and words with a sum beside them."""
+    """The picture in bands, one below the other. Each has three maps in columns, and words with a sum beside them."""
 
     def __init__(self, maps: dict[str, numpy.ndarray], at: Place, tap: Place) -> None:
         self.maps, self.at, self.tap, self.cell = maps, at, tap, _cell(maps.values())
@@ -311,7 +311,7 @@ class _Page:
 
 
 def _told(value: float, most: int = 4) -> str:
-    """A number in at most ``most`` characters where that is possible, without zeros that say nothing.
+    """A number in at most ``most`` characters if possible, without needless zeros.
 
     >>> [_told(v) for v in (3.0, -0.25, 1234.5, 0.0004)]
     ['3', '−.25', '1234', '.0004']

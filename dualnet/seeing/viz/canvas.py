@@ -1,4 +1,4 @@
-"""What all pictures share: axes to draw on, images as a screen shows them, colours, many small maps in one."""
+"""What all pictures share: axes to draw on, images for the screen, colours, many small maps in one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 CYCLE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Colours that colour-blind readers tell apart; all but the first two are those of Okabe and Ito (2008)."""
+"""Colours that colour-blind readers can tell apart; all but the first two are those of Okabe and Ito (2008)."""
 FINE = 12
 """The least size of a map in a mosaic, in pixels, so that the gaps between maps can be small."""
 FROM_ZERO = "viridis"
@@ -37,7 +37,7 @@ FROM_ZERO = "viridis"
 def around_zero() -> Any:
     """The colours of every picture for values of both signs, for matplotlib's ``cmap=``: blue, white at 0, orange.
 
-    Give ``imshow`` the same number as ``-vmin`` and ``vmax``, so that 0 is white. Colour-blind readers tell the two
+    Give ``imshow`` the same number as ``-vmin`` and ``vmax``, so that 0 is white. Colour-blind readers can tell the two
     signs apart.
 
     >>> import dualnet as dn
@@ -51,7 +51,7 @@ def around_zero() -> Any:
 
 
 def pyplot(op: str) -> Any:
-    """matplotlib.pyplot, imported now."""
+    """Import matplotlib.pyplot now, and return it."""
     try:
         import matplotlib.pyplot
     except ImportError as error:
@@ -132,7 +132,7 @@ def images(x: Any, op: str) -> numpy.ndarray:
 
 
 def image(x: numpy.ndarray) -> numpy.ndarray:
-    """One image (H, W, C) from 0 to 1, as (H, W) or (H, W, 3): other channels than three are averaged."""
+    """One image (H, W, C) from 0 to 1, as (H, W) or (H, W, 3): unless there are three channels, they are averaged."""
     low, high = float(numpy.min(x)), float(numpy.max(x))
     scaled = (x - low) / (high - low) if high > low else numpy.zeros(x.shape)
     return scaled if x.shape[-1] == 3 else scaled.mean(axis=-1)
@@ -194,7 +194,7 @@ def draw_mosaic(ax: Any, maps: numpy.ndarray, op: str, title: str, *, columns: i
 
 
 def _size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Inches for a sheet of this shape: about six across, and never a strip."""
+    """The size in inches for a sheet of this shape: about six across, and never too narrow."""
     height, width = shape[:2]
     scale = 5.2 / max(height, width)
     return max(3.2, width * scale) + 0.9, max(1.6, height * scale) + 0.5

@@ -1,4 +1,4 @@
-"""What augmentation makes of an image, before hours are spent on training with it."""
+"""What augmentation does to an image, before you spend hours on training with it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["augmented"]
 
 
 def augmented(x: Any, augment: Any, *, count: int = 12, seed: int = 0, axes: Any = None) -> Any:
-    """Draw an image (H, W, C), and ``count`` of the images that ``augment`` makes of it. Returns an array of Axes.
+    """Draw an image (H, W, C), and ``count`` images that ``augment`` makes from it. Returns an array of Axes.
 
-    ``augment`` is what ``net.fit(..., augment=...)`` gets: a list of changes, or an :class:`dualnet.data.Augment`. x
-    counts as there: bytes, or floating numbers from 0 to 1. Normalising is undone, so that colours stay what they are.
-    Of several images (N, H, W, C) the first one is drawn, and the others are what it is mixed with; alone it is mixed
-    with itself.
+    ``augment`` is the argument of ``net.fit(..., augment=...)``: a list of changes, or an
+    :class:`dualnet.data.Augment`. x is as in ``fit``: bytes, or floating-point numbers from 0 to 1. Normalising is
+    undone, so that colours stay as they are. If there are several images (N, H, W, C), the first one is drawn, and
+    changes that mix images mix it with the others; a single image is mixed with itself.
 
     >>> import dualnet as dn, numpy
     >>> image = numpy.zeros((8, 8, 3), "uint8")
@@ -36,7 +36,9 @@ def augmented(x: Any, augment: Any, *, count: int = 12, seed: int = 0, axes: Any
     given = given if given.dtype == numpy.uint8 else images(given, op)
     given = given[None] if given.ndim == 3 else given
     order = numpy.zeros(2 * count, int)
-    order[1::2] = 1 + numpy.arange(count) % max(1, len(given) - 1) if len(given) > 1 else 0  # what it is mixed with
+    order[1::2] = (
+        1 + numpy.arange(count) % max(1, len(given) - 1) if len(given) > 1 else 0
+    )  # the images it is mixed with
     moves = augment.moves(2 * count, seed=integer(seed, "seed", op=f"viz.{op}", least=0))
     made = _plain(augment, augment.batch(given, order, moves))[::2]
     whole = given[0] / 255 if given.dtype == numpy.uint8 else given[0]
@@ -50,7 +52,7 @@ def augmented(x: Any, augment: Any, *, count: int = 12, seed: int = 0, axes: Any
 
 
 def _plain(augment: Any, y: numpy.ndarray) -> numpy.ndarray:
-    """Images before they were normalised."""
+    """The images as they were before normalising."""
     mean, std = normalising(augment)
     y = y if std is None else y * numpy.array(std, y.dtype)
     return y if mean is None else y + numpy.array(mean, y.dtype)

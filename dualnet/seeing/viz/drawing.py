@@ -57,7 +57,7 @@ class Box:
 @dataclass(frozen=True)
 class Words:
     x: float
-    y: float  # of the line on which they stand
+    y: float  # of the baseline
     text: str
     look: str
     bold: bool = False
@@ -83,14 +83,14 @@ class Drawing:
     """
 
     title: str
-    words: str  # for who cannot see it
+    words: str  # for readers who cannot see it
     width: int
     height: int
     shapes: list[Shape] = field(repr=False)
     theme: str = "auto"
 
     def svg(self, theme: str | None = None) -> str:
-        """The picture as SVG, in a theme of its own or in the one given here.
+        """The picture as SVG, in its own theme or in the one given here.
 
         >>> import dualnet as dn
         >>> picture = dn.viz.grids(("w", [[1, 2], [3, 4]]))
@@ -114,10 +114,10 @@ class Drawing:
         return "\n".join(lines) + "\n"
 
     def save(self, path: str | Path, theme: str | None = None, *, scale: float = 2.0) -> Path:
-        """Write the picture and return its path; the ending of the name, .svg or .png, says how.
+        """Write the picture and return its path; the ending of the name, .svg or .png, decides the format.
 
         A PNG is drawn by matplotlib (``pip install "dualnet[plot]"``), ``scale`` pixels for each unit of the SVG; it
-        cannot follow the reader's system, so "auto" is light there. Raises ``ValueError`` for another ending.
+        cannot follow the reader's system, so "auto" is light there. Raises ``ValueError`` for any other ending.
         """
         path, theme = Path(path), self._theme(theme)
         if path.suffix == ".svg":
@@ -167,7 +167,7 @@ class Drawing:
 
 def check_theme(theme: str) -> str:
     if theme not in THEMES:
-        raise ValueError(f"viz: theme is {', '.join(map(repr, THEMES[:-1]))} or {THEMES[-1]!r}; got {theme!r}")
+        raise ValueError(f"viz: theme must be {', '.join(map(repr, THEMES[:-1]))} or {THEMES[-1]!r}; got {theme!r}")
     return theme
 
 

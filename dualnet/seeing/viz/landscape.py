@@ -1,4 +1,4 @@
-"""The loss around a network's weights: a slice of a landscape with as many dimensions as there are weights."""
+"""The loss around a network's weights: a slice through a landscape with as many dimensions as there are weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["landscape", "loss_landscape"]
 
 Direction = dict[str, numpy.ndarray]
 WIDE = 30
-"""If the largest loss is so many times the smallest, contours grow by factors."""
+"""If the largest loss is this many times the smallest, contours are spaced by a factor."""
 
 
 def loss_landscape(
@@ -50,7 +50,7 @@ def loss_landscape(
     """
     op = "loss_landscape"
     if directions not in (1, 2, "gradient") or isinstance(directions, bool):
-        raise ValueError(f"viz.{op}: directions is 1, 2 or 'gradient', got {directions!r}")
+        raise ValueError(f"viz.{op}: directions must be 1, 2 or 'gradient', got {directions!r}")
     points = integer(points, "points", op=f"viz.{op}", least=2)
     span = (0.2 if directions == "gradient" else 1.0) if span is None else positive(span, "span", op=f"viz.{op}")
     steps, values = landscape(net, x, t, directions, span, points, loss, seed)
@@ -76,7 +76,7 @@ def landscape(
     if not net.parameters():
         raise ValueError(f"viz.loss_landscape: the {type(net).__name__} has no weights to move")
     start = {name: to_numpy(p.value).astype(numpy.float64) for name, p in net.parameters().items()}
-    moved = net.copy()  # its weights are its own: those of net stay where they are
+    moved = net.copy()  # has weights of its own: those of net do not change
     steps = numpy.linspace(-span, span, points)
     if directions == "gradient":
         ways = [_downhill(net, batch, target, chosen, start)]
@@ -114,7 +114,7 @@ def _downhill(net: Layer, batch: Array, target: Array, loss: Any, start: Directi
     length = numpy.sqrt(sum((g * g).sum() for g in gradients.values()))
     weights = numpy.sqrt(sum((w * w).sum() for w in start.values()))
     if not length > 0:
-        raise ValueError("viz.loss_landscape: the gradient is 0 here; take random directions")
+        raise ValueError("viz.loss_landscape: the gradient is 0 here; use random directions (directions=1 or 2)")
     return {name: -gradients[name] * (weights / length) for name in start}
 
 
@@ -126,7 +126,7 @@ def _contours(ax: Any, steps: numpy.ndarray, values: numpy.ndarray) -> Any:
     """Contours on given Axes, with the losses as rows for β."""
     finite = numpy.isfinite(values)
     if not finite.any():
-        raise ValueError("viz.loss_landscape: the loss is not finite anywhere on this slice; take a smaller span")
+        raise ValueError("viz.loss_landscape: the loss is not finite anywhere on this slice; use a smaller span")
     low, high = float(values[finite].min()), float(values[finite].max())
     shown = numpy.ma.masked_invalid(values)
     drawn = ax.contourf(

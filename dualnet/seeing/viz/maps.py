@@ -1,4 +1,4 @@
-"""Many small maps at a time: filters, the outputs of layers, the errors that come back."""
+"""Many small maps at a time: filters, the outputs of layers, the deltas that come back."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def filters(
     """Draw the filter bank of a convolution. Returns the Axes.
 
     ``layer`` is a layer's name, such as ``"3"``, or the layer itself; by default the first convolution. Filters on one
-    channel stand side by side, those on three are shown in colour (grey is 0). With more channels each row is a filter
-    and each column a channel, unless ``channel`` picks one. ``limit`` is the largest number of small maps. Orange is
+    channel are drawn side by side, those on three in colour (grey is 0). With more channels each row is a filter and
+    each column a channel, unless ``channel`` picks one. ``limit`` is the largest number of small maps. Orange is
     positive, blue negative, white 0, on one scale for all.
 
     >>> import dualnet as dn
@@ -59,7 +59,7 @@ def filters(
 
 
 def feature_maps(net: Layer, x: Any, layer: str | Layer | None = None, *, limit: int = 64, ax: Any = None) -> Any:
-    """Draw what a layer makes of one image x (H, W, C): its channels as small maps, on one scale. Returns the Axes.
+    """Draw the output of a layer for one image x (H, W, C): its channels as small maps, on one scale. Returns the Axes.
 
     ``layer`` is a layer's name or the layer itself; by default the first one that returns maps. The pass is as in
     inference. Values of both signs are orange and blue around 0; others go from dark (0) to yellow.
@@ -80,10 +80,10 @@ def feature_maps(net: Layer, x: Any, layer: str | Layer | None = None, *, limit:
 def deltas(
     net: Layer, x: Any, t: Any, layer: str | Layer | None = None, *, loss: Any = None, limit: int = 64, ax: Any = None
 ) -> Any:
-    """Draw the error that comes back to a layer's output, ∂E/∂y, for one image x (H, W, C) and its target t.
+    """Draw the delta that comes back to a layer's output, ∂E/∂y, for one image x (H, W, C) and its target t.
 
-    Orange: a larger value would raise the loss; blue: it would lower it. ``loss`` defaults to the one that the network
-    was trained with, else softmax cross-entropy; the rest is as in :func:`feature_maps`. Returns the Axes.
+    Orange: a larger value would raise the loss; blue: it would lower it. ``loss`` is by default the one that the
+    network was trained with, or softmax cross-entropy; the rest is as in :func:`feature_maps`. Returns the Axes.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()

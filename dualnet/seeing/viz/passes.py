@@ -20,14 +20,14 @@ POOLING = (AveragePool2D, L2Pool2D, MaxPool2D)
 
 
 def checked(net: Any, op: str) -> Layer:
-    """The network, checked to be one."""
+    """The network, after a check that it is one."""
     if not isinstance(net, Layer):
         raise TypeError(f"viz.{op}: expected a network or layer, got {type(net).__name__}")
     return net
 
 
 def batch_of(net: Layer, x: Any, op: str) -> Array:
-    """A batch where the network is; one example without a batch becomes a batch of one."""
+    """A batch on the network's backend; one example without a batch becomes a batch of one."""
     checked(net, op)
     shape = tuple(getattr(x, "shape", None) or numpy.shape(x))
     if net.input_shape is not None and len(shape) == len(net.input_shape):
@@ -36,7 +36,7 @@ def batch_of(net: Layer, x: Any, op: str) -> Array:
 
 
 def forward(net: Layer, x: Array) -> tuple[Probe, Array, Any]:
-    """A pass as in inference (running statistics, no dropout), under watch."""
+    """A watched pass, as in inference (running statistics, no dropout)."""
     probe = Probe(net)
     y, pullback = probe.run(x, train=False)
     return probe, y, pullback
@@ -54,7 +54,7 @@ def visit_of(net: Layer, probe: Probe, layer: str | Layer | None, op: str, defau
 
 
 def maps_of(visit: Visit, op: str) -> Visit:
-    """The visit, checked to have feature maps."""
+    """The visit, after a check that it has feature maps."""
     if visit.y.ndim != 4:
         raise ValueError(
             f"viz.{op}: {visit.label} gives {tuple(visit.y.shape[1:])} for each example; expected maps (H, W, C)"
@@ -63,7 +63,7 @@ def maps_of(visit: Visit, op: str) -> Visit:
 
 
 def last_maps(probe: Probe, op: str) -> Visit:
-    """The last layer that still has a map, poolings left out: what Grad-CAM looks at."""
+    """The last layer that still has a map and is not a pooling: the one for Grad-CAM."""
     found = [v for v in probe.visits if v.y.ndim == 4 and v.y.shape[1] * v.y.shape[2] > 1]
     found = [v for v in found if not isinstance(v.layer, POOLING) and v.name] or found
     if not found:
@@ -74,7 +74,7 @@ def last_maps(probe: Probe, op: str) -> Visit:
 
 
 def targets(t: Any, y: Array, op: str) -> numpy.ndarray:
-    """Class numbers (N,) on the host: as given, one for all, or by default what the network predicts."""
+    """Class numbers (N,) on the host: as given, one for all, or by default the network's predictions."""
     if y.ndim != 2:
         raise ValueError(f"viz.{op}: the network gives {tuple(y.shape[1:])}; expected one score for each class")
     N, classes = (int(n) for n in y.shape)
@@ -83,7 +83,7 @@ def targets(t: Any, y: Array, op: str) -> numpy.ndarray:
     chosen = to_numpy(asarray(t, backend="numpy"))
     if chosen.dtype.kind not in "iu" or chosen.shape not in ((), (N,)):
         raise ValueError(
-            f"viz.{op}: t is a class, or one for each of the {N} images; got {chosen.dtype} {chosen.shape}"
+            f"viz.{op}: expected t to be a class, or one for each of the {N} images; got {chosen.dtype} {chosen.shape}"
         )
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < classes:
         raise ValueError(f"viz.{op}: t holds {chosen.min()} … {chosen.max()}; {classes} classes are 0 … {classes - 1}")
@@ -98,9 +98,9 @@ def score_gradient(y: Array, classes: numpy.ndarray) -> Array:
 
 
 def target_batch(net: Layer, t: Any, examples: int, op: str) -> Array:
-    """Targets where the network is; one alone becomes a batch of one."""
+    """Targets on the network's backend; a single one becomes a batch of one."""
     t = asarray(t, backend=home(net))
     t = t[None] if t.ndim == 0 else t
     if t.shape[0] != examples:
-        raise ValueError(f"viz.{op}: x holds {examples} examples, and t has shape {tuple(t.shape)}")
+        raise ValueError(f"viz.{op}: x holds {examples} examples, but t has shape {tuple(t.shape)}")
     return t

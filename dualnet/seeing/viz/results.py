@@ -1,4 +1,4 @@
-"""What came out of training: learning curves, and which classes and images are mistaken for others."""
+"""The results of training: learning curves, and the classes and images that are mistaken for others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .canvas import CYCLE, at_most, axes_for, grey, host, image, images, one_axe
 __all__ = ["confusion_matrix", "learning_curves", "misclassified"]
 
 MOST_NUMBERS = 15
-"""The most classes for which a confusion matrix writes its counts into the cells."""
+"""Up to this many classes, a confusion matrix writes its counts into the cells."""
 
 
 def learning_curves(history: Any, *, axes: Any = None) -> Any:
@@ -47,7 +47,9 @@ def learning_curves(history: Any, *, axes: Any = None) -> Any:
 def _runs(history: Any) -> dict[str, Mapping[str, Any]]:
     """Histories by name; one alone has no name."""
     if not isinstance(history, Mapping):
-        raise TypeError(f"viz.learning_curves: history is what net.fit returned, got {type(history).__name__}")
+        raise TypeError(
+            f"viz.learning_curves: expected the history that net.fit returned, got {type(history).__name__}"
+        )
     several = bool(history) and all(isinstance(value, Mapping) for value in history.values())
     runs = {str(name): run for name, run in history.items()} if several else {"": history}
     if not any(len(values) for run in runs.values() for values in run.values()):
@@ -115,10 +117,11 @@ def _write(ax: Any, table: numpy.ndarray, shares: numpy.ndarray, normalize: bool
 
 
 def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes: Any = None, axes: Any = None) -> Any:
-    """Draw images x (N, H, W, C) that were taken for another class, the most confident mistakes first.
+    """Draw the images x (N, H, W, C) that were taken for another class, the most confident mistakes first.
 
     ``t`` and ``predictions`` are as in :func:`confusion_matrix`; with scores, the title shows the probability that
-    softmax gives the wrong answer. At most ``limit`` are shown. Returns an array of Axes; if all is right, one says so.
+    softmax gives the wrong answer. At most ``limit`` are shown. Returns an array of Axes; if there are no mistakes, one
+    of them says so.
 
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()
@@ -129,7 +132,7 @@ def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes:
     pictures = images(x, "misclassified")
     t, said, sure = _answers(t, predictions, "misclassified")
     if len(pictures) != len(t):
-        raise ValueError(f"viz.misclassified: x holds {len(pictures)} images and t {len(t)} answers")
+        raise ValueError(f"viz.misclassified: x holds {len(pictures)} images, but t {len(t)} answers")
     names = class_names(classes, int(max(t.max(), said.max())) + 1, "misclassified")
     wrong = numpy.flatnonzero(t != said)
     if sure is not None:
@@ -157,5 +160,5 @@ def _answers(t: Any, predictions: Any, op: str) -> tuple[numpy.ndarray, numpy.nd
             expected = "class numbers (N,), 0 and up" + ("" if name == "t" else ", or scores (N, classes)")
             raise ValueError(f"viz.{op}: {name} holds {labels.dtype} {labels.shape}; expected {expected}")
     if len(t) != len(said):
-        raise ValueError(f"viz.{op}: t holds {len(t)} answers and predictions {len(said)}; expected as many")
+        raise ValueError(f"viz.{op}: t holds {len(t)} answers, but predictions {len(said)}; expected as many")
     return t, said, sure

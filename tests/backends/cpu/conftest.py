@@ -1,4 +1,4 @@
-"""Under which conditions each kernel of NumPy is tested: sizes of the team, and blocks so small that there are many."""
+"""The conditions for the tests of NumPy's kernels: sizes of the team, and blocks so small that there are many."""
 
 from __future__ import annotations
 

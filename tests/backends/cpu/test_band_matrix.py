@@ -1,4 +1,4 @@
-"""The band matrix: E4 and E11 of several columns at a time, and where that was measured to pay."""
+"""The band matrix: E4 and E11 of several columns at a time, and where measurements show that it pays."""
 
 from __future__ import annotations
 

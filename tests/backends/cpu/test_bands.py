@@ -1,4 +1,4 @@
-"""Convolution several columns at a time on NumPy: the references' numbers, and what it leaves to others."""
+"""Convolution several columns at a time on NumPy: the references' numbers, and the calls that it declines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution by columns on NumPy: the references' numbers for any window, and whatever is not finite."""
+"""Convolution by columns on NumPy: the references' numbers for any window, also if they are not finite."""
 
 from __future__ import annotations
 

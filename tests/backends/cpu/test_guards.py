@@ -1,4 +1,4 @@
-"""What the kernels check before they serve: dtypes and groups, the amount of work, and finite numbers."""
+"""What the kernels check before they serve a call: dtypes and groups, the amount of work, and finite numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-entropy on NumPy: the reference's numbers for class numbers, and what is left to the reference."""
+"""Cross-entropy on NumPy: the reference's numbers for class numbers, and the calls that it declines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind of processor, from what NumPy and the system say of it."""
+"""The kind of processor, from what NumPy and the system report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, unless the user or the system decides otherwise."""
+"""Freed memory stays with the process, unless the user or the system decides otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution tap by tap: the references' numbers, layouts, threads, and what it leaves to others."""
+"""Convolution tap by tap: the references' numbers, layouts, threads, and the calls that it declines."""
 
 from __future__ import annotations
 

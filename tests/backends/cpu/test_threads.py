@@ -1,4 +1,4 @@
-"""The team of threads: who does what, the same sums whoever did it, errors, forks, and buffers of each thread."""
+"""The team of threads: who does what, the same sums whoever does it, errors, forks, and each thread's own buffers."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_buffers_are_kept_by_thread_and_borders_stay_zero():
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "100000"])
 def test_a_number_of_threads_that_makes_no_sense(monkeypatch, value):
     monkeypatch.setenv("DUALNET_THREADS", value)
-    with pytest.raises(ValueError, match="DUALNET_THREADS is a number from 1 to 1024, got"):
+    with pytest.raises(ValueError, match="DUALNET_THREADS must be a number from 1 to 1024, got"):
         threads.count()
 
 

@@ -1,4 +1,4 @@
-"""Convolution of very little on NumPy: all at once, on the calling thread."""
+"""Convolution with very little to do on NumPy: all at once, on the calling thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Winograd's minimal filtering on NumPy: the numbers and refusals of both kernels, and the tiles of the larger one."""
+"""Winograd's minimal filtering on NumPy: the numbers of both kernels, the calls that they decline, and the tiles of the
+larger one."""
 
 from __future__ import annotations
 

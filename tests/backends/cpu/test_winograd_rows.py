@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering along the height alone: its tiles. Its numbers are proven in test_winograd.py."""
+"""Winograd's minimal filtering along the height alone: its tiles. test_winograd.py proves its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What both Winograd kernels share: the constants, the shapes they serve, how a batch is cut, and what threads keep."""
+"""What both Winograd kernels share: the constants, the shapes that they can compute, how a batch is cut, and what
+threads keep."""
 
 from __future__ import annotations
 

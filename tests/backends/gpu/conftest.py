@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a pretend GPU, a pretend cuDNN on it, and kernels with a planted mistake."""
+"""Shared by the tests of this folder: a pretend GPU, a pretend cuDNN on it, and kernels with a planted mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Products by our own cuBLAS handle, over a pretend library: layouts, types, streams, threads, refusals."""
+"""Products by our own cuBLAS handle, over a pretend library: layouts, types, streams, threads, and calls that it
+declines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Choices of cuDNN's plans in a file: the next process times nothing again, and another machine does not take them."""
+"""Choices of cuDNN's plans in a file: the next process need not time anything again, and a different machine does not
+use them."""
 
 from __future__ import annotations
 
@@ -142,7 +143,7 @@ def test_the_switch(monkeypatch):
         assert cudnn_choices.tuning() is tunes
         assert (cudnn_choices.file() and str(cudnn_choices.file())) == name
     monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "yes")
-    with pytest.raises(ValueError, match="is 0, 1 or a file whose name ends in .json, got 'yes'"):
+    with pytest.raises(ValueError, match="must be 0, 1 or a file whose name ends in .json, got 'yes'"):
         cudnn_choices.file()
 
 

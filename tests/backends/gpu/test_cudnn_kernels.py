@@ -1,4 +1,4 @@
-"""Convolution by a pretend cuDNN on a pretend GPU: what it is given, what is computed, and which calls it serves.
+"""Convolution by a pretend cuDNN on a pretend GPU: the arguments it gets, the results, and which calls it serves.
 
 The pretend frontend (fake_cudnn.py) computes what was declared to it, from the addresses it was given. So if the result
 is the reference's, then dims, strides, padding, dilation, groups and the order of the arrays were right. That the real

@@ -1,4 +1,5 @@
-"""Finding cuDNN, its switches, and why it is not used; its handles and workspaces, and what captured graphs keep."""
+"""Finding cuDNN, its switches, and why it is not used; its handles and workspaces, and those that captured graphs
+keep."""
 
 from __future__ import annotations
 
@@ -30,13 +31,13 @@ def test_switched_off(world, small, monkeypatch):
     assert asked("correlate", x, w, b, at) is NotImplemented
     assert dn.info()["cudnn"] == "no: switched off by DUALNET_CUDNN=0" and cudnn_library._found == []
     monkeypatch.setenv("DUALNET_CUDNN", "off")
-    with pytest.raises(ValueError, match="DUALNET_CUDNN is 0, 1 or all, got 'off'"):
+    with pytest.raises(ValueError, match="DUALNET_CUDNN must be 0, 1 or all, got 'off'"):
         asked("correlate", x, w, b, at)
-    assert dn.info()["cudnn"] == "no: DUALNET_CUDNN is 0, 1 or all, got 'off'"
+    assert dn.info()["cudnn"] == "no: DUALNET_CUDNN must be 0, 1 or all, got 'off'"
     monkeypatch.delenv("DUALNET_CUDNN")
     assert asked("correlate", x, w, b, at) is not NotImplemented
     monkeypatch.setenv("DUALNET_CUDNN_AUTOTUNE", "yes")
-    with pytest.raises(ValueError, match="DUALNET_CUDNN_AUTOTUNE is 0, 1 or a file .*, got 'yes'"):
+    with pytest.raises(ValueError, match="DUALNET_CUDNN_AUTOTUNE must be 0, 1 or a file .*, got 'yes'"):
         asked("correlate", x[:1], w, b, at)
 
 

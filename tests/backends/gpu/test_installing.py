@@ -1,4 +1,4 @@
-"""Which CuPy and which driver are installed, and the command that the user is given."""
+"""Which CuPy and which driver are installed, and the command that the user sees."""
 
 from __future__ import annotations
 

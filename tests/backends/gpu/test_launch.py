@@ -1,4 +1,5 @@
-"""Launching kernels: how arguments are converted, which arrays kernels take, and a training step of nothing else.
+"""Launching kernels: how arguments are converted, which arrays kernels take, and a training step that does nothing
+else.
 
 ``pytest -m slow tests/backends/gpu/test_launch.py`` runs the ordinary tests of ops, layers, optimizers and training on
 the pretend device.

@@ -1,4 +1,4 @@
-"""oneDNN's dense product against its reference: factors that are transposed or parts of others, and the rest."""
+"""oneDNN's dense product against its reference: factors that are transposed or parts of larger arrays, and the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding oneDNN's library: switched off, missing, too old, another one, loaded late, and in a forked child."""
+"""Finding oneDNN's library: switched off, missing, too old, the wrong one, loaded late, and in a forked child."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_zero_switches_it_off() -> None:
 
 
 def test_a_switch_of_another_kind_is_an_error() -> None:
-    run_python(CORRELATE, "DUALNET_ONEDNN is 0 or 1, got 'off'", DUALNET_ONEDNN="off")
+    run_python(CORRELATE, "DUALNET_ONEDNN must be 0 or 1, got 'off'", DUALNET_ONEDNN="off")
 
 
 def test_a_wrong_path_is_an_error_that_names_it() -> None:
-    run_python(CORRELATE, "DUALNET_ONEDNN_LIBRARY=/no/such.so does not serve", DUALNET_ONEDNN_LIBRARY="/no/such.so")
+    run_python(CORRELATE, "DUALNET_ONEDNN_LIBRARY=/no/such.so cannot be used", DUALNET_ONEDNN_LIBRARY="/no/such.so")
 
 
 def test_another_library_is_an_error_that_says_so() -> None:

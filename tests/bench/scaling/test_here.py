@@ -1,4 +1,4 @@
-"""What is measured on this machine, and how it stands beside the prediction."""
+"""What is measured on this machine, beside the prediction."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def test_a_check_holds_one_batch_in_memory_and_not_all():
 
 
 def test_what_cannot_be_checked():
-    with pytest.raises(ValueError, match="check: trains a model with a name, for classes: digits_cnn, .*; got 'unet'"):
+    with pytest.raises(ValueError, match="check: expected one of the models with classes, digits_cnn, .*; got 'unet'"):
         check("unet", None, 2, 8)

@@ -1,7 +1,7 @@
-"""The scaling model beside curves that others have measured and published.
+"""The scaling model compared with published measurements.
 
-Three numbers stand in no paper, and are the same for all curves: 75 % of a link's nominal rate arrive, a step's time
-varies by 2 %, and 10 GB/s flow between GPUs on one PCIe bus.
+Three numbers are in no paper, and are the same for all curves: 75 % of a link's nominal rate arrives, a step's time
+varies by 2 %, and GPUs on one PCIe bus exchange 10 GB/s.
 """
 
 from __future__ import annotations

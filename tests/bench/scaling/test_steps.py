@@ -1,4 +1,4 @@
-"""One step on many ranks: what hides behind the backward pass, the slowest rank, the input."""
+"""One step on many ranks: what the backward pass hides, the slowest rank, the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people write in forward: in place, in several pieces, with layers that dualnet has not. All of it is right."""
+"""What people write in forward: in place, in several pieces, with layers that dualnet lacks. All of it is right."""
 
 from __future__ import annotations
 

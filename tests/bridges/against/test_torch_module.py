@@ -1,4 +1,5 @@
-"""``dn.against`` for modules: right ones agree, nothing of the user's changes, and what does not fit is told."""
+"""``dn.against`` for modules: right ones agree, nothing of the user's changes, and anything that does not fit is
+reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate: what it says ran, what makes it PARTIAL, NOT-RUN or FAIL, and its pages."""
+"""The certificate: the work that it lists, what makes it PARTIAL, NOT-RUN or FAIL, and its pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reproducer runs: one case in every way, with its numbers."""
+"""The code behind a reproducer: one case in every way, with its numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_call_that_must_be_refused():
     ("arguments", "message"),
     [
         (("relu", -1, False), "the number of a case is at least 0, got -1"),
-        (("dense", 2, True), "op 'dense' has 2 large cases, and so no number 2"),
+        (("dense", 2, True), "op 'dense' has 2 large cases, numbered from 0; got 2"),
         (("elu", 0, True), "op 'elu' has 0 large cases"),
         (("relux", 0, False), "no cases for op 'relux'; the ops with cases are conv2d, "),
     ],

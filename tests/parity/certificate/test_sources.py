@@ -1,4 +1,4 @@
-"""The age of a certificate: the hash of the kernels that it is about."""
+"""The age of a certificate: the hash of the kernels that it applies to."""
 
 from __future__ import annotations
 

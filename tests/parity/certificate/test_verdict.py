@@ -1,4 +1,4 @@
-"""The verdict: what speaks against a PASS, and against which backend."""
+"""The verdict: the reasons against a PASS, and the backend that they concern."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOUND = {
         {
             "network": "lenet5",
             "first_step": {"float32": FIRST},
-            "lock_step": [{"way": "strict", "ok": True, "told": "they part in step 3"}],
+            "lock_step": [{"way": "strict", "ok": True, "told": "they diverge in step 3"}],
             "training": {
                 "range": [0.3, 0.4],
                 "rows": [{"way": "strict", "ok": True, "ratio": 0.5, "accuracies": [0.3]}],
@@ -66,7 +66,7 @@ def test_nothing_speaks_against_good_results():
             lambda f: f["networks"][0]["first_step"]["float32"].update(ok=False),
             "first step, other answers than float64",
         ),
-        (lambda f: f["networks"][0]["lock_step"][0].update(ok=False), "lenet5: they part in step 3"),
+        (lambda f: f["networks"][0]["lock_step"][0].update(ok=False), "lenet5: they diverge in step 3"),
         (
             lambda f: f["networks"][0]["training"]["rows"][0].update(ok=False),
             "training strays to 0.5 of what is allowed",

@@ -1,4 +1,4 @@
-"""Kernels against their references, and which of them were never asked."""
+"""Kernels against their references, and those that were never asked."""
 
 from __future__ import annotations
 

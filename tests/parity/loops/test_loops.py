@@ -1,4 +1,5 @@
-"""The loops themselves: small examples by hand, differences of their own forward, and PyTorch's stored results."""
+"""The loops themselves: small examples by hand, finite differences of their own forward pass, and PyTorch's stored
+results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two backends in lock-step: that they agree, and that a fault is named at the place where it happens."""
+"""Two backends in lock-step: they agree, and the report names the place where a fault happens."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def test_a_unit_moved_by_one_ulp(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backends": ()}, "backends are names"),
-        ({"backends": "numpy"}, "backends are names"),
+        ({"backends": ()}, "expected names as backends"),
+        ({"backends": "numpy"}, "expected names as backends"),
         ({"backends": ("numpy", "numpy fast")}, "'kernels' or 'reference'"),
         ({"backends": ("numpy", "nunpy")}, "unknown backend"),
         ({"t": np.arange(5)}, "do not fit"),

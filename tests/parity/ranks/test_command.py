@@ -56,8 +56,8 @@ def test_ranks_that_end_with_an_error_are_a_failure(capsys, few_seconds, monkeyp
             ("--ranks", 2, "--networks", "vgg6"),
             "unknown network 'vgg6'; with --ranks they are lenet5, resnet20, dropped",
         ),
-        (("--ranks", 2, "--backend", "strict"), "--backend does not go together with --ranks"),
-        (("--ranks", 2, "--op", "conv2d"), "--op does not go together with --ranks"),
+        (("--ranks", 2, "--backend", "strict"), "--backend cannot be used with --ranks"),
+        (("--ranks", 2, "--op", "conv2d"), "--op cannot be used with --ranks"),
         (("--ranks", 2, "--out", "nowhere/x.json"), "no such folder; make it first"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Trainings that are noted, and that follow each other."""
+"""Trainings that are recorded, and trainings that follow a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dn.explain: the sum of any entry is the library's number, and says what met there."""
+"""dn.explain: the sum of any entry is the library's number, and lists the entries that take part."""
 
 from __future__ import annotations
 
@@ -256,9 +256,9 @@ MISTAKES = [
     ("7.dw[0,0,0,0]", ValueError, "there is no layer '7'; the layers are 0 Conv2D, 1 ReLU"),
     ("dw[0,0,0,0]", ValueError, r'Sequential is made of layers; name one of them, such as "0.dw\[…\]"'),
     ("1.dw[0,0,0,0]", ValueError, r"layer 1 \(ReLU\) computes no 'dw'; it has y, dx. dw is computed by layer 0, 4"),
-    ("0.w[0,0,0,0]", ValueError, "w is a parameter; its gradient is dw"),
-    ("1.x[0,0,0,0]", ValueError, "x comes from the layer before: it is that one's y"),
-    ("1.dy[0,0,0,0]", ValueError, "dy comes from the layer after: it is that one's dx"),
+    ("0.w[0,0,0,0]", ValueError, "w is a parameter; ask for its gradient, dw"),
+    ("1.x[0,0,0,0]", ValueError, "x comes from the layer before; ask for that layer's y"),
+    ("1.dy[0,0,0,0]", ValueError, "dy comes from the layer after; ask for that layer's dx"),
     ("0.dq[0]", ValueError, "computes no 'dq'; it has y, dx, dw, db"),
 ]
 
@@ -330,7 +330,7 @@ def test_the_command_explains_saved_networks(capsys, tmp_path):
     [
         (["nowhere.npz"], "'nowhere.npz' is neither a file, a model nor a data set; the models are digits_cnn, lenet5"),
         (["nowhere.npz"], ", and the data sets digits, mnist, fashion_mnist"),
-        (["lenet5"], "say which image, with --images FILE"),
+        (["lenet5"], "choose an image, with --images FILE"),
         (["lenet5", "--images", "mnist"], "DUALNET_OFFLINE forbids to download it"),
         (["mnist"], "DUALNET_OFFLINE forbids to download it"),
         (["digits", "--image", "9999"], "--image 9999: there are 360 images, 0 … 359"),

@@ -1,4 +1,5 @@
-"""The interactive page: what is in the file, and what a headless Chromium does with the reader's hands and keys."""
+"""The interactive page: what is in the file, and what happens when a headless Chromium moves the pointer and presses
+keys."""
 
 from __future__ import annotations
 
@@ -430,7 +431,7 @@ def test_a_delta_can_be_followed_from_the_loss_to_the_first_pixel_and_back(tmp_p
         out = browse(dn.explain(layer, images, target, t=labels).page(), tmp_path, script)
         assert len(out["path"]) == len(out["home"]) == len(layer) + 1
         assert out["path"][0]["entry"].startswith("dy[") and all(e["entry"].startswith("dx[") for e in out["path"][1:])
-        assert "the way back ends here" in out["ends"] and all(each["same"] == "true" for each in out["path"])
+        assert "the backward pass ends here" in out["ends"] and all(each["same"] == "true" for each in out["path"])
         for place, each in enumerate(
             out["path"][1:]
         ):  # each is a term of the next, and the largest that the delta became

@@ -1,4 +1,4 @@
-"""net.trace: its numbers are those computed by hand, it changes nothing, and it finds what is sick."""
+"""net.trace: its numbers are those computed by hand, it changes nothing, and it finds sick layers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_trained_optimizer_is_asked_with_what_it_remembers(backend, rng):
     optimizer = dn.SGD(lr=0.01, momentum=0.9)
     net.fit(x, t, epochs=3, optimizer=optimizer, verbose=0)
     state = {name: np.array(dn.to_numpy(value)) for name, value in optimizer.state_dict().items()}
-    assert net.trace(x, t, optimizer=dn.SGD(lr=lambda step: 0.5 / (1 + step))).lr == 0.5, "of the coming step"
+    assert net.trace(x, t, optimizer=dn.SGD(lr=lambda step: 0.5 / (1 + step))).lr == 0.5, "of the next step"
     moving = by_name(net.trace(x, t, optimizer=optimizer))["5"].update_ratio
     assert moving > 1.3 * by_name(net.trace(x, t, optimizer=0.01))["5"].update_ratio
     after = optimizer.state_dict()
@@ -193,7 +193,7 @@ def test_the_network_is_as_before(backend, rng):
     assert picture_of(net) == before
     assert [row.spread for row in first.rows] == [row.spread for row in again.rows], "the same mask of dropout"
     y, _ = net.forward(x, train=True)
-    assert first.rows[-1].spread == pytest.approx(host(y).std()), "the mask of the coming step"
+    assert first.rows[-1].spread == pytest.approx(host(y).std()), "the mask of the next step"
 
 
 def test_nothing_is_left_behind_by_an_error(backend, rng):
@@ -264,7 +264,7 @@ def test_dead_relus(rng):
     assert text.startswith("2 ReLU: dead: 10 of 16 units (62%)") and "dn.LeakyReLU()" in text
     net[1].b.value = dn.asarray(bias - 1e3)
     dead, cut = net.trace(*batch(rng, 32)).findings
-    assert "all 16 units" in dead and cut.startswith("1 Dense: no error arrives (and 1 more layer before it)")
+    assert "all 16 units" in dead and cut.startswith("1 Dense: no delta arrives (and 1 more layer before it)")
     net[1].b.value = dn.asarray(0 * bias)
     one = net.trace(*batch(rng, 1), optimizer=1e-3)
     assert one.rows[2].dead > 0.2 and one.findings == [], "one example is silent about units"
@@ -289,7 +289,7 @@ def test_weights_of_zero_and_answers_that_are_right(rng):
     net = dn.Sequential([dn.Identity()]).init((3,))
     x = dn.asarray(rng.standard_normal((4, 3)), "float32")
     (text,) = net.trace(x, x, loss="mean_squared_error").findings
-    assert "no error comes back from the loss" in text
+    assert "no delta comes back from the loss" in text
 
 
 # -- how it is shown ---------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_errors_say_what_was_expected(rng):
     net, (x, t) = chain(), batch(rng)
     with pytest.raises(ValueError, match="trace: Sequential is not initialised; call net.init"):
         dn.Sequential([dn.Dense(3)]).trace(x, t)
-    with pytest.raises(ValueError, match="8 examples, and t has shape .7,."):
+    with pytest.raises(ValueError, match="8 examples, but t has shape .7,."):
         net.trace(x, t[:7])
     with pytest.raises(ValueError, match="no examples"):
         net.trace(x[:0], t[:0])

@@ -1,4 +1,4 @@
-"""Maps with their numbers: what the picture says is what dualnet computes, as SVG and PNG, light and dark."""
+"""Maps with their numbers: the picture shows what dualnet computes, as SVG and PNG, light and dark."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_themes(tmp_path):
     for rule in re.findall(r"^ *(\S.*?) \{", auto, re.MULTILINE):  # inside a page it changes nothing else
         assert rule.startswith((".numbers ", "@media"))
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", auto)
-    with pytest.raises(ValueError, match="theme is 'auto', 'light' or 'dark'; got 'blue'"):
+    with pytest.raises(ValueError, match="theme must be 'auto', 'light' or 'dark'; got 'blue'"):
         picture.svg("blue")
 
 
@@ -176,8 +176,8 @@ def test_png_for_slides(tmp_path):
         (lambda: dn.viz.numbers(np.zeros((17, 2)), W), r"x has shape \(17, 2\)"),
         (lambda: dn.viz.numbers([[1]], W), r"the kernel w \(2, 2\) does not fit on x \(1, 1\)"),
         (lambda: dn.viz.numbers(X, W, W), r"dy has shape \(2, 2\); expected that of the output, \(3, 3\)"),
-        (lambda: dn.viz.numbers(X, W, at=(3, 0)), r"at=\(3, 0\) is no entry of y, which has shape \(3, 3\)"),
-        (lambda: dn.viz.numbers(X, W, DY, tap=(0, 2)), r"tap=\(0, 2\) is no entry of w"),
+        (lambda: dn.viz.numbers(X, W, at=(3, 0)), r"at=\(3, 0\) is outside y, which has shape \(3, 3\)"),
+        (lambda: dn.viz.numbers(X, W, DY, tap=(0, 2)), r"tap=\(0, 2\) is outside w"),
         (lambda: dn.viz.grids(), "give at least one map"),
         (lambda: dn.viz.grids(("x", [1, 2])), r"'x' has shape \(2,\)"),
         (lambda: dn.viz.grids(("x", X), frames=[(0, 3, 3, 2)]), r"frame \(0, 3, 3, 2\) does not fit on map 0"),

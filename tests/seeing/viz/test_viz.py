@@ -1,4 +1,4 @@
-"""dn.viz: what is drawn is what was computed, on the axes that were asked for, with nothing cut off or left behind."""
+"""dn.viz: pictures show what was computed, on the given axes, with nothing cut off or left behind."""
 
 from __future__ import annotations
 
@@ -408,20 +408,20 @@ def test_errors_say_what_was_expected_and_leave_no_figure(seen):
         ("x holds 3 examples; expected one", ValueError, lambda: dn.viz.feature_maps(net, x)),
         ("no layer 'conv'; its layers are '0'", ValueError, lambda: dn.viz.feature_maps(net, x[0], "conv")),
         ("7 Dense gives .4,. for each example; expected maps", ValueError, lambda: dn.viz.deltas(net, x[0], 1, "7")),
-        ("x holds 1 examples, and t has shape", ValueError, lambda: dn.viz.deltas(net, x[0], t)),
+        ("x holds 1 examples, but t has shape", ValueError, lambda: dn.viz.deltas(net, x[0], t)),
         ("takes .4,.; expected images", ValueError, lambda: dn.viz.saliency(flat, row)),
         ("t holds 9 … 9; 4 classes are 0 … 3", ValueError, lambda: dn.viz.saliency(net, x, 9)),
         ("one for each of the 3 images", ValueError, lambda: dn.viz.grad_cam(net, x, [0, 1])),
         ("1 names; expected one for each of 4", ValueError, lambda: dn.viz.grad_cam(net, x, t, classes=[0])),
         ("not both", ValueError, lambda: dn.viz.saliency(net, x, ax=1, axes=2)),
-        ("history is what net.fit returned, got list", TypeError, lambda: dn.viz.learning_curves([1.0])),
+        ("expected the history that net.fit returned, got list", TypeError, lambda: dn.viz.learning_curves([1.0])),
         ("no epochs", ValueError, lambda: dn.viz.learning_curves(dn.History())),
-        ("t holds 3 answers and predictions 2", ValueError, lambda: dn.viz.confusion_matrix(t, [0, 1])),
+        ("t holds 3 answers, but predictions 2", ValueError, lambda: dn.viz.confusion_matrix(t, [0, 1])),
         ("expected class numbers", ValueError, lambda: dn.viz.confusion_matrix(t, [0.5, 1.0, 2.0])),
         ("True or False", TypeError, lambda: dn.viz.confusion_matrix(t, t, normalize="yes")),
-        ("x holds 3 images and t 2", ValueError, lambda: dn.viz.misclassified(x, t[:2], t[:2])),
+        ("x holds 3 images, but t 2", ValueError, lambda: dn.viz.misclassified(x, t[:2], t[:2])),
         ("expected images .N, H, W, C.", ValueError, lambda: dn.viz.misclassified(x[0, 0], t, t)),
-        ("directions is 1, 2 or 'gradient', got 3", ValueError, lambda: dn.viz.loss_landscape(net, x, t, directions=3)),
+        ("directions must be 1, 2 or 'gradient'", ValueError, lambda: dn.viz.loss_landscape(net, x, t, directions=3)),
         ("span is a number above 0", ValueError, lambda: dn.viz.loss_landscape(net, x, t, span=-1.0)),
         ("has no weights to move", ValueError, lambda: dn.viz.loss_landscape(dn.ReLU().init((4,)), row, [0])),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The average of the weights: its formula, who sees it, and where the optimizer's weights are meanwhile."""
+"""The average of the weights: its formula, who uses it, and where the optimizer's weights are meanwhile."""
 
 from __future__ import annotations
 

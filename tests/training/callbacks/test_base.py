@@ -1,4 +1,4 @@
-"""Callbacks: when they are called, early stopping, what may be one; and the history that they read."""
+"""Callbacks: when they are called, early stopping, what can be a callback; and the history that they read."""
 
 from __future__ import annotations
 

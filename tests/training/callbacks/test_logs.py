@@ -1,4 +1,4 @@
-"""Figures in files: what they hold, and that they go on with the training whatever was in them."""
+"""Figures in files: what they hold, and that they continue with the training whatever was in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModelCheckpoint: which epochs are saved, which files stay, and what is told before the first step."""
+"""ModelCheckpoint: which epochs are saved, which files stay, and errors before the first step."""
 
 from __future__ import annotations
 
