@@ -29,6 +29,7 @@ extensions = [
     "myst_nb",
     "sphinx_copybutton",
     "cards",
+    "code_colours",
     "docstrings",
     "equations",
     "examples",
@@ -36,6 +37,7 @@ extensions = [
     "mathml",
     "playground_page",
     "source_pages",
+    "whole",
 ]
 root_doc = "index"
 exclude_patterns = ["_build", "jupyter_execute", "playground"]  # the last is no pages, but a page of its own
@@ -77,7 +79,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_permalinks_icon = "#"
-pygments_style = "friendly"
+pygments_style = "code_colours.Readable"
 pygments_dark_style = "github-dark"
 html_theme_options = {
     "light_css_variables": {

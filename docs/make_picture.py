@@ -14,9 +14,9 @@ from dualnet.seeing.explain.smallest import DY, W, X
 PICTURE = Path(__file__).with_name("backprop.svg")
 
 
-def picture(theme: str = "auto") -> str:
-    """The whole picture as SVG."""
-    return dn.viz.numbers(X, W, DY).svg(theme)
+def picture(theme: str = "auto", upright: bool = False) -> str:
+    """The whole picture as SVG; upright for a phone."""
+    return dn.viz.numbers(X, W, DY, upright=upright).svg(theme)
 
 
 if __name__ == "__main__":

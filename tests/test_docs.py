@@ -215,12 +215,15 @@ def test_commands_parse(page):
 
 
 def test_every_command_and_option_is_described():
-    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    first, proofs = ((DOCS / f"{page}.md").read_text("utf-8") for page in ("command-line", "command-line-proofs"))
     (commands,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
     for command, parser in commands.choices.items():
+        page = first if f"\n## {command}\n" in first else proofs
         assert f"\n## {command}\n" in page
+        assert f"| [`{command}`](" in first, "the first page lists all commands"
+        told = page.partition(f"\n## {command}\n")[2].partition("\n## ")[0] + first.partition("\n## ")[0]
         for option in set(re.findall(r"--[a-z][a-z-]+", parser.format_help())) - {"--help"}:
-            assert option in page, f"docs/command-line.md does not tell of {command} {option}"
+            assert option in told, f"docs/command-line*.md do not tell of {command} {option}"
 
 
 def test_every_variable_is_described():

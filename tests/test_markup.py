@@ -89,8 +89,13 @@ def test_a_curve_stays_inside_its_frame(values):
             assert 0 <= x <= 160 and 0 <= y <= 32
 
 
-def test_the_summary_is_well_formed():
-    parsed(dn.models.lenet5().summary((28, 28, 1))._repr_html_())
+def test_tables_are_well_formed_and_scroll_where_they_are_wider_than_a_phone():
+    net = dn.models.lenet5().init((28, 28, 1))
+    for shown in (net.summary(), net.plan(64), dn.check.gradient(net), dn.History(loss=[2.0, 1.0]), net):
+        tree = parsed(shown._repr_html_())
+        boxes = [div for div in tree.iter("div") if "overflow-x:auto" in (div.get("style") or "")]
+        tables = len(list(tree.iter("table")))
+        assert tables and tables == sum(len(list(box.iter("table"))) for box in boxes), type(shown)
 
 
 def test_a_check_shows_both_sides_of_every_identity():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from browsing import CHROMIUM, DESKTOP, PHONE, Browser, browser
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "docs" / "conf.py").exists():
@@ -24,6 +24,20 @@ for package in ("sphinx", "myst_nb", "furo", "latex2mathml", "sphinx_copybutton"
 pytestmark = pytest.mark.slow
 HEAVIEST = 300_000
 """Bytes of a page with its styles and scripts, not compressed; sources as pages and the search count alone."""
+TALLEST = 6_000
+"""Pixels of a page on a desktop. Fonts differ, so a tenth more passes."""
+LONG = {
+    "changelog": "the newest first: nobody reads to the end",
+    "derivation": "one argument, each equation beside its code",
+    "mistakes": "who has a message searches one page for it",
+    "reference/augmentation": "one subject, with a list of its names above",
+    "reference/callbacks": "one subject, with a list of its names above",
+    "reference/layer": "one class",
+    "reliability": "one list, which tools/reliability.py writes",
+    "tutorials/by-hand": "one notebook, from the first product to the last step",
+    "tutorials/own-layer": "one notebook, in which each layer builds on the one before",
+}
+"""Pages that may be longer, and why. (Tutorials are measured without what their cells show.)"""
 
 
 @dataclass
@@ -48,11 +62,10 @@ class Page(HTMLParser):
             self.links.append(given["href"])
         elif tag == "link" and given.get("rel") not in ("canonical",):
             self.loads.append(given.get("href", ""))
-        elif tag in ("script", "img", "iframe", "source", "video", "object", "embed") and "src" in given:
-            self.loads.append(given["src"])
+        elif tag in ("script", "img", "iframe", "source", "video", "object", "embed"):
+            self.loads += [given[name] for name in ("src", "srcset") if name in given]
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)")
 
 
@@ -136,6 +149,92 @@ def test_no_page_is_wider_than_its_window(site):
     assert told.startswith(f"all {len(frames)}"), told
 
 
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+def read(site: Path, pages: dict[Path, Page]) -> Iterator[tuple[str, Path]]:
+    """The pages that are written to be read, by name."""
+    for path in pages:
+        name = str(path.relative_to(site).with_suffix(""))
+        if not name.startswith(("code/", "playground/", "search", "genindex", "_")):
+            yield name, path
+
+
+def opened(tab: Browser, path: Path, script: str):
+    tab.open(path.as_uri())
+    tab.wait(f"document.readyState === 'complete' && location.href === {path.as_uri()!r}")
+    return tab.run(script)
+
+
+@needs_chromium
+def test_no_page_is_long_without_a_reason(site, pages, tab):
+    tab.show(DESKTOP)
+    heights = {name: opened(tab, path, "document.documentElement.scrollHeight") for name, path in read(site, pages)}
+    long = {name: height for name, height in heights.items() if height > 1.1 * TALLEST and name not in LONG}
+    assert not long, "divide it by what readers need, or give a reason in LONG"
+    assert not LONG.keys() - heights.keys(), "pages that are gone"
+
+
+STICKS_OUT = """[...document.querySelectorAll("article *")].filter((one) => {
+    const box = one.getBoundingClientRect();
+    if (!one.checkVisibility() || box.width === 0 || box.right <= innerWidth + 1) return false;
+    for (let at = one.parentElement; !at.matches("article"); at = at.parentElement)
+        if (getComputedStyle(at).overflowX !== "visible") return false;
+    return true;
+}).map((one) => `${one.tagName} ${one.className}: ${one.textContent.trim().slice(0, 40)}`).slice(0, 3)"""
+
+
+@needs_chromium
+def test_nothing_sticks_out_on_a_phone(site, pages, tab):
+    """What is wider than the window must stand in a box that scrolls: the page itself hides what sticks out of it."""
+    tab.show(PHONE)
+    found = {name: opened(tab, path, STICKS_OUT) for name, path in read(site, pages)}
+    assert not {name: what for name, what in found.items() if what}
+
+
+PALE = """(() => {
+    const numbers = (colour) => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+    const over = (above, below) => [0, 1, 2].map((i) => above[i] * above[3] + below[i] * (1 - above[3]));
+    const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0.05);
+    const behind = (one) => { const back = numbers(getComputedStyle(one).backgroundColor);
+        return back[3] === 1 || !one.parentElement ? back.slice(0, 3) : over(back, behind(one.parentElement)); };
+    const pale = new Set(), texts = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const one = texts.currentNode.parentElement;
+        if (!texts.currentNode.data.trim() || !one.checkVisibility() || one.closest("script, style, svg")) continue;
+        const [a, b] = [over(numbers(getComputedStyle(one).color), behind(one)), behind(one)].map(light);
+        if (Math.max(a, b) / Math.min(a, b) < 4.5) pale.add(`${one.className} ${getComputedStyle(one).color}`);
+    }
+    return [...pale];
+})()"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "name", ["index", "derivation", "how-to/serve", "how-to/one-file", "how-to/pytorch", "reference/ops"]
+)
+def test_text_and_code_can_be_read(site, tab, name, dark):
+    """4.5 to 1, as the guidelines for the web ask for."""
+    tab.show(DESKTOP, dark)
+    assert not opened(tab, site / f"{name}.html", PALE)
+
+
+def test_the_picture_is_upright_on_a_phone(site):
+    """The same numbers in both, light and dark, and the sizes that the page announces."""
+    page = (site / "index.html").read_text("utf-8")
+    for theme in ("light", "dark"):
+        flat, upright = ((site / "_made" / f"backprop-{theme}{end}.svg").read_text("utf-8") for end in ("", "-upright"))
+        assert re.findall(r"<text.*?>(.*?)</text>", flat) == re.findall(r"<text.*?>(.*?)</text>", upright)
+        for end, text in (("", flat), ("-upright", upright)):
+            size = " ".join(re.search(r' (width="\d+") (height="\d+") class', text).groups())
+            assert f'_made/backprop-{theme}{end}.svg" {size}' in page
+
+
 def test_the_rows_of_a_table_are_cards_on_a_phone(site):
     """Each cell knows the heading of its column; tables of numbers, and narrow ones, stay tables."""
     questions = (site / "questions.html").read_text("utf-8")
@@ -148,7 +247,10 @@ def test_the_rows_of_a_table_are_cards_on_a_phone(site):
     assert listed.count('data-label="symptom"') == 24 and 'data-label=""' not in listed, "numbers have no heading"
     assert "data-label" not in (site / "command-line.html").read_text("utf-8"), "tables of two columns"
     speeds = re.findall(r"<table.*?</table>", (site / "performance.html").read_text("utf-8"), flags=re.DOTALL)
-    assert not [table for table in speeds if "images/s" in table and "data-label" in table]
+    speeds += re.findall(r"<table.*?</table>", (site / "performance-tables.html").read_text("utf-8"), flags=re.DOTALL)
+    numbers = [table for table in speeds if "images/s" in table or "captured" in table]
+    assert len(numbers) > 4
+    assert all("data-label" not in table and re.match(r'<table class="[^"]*\bnumbers\b', table) for table in numbers)
 
 
 def test_equations_are_drawn_without_script(site, pages):

@@ -47,6 +47,11 @@ WIDTH = 88
 CLAIMS: dict[str, list[str]] = {
     "first-network": ["accuracy > 0.95", "history.epochs == 15", "answer == t_test[0]"],
     "by-hand": ["worst < 1e-7", "errors[299] < 0.1 * errors[0]", "dw.tolist()[0] == [-1, 5, 3]", "db == 1"],
+    "by-hand-more": [
+        "back[0, 1] == 3",
+        "by_hand.tolist() == [[0, 3, 0], [0, 0, 4], [3, 0, 0]]",
+        "dx_same.shape == (5, 5)",
+    ],
     "mnist": ["len(results) == 6", "min(results.values()) > 80", "x.shape[1:] == (28, 28, 1)"],
     "backends": ["min(scores.values()) > 0.8", "dn.get_backend() == 'numpy'", "'DUALNET_KERNELS' not in os.environ"],
     "own-layer": ["accuracy > 0.9", "not report.ok"],
@@ -145,6 +150,9 @@ def test_page_is_a_notebook(page):
     text = page.read_text("utf-8")
     assert text.startswith(HEADER), "jupytext and MyST-NB read the kernel from this header"
     assert len(cells(page)) == text.count("```{code-cell}") > 5
+    install = re.match(r"[^\n]+\n\nTo follow along: `pip install (.+)`\.\n", text.removeprefix(HEADER))
+    assert install and "dualnet" in install[1], "a page begins with its title and the line that installs what it needs"
+    assert ("plot" in install[1]) == needs_pictures(page)
     for cell in cells(page):
         assert not re.search(r"^\s*[%!]", cell.code, re.MULTILINE), f"line {cell.line}: plain Python, no magic"
         wide = [line for line in cell.code.splitlines() if len(line) > WIDTH]
@@ -201,7 +209,7 @@ def test_the_table_of_mnist(tmp_path):
 
 
 def test_every_page_has_claims():
-    assert sorted(CLAIMS) == [page.stem for page in PAGES]
+    assert sorted(CLAIMS) == sorted(page.stem for page in PAGES)
 
 
 def test_a_claim_that_does_not_hold_is_noticed(tmp_path):

@@ -2,7 +2,7 @@
 
     python tools/cores.py                                    # with oneDNN, if it is installed
     DUALNET_ONEDNN=0 python tools/cores.py --batch 1,64      # NumPy alone
-    python tools/cores.py --markdown docs/performance-tables.md#cores
+    python tools/cores.py --markdown docs/performance-cores.md#cores-onednn
 
 A step runs on one core, planned as if there were n: the team's work (``backends/cpu/threads.py``) is cut into the
 pieces that n threads would share, and a clock runs around each piece and around each call of oneDNN. Meanwhile a second

@@ -1,7 +1,8 @@
 """On a phone each row of a table is a card: every cell carries the heading of its column as its label.
 
 docs/_static/site.css draws the cards, for tables of three columns and more. Tables of numbers stay tables, which
-scroll: there readers compare one row with the next.
+scroll beside their first column: there readers compare one row with the next. Options and their meanings, two columns,
+stand below each other.
 """
 
 from typing import Any
@@ -13,6 +14,10 @@ COLUMNS = 3
 """A table with fewer fits on a phone as it is."""
 SHORT = 28
 """Characters of a cell that may stand beside others."""
+NAME = 12
+"""Characters of a piece of code that leave room for its meaning beside it."""
+WORD = 4
+"""Characters of a cell that is read at a glance."""
 
 
 class Cards(SphinxTransform):
@@ -26,24 +31,35 @@ class Cards(SphinxTransform):
             if len(heads) != 1 or any("morecols" in entry for entry in table.findall(nodes.entry)):
                 continue
             labels = [entry.astext() for entry in heads[0].findall(nodes.entry)]
-            if len(labels) < COLUMNS or _holds_numbers(table):
+            if len(labels) < COLUMNS:
+                table["classes"] += ["pairs"] if _explains_code(table) else []
+                continue
+            if _compares(table):
+                table["classes"].append("numbers")
                 continue
             table["classes"].append("cards")
-            for body in table.findall(nodes.tbody):
-                for row in body.findall(nodes.row):
-                    for label, entry in zip(labels, row.findall(nodes.entry)):
-                        entry["label"] = label
-                        if len(label) + len(entry.astext()) <= SHORT:
-                            entry["classes"].append("short")
+            for row in _rows(table):
+                for label, entry in zip(labels, row):
+                    entry["label"] = label
+                    if len(label) + len(entry.astext()) <= SHORT:
+                        entry["classes"].append("short")
 
 
-def _holds_numbers(table: nodes.table) -> bool:
-    """Do most cells beside the first column begin with a digit?"""
-    rows = [
-        list(row.findall(nodes.entry))[1:] for body in table.findall(nodes.tbody) for row in body.findall(nodes.row)
-    ]
-    cells = [entry.astext() for row in rows for entry in row]
-    return 2 * sum(cell[:1].isdigit() for cell in cells) > len(cells)
+def _rows(table: nodes.table) -> list[list[nodes.entry]]:
+    return [list(row.findall(nodes.entry)) for body in table.findall(nodes.tbody) for row in body.findall(nodes.row)]
+
+
+def _explains_code(table: nodes.table) -> bool:
+    """Two columns: an option, a variable or a key, and its meaning. Short names leave room beside them."""
+    rows = _rows(table)
+    code = all(len(row) == 2 and row[0].next_node(nodes.literal) is not None for row in rows)
+    return code and any(len(row[0].astext()) > NAME for row in rows)
+
+
+def _compares(table: nodes.table) -> bool:
+    """Do most cells beside the first column begin with a digit, or hold a word such as yes?"""
+    cells = [entry.astext() for row in _rows(table) for entry in row[1:]]
+    return 2 * sum(cell[:1].isdigit() or 0 < len(cell) <= WORD for cell in cells) > len(cells)
 
 
 def visit(writer: Any, node: nodes.entry) -> None:

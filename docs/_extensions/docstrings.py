@@ -44,7 +44,8 @@ def signature(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, s
     bound = what == "method" and inspect.isfunction(obj)  # `self`, or `net` where a function was handed in
     returns = "" if found.return_annotation is inspect.Signature.empty else str(found.return_annotation)
     found = found.replace(parameters=parameters[1:] if bound else parameters)
-    return stringify_signature(found, show_return_annotation=False), "" if what == "class" else returns
+    told = stringify_signature(found, show_return_annotation=False)
+    return told.replace("<factory>", "..."), "" if what == "class" else returns  # Sphinx reads it as Python
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from dualnet.seeing.explain.example import subject
 HERE = Path(__file__).resolve().parents[1]
 
 
-def picture(theme: str) -> str:
-    """docs/backprop.svg in one colouring, since readers choose the page's beside their system's."""
+def picture(theme: str, upright: bool) -> str:
+    """docs/backprop.svg in one colouring, since readers choose the page's beside their system's; upright for phones."""
     spec = importlib.util.spec_from_file_location("make_picture", HERE / "make_picture.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
-    return make.picture(theme)
+    return make.picture(theme, upright)
 
 
 def interactive() -> Any:
@@ -33,7 +33,8 @@ def make(app: Any) -> None:
     static = Path(app.outdir) / "_made"
     static.mkdir(parents=True, exist_ok=True)
     for theme in ("light", "dark"):
-        (static / f"backprop-{theme}.svg").write_text(picture(theme), "utf-8")
+        (static / f"backprop-{theme}.svg").write_text(picture(theme, upright=False), "utf-8")
+        (static / f"backprop-{theme}-upright.svg").write_text(picture(theme, upright=True), "utf-8")
     interactive().to_html(static / "explain.html")
 
 

@@ -72,7 +72,8 @@ class Summary:
 
     def _repr_html_(self) -> str:
         below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._below())
-        return markup.table(self._title(), HEADINGS, [*map(_cells, self.rows)], self._totals()) + below
+        table = markup.table(self._title(), HEADINGS, [*map(_cells, self.rows)], self._totals())
+        return markup.scrolling(table) + below
 
     def _title(self) -> str:
         return f"{self.network} on {self.input_shape}, {self.dtype}; numbers for one image"

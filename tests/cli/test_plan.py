@@ -28,7 +28,7 @@ def test_a_table_the_reasons_and_what_helps(capsys):
 
 
 def test_the_page_shows_what_is_printed(capsys):
-    page = Path(__file__).parents[2] / "docs" / "distributed.md"
+    page = Path(__file__).parents[2] / "docs" / "distributed-scaling.md"
     if not page.exists():
         pytest.skip("the pages are in the checkout, not in the package")
     text = page.read_text("utf-8")

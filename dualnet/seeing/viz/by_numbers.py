@@ -25,14 +25,21 @@ COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 
 
 def numbers(
-    x: Any, w: Any, dy: Any = None, *, at: Place | None = None, tap: Place | None = None, theme: str = "auto"
+    x: Any,
+    w: Any,
+    dy: Any = None,
+    *,
+    at: Place | None = None,
+    tap: Place | None = None,
+    theme: str = "auto",
+    upright: bool = False,
 ) -> Drawing:
     """Draw one convolution with its numbers: forward and, with ``dy``, backward to the input and to the weights.
 
     x (H, W), w (k1, k2) and the deltas dy (H − k1 + 1, W − k2 + 1) are maps of at most 16 rows and columns, of any
     dtype, on any backend. dualnet computes the rest, in float64. The sums of y[at], dx[at] and dw[tap] are marked and
     written out; by default y[1,1], dx[1,1] and dw[0,1]. ``theme`` is "light", "dark" or "auto", which follows the
-    reader's system settings.
+    reader's system settings. ``upright`` puts the words below the maps: narrow enough for a phone.
 
     Returns a :class:`~dualnet.seeing.viz.drawing.Drawing`: a notebook shows it, ``.save("a.svg")`` needs no other
     library, ``.save("a.png")`` needs matplotlib. Raises ``ValueError`` for other shapes, or if ``at`` or ``tap`` lies
@@ -48,7 +55,7 @@ def numbers(
     at, tap = at or (min(1, P - 1), min(1, Q - 1)), tap or (0, min(1, k2 - 1))
     _check_inside("at", at, (P, Q), "y")
     _check_inside("tap", tap, maps["w"].shape, "w")
-    return _Page(maps, at, tap).drawing(check_theme(theme))
+    return (_Upright if upright else _Page)(maps, at, tap).drawing(check_theme(theme))
 
 
 def grids(*maps: tuple[str, Any], frames: Any = (), theme: str = "auto") -> Drawing:
@@ -157,23 +164,39 @@ def _cell(arrays: Iterable[numpy.ndarray]) -> int:
 class _Page:
     """The picture in bands, one below the other. Each has three maps in columns, and words with a sum beside them."""
 
+    margin, gaps = 34, (58, 55)
+    rooms = 92, 128, 106
+    """The widest name below a map of each column."""
+
     def __init__(self, maps: dict[str, numpy.ndarray], at: Place, tap: Place) -> None:
         self.maps, self.at, self.tap, self.cell = maps, at, tap, _cell(maps.values())
         (_, W), (_, k2), (_, Q) = (maps[name].shape for name in "xwy")
         last = Q + 2 * (k2 - 1) if "dy" in maps else Q
-        first, second = 34 + W * self.cell / 2, 34 + W * self.cell + 58 + k2 * self.cell / 2
-        self.columns = first, second, second + k2 * self.cell / 2 + 55 + last * self.cell / 2
         self.halves = W * self.cell / 2, k2 * self.cell / 2, last * self.cell / 2
-        self.text = round(self.columns[2] + self.halves[2] + 39)
+        self.columns = self.centres(*self.halves)
+        self.text = self.beside()
         self.longest, self.top = 0, 34
         self.shapes: list[Shape] = []
+
+    def centres(self, first: float, second: float, third: float) -> tuple[float, float, float]:
+        """Where the middles of the three columns are, by half of the width of each: maps and names stay apart."""
+        left, middle, right = (max(half, room / 2) for half, room in zip((first, second, third), self.rooms))
+        centre = self.margin + left + max(first + self.gaps[0] + second, left + 4 + middle)
+        return self.margin + left, centre, centre + max(second + self.gaps[1] + third, middle + 4 + right)
+
+    def beside(self) -> int:
+        """Where the words begin."""
+        return round(self.columns[2] + self.halves[2] + 39)
+
+    def width(self) -> int:
+        return round(self.text + max(344, self.longest * LETTER + 24))
 
     def drawing(self, theme: str) -> Drawing:
         self.forward()
         if "dy" in self.maps:
             self.to_the_input()
             self.to_the_weights()
-        width, height = round(self.text + max(344, self.longest * LETTER + 24)), self.top - 26
+        width, height = self.width(), self.top - 26
         card = Box(0.5, 0.5, width - 1, height - 1, "card", round=10)
         rules: list[Shape] = [Line(((24, y), (width - 24, y)), "rule") for y in self.rules]
         title = "One convolution, forward and backward, with its numbers" if "dy" in self.maps else "One convolution"
@@ -242,22 +265,27 @@ class _Page:
 
     def band(self, way: str, title: str, maps: list[numpy.ndarray], lines: int) -> float:
         """Begin a band: its title, the direction in which to read it. Returns the height at which its maps stand."""
-        left, right, middle = self.columns[0] - self.halves[0], self.columns[2] + self.halves[2], self.columns[1]
-        y = self.top - 6
-        if self.top > 34:
-            self.rules = (*self.rules, self.top - 32)
-        if way == "→←":
-            self.arrow(left, middle - 12, y)
-            self.arrow(right, middle + 12, y)
-        else:
-            self.arrow(*((left, right) if way == "→" else (right, left)), y)
-        self.shapes.append(Words(self.text, self.top, title, "title", bold=True))
+        self.arrows(way, self.top - 6)
+        self.head(title)
         self.tall = max(*(len(each) * self.cell for each in maps), 22 * lines + 45)
         self.line = self.top + 32
         return self.top + 34 + self.tall / 2
 
     def next(self) -> None:
         self.top += self.tall + 100
+
+    def head(self, title: str) -> None:
+        if self.top > 34:
+            self.rules = (*self.rules, self.top - 32)
+        self.shapes.append(Words(self.text, self.top, title, "title", bold=True))
+
+    def arrows(self, way: str, y: float) -> None:
+        left, right, middle = self.columns[0] - self.halves[0], self.columns[2] + self.halves[2], self.columns[1]
+        if way == "→←":
+            self.arrow(left, middle - 12, y)
+            self.arrow(right, middle + 12, y)
+        else:
+            self.arrow(*((left, right) if way == "→" else (right, left)), y)
 
     def arrow(self, start: float, end: float, y: float) -> None:
         back = -9 if end > start else 9
@@ -307,7 +335,31 @@ class _Page:
             text = f"{name} = {products}" if i == 0 else " " * (len(name) + 1) + f"+ {products}"
             text += f" = {_told(result, 6)}" if i == len(values) - 1 else ""
             self.longest = max(self.longest, len(text))
-            self.shapes.append(Words(self.text, self.line + 22 * i, text, "sum"))
+            self.shapes.append(Words(self.text, self.line, text, "sum"))
+            self.line += 22
+
+
+class _Upright(_Page):
+    """The same bands for a narrow window: the title above the maps, the words and the sum below them."""
+
+    margin, gaps = 24, (30, 30)
+
+    def beside(self) -> int:
+        return self.margin
+
+    def width(self) -> int:
+        maps = self.columns[2] + max(self.halves[2], self.rooms[2] / 2)
+        return round(max(maps, self.margin + 320, self.margin + self.longest * LETTER) + self.margin)
+
+    def band(self, way: str, title: str, maps: list[numpy.ndarray], lines: int) -> float:
+        self.arrows(way, self.top + 22)
+        self.head(title)
+        tall = max(len(each) * self.cell for each in maps)
+        self.line = round(self.top + 42 + tall + 19 + 34)
+        return self.top + 42 + tall / 2
+
+    def next(self) -> None:
+        self.top = self.line + 38
 
 
 def _told(value: float, most: int = 4) -> str:

@@ -106,6 +106,9 @@ def test_nothing_sticks_out_of_the_picture():
     for picture in (
         dn.viz.numbers(X, W, DY),
         dn.viz.numbers(rng.normal(size=(7, 9)), rng.normal(size=(4, 5)), rng.normal(size=(4, 5))),
+        dn.viz.numbers(X, W, DY, upright=True),
+        dn.viz.numbers(rng.normal(size=(7, 9)), rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), upright=True),
+        dn.viz.numbers([[1]], [[2]], [[3]], upright=True),
         dn.viz.grids(("a long title over a small map", [[1]]), ("x", rng.normal(size=(4, 16)))),
     ):
         root = ElementTree.fromstring(picture.svg())
@@ -116,6 +119,43 @@ def test_nothing_sticks_out_of_the_picture():
             letters = len(text.text or "") * {"sum": 9.1, "number": 9.1}.get((text.get("class") or "").split()[0], 7.6)
             start = float(text.get("x") or 0) - (letters / 2 if text.get("class") in ("name", "number") else 0)
             assert -2 <= start and start + letters <= picture.width + 2 and float(text.get("y") or 0) <= picture.height
+
+
+def test_upright_has_the_same_numbers_and_words_on_a_narrow_page():
+    flat, upright = dn.viz.numbers(X, W, DY), dn.viz.numbers(X, W, DY, upright=True)
+    assert sums(upright) == sums(flat) and upright.words == flat.words
+    for look in ("title", "words", "name", "sign", "number", "sum"):
+        assert texts(upright, look) == texts(flat, look)
+    assert upright.width <= 460 < flat.width, "at 350 pixels its numbers are still 11 pixels high"
+
+
+def boxes(drawing: Drawing) -> list[tuple[float, float, float, float]]:
+    """The cells, and about the room of each text: left, top, right, bottom."""
+    root, found = ElementTree.fromstring(drawing.svg()), []
+    for cell in root.iter(NAME + "rect"):
+        if cell.get("class") in ("cell", "zero", "kernel", "read", "result"):
+            x, y, width, height = (float(cell.get(key) or 0) for key in ("x", "y", "width", "height"))
+            found.append((x, y, x + width, y + height))
+    for text in root.iter(NAME + "text"):
+        look = (text.get("class") or "").split()[0]
+        if look != "number":  # those stand in their cells
+            width = len(text.text or "") * {"sum": 9.1, "sign": 16}.get(look, 6.9)
+            x, y = float(text.get("x") or 0), float(text.get("y") or 0)
+            x -= width / 2 if look in ("name", "sign") else 0
+            found.append((x, y - 12, x + width, y + 2))
+    return found
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize(("H", "W", "k1", "k2"), [(4, 4, 2, 2), (1, 1, 1, 1), (5, 6, 3, 1), (9, 3, 2, 3), (3, 9, 3, 7)])
+def test_nothing_overlaps(H, W, k1, k2, upright):
+    picture = dn.viz.numbers(
+        np.ones((H, W)), np.ones((k1, k2)), np.ones((H - k1 + 1, W - k2 + 1)), tap=(0, 0), upright=upright
+    )
+    found = boxes(picture)
+    for i, (left, top, right, bottom) in enumerate(found):
+        for a, b, c, d in found[:i]:
+            assert right <= a + 0.01 or c <= left + 0.01 or bottom <= b + 0.01 or d <= top + 0.01
 
 
 def test_grids_say_the_sign_by_colour_and_mark_windows():
