@@ -58,6 +58,7 @@ class Recorder:
         self.library: Any = None  # oneDNN, if it computes
         self.checked = False  # is the recorded step known to be right?
         self.rehearsed: Any = None  # what Python made of the coming step
+        self.leftovers = False  # is there memory that Python's steps needed, and no repeated one will?
 
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step from Python."""
@@ -79,6 +80,7 @@ class Recorder:
             return tracing.plain(array) if part is None else part.bound(places)
 
         returned = {part.buffer for part in parts.values() if part is not None}
+        made.memory.clear()
         self._bind(made, returned, lambda places: _mapped(partial(placed, places), results))
         memory.give_back()
         return self.outputs
@@ -106,11 +108,14 @@ class Recorder:
         self.saved = [(home, numpy.empty_like(home)) for home in homes]
         self.outputs = outputs(places)
         self.library = next((step.threads[0] for step in steps if step.threads is not None), None)
-        self.kept = made.kept, places
+        self.kept = made.kept, places.kept
+        self.arena.placed()
 
     def launch(self) -> bool:
         """Repeat the step. False if it would go another way than the recorded one: then nothing has changed."""
         rehearsed, self.rehearsed = self.rehearsed, None
+        if self.leftovers:  # only now: until the last launch returned, there were copies to compare with
+            self._tidy_up()
         if threads.count() != self.count:
             return False
         for array, copy in self.saved:
@@ -165,7 +170,11 @@ class Recorder:
                 "something where NumPy cannot be watched, such as in another library, or by constant[x] instead of "
                 "numpy.take(constant, x)"
             )
-        self.checked = True
+        self.checked = self.leftovers = True
+
+    def _tidy_up(self) -> None:
+        """Free what kernels keep from call to call when Python calls them, and return it to the system."""
+        self.leftovers = False
         threads.let_go()
         memory.give_back()
 
@@ -212,6 +221,10 @@ class Arena:
         for place, room in rooms.items():
             room.start = offsets[room.buffer]
             self.workers[id(steps[place])] = room
+
+    def placed(self) -> None:
+        """All calls know their addresses: forget where each buffer lies."""
+        self.places, self.workers = Places(), {}
 
     def spoil(self) -> None:
         """Fill it with NaN: no step may read what an earlier one has left."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy
 
+from dualnet.shim.spent import reusable
+
 from . import threads, tracing
 
 PIECE = 2**17
@@ -41,6 +43,7 @@ def sgd_updates(
         return NotImplemented
     made = []
     for old, d, kept in zip(w, g, slots):
+        room = d if reusable(d) else numpy.empty_like(old)
         if weight_decay:
             d = d + weight_decay * old
         new = {}
@@ -48,7 +51,7 @@ def sgd_updates(
             velocity = momentum * kept["velocity"]
             velocity += d
             d, new = d + momentum * velocity if nesterov else velocity, {"velocity": velocity}
-        step = numpy.multiply(lr, d, out=numpy.empty_like(old))
+        step = numpy.multiply(lr, d, out=room)
         made.append((numpy.subtract(old, step, out=step), new))  # E17
     return made
 

@@ -40,7 +40,7 @@ class Buffer:
         self.size, self.home, self.aligned = size, home, aligned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """An array in a buffer."""
 
@@ -55,7 +55,7 @@ class Part:
         return numpy.ndarray(self.shape, self.dtype, memory, start + self.offset, self.strides)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where a part of a buffer begins, for a library that takes pointers."""
 
@@ -134,6 +134,18 @@ def bound(value: Any, places: Places) -> Any:
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 
+class Owner(ref):
+    """Refers to the array that owns a piece of memory; tells when it is gone."""
+
+    __slots__ = ("buffer", "start")
+
+    def __new__(cls, array: numpy.ndarray, gone: Callable[[Any], None], start: int, buffer: Buffer) -> Owner:
+        return super().__new__(cls, array, gone)
+
+    def __init__(self, array: numpy.ndarray, gone: Callable[[Any], None], start: int, buffer: Buffer) -> None:
+        self.start, self.buffer = start, buffer
+
+
 class Memory:
     """The arrays that are alive while a step is recorded: which buffer does an address belong to?"""
 
@@ -153,7 +165,7 @@ class Memory:
         if start in self._known:
             self._forget(start)
         insort(self._starts, start)
-        self._known[start] = stop, buffer, ref(owner, lambda gone: self._forget(start, buffer))
+        self._known[start] = stop, buffer, Owner(owner, self._gone, start, buffer)
         return buffer
 
     def find(self, address: int) -> tuple[Buffer, int] | None:
@@ -175,6 +187,14 @@ class Memory:
         offset = behind + address_of(array) - start
         return Part(buffer, offset, array.shape, array.strides, array.dtype)
 
+    def clear(self) -> None:
+        """Forget all: what is noted of an array refers to this object, which would wait for the garbage collector."""
+        self._known.clear()
+        self._starts.clear()
+
+    def _gone(self, owner: Any) -> None:
+        self._forget(owner.start, owner.buffer)
+
     def _forget(self, start: int, buffer: Buffer | None = None) -> None:
         known = self._known.get(start)
         if known is not None and buffer in (None, known[1]):
@@ -183,8 +203,11 @@ class Memory:
 
 
 def address_of(array: numpy.ndarray) -> int:
-    """Where the first element is."""
-    return array.__array_interface__["data"][0]
+    """Where the first element is.
+
+    Not by the array interface: its keys, interned at each call and dropped again, double Python's table of strings.
+    """
+    return array.ctypes.data
 
 
 def extent(array: numpy.ndarray) -> tuple[int, int]:

@@ -123,14 +123,23 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
 
 
 def let_go() -> None:
-    """Free the buffers that this thread keeps from call to call; a kernel that needs one makes it again."""
+    """Free the buffers that this thread and the team keep from call to call; a kernel that needs one makes it again."""
+    with _team_lock:
+        team = _team_in_force[0] if _team_in_force and _team_in_force[0].pid == os.getpid() else None
+    if team is None:
+        _let_go(0)
+    else:
+        team.run(_let_go, team.size)
+
+
+def _let_go(worker: int) -> None:
     _local.__dict__.clear()
     for free in also_kept:
         free()
 
 
 also_kept: list[Callable[[], Any]] = []
-"""Functions that free the buffers that other modules keep for this thread."""
+"""Functions that free the buffers that other modules keep for each thread."""
 
 
 def apart(size: int, dtype: numpy.dtype) -> numpy.ndarray:

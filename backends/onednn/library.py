@@ -73,6 +73,7 @@ _CALLED: dict[str, list[Any]] = {
     "dnnl_post_ops_append_binary": [_P, _I, _P],
     "dnnl_primitive_desc_query": [_P, _I, _I, _P],
     "dnnl_memory_desc_equal": [_P, _P],
+    "dnnl_memory_get_memory_desc": [_P, _P],
     "dnnl_memory_set_data_handle": [_P, _P],
     "dnnl_primitive_execute": [_P, _P, _I, _P],
     "dnnl_sgemm": [c_char, c_char, *[c_int64] * 3, c_float, _P, c_int64, _P, c_int64, c_float, _P, c_int64],

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy
 
+from dualnet.shim.spent import reusable
+
 from ..cpu import tracing
 from . import plans
 from .library import Refused, ints
@@ -181,18 +183,20 @@ def _large_and_float32(w: list[Any], g: list[Any], slots: list[dict[str, Any]]) 
 
 
 def _sgd(run: Plan | None, w: Any, d: Any, kept: dict[str, Any], lr: float, momentum: float, nesterov: bool) -> Any:
-    def scaled_sum(x: numpy.ndarray, factor: float, other: numpy.ndarray) -> numpy.ndarray:
+    room = d if run is not None and reusable(d) else None
+
+    def scaled_sum(x: numpy.ndarray, factor: float, other: numpy.ndarray, y: numpy.ndarray | None = None) -> Any:
         if run is None:
             return x * factor + other
-        y = numpy.empty(w.shape, FLOAT32)
+        y = numpy.empty(w.shape, FLOAT32) if y is None else y
         run(flat(x), numpy.full((1, 1), factor, FLOAT32), flat(other), y)
         return y
 
     if not momentum:
-        return scaled_sum(d, -lr, w), {}  # E17
+        return scaled_sum(d, -lr, w, room), {}  # E17
     velocity = scaled_sum(kept["velocity"], momentum, d)
     direction = scaled_sum(velocity, momentum, d) if nesterov else velocity
-    return scaled_sum(direction, -lr, w), {"velocity": velocity}  # E17
+    return scaled_sum(direction, -lr, w, room), {"velocity": velocity}  # E17
 
 
 def _scaled_sum(plan: Plan, size: int) -> None:

@@ -20,7 +20,7 @@ import numpy
 from dualnet.geometry import Windows
 
 from ..cpu import threads, tracing
-from ..cpu.tape import Address, Buffer, Call, Part, Places, Tape, Unrecordable
+from ..cpu.tape import ALIGNED, Address, Buffer, Call, Part, Places, Tape, Unrecordable
 from .library import Library, Refused, count, ints, library, parallel
 
 KEPT = 256
@@ -83,15 +83,16 @@ class Plan:
     def __init__(self, found: Library, number: int) -> None:
         self.library, self.threads = found, number
         self._handles: list[tuple[Callable[[Any], Any], c_void_p]] = []
-        self._buffers: list[numpy.ndarray] = []
+        self._buffers: list[tuple[int | None, int]] = []  # memories of its own, each with its place
+        self._buffer_bytes = 0
         self._slots: list[int | None] = []
         self._steps: list[tuple[Any, int, Any]] = []
         self._scratchpads: list[int | None] = []
         self._scratch_bytes = 0
+        self._scratch_at = 0  # where these memories and scratchpads lie now
         self._stream = _of_thread.stream(found)
         self.implementations: list[str] = []
         self.sizes: list[int] = []  # bytes of what the library lays out as it likes
-        self.recipe: tuple[Callable[..., None], tuple[Any, ...]] | None = None  # how it was made
 
     def __del__(self) -> None:
         for destroy, handle in reversed(self.__dict__.get("_handles", [])):
@@ -166,11 +167,11 @@ class Plan:
         return memory
 
     def buffer(self, descriptor: c_void_p) -> c_void_p:
-        """Memory of the plan's own."""
-        buffer = numpy.empty(self.library.slow.dnnl_memory_desc_get_size(descriptor) + 64, numpy.uint8)
-        self._buffers.append(buffer)
-        aligned = -(-buffer.ctypes.data // 64) * 64
-        return self.made("memory", descriptor, self.library.engine, aligned)
+        """Memory that holds something while the plan runs, and not longer: beside the scratchpad that plans share."""
+        memory = self.made("memory", descriptor, self.library.engine, None)
+        self._buffers.append((memory.value, self._buffer_bytes))
+        self._buffer_bytes += _lines(self.library.slow.dnnl_memory_desc_get_size(descriptor))
+        return memory
 
     def reorder(self, source: c_void_p, target: c_void_p, slot: c_void_p, buffer: c_void_p) -> None:
         """A step that copies from one layout to another."""
@@ -191,6 +192,14 @@ class Plan:
         packed = (_Argument * len(arguments))(*[_Argument(n, memory) for n, memory in arguments.items()])
         self._steps.append((primitive, len(arguments), packed))
 
+    def finished(self) -> None:
+        """Destroy what only building needs: descriptors and attributes, nearly all of the memory that a plan takes."""
+        lasting = (self.library.quick.dnnl_memory_destroy, self.library.quick.dnnl_primitive_destroy)
+        for destroy, handle in reversed(self._handles):
+            if destroy not in lasting:
+                destroy(handle)
+        self._handles = [(destroy, handle) for destroy, handle in self._handles if destroy in lasting]
+
     def __call__(self, *arrays: numpy.ndarray) -> None:
         self._run(*arrays)
         if (on := tracing.tape()) is not None:
@@ -201,10 +210,10 @@ class Plan:
         set_address, execute, stream = library.set_address, library.execute, self._stream
         for memory, array in zip(self._slots, arrays, strict=True):
             set_address(memory, address(array))
-        if self._scratchpads:
-            scratch = _of_thread.scratch(self._scratch_bytes)
-            for memory in self._scratchpads:
-                set_address(memory, scratch)
+        if self._scratchpads or self._buffers:
+            start = _of_thread.scratch(_lines(self._scratch_bytes) + self._buffer_bytes)
+            if start != self._scratch_at:
+                self._lie_at(start)
         before = library.get_threads()
         if before != self.threads:
             library.set_threads(self.threads)
@@ -216,6 +225,20 @@ class Plan:
         finally:
             if before != self.threads:
                 library.set_threads(before)
+
+    def _lie_at(self, start: int) -> None:
+        """The scratchpad of all steps begins here, and the buffers follow."""
+        for memory in self._scratchpads:
+            self.library.set_address(memory, start)
+        behind = start + _lines(self._scratch_bytes)
+        for memory, offset in self._buffers:
+            self.library.set_address(memory, behind + offset)
+        self._scratch_at = start
+
+
+def _lines(size: int) -> int:
+    """Bytes in whole cache lines."""
+    return -(-size // ALIGNED) * ALIGNED
 
 
 class _Stream:
@@ -229,7 +252,7 @@ class _Stream:
 
 
 class _Kept(threading.local):
-    """What a thread keeps: its plans, a stream, and one scratchpad for all plans."""
+    """What a thread keeps: its plans, a stream, and one piece of memory in which each plan works while it runs."""
 
     def __init__(self) -> None:
         self.plans: OrderedDict[Any, Plan | None] = OrderedDict()
@@ -244,12 +267,13 @@ class _Kept(threading.local):
 
     def scratch(self, size: int) -> int:
         if self.memory.size < size + 4096:
-            self.memory = numpy.empty(size + 4096, numpy.uint8)
+            self.memory = numpy.empty(0, numpy.uint8)  # gone before the larger one is there
+            self.memory = threads.apart(size + 4096, numpy.dtype(numpy.uint8))
             self.address = -(-self.memory.ctypes.data // 4096) * 4096
         return self.address
 
     def let_go(self) -> None:
-        """Free the plans and the scratchpad."""
+        """Free the plans and the memory."""
         self.plans.clear()
         self.memory, self.address = numpy.empty(0, numpy.uint8), 0
 
@@ -276,8 +300,8 @@ def plan(build: Callable[..., None], *shapes: Any) -> Plan | None:
     found.set_threads(number)  # the generated code depends on it
     try:
         made: Plan | None = Plan(found, number)
-        made.recipe = build, shapes
         build(made, *shapes)
+        made.finished()
     except Refused:
         made = None
     finally:
@@ -294,30 +318,48 @@ BOTH = (MEAN, VARIANCE, WORKSPACE)
 WRITTEN = (DST, *BOTH, SCRATCHPAD, DIFF_SRC, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT)
 
 
-class OnTape(Plan):
-    """A plan for one call of a recorded step: it has memories of its own, which stay where the tape puts them."""
+class OnTape:
+    """A plan for one call of a recorded step: the same primitives, on memories that stay where the tape puts them."""
 
-    def __init__(self, found: Library, number: int) -> None:
-        super().__init__(found, number)
-        self.stream = _Stream(found)  # not the thread's: another thread may repeat the step
-        self._stream = self.stream.handle
-        self.own: dict[int | None, Buffer] = {}
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.library, self.threads = plan, plan.library, plan.threads
+        self.stream = _Stream(plan.library)  # not the thread's: another thread may repeat the step
+        self.memories: dict[int | None, int | None] = {}  # by the plan's memory in the same place
 
-    def buffer(self, descriptor: c_void_p) -> c_void_p:
-        memory = self.made("memory", descriptor, self.library.engine, None)
-        self.own[memory.value] = Buffer(self.library.slow.dnnl_memory_desc_get_size(descriptor))
-        return memory
+    def __del__(self) -> None:
+        for memory in self.memories.values():
+            self.library.quick.dnnl_memory_destroy(memory)
+
+    def sized(self, memory: int | None) -> int:
+        """Bytes of one of the plan's memories."""
+        return self.library.slow.dnnl_memory_desc_get_size(self._described(memory))
+
+    def step(self, number: int, packed: Any) -> Any:
+        """The arguments of a step, on memories of this call."""
+        for argument in packed:
+            if argument.memory not in self.memories:
+                described = self._described(argument.memory)
+                memory = self.library.made("memory", described, self.library.engine, None)
+                self.memories[argument.memory] = memory.value
+        return (_Argument * number)(*[_Argument(one.number, self.memories[one.memory]) for one in packed])
+
+    def _described(self, memory: int | None) -> c_void_p:
+        found = c_void_p()
+        self.library.call("dnnl_memory_get_memory_desc", memory, byref(found))
+        return found
 
 
 class Primitive(Call):
     """One primitive on memories of its own."""
 
     def __init__(self, plan: OnTape, step: tuple[Any, int, Any], at: dict[int | None, Address]) -> None:
-        primitive, number, packed = step
+        primitive, number, theirs = step
+        packed = plan.step(number, theirs)
+        at = {plan.memories[one.memory]: at[one.memory] for one in theirs}
         of = [(argument.number, at[argument.memory].buffer) for argument in packed]
         reads = [buffer for n, buffer in of if n not in WRITTEN or n in BOTH]
         super().__init__(
-            plan.library.execute, (primitive, plan._stream, c_int(number), packed), {}, reads,
+            plan.library.execute, (primitive, plan.stream.handle, c_int(number), packed), {}, reads,
             [buffer for n, buffer in of if n in WRITTEN], True,
         )  # fmt: skip
         self.plan, self.at, self.threads = plan, at, (plan.library, plan.threads)
@@ -347,27 +389,19 @@ def _in_one_piece(part: Part) -> tuple[int, ...]:
 
 def recorded(on: Tape, plan: Plan, arrays: tuple[numpy.ndarray, ...]) -> None:
     """Note the primitives of a plan that has just run on these arrays."""
-    if plan.recipe is None:
-        raise Unrecordable("it runs a plan of oneDNN that was not made by plan()")
-    found, (build, shapes) = plan.library, plan.recipe
-    before = found.get_threads()
-    found.set_threads(count())
-    try:
-        build(mine := OnTape(found, count()), *shapes)
-    finally:
-        found.set_threads(before)
+    mine = OnTape(plan)
     on.kept.append(mine)
     tracing.kept(*arrays)
     at: dict[int | None, Address] = {}
-    for memory, array in zip(mine._slots, arrays, strict=True):
+    for memory, array in zip(plan._slots, arrays, strict=True):
         part = on.memory.find(address(array))
         if part is None:
             raise Unrecordable("it computes with memory that was made outside of it")
         at[memory] = Address(*part)
-    at |= {memory: Address(buffer) for memory, buffer in mine.own.items()}
-    scratch = Buffer(mine._scratch_bytes, aligned=4096)
-    at |= {memory: Address(scratch) for memory in mine._scratchpads}
-    for step in mine._steps:
+    at |= {memory: Address(Buffer(mine.sized(memory))) for memory, _ in plan._buffers}
+    scratch = Buffer(plan._scratch_bytes, aligned=4096)
+    at |= {memory: Address(scratch) for memory in plan._scratchpads}
+    for step in plan._steps:
         on.note(Primitive(mine, step, at))
 
 

@@ -130,7 +130,7 @@ class Sequential(Container):
             return [dy, branch] if joined else dy, merge(self, parts)
 
         children = {str(place): ways[place] for place in sorted(ways)}
-        return x, Pullback("Sequential", pullback, x, children=children).taking_two()
+        return x, Pullback("Sequential", pullback, x, children=children).taking_two().walking()
 
 
 class Residual(Container):
@@ -188,7 +188,7 @@ class Residual(Container):
             return add(dx, direct), merge(self, [*parts, ("shortcut", self.shortcut, gradients)])
 
         children = {name: ways[name] for name in self.children()}
-        return y, Pullback("Residual", pullback, y, children=children, y=kept)
+        return y, Pullback("Residual", pullback, y, children=children, y=kept).walking()
 
     def _in_one_pass(self, x: Array, train: bool, relu: bool) -> tuple[Array, Pullback]:
         """The same, if the layer can add the shortcut in its own pass over memory, and return its delta too.
@@ -209,7 +209,7 @@ class Residual(Container):
             return TwoDeltas(added_up(dx), delta), merge(self, parts)  # E12: their sum
 
         children = {name: ways[name] for name in self.children()}
-        return y, Pullback("Residual", pullback, y, children=children).taking_two()
+        return y, Pullback("Residual", pullback, y, children=children).taking_two().walking()
 
 
 class Parallel(Container):
@@ -263,7 +263,7 @@ class Parallel(Container):
                 parts.append((place, layer, gradients))
             return dx, merge(self, parts)
 
-        return y, Pullback("Parallel", pullback, y, children=ways, **kept)
+        return y, Pullback("Parallel", pullback, y, children=ways, **kept).walking()
 
 
 class Identity(Layer):

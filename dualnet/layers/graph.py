@@ -226,8 +226,8 @@ class Graph(Container):
 
         y = {name: values[name] for name in ends}
         if len(ends) == 1:
-            return _alone(y), Pullback("Graph", pullback, _alone(y), children=ways)
-        return y, PullbackOfSeveral("Graph", pullback, y, ways)
+            return _alone(y), Pullback("Graph", pullback, _alone(y), children=ways).walking()
+        return y, PullbackOfSeveral("Graph", pullback, y, ways).walking()
 
 
 class PullbackOfSeveral(Pullback):

@@ -31,6 +31,7 @@ class Pullback:
 
     It is the transpose of the op's derivative at the point where the op was called, and may be called any number of
     times. ``saved`` shows the arrays that it keeps for this, by name; ``nbytes`` is their size; ``free()`` drops them.
+    ``spend(dy)`` is a call and ``free()`` in one: a network then frees each layer's arrays as soon as it has passed it.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 2.0]))
@@ -42,6 +43,8 @@ class Pullback:
 
     paired = False  # True for a layer's, which returns dx and a dictionary of gradients
     takes_two = False  # True if it can be given TwoDeltas
+    walks = False  # True if it calls each of its children once, and never again
+    spent = False  # True if its next call is its last
 
     def __init__(
         self,
@@ -83,6 +86,25 @@ class Pullback:
         self.takes_two = True
         return self
 
+    def walking(self) -> Pullback:
+        """This pullback, which calls each of its children once: when it is spent, so are they."""
+        self.walks = True
+        return self
+
+    def spend(self, dy: Array) -> Any:
+        """``self(dy)`` for the last time: everything kept is dropped, part by part, as soon as it has done its duty.
+
+        >>> import dualnet as dn
+        >>> y, pullback = dn.Dense(2).init((3,)).forward(dn.asarray([[1.0, 2.0, 3.0]]), train=True)
+        >>> pullback.spend(y)[0].shape, pullback.nbytes
+        ((1, 3), 0)
+        """
+        self.spent = True
+        try:
+            return self(dy)
+        finally:
+            self.free()
+
     def free(self) -> None:
         """Drop everything kept; calling the pullback afterwards raises ``RuntimeError``."""
         self._backward = None
@@ -101,6 +123,8 @@ class Pullback:
         return self._through(dy)
 
     def _through(self, dy: Array | TwoDeltas) -> Any:
+        for child in self.children.values() if self.spent and self.walks else ():
+            child.spent = True
         if type(dy) is not TwoDeltas:
             result = self._run(self._checked(dy))
         else:
@@ -112,6 +136,8 @@ class Pullback:
                 f"{self.op} pullback: it returned ({kinds}); expected dx and the gradients by parameter name, "
                 'as in return dx, {"w": dw}, or return dx, {}'
             )
+        if self.spent:
+            self.free()
         return result
 
     def _checked(self, dy: Array) -> Array:

@@ -35,6 +35,7 @@ from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
+from ..shim.spent import spent
 from .accumulating import apart, grouped
 from .batches import batches
 from .callbacks import Callback, History, Run, as_callbacks, notify, notify_end
@@ -338,14 +339,14 @@ def train_step(
                     dy = dloss(start if share is None else start * share)
                 else:  # of a small batch nothing was left for this rank: its gradients are 0
                     value, dy = 0.0, y
-                gradients = ranks.added(gradients, pullback(each(as_dtype, dy, pullback.dtype))[1])
-            pullback.free()
+                gradients = ranks.added(gradients, pullback.spend(each(as_dtype, dy, pullback.dtype))[1])
             tally.add(y, t, value, *weights)
             met += [x, value] if rows(x) else []
         gradients = ranks.summed(net, gradients)
         ranks.add_up(tally, net)
         if scale is None:
-            optimizer.step(net, gradients)  # E17
+            with spent(gradients if check is None and type(optimizer).step is optimizers.Optimizer.step else {}):
+                optimizer.step(net, gradients)  # E17
         else:
             gradients, finite = scale.unscale(gradients)
             optimizer.step(net, gradients, finite=finite)  # E17

@@ -114,3 +114,82 @@ def test_containers_call_the_pullback_of_a_subclass(backend):
 def test_a_pullback_may_return_nothing(backend):
     x = dn.asarray(np.ones((2, 3)))
     assert Pullback("op", lambda dy: (), x)(x) == ()
+
+
+class Looking(dn.layers.Layer):
+    """Changes nothing; on the way back it looks at a pullback that has run before it, and at one that has not."""
+
+    def forward(self, x, train=False):
+        def pullback(dy):
+            Looking.seen.append((Looking.whole.children["2"].nbytes, Looking.whole.children["0"].nbytes > 0))
+            return dy, {}
+
+        return x, Pullback("Looking", pullback, x)
+
+    def infer(self, x):
+        return x
+
+
+class Twice(dn.Sequential):
+    """A container of a user's own, which goes back through its layers twice."""
+
+    def forward(self, x, train=False, need_dx=True):
+        y, way = super().forward(x, train, need_dx)
+
+        def pullback(dy):
+            first, second = way(dy), way(dy)
+            return first[0] + second[0], second[1]
+
+        return y, Pullback("Twice", pullback, y, children={"inner": way})
+
+
+def looked_at(run, *layers):
+    """What ``Looking`` sees between the first and the last layer."""
+    net = dn.Sequential([layers[0], Looking(), *layers[1:]]).init((5, 5, 1), seed=0)
+    x = dn.asarray(np.ones((1, 5, 5, 1), "float32"))
+    Looking.seen = []
+    y, Looking.whole = net.forward(x, train=True)
+    whole, results = Looking.whole, run(Looking.whole, y)
+    return whole, results, Looking.seen
+
+
+def test_a_spent_pullback_frees_each_layer_once_it_is_passed(backend):
+    layers = dn.Conv2D(2, 3), dn.Conv2D(2, 1), dn.Residual(dn.Conv2D(2, 1))
+    way, (dx, gradients), [(kept, waiting)] = looked_at(lambda way, y: way(y), *layers)
+    assert kept > 0 and waiting and way.nbytes > 0
+    spent, (same, others), [(left, waits)] = looked_at(lambda way, y: way.spend(y), *layers)
+    assert left == 0 and waits and spent.nbytes == 0
+    assert dn.to_numpy(dx).tobytes() == dn.to_numpy(same).tobytes()
+    for name, g in gradients.items():
+        assert dn.to_numpy(g).tobytes() == dn.to_numpy(others[name]).tobytes()
+    with pytest.raises(RuntimeError, match="it was freed; run the forward pass again"):
+        spent(dn.asarray(np.ones(spent.shape, "float32")))
+
+
+def test_a_container_of_yours_may_go_back_twice(backend):
+    inner = Twice([dn.Conv2D(2, 1), dn.ReLU()])
+    _, (dx, gradients), _ = looked_at(lambda way, y: way.spend(y), dn.Conv2D(2, 3), inner)
+    assert dx.shape == (1, 5, 5, 1) and "2.0.w" in gradients
+
+
+def test_a_spent_pullback_that_fails_is_freed(backend):
+    def fails(dy):
+        raise ValueError("no")
+
+    x = dn.asarray(np.ones((2, 3)))
+    way = Pullback("op", fails, x, x=x)
+    with pytest.raises(ValueError, match="no"):
+        way.spend(x)
+    assert way.nbytes == 0
+
+
+def test_training_frees_each_layer_once_it_is_passed(backend):
+    class Noting(dn.Sequential):
+        def forward(self, x, train=False, need_dx=True):
+            y, Looking.whole = super().forward(x, train, need_dx)
+            return y, Looking.whole
+
+    Looking.seen = []
+    net = Noting([dn.Conv2D(2, 3), Looking(), dn.Conv2D(2, 3), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1), seed=0)
+    net.fit(np.ones((2, 5, 5, 1), "float32"), np.array([0, 1]), epochs=1, verbose=0)
+    assert Looking.seen == [(0, True)]

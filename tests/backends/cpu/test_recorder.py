@@ -29,6 +29,24 @@ def test_memory_is_planned(rng):
     assert one.launch() and one.outputs.tobytes() == step(x).tobytes()
 
 
+def test_what_only_python_needs_is_let_go(rng):
+    """When the step has been compared, with the launch after that: until then there are copies to compare with."""
+    x = rng.standard_normal(1000)
+
+    def step(x):
+        return np.multiply(x, 0.5, out=threads.workspace("half", x.shape, x.dtype)) + 1.0
+
+    step(x)
+    one = recorded(step, x)
+    assert one.launch() and not one.checked and threads._local.workspaces
+    one.rehearse(lambda: step(tracing.watched(x)))
+    assert one.launch() and one.checked
+    assert one.launch() and "workspaces" not in threads._local.__dict__
+    assert one.outputs.tobytes() == step(x).tobytes()
+    threads.workspace("half", (10,), x.dtype)
+    assert one.launch() and threads._local.workspaces  # only once
+
+
 @pytest.mark.parametrize("team", ["1", "2", "3"])
 def test_items_are_shared_out(monkeypatch, rng, team):
     """Each thread has a room of its own, and the sum is that of Python to the last bit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -137,3 +138,27 @@ def test_what_one_item_alone_uses(abcd):
     section = Section([[added(a, a, b), added(b, b, d)], [added(a, a, c)]], alone=False)
     assert set(tape.inside([section], {d.buffer})) == {b.buffer, c.buffer}
     assert set(tape.inside([section, added(c, c, d)], set())) == {b.buffer}
+
+
+class NoInterface(np.ndarray):
+    @property
+    def __array_interface__(self):
+        raise AssertionError("its keys are interned anew at each call, until Python's table of strings has doubled")
+
+
+def test_addresses_cost_no_strings():
+    array = np.zeros(3)
+    expected = array.__array_interface__["data"][0]
+    assert tape.address_of(array.view(NoInterface)) == expected
+    assert tape.address_of(array.view(NoInterface)[1:]) == expected + 8
+
+
+def test_memory_that_is_cleared_knows_nothing_and_dies_at_once():
+    memory, array = Memory(), np.zeros(3)
+    memory.add(array)
+    assert memory.part(array) is not None
+    gone = weakref.ref(memory)
+    memory.clear()
+    assert memory.part(array) is None
+    del memory
+    assert gone() is None

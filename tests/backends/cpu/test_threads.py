@@ -209,6 +209,21 @@ def test_buffers_are_kept_by_thread_and_borders_stay_zero():
     assert other[0].base is not a.base
 
 
+@needs_blas
+def test_the_whole_team_lets_its_buffers_go():
+    meet = threading.Barrier(3, timeout=10)
+
+    def work(worker, item):
+        threads.workspace("test", (1000,), np.float32)
+        meet.wait()  # so each thread has one
+
+    threads.parallel_for(range(3), work)
+    threads.let_go()
+    kept = []
+    threads._team(3).run(lambda worker: kept.append(len(threads._local.__dict__)), 3)
+    assert kept == [0, 0, 0]
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "100000"])
 def test_a_number_of_threads_that_makes_no_sense(monkeypatch, value):
     monkeypatch.setenv("DUALNET_THREADS", value)

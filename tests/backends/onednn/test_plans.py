@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onednn_tools import SPECIAL, convolved, float32, needs_library, served
 
+from dualnet.backends.cpu.recorder import Recorder
 from dualnet.backends.onednn import library, plans
 from dualnet.geometry import windows
 from dualnet.ops.pooling import pool_windows
@@ -126,3 +127,48 @@ def test_a_shape_that_is_refused_is_refused_only_once(rng: np.random.Generator) 
 def test_where_windows_stand_as_the_library_counts_it() -> None:
     at = windows("test", (9, 8), (3, 2), stride=(1, 2), padding=((1, 2), (0, 3)), dilation=(2, 1))
     assert [list(pair) for pair in plans.placement(at)] == [[1, 2], [1, 0], [1, 0], [2, 3]]
+
+
+@needs_library
+def test_all_plans_work_in_one_piece_of_memory(rng: np.random.Generator) -> None:
+    """Filters in the library's order and scratchpads are needed while a plan runs. Larger plans get more of it."""
+    plans._of_thread.let_go()
+    sizes = (16, 128, 32)
+    shapes = [convolved(rng, (2, (8, 8), 32, (3, 3), D, 1, 1, 1, 1)) for D in sizes]
+    first = [served("correlate", x, w, b, at) for x, w, b, _, at, _ in shapes]
+    deltas = [served("correlate_inputs", dy, w, at) for _, w, _, dy, at, _ in shapes]
+    kept = [plan for plan in plans._of_thread.plans.values() if plan is not None]
+    needs = [plan._scratch_bytes + plan._buffer_bytes for plan in kept]
+    assert len(kept) == 2 * len(sizes) and any(plan._buffers for plan in kept)
+    assert max(needs) <= plans._of_thread.memory.size < max(needs) + 8192 < sum(needs)
+    for (x, w, b, dy, at, _), y, dx in zip(shapes, first, deltas):
+        assert (served("correlate", x, w, b, at) == y).all() and (served("correlate_inputs", dy, w, at) == dx).all()
+
+
+@needs_library
+def test_a_recorded_step_makes_no_primitives_anew(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes those of the thread's plans, and lives on when they are let go."""
+    x, w, b, dy, at, _ = convolved(rng, (2, (8, 8), 32, (3, 3), 32, 1, 1, 1, 1))
+
+    def step() -> Any:
+        return served("correlate", x, w, b, at), served("correlate_inputs", dy, w, at)
+
+    expected, one, made = step(), Recorder(), []
+    ours = library.Library.made
+    monkeypatch.setattr(library.Library, "made", lambda self, kind, *rest: made.append(kind) or ours(self, kind, *rest))
+    one.record(step)
+    assert set(made) == {"memory", "stream"}
+    plans._of_thread.let_go()
+    gc.collect()
+    one.arena.spoil()
+    assert one.launch() and same(list(one.outputs), list(expected))
+
+
+@needs_library
+def test_a_plan_keeps_nothing_that_only_building_needs(rng: np.random.Generator) -> None:
+    x, w, b, _, at, _ = convolved(rng, (2, (8, 8), 32, (3, 3), 32, 1, 1, 1, 1))
+    plans._of_thread.let_go()
+    served("correlate", x, w, b, at)
+    (plan,) = plans._of_thread.plans.values()
+    assert plan is not None
+    assert {destroy.__name__ for destroy, _ in plan._handles} == {"dnnl_memory_destroy", "dnnl_primitive_destroy"}

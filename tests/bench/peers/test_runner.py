@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import types
 
 import pytest
@@ -21,6 +22,17 @@ def test_peak_memory_begins_anew():
     assert high >= before + 60 * 2**20
     runner.forget_peak()
     assert runner.resident(peak=True) < high - 30 * 2**20 or not os.access("/proc/self/clear_refs", os.W_OK)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="another allocator")
+@pytest.mark.skipif(not runner.status(), reason="the system does not report memory")
+def test_freed_memory_does_not_count():
+    """Below a piece that is still in use: there an allocator keeps it."""
+    pieces = [bytearray(b"x") * 2**16 for _ in range(512)]  # 32 MiB, each too small for pages of its own
+    held = runner.resident()
+    del pieces[:-1]
+    runner.give_back()
+    assert runner.resident() < held - 24 * 2**20
 
 
 def test_runs_are_counted_by_the_clock(monkeypatch):
