@@ -55,7 +55,7 @@ class Choice(tuple):
     def __new__(cls, kernels: Sequence[Kernel]) -> Choice:
         made = super().__new__(cls, kernels)
         made.name = made[0].__name__
-        made.place = 3 if made.name == FORWARD else 2  # of the windows among the arguments
+        made.place = 3 if made.name in (FORWARD, "correlate_normalise") else 2  # of the windows among the arguments
         made.known = {}
         _choices.append(made)
         return made
@@ -91,7 +91,7 @@ class Choice(tuple):
         own = {kernel.algorithm: kernel for kernel in self}
         names, why = ((), "usual order") if shape is None else _first(shape)
         rest = [] if _state["forced"] else [name for name in own if name not in names]
-        if self.name == "parameter_gradients":  # E11 with E12: as far as those that can do both come first
+        if self.name not in table.ALL:  # two things at once: as far as those that can do both come first
             strange = next((i for i, name in enumerate(names) if name not in own), None)
             names, rest = names[:strange], rest if strange is None else []
         return Order([own[name] for name in (*names, *rest) if name in own], why, at)
@@ -157,6 +157,10 @@ def _of_correlate(x: Any, w: Any, b: Any, at: Any, groups: int = 1, relu: bool =
     return _shape(FORWARD, x, x.shape[3], w.shape[3], at, groups)
 
 
+def _of_correlate_normalise(x: Any, w: Any, b: Any, at: Any, groups: int, *rest: Any) -> Shape | None:
+    return _shape(FORWARD, x, x.shape[3], w.shape[3], at, groups)
+
+
 def _of_inputs(dy: Any, w: Any, at: Any, groups: int = 1) -> Shape | None:
     return _shape(INPUTS, dy, w.shape[2], w.shape[3], at, groups)
 
@@ -172,6 +176,7 @@ def _shape(function: str, maps: Any, C: int, D: int, at: Any, groups: int) -> Sh
 
 SHAPES: dict[str, Callable[..., Shape | None]] = {
     "correlate": _of_correlate,
+    "correlate_normalise": _of_correlate_normalise,
     "correlate_inputs": _of_inputs,
     "correlate_filters": _of_filters,
     "parameter_gradients": _of_filters,

@@ -14,6 +14,7 @@ from . import choice
 from .cpu import (
     bands,
     columns,
+    lines,
     losses,
     memory,
     rows,
@@ -39,13 +40,15 @@ from .onednn import pooling as onednn_pooling
 ORDER: dict[str, tuple[ModuleType, ...]] = {
     # convolution
     "correlate": (onednn, tiny, winograd_rows, winograd, bands, rows, columns, taps),
+    "correlate_normalise": (onednn,),
     "parameter_gradients": (onednn, winograd_rows, winograd),
     "correlate_filters": (onednn, winograd_rows, winograd, bands, rows, columns, taps),
-    "correlate_inputs": (onednn, winograd_rows, winograd, bands, rows, tiny, columns, scatter, taps),
+    "correlate_inputs": (onednn, winograd_rows, winograd, lines, bands, rows, tiny, columns, scatter, taps),
     # dense
     "affine": (onednn_dense, cpu_dense),
     # pooling
     "max_pool": (onednn_pooling, cpu_passes),
+    "largest": (cpu_passes,),
     "max_unpool": (onednn_pooling, cpu_passes),
     "avg_pool": (onednn_pooling,),
     "avg_unpool": (onednn_pooling,),

@@ -52,5 +52,5 @@ def _multiply(
     x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Windows, relu: bool, q: int
 ) -> numpy.ndarray:
     """E4 with T, q columns at a time."""
-    T, biases = bank(w, at, q), None if b is None else numpy.tile(b, q)
+    T, biases = bank(w, at, q), None if b is None else numpy.concatenate([b] * q)
     return columns.multiply(x, T, biases, windows(at, q), relu).reshape(x.shape[0], *at.grid, w.shape[3])

@@ -60,7 +60,7 @@ class Held:
     """What :func:`held` returns. Every small product enters it, and a generator would take 1 µs longer."""
 
     def __enter__(self) -> None:
-        found = library()
+        found = _found[0] if _found else library()
         if found is None:
             return
         with _lock:
@@ -71,7 +71,7 @@ class Held:
             _holders[0] += 1
 
     def __exit__(self, *error: object) -> None:
-        found = library()
+        found = _found[0] if _found else library()
         if found is None:
             return
         with _lock:

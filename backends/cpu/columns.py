@@ -43,7 +43,8 @@ def multiply(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: Wi
     (N, _, _, C), D = x.shape, w.shape[3]
     bank = numpy.ascontiguousarray(w).reshape(-1, D)  # (k1·k2·C, D)
     y = numpy.empty((N, *at.grid, D), x.dtype)
-    biases = None if b is None else numpy.tile(b, at.grid[1])  # for a row of the map, a longer inner loop for NumPy
+    # for a row of the map: a longer inner loop for NumPy
+    biases = None if b is None else numpy.concatenate([b] * at.grid[1])
 
     def work(worker: int, block: Block) -> None:
         images, rows, inside, part = block

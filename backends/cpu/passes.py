@@ -309,10 +309,34 @@ def max_pool(x: numpy.ndarray, at: Windows) -> Any:
     return y, winners
 
 
+def largest(x: numpy.ndarray, at: Windows) -> Any:
+    """E8: the largest unit of every window, for maps without padding.
+
+    Rows first, in runs of W·C numbers: then half of the short runs are left, of C, for windows of 2 × 2.
+    """
+    if at.reach != ((0, 0), (0, 0)) or at.taps == 1 or x.dtype not in FLOATS:
+        return NotImplemented
+    slices, across = list(at.slices()), at.window[1]
+    y = _largest([x[:, rows] for rows, _ in slices[::across]])
+    return numpy.ascontiguousarray(_largest([y[:, :, columns] for _, columns in slices[:across]]))
+
+
+def _largest(parts: list[numpy.ndarray]) -> numpy.ndarray:
+    """Unit by unit."""
+    if len(parts) == 1:
+        return parts[0]
+    y = numpy.maximum(parts[0], parts[1])
+    for part in parts[2:]:
+        numpy.maximum(y, part, out=y)
+    return y
+
+
 def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
     """E15: the whole delta goes to the winning unit, if windows do not overlap and maps are not padded."""
     apart = at.stride[0] >= at.window[0] and at.stride[1] >= at.window[1] and at.dilation == (1, 1)
-    if at.reach != ((0, 0), (0, 0)) or not apart or at.taps > 256 or not served(dy) or not winners.flags.c_contiguous:
+    if at.reach != ((0, 0), (0, 0)) or not apart or at.taps > 256 or dy.dtype not in FLOATS:
+        return NotImplemented
+    if not (dy.flags.c_contiguous and winners.flags.c_contiguous):
         return NotImplemented
     (H, W), (P, Q), (s1, s2) = at.size, at.grid, at.stride
     tiled = at.stride == at.window and (H, W) == (P * s1, Q * s2)

@@ -14,7 +14,9 @@ step asks the same questions, and if an answer differs, nothing has changed yet,
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,8 @@ import numpy
 from . import blas, memory, threads, tracing
 from .tape import (
     Buffer,
+    Call,
+    Part,
     Places,
     Section,
     Step,
@@ -56,6 +60,8 @@ class Recorder:
         self.answers, self.expected = numpy.empty(0, bool), b""
         self.arena: Any = None
         self.library: Any = None  # oneDNN, if it computes
+        self.held: Any = blas.held()  # what keeps BLAS at one thread, if that is needed
+        self.changes = True  # does the step write what lasts?
         self.checked = False  # is the recorded step known to be right?
         self.rehearsed: Any = None  # what Python made of the coming step
         self.leftovers = False  # is there memory that Python's steps needed, and no repeated one will?
@@ -108,6 +114,8 @@ class Recorder:
         self.saved = [(home, numpy.empty_like(home)) for home in homes]
         self.outputs = outputs(places)
         self.library = next((step.threads[0] for step in steps if step.threads is not None), None)
+        self.held = blas.held() if any(map(_needs_blas_held, calls_of(steps))) else nullcontext()
+        self.changes = any(step.writes & lasting for step in steps)
         self.kept = made.kept, places.kept
         self.arena.placed()
 
@@ -122,7 +130,7 @@ class Recorder:
             numpy.copyto(copy, array)
         before = None if self.library is None else self.library.get_threads()
         try:
-            with blas.held(), numpy.errstate(all="ignore"):
+            with self.held, numpy.errstate(all="ignore"):
                 same = self._repeat()
         finally:
             if self.library is not None:
@@ -135,7 +143,7 @@ class Recorder:
         try:
             for call in self.first:
                 call()
-            same = self.answers.tobytes() == self.expected
+            same = not self.expected or self.answers.tobytes() == self.expected
         except BaseException:
             self._undo()
             raise
@@ -177,6 +185,17 @@ class Recorder:
         self.leftovers = False
         threads.let_go()
         memory.give_back()
+
+
+def _needs_blas_held(call: Call) -> bool:
+    """Is it a product that was computed on one thread, and of which BLAS would make more?"""
+    if call.alone is None or call.threads is not None:
+        return False
+    factors = [a for a in call.arguments if isinstance(a, Part)]
+    if not call.alone or call.function is not numpy.matmul or len(factors) != 2:
+        return True
+    first, second = (math.prod(factor.shape) for factor in factors)
+    return first * second // max(1, factors[0].shape[-1]) >= tracing.SMALL
 
 
 def _few(words: list[str]) -> str:

@@ -19,7 +19,7 @@ ALGORITHM = "oneDNN"
 FLOAT32 = numpy.dtype(numpy.float32)
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
 AVG_ON_MAP = 0x3FF
-ADD, MULTIPLY, LARGER, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF7
+ADD, MULTIPLY, LARGER, SUBTRACT, GREATER = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF5, 0x1FFF7
 OWN_RELU, ELU, LINEAR = 0x20, 0x22, 0x26
 
 RELU = ((ELU, 0.0, 0.0), (LINEAR, 1.0, 0.0))
@@ -91,8 +91,8 @@ def _masked(plan: Plan, size: int) -> Any:
     units, zero = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
     applied = plan.attributes((GREATER, zero), (MULTIPLY, units))
     largest = plan.primitive_desc("binary", LARGER, units, zero, units, applied)
-    arguments = {plans.SRC: plan.slot(units), plans.OTHER: plan.slot(zero), plans.SECOND[1]: plan.slot(units)}
-    arguments[plans.SECOND[0]] = arguments[plans.OTHER]
+    arguments = {plans.SRC: plan.slot(units), plans.OTHER: plan.slot(zero), plans.applied(1): plan.slot(units)}
+    arguments[plans.applied(0)] = arguments[plans.OTHER]
     dx = plan.slot(units)
     plan.step(largest, {**arguments, plans.DST: dx})
     return dx
@@ -203,7 +203,7 @@ def _scaled_sum(plan: Plan, size: int) -> None:
     """x · factor + other."""
     units, factor = plan.described((1, size), (size, 1)), plan.described((1, 1), (1, 1))
     product = plan.primitive_desc("binary", MULTIPLY, units, factor, units, plan.attributes((ADD, units)))
-    arguments = {plans.SRC: plan.slot(units), plans.OTHER: plan.slot(factor), plans.SECOND[0]: plan.slot(units)}
+    arguments = {plans.SRC: plan.slot(units), plans.OTHER: plan.slot(factor), plans.applied(0): plan.slot(units)}
     plan.step(product, {**arguments, plans.DST: plan.slot(units)})
 
 

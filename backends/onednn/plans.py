@@ -36,7 +36,11 @@ IMPLEMENTATION, WEIGHTS_MD, DIFF_WEIGHTS_MD, WORKSPACE_MD, SCRATCHPAD_MD = 8, 13
 SRC, OTHER, DST, WEIGHTS, BIAS, WORKSPACE, SCRATCHPAD = 1, 2, 17, 33, 41, 64, 80
 MEAN, VARIANCE, SCALE, SHIFT = 49, 50, 51, 52
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
-SECOND = (32768 | 2, 65536 | 2)  # the other array of the first and the second function applied to each result
+
+
+def applied(place: int) -> int:
+    """The argument number of the other array of the function in this place, of those applied to each result."""
+    return 32768 * (place + 1) | OTHER
 
 
 _HEAD = sys.getsizeof(object())

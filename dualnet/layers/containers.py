@@ -9,9 +9,9 @@ from typing import Any
 from ..arguments import can_take
 from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback, TwoDeltas, added_up
-from ..shim import Array, current
+from ..shim import Array, backend_of, current
 from .initializers import Draw
-from .joining import passes, takes_need_dx, takes_other
+from .joining import inferring, passes, takes_need_dx, takes_other
 from .layer import Layer, Shape
 from .merging import MERGES, merged, merged_shape
 from .passing import Gradients, blame, blaming, merge, y_and_pullback
@@ -93,11 +93,16 @@ class Sequential(Container):
         """The places in the order in which they run, each with the place of the ReLU that runs in the same pass."""
         return passes(self.layers, way_back) if self.together else ((place, None) for place in range(len(self)))
 
-    def infer(self, x: Array) -> Array:
-        for place, relu in self._passes(way_back=False):
+    def infer(self, x: Array, **of_the_last: Any) -> Array:
+        passing = self._passes(way_back=backend_of(x).on_host)
+        of_each = inferring(self.layers, passing) if self.together else ((place, place, False) for place, _ in passing)
+        for place, end, relu in of_each:
             layer = self.layers[place]
+            options: dict[str, Any] = {"relu": True} if relu else of_the_last if end == len(self) - 1 else {}
+            if place != end:
+                options = {**options, "norm": self.layers[end]}
             try:
-                x = layer.infer(x) if relu is None else layer.infer(x, relu=True)  # type: ignore[call-arg]
+                x = layer.infer(x, **options)
             except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), layer, error)
         return x
@@ -164,7 +169,10 @@ class Residual(Container):
         return direct
 
     def infer(self, x: Array, relu: bool = False) -> Array:
-        return add(self.layer.infer(x), x if self.shortcut is None else self.shortcut.infer(x), relu)
+        direct = x if self.shortcut is None else self.shortcut.infer(x)
+        if takes_other(self.layer):
+            return self.layer.infer(x, relu=relu, other=direct)  # type: ignore[call-arg]
+        return add(self.layer.infer(x), direct, relu)
 
     @undone_if_it_fails
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import ops
 from ..arguments import extents, integer
 from ..geometry import Extent, Padding, Windows, check_padding, height_and_width, placed, transposed
 from ..ops.convolution import check_room, correlate, rotate
+from ..ops.normalization import correlate_normalise
 from ..ops.pullback import Pullback
-from ..shim import Array
+from ..shim import Array, backend_of
 from .bases import WeightedLayer
 from .initializers import Draw, Initializer
 from .layer import Layer, Shape
@@ -64,7 +67,7 @@ class Conv2D(FilterBank):
     """
 
     takes_need_dx = True
-    takes_relu = leaves_relu = True
+    takes_relu = leaves_relu = takes_norm = True
 
     def __init__(
         self,
@@ -106,15 +109,18 @@ class Conv2D(FilterBank):
         P, Q, D = self.output_shape(input_shape)
         return P * Q * D * self.kernel_size[0] * self.kernel_size[1] * input_shape[2] // self.groups
 
-    def infer(self, x: Array, relu: bool = False) -> Array:
+    def infer(self, x: Array, relu: bool = False, norm: Any = None, other: Array | None = None) -> Array:
         w, b = self.w.value, None if self.b is None else self.b.value
         if w.dtype is not x.dtype:
             w, b = self._weights(x)
-        if type(x) is not type(w):
+        if type(x) is not type(w) and (norm is None or backend_of(x) is not backend_of(w)):
             return self.forward(x, relu=relu)[0]  # it says what does not fit
         at = self._windows(x.shape[1:3])
         check_room(type(self).__name__, x, w.shape[3], at)
-        return correlate(x, rotate(w) if self.mode == "convolution" else w, b, at, self.groups, relu)
+        w = rotate(w) if self.mode == "convolution" else w
+        if norm is not None:
+            return correlate_normalise(x, w, b, at, self.groups, norm.moving(x), norm.epsilon, relu, other)
+        return correlate(x, w, b, at, self.groups, relu)
 
     def forward(
         self, x: Array, train: bool = False, need_dx: bool = True, relu: bool = False

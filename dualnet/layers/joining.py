@@ -5,13 +5,15 @@ once. So can the max pooling behind it, on a smaller map: max(0, ·) is monotoni
 the largest unit, clipped. Layers say in class attributes what they can do:
 
 - ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return.
-- ``takes_other``: its ``forward`` accepts ``other=`` the output of another branch, adds it to its own before the ReLU,
-  and its pullback returns the two deltas as a list, as that of every layer with two inputs.
+- ``takes_other``: its ``forward`` and ``infer`` accept ``other=`` the output of another branch, and add it to their own
+  before the ReLU; its pullback returns the two deltas as a list, as that of every layer with two inputs.
+- ``takes_norm``: its ``infer`` accepts ``norm=`` the layer behind it, which ``is_norm``, and does its work too.
 - ``is_relu``: it is max(0, ·), so a layer before or behind it may do its work.
 - ``commutes_with_relu``: its output is the same, whether a ReLU comes before or after. It also says ``takes_relu``.
 - ``takes_need_dx``: forward accepts ``need_dx=False``, and then leaves out dx, which a network's first layer need not
   compute.
-- ``leaves_relu``: in training it leaves its ReLU to a layer behind that commutes with it, for a cheaper way back.
+- ``leaves_relu``: in training, and on a CPU, it leaves its ReLU to a layer behind that commutes with it: on the smaller
+  map it is cheaper, and so is its way back.
 
 A class speaks for itself alone: a subclass may have another ``forward``, so it says again what it can do.
 """
@@ -27,7 +29,8 @@ from .layer import Layer
 def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int | None]]:
     """The places of a chain's layers in the order in which they run, each with the place of the ReLU that it takes.
 
-    ``way_back`` says that the pullback is wanted too.
+    ``way_back`` says that the pullback is wanted too, or that a pass over a map costs as much as on a CPU: then a ReLU
+    waits for the smaller map behind a pooling.
 
     >>> import dualnet as dn
     >>> layers = [dn.Conv2D(4, 3), dn.ReLU(), dn.MaxPool2D(2), dn.Dense(3), dn.ReLU()]
@@ -46,6 +49,41 @@ def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int |
         else:
             yield place, place + 1
             place += 2
+
+
+def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]]) -> Iterator[tuple[int, int, bool]]:
+    """The :func:`passes` of inference, where batch norm runs in the pass of the convolution before it.
+
+    First and last place of each pass, the ReLU's aside, and whether it takes a ReLU.
+
+    >>> import dualnet as dn
+    >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm(), dn.ReLU(), dn.Flatten()]).init((5, 5, 1))
+    >>> list(inferring(net.layers, passes(net.layers, way_back=False)))
+    [(0, 1, True), (3, 3, False)]
+    """
+    waiting: int | None = None
+    for place, relu in places:
+        if waiting is not None:
+            if _normalised_by(layers[waiting], layers[place]):
+                yield waiting, place, relu is not None
+                waiting = None
+                continue
+            yield waiting, waiting, False
+            waiting = None
+        if relu is None and _says(layers[place], "takes_norm"):
+            waiting = place
+        else:
+            yield place, place, relu is not None
+    if waiting is not None:
+        yield waiting, waiting, False
+
+
+def _normalised_by(layer: Any, norm: Any) -> bool:
+    """Can the layer do the work of this norm behind it? Not if one of them is watched, or does not fit."""
+    if not _says(norm, "is_norm") or not {"forward", "infer"}.isdisjoint({**vars(layer), **vars(norm)}):
+        return False
+    ready = getattr(layer, "w", None) is not None and norm.moving_mean is not None
+    return ready and norm.moving_mean.shape == (layer.filters,)
 
 
 def takes_need_dx(layer: Layer) -> bool:

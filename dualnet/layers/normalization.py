@@ -81,7 +81,7 @@ class BatchNorm(Normalization):
     """
 
     takes_relu = True
-    takes_other = True
+    takes_other = is_norm = True
     synchronised = False
     """Are the statistics taken over all ranks? See :func:`dualnet.distributed.sync_batch_norm`."""
     state_names = ("moving_mean", "moving_variance")
@@ -98,8 +98,12 @@ class BatchNorm(Normalization):
         self.moving_mean = draw.parameter("zeros", channels).value
         self.moving_variance = draw.parameter("ones", channels).value
 
-    def infer(self, x: Array, relu: bool = False) -> Array:
-        return self.forward(x, relu=relu)[0]
+    def infer(self, x: Array, relu: bool = False, other: Array | None = None) -> Array:
+        return self.forward(x, relu=relu, other=other)[0]
+
+    def moving(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """μ, σ², γ, β (C,), by which inference normalises maps of x's dtype."""
+        return self.moving_mean, self.moving_variance, *self._values(x, self.moving_mean.shape)
 
     def forward(
         self, x: Array, train: bool = False, relu: bool = False, other: Array | None = None

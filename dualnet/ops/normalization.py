@@ -44,10 +44,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import integer, positive
-from ..geometry import elements
+from ..geometry import Windows, elements
 from ..sharing import Part
 from ..shim import Array, accelerated, backend_of, namespace, same_backend
 from .activation import add, rectify, rectify_backward
+from .convolution import correlate
 from .pullback import Pullback, TwoDeltas, added_up
 from .sums import (
     channel_sum,
@@ -280,6 +281,25 @@ def normalise_add(
 ) -> Array:
     """:func:`normalise`, then the other branch added, and E7 with ``relu``: other and y like x."""
     return add(normalise(x, mean, variance, gamma, beta, epsilon), other, relu)
+
+
+@accelerated
+def correlate_normalise(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    at: Windows,
+    groups: int,
+    norm: tuple[Array, Array, Array, Array],
+    epsilon: float,
+    relu: bool,
+    other: Array | None,
+) -> Array:
+    """A convolution (E4, E6) and :func:`normalised` behind it, for inference: (N, H, W, C) -> (N, H', W', D).
+
+    ``norm`` is μ, σ², γ, β (D,), and ``other`` another branch (N, H', W', D) or None.
+    """
+    return normalised(correlate(x, w, b, at, groups), other, *norm, epsilon, relu)
 
 
 def normalised(

@@ -12,7 +12,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from ..arguments import flag
@@ -136,12 +136,16 @@ class Take:
         if self.eager or self.steps < WARM_UPS:
             outputs = self._run()
         else:
-            with self._explained():
+            try:
                 if self.steps == WARM_UPS:
                     self._record()
                 else:
                     self._rehearse()
                 outputs = self._repeat()
+            except CaptureError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                raise self._explained(error) from error
         self.steps += 1
         return outputs
 
@@ -161,7 +165,7 @@ class Take:
 
     def _repeat(self) -> Any:
         """The step without Python; by Python where it goes another way than the recorded one."""
-        with _whole():
+        with _Whole() if self.moves or getattr(self.recorder, "changes", True) else nullcontext():
             done = self.recorder.launch()
             if done:
                 self.recording.move(self.moves)
@@ -217,19 +221,13 @@ class Take:
     def _buffers(self) -> list[Any]:
         return [buffer for buffer in self.arguments if backend_of(buffer) is not None]
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, error: Exception) -> CaptureError:
         """What a recorder refuses, in a captured step's words."""
-        try:
-            yield
-        except CaptureError:
-            raise
-        except (RuntimeError, NotImplementedError) as error:
-            how = "" if self.backend.on_host else " as a CUDA graph"
-            raise CaptureError(
-                f"this step cannot be recorded{how} ({error}). A captured step reads no value back and "
-                "waits for nothing; train without capture to see which line does."
-            ) from error
+        how = "" if self.backend.on_host else " as a CUDA graph"
+        return CaptureError(
+            f"this step cannot be recorded{how} ({error}). A captured step reads no value back and "
+            "waits for nothing; train without capture to see which line does."
+        )
 
     def _python(self) -> Any:
         try:
@@ -306,25 +304,33 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_signals: Any = getattr(signal, "_signal", signal)
+"""What CPython's ``signal`` wraps: it returns enums, which takes ten times as long."""
 
 
-@contextmanager
-def _whole() -> Iterator[None]:
+class _Whole:
     """A signal that comes meanwhile is handled afterwards: arrays and counts move on together, or not at all."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
-        yield
-        return
-    came: list[Any] = []
-    held = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
-    for number in held:
-        signal.signal(number, lambda *given: came.append(given))
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
-        for given in came:
-            held[given[0]](*given)
+
+    held: dict[int, Any] = {}  # noqa: RUF012  # of a thread that signals do not reach
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
+            return
+        self.came: list[Any] = []
+        self.held = {number: handler for number in SIGNALS if callable(handler := _signals.getsignal(number))}
+        for number in self.held:
+            _signals.signal(number, self._note)
+
+    def __exit__(self, *error: object) -> None:
+        if not self.held:
+            return
+        for number, handler in self.held.items():
+            _signals.signal(number, handler)
+        for given in self.came:
+            self.held[given[0]](*given)
+
+    def _note(self, *given: Any) -> None:
+        self.came.append(given)
 
 
 def _off() -> bool:

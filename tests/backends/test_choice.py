@@ -17,6 +17,7 @@ import dualnet as dn
 from dualnet.backend import references
 from dualnet.backends import choice, measuring, numpy_backend
 from dualnet.backends.cpu import machine, table
+from dualnet.backends.onednn import library
 from dualnet.geometry import windows
 from dualnet.shim.kernels import calls, reasons
 
@@ -297,8 +298,21 @@ def test_the_table_gives_the_same_bits_under_any_load(rng):
     assert found[0] == found[1]
 
 
+def test_batch_norm_runs_in_the_convolution_only_where_that_is_asked_first(rng):
+    net = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm()]).init((8, 8, 2))
+    x = rng.standard_normal((2, 8, 8, 2), dtype="f4")
+    for algorithm in ("oneDNN", "numpy columns"):
+        with choice.forced(algorithm):
+            before = calls.copy()
+            net(x)
+            ran = calls - before
+            served = "kernel of oneDNN" if algorithm == "oneDNN" and library.available()[0] else "reference"
+            assert ran["correlate_normalise", served] == 1
+            assert bool(ran["correlate", "kernel of numpy columns"]) == (algorithm == "numpy columns")
+
+
 def test_all_functions_with_a_choice_are_those_of_a_convolution():
-    assert set(choice.SHAPES) == {*table.ALL, "parameter_gradients"}
+    assert set(choice.SHAPES) == {*table.ALL, "parameter_gradients", "correlate_normalise"}
     assert set(choice.CANDIDATES) == set(table.ALL)
     for name, kernels in choice.CANDIDATES.items():
         assert list(itertools.chain(kernels)) == list(numpy_backend.KERNELS[name])

@@ -14,7 +14,7 @@ from small_nets import batch, conv
 import dualnet as dn
 from dualnet.backend import calls
 from dualnet.layers import containers
-from dualnet.layers.joining import passes, takes_other
+from dualnet.layers.joining import inferring, passes, takes_other
 from dualnet.layers.watching import Watch
 
 RECTIFIED = {  # what Sequential runs in one pass, or the other way round
@@ -141,7 +141,44 @@ def test_who_runs_with_whom(name):
     assert list(passes(make(), way_back=True)) == (inferring if training is None else training)
 
 
-PROMISES = ("takes_relu", "takes_other", "is_relu", "leaves_relu", "commutes_with_relu")
+def test_a_convolution_takes_batch_norm_along_in_inference(backend, rng):
+    net = dn.Sequential([conv(3), dn.BatchNorm(), dn.ReLU(), conv(2), dn.BatchNorm(), dn.MaxPool2D(2), dn.BatchNorm()])
+    x, places = batch(rng, 6, 4, 2), lambda: list(inferring(net.layers, passes(net.layers, way_back=False)))
+    assert places() == [(place, place, place == 1) for place in (0, 1, 3, 4, 5, 6)], (
+        "not before its parameters are there"
+    )
+    net.init((6, 4, 2), dtype="float64")
+    assert places() == [(0, 1, True), (3, 4, False), (5, 5, False), (6, 6, False)]
+    before = calls.copy()
+    y = dn.to_numpy(net(x))
+    assert sum(n for (which, _), n in (calls - before).items() if which == "correlate_normalise") == 2
+    net.together = False
+    assert error(y, dn.to_numpy(net(x))) <= tau("float64", 20)
+    net.together = True
+    with Watch(net, lambda visit, run, x: run(x)):
+        assert all(first == last for first, last, _ in inferring(net.layers, passes(net.layers, False)))
+
+    class Mine(dn.BatchNorm):
+        def forward(self, x, train=False):
+            return super().forward(x, train)
+
+    other = dn.Sequential([conv(2), Mine(), dn.Sequential([conv(1), dn.ReLU(), dn.BatchNorm()])]).init((6, 4, 2))
+    assert list(inferring(other.layers, passes(other.layers, False))) == [(n, n, False) for n in range(3)]
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_inference_adds_the_other_branch_in_the_pass_of_batch_norm(backend, rng, monkeypatch, name):
+    net = dn.Sequential(MEETINGS[name]()).init((6, 4, 2), seed=2)
+    net.forward(dn.asarray(rng.standard_normal((5, 6, 4, 2), dtype="f4")), train=True)  # moves the statistics
+    x = dn.asarray(rng.standard_normal((5, 6, 4, 2), dtype="f4"))
+    y = dn.to_numpy(net(x))
+    assert error(y, dn.to_numpy(net.forward(x)[0])) <= tau("float32", 200)
+    monkeypatch.setattr(containers, "takes_other", lambda layer: False)
+    monkeypatch.setattr(containers, "inferring", lambda layers, places: ((p, p, r is not None) for p, r in places))
+    assert error(y, dn.to_numpy(net(x))) <= tau("float32", 200)
+
+
+PROMISES = ("takes_relu", "takes_other", "is_relu", "leaves_relu", "commutes_with_relu", "takes_norm", "is_norm")
 
 
 def classes(kind):
@@ -158,10 +195,14 @@ def test_what_the_layers_promise():
         "is_relu": {"ReLU"},
         "leaves_relu": {"Conv2D"},
         "commutes_with_relu": {"MaxPool2D"},
+        "takes_norm": {"Conv2D"},
+        "is_norm": {"BatchNorm"},
     }
     for kind in classes(dn.Layer):
         if vars(kind).get("takes_relu"):
             assert all("relu" in inspect.signature(method).parameters for method in (kind.forward, kind.infer)), kind
+        for word, option in (("takes_other", "other"), ("takes_norm", "norm")):
+            assert not vars(kind).get(word) or option in inspect.signature(kind.infer).parameters, kind
         assert vars(kind).get("takes_relu") or not vars(kind).get("commutes_with_relu"), kind
 
 

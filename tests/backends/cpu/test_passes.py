@@ -89,7 +89,24 @@ def test_max_pooling_is_exact(team, small_blocks, rng, window, stride, size):
         assert dx is NotImplemented
 
 
+@pytest.mark.parametrize(
+    "window, stride, dilation, size",
+    [((2, 2), (2, 2), 1, (28, 28)), ((3, 2), (1, 3), 1, (7, 9)), ((1, 3), (2, 1), 1, (6, 5)), ((3, 1), 2, 2, (9, 4))],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_largest_unit_rows_first(rng, window, stride, dilation, size, dtype):
+    at = windows("max_pool2d", size, window, stride=stride, dilation=dilation)
+    x = rng.standard_normal((3, *size, 5)).astype(dtype)
+    x[0, 1, 1], x[1, 2, 3, 0], x[2] = np.nan, np.inf, -np.inf
+    for maps in (x, x[:, :, ::-1]):
+        y = passes.largest(maps, at)
+        assert y.flags.c_contiguous and y.tobytes() == REFERENCES["largest"](maps, at).tobytes()
+
+
 def test_what_is_not_served():
+    one, padded = windows("max_pool2d", (4, 4), (1, 1)), windows("max_pool2d", (4, 4), (2, 2), padding=1)
+    assert passes.largest(np.ones((1, 4, 4, 2)), one) is passes.largest(np.ones((1, 4, 4, 2)), padded) is NotImplemented
+    assert passes.largest(np.ones((1, 4, 4, 2), "f2"), windows("max_pool2d", (4, 4), (2, 2))) is NotImplemented
     padded = windows("max_pool2d", (64, 64), (2, 2), padding=1)
     assert passes.max_pool(np.ones((2, 64, 64, 8)), padded) is NotImplemented
     assert passes.rectify(np.ones(5)) is NotImplemented  # small

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onednn_tools import SPECIAL, convolved, expected, needs_library, served
+from onednn_tools import SPECIAL, convolved, expected, float32, needs_library, served
 from oracles import error, tau
 
 from dualnet.backend import references
@@ -43,6 +43,76 @@ def test_convolution_agrees_with_its_reference(case: tuple[Any, ...], number: st
     dx = expected("correlate_inputs", dy, w, at, groups)
     assert error(served("correlate_inputs", dy, w, at, groups), dx) <= tau("float32", at.taps * dy.shape[3])
     assert kept == [a.tobytes() for a in (x, w, b, dy)], "an input was changed"
+
+
+def normalised(rng: np.random.Generator, case: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a convolution with batch norm behind it, without relu and other; and another branch."""
+    x, w, b, other, at, groups = convolved(rng, case)
+    mean, variance, gamma, beta = (float32(rng, len(b)) for _ in range(4))
+    return (x, w, b, at, groups, (mean, variance**2 + 1, gamma, beta), 1e-5), other
+
+
+@needs_library
+@pytest.mark.parametrize("case", SPECIAL[:12] + [drawn(seed) for seed in range(20)], ids=repr)
+def test_batch_norm_behind_a_convolution_has_the_bits_of_both_one_after_the_other(
+    case: tuple[Any, ...], number: str, rng: np.random.Generator
+) -> None:
+    (x, w, b, at, groups, norm, epsilon), other = normalised(rng, case)
+    for bias in (b, None):
+        y = served("correlate", x, w, bias, at, groups)
+        mean, variance, gamma, beta = norm
+        y = (y - mean) * (gamma / np.sqrt(variance + np.float32(epsilon))) + beta
+        for relu, branch in ((False, None), (True, None), (False, other), (True, other)):
+            wanted = y if branch is None else y + branch
+            found = served("correlate_normalise", x, w, bias, at, groups, norm, epsilon, relu, branch)
+            assert found.tobytes() == (np.maximum(wanted, 0) + 0 if relu else wanted).tobytes()
+            exact = expected_normalised(x, w, bias, at, groups, norm, epsilon, relu, branch)
+            assert error(found, exact) <= 8 * tau("float32", at.taps * w.shape[2])
+
+
+def expected_normalised(x: Any, w: Any, b: Any, at: Any, groups: int, norm: Any, *rest: Any) -> Any:
+    wide = tuple(each.astype(np.float64) for each in norm)
+    return expected("correlate_normalise", x, w, b, at, groups, wide, *rest)
+
+
+@needs_library
+def test_a_nan_passes_batch_norm_and_relu_behind_a_convolution(rng: np.random.Generator) -> None:
+    given, other = normalised(rng, SPECIAL[2])
+    given[0][0, 2, 2, 0], other[0, 0, 0, 0], other[0, 0, 1, 0] = np.nan, -np.inf, np.inf
+    found = served("correlate_normalise", *given, True, other)
+    with np.errstate(invalid="ignore"):
+        wanted = expected_normalised(*given, True, other)
+    assert np.isnan(found).any() and np.isinf(found).any() and error(found, wanted) < 1e-5
+
+
+@needs_library
+def test_a_norm_or_a_branch_that_does_not_fit_is_left_to_the_reference(rng: np.random.Generator) -> None:
+    (x, w, b, at, groups, norm, epsilon), other = normalised(rng, SPECIAL[2])
+    kernel = convolution.correlate_normalise
+    assert kernel(x, w, b, at, groups, norm, epsilon, True, other) is not NotImplemented
+    assert kernel(x, w, b, at, groups, (norm[0][:1], *norm[1:]), epsilon, True, None) is NotImplemented
+    assert kernel(x, w, b, at, groups, (norm[0].astype("f8"), *norm[1:]), epsilon, True, None) is NotImplemented
+    assert kernel(x, w, b, at, groups, norm, epsilon, True, other[:1]) is NotImplemented
+    assert kernel(x, w, b, at, groups, norm, epsilon, True, other.astype("f8")) is NotImplemented
+
+
+@needs_library
+def test_several_columns_of_dx_only_for_finite_numbers(rng: np.random.Generator) -> None:
+    """Beside the band, and around the deltas, stand zeros; the library itself serves what is not finite."""
+    x, w, _, dy, at, _ = convolved(rng, (8, (14, 14), 3, (3, 3), 16, 1, 0, 1, 1))
+    asked = []
+    original = convolution._by_bands
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "_by_bands", lambda *given: asked.append(1) or original(*given))
+        for places in ((), (dy,), (w,)):
+            odd = [a.copy() for a in (dy, w)]
+            for given, array in zip((dy, w), odd):
+                if any(given is place for place in places):
+                    array.flat[0] = np.inf
+            with np.errstate(invalid="ignore"):
+                wanted = references["correlate_inputs"].reference(*odd, at, 1)
+            assert error(served("correlate_inputs", *odd, at, 1), wanted) < 1e-4
+            assert len(asked) == 1, places
 
 
 @needs_library
