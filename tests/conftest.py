@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
+import once
 import pytest
 from onednn_tools import number as number  # a fixture
 
@@ -22,11 +24,40 @@ collect_ignore = ["pretend/pretend_device.py"]
 """A plug-in that puts a pretend CuPy in place where it is imported, which looking for doctests would do."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Tens of thousands of tests are made and all are kept: collecting garbage meanwhile, and looking at them again
+    with everything that a test leaves behind, takes a third of the time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a pretend GPU of their own heed no DUALNET_BACKEND: ``-m "not pretend"`` leaves them out."""
+    """``once`` marks a test that ends the same whatever DUALNET_BACKEND says: ``-m "not once"`` leaves it out of a run
+    that repeats the suite on another backend. These are the tests with a pretend GPU of their own, those for which the
+    fixture ``backend`` puts each backend in force in turn, and those that once.py lists.
+    """
     for item in items:
-        if {"cupy", "gpu"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker("pretend")
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if {"cupy", "gpu", "backend"} & fixtures or once.is_listed(item.path):
+            item.add_marker("once")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """A test that is marked ``once`` is held to it: its processes see no DUALNET_BACKEND, and it fails if it asks."""
+    if item.get_closest_marker("once") is None:
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DUALNET_BACKEND", raising=False)
+        patch.setattr(choosing, "_from_environment", once.unasked)
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

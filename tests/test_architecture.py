@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
+import functools
 import inspect
 import re
 import sys
@@ -24,8 +25,13 @@ if not (ROOT / "tools").exists():
 sys.path.insert(0, str(ROOT / "tools"))
 import house  # noqa: E402
 
-GRAPH = house.modules(ROOT)
 MODULES = {path: module for module, path in house.sources(ROOT).items()}
+
+
+@functools.cache
+def graph() -> house.Graph:
+    """Who imports whom. It is read from every file, and so only when a test asks."""
+    return house.modules(ROOT)
 
 
 def name(path: Path) -> str:
@@ -36,6 +42,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), name(path))
 
 
+@functools.cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """The full name of everything that a file imports, and whether it waits until a function is called."""
     return list(house.imported(path, MODULES[path]))
@@ -46,21 +53,21 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 def test_the_rooms_stand_on_floors():
     """A circle between rooms has no lowest floor: one of its imports runs upwards."""
-    assert house.circles(house.rooms(GRAPH)) == []
+    assert house.circles(house.rooms(graph())) == []
 
 
 def test_no_circle_inside_a_room():
-    found = [circle for room in house.rooms(GRAPH) for circle in house.circles(house.inside(GRAPH, room))]
+    found = [circle for room in house.rooms(graph()) for circle in house.circles(house.inside(graph(), room))]
     assert found == []
 
 
 def test_a_circle_would_be_seen():
-    graph = {"dualnet.ops.a": {"dualnet.shim.b"}, "dualnet.shim.b": {"dualnet.shim.c"}, "dualnet.shim.c": set()}
-    assert house.circles(house.rooms(graph)) == [] and house.floors(house.rooms(graph)) == {"ops": 2, "shim": 1}
-    graph["dualnet.shim.c"] = {"dualnet.ops.a"}
-    assert house.circles(house.rooms(graph)) == [["ops", "shim"]] and house.upward(house.rooms(graph)) == 1
-    graph["dualnet.shim.c"] = {"dualnet.shim.b"}
-    assert house.circles(house.inside(graph, "shim")) == [["dualnet.shim.b", "dualnet.shim.c"]]
+    drawn = {"dualnet.ops.a": {"dualnet.shim.b"}, "dualnet.shim.b": {"dualnet.shim.c"}, "dualnet.shim.c": set()}
+    assert house.circles(house.rooms(drawn)) == [] and house.floors(house.rooms(drawn)) == {"ops": 2, "shim": 1}
+    drawn["dualnet.shim.c"] = {"dualnet.ops.a"}
+    assert house.circles(house.rooms(drawn)) == [["ops", "shim"]] and house.upward(house.rooms(drawn)) == 1
+    drawn["dualnet.shim.c"] = {"dualnet.shim.b"}
+    assert house.circles(house.inside(drawn, "shim")) == [["dualnet.shim.b", "dualnet.shim.c"]]
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.parent not in (PACKAGE, PACKAGE / "cli")], ids=name)

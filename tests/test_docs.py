@@ -234,7 +234,7 @@ def test_every_variable_is_described():
 
 def test_the_floors_are_those_of_the_house():
     (told,) = blocks(ROOT / "docs" / "architecture.md", "text")
-    between = house.rooms(test_architecture.GRAPH)
+    between = house.rooms(test_architecture.graph())
     heights = house.floors(
         {one: {o for o in others if "." not in o} for one, others in between.items() if "." not in one}
     )

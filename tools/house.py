@@ -40,16 +40,22 @@ def sources(root: Path) -> dict[str, Path]:
 
 def imported(path: Path, module: str) -> Iterator[tuple[str, bool]]:
     """The full name of everything that a file imports, and whether the import waits until a function is called."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    late = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
     package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
-    for node in ast.walk(tree):
+    for node, late in _statements(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in late) for alias in node.names)
+            yield from ((alias.name, late) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = [*base, *(node.module.split(".") if node.module else [])]
-            yield from ((".".join([*base, alias.name]), id(node) in late) for alias in node.names)
+            yield from ((".".join([*base, alias.name]), late) for alias in node.names)
+
+
+def _statements(node: ast.AST, late: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Every statement, and whether it stands in a function. No expression holds one, so none is looked into."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield child, late
+            yield from _statements(child, late or isinstance(child, ast.FunctionDef))
 
 
 def modules(root: Path) -> Graph:

@@ -9,7 +9,7 @@ import pytest
 
 import dualnet as dn
 
-pytestmark = [pytest.mark.usefixtures("ordinary_signals"), pytest.mark.pretend]
+pytestmark = [pytest.mark.usefixtures("ordinary_signals"), pytest.mark.once]
 X, T = (array[:256] for array in dn.data.load_digits()[0])
 
 

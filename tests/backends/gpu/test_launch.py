@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cuda_host
@@ -178,9 +179,10 @@ def test_a_step_launches_kernels_and_moves_nothing(cupy, rng):
 @needs_compiler
 def test_the_ordinary_suite_on_the_pretend_device():
     topics = ["ops", "layers", "optimizers", "training/test_loop.py", "test_fixtures.py"]
-    path = os.pathsep.join([str(TESTS / "pretend"), os.environ.get("PYTHONPATH", "")])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    kept["PYTHONPATH"] = os.pathsep.join([str(TESTS / "pretend"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_device", "-p", "no:cacheprovider", "-k", "cupy"]
-    done = subprocess.run(
-        [*command, *topics], cwd=TESTS, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
+    if find_spec("xdist"):
+        command += ["-n", "auto"]
+    done = subprocess.run([*command, *topics], cwd=TESTS, capture_output=True, encoding="utf-8", env=kept)
     assert done.returncode == 0, done.stdout[-4000:]

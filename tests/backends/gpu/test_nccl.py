@@ -13,7 +13,7 @@ from distributing import furthest, in_ranks, network, same, trained
 import dualnet as dn
 from dualnet.distributed.nccl import NCCL
 
-pytestmark = pytest.mark.pretend
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

@@ -23,7 +23,18 @@ from dualnet.seeing.explain.page import Page
 from dualnet.seeing.explain.smallest import smallest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)")
+
+
+def needs_chromium(test):
+    """A browser reads a file, and cannot see which backend made it: NumPy does."""
+    there = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)")
+    return pytest.mark.usefixtures("by_numpy")(pytest.mark.once(there(test)))
+
+
+@pytest.fixture
+def by_numpy():
+    with dn.use_backend("numpy"):
+        yield
 
 
 class Reader(HTMLParser):
