@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 
 try:
     import fcntl
-except ImportError:  # Windows, where an open file cannot be deleted anyway
+
+    fcntl.flock  # noqa: B018
+except (ImportError, AttributeError):  # Windows, where an open file cannot be deleted anyway; notebooks in a browser
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["check_writable", "replace_file"]

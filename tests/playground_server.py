@@ -19,6 +19,7 @@ from typing import Any
 import dualnet as dn
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "playground"
+COMMON = Path(dn.__file__).with_name("seeing") / "explain" / "common.css"
 STAND_IN = b"""
 export async function start(pyodide, say) {
   say("Loading a stand-in ...");
@@ -53,6 +54,8 @@ class StandIn(Folder):
     def do_GET(self) -> None:
         if self.path == "/python.js":
             self.answer(STAND_IN, "text/javascript")
+        elif self.path == "/common.css":  # the tool copies it there
+            self.answer(COMMON.read_bytes(), "text/css")
         else:
             super().do_GET()
 

@@ -4,12 +4,14 @@ ones stay."""
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -256,6 +258,16 @@ def test_windows_sweeps_up_what_is_a_day_old(tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError):
             replace_file(tmp_path / "model", b"newer")
     assert (tmp_path / "model").read_bytes() == b"new" and temporaries(tmp_path) == [young.name]
+
+
+def test_in_a_browsers_notebook_the_module_of_locks_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", types.ModuleType("fcntl"))
+    spec = importlib.util.spec_from_file_location("writing_without_locks", writing.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.replace_file(tmp_path / "model", b"new")
+    module.check_writable(tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == b"new" and os.listdir(tmp_path) == ["model"]
 
 
 # -- before the work ---------------------------------------------------------------------------------------------------

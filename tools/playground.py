@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "playground"
+COMMON = ROOT / "dualnet" / "seeing" / "explain" / "common.css"
+"""The colours, which the page of ``dn.explain`` has too."""
 NEEDED = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
 PINNED = r"https://cdn\.jsdelivr\.net/pyodide/v[\d.]+/full/"
 SOURCES = ("dualnet", "backends", "LICENSE", "README.md", "MANIFEST.in", "pyproject.toml", "setup.cfg")
@@ -31,6 +33,7 @@ def put_together(out: Path, pyodide: Path | None = None) -> Path:
     numpy = None if pyodide is None else _checked(pyodide)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(PAGE, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(COMMON, out)
     wheel(out)
     if pyodide is not None:
         (out / "pyodide").mkdir(exist_ok=True)

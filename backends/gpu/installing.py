@@ -28,12 +28,11 @@ def install_line(driver: int | None = None) -> str:
 def driver_version() -> int:
     """The CUDA version that the NVIDIA driver supports, such as 12080; 0 without a driver. Needs no CuPy."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(library)
-        except OSError:
-            continue
         version = ctypes.c_int()
-        driver.cuDriverGetVersion(ctypes.byref(version))
+        try:
+            ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version))
+        except (OSError, AttributeError):  # in a browser, opening it a second time succeeds, and it is empty
+            continue
         return version.value
     return 0
 

@@ -13,7 +13,7 @@ export class Answer {
     this.words = make("p", { class: "quiet" }, "Draw a digit. The network answers when you lift the pen.");
     byId("answer").append(make("div", { class: "answer" },
       this.pad.element,
-      make("figure", {}, this.caption, this.seen, make("p", { class: "buttons" }, button("Look inside with this drawing", () => this.look()))),
+      make("figure", {}, this.seen, this.caption, make("p", { class: "buttons" }, button("Look inside with this drawing", () => this.look()))),
       make("div", { class: "says" }, this.words, this.odds)));
   }
 

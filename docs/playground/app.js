@@ -4,6 +4,7 @@ import { Breaking } from "./breaking.js";
 import * as compare from "./compare.js";
 import { Console } from "./console.js";
 import * as curves from "./curves.js";
+import { Exercises } from "./exercises.js";
 import { Images } from "./images.js";
 import { Inside } from "./inside.js";
 import { Interpreter } from "./interpreter.js";
@@ -18,6 +19,7 @@ import { theme } from "./theme.js";
 class Playground {
   constructor() {
     this.begun = false;
+    this.awake = false; // is Python there?
     this.rows = [];
     this.run = { losses: [], trials: [], marks: [] };
     this.kept = null;
@@ -27,6 +29,7 @@ class Playground {
     this.inside = new Inside(this);
     this.answer = new Answer(this);
     this.breaking = new Breaking(this);
+    this.exercises = new Exercises(this);
     this.images = new Images(this);
     this.console = new Console(this);
     this.keep = new Keep(this);
@@ -35,6 +38,8 @@ class Playground {
     tabs((name) => this.opened(name));
     theme(() => { readColours(); this.filters(this.learned); this.refresh(); });
     addEventListener("resize", () => { if (this.begun) this.draw(); });
+    const asked = new URLSearchParams(location.search).get("exercise");
+    if (asked) this.exercises.open(asked);
   }
 
   get brokenLayers() { return this.settings?.broken ? this.breaking.layersOf(this.settings.broken) : []; }
@@ -58,9 +63,11 @@ class Playground {
       this.network.offer(about.blocks);
       this.optimizers = about.optimizers;
       byId("optimizer").replaceChildren(...about.optimizers.map((rule) => make("option", { value: rule.kind, title: rule.summary.replaceAll("`", "") }, rule.kind)));
+      this.awake = true;
       await this.first(about.data);
       this.idle = `Ready, with dualnet ${about.version}.`;
       this.state(this.idle);
+      this.opened("exercises");
     } catch (error) {
       this.state("Something went wrong.");
       this.trouble(error);
@@ -78,7 +85,7 @@ class Playground {
   }
 
   restart() {
-    this.begun = false;
+    this.begun = this.awake = false;
     this.state("Loading Python …");
     this.enable(false);
     if (this.settings?.data !== "digits") this.settings = { ...this.settings, data: "digits" };
@@ -205,7 +212,7 @@ class Playground {
     tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, correct ${percent(this.run.trials.at(-1)?.accuracy)}.`);
   }
 
-  forget() { // going on from an earlier step: the steps behind it are made anew
+  forget() { // going on from an earlier step: the steps after it are made again
     this.run.losses.length = Math.min(this.run.losses.length, this.step);
     this.run.trials = this.run.trials.filter((trial) => trial.step <= this.step);
     this.run.marks = this.run.marks.filter(([at]) => at <= this.step);
@@ -314,6 +321,7 @@ class Playground {
   opened(name) {
     if (name === "inside") this.inside.refresh();
     if (name === "answer") this.answer.refresh();
+    if (name === "exercises") this.exercises.refresh();
     if (name === "keep") this.keep.refresh();
   }
 

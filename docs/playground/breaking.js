@@ -8,7 +8,7 @@ export class Breaking {
     this.story = make("div", { class: "story" });
     this.report = make("div", { class: "report" });
     byId("breaking").append(
-      make("p", { class: "quiet breaking-lead" }, "A wrong backward pass still trains, only worse. Put a mistake from the zoo into your network, train on and compare. Then ask the check of the gradients."),
+      make("p", { class: "quiet lead-in" }, "A wrong backward pass still trains, only worse. Put a mistake from the zoo into your network, train on and compare. Then ask the check of the gradients."),
       make("div", { class: "bar" }, make("label", { for: "mistake" }, "Mistake"), this.menu, button("What does dn.check say?", () => this.check(), { id: "check" })),
       this.story, this.report);
   }

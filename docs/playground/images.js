@@ -16,7 +16,7 @@ export class Images {
     this.told = make("p", { class: "quiet", role: "status" }, "Draw two classes or more, such as circles and crosses, with a few images of each. Every drawing is used nine times, each time moved by a pixel.");
     byId("images").append(make("div", { class: "answer" },
       make("div", {}, make("h3", {}, "Draw images of your own"), this.pad.element),
-      make("div", { class: "says" }, make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); this.add(); } }, make("label", { for: "class-name" }, "This is a"), this.name, make("button", { type: "submit" }, "Add the drawing")), this.list, make("p", { class: "buttons" }, this.learn, button("Begin anew", () => this.empty())), this.told),
+      make("div", { class: "says" }, make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); this.add(); } }, make("label", { for: "class-name" }, "This is a"), this.name, make("button", { type: "submit" }, "Add the drawing")), this.list, make("p", { class: "buttons" }, this.learn, button("Begin again", () => this.empty())), this.told),
       make("div", {}, make("h3", {}, "Upload"),
         make("p", { class: "quiet" }, "An .npz file with images x (N, H, W, C) and classes t (N,); or pictures whose names begin with their class, such as cat-01.png."),
         make("label", { class: "file" }, "Choose files", make("input", { type: "file", multiple: true, accept: ".npz,image/*", onchange: (event) => this.upload(event.target) })))));

@@ -57,7 +57,7 @@ export class Interpreter extends EventTarget {
 
   restart() { // a program that never ends is ended with its interpreter
     this.worker.terminate();
-    for (const { reject } of this.waiting.values()) reject(new Error("Python was started anew."));
+    for (const { reject } of this.waiting.values()) reject(new Error("Python was started again."));
     this.start();
   }
 }

@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.util
 import inspect
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -195,11 +196,19 @@ def load(text: str, path: str, name: str) -> Callable[..., Any]:
     except KeyboardInterrupt:  # the user's own
         raise
     except BaseException as error:  # SystemExit too: the code is a learner's, and may raise anything
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {words_of(error)}") from None
+        raise ValueError(
+            f"{path} cannot be imported: {type(error).__name__}{line_of(error, path)}: {words_of(error)}"
+        ) from None
     op = getattr(module, name, None)
     if not callable(op):
         raise ValueError(f"{path} has no function {name!r}; keep the name that the exercise gives it")
     return op
+
+
+def line_of(error: BaseException, file: str | None) -> str:
+    """The line of the learner's own file where an exception arose."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def words_of(error: BaseException) -> str:

@@ -10,11 +10,12 @@ import io
 import keyword
 import re
 import tokenize
+from collections.abc import Iterator
 from itertools import accumulate
 
 from ..markup import BLUE, ORANGE, escape, scrolling
 
-__all__ = ["highlighted", "monospaced"]
+__all__ = ["highlighted", "monospaced", "pieces"]
 
 FONT = "font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)"
 COLOURS = {
@@ -33,16 +34,29 @@ def highlighted(code: str) -> str:
     >>> html.count("<span"), html.count(">E13</b>")
     (2, 1)
     """
-    begins = [0, *accumulate(len(line) for line in code.splitlines(keepends=True))]
-    html, done = "", 0
+    html = ""
+    for kind, piece in pieces(code):
+        text = ANCHOR.sub(BOLD, escape(piece)) if kind == "comment" else escape(piece)
+        html += f'<span style="color:{COLOURS[kind]}">{text}</span>' if kind else text
+    return monospaced(html)
+
+
+def pieces(code: str) -> Iterator[tuple[str, str]]:
+    """The code in pieces, each after its kind: "keyword", "string", "comment", or "" for all else.
+
+    >>> list(pieces("return dx  # E13"))
+    [('keyword', 'return'), ('', ' dx  '), ('comment', '# E13'), ('', '')]
+    """
+    begins = [0, *accumulate(len(line) for line in io.StringIO(code))]
+    done = 0
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if kind := _kind(token):
             begin, end = (begins[row - 1] + column for row, column in (token.start, token.end))
-            text = escape(code[begin:end])
-            text = ANCHOR.sub(BOLD, text) if kind == "comment" else text
-            html += f'{escape(code[done:begin])}<span style="color:{COLOURS[kind]}">{text}</span>'
+            if done < begin:
+                yield "", code[done:begin]
+            yield kind, code[begin:end]
             done = end
-    return monospaced(html + escape(code[done:]))
+    yield "", code[done:]
 
 
 def monospaced(html: str) -> str:

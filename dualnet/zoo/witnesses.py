@@ -16,7 +16,6 @@ import functools
 import inspect
 import json
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy
 from .. import check
 from ..parity.cases.limits import tau
 from ..shim import asarray, available_backends, to_numpy, use_backend
-from .exercise import Case, Exercise, hung, words_of
+from .exercise import Case, Exercise, hung, line_of, words_of
 
 WITNESSES = ("loops", "slopes", "parity", "pytorch")
 JUDGES = ("forward", *WITNESSES, "manners")
@@ -128,15 +127,13 @@ def heard(judge: str, hear: Callable[..., Iterator[Trial]], exercise: Exercise, 
     except KeyboardInterrupt:  # the user's own
         raise
     except BaseException as error:  # SystemExit too: the code is a learner's, and may raise anything
-        trials.append(Trial(judge, f"{type(error).__name__}{line(error, op)}: {words_of(error)}", math.inf))
+        trials.append(Trial(judge, f"{type(error).__name__}{line_of(error, file_of(op))}: {words_of(error)}", math.inf))
     return trials
 
 
-def line(error: BaseException, op: Callable[..., Any]) -> str:
-    """The line of the learner's own file where an exception arose."""
-    file = getattr(getattr(op, "__code__", None), "co_filename", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" in line {lines[-1]}" if lines else ""
+def file_of(op: Callable[..., Any]) -> str | None:
+    """The learner's own file."""
+    return getattr(getattr(op, "__code__", None), "co_filename", None)
 
 
 # -- the witnesses -----------------------------------------------------------------------------------------------------

@@ -171,6 +171,12 @@ def test_not_installed(unloaded, monkeypatch):
     assert fails().endswith('pip install "dualnet[cuda12x]" (for a CUDA 13 driver: "dualnet[cuda13x]")')
 
 
+def test_a_driver_that_opens_and_is_empty_is_none(monkeypatch):
+    """In a browser a library that is not there opens, if it is asked for a second time."""
+    monkeypatch.setattr(installing.ctypes, "CDLL", lambda library: object())
+    assert installing.driver_version() == 0
+
+
 def test_two_wheels(cupy, monkeypatch):
     monkeypatch.setattr(installing, "installed", lambda wheel: wheel in ("cupy-cuda12x", "cupy-cuda13x"))
     message = fails()

@@ -23,6 +23,7 @@ pytestmark = [
 ]
 IDLE = "window.playground?.begun && document.querySelector('#blocks').children.length && playground.breaking.rows"
 ENTER = ("Enter", 13, "\r")
+LINES = "\n\n\n"
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +342,177 @@ def test_draw_a_digit(page):
     page.wait("document.querySelector('.about').innerText.startsWith('your drawing')")
 
 
+# -- exercises ---------------------------------------------------------------------------------------------------------
+
+MENDED = "db = xp.sum(dy, axis=0)  # E16"
+
+
+@pytest.fixture
+def exercises(page):
+    """The tab with an exercise in it, and nothing remembered."""
+    page.run("localStorage.removeItem('dualnet-exercises')")
+    page.click("#tab-exercises")
+    page.wait("playground.exercises.task && document.querySelector('.code-keyword')")
+    enter(page, "#exercise", "averaged-bias")
+    page.wait("playground.exercises.task.name == 'averaged-bias'")
+    yield page
+    page.run("localStorage.removeItem('dualnet-exercises')")
+
+
+def kept(tab):
+    return json.loads(tab.run("localStorage.getItem('dualnet-exercises')") or "{}")
+
+
+def type_over(tab, old, new):
+    """Choose a piece of the code, and type over it."""
+    area = "document.querySelector('#repair')"
+    at = tab.run(f"{area}.value.indexOf({json.dumps(old)})")
+    assert at >= 0
+    tab.run(f"({area}.focus(), {area}.setSelectionRange({at}, {at + len(old)}))")
+    tab.send("Input.insertText", text=new)
+
+
+def grade(tab):
+    tab.run("playground.exercises.verdict.replaceChildren()")
+    tab.click("#grade")
+    tab.wait("document.querySelector('#verdict .verdict') && !playground.exercises.go.disabled")
+    return text(tab, "#verdict")
+
+
+def test_an_exercise_is_mended_by_hand_and_remembered(exercises, address):
+    page, exercise = exercises, dn.zoo.show("averaged-bias")
+    told = text(page, "#exercises")
+    assert exercise.symptom in told and " ".join(exercise.story.split()) in told and "0 of 24 mended" in told
+    assert page.run("document.querySelector('#repair').value") == f"{exercise.preamble}\n\n\n{exercise.code}"
+    before = grade(page)
+    assert str(dn.zoo.report("averaged-bias")) in page.run("document.querySelector('#verdict pre').textContent")
+    assert "Not mended yet." in before and not kept(page)
+    type_over(page, "db = xp.mean(dy, axis=0)  # E16", MENDED)
+    assert MENDED in kept(page)["averaged-bias"]["code"]
+    after = grade(page)
+    assert "Mended: every witness agrees." in after and "averaged-bias: PASSED" in after
+    assert " ".join(exercise.lesson.split()) in after and exercise.why_blind["parity"] in after
+    page.wait("document.querySelector('#live').textContent.startsWith('Mended')")
+    assert "1 of 24 mended" in text(page, "#mended") and "averaged-bias ✓" in text(page, "#exercise")
+    page.click("#next-exercise")
+    page.wait("playground.exercises.task.name == 'square-weights' && document.activeElement.id == 'exercise'")
+    opened(page, address)  # the next visit
+    page.click("#tab-exercises")
+    page.wait("playground.exercises.task?.name == 'forgotten-mean'")  # the first that is not mended
+    enter(page, "#exercise", "averaged-bias")
+    page.wait("playground.exercises.task.name == 'averaged-bias'")
+    assert MENDED in page.run("document.querySelector('#repair').value") and "1 of 24" in text(page, "#mended")
+    assert page.run("Object.keys(localStorage)") == ["dualnet-exercises"] and not page.run("document.cookie")
+    page.run("window.confirm = () => true")
+    page.click("#begin-again")
+    assert kept(page) == {"averaged-bias": {"mended": True}}
+    page.click("#forget")
+    page.wait("document.querySelector('#mended').innerText.startsWith('0 of 24')")
+    assert not kept(page)
+
+
+def test_nothing_tells_the_solution_before_it_is_found(exercises):
+    page, exercise = exercises, dn.zoo.show("averaged-bias")
+    page.click("#hint")
+    page.wait("document.querySelector('.task-help p')")
+    assert exercise.hint in text(page, ".task-help")
+    page.click("#witnesses")
+    page.wait("document.querySelector('.task-help pre')")
+    assert page.run("document.querySelector('.task-help pre').textContent") == str(dn.zoo.report("averaged-bias"))
+    grade(page)
+    shown = page.run("document.querySelector('#exercises').textContent + document.querySelector('#repair').value")
+    right = exercise.fix[0][1].split("#")[0].strip()
+    assert right not in shown and " ".join(exercise.lesson.split())[:40] not in shown
+
+
+def test_an_error_in_a_repair_names_its_line_and_goes_there(exercises):
+    page = exercises
+    line = page.run("playground.exercises.editor.text.split('\\n').findIndex((line) => line.includes('dx = '))") + 1
+    marked = "[...document.querySelectorAll('.editor-line')].findIndex((it) => it.matches('.wrong')) + 1"
+    for new, words in (("dx = (dy @ w.T", "was never closed"), ("dx = dz @ w.T", "NameError in line")):
+        type_over(page, "dx = dy @ w.T" if words.startswith("was") else "dx = (dy @ w.T", new)
+        told = grade(page)
+        assert words in told and f"line {line} raises an error" in told and page.run(marked) == line
+    page.click("#go-to-line")
+    chosen = page.run("""(() => { const it = document.activeElement;
+        return it.id == "repair" && it.value.slice(it.selectionStart, it.selectionEnd); })()""")
+    assert chosen.strip() == "dx = dz @ w.T  # E16"
+    page.key("x", 88, "x")
+    assert page.run(marked) == 0  # as soon as something changes, the mark is gone
+    for code, words in (("raise RuntimeError('so')", "RuntimeError in line 1: so"), ("x = 1", "no function 'dense'")):
+        page.run(f"playground.exercises.editor.text = {json.dumps(code)}")
+        assert words in grade(page)
+    page.run("playground.exercises.editor.text = 'print(6 * 7)'")
+    grade(page)
+    assert page.run("document.querySelector('#verdict details pre').textContent") == "42\n"
+
+
+def test_the_editor_by_keys(exercises):
+    page, shown = exercises, "document.querySelector('#repair').value"
+    area = "document.querySelector('#repair')"
+    page.run("playground.exercises.editor.text = 'def f(x):'")
+    page.run(f"({area}.focus(), {area}.setSelectionRange(9, 9))")
+    page.key(*ENTER)
+    assert page.run(shown) == "def f(x):\n    "
+    page.send("Input.insertText", text="if x:")
+    page.key(*ENTER)
+    page.send("Input.insertText", text="return")
+    page.key(*ENTER)
+    assert page.run(shown) == "def f(x):\n    if x:\n        return\n        "
+    page.run(f"{area}.setSelectionRange(0, 5)")
+    page.key("Tab", 9)
+    assert page.run(shown).startswith("    def f(x):\n    if x:")
+    page.run("document.execCommand('undo')")
+    assert page.run(shown).startswith("def f(x):\n    if x:")
+    end = page.run(f"{shown}.length")
+    page.run(f"{area}.setSelectionRange({end}, {end})")
+    page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9, modifiers=8)
+    assert page.run(shown).endswith("return\n    ") and page.run("document.activeElement.id") == "repair"
+    page.key("Tab", 9)
+    assert page.run(shown).endswith("return\n        ")
+    page.key("Escape", 27)
+    page.key("Tab", 9)
+    assert page.run("document.activeElement.id") != "repair"  # no trap for those without a mouse
+    page.run(f"{area}.focus()")
+    page.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", windowsVirtualKeyCode=13, modifiers=2)
+    page.wait("document.querySelector('#verdict .bad')")
+    lines = page.run("[...document.querySelectorAll('.editor-line')].map((it) => it.textContent).join('')")
+    assert lines == page.run(shown) + "\n"  # the colours lie below the same text
+    page.wait("document.querySelectorAll('.code-keyword').length == 3")
+
+
+def test_an_address_opens_an_exercise(tab, address):
+    tab.errors.clear()
+    opened(tab, f"{address}?exercise=turned-gradient")
+    tab.wait("playground.exercises.task?.name == 'turned-gradient'")
+    assert not tab.run("document.querySelector('#exercises').hidden") and "?exercise=" in tab.run("location.href")
+    opened(tab, f"{address}?exercise=<img>")
+    tab.wait("!document.querySelector('#trouble').hidden && playground.exercises.task?.name == 'forgotten-mean'")
+    assert "no exercise '<img>'" in text(tab, "#trouble") and not tab.errors
+
+
+def test_a_storage_that_others_have_written_to(exercises, address):
+    for stored in ("[1]", "{", '{"averaged-bias": 3, "delta-mask": {"mended": true}}'):
+        exercises.run(f"localStorage.setItem('dualnet-exercises', {json.dumps(stored)})")
+        opened(exercises, address)
+        exercises.click("#tab-exercises")
+        exercises.wait("playground.exercises.task?.name == 'forgotten-mean'")
+        type_over(exercises, "return dE", "return  dE")
+        assert "return  dE" in kept(exercises)["forgotten-mean"]["code"]
+
+
+def test_a_repair_that_does_not_end_is_stopped(exercises):
+    page = exercises
+    type_over(page, "from dualnet", "import time; time.sleep(4)\nfrom dualnet")
+    page.click("#grade")
+    page.wait("!document.querySelector('#stop-grading').hidden")
+    page.click("#stop-grading")
+    page.wait("playground.awake && playground.begun && !playground.exercises.go.disabled")
+    assert "Python was started" in text(page, "#verdict") and "time.sleep(4)" in text(page, ".editor-lines")
+    type_over(page, "import time; time.sleep(4)\n", "")
+    assert "averaged-bias: WRONG" in grade(page)
+
+
 # -- keeping -----------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +601,7 @@ def test_the_console(page):
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_and_everything_has_a_name(page, dark):
     page.show(PHONE, dark)
-    for tab in ("inside", "answer", "breaking", "images", "console", "keep"):
+    for tab in ("inside", "answer", "breaking", "exercises", "images", "console", "keep"):
         page.click(f"#tab-{tab}")
         page.click("#block-0") if tab == "answer" else None
         time.sleep(0.2)
@@ -500,6 +672,16 @@ def test_the_real_thing(tab, tmp_path):
         tab.run("playground.breaking.check()")
         assert "0.w" in text(tab, ".report pre .bad")
         tab.run("playground.goTo(100)")
+        tab.run("document.querySelector('#tab-exercises').click()")  # while the page still moves
+        tab.wait("playground.exercises.task")
+        for exercise in dn.zoo.exercises():  # every one: as it is, and mended
+            tab.run(f"playground.exercises.choose({json.dumps(exercise.name)})")
+            verdicts = []
+            for code in (exercise.code, exercise.repaired):
+                tab.run(f"playground.exercises.editor.text = {json.dumps(f'{exercise.preamble}{LINES}{code}')}")
+                verdicts.append(grade(tab).partition("\n")[0])
+            assert verdicts[1] == "Mended: every witness agrees.", exercise.name
+            assert verdicts[0].startswith("Not mended") or exercise.luck, exercise.name
         for code in ("import js; js.fetch('http://127.0.0.1:9/')", "net.save('/tmp/a.npz').exists()"):
             tab.run(f"(playground.console.line.value = {json.dumps(code)}, playground.console.run())")
         tab.wait("document.querySelector('.log').textContent.includes('True')")

@@ -188,6 +188,15 @@ def test_every_step_comes_back_as_it_was(room, monkeypatch):
         asked.rewind(step=14)
 
 
+def test_a_rate_that_was_taken_back_is_not_in_the_notebook():
+    asked = Asked(**SMALL)
+    asked.advance(steps=5)
+    asked.set_lr(lr=0.5)
+    assert "0.5" in asked.notebook()["code"]
+    asked.rewind(step=2)
+    assert "0.5" not in asked.notebook()["code"]
+
+
 def test_a_change_stays_where_it_was_made():
     asked = Asked(**SMALL)
     asked.advance(steps=5)

@@ -13,10 +13,8 @@ from dualnet.seeing import explain
 from dualnet.seeing.viz import canvas
 from dualnet.seeing.viz.drawing import BOXES, INK
 
-CSS = {"page.css": Path(explain.__code__.co_filename).with_name("page.css")}
-PLAYGROUND = Path(__file__).parents[2] / "docs" / "playground" / "style.css"
-if PLAYGROUND.exists():  # it is in the checkout, not in the package
-    CSS["playground"] = PLAYGROUND
+COMMON = Path(explain.__code__.co_filename).with_name("common.css")
+OTHERS = [COMMON.with_name("page.css"), *(Path(__file__).parents[2] / "docs" / "playground").glob("*.css")]
 
 MACHADO = {  # Machado et al. (2009): what who lacks one kind of cones sees, of linear RGB
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -42,10 +40,23 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("css", CSS.values(), ids=CSS)
-def test_the_page_has_the_palettes_colours(css):
+def rules(css: Path) -> list[str]:
+    """The rules of a style sheet that stand on a line of their own."""
+    return [line for line in css.read_text("utf-8").splitlines() if line.endswith("}") and "{" in line]
+
+
+def test_no_style_sheet_repeats_what_all_have():
+    """The page of ``dn.explain`` and the playground get their colours from one file, and no rule stands in two."""
+    assert len(rules(COMMON)) > 5
+    for css in OTHERS:
+        text = css.read_text("utf-8")
+        assert not re.findall(r"--\w+: *#\w+", text) and "prefers-color-scheme" not in text, css
+        assert not set(rules(css)) & set(rules(COMMON)), css
+
+
+def test_the_page_has_the_palettes_colours():
     blocks = {"light": [], "dark": []}
-    for block in re.findall(r"\{[^{}]*--pos:[^{}]*\}", css.read_text("utf-8")):
+    for block in re.findall(r"\{[^{}]*--pos:[^{}]*\}", COMMON.read_text("utf-8")):
         theme = "dark" if "color-scheme: dark" in block else "light"
         blocks[theme].append(
             {name: re.search(rf"--{name}: (#\w+)", block)[1] for name in ("neg", "pos", "ink", "cell")}

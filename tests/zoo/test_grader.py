@@ -265,7 +265,7 @@ def test_whatever_an_answer_raises_is_reported(tmp_path, blow, named):
         report = dn.zoo.grade("averaged-bias", read(path, "dense"))
         assert not report.passed and f"{named} in line " in str(report)
     path.write_text(begin + blow)
-    with pytest.raises(ValueError, match=f"mine.py cannot be imported: {named}"):
+    with pytest.raises(ValueError, match=f"mine.py cannot be imported: {named} in line "):
         read(path, "dense")
 
 

@@ -7,6 +7,7 @@ pictures    the images: digits, drawings, uploads
 training    one step at a time, back to any step, files
 looking     maps, filters, deltas, sums and Grad-CAM, in numbers
 breaking    the zoo's wrong backward passes inside a network that trains
+exercises   the zoo's exercises by themselves: the task, help, and the verdict on a repair
 notebook    the same run as a notebook
 console     a line of Python
 """

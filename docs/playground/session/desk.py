@@ -14,7 +14,7 @@ import numpy
 
 import dualnet as dn
 
-from . import blocks, breaking, looking, notebook, pictures, plan
+from . import blocks, breaking, exercises, looking, notebook, pictures, plan
 from .console import Console
 from .training import Training
 
@@ -129,6 +129,26 @@ class Desk:
     def check(self) -> dict[str, Any]:
         return breaking.report(self.now.net, self.now.broken)
 
+    # -- exercises
+
+    def exercises(self) -> dict[str, Any]:
+        return {"rows": exercises.course()}
+
+    def exercise(self, name: str) -> dict[str, Any]:
+        return exercises.task(name)
+
+    def hint(self, name: str) -> dict[str, Any]:
+        return {"text": dn.zoo.show(name).hint}
+
+    def witnesses(self, name: str) -> dict[str, Any]:
+        return {"text": str(dn.zoo.report(name))}
+
+    def grade(self, name: str, code: str) -> dict[str, Any]:
+        return exercises.verdict(name, code)
+
+    def colours(self, code: str) -> dict[str, Any]:
+        return {"lines": exercises.coloured(code)}
+
     # -- keeping
 
     def save(self) -> dict[str, Any]:
@@ -139,7 +159,7 @@ class Desk:
         return {"name": "model.npz", "bytes": base64.b64encode(data).decode()}
 
     def load(self, data: str) -> dict[str, Any]:
-        """A network from such a file; its optimizer begins anew."""
+        """A network from such a file; its optimizer begins afresh."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.npz"
             path.write_bytes(base64.b64decode(data))

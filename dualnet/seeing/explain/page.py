@@ -25,6 +25,7 @@ from .target import Target
 from .views import View, view_of_convolution, viewer_of
 
 HERE = Path(__file__).parent
+STYLES = ("common.css", "page.css")
 SCRIPTS = ("model.js", "units.js", "draw.js", "story.js", "page.js")
 LARGEST = 32
 """The most rows or columns of a map that fit on a screen."""
@@ -75,7 +76,7 @@ def filled(title: str, data: View) -> str:
     """Fill in the template, in one pass, so that a title that looks like a mark stays a title."""
     parts = {
         "@TITLE@": markup.escape(title),
-        "/*@STYLE@*/": _lean("page.css"),
+        "/*@STYLE@*/": "".join(map(_lean, STYLES)),
         "/*@SCRIPT@*/": "".join(map(_lean, SCRIPTS)),
         "@DATA@": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script>, no <!--
     }
