@@ -109,6 +109,8 @@ def _first(shape: Shape) -> tuple[tuple[str, ...], str]:
             return names, f"tuned in {path}"
     if autotune:
         if (shape, number) not in _measured:
+            if path:
+                tuned.ready(path, number)
             _measured[shape, number] = measuring.times(shape, CANDIDATES[shape.function], table.first(shape))
             if path:
                 tuned.add(path, shape, number, _measured[shape, number])
@@ -136,6 +138,12 @@ def forced(algorithm: str) -> Iterator[None]:
     finally:
         _state["forced"] = before
         _forget_orders()
+
+
+def ready() -> None:
+    """Raise ``ValueError`` if nothing can be added to the file that ``DUALNET_TUNED`` names."""
+    if path := _tuned():
+        tuned.ready(path, threads.count())
 
 
 def forget() -> None:

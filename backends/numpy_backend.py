@@ -10,7 +10,7 @@ import numpy
 
 from dualnet.shim import Backend, BackendUnavailable
 
-from . import choice
+from . import choice, tuned
 from .cpu import (
     bands,
     columns,
@@ -84,6 +84,7 @@ def _kernel(name: str, algorithm: ModuleType) -> Callable[..., Any]:
 KERNELS = {name: tuple(_kernel(name, algorithm) for algorithm in order) for name, order in ORDER.items()}
 KERNELS.update({name: choice.Choice(KERNELS[name]) for name in choice.SHAPES})
 choice.CANDIDATES.update({name: KERNELS[name] for name in table.ALL})
+tuned.ALGORITHMS.update({name: tuple(getattr(one, "ALGORITHM", "numpy") for one in ORDER[name]) for name in table.ALL})
 
 
 def load(device: int | None = None) -> Backend:

@@ -2,12 +2,14 @@
 
 ``dualnet tune`` writes such a file, and ``DUALNET_TUNED`` names the one to use. It can be committed: JSON, sorted, with
 every time in ms. It says on which processor, with which versions and with how many threads it was measured. Where one
-of these differs, the times mean nothing, so the file is ignored, and one warning says why.
+of these differs, the times mean nothing, so the file is ignored, and one warning says why. A file that is damaged, or
+that names what does not exist, is an error: whoever wrote it meant something else.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from typing import Any
@@ -16,7 +18,7 @@ import numpy
 
 from dualnet.shim.process import lock
 from dualnet.version import __version__
-from dualnet.writing import replace_file
+from dualnet.writing import check_writable, replace_file
 
 from .cpu import blas, machine
 from .cpu.table import Shape
@@ -24,6 +26,9 @@ from .onednn import library
 
 FORMAT = 1
 Times = list[tuple[str, float]]  # algorithms with their seconds, in the order in which they are asked
+
+ALGORITHMS: dict[str, tuple[str, ...]] = {}
+"""The algorithms of each function that has a choice; numpy_backend.py fills it in."""
 
 _lock = lock()
 _read: dict[tuple[str, int], dict[str, Any] | None] = {}
@@ -45,6 +50,19 @@ def add(path: str, shape: Shape, number: int, times: Times) -> None:
     if document is not None:
         document["choices"][words(shape)] = [[name, round(1e3 * seconds, 4)] for name, seconds in times]
         replace_file(path, _text(document).encode())
+
+
+def ready(path: str, number: int) -> None:
+    """Raise ``ValueError`` if a shape cannot be added to the file: to be asked before anything is measured."""
+    if _document(path, number, True) is None:
+        return  # measured elsewhere: nothing will be added
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise ValueError(
+            f"DUALNET_TUNED={path} cannot be written: {error.strerror} ({error.filename}). Name a file that can be, or "
+            "unset DUALNET_AUTOTUNE or DUALNET_TUNED. Nothing was measured."
+        ) from None
 
 
 def forget() -> None:
@@ -104,16 +122,26 @@ def _checked(path: str, number: int, missing: bool) -> dict[str, Any] | None:
     if not os.path.exists(path) and missing:
         return {"format": FORMAT, "measured on": here, "choices": {}}
     document = _parsed(path)
+    if document["format"] != FORMAT:
+        how = f"another version of dualnet: its format is {document['format']}, and this version knows {FORMAT}"
+        _say_ignored(path, how)
+        return None
     there = document["measured on"]
     differ = [f"{name} {there.get(name)!r}, here {value!r}" for name, value in here.items() if there.get(name) != value]
-    if not differ:
-        return document
+    if differ:
+        _say_ignored(path, "; ".join(differ))
+        return None
+    for row, times in document["choices"].items():
+        _check_names(path, row, [name for name, _ in times])
+    return document
+
+
+def _say_ignored(path: str, how: str) -> None:
     warnings.warn(
-        f"{path} was measured with {'; '.join(differ)}. It is ignored, and the table decides which algorithms run. "
-        "Measure here with: dualnet tune",
+        f"{path} was measured with {how}. It is ignored, and the table decides which algorithms run. Measure here "
+        "with: dualnet tune",
         stacklevel=2,
     )
-    return None
 
 
 def _parsed(path: str) -> dict[str, Any]:
@@ -121,16 +149,65 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
-        if document["format"] != FORMAT or not isinstance(document["measured on"], dict):
-            raise ValueError(f"its format is {document['format']!r}, expected {FORMAT}")
-        for times in document["choices"].values():
-            for name, milliseconds in times:
-                if not isinstance(name, str) or not milliseconds >= 0:
-                    raise ValueError(f"{[name, milliseconds]} is not an algorithm with its time")
     except OSError as error:
         raise ValueError(
             f"DUALNET_TUNED={path} cannot be read: {error.strerror}. Write it with: dualnet tune"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a file of dualnet tune: {type(error).__name__}: {error}") from None
+    except RecursionError:
+        raise _damaged(path, "lists in lists without end") from None
+    except UnicodeDecodeError:
+        raise _damaged(path, "bytes that are no text") from None
+    except json.JSONDecodeError as error:
+        got = f"{error.msg} in line {error.lineno}, column {error.colno}" if error.doc.strip() else "an empty file"
+        raise _damaged(path, got) from None
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+        raise _damaged(path, f"a {type(document).__name__} without a format")
+    if document["format"] != FORMAT:
+        return document  # of which nothing is known
+    for name in ("measured on", "choices"):
+        if not isinstance(document.get(name), dict):
+            got = f"a {type(document[name]).__name__}" if name in document else "nothing"
+            raise _damaged(path, f'{got} for "{name}"')
+    for row, times in document["choices"].items():
+        _check_row(path, row, times)
     return document
+
+
+def _damaged(path: str, got: str) -> ValueError:
+    return ValueError(
+        f'{path} is not a file of dualnet tune, or it is damaged: got {got}, expected JSON such as {{"format": '
+        f'{FORMAT}, "measured on": {{...}}, "choices": {{...}}}}. Name another file, or delete this one and measure '
+        "again with: dualnet tune"
+    )
+
+
+def _check_row(path: str, row: str, times: Any) -> None:
+    """Each row is a list of pairs: an algorithm, and its time in ms."""
+    if not isinstance(times, list) or not times:
+        raise _wrong(path, row, repr(times), "at least one pair [algorithm, milliseconds]")
+    for pair in times:
+        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str) or not _is_time(pair[1]):
+            raise _wrong(path, row, repr(pair), "a pair [algorithm, milliseconds]")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _check_names(path: str, row: str, names: list[str]) -> None:
+    """A row begins with a function that has a choice, and names algorithms of it, each once."""
+    function = row.partition(" ")[0]
+    if ALGORITHMS and function not in ALGORITHMS:
+        raise _wrong(path, row, repr(function), f"a function with a choice ({', '.join(ALGORITHMS)})")
+    for place, name in enumerate(names):
+        if ALGORITHMS and name not in ALGORITHMS[function]:
+            raise _wrong(path, row, f"the algorithm {name!r}", f"one of {', '.join(ALGORITHMS[function])}")
+        if name in names[:place]:
+            raise _wrong(path, row, f"the algorithm {name!r} twice", "each algorithm once")
+
+
+def _wrong(path: str, row: str, got: str, expected: str) -> ValueError:
+    return ValueError(
+        f"{path}, row {row!r}: got {got}, expected {expected}. Mend the row, or delete it and measure it again with: "
+        "dualnet tune"
+    )

@@ -18,13 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from itertools import chain
+from operator import is_
 from typing import Any
+from weakref import ref
 
 from .constructors import Constructed
 from .shim import Array, Backend, backend_of
 
-__all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "lasting", "live", "owned"]
+__all__ = ["CaptureError", "Recording", "Stateful", "assign", "counted", "lasting", "live", "owned", "unshared"]
 
 Name = str | tuple[str, ...]
 """An attribute, or one followed by the keys of dictionaries inside it: ``("_slots", "0.w", "velocity")``."""
@@ -51,64 +55,145 @@ class Stateful(Constructed):
         recording = _recording.get()
         if recording is not None:
             recording.allow(self, name)
-        elif type(value) in PLAIN and name[0] != "_" and not isinstance(getattr(type(self), name, None), property):
-            _changes[0] += 1
+        elif name[0] != "_" and not (name == "value" and backend_of(value) is not None):  # a parameter's new array
+            if not isinstance(getattr(type(self), name, None), property):
+                _changes[0] += 1
         object.__setattr__(self, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        recording = _recording.get()
+        if recording is not None:
+            recording.allow(self, name)
+        _changes[0] += 1
+        object.__delattr__(self, name)
 
-PLAIN = (bool, int, float, str, tuple, list, type(None))
-"""The types of settings, which a recorded step holds as constants."""
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+"""Settings of these types are known by their values; others, such as a layer or a function, by which object it is."""
 _changes = [0]  # how often a setting was set so far, anywhere
 
 
 class Settings:
     """The settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``, as they were.
 
-    A setting is a public attribute that holds a plain value and that no step moves on. Asking is cheap as long as none
-    was set.
+    A recorded step holds them as constants. A setting is a public attribute that no step moves on, or sets with
+    :func:`assign`, and that is neither part of a state nor ``unwatched``. Lists and dictionaries are settings with all
+    that is in them. Asking is cheap as long as none was set: only what can change in place is looked at.
 
     >>> import dualnet as dn
     >>> opt = dn.SGD(lr=0.5, momentum=0.9)
+    >>> opt.no_decay = ["b"]
     >>> settings = Settings([opt])
     >>> opt.lr = 0.1  # read anew in every step
     >>> settings.changed()
     False
-    >>> opt.momentum = 0.5
-    >>> settings.changed()
-    True
+    >>> opt.no_decay.append("gamma")
+    >>> settings.difference()
+    'SGD.no_decay'
     """
 
     def __init__(self, owners: Iterable[Any] = (), moved: Collection[tuple[int, str]] = ()) -> None:
         self.owners, self.moved = list(owners), frozenset(moved)
-        self.changes, self.values = _changes[0], self._read()
+        self._keep(_changes[0], *self._read())
 
     def changed(self) -> bool:
         """Is one of them another than it was at first?"""
-        if self.changes == _changes[0]:
-            return False
-        changes, values = _changes[0], self._read()
-        if values == self.values:
-            self.changes = changes
-            return False
-        return True
+        return self.difference() != ""
 
-    def _read(self) -> list[Any]:
-        return [
-            owner.frozen if not hasattr(owner, "__dict__") else self._of(owner)  # a parameter has no dictionary
+    def difference(self) -> str:
+        """One that is another than it was at first; "" if there is none."""
+        if self.changes == _changes[0] and self._untouched():
+            return ""
+        changes, (values, inside) = _changes[0], self._read()
+        for owner, now, was in zip(self.owners, values, self.values):
+            if now != was:
+                names = (name for name in {**was, **now} if was.get(name, _recording) != now.get(name, _recording))
+                return f"{type(owner).__name__}.{next(names)}"
+        self._keep(changes, values, inside)
+        return ""
+
+    def _keep(self, changes: int, values: list[dict[str, Any]], inside: list[Any]) -> None:
+        self.changes, self.values, self.inside = changes, values, inside
+        self.lengths, self.contents = [*map(len, inside)], [*chain.from_iterable(inside)]
+
+    def _untouched(self) -> bool:
+        """Do lists and dictionaries hold the very objects that they held? All at once: this comes before every step."""
+        same = [*map(len, self.inside)] == self.lengths
+        return same and all(map(is_, chain.from_iterable(self.inside), self.contents))
+
+    def _read(self) -> tuple[list[dict[str, Any]], list[Any]]:
+        inside: list[Any] = []  # what can change in place, to go through again
+        values = [
+            # a parameter has no dictionary
+            {"frozen": owner.frozen} if not hasattr(owner, "__dict__") else self._of(owner, inside)
             for owner in self.owners
         ]
+        return values, inside
 
-    def _of(self, owner: Any) -> dict[str, Any]:
-        no_settings = (*type(owner).unwatched, *getattr(owner, "state_names", ()))
+    def _of(self, owner: Any, inside: list[Any]) -> dict[str, Any]:
+        no_settings = (*_unwatched(owner.__class__), *getattr(owner, "state_names", ()))
         return {
-            name: tuple(value) if type(value) is list else value
+            name: _known(value, inside)
             for name, value in vars(owner).items()
-            if _plain(value) and name[0] != "_" and name not in no_settings and (id(owner), name) not in self.moved
+            if name[0] != "_" and name not in no_settings and (id(owner), name) not in self.moved
         }
 
 
-def _plain(value: Any) -> bool:
-    return type(value) in PLAIN and (type(value) not in (tuple, list) or all(map(_plain, value)))
+@cache
+def _unwatched(kind: type) -> frozenset[str]:
+    """The attributes that a class and its bases name."""
+    return frozenset(name for base in kind.__mro__ for name in vars(base).get("unwatched", ()))
+
+
+class _Itself:
+    """An object that is equal to itself alone."""
+
+    __slots__ = ("one",)
+
+    def __init__(self, one: Any) -> None:
+        self.one = one
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.one is other.one
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _known(value: Any, inside: list[Any]) -> Any:
+    """What a setting is compared by; ``inside`` gets what in it can change in place."""
+    kind = type(value)
+    if kind in PLAIN:
+        return kind, value
+    if kind is tuple:
+        return kind, [_known(part, inside) for part in value]
+    parts = _parts(value)
+    if not parts:
+        return _Itself(value)
+    if not (is_dataclass(value) and value.__dataclass_params__.frozen):
+        inside += parts
+    return kind, [_known(part, inside) for some in parts for part in some]
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a list, a set, a dictionary or a dataclass holds, now and later; nothing for all else."""
+    if type(value) in (list, set):
+        return [value]
+    if type(value) is dict:
+        return [value, value.values()]
+    return [_Fields(value)] if is_dataclass(value) and not isinstance(value, type) else []
+
+
+class _Fields:
+    """The values of a dataclass."""
+
+    def __init__(self, one: Any) -> None:
+        self.one, self.names = one, [field.name for field in fields(one)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (getattr(self.one, name, None) for name in self.names)
 
 
 def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
@@ -174,6 +259,19 @@ def lasting(make: Callable[[], Any]) -> Any:
     return make() if recording is None else recording.lasting(make)
 
 
+def unshared(state: dict[str, Any]) -> dict[str, Any]:
+    """A state by name, with copies of those arrays that captured steps overwrite; all others are never overwritten.
+
+    >>> import dualnet as dn
+    >>> x = dn.asarray([1.0])
+    >>> unshared({"x": x})["x"] is x
+    True
+    """
+    alive = [recording for one in tuple(_recordings) if (recording := one()) is not None]
+    overwritten = {id(known.array) for recording in alive for known in tuple(recording._arrays.values())}
+    return {name: value.copy() if id(value) in overwritten else value for name, value in state.items()}
+
+
 @dataclass
 class LiveNumber:
     """A number on the host, and the arrays on the device that hold its value at the start of the step."""
@@ -212,7 +310,7 @@ class LiveArray:
         backend = backend_of(value)
         if backend is None:
             value = 0 if value is None else value
-        elif backend is not backend_of(self.array) or value.shape != self.array.shape:
+        elif backend is not backend_of(self.array) or value.shape != self.array.shape or self._other_dtype(value):
             raise CaptureError(
                 f"{_path(self.owner, self.name)} was {_described(self.array)} when the step was captured, and is now "
                 f"{_described(value)}. Capture the step anew, with dn.capture(step)."
@@ -220,6 +318,10 @@ class LiveArray:
         self.array[...] = value
         _set(self.owner, self.name, self.array)
         _mark_changed(self.owner)
+
+    def _other_dtype(self, value: Array) -> bool:
+        """What an optimizer remembers is converted, with and without a recording; what layers hold is not."""
+        return isinstance(self.name, str) and value.dtype != self.array.dtype
 
 
 class Recording:
@@ -231,6 +333,7 @@ class Recording:
         self.kept: list[Any] = []  # what was made to last during that run: the graph writes there
         self._numbers: dict[tuple[int, str], LiveNumber] = {}
         self._arrays: dict[tuple[int, Name], LiveArray] = {}
+        _recordings.append(ref(self, _recordings.remove))
         self._shown: dict[int, Array] = {}  # how the running step sees an array, by the array's identity
 
     @contextmanager
@@ -300,7 +403,8 @@ class Recording:
 
     def settings(self, owners: Iterable[Any]) -> Settings:
         """Their settings as they are now, without the numbers that steps move on."""
-        return Settings(owners, self._numbers)
+        arrays = {(owner, name if isinstance(name, str) else name[0]) for owner, name in self._arrays}
+        return Settings(owners, {*self._numbers, *arrays})
 
     def values(self) -> list[tuple[Array, Array]]:
         """Every array that steps overwrite, and a copy of it."""
@@ -381,7 +485,7 @@ class Recording:
         return made
 
     def allow(self, owner: Any, name: str) -> None:
-        if (id(owner), name) in self._numbers or name in type(owner).unwatched:
+        if (id(owner), name) in self._numbers or name in _unwatched(owner.__class__):
             return
         raise CaptureError(
             f"{_path(owner, name)} is set in a step that is captured, and would be forgotten when the step is repeated "
@@ -398,6 +502,8 @@ class Recording:
 
 
 _recording: ContextVar[Recording | None] = ContextVar("dualnet_recording", default=None)
+_recordings: list[ref[Recording]] = []
+"""All that are alive: their steps may run again."""
 
 
 def _get(owner: Any, name: Name) -> Any:
@@ -431,4 +537,4 @@ def _path(owner: Any, name: Name) -> str:
 
 
 def _described(value: Any) -> str:
-    return f"{tuple(value.shape)} on {backend_of(value).name}"
+    return f"{tuple(value.shape)} {value.dtype} on {backend_of(value).name}"

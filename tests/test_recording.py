@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import dualnet as dn
 from dualnet.backend import backend_of
-from dualnet.recording import CaptureError, Recording, Stateful, assign, counted, lasting, live, owned
+from dualnet.recording import CaptureError, Recording, Settings, Stateful, assign, counted, lasting, live, owned
 
 
 class Thing(Stateful):
@@ -142,9 +144,9 @@ def test_an_array_that_no_longer_fits_is_refused(elsewhere):
         with recording.running():
             assign(thing, "mean", dn.asarray([1.0, 2.0]))
         thing.mean = dn.asarray([1.0, 2.0], backend="strict") if elsewhere else dn.asarray([1.0])
-    now = r"\(2,\) on strict" if elsewhere else r"\(1,\) on numpy"
+    now = r"\(2,\) float32 on strict" if elsewhere else r"\(1,\) float32 on numpy"
     with pytest.raises(
-        CaptureError, match=rf"Thing.mean was \(2,\) on numpy when .*, and is now {now}. Capture the step"
+        CaptureError, match=rf"Thing.mean was \(2,\) float32 on numpy when .*, and is now {now}. Capture the step"
     ):
         recording.prepare()
 
@@ -215,3 +217,60 @@ def test_a_recording_ends_with_its_block_even_by_an_error(recording):
         raise RuntimeError
     thing.steps = 3
     assert live(thing, "steps") == 3 and backend_of(live(thing, "steps")) is None
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Options:
+    low: float = 0.0
+    names: list = dataclasses.field(default_factory=list)
+
+
+class Set(Thing):
+    """Settings of every kind."""
+
+    unwatched = ("aside",)
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.several, self.by_name = True, [1, [2, 3]], {"a": 1, "b": {"c": 2}}
+        self.chosen, self.options, self.aside, self.function = {1}, Options(), [], len
+
+
+SETTINGS = {
+    "plain": lambda one: setattr(one, "plain", 1),  # equal to True, and another setting
+    "several": lambda one: one.several.append(2),
+    "several, inside": lambda one: one.several[1].append(2),
+    "several, another order": lambda one: one.several.reverse(),
+    "by_name": lambda one: one.by_name.update(a=2),
+    "by_name, inside": lambda one: one.by_name["b"].clear(),
+    "chosen": lambda one: one.chosen.add(2),
+    "options": lambda one: setattr(one.options, "low", 1.0),
+    "options, inside": lambda one: one.options.names.append("a"),
+    "function": lambda one: setattr(one, "function", max),
+    "new": lambda one: setattr(one, "new", None),
+    "note": lambda one: delattr(one, "plain"),
+}
+
+
+@pytest.mark.parametrize("way", SETTINGS)
+def test_a_setting_that_is_another(way):
+    one = Set()
+    settings = Settings([one])
+    assert not settings.changed()
+    SETTINGS[way](one)
+    assert settings.difference() == f"Set.{'plain' if way == 'note' else way.partition(',')[0]}"
+    assert settings.changed() and not Settings([one]).changed()
+
+
+def test_what_is_no_setting_and_what_is_set_to_what_it_was():
+    one = Set()
+    settings = Settings([one], {(id(one), "steps")})
+    one.steps, one.plain, one.several, one.by_name = 7, True, [1, [2, 3]], {"a": 1, "b": {"c": 2}}
+    one.aside.append(1)
+    one.aside, one.note, one._hidden = [], "aside, and so is a base's", 3
+    assert settings.difference() == ""
+    one.several[1].pop()
+    assert settings.difference() == "Set.several", "the new list is watched, too"

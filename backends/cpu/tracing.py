@@ -23,7 +23,7 @@ import numpy
 
 from dualnet.shim.transfers import TransferForbidden
 
-from .tape import Address, Buffer, Call, Part, Tape, Unrecordable
+from .tape import Address, Buffer, Call, Tape, Unrecordable
 
 ndarray = numpy.ndarray
 _tapes: dict[int, Tape] = {}
@@ -479,7 +479,8 @@ class Number(Watched):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         others = [a for a in inputs if isinstance(a, (ndarray, numpy.generic)) and not isinstance(a, Number)]
         if not others and out is None and method == "__call__":
-            key = ufunc, *((Number, id(a)) if isinstance(a, Number) else (type(a), a) for a in inputs)
+            # 0.0 is equal to -0.0, and does not read the same
+            key = ufunc, *((Number, id(a)) if isinstance(a, Number) else (type(a), repr(a)) for a in inputs)
             if key in self.made and not options:
                 return self.made[key]
             if ufunc is numpy.power:
@@ -708,9 +709,3 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     **{name: _converter(name) for name in _CONVERTED},
     "take": _take,
 }
-
-
-def part_of(array: ndarray) -> Part | None:
-    """The array as the tape knows it; None for a constant."""
-    on = tape()
-    return None if on is None else on.memory.part(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import warnings
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out)
     net = network(options.net, options.input_shape)
     with measuring(options.out):
+        importlib.import_module("dualnet.backends.choice").ready()
         for batch in options.batch:
             step(net, batch)
     if not os.path.exists(options.out):
@@ -64,7 +66,7 @@ def measuring(path: str) -> Iterator[None]:
             warnings.filterwarnings("error", message=".* was measured with ")
             yield
     except UserWarning as warning:
-        raise ValueError(f"{warning}; name another file with --out") from None
+        raise ValueError(f"{warning}, or name another file with --out") from None
     finally:
         for name, value in before.items():
             if value is None:

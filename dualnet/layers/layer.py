@@ -58,6 +58,7 @@ class Layer(LayerTree):
     True
     """
 
+    unwatched = ("history", "input", "loss")  # what fit leaves behind, and no step depends on
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
     takes_relu = False  # do forward() and infer() accept relu=True? A subclass says it for itself; see joining.py
     frozen = False  # does training leave it as it is? Set by freeze()

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from ..recording import Stateful
+from ..recording import Stateful, unshared
 from ..shim import Array, asarray, backend_of, load, to_numpy
 from .following import together
 from .parameter import Parameter
@@ -77,7 +77,14 @@ class LayerTree(Stateful):
         return found
 
     def state_dict(self) -> dict[str, Array]:
-        """Parameters and running statistics by name: everything that the layer has learned."""
+        """Parameters and running statistics by name: everything that the layer has learned.
+
+        Training does not change these arrays: a step sets new ones, and what a captured step overwrites is copied.
+        """
+        return unshared(self._state())
+
+    def _state(self) -> dict[str, Array]:
+        """The very arrays, which a captured step may overwrite."""
         state = {name: parameter.value for name, parameter in self.parameters().items()}
         return state | {name: getattr(*place) for name, place in self._statistics().items()}
 
@@ -88,7 +95,7 @@ class LayerTree(Stateful):
                 f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() has "
                 "them. A file is read with dn.load(path)."
             )
-        mine = self.state_dict()
+        mine = self._state()
         self._check_state(state, mine)
         values = {name: _converted_copy(state[name], old) for name, old in mine.items()}
         for name, parameter in self.parameters().items():

@@ -25,7 +25,7 @@ from typing import Any
 from ..arguments import count, number, positive
 from ..layers.parameter import Parameter
 from ..ops.sums import wide
-from ..recording import Stateful, assign, counted, live, owned
+from ..recording import Stateful, assign, counted, live, owned, unshared
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import FLOATING
 from .gradients import Gradients, check_gradients, clip_by_global_norm, clip_by_value
@@ -317,6 +317,8 @@ class Optimizer(Stateful):
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, flat: ``steps``, the rate or the schedule's state, and arrays by name.
 
+        Later steps do not change these arrays: what a captured step overwrites is copied.
+
         >>> import dualnet as dn
         >>> net, opt = dn.BatchNorm().init((2,)), dn.SGD(lr=0.5, momentum=0.9)
         >>> opt.step(net, {"gamma": dn.asarray([1.0, 2.0]), "beta": dn.asarray([0.0, 0.0])})
@@ -330,7 +332,7 @@ class Optimizer(Stateful):
             state.update({f"schedule.{name}": value for name, value in self._lr.state_dict().items()})
         for name, slots in self._slots.items():
             state.update({f"{name}.{slot}": array for slot, array in slots.items()})
-        return state
+        return unshared(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, with the next network: its parameters take over what was saved under their names.

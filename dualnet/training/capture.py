@@ -8,7 +8,9 @@ GPU the recorded step is a CUDA graph. On the CPU it is a list of calls of NumPy
 from __future__ import annotations
 
 import functools
+import inspect
 import signal
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -21,9 +23,10 @@ from ..layers.state import LayerTree
 from ..optimizers.loss_scale import LossScale
 from ..optimizers.optimizer import Optimizer
 from ..recording import CaptureError, Recording, Settings
-from ..shim import Backend, asarray, backend_of, transfers
+from ..shim import Backend, asarray, backend_of, get_precision, transfers
 from ..shim.process import reader
 from ..shim.transfers import TransferForbidden
+from .results import Results
 
 __all__ = ["Captured", "CaptureError", "capture"]
 
@@ -31,17 +34,20 @@ WARM_UPS = 2
 """Steps before the recorded one: the first compiles, plans and allocates what is kept, the second finds it ready."""
 
 _capture = reader("DUALNET_CAPTURE")
+_switches = [reader(f"DUALNET_{name}") for name in ("KERNELS", "ONEDNN", "TUNED", "AUTOTUNE", "CUDNN")]
+"""What decides which kernels are asked. (Another number of threads is the recorder's affair.)"""
 
 
 def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     """A training step that is recorded and then repeated without Python; also a decorator.
 
-    ``step(x, t, ...)`` takes arrays, does all of a step (forward, loss, pullback, ``optimizer.step``) and returns
-    arrays, tuples or dictionaries of them, or None. The captured step is called like the step, and trains at every
-    call: the first two calls with arrays of one shape run the Python code, the third records it, and from then on only
-    its calls are repeated: as a CUDA graph on a GPU, one by one on NumPy. On NumPy the fourth call runs the Python code
-    as well, on copies, and every array must come out with the same bits. One recording is kept for each combination of
-    shapes and dtypes, with the memory that it needs.
+    ``step(x, t, ...)`` takes arrays, by place or by name, does all of a step (forward, loss, pullback,
+    ``optimizer.step``) and returns arrays, or tuples, lists, dictionaries and dataclasses of them, or None. Numbers and
+    strings, given or returned, are constants. The captured step is called like the step, and trains at every call: the
+    first two calls with arrays of one shape run the Python code, the third records it, and from then on only its calls
+    are repeated: as a CUDA graph on a GPU, one by one on NumPy. On NumPy the fourth call runs the Python code as well,
+    on copies, and every array must come out with the same bits. One recording is kept for each combination of shapes,
+    dtypes and constants, with the memory that it needs.
 
     ``step`` may also be a network, for prediction: ``predict = dn.capture(net)``, and ``predict(x)`` is ``net(x)``. It
     computes with the weights that the network has at each call. A function may predict as well; its networks are those
@@ -80,52 +86,137 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
 
 
 class Captured:
-    """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recordings."""
+    """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recordings.
+
+    It has the name, the docstring and the signature of the function. In a class it is a method: each object has
+    recordings of its own. A copy, or one from a pickle, begins without recordings.
+    """
 
     def __init__(self, step: Callable[..., Any], *, eager: bool = False) -> None:
+        step = step.__func__ if isinstance(step, staticmethod) else step
         network = getattr(step, "__self__", None)
         if isinstance(network, LayerTree) and getattr(step, "__name__", "") == "forward":
             step = network  # type: ignore[assignment]  # a pullback would belong to one call only
+        if not isinstance(step, LayerTree):
+            functools.update_wrapper(self, step, updated=())
         self.step, self.eager = step, eager
         self._recordings: dict[str, Recording] = {}  # by backend: all shapes share numbers and arrays
         self._takes: dict[tuple, Take] = {}
+        self._attribute = getattr(step, "__name__", "")  # of the class that it is a method of
 
     @property
     def graphs(self) -> int:
         """How many steps were recorded: one for each shape."""
         return sum(take.steps > WARM_UPS and not take.eager for take in self._takes.values())
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        names: tuple[str, ...] = ()
+        if options:
+            arguments, options = _in_order(self.step, arguments, options)
+            names, arguments = tuple(options), (*arguments, *options.values())
         backend = _backend(arguments)
         if backend is None or backend.recorder is None:
-            return self.step(*arguments)
-        return _copied(self.run(backend, arguments))
+            return _called(self.step, arguments, names)
+        take, arrays = self._run(backend, arguments, names)
+        return take.results.filled([array.copy() for array in arrays])
 
-    def run(self, backend: Backend, arguments: tuple) -> Any:
+    def _run(self, backend: Backend, arguments: tuple, names: tuple[str, ...]) -> tuple[Take, Any]:
         """One step. Returns the step's own arrays, which the next step overwrites."""
-        key = (backend.name, *map(_kind, arguments))
+        key = (backend.name, names, *map(_kind, arguments))
         take = self._takes.get(key)
-        if take is None or take.settings.changed():
+        if take is None or take.stale():
             recording = self._recordings.setdefault(backend.name, Recording(backend))
-            take = self._takes[key] = Take(self.step, backend, recording, arguments, self.eager)
-        return take(arguments)
+            take = self._takes[key] = Take(self.step, backend, recording, arguments, names, self.eager)
+        return take, take(arguments)
+
+    # -- as a method, and in copies
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Captured:
+        """Of a function in a class: the captured method of this object, made once."""
+        if owner is None or not isinstance(self.step, types.FunctionType):
+            return self
+        held = getattr(owner, "__dict__", None)
+        if held is None:
+            raise TypeError(
+                f"capture: {type(owner).__name__}.{self._attribute} is a captured method, and {type(owner).__name__} "
+                "has __slots__, so its objects cannot keep a recording each. Leave the decorator out, and capture "
+                f"the method of one object: step = dn.capture(one.{self._attribute})"
+            )
+        made = held.get(self._attribute)  # which Python finds by itself from the second time on
+        if not isinstance(made, Captured) or getattr(made.step, "__func__", None) is not self.step:
+            made = Captured(types.MethodType(self.step, owner), eager=self.eager)
+            made._attribute = self._attribute
+            held[self._attribute] = made
+        return made
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles hold the step, never a recording."""
+        owner = getattr(self.step, "__self__", None)
+        if isinstance(getattr(type(owner), self._attribute, None), Captured):  # made by __get__
+            return getattr, (owner, self._attribute)
+        name, found = getattr(self, "__qualname__", ""), sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return name  # a decorated function, as Python pickles functions
+        return functools.partial(Captured, eager=self.eager), (self.step,)
+
+
+def _in_order(step: Callable[..., Any], arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Arguments given by name in their places, so that ``step(x, t=t)`` is ``step(x, t)``; the others sorted."""
+    try:
+        signature = inspect.signature(step)
+    except (TypeError, ValueError):  # written in C
+        return arguments, dict(sorted(options.items()))
+    try:
+        bound = signature.bind(*arguments, **options)
+    except TypeError as error:
+        raise TypeError(f"{_name(step)}{signature}: {error}") from None
+    return bound.args, dict(sorted(bound.kwargs.items()))
+
+
+def _called(step: Callable[..., Any], arguments: tuple, names: tuple[str, ...]) -> Any:
+    """Call it with the last arguments by these names."""
+    if not names:
+        return step(*arguments)
+    first = len(arguments) - len(names)
+    return step(*arguments[:first], **dict(zip(names, arguments[first:])))
+
+
+def _name(step: Any) -> str:
+    return getattr(step, "__qualname__", type(step).__name__)
 
 
 class Take:
     """A step for arguments of one kind: their buffers, the steps to warm up, and then the recorded step."""
 
     def __init__(
-        self, step: Callable[..., Any], backend: Backend, recording: Recording, arguments: tuple, eager: bool
+        self,
+        step: Callable[..., Any],
+        backend: Backend,
+        recording: Recording,
+        arguments: tuple,
+        names: tuple[str, ...],
+        eager: bool,
     ) -> None:
-        self.step, self.backend, self.recording = step, backend, recording
+        self.step, self.backend, self.recording, self.names = step, backend, recording, names
+        self.switches = _switched()
         self.recorder, self.eager = backend.recorder(), eager or _off()  # type: ignore[misc]
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
         self.steps = 0
         self.moves: dict = {}
         self.kept: list = []  # arrays outside the recorder's memory that it writes to
         self.settings = Settings()  # what the recorded step holds as constants
+        self.results: Results | None = None  # how the arrays that it returns are put together
         self.alike: list = []  # buffers that have held nothing but what was recorded, each with a copy of that
         self.news: list = []  # those of them that hold something else at this call
+
+    def stale(self) -> bool:
+        """Has something changed that the step holds as a constant?"""
+        return self.settings.changed() or self.switches != _switched()
 
     def __call__(self, arguments: tuple) -> Any:
         for buffer, given in zip(self.arguments, arguments):
@@ -153,6 +244,12 @@ class Take:
         """The step, launched by Python."""
         with self.recording.undoing(in_place=True):
             outputs = self.recorder.run(self._python)
+            if self.steps and (changed := self.settings.difference()):
+                raise CaptureError(
+                    f"{changed} is changed by the captured step {_name(self.step)} itself, and would stay as it is "
+                    "when the step is repeated without Python. Return an array instead, or keep one that is set "
+                    "with dn.recording.assign(self, name, array)."
+                )
         if self.steps == 0:
             found = networks(self.step)
             for network in found:
@@ -230,14 +327,22 @@ class Take:
         )
 
     def _python(self) -> Any:
+        """The step's arrays; what is around them stays here, and must be the same in every run."""
         try:
             with self.recording.running(), transfers("forbid"):
-                return self.step(*[a if backend_of(a) is None else self.recording.show(a) for a in self.arguments])
+                shown = tuple(a if backend_of(a) is None else self.recording.show(a) for a in self.arguments)
+                made = _called(self.step, shown, self.names)
         except TransferForbidden as error:
             raise CaptureError(
                 f"a captured step makes {error}. Compute with array functions, and read what the step returns; or "
                 "train without capture."
             ) from error
+        results = Results(made, self.backend, _name(self.step))
+        if self.results is not None:
+            self.results.check(results)
+        arrays, results.arrays = results.arrays, []  # the first run's would be kept alive
+        self.results = self.results or results
+        return arrays
 
 
 def _with_settings(found: list[LayerTree], owners: list[Any]) -> list[Any]:
@@ -333,6 +438,11 @@ class _Whole:
         self.came.append(given)
 
 
+def _switched() -> list[str]:
+    """The switches that a recorded step has obeyed."""
+    return [_capture(), get_precision(), *[switch() for switch in _switches]]
+
+
 def _off() -> bool:
     asked = _capture().strip().lower()
     if asked not in ("", "0", "1"):
@@ -365,11 +475,3 @@ def _buffer(argument: Any, backend: Backend) -> Any:
 
 def _differ(one: Any, other: Any) -> bool:
     return bool((one != other).any())
-
-
-def _copied(outputs: Any) -> Any:
-    if isinstance(outputs, dict):
-        return {name: _copied(value) for name, value in outputs.items()}
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(map(_copied, outputs))
-    return outputs if backend_of(outputs) is None else outputs.copy()

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 import dualnet as dn
-from dualnet.backends import tuned
+from dualnet.backends import choice, measuring, tuned
 from dualnet.backends.cpu import machine, threads
 from dualnet.backends.cpu.table import FILTERS, FORWARD, Shape
 from dualnet.geometry import windows
@@ -19,6 +19,7 @@ TIMES = [("numpy rows", 0.0012345678), ("oneDNN", 0.002)]
 
 @pytest.fixture(autouse=True)
 def anew():
+    dn.backend.load("numpy")  # which says what algorithms there are
     tuned.forget()
     yield
     tuned.forget()
@@ -81,26 +82,102 @@ def test_another_number_of_threads_is_another_machine(path):
     assert tuned.order(path, SHAPE, 2, missing=False) == ("numpy rows", "oneDNN")
 
 
+def written(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def choices(rows):
+    """A file of this machine with these rows, as JSON."""
+    return f'{{"format": 1, "measured on": {json.dumps(tuned.facts(2))}, "choices": {{{rows}}}}}'
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("", "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ("{}", "KeyError: 'format'"),
-        ('{"format": 2, "measured on": {}, "choices": {}}', "its format is 2, expected 1"),
-        ('{"format": 1, "measured on": [], "choices": {}}', "its format is 1"),
-        ('{"format": 1, "measured on": {}, "choices": {"a": [["oneDNN"]]}}', "not enough values"),
-        ('{"format": 1, "measured on": {}, "choices": {"a": [["oneDNN", -1]]}}', "is not an algorithm with its time"),
-        ('{"format": 1, "measured on": {}, "choices": {"a": [[1, 1]]}}', "is not an algorithm with its time"),
-        ('{"format": 1, "measured on": {}, "choices": []}', "AttributeError"),
+        ("", "got an empty file, expected JSON"),
+        ("hello", "got Expecting value in line 1, column 1, expected JSON"),
+        ('{"format": 1,\n "choices"', "got Expecting ':' delimiter in line 2, column 11"),
+        ("[" * 10**6, "got lists in lists without end"),
+        ("[]", "got a list without a format"),
+        ("{}", "got a dict without a format"),
+        ('{"format": "1"}', "got a dict without a format"),
+        ('{"format": 1, "measured on": [], "choices": {}}', 'got a list for "measured on"'),
+        ('{"format": 1, "measured on": {}}', 'got nothing for "choices"'),
+        ('{"format": 1, "measured on": {}, "choices": []}', 'got a list for "choices"'),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(path, text, said):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    with pytest.raises(ValueError, match="tuned.json is not a file of dualnet tune") as error:
+    written(path, text)
+    with pytest.raises(ValueError, match="tuned.json is not a file of dualnet tune, or it is damaged: ") as error:
         tuned.order(path, SHAPE, 2, missing=True)
-    assert said in str(error.value)
+    assert said in str(error.value) and "Name another file, or delete this one" in str(error.value)
+
+
+def test_bytes_that_are_no_text(path):
+    with open(path, "wb") as file:
+        file.write(bytes(range(128, 256)))
+    with pytest.raises(ValueError, match="tuned.json is not a file of .*: got bytes that are no text"):
+        tuned.order(path, SHAPE, 2, missing=True)
+
+
+ROW = "correlate 2x6x5x3 to 4, 3x3, padding 1 1 1 1, float32"
+
+
+@pytest.mark.parametrize(
+    "row, times, got, expected",
+    [
+        (ROW, "[]", r"got \[\]", "expected at least one pair"),
+        (ROW, "null", "got None", "expected at least one pair"),
+        (ROW, '[["oneDNN"]]', r"got \['oneDNN'\]", "expected a pair"),
+        (ROW, '[["oneDNN", -1]]', r"got \['oneDNN', -1\]", "expected a pair"),
+        (ROW, '[["oneDNN", true]]', r"got \['oneDNN', True\]", "expected a pair"),
+        (ROW, '[["oneDNN", NaN]]', r"got \['oneDNN', nan\]", "expected a pair"),
+        (ROW, '[["oneDNN", 1], [1, 1]]', r"got \[1, 1\]", "expected a pair"),
+        (ROW, '[["oneDNN", 1], ["numpy colums", 2]]', "got the algorithm 'numpy colums'", "expected one of oneDNN, "),
+        (ROW, '[["oneDNN", 1], ["oneDNN", 2]]', "got the algorithm 'oneDNN' twice", "expected each algorithm once"),
+        ("corelate 2x6", '[["oneDNN", 1]]', "got 'corelate'", r"expected a function with a choice \(correlate, "),
+    ],
+)
+def test_a_row_that_is_wrong_is_an_error_that_names_it(path, row, times, got, expected):
+    written(path, choices(f'"{ROW} ": [["oneDNN", 1.0]], "{row}": {times}'))
+    with pytest.raises(ValueError, match=rf"tuned.json, row '{row}': {got}, {expected}.*Mend the row, or delete it"):
+        tuned.order(path, SHAPE, 2, missing=True)
+
+
+def test_what_another_version_wrote_is_ignored_with_one_warning(path):
+    """Its algorithms may have names that this one does not know, and a later format may hold anything."""
+    other = choices(f'"{ROW}": [["new", 1.0]]').replace(f'"dualnet": "{dn.__version__}"', '"dualnet": "99.0"')
+    for text, told in (('{"format": 2}', "its format is 2, and this version knows 1"), (other, "dualnet '99.0', here")):
+        written(path, text)
+        tuned.forget()
+        with pytest.warns(UserWarning, match=f"was measured with .*{told}.* It is ignored") as said:
+            assert tuned.order(path, SHAPE, 2, missing=False) is tuned.order(path, SHAPE, 2, missing=True) is None
+        assert len(said) == 1
+        tuned.ready(path, 2)
+        tuned.add(path, SHAPE, 2, TIMES)
+        with open(path, encoding="utf-8") as file:
+            assert file.read() == text
+
+
+def test_every_algorithm_that_can_be_measured_is_known():
+    assert tuned.ALGORITHMS == {
+        name: tuple(kernel.algorithm for kernel in kernels) for name, kernels in choice.CANDIDATES.items()
+    }
+
+
+def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_measured(tmp_path, monkeypatch, rng):
+    def times(*given):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(measuring, "times", times)
+    monkeypatch.setenv("DUALNET_AUTOTUNE", "1")
+    monkeypatch.setenv("DUALNET_TUNED", str(tmp_path / "none" / "tuned.json"))
+    choice.forget()
+    told = r"DUALNET_TUNED=.*none.tuned.json cannot be written: no such folder; make it first .*Nothing was measured"
+    with dn.use_backend("numpy"), pytest.raises(ValueError, match=told):
+        dn.ops.conv2d(*(rng.standard_normal((3, 3, 3, 3), dtype="f4") for _ in range(2)))
+    choice.forget()
 
 
 def test_a_file_that_is_not_there_is_an_error_unless_it_is_to_be_written(path, monkeypatch, rng):

@@ -77,6 +77,20 @@ def test_a_file_from_another_machine_is_an_error_and_stays(capsys, tmp_path):
     code, out, err = run(capsys, "lenet5", "--batch", 2, "--out", path)
     assert code == 2 and not out and path.read_text() == text
     assert "was measured with dualnet '0.0.0', here" in err and err.rstrip().endswith("name another file with --out")
+    path.write_text('{"format": 2}')
+    choice.forget()
+    code, out, err = run(capsys, "lenet5", "--batch", 2, "--out", path)
+    assert code == 2 and "its format is 2, and this version knows 1" in err and path.read_text() == '{"format": 2}'
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "hello", ""])
+def test_a_file_of_something_else_is_refused_before_anything_is_measured(capsys, tmp_path, monkeypatch, text):
+    monkeypatch.setattr(tune, "step", None)
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    code, out, err = run(capsys, "lenet5", "--batch", 1, "--out", path)
+    assert code == 2 and not out and path.read_text() == text
+    assert err.startswith(f"dualnet tune: {path} is not a file of dualnet tune, or it is damaged: got ")
 
 
 def test_mistakes(capsys, tmp_path):

@@ -3,6 +3,7 @@ captured."""
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import fake_cupy
@@ -202,6 +203,47 @@ def test_arrays_of_before_keep_their_values(gpu, rng):
         step(x, t)
     for array, values in before.values():
         np.testing.assert_array_equal(dn.to_numpy(array), values)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_states_that_are_taken_between_steps_stay_as_they_are(gpu, rng, optimizer):
+    """As without capture, where a step sets new arrays: no later step, load or weight set by hand reaches them."""
+    data, found = batches(rng, n=9), []
+    for mode in ("plain", "graph"):
+        net, opt, taken = network(), OPTIMIZERS[optimizer](), []
+        run = training_step(net, opt) if mode == "plain" else dn.capture(training_step(net, opt))
+        predict = net if mode == "plain" else dn.capture(net)
+        for place, (x, t) in enumerate(data):
+            run(x, t)
+            predict(x)
+            taken.append((net.state_dict(), opt.state_dict()))
+            if place == 6:
+                net.load_state_dict(taken[1][0])
+                opt.load_state_dict(taken[1][1])
+            elif place == 7:
+                w = net.parameters()["0.w"]
+                w.value = w.value * 0.5
+        found.append([{name: dn.to_numpy(v).tobytes() if hasattr(v, "shape") else v for name, v in one.items()}
+                      for pair in taken for one in pair])  # fmt: skip
+    assert found[0] == found[1]
+
+
+def test_a_state_is_copied_only_if_a_step_may_overwrite_it(gpu, rng):
+    net, opt = network(), dn.SGD(lr=0.05, momentum=0.9)
+    captured = dn.capture(training_step(net, opt))
+
+    def same():
+        states = [(net.state_dict(), net.state_dict()), (opt.state_dict(), opt.state_dict())]
+        pairs = [(one[name], other[name]) for one, other in states for name in one if hasattr(one[name], "shape")]
+        return [one is other for one, other in pairs]
+
+    assert all(same())
+    for x, t in batches(rng)[:5]:
+        captured(x, t)
+    assert not any(same())
+    del captured
+    gc.collect()
+    assert all(same())
 
 
 def test_an_array_that_a_step_keeps_is_its_own(gpu):

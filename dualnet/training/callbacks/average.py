@@ -7,7 +7,7 @@ from typing import Any
 from ...arguments import fraction
 from ...shim import asarray, backend_of
 from ...shim.dtypes import is_floating
-from .base import Callback, Run, copied
+from .base import Callback, Run
 
 __all__ = ["EMA"]
 
@@ -49,7 +49,7 @@ class EMA(Callback):
         return dict(self._raw)
 
     def on_fit_begin(self, run: Run) -> None:
-        self._raw, self._steps, self.average = None, 0, copied(run.net.state_dict())
+        self._raw, self._steps, self.average = None, 0, run.net.state_dict()
 
     def on_epoch_begin(self, run: Run) -> None:
         if self._raw is not None:
@@ -59,7 +59,7 @@ class EMA(Callback):
     def on_batch_end(self, run: Run) -> None:
         self._steps += 1
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-        for name, value in run.net.state_dict().items():
+        for name, value in run.net._state().items():
             if _averages(value):
                 old = asarray(self.average[name], backend=backend_of(value).name)
                 self.average[name] = old + (1 - decay) * (value - old)
@@ -73,7 +73,7 @@ class EMA(Callback):
     def _exchange(self, run: Run) -> None:
         """Put the average into the network, and keep what was there."""
         if self._raw is None:
-            self._raw = copied(run.net.state_dict())
+            self._raw = run.net.state_dict()
             run.net.load_state_dict({**self.average, **_counters(self._raw)})
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 from ... import optimizers
 from ...history import History, should_grow
 from ...layers.layer import Layer
-from ...shim import backend_of
 
 __all__ = ["Callback", "History", "Run", "as_callbacks", "notify", "notify_end"]
 
@@ -123,11 +122,6 @@ def check_mode(op: str, mode: Any) -> str:
     if mode not in ("auto", "max", "min"):
         raise ValueError(f"{op}: mode is 'auto', 'max' or 'min', got {mode!r}")
     return mode
-
-
-def copied(state: dict[str, Any]) -> dict[str, Any]:
-    """The state with arrays of its own: a captured step overwrites the network's."""
-    return {name: value if backend_of(value) is None else value.copy() for name, value in state.items()}
 
 
 def best_of(state: dict[str, Any]) -> float:

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from ...arguments import flag, integer, number
-from .base import Callback, Run, best_of, check_mode, copied, figure
+from .base import Callback, Run, best_of, check_mode, figure
 
 __all__ = ["EarlyStopping", "TerminateOnNaN"]
 
@@ -45,7 +45,7 @@ class EarlyStopping(Callback):
         value = figure("EarlyStopping", run, self.monitor, self.mode)
         if value < self.best - self.least:
             self.best, self.waited = value, 0
-            self.weights = copied(run.net.state_dict()) if self.restore_best else None
+            self.weights = run.net.state_dict() if self.restore_best else None
         else:
             self.waited += 1
             run.stop = run.stop or self.waited >= self.patience

@@ -109,6 +109,33 @@ def test_a_number_takes_part_as_a_python_number():
             assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda n: n * 0.0, lambda n: n * -0.0),
+        (lambda n: n * 2, lambda n: n * 2.0),
+        (lambda n: n - 1, lambda n: 1 - n),
+        (lambda n: n**2, lambda n: 2**n),
+        (lambda n: n + float("nan"), lambda n: n + float("inf")),
+        (lambda n: n + 1 - n, lambda n: n - (1 + n)),
+    ],
+)
+def test_what_is_known_of_a_number_is_not_taken_for_something_else(one, other):
+    """What was computed from it is computed once: for the same operation with the same number."""
+    rate, ways = np.array(0.3), (one, other, one, other)
+
+    def step():
+        number = tracing.watched(rate, True)
+        return [way(number) for way in ways]
+
+    recorded = recorder.Recorder()
+    recorded.record(step)
+    for value in (0.3, 7.0):
+        rate[...] = value
+        assert recorded.launch()
+        assert [repr(made.item()) for made in recorded.outputs] == [repr(way(value)) for way in ways]
+
+
 READ = [lambda x: x.item(), lambda x: x.tolist(), lambda x: x.tobytes(), lambda x: [0][x]]
 
 
