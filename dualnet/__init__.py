@@ -102,7 +102,7 @@ if _typing.TYPE_CHECKING:
     from .files.network import load, save
     from .seeing.graph import graph
     from .training.callbacks import Callback, EarlyStopping, Run
-else:  # imported when they are first asked for
+else:  # imported on first use
     _HOMES = {
         "Callback": "training.callbacks",
         "CheckpointError": "files.formats",
@@ -118,7 +118,7 @@ else:  # imported when they are first asked for
         "to_torch": "bridges.pytorch_export",
     }
     _MODULES = {name: name for name in ("check", "data", "distributed", "models", "zoo")}
-    _MODULES["sklearn"] = "bridges.sklearn"  # not in __all__, where it would hide that library's own name
+    _MODULES["sklearn"] = "bridges.sklearn"  # not in __all__, where it would hide the library of that name
     __getattr__, __dir__ = _late(__name__, _HOMES, _MODULES)
 
 __all__ = [
@@ -235,7 +235,7 @@ __all__ = [
     "zoo",
 ]
 
-# Training, files and pictures stand above the layers, which never look up: networks get them as methods here.
+# Training, files and pictures are above the layers, which never import upwards: networks get them as methods here.
 _METHODS = {
     "_repr_html_": ("seeing.summary", "network_html"),
     "evaluate": ("training.loop", "evaluate"),
@@ -254,6 +254,6 @@ _METHODS = {
 for _name, (_module, _function) in _METHODS.items():
     setattr(Layer, _name, _LateMethod(f"{__name__}.{_module}", _function))
 
-# ``import dualnet.schedules`` works too, although the file lies in optimizers/.
+# ``import dualnet.schedules`` works too, although the file is in optimizers/.
 for _module in ("ops.losses", "optimizers.schedules", "seeing.explain", "seeing.viz", "training.callbacks"):
     _sys.modules[f"{__name__}.{_module.rpartition('.')[2]}"] = _sys.modules[f"{__name__}.{_module}"]

@@ -1,9 +1,9 @@
 """Checks of single arguments: integers, real numbers, flags and functions.
 
-Each check is called as ``check(value, name, op=...)`` and returns the value, always as Python's own number: a NumPy
-scalar would promote float32 to float64. It raises ``TypeError`` for a value of the wrong kind (True is not a number,
-"3" is not an integer) and ``ValueError`` for one out of bounds, NaN included. ``op`` names the op, layer or function in
-the message.
+Each check is called as ``check(value, name, op=...)`` and returns the value, always as a Python number: a NumPy scalar
+would promote float32 to float64. It raises ``TypeError`` for a value of the wrong kind (True is not a number, "3" is
+not an integer) and ``ValueError`` for one out of bounds, NaN included. ``op`` names the op, layer or function in the
+message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def extents(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int
     """
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
         if least <= value[0] <= LIMIT and least <= value[1] <= LIMIT:
-            return value  # as it comes from a layer, in every step
+            return value  # the form in which layers pass it, in every step
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")
@@ -71,7 +71,7 @@ def _index(value: Any) -> int:
 
 
 def count(value: Any, name: str, *, op: str, least: int = 1) -> int:
-    """A whole number of at least ``least``, which may be a float: 1e4, or what a file holds.
+    """A whole number of at least ``least``; it may be a float, such as 1e4 or a number from a file.
 
     >>> count(1e4, "steps", op="Cosine")
     10000
@@ -137,7 +137,7 @@ def fraction(value: Any, name: str, *, op: str) -> float:
 
 
 def flag(value: Any, name: str, *, op: str) -> bool:
-    """True or False, and nothing else: ``use_bias="no"`` would count as true.
+    """True or False, and nothing else: otherwise ``use_bias="no"`` would count as true.
 
     >>> flag(False, "use_bias", op="Dense")
     False
@@ -148,7 +148,7 @@ def flag(value: Any, name: str, *, op: str) -> bool:
 
 
 def can_take(function: Callable[..., Any], count: int) -> bool:
-    """Can a function be called with so many positional arguments? If its signature is unknown, the answer is yes.
+    """Can a function be called with ``count`` positional arguments? If its signature is unknown, the answer is yes.
 
     >>> can_take(lambda x: x, 1), can_take(lambda x: x, 3), can_take(max, 2)
     (True, False, True)
@@ -157,6 +157,6 @@ def can_take(function: Callable[..., Any], count: int) -> bool:
         inspect.signature(function).bind(*[None] * count)
     except TypeError:
         return False
-    except ValueError:  # written in C, and says nothing about its arguments
+    except ValueError:  # written in C, and its arguments are unknown
         return True
     return True

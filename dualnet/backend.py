@@ -1,4 +1,4 @@
-"""What plug-in backends, layers of your own and curious notebooks import: the names of :mod:`dualnet.shim`.
+"""The names of :mod:`dualnet.shim`, for plug-in backends, layers of your own and curious notebooks.
 
 >>> from dualnet.backend import Backend, BackendUnavailable, backend_of
 >>> import dualnet as dn

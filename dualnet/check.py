@@ -41,7 +41,7 @@ class CheckError(AssertionError):
 class Comparison:
     """One direction in one argument: both sides of the identity, and their distance relative to the norms.
 
-    ``limit`` is the distance that is allowed: that of the method, and for differences what their own rounding explains.
+    ``limit`` is the allowed distance: that of the method, and for differences also their own rounding.
     """
 
     argument: str
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def _share(self) -> float:
-        """How much of what is allowed was used; NaN counts as more than all."""
+        """Which share of the limit was used; NaN counts as more than all of it."""
         return math.inf if math.isnan(self.error) else self.error / self.limit
 
 
@@ -65,7 +65,7 @@ HEADINGS = ("error", "allowed")
 
 @dataclass
 class Report:
-    """What was compared. A report is true if everything agreed."""
+    """The comparisons. A report is true if everything agreed."""
 
     subject: str
     method: str
@@ -77,7 +77,7 @@ class Report:
 
     @property
     def worst(self) -> float:
-        """The error that comes nearest to what is allowed, or goes furthest beyond it."""
+        """The error that comes closest to its limit, or goes furthest beyond it."""
         return self._worst.error if self.rows else math.nan
 
     @property
@@ -88,7 +88,7 @@ class Report:
         return self.ok
 
     def line(self) -> str:
-        """The verdict in one line: the worst error, and what was allowed there.
+        """The verdict in one line: the worst error, and its limit.
 
         >>> Report("Dense", "difference", [Comparison("x", 1.0, 1.0 + 3e-10, 3e-10, 1e-7)]).line()
         'ok     worst error 3.0e-10, allowed 1.0e-07'
@@ -157,8 +157,8 @@ def adjoint(
     """Prove with two dot products that a pullback is the transpose of a map that is linear in an argument.
 
     The arguments of a layer are its input and its parameters; ``wrt`` picks those of a function by position. The check
-    varies one at a time and leaves the others alone: A v = f(v) − f(0). If an op is not linear in it, the check fails,
-    as it should.
+    varies one argument at a time, with the others fixed: A v = f(v) − f(0). If an op is not linear in that argument,
+    the check fails, as it should.
 
     >>> import dualnet as dn
     >>> x, w = dn.asarray([[[[1.0], [2.0], [4.0]]]], "float64"), dn.asarray([[[[10.0]], [[1.0]]]], "float64")
@@ -197,7 +197,7 @@ def _compared(
     for argument in problem.arguments:
         if problem.values[argument].size == 0:
             shape = problem.values[argument].shape
-            raise ValueError(f"check: {argument} has shape {shape}; without elements there is nothing to compare")
+            raise ValueError(f"check: {argument} has shape {shape}; it has no elements, so there is nothing to compare")
     rows = [compare(problem, argument, rng) for argument in problem.arguments for _ in range(directions)]
     report = Report(problem.name, method, rows)
     if raises and not report.ok:
@@ -207,7 +207,7 @@ def _compared(
 
 def _difference(problem: Problem, argument: str, rng: numpy.random.Generator) -> Comparison:
     for draw in range(REDRAWS):
-        h = max(STEP / 4**draw, SHORTEST)  # a shorter way crosses fewer kinks
+        h = max(STEP / 4**draw, SHORTEST)  # a shorter step crosses fewer kinks
         v = rng.standard_normal(problem.values[argument].shape)
         y, pull = problem.run(problem.values)
         g = rng.standard_normal(y.shape)
@@ -219,11 +219,11 @@ def _difference(problem: Problem, argument: str, rng: numpy.random.Generator) ->
         numeric = (up - down) / (2 * h)
         norm = float(numpy.linalg.norm(v) * numpy.linalg.norm(gradient))
         analytic = float(numpy.vdot(v, gradient))
-        terms = 2 * float(numpy.linalg.norm(y * g))  # they may cancel in the sum, but their rounding stays
+        terms = 2 * float(numpy.linalg.norm(y * g))  # they may cancel in the sum, but their rounding errors stay
         rounding = 4e-16 * (abs(up) + abs(down) + terms) / h
         scale, rounding = (norm, rounding / norm) if norm else (1.0, 0.0)
         row = Comparison(argument, analytic, numeric, abs(analytic - numeric) / scale, DIFFERENCE + rounding)
-        bend = abs((up - here) - (here - down)) / h  # as large as what kinks add to the difference
+        bend = abs((up - here) - (here - down)) / h  # as large as the error that kinks cause
         if row.ok or bend < min(abs(analytic - numeric) / 100, 1e-4 * max(norm, abs(numeric))):
             return row
         problem.values[argument] = problem.values[argument] + 1e-3 * rng.standard_normal(v.shape)
@@ -299,7 +299,7 @@ def _chosen(names: list[str], given: dict[str, numpy.ndarray], arrays: tuple, wr
 
 
 def _y_and_pullback(result: Any) -> tuple[Any, Callable[..., Any]]:
-    """What the function returned, if it is ``(y, pullback)``."""
+    """The result of the function, checked to be ``(y, pullback)``."""
     if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
         raise TypeError(f"check: the function returned a {type(result).__name__}; expected a pair (y, pullback)")
     return result
@@ -319,7 +319,7 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> Problem:
     shapes = layer.input_shape if not _is_list_of_shapes(layer.input_shape) else list(layer.input_shape)  # type: ignore[arg-type]
     x = each(to_numpy, arrays[0]) if arrays else each(lambda shape: rng.standard_normal((2, *shape)), shapes)
     parameters = layer.parameters()
-    inputs = {name: a.astype(numpy.float64) for name, a in parts(x)}  # "x", or "x['image']" of several
+    inputs = {name: a.astype(numpy.float64) for name, a in parts(x)}  # "x", or with several inputs "x['image']"
     values = {**inputs, **{name: to_numpy(p.value) for name, p in parameters.items()}}
 
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
@@ -341,12 +341,12 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> Problem:
 
 
 def _is_list_of_shapes(shape: Any) -> bool:
-    """Is it that of a layer such as Add, which takes a list of arrays?"""
+    """Is it the input shape of a layer such as Add, which takes a list of arrays?"""
     return isinstance(shape, tuple) and bool(shape) and isinstance(shape[0], tuple)
 
 
 def _apart(g: numpy.ndarray, y: Any, outputs: list[numpy.ndarray]) -> Any:
-    """g as the gradient of y. Several outputs were put in one row, so it is cut into a part for each."""
+    """g as the gradient of y. Several outputs were joined in one row, so g is cut into a part for each."""
     if len(outputs) == 1:
         return asarray(g)
     ends = numpy.cumsum([a.size for a in outputs])
@@ -369,7 +369,7 @@ def _in_float64(layer: Layer) -> Layer:
 
 @contextmanager
 def _undisturbed(layer: Layer) -> Iterator[None]:
-    """Put back what a forward pass in training changes: running statistics, the dropout counter."""
+    """Restore what a forward pass in training changes: running statistics, the dropout counter."""
     before = [(part, name, getattr(part, name)) for _, part in layer.walk() for name in part.state_names]
     yield
     for part, name, value in before:

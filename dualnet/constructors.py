@@ -1,4 +1,4 @@
-"""Constructors that say what they take: if a call does not fit, the error shows the line to write."""
+"""Constructors that explain their arguments: if a call does not fit, the error shows the line to write."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class Constructed:
-    """Base class of what users make: if a call does not fit the constructor, the error shows the line to write.
+    """Base class of what users create: if a call does not fit the constructor, the error shows the line to write.
 
     >>> import dualnet as dn
     >>> dn.Dense(64, 10)
     Traceback (most recent call last):
     ...
     TypeError: Dense(64, 10): too many positional arguments; expected Dense(units, *, use_bias=True, \
-initializer='he_normal'). Write Dense(10), if 64 counts what comes in: init finds that.
+initializer='he_normal'). Write Dense(10), if 64 is the number of inputs: init infers that.
     """
 
     __slots__ = ()
@@ -28,7 +28,7 @@ initializer='he_normal'). Write Dense(10), if 64 counts what comes in: init find
 
 
 def _explaining(kind: type, init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a class, which explains what it takes; subclasses without one of their own inherit it."""
+    """The constructor of a class, with an explanation of its arguments; subclasses without their own inherit it."""
 
     @functools.wraps(init)
     def explained(self: Any, *given: Any, **named: Any) -> None:
@@ -41,13 +41,13 @@ def _explaining(kind: type, init: Callable[..., None]) -> Callable[..., None]:
             except TypeError as misfit:
                 owner = type(self) if type(self).__init__ is explained else kind  # else it is super().__init__
                 raise TypeError(_misfit(owner.__name__, signature, given, named, str(misfit))) from None
-            raise  # the arguments fit the signature, and the constructor found fault with one
+            raise  # the arguments fit the signature, but the constructor rejected one
 
     return explained
 
 
 def _misfit(owner: str, signature: inspect.Signature, given: tuple, named: dict[str, Any], why: str) -> str:
-    """What is wrong with a call, what the constructor takes, and the lines that were probably meant."""
+    """A message: what is wrong with a call, which arguments the constructor takes, and what was probably meant."""
     parameters = {p.name: p.replace(annotation=p.empty) for p in list(signature.parameters.values())[1:]}
     hints = _lines_meant(owner, parameters, given, named) if why.startswith("too many") else []
     for name in named.keys() - parameters.keys():
@@ -73,14 +73,14 @@ def _lines_meant(owner: str, parameters: dict[str, inspect.Parameter], given: tu
     lines = []
     if first in (["filters"], ["units"]) and over - 1 <= len(options):  # as in PyTorch, which takes the inputs first
         if all(isinstance(value, (int, tuple)) for value in given):
-            lines.append(f"{line(shown[1:])}, if {shown[0]} counts what comes in: init finds that")
+            lines.append(f"{line(shown[1:])}, if {shown[0]} is the number of inputs: init infers that")
     if first != ["units"] and over <= len(options):
         lines.append(line(shown))
     return lines
 
 
 def _texts(given: tuple, named: dict[str, Any]) -> list[str]:
-    """The arguments of a call as they were written, in few characters."""
+    """The arguments of a call as they were written, shortened."""
     return [*map(_shown, given), *(f"{name}={_shown(value)}" for name, value in named.items())]
 
 

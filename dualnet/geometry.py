@@ -1,4 +1,4 @@
-"""Integers on shapes, and no arrays: where the windows stand on a map, and what shape an input has.
+"""Integers and shapes, but no arrays: where the windows are on a map, and what shape an input has.
 
 With extent ``k`` (taps), stride ``s``, dilation ``r`` and padding ``p``, the window at output position ``i`` reads
 input positions ``i·s + m·r − p_before`` for its taps ``m = 0 … k−1``, and there are
@@ -6,7 +6,7 @@ input positions ``i·s + m·r − p_before`` for its taps ``m = 0 … k−1``, a
     E6   H' = ⌊(H + p_before + p_after − r·(k−1) − 1) / s⌋ + 1
 
 of them. With ``ceil_mode`` the division rounds up, as long as the last window still starts on the map or its front
-padding. Everything that cannot work is refused here, before an array is allocated.
+padding. Everything that cannot work raises an error here, before an array is allocated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Extent = int | Pair
 Padding = int | Pair | Pads | str
 
 BLOCK_BYTES = 4 * 2**20
-"""Columns are built for as many windows at a time as fit in this many bytes."""
+"""Columns are built in blocks of windows that fit in this many bytes."""
 
 
 def check_padding(padding: Any, *, op: str) -> str | Pads:
@@ -46,7 +46,7 @@ def check_padding(padding: Any, *, op: str) -> str | Pads:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every place where a window stands on a map of ``size``; ``grid`` of them."""
+    """All positions of a window on a map of ``size``; there are ``grid`` of them."""
 
     size: Pair  # H, W of the map
     window: Pair  # k1, k2 taps
@@ -62,7 +62,7 @@ class Windows:
 
     @property
     def reach(self) -> Pads:
-        """Zeros around the map that the windows may read: the padding and ceil_mode's overhang."""
+        """The zeros around the map that the windows may read: the padding and the overhang of ceil_mode."""
         (top, bottom), (left, right) = self.pads
         return (top, bottom + self.overhang[0]), (left, right + self.overhang[1])
 
@@ -91,7 +91,7 @@ class Windows:
                 )
 
     def rows(self, first: int, last: int) -> tuple[slice, Windows]:
-        """Output rows ``first … last − 1`` alone: the input rows they read, and the windows on those."""
+        """For output rows ``first … last − 1`` only: the input rows they read, and the windows on those."""
         (top, _), (H, _) = self.reach[0], self.size
         start = first * self.stride[0] - top
         stop = (last - 1) * self.stride[0] + self.dilation[0] * (self.window[0] - 1) + 1 - top
@@ -109,7 +109,7 @@ class Windows:
     ) -> Iterator[tuple[slice, slice, slice, Windows]]:
         """Cut a batch so that each block's columns fit in ``limit`` (``BLOCK_BYTES``).
 
-        Yields (images, output rows, input rows they read, windows on those rows); whole images where they fit.
+        Yields (images, output rows, input rows they read, windows on those rows); whole images if they fit.
         """
         P, Q = self.grid
         limit, row_bytes = BLOCK_BYTES if limit is None else limit, max(1, Q * bytes_per_position)
@@ -121,7 +121,7 @@ class Windows:
                 yield slice(n, min(n + images, batch)), span, inside, part
 
     def first_empty(self) -> tuple[int | None, int | None]:
-        """The first output row and the first output column whose windows lie wholly beside the map, or None."""
+        """The first output row and the first output column whose windows lie wholly outside the map, or None."""
         return tuple(  # type: ignore[return-value]
             _first_empty(n, k, s, r, before, positions)
             for n, k, s, r, (before, _), positions in zip(
@@ -153,7 +153,7 @@ def windows(
 def placed(
     op: str, size: Pair, window: Pair, stride: Pair, padding: str | Pads, dilation: Pair, ceil_mode: bool = False
 ) -> Windows:
-    """:func:`windows` for arguments that are checked already, as a layer's are."""
+    """:func:`windows` for arguments that are already checked, like those of a layer."""
     (pads_1, P, over_1), (pads_2, Q, over_2) = (
         _along(op, axis, n, k, s, r, padding if isinstance(padding, str) else padding[i], ceil_mode)
         for i, (axis, n, k, s, r) in enumerate(zip(("height", "width"), size, window, stride, dilation))
@@ -189,14 +189,14 @@ def _along(
 
 
 def _first_empty(n: int, k: int, s: int, r: int, before: int, positions: int) -> int | None:
-    """The first of the windows along one axis that has no tap on the map, found without a walk over the windows.
+    """The first window along one axis that has no tap on the map, found without a loop over the windows.
 
-    There are three kinds: the first window may end before the map. A window that begins before the map and ends behind
-    it may step over it, if the gaps between its taps are wider than the map. And the last window may begin behind it.
+    There are three cases. The first window may end before the map. A window that begins before the map and ends after
+    it may step over it, if the gaps between its taps are wider than the map. And the last window may begin after it.
     """
     if r * (k - 1) < before:
         return 0
-    starts_before = min(-(-before // s), positions)  # that many windows begin before the map
+    starts_before = min(-(-before // s), positions)  # how many windows begin before the map
     if n < r and _steps_over(starts_before, n, s, r, before):
         return bisect.bisect_left(range(starts_before), True, key=lambda i: _steps_over(i + 1, n, s, r, before) > 0)
     return -(-(n + before) // s) if (positions - 1) * s >= n + before else None
@@ -213,7 +213,7 @@ def _sum_of_floors(count: int, a: int, b: int, m: int) -> int:
     while count > 0:
         total += count * (count - 1) // 2 * (a // m) + count * (b // m)
         a, b = a % m, b % m
-        # Now the floors are steps of height 1. Count along the other axis: how many i lie behind each step?
+        # Now the floors are steps of height 1. Count along the other axis: how many i come after each step?
         count, b = divmod(a * count + b, m)
         a, m = m, a
     return total
@@ -238,7 +238,7 @@ def transposed(
 def _transposed(
     op: str, grid: Pair, window: Pair, stride: Pair, padding: str | Pads, extra: Pair, dilation: Pair
 ) -> Windows:
-    """:func:`transposed` for arguments that are checked."""
+    """:func:`transposed` for checked arguments."""
     size, pads = [], []
     for i, axis in enumerate(("height", "width")):
         P, k, s, r, more = grid[i], window[i], stride[i], dilation[i], extra[i]
@@ -253,7 +253,7 @@ def _transposed(
             before = after = extent - 1
         else:  # "same"
             if more:
-                raise ValueError(f"{op}: padding='same' settles the output size, so output_padding must be 0")
+                raise ValueError(f"{op}: padding='same' determines the output size, so output_padding must be 0")
             total = max(extent - s, 0)
             before, after = total // 2, total - total // 2
             more = max(s - extent, 0)
@@ -271,14 +271,14 @@ def _transposed(
 
 
 def elements(shape: tuple[int, ...]) -> int:
-    """How many elements an array of this shape has."""
+    """The number of elements in an array of this shape."""
     return math.prod(shape)
 
 
 def height_and_width(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
-    """H, W of feature maps (H, W, C); a ``ValueError`` says what a shape of other axes may lack."""
+    """H, W of feature maps (H, W, C); for any other shape, a ``ValueError`` says what may be missing."""
     if len(shape) != 3:
-        hints = {2: "Images (N, H, W) lack their channel: x[..., None].", 4: f"Without the batch it is {shape[1:]}."}
+        hints = {2: "Images (N, H, W) lack their channels: x[..., None].", 4: f"Without the batch it is {shape[1:]}."}
         hint = hints.get(len(shape), "It is no longer a map.")
         raise ValueError(f"{owner}: expected feature maps (H, W, C), got {shape}. {hint}")
     return shape[0], shape[1]
@@ -287,8 +287,8 @@ def height_and_width(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
 def missing_axes(ndim: int) -> str:
     """The hint for an image that lacks its batch, or its batch and its channels; ``""`` for other shapes."""
     hints = {
-        2: ". One image of one channel is x[None, :, :, None].",
-        3: ". One image is x[None]; images of one channel are x[..., None].",
+        2: ". For one image with one channel, write x[None, :, :, None].",
+        3: ". For one image, write x[None]; for images with one channel, x[..., None].",
     }
     return hints.get(ndim, "")
 
@@ -313,6 +313,6 @@ def warn_of_channels_first(shape: tuple[int, ...], owner: str) -> None:
     if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] > 4:
         warnings.warn(
             f"{owner}: input_shape {shape} is read as maps of height {shape[0]} and width {shape[1]} with {shape[2]} "
-            "channels. If the channels stand first, make them the last: x.transpose(0, 2, 3, 1).",
+            "channels. If the channels come first, move them to the end: x.transpose(0, 2, 3, 1).",
             stacklevel=3,
         )

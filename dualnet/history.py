@@ -1,4 +1,4 @@
-"""What comes out of a training: one list for each figure, one entry for each epoch."""
+"""The history of a training: one list for each figure, one entry for each epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class History(dict[str, list[float]]):
 
     @property
     def epochs(self) -> int:
-        """How many epochs there are."""
+        """The number of epochs."""
         return max(map(len, self.values()), default=0)
 
     def add(self, figures: dict[str, float]) -> None:
@@ -38,7 +38,7 @@ class History(dict[str, list[float]]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The curve and the best value of each figure, and a table of all epochs that unfolds."""
+        """The curve and the best value of each figure, and a table of all epochs to unfold."""
         rows = [_curve(name, values) for name, values in self.items() if values]
         headings = ("figure", "curve", "first", "last", "best", "epoch")
         epochs = [
@@ -52,7 +52,7 @@ class History(dict[str, list[float]]):
 
 
 def _curve(name: str, values: list[float]) -> list[str]:
-    """The row of a figure: its name, its curve, and its first, last and best value."""
+    """One row for a figure: its name, its curve, and its first, last and best value."""
     best = best_epoch(name, values)
     line = markup.sparkline(values, colour=markup.ORANGE if name.startswith("val_") else markup.BLUE)
     end = ["", ""] if best is None else [markup.figure(values[best], 4), str(best + 1)]
@@ -63,7 +63,7 @@ GROWING = re.compile(r"(val_|.*_)?(accuracy|top\d+|precision|recall|f1|roc_auc|a
 
 
 def should_grow(name: str) -> bool:
-    """Is a larger figure a better one? So it is for accuracy and the other metrics that ``fit`` knows.
+    """Is a larger figure better? It is for accuracy and the other metrics that ``fit`` knows.
 
     >>> should_grow("val_accuracy"), should_grow("val_f1"), should_grow("top5"), should_grow("loss")
     (True, True, True, False)
@@ -72,7 +72,7 @@ def should_grow(name: str) -> bool:
 
 
 def best_epoch(name: str, values: Sequence[float]) -> int | None:
-    """The place of the best value: the largest accuracy, the smallest loss. None for a figure that is not known.
+    """The position of the best value: the largest accuracy, the smallest loss. None for an unknown figure.
 
     >>> best_epoch("val_loss", [2.0, 1.0, 1.5]), best_epoch("f1", [0.5, 0.7]), best_epoch("seconds", [2.0, 1.0])
     (1, 1, None)

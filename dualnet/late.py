@@ -1,4 +1,4 @@
-"""Names that are imported when somebody first asks for them (PEP 562), so that ``import dualnet`` stays fast.
+"""Names that are imported on first use (PEP 562), so that ``import dualnet`` stays fast.
 
 A package writes its names twice: for type checkers as ordinary imports, and for Python as a table::
 
@@ -7,7 +7,7 @@ A package writes its names twice: for type checkers as ordinary imports, and for
     else:
         __getattr__, __dir__ = late(__name__, {"filters": "maps"})
 
-``tests/test_late.py`` holds the two against each other. A :class:`LateMethod` does the same for a method of a class.
+``tests/test_late.py`` compares the two. A :class:`LateMethod` does the same for a method of a class.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["LateMethod", "late"]
 def late(
     package: str, homes: Mapping[str, str], modules: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package: ``homes`` says which of its modules brings each name.
+    """``__getattr__`` and ``__dir__`` of a package: ``homes`` says which of its modules defines each name.
 
-    ``modules`` are names that stand for modules, and where those lie. What has been found is kept as an ordinary
-    attribute, so the next look costs nothing. Two threads that ask at once wait for one import, and get its result.
+    ``modules`` maps names of modules to their paths. Once found, a name becomes an ordinary attribute, so the next
+    access costs nothing. Two threads that ask at the same time wait for one import, and get its result.
 
     >>> find, names = late("dualnet", {"escape": "markup"}, {"markup": "markup"})
     >>> find("escape")("<b>"), find("markup").__name__, {"escape", "markup"} <= set(names())
@@ -52,7 +52,7 @@ def late(
 
 
 class LateMethod:
-    """A method whose module is imported when it is first asked for. The function then takes this object's place."""
+    """A method whose module is imported on first use. The function then replaces this object."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name

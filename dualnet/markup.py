@@ -1,7 +1,7 @@
 """HTML and SVG for notebooks: tables, small curves, words.
 
-Everything carries its own style and takes its text colour from the page, so it can be read in light and dark, and in
-hosts that remove style sheets and scripts.
+Everything carries its own style and takes its text colour from the page, so it is readable in light and dark mode, and
+in hosts that remove style sheets and scripts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["BLUE", "GREY", "NEGATIVE", "ORANGE", "POSITIVE"]
 __all__ += ["badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
 
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
-"""For lines: two colours that colour-blind readers tell apart, and a neutral one; all read on white and on black."""
+"""For lines: two colours that colour-blind readers can tell apart, and a neutral one; all work on white and black."""
 NEGATIVE = {"light": "#58a0ee", "dark": "#2867b8"}
 POSITIVE = {"light": "#f08c32", "dark": "#a84f0a"}
 """For areas with text on them: below 0 is blue and above 0 orange, in every picture and on every page."""
@@ -23,11 +23,11 @@ RULE = "1px solid rgba(128,128,128,.35)"
 VERDICTS = {"PASS": "#2e9e5b", "FAIL": "#d64545", "INVALID": "#d64545", "PARTIAL": "#c98a1b", "NOT-RUN": GREY}
 
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that no XML may hold, not even as an entity: one of them in a name, and no program opens the SVG."""
+"""Characters that XML forbids, even as entities: with one of them in a name, no program opens the SVG."""
 
 
 def escape(text: str) -> str:
-    r"""Text that shows as it is inside HTML and SVG, between tags and in attributes. What XML forbids becomes �.
+    r"""Text that appears unchanged in HTML and SVG, between tags and in attributes. Forbidden characters become �.
 
     >>> escape('<b title="x">'), escape("\x1b[1m")
     ('&lt;b title=&quot;x&quot;&gt;', '�[1m')
@@ -46,7 +46,7 @@ def table(
     left: int = 1,
     raw: Sequence[int] = (),
 ) -> str:
-    """A table: the first ``left`` columns are words, the others numbers. Columns in ``raw`` hold HTML already.
+    """A table: the first ``left`` columns are words, the others numbers. Columns in ``raw`` already hold HTML.
 
     >>> table("fruit", ["name", "count"], [["<apple>", "3"]])[:59]
     '<table><caption style="text-align:left;padding:2px 8px;whit'
@@ -74,7 +74,7 @@ def scrolling(content: str) -> str:
 
 
 def card(title: str, content: str, *, opened: bool = True) -> str:
-    """Content under a title that folds it away. The title is HTML."""
+    """Content that can be folded away under a title. The title is HTML."""
     state = ' open=""' if opened else ""
     return (
         f'<details{state} style="margin:4px 0"><summary style="cursor:pointer;padding:2px 0">{title}</summary>'
@@ -94,7 +94,7 @@ def badge(verdict: str) -> str:
 
 
 def figure(number: float | None, digits: int = 3) -> str:
-    """A number in three digits, in few characters; an en dash where there is none.
+    """A number with three digits, in few characters; an en dash for None.
 
     >>> figure(0.01234), figure(123456.0), figure(1e-7), figure(0.0), figure(None)
     ('0.0123', '1.23e+05', '1e-07', '0', '–')

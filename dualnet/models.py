@@ -36,7 +36,7 @@ __all__ += ["lenet5", "mobilenetv2", "resnet18", "resnet20", "resnet34", "resnet
 def lenet5(classes: int = 10) -> Sequential:
     """LeNet-5 for images (28, 28, 1): 61,706 parameters.
 
-    Two convolutions of 5 × 5 with pooling (28 → 14 → 10 → 5), then dense layers of 120, 84 and ``classes`` units. The
+    Two 5 × 5 convolutions with pooling (28 → 14 → 10 → 5), then dense layers of 120, 84 and ``classes`` units. The
     original has scaled tanh, trained average pooling, sparse connections and radial outputs; this is the form used
     today, with ReLU and max pooling.
 
@@ -86,7 +86,7 @@ def vgg6(classes: int = 10) -> Sequential:
     Pairs of 3 × 3 convolutions with 32, 64 and 128 filters, each pair followed by pooling, then dense layers of 256 and
     ``classes`` units.
 
-    Source: the manner is Simonyan and Zisserman's (2015); the size is a common choice for CIFAR-10.
+    Source: the style is that of Simonyan and Zisserman (2015); the size is a common choice for CIFAR-10.
 
     >>> import dualnet as dn
     >>> net = dn.models.vgg6()
@@ -108,7 +108,7 @@ def vgg6(classes: int = 10) -> Sequential:
 def vgg16(classes: int = 10, *, batch_norm: bool = True, hidden: int = 512, dropout: float = 0.5) -> Sequential:
     """VGG-16 (configuration D) for images (32, 32, 3): 15,249,354 parameters, 15,245,130 without batch norm.
 
-    Thirteen convolutions of 3 × 3 in five stages, then dense layers of ``hidden``, ``hidden`` and ``classes`` units
+    Thirteen 3 × 3 convolutions in five stages, then dense layers of ``hidden``, ``hidden`` and ``classes`` units
     with dropout between them. With ``batch_norm`` the convolutions have no bias, because the norm would cancel it.
     ``vgg16(1000, batch_norm=False, hidden=4096)`` on (224, 224, 3) is the original, with 138,357,544.
 
@@ -153,8 +153,8 @@ def resnet18(classes: int = 10, *, shortcut: str = "projection", stem: int = 3) 
     """ResNet-18 for images (32, 32, 3): 11,173,962 parameters.
 
     Four stages of two residual blocks with 64, 128, 256 and 512 filters. With ``stem=3``, for small images, it starts
-    with a convolution of 3 × 3; with ``stem=7`` as the original for (224, 224, 3): 7 × 7, stride 2 and a max pooling.
-    ``resnet18(1000, stem=7)`` has 11,689,512 parameters.
+    with a 3 × 3 convolution; with ``stem=7``, like the original for (224, 224, 3), with 7 × 7, stride 2 and max
+    pooling. ``resnet18(1000, stem=7)`` has 11,689,512 parameters.
 
     Source: He, Zhang, Ren and Sun (2016), table 1. ``shortcut`` as in :func:`resnet20`.
 
@@ -188,8 +188,8 @@ def resnet50(classes: int = 1000, *, stem: int = 7) -> Sequential:
     """ResNet-50 for images (224, 224, 3): 25,557,032 parameters.
 
     Four stages of 3, 4, 6 and 3 bottlenecks: 1 × 1 down to 64, 128, 256 or 512 filters, 3 × 3, and 1 × 1 up to four
-    times as many. The 3 × 3 convolution has the stride, as in the weights that are used today ("v1.5"); in the paper
-    the first 1 × 1 has it. ``stem=3`` is for small images, see :func:`resnet18`.
+    times as many. The 3 × 3 convolution has the stride, as in today's weights ("v1.5"); in the paper the first 1 × 1
+    has it. ``stem=3`` is for small images, see :func:`resnet18`.
 
     Source: He, Zhang, Ren and Sun (2016), table 1 and figure 5.
 
@@ -271,7 +271,7 @@ INPUT_SHAPES: dict[str, Shape] = {
     "mobilenetv2": (224, 224, 3),
     "unet": (256, 256, 1),
 }
-"""The shape of one image that each model was made for."""
+"""The shape of the images for which each model was designed."""
 
 
 def get(name: str) -> Callable[..., Sequential]:
@@ -290,8 +290,8 @@ def get(name: str) -> Callable[..., Sequential]:
 class PaddedShortcut(Layer):
     """The shortcut without weights: every ``stride``-th row and column, and channels of zeros up to ``filters``.
 
-    (H, W, C) -> (⌈H / stride⌉, ⌈W / stride⌉, filters); the zeros stand behind the C channels. It is linear, and its
-    pullback puts each delta back to where its unit came from.
+    (H, W, C) -> (⌈H / stride⌉, ⌈W / stride⌉, filters); the zeros come after the C channels. It is linear, and its
+    pullback sends each delta back to the unit that it came from.
 
     Source: He et al. (2016), section 3.3, option A.
 
@@ -308,8 +308,8 @@ class PaddedShortcut(Layer):
         H, W = height_and_width(input_shape, "PaddedShortcut")
         if input_shape[2] > self.filters:
             raise ValueError(
-                f"PaddedShortcut: {input_shape[2]} channels do not fit in filters={self.filters}; it only adds some. "
-                "Use Conv2D(filters, 1) to have fewer."
+                f"PaddedShortcut: {input_shape[2]} channels do not fit in filters={self.filters}; it can only add "
+                "channels. To reduce them, use Conv2D(filters, 1)."
             )
         return -(-H // self.stride), -(-W // self.stride), self.filters
 
@@ -335,7 +335,7 @@ def _convolution(filters: int, batch_norm: bool = False, stride: int = 1) -> lis
 
 
 def _stage(filters: int, times: int, batch_norm: bool = False) -> list[Layer]:
-    """So many convolutions, then a pooling that halves the map."""
+    """``times`` convolutions, then a pooling that halves the map."""
     return [*(layer for _ in range(times) for layer in _convolution(filters, batch_norm)), MaxPool2D(2)]
 
 
@@ -347,7 +347,7 @@ def _resnet(
     stem: int = 3,
     bottleneck: int = 0,
 ) -> Sequential:
-    """``bottleneck``: the blocks are three convolutions, and make so many times the filters."""
+    """``bottleneck``: each block has three convolutions, and multiplies the filters by this factor."""
     layers: list[Layer] = _convolution(widths[0], batch_norm=True)
     if stem == 7:
         layers = [Conv2D(widths[0], 7, stride=2, padding=3, use_bias=False), BatchNorm(), ReLU()]
@@ -392,11 +392,11 @@ MOBILENET = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""MobileNetV2's stages: by how much the blocks expand, their channels and number, and the first one's stride."""
+"""MobileNetV2's stages: their expansion factor, channels, number of blocks, and the stride of the first block."""
 
 
 def _inverted(before: int, filters: int, expand: int, stride: int) -> Layer:
-    """Up, across the map, and down again; a detour if the shape stays."""
+    """More channels, a depthwise convolution, fewer channels; with a shortcut if the shape stays."""
     up = _clipped(Conv2D(before * expand, 1, use_bias=False)) if expand > 1 else []
     across = _clipped(DepthwiseConv2D(3, stride=stride, padding=1, use_bias=False))
     block = Sequential([*up, *across, Conv2D(filters, 1, use_bias=False), BatchNorm()])
@@ -408,13 +408,13 @@ def _clipped(layer: Layer) -> list[Layer]:
 
 
 def _of_eight(channels: float) -> int:
-    """The nearest multiple of 8, and no more than a tenth below."""
+    """The nearest multiple of 8, but at most a tenth below."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 def _unet(filters: int, depth: int) -> list[Layer]:
-    """The part of a U-Net from one level down: two convolutions; below the top the way down and up, and two more."""
+    """A U-Net from one level down: two convolutions and, if there are deeper levels, those and two more."""
     two = [*_convolution(filters), *_convolution(filters)]
     if not depth:
         return two

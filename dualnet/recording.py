@@ -1,13 +1,13 @@
-"""What a training step says about itself, so that it can be repeated without Python (:mod:`dualnet.training.capture`).
+"""How a training step describes itself, so that it can be repeated without Python (:mod:`dualnet.training.capture`).
 
-A captured step runs its Python a few times; from then on only what it computes is repeated. So layers,
-optimizers and everything else that keeps something from step to step must say two things:
+A captured step runs its Python code a few times; from then on only its computations are repeated. So layers, optimizers
+and everything else that remembers something from step to step must follow two rules:
 
-- A number that changes from step to step is read with ``live(self, "name")``. This is the number itself; in a captured
-  step it is an array without axes, which holds the number anew at the start of every step. A number that a step only
-  moves on, and never reads, is announced with ``counted(self, "name")``.
-- An array that a step replaces is set with ``assign(self, "name", array)``. This sets the attribute; in a captured step
-  the old array stays where it is and takes over the new values.
+- Read a number that changes from step to step with ``live(self, "name")``. This is the number itself; in a captured
+  step it is a 0-d array, which is updated with the number at the start of every step. If a step only counts a number
+  up, and never reads it, call ``counted(self, "name")``.
+- Set an array that a step replaces with ``assign(self, "name", array)``. This sets the attribute; in a captured step
+  the old array stays where it is and gets the new values.
 
 While a step is captured, setting an attribute of a layer, a parameter or an optimizer in any other way raises
 :class:`CaptureError`: without Python, the repeated steps would silently forget it.
@@ -35,13 +35,13 @@ Name = str | tuple[str, ...]
 
 
 class CaptureError(RuntimeError):
-    """A training step cannot be captured; the message says what it does, and what to do instead."""
+    """A training step cannot be captured; the message says why, and what to do instead."""
 
-    __module__ = "dualnet"  # as users import it
+    __module__ = "dualnet"  # users import it from there
 
 
 class Stateful(Constructed):
-    """Base class of everything that keeps something from step to step: in a captured step it guards its attributes.
+    """Base class of everything that remembers something between steps: in a captured step it guards its attributes.
 
     >>> import dualnet as dn
     >>> isinstance(dn.ReLU(), Stateful)
@@ -49,7 +49,7 @@ class Stateful(Constructed):
     """
 
     __slots__ = ()
-    unwatched: tuple[str, ...] = ()  # attributes that the next step does not depend on
+    unwatched: tuple[str, ...] = ()  # attributes on which the next step does not depend
 
     def __setattr__(self, name: str, value: Any) -> None:
         recording = _recording.get()
@@ -69,16 +69,16 @@ class Stateful(Constructed):
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
-"""Settings of these types are known by their values; others, such as a layer or a function, by which object it is."""
-_changes = [0]  # how often a setting was set so far, anywhere
+"""Settings of these types are compared by value; others, such as a layer or a function, by identity."""
+_changes = [0]  # how many times a setting was set so far, anywhere
 
 
 class Settings:
-    """The settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``, as they were.
+    """A snapshot of the settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``.
 
-    A recorded step holds them as constants. A setting is a public attribute that no step moves on, or sets with
+    A recorded step holds them as constants. A setting is a public attribute that no step changes, or sets with
     :func:`assign`, and that is neither part of a state nor ``unwatched``. Lists and dictionaries are settings with all
-    that is in them. Asking is cheap as long as none was set: only what can change in place is looked at.
+    that is in them. Asking is cheap as long as none was set: it checks only what can change in place.
 
     >>> import dualnet as dn
     >>> opt = dn.SGD(lr=0.5, momentum=0.9)
@@ -97,11 +97,11 @@ class Settings:
         self._keep(_changes[0], *self._read())
 
     def changed(self) -> bool:
-        """Is one of them another than it was at first?"""
+        """Has one of them changed since the snapshot?"""
         return self.difference() != ""
 
     def difference(self) -> str:
-        """One that is another than it was at first; "" if there is none."""
+        """One that has changed since the snapshot; "" if none has."""
         if self.changes == _changes[0] and self._untouched():
             return ""
         changes, (values, inside) = _changes[0], self._read()
@@ -117,7 +117,7 @@ class Settings:
         self.lengths, self.contents = [*map(len, inside)], [*chain.from_iterable(inside)]
 
     def _untouched(self) -> bool:
-        """Do lists and dictionaries hold the very objects that they held? All at once: this comes before every step."""
+        """Do lists and dictionaries still hold the same objects? All at once: this comes before every step."""
         same = [*map(len, self.inside)] == self.lengths
         return same and all(map(is_, chain.from_iterable(self.inside), self.contents))
 
@@ -199,8 +199,8 @@ class _Fields:
 def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
     """A number that changes from step to step: ``owner.name``, or in a captured step an array that holds it.
 
-    Counts are arrays of uint64. A whole number read this way may be set while the step is captured: the repeated steps
-    move it on by the same amount.
+    Counts are uint64 arrays. A whole number read this way may be set while the step is captured: the repeated steps
+    change it by the same amount.
 
     >>> import dualnet as dn
     >>> live(dn.SGD(lr=0.5), "current_lr")
@@ -211,7 +211,7 @@ def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
 
 
 def counted(owner: Any, name: str) -> None:
-    """Say that a step moves on the whole number ``owner.name`` without reading it.
+    """Announce that a step changes the whole number ``owner.name`` without reading it.
 
     >>> import dualnet as dn
     >>> counted(dn.SGD(lr=0.5), "_steps")  # does nothing unless a step is being captured
@@ -222,7 +222,7 @@ def counted(owner: Any, name: str) -> None:
 
 
 def assign(owner: Any, name: Name, value: Array) -> None:
-    """Set ``owner.name`` to a new array; in a captured step the old array takes over the values.
+    """Set ``owner.name`` to a new array; in a captured step the old array gets the values.
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm().init((2,))
@@ -250,7 +250,7 @@ def owned(owner: Any, name: Name) -> bool:
 def lasting(make: Callable[[], Any]) -> Any:
     """Call ``make()`` for arrays that outlive the step: in a captured step they stay out of the recording's own memory.
 
-    That memory is freed with the recording, except for the blocks in which something is still in use.
+    That memory is freed with the recording, except for blocks that are still in use.
 
     >>> lasting(lambda: [1.0])
     [1.0]
@@ -278,7 +278,7 @@ class LiveNumber:
 
     owner: Any
     name: str
-    written: float | int  # what the arrays hold
+    written: float | int  # the value in the arrays
     arrays: dict[str, Array]  # by dtype
 
     def write(self) -> None:
@@ -301,7 +301,7 @@ class LiveArray:
         self.changed = getattr(self.owner, "changed", None)
 
     def take_back(self) -> None:
-        """If the attribute was set between two steps, copy the new values into the array that the steps know."""
+        """If the attribute was set between two steps, copy the new values into the array that the steps use."""
         value = getattr(self.owner, self.name) if type(self.name) is str else _get(self.owner, self.name)
         if value is self.array:
             if self.changed is not None:
@@ -312,8 +312,8 @@ class LiveArray:
             value = 0 if value is None else value
         elif backend is not backend_of(self.array) or value.shape != self.array.shape or self._other_dtype(value):
             raise CaptureError(
-                f"{_path(self.owner, self.name)} was {_described(self.array)} when the step was captured, and is now "
-                f"{_described(value)}. Capture the step anew, with dn.capture(step)."
+                f"{_path(self.owner, self.name)} was {_described(self.array)} when the step was captured, but is now "
+                f"{_described(value)}. Capture the step again, with dn.capture(step)."
             )
         self.array[...] = value
         _set(self.owner, self.name, self.array)
@@ -325,12 +325,12 @@ class LiveArray:
 
 
 class Recording:
-    """The numbers and arrays of one captured step: what it has read with ``live`` and set with ``assign``."""
+    """The numbers that a captured step has read with ``live``, and the arrays that it has set with ``assign``."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.closed = False  # does Python run for the last time? Then nothing new may turn up
-        self.kept: list[Any] = []  # what was made to last during that run: the graph writes there
+        self.closed = False  # is this the last run of Python? Then nothing new may appear
+        self.kept: list[Any] = []  # lasting arrays made during that run: the graph writes there
         self._numbers: dict[tuple[int, str], LiveNumber] = {}
         self._arrays: dict[tuple[int, Name], LiveArray] = {}
         _recordings.append(ref(self, _recordings.remove))
@@ -338,7 +338,7 @@ class Recording:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, ``live`` and ``assign`` use this recording, and attributes hold arrays as the step is to see them."""
+        """Inside, ``live`` and ``assign`` use this recording, and attributes hold arrays as the step sees them."""
         token, self._shown = _recording.set(self), {}
         for known in self._arrays.values():
             if _get(known.owner, known.name) is known.array:
@@ -353,13 +353,13 @@ class Recording:
             self._shown = {}
 
     def show(self, array: Array, number: bool = False) -> Array:
-        """An array that lasts, or stands for a number, as the running step sees it."""
+        """An array that lasts, or holds a live number, as the running step sees it."""
         if id(array) not in self._shown:
             self._shown[id(array)] = self.backend.watched(array, number)
         return self._shown[id(array)]
 
     def prepare(self) -> None:
-        """Before a step: write the numbers, and take back arrays that were replaced from outside."""
+        """Before a step: write the numbers, and copy back arrays that were replaced from outside."""
         self.backend.activate()
         for number in self._numbers.values():
             number.write()
@@ -367,7 +367,7 @@ class Recording:
             array.take_back()
 
     def follow(self, owner: Any, name: Name) -> None:
-        """Steps read this array: what is set there between two of them reaches the next one."""
+        """Steps read this array: if it is set between two steps, the next step sees the new values."""
         value = _get(owner, name)
         if (id(owner), name) not in self._arrays and backend_of(value) is self.backend:
             array = self.backend.plain(self.lasting(value.copy))
@@ -375,19 +375,19 @@ class Recording:
             self._arrays[id(owner), name] = LiveArray(owner, name, array)
 
     def counts(self) -> dict[tuple[int, str], int]:
-        """Every whole number that steps may move on."""
+        """Every whole number that steps may change."""
         numbers = {key: getattr(number.owner, number.name) for key, number in self._numbers.items()}
         return {key: value for key, value in numbers.items() if isinstance(value, int)}
 
     def move(self, by: dict[tuple[int, str], int]) -> None:
-        """Move counts on, as Python would have done in the step."""
+        """Change the counts as Python would have done in the step."""
         for key, amount in by.items():
             number = self._numbers[key]
-            _set(number.owner, number.name, getattr(number.owner, number.name) + amount)  # no change of a setting
+            _set(number.owner, number.name, getattr(number.owner, number.name) + amount)  # not a setting
 
     @contextmanager
     def on_trial(self) -> Iterator[None]:
-        """Inside, a step may run that is not counted: every count is then as it was."""
+        """Inside, a step may run that does not count: afterwards every count is as it was."""
         before, self.closed = self.counts(), True
         try:
             yield
@@ -397,24 +397,24 @@ class Recording:
             self.move({key: before[key] - after[key] for key in before})
 
     def owners(self) -> list[Any]:
-        """All that steps have read a number of, or set an array of."""
+        """All objects whose numbers steps have read, or whose arrays steps have set."""
         numbers = [number.owner for number in self._numbers.values()]
         return list({id(owner): owner for owner in [*numbers, *(a.owner for a in self._arrays.values())]}.values())
 
     def settings(self, owners: Iterable[Any]) -> Settings:
-        """Their settings as they are now, without the numbers that steps move on."""
+        """Their current settings, without the numbers that steps change."""
         arrays = {(owner, name if isinstance(name, str) else name[0]) for owner, name in self._arrays}
         return Settings(owners, {*self._numbers, *arrays})
 
     def values(self) -> list[tuple[Array, Array]]:
-        """Every array that steps overwrite, and a copy of it."""
+        """Every array that steps overwrite, each with a copy."""
         return [(known.array, known.array.copy()) for known in self._arrays.values()]
 
     @contextmanager
     def undoing(self, in_place: bool) -> Iterator[None]:
-        """If a step raises, put back the counts that it moved and, if it ran ``in_place``, the arrays it overwrote.
+        """If a step raises, restore the counts that it changed and, if it ran ``in_place``, the arrays it overwrote.
 
-        What it met for the first time is forgotten again.
+        Whatever the step met for the first time is forgotten again.
         """
         before, known = self.counts(), (dict(self._numbers), dict(self._arrays))
         held = self.values() if in_place else []
@@ -430,7 +430,7 @@ class Recording:
             self._numbers, self._arrays = known
             raise
 
-    # -- what live, counted, assign, owned, lasting and Stateful call
+    # -- called by live, counted, assign, owned, lasting and Stateful
 
     def live(self, owner: Any, name: str, dtype: str) -> Array:
         number, value = self.number(owner, name), getattr(owner, name)
@@ -443,7 +443,7 @@ class Recording:
         if isinstance(value, int):
             return self.show(number.arrays[dtype], number=True) + (
                 value - number.written
-            )  # a shared layer, in its second place
+            )  # a shared layer, at its second place
         raise CaptureError(
             f"{_path(owner, name)} changes within the step, from {number.written} to {value}. A captured step makes "
             "one step of each optimizer; make two captured steps."
@@ -462,8 +462,8 @@ class Recording:
             self._check_known(owner, name)
             old = _get(owner, name)
             dtype = value.dtype if backend_of(old) is None else old.dtype
-            # a copy, which only the steps write to: whoever holds the old array or this one keeps its values
-            made = self.backend.xp.asarray(value) if self.backend.on_host else value  # of a NumPy scalar too
+            # a copy that only the steps write to: anyone who holds the old array or this one keeps its values
+            made = self.backend.xp.asarray(value) if self.backend.on_host else value  # even for a NumPy scalar
             array = self.backend.plain(self.lasting(lambda: made.astype(dtype)))
             _set(owner, name, self.show(array))
             self._arrays[id(owner), name] = LiveArray(owner, name, array)
@@ -488,7 +488,7 @@ class Recording:
         if (id(owner), name) in self._numbers or name in _unwatched(owner.__class__):
             return
         raise CaptureError(
-            f"{_path(owner, name)} is set in a step that is captured, and would be forgotten when the step is repeated "
+            f"{_path(owner, name)} is set in a captured step, and would be forgotten when the step is repeated "
             f"without Python. Set an array with dn.recording.assign(self, {name!r}, array), and read a count with "
             f"dn.recording.live(self, {name!r}) before it changes; or train without capture."
         )
@@ -496,8 +496,8 @@ class Recording:
     def _check_known(self, owner: Any, name: Name) -> None:
         if self.closed:
             raise CaptureError(
-                f"{_path(owner, name)} turns up for the first time when the step is captured: it did something else "
-                "before. A captured step does the same at every call."
+                f"{_path(owner, name)} appears for the first time while the step is captured, so earlier calls did "
+                "something different. A captured step must do the same in every call."
             )
 
 
@@ -526,7 +526,7 @@ def _set(owner: Any, name: Name, value: Any) -> None:
 
 
 def _mark_changed(owner: Any) -> None:
-    """A parameter keeps a copy of its value in 16 bits, which is out of date now."""
+    """Mark a parameter as changed: its 16-bit copy of the value is out of date."""
     changed = getattr(owner, "changed", None)
     if changed is not None:
         changed()

@@ -1,8 +1,8 @@
-"""What one rank knows of the whole batch, while it computes with its part of it (:mod:`dualnet.distributed`).
+"""What a rank knows about the whole batch while it computes with its own part (:mod:`dualnet.distributed`).
 
-A batch that is trained by several ranks is cut into one part for each. Two layers must know that theirs is a part:
-dropout, which draws a number for each place of the *whole* batch, and a batch norm that is synchronised, whose
-statistics are those of the whole. Both ask ``part()``, which is None where the batch is not shared.
+If several ranks share a batch, each gets one part of it. Two layers must know that their input is only a part: dropout,
+which draws a number for each place of the *whole* batch, and synchronised batch norm, whose statistics are those of the
+whole batch. Both ask ``part()``, which is None if the batch is not shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Part", "part", "taking"]
 
 @dataclass(frozen=True)
 class Part:
-    """The examples ``start`` … ``start + rows − 1`` of a batch that has ``whole`` of them.
+    """The examples ``start`` … ``start + rows − 1`` of a batch of ``whole`` examples.
 
     ``add(array)`` returns the sum of the arrays of all ranks; every rank calls it. With ``synchronised``, batch norm
     takes its statistics from the whole batch. ``filled(layer, gradients)``, if it is not None, is called as soon as the

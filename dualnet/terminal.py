@@ -1,6 +1,6 @@
-"""What is printed stays readable wherever it goes: a terminal without Greek letters, a pipe that closed, a full disk.
+"""Printing that works everywhere: on a terminal without Greek letters, into a closed pipe, on a full disk.
 
-Windows' consoles and files often speak cp1252, and ``LC_ALL=C`` is ASCII. Python would end in a ``UnicodeEncodeError``
+Windows consoles and files often use cp1252, and ``LC_ALL=C`` is ASCII. Python would end with a ``UnicodeEncodeError``
 at the first Σ, and the result would be lost.
 """
 
@@ -52,13 +52,13 @@ STAND_INS = {
     "\u0304": "_",  # the bar of a mean
 }
 KINDS = {"<super>": "^", "<sub>": "_", "<fraction>": ""}
-"""What stands before the digits of an exponent, an index, a fraction."""
+"""The mark before the digits of an exponent, an index, a fraction."""
 
 
 def readable(text: str, encoding: str | None) -> str:
-    """The text in an encoding's characters: stand-ins for those that it lacks, such as ``sum`` for Σ and ``x`` for ×.
+    """The text in the characters of an encoding; missing ones are replaced, such as Σ by ``sum`` and × by ``x``.
 
-    Characters without a stand-in are written as Python's escapes, so that nothing is lost.
+    Characters without a replacement are written as Python escapes, so that nothing is lost.
 
     >>> readable("Σ 2 × x², 3 → ∞", "ascii")
     'sum 2 x x^2, 3 -> inf'
@@ -83,7 +83,7 @@ def _stand_in(letter: str) -> str:
 
 
 def _readably(error: UnicodeError) -> tuple[str, int]:
-    """For Python's encoders: what stands in for the characters that they cannot write."""
+    """For Python's encoders: the replacement for characters that they cannot write."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     words = list(map(_stand_in, error.object[error.start : error.end]))
@@ -99,7 +99,7 @@ codecs.register_error(HANDLER, _readably)
 
 @contextmanager
 def readable_output() -> Iterator[None]:
-    """Inside, whatever is printed, on stdout and stderr, is :func:`readable` there."""
+    """Inside, everything printed to stdout and stderr is :func:`readable` there."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     before = [stream.errors for stream in streams]
     for stream in streams:
@@ -113,13 +113,13 @@ def readable_output() -> Iterator[None]:
 
 
 def say(text: str, to: str = "stdout") -> OSError | ValueError | None:
-    """Print a line that is not worth a training: if it cannot be written, return the error instead of raising it.
+    """Print a line for which no training should fail: if it cannot be written, return the error, do not raise it.
 
     >>> say("epoch 1/3")
     epoch 1/3
     """
     stream = getattr(sys, to)
-    if stream is None:  # a program without a console; and then print() would write to the other one
+    if stream is None:  # a program without a console; print() would write to the other stream
         return None
     try:
         stream.write(readable(f"{text}\n", getattr(stream, "encoding", None)))
@@ -130,7 +130,7 @@ def say(text: str, to: str = "stdout") -> OSError | ValueError | None:
 
 
 def draws_over(stream: Any) -> bool:
-    """Does somebody watch a stream where a line can be drawn over? No file, no pipe, and no ``TERM=dumb``."""
+    """Can a line on this stream be drawn over, for someone who watches? Not in a file, a pipe, or ``TERM=dumb``."""
     try:
         return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
     except (AttributeError, ValueError):  # None, or closed

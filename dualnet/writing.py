@@ -1,4 +1,4 @@
-"""Files are replaced as a whole or not at all, and can be tried before the work whose result they are to hold.
+"""Files are replaced as a whole or not at all, and can be tested before the work whose result they will hold.
 
 Everything in dualnet that writes a file for its user calls :func:`replace_file`.
 """
@@ -26,20 +26,20 @@ __all__ = ["check_writable", "replace_file"]
 
 TEMPORARY = re.compile(r"\.dualnet-[0-9a-f]{16}\.tmp")
 ABANDONED = 24 * 3600
-"""Without locks: after how many seconds a temporary file that nobody has changed belongs to nobody."""
-NO_FOLDER = "no such folder; make it first"
+"""Without locks: after how many seconds without a change a temporary file counts as abandoned."""
+NO_FOLDER = "no such folder; create it first"
 
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
     """Replace the whole file by ``data``, or leave everything as it was and raise ``OSError``.
 
-    A temporary file in the same folder is written and flushed to the disk, takes the file's place in one step, and then
-    the folder is flushed too. If only that last step fails, the new file is already there. Temporary files that killed
+    A temporary file in the same folder is written and flushed to the disk, and replaces the file in one step; then the
+    folder is flushed too. If only that last step fails, the new file is already there. Temporary files that killed
     processes left in the folder are removed first.
 
-    The file keeps its mode, and its owner and group where the system allows it; a new file gets those of any new file.
-    A link stays a link: the file that it points to is replaced. What is no regular file, such as ``/dev/stdout`` or a
-    named pipe, is written to.
+    The file keeps its mode and, if the system allows it, its owner and group; a new file gets those of any new file.
+    A link stays a link: the file that it points to is replaced. Anything that is not a regular file, such as
+    ``/dev/stdout`` or a named pipe, is written to.
     """
     before = _status(path)
     if before is not None and _is_a_stream(before):
@@ -52,7 +52,7 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
     with _temporary(folder, before) as file:
         _write(file, data)
         if fcntl is None:
-            file.close()  # Windows renames no open file
+            file.close()  # Windows cannot rename an open file
         os.replace(file.name, target)
     if os.name == "posix":
         _flush_folder(folder)
@@ -61,8 +61,8 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
 def check_writable(path: str | os.PathLike, size: int = 4096) -> None:
     """Raise ``OSError`` if :func:`replace_file` could not write ``size`` bytes there now. Nothing is left behind.
 
-    A temporary file is made, written to and removed: permissions alone do not tell, for root and on mounts that can
-    only be read.
+    A temporary file is created, written to and removed: for root, and on read-only mounts, the permissions alone are
+    not enough to know.
     """
     before = _status(path)
     if before is not None and stat.S_ISDIR(before.st_mode):
@@ -74,14 +74,14 @@ def check_writable(path: str | os.PathLike, size: int = 4096) -> None:
         with _temporary(folder, before) as file:
             _write(file, bytes(min(size, 4096)))
             space = shutil.disk_usage(folder)
-            if space.free < size and space.total:  # some file systems do not tell
-                raise OSError(errno.ENOSPC, f"{size:,} bytes are needed and {space.free:,} are free")
+            if space.free < size and space.total:  # some file systems do not report it
+                raise OSError(errno.ENOSPC, f"{size:,} bytes are needed, but only {space.free:,} are free")
     except OSError as error:
         raise type(error)(error.errno, f"nothing can be written there ({error.strerror})", os.fspath(folder)) from error
 
 
 def _status(path: str | os.PathLike) -> os.stat_result | None:
-    """What is known of the file, or of the one that a link points to; None if there is none yet."""
+    """The status of the file, or of the one that a link points to; None if it does not exist yet."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def _status(path: str | os.PathLike) -> os.stat_result | None:
 def _is_a_stream(status: os.stat_result) -> bool:
     """Is it a pipe, a device, or a file that is this process's output, as in ``--json /dev/stdout > FILE``?"""
     if stat.S_ISDIR(status.st_mode):
-        return False  # and to replace it fails
+        return False  # and replacing it fails
     for output in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(output)):
@@ -108,9 +108,9 @@ def _folder_of(target: str) -> str:
 
 @contextmanager
 def _temporary(folder: str, before: os.stat_result | None) -> Iterator[io.FileIO]:
-    """A new file in the folder, open and locked; with the mode and owner of the one before. It is gone afterwards.
+    """A new file in the folder, open and locked, with the mode and owner of the old file. It is removed afterwards.
 
-    The lock is held until the name is gone, or has become the target's: so nobody else removes it meanwhile.
+    The lock is held until the file is removed or renamed to the target: so no other process removes it meanwhile.
     """
     file = _locked(folder, 0o666 if before is None else 0o600)
     try:
@@ -120,15 +120,15 @@ def _temporary(folder: str, before: os.stat_result | None) -> Iterator[io.FileIO
     finally:
         with suppress(OSError):
             if fcntl is None:
-                file.close()  # Windows deletes no open file
+                file.close()  # Windows cannot delete an open file
         with suppress(OSError):
-            os.unlink(file.name)  # after os.replace there is no such name
+            os.unlink(file.name)  # after os.replace the name no longer exists
         with suppress(OSError):
-            file.close()  # what was written is on the disk by now, or an error is on its way
+            file.close()  # the data is on the disk by now, or an error is on its way
 
 
 def _locked(folder: str, mode: int) -> io.FileIO:
-    """A new temporary file, locked while it is open: the system itself unlocks those of processes that died."""
+    """A new temporary file, locked while it is open: if its process dies, the system unlocks it."""
     while True:
         name = os.path.join(folder, f".dualnet-{os.urandom(8).hex()}.tmp")
         file = io.FileIO(name, "xb", opener=lambda path, flags: os.open(path, flags, mode))
@@ -139,14 +139,14 @@ def _locked(folder: str, mode: int) -> io.FileIO:
             if os.fstat(file.fileno()).st_nlink:
                 return file
         except BlockingIOError:
-            pass  # somebody is about to sweep it up
-        except OSError:  # a file system without locks: nobody else gets one either, and so nobody sweeps
+            pass  # another process is about to remove it
+        except OSError:  # a file system without locks: no other process gets a lock either, so none removes it
             return file
         file.close()
 
 
 def _belong_like(handle: int, before: os.stat_result) -> None:
-    """Give a file the owner, group and mode of another one, as far as the system allows it."""
+    """Give a file the owner, group and mode of another one, as far as the system allows."""
     mode, mine = stat.S_IMODE(before.st_mode), os.fstat(handle)
     if mine.st_uid != before.st_uid:
         with suppress(OSError):
@@ -155,7 +155,7 @@ def _belong_like(handle: int, before: os.stat_result) -> None:
         try:
             os.fchown(handle, -1, before.st_gid)
         except OSError:
-            mode &= ~0o070 | (mode & 0o007) << 3  # another group may do no more than everybody may
+            mode &= ~0o070 | (mode & 0o007) << 3  # a different group gets no more rights than everybody has
     with suppress(OSError):
         os.fchmod(handle, mode)
 
@@ -179,7 +179,7 @@ def _flush_folder(folder: str) -> None:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the temporary files of processes that were killed. It fails silently: it is done by the way."""
+    """Remove the temporary files of killed processes. It fails silently, since it is only a side job."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if TEMPORARY.fullmatch(entry.name):
@@ -188,10 +188,10 @@ def _sweep(folder: str) -> None:
 
 
 def _remove_abandoned(path: str) -> None:
-    """Remove a temporary file of this user if no living process has it.
+    """Remove a temporary file of this user if no living process uses it.
 
-    Whoever writes one holds its lock, and the system gives up the lock of a process that dies: unlike a process's
-    number, which another one may have by now, and which means nothing in another container.
+    The process that writes a file holds its lock, and the system releases the lock when the process dies. A process ID
+    would not do: another process may have it by now, and it means nothing in another container.
     """
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -204,7 +204,7 @@ def _remove_abandoned(path: str) -> None:
         return
     handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if somebody has it
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if another process holds it
         os.unlink(path)
     finally:
         os.close(handle)

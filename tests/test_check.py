@@ -155,7 +155,7 @@ def test_the_worst_row_is_the_nearest_to_its_own_limit():
 @pytest.mark.parametrize("check", [dn.check.gradient, dn.check.adjoint])
 def test_an_array_without_elements_proves_nothing(backend, check):
     with pytest.raises(
-        ValueError, match=r"argument 0 has shape \(0, 3\); without elements there is nothing to compare"
+        ValueError, match=r"argument 0 has shape \(0, 3\); it has no elements, so there is nothing to compare"
     ):
         check(dn.ops.dense, *on(np.zeros((0, 3)), np.ones((3, 2))))
 

@@ -25,8 +25,8 @@ from dualnet.files.network import BUILT_IN
             "expected a list of layers, got ReLU. Write Parallel([ReLU(...), ...])",
         ),
         (lambda: dn.Residual([dn.ReLU()]), "which is not a layer; write Sequential([...]) for a chain"),
-        (lambda: dn.Dense(64, 10), "Write Dense(10), if 64 counts what comes in: init finds that."),
-        (lambda: dn.Conv2D(3, 16, 3, padding=1), "Write Conv2D(16, 3, padding=1), if 3 counts what comes in"),
+        (lambda: dn.Dense(64, 10), "Write Dense(10), if 64 is the number of inputs: init infers that."),
+        (lambda: dn.Conv2D(3, 16, 3, padding=1), "Write Conv2D(16, 3, padding=1), if 3 is the number of inputs"),
         (lambda: dn.Conv2D(16, 3, 2), "or Conv2D(16, 3, stride=2)."),
         (
             lambda: dn.Conv2D(16, 3, strides=2),
@@ -59,7 +59,7 @@ from dualnet.files.network import BUILT_IN
         ),
         (
             lambda: dn.SGD({"0.w": 1.0}, 0.1),
-            "SGD: lr is a dict; expected a number or a schedule. The parameters are not given h",
+            "SGD: lr is a dict; expected a number or a schedule. Do not pass parameters here",
         ),
         (
             lambda: dn.schedules.Cosine(0.1),

@@ -160,8 +160,8 @@ def test_paddings():
 @pytest.mark.parametrize(
     "act, words",
     [
-        (lambda a: dn.ops.conv2d(a(5, 5), a(3, 3)), r"x has shape \(5, 5\); .* channel is x\[None, :, :, None\]"),
-        (lambda a: dn.ops.max_pool2d(a(2, 5, 5), 2), r"x has shape \(2, 5, 5\); .* channel are x\[..., None\]"),
+        (lambda a: dn.ops.conv2d(a(5, 5), a(3, 3)), r"x has shape \(5, 5\); .* channel, write x\[None, :, :, None\]"),
+        (lambda a: dn.ops.max_pool2d(a(2, 5, 5), 2), r"x has shape \(2, 5, 5\); .* channel, x\[..., None\]"),
         (
             lambda a: dn.ops.conv2d(a(1, 3, 8, 8), a(2, 2, 3, 4)),
             r"or x.transpose\(0, 2, 3, 1\) if its channels come first",

@@ -92,7 +92,7 @@ def test_unet_puts_the_way_down_before_the_way_up():
     net = dn.models.unet(2, filters=4, depth=1).init((4, 4, 1))
     skip = next(layer for layer in net if isinstance(layer, dn.Parallel))
     assert isinstance(skip.layers[0], dn.Identity) and skip.merge == "concat"
-    with pytest.raises(ValueError, match="the ways make"):
+    with pytest.raises(ValueError, match="the branches have shapes"):
         dn.models.unet(2, filters=4, depth=2).init((6, 6, 1))
 
 

@@ -288,12 +288,12 @@ def test_trying_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == ["model"] and path.read_bytes() == b"old"
     with pytest.raises(IsADirectoryError, match="it is a folder; expected a file"):
         check_writable(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no such folder; make it first"):
+    with pytest.raises(FileNotFoundError, match="no such folder; create it first"):
         check_writable(tmp_path / "none" / "model")
 
 
 def test_a_disk_with_too_little_space(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match="bytes are needed and .* are free") as caught:
+    with pytest.raises(OSError, match="bytes are needed, but only .* are free") as caught:
         check_writable(tmp_path / "model", size=10**18)
     assert caught.value.errno == errno.ENOSPC
 

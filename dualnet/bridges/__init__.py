@@ -1,1 +1,1 @@
-"""Bridges to other frameworks, and networks as files of other languages. Each is imported when it is first used."""
+"""Bridges to other frameworks, and networks as files in other languages. Each is imported on first use."""

@@ -1,6 +1,6 @@
 """A network as one C header: weights, static buffers and its functions, with test vectors that prove it.
 
-The C functions stand in layers.c; here are the calls that make a network of them, and the numbers.
+The C functions are in layers.c; this file writes the calls that combine them into a network, and the numbers.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ __all__ = ["to_c"]
 WRAPPED = {"initial_indent": "    ", "subsequent_indent": " " * 8, "break_long_words": False, "break_on_hyphens": False}
 IN_PLACE = {"add", "batch_norm", "elu", "gelu", "gelu_tanh", "leaky_relu", "log_softmax", "normalise"}
 IN_PLACE |= {"relu", "sigmoid", "silu", "softmax", "softplus", "tanh"}
-"""Functions that may write their result over what they read."""
+"""Functions that may overwrite their input with their result."""
 WAYS_BACK = {"conv2d": "x", "dense": "x", "batch_norm": "x", "max_pool": "x", "global_max_pool": "x"}
 WAYS_BACK |= {"relu": "y", "leaky_relu": "y", "elu": "y", "sigmoid": "y", "tanh": "y", "softplus": "y"}
 WAYS_BACK |= {"silu": "x", "gelu": "x", "gelu_tanh": "x"}
 WAYS_BACK |= dict.fromkeys(("average_pool", "global_average_pool", "add", "concat", "padded_shortcut"), "")
-"""Steps that can learn, and what their way back reads beside the delta: the input x, the result y, or nothing."""
+"""Steps that can learn, and what their pullback reads apart from the delta: the input x, the result y, or nothing."""
 SHARE = 0.1
-"""The step that --check takes would lower the loss by this share of it, if the loss were as flat as its slope says."""
+"""The step that --check takes would lower the loss by this share of it, if the loss were linear."""
 
 
 def to_c(net: Layer, path: str | os.PathLike, x: Any = None, *, backward: bool = False, seed: int = 0) -> Path:
-    """Write a network of float32 (or float64) as a C99 header that needs nothing but libm; returns the path written.
+    """Write a float32 (or float64) network as a C99 header that needs nothing but libm; returns the path written.
 
-    From ``digits.h`` a program gets ``void digits_predict(const float *x, float *y)``: one example of the shape given
+    ``digits.h`` gives a program ``void digits_predict(const float *x, float *y)``, from one example of the shape given
     to init, laid out row by row with the channels last, to one output. The header holds the weights, to the last bit,
     and static buffers as large as the largest maps; there is no malloc. Batch norms that follow a convolution or dense
     layer are folded into it, as ``net.fuse()`` does. ``backward=True`` adds ``float digits_learn(const float *x, int
-    label, float lr)``: one step of SGD on the softmax cross-entropy of one example; it returns the loss before that.
-    Then the weights are not const, batch norms stay, with their running statistics as constants, and every map keeps
-    its buffer.
+    label, float lr)``: one step of SGD on the softmax cross-entropy of one example, which returns the loss before the
+    step. Then the weights are not const, batch norms stay, with their running statistics as constants, and every map
+    has its own buffer.
 
-    The file proves itself: it holds test inputs, ``x`` (N, ...) or some drawn by ``seed``, and the outputs of this
+    The file tests itself: it holds test inputs, ``x`` (N, ...) or some drawn by ``seed``, and the outputs of this
     network for them. ``gcc -std=c99 -DDIGITS_MAIN -x c digits.h -o digits -lm && ./digits --check`` compares.
 
-    Raises ``ValueError``, before anything is written, for a network with layers that cannot be written (all of them are
-    named), for numbers that are not finite, and for a text above 64 MB; ``OSError`` if the file cannot be written.
+    Before it writes anything, it raises ``ValueError`` for a network with layers that cannot be written (the error
+    names all of them), for numbers that are not finite, and for a text above 64 MB; ``OSError`` if the file cannot be
+    written.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -76,7 +77,7 @@ def to_c(net: Layer, path: str | os.PathLike, x: Any = None, *, backward: bool =
 
 
 def _check_it_can_learn(made: Plan) -> None:
-    """Name everything that stands in the way of ``backward=True``, at once."""
+    """Raise an error that lists everything that rules out ``backward=True``."""
     refused = [f"{step.title} has no way back in C" for step in made.steps if step.kind not in WAYS_BACK]
     if made.steps and made.steps[-1].kind in ("softmax", "log_softmax"):
         refused[-1] = f"{made.steps[-1].title} at the end is part of the loss already: leave it out"
@@ -100,9 +101,9 @@ def _learned(made: Plan) -> set[str]:
 
 
 def _one_step(net: Layer, x: numpy.ndarray, y: numpy.ndarray) -> dict[str, Any]:
-    """What one step of SGD does to the loss of the first test input, by the library."""
+    """How one step of SGD in dualnet changes the loss of the first test input."""
     net = net.copy()
-    label = int((y[0].argmax() + 1) % y.shape[1])  # not the answer that it gives
+    label = int((y[0].argmax() + 1) % y.shape[1])  # not the answer that the network gives
     home = next(iter(net.parameters().values())).value
     x0 = asarray(x[:1], backend=backend_of(home).name)
     t = asarray(numpy.array([label]), backend=backend_of(home).name)
@@ -256,7 +257,7 @@ class _Header:
             yield f"{p}_{step.kind}({', '.join([*x, y, *self._arguments(step, number)])});"
 
     def _arguments(self, step: Step, number: int) -> list[str]:
-        """What a function gets beside its maps: weights, where windows stand, and numbers, in the template's order."""
+        """The other arguments of a function: weights, positions of windows, and numbers, in the template's order."""
         arrays = [self.names[step.arrays[r]] if r in step.arrays else "NULL" for r in ARRAYS.get(step.kind, ())]
         numbers = dict(step.numbers)
         if "at" in numbers:
@@ -287,7 +288,7 @@ class _Header:
                 yield f"    {', '.join(map(str, row))}, {n['groups']}\n}};\n"
 
     def _predicting(self) -> Iterator[str]:
-        """``predict`` alone: a buffer is free again as soon as nobody reads it any more."""
+        """Only ``predict``: a buffer can be used again as soon as nothing reads it any more."""
         p, made = self.prefix, self.made
         yield from self._windows()
         buffers = _Buffers(f"{p}_buffer_")
@@ -311,7 +312,7 @@ class _Header:
         yield from self._function(f"void {p}_predict(const float *x, float *y)", lines)
 
     def _learning(self) -> Iterator[str]:
-        """``predict`` and ``learn``: every map is kept for the way back; deltas are not."""
+        """``predict`` and ``learn``: every map is kept for the backward pass; deltas are not."""
         p, made = self.prefix, self.made
         yield from self._windows()
         names = {0: "x"} | {step.output.place: f"{p}_map_{step.output.place}" for step in made.steps}
@@ -423,7 +424,7 @@ ARRAYS = {
 
 
 class _Buffers:
-    """Static arrays that are used again when they are free; of a chain's maps, two in turn are enough."""
+    """Static arrays that are used again when they are free; for the maps of a chain, two are enough."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -440,7 +441,7 @@ class _Buffers:
         return name
 
     def keep(self, name: str) -> str:
-        """The buffer lives on under another value: the release that follows does not free it."""
+        """The buffer now belongs to another value: the next release does not free it."""
         self.kept[name] = self.kept.get(name, 0) + 1
         return name
 
@@ -483,7 +484,7 @@ def identifier(stem: str) -> str:
 
 
 def _literals(array: numpy.ndarray, suffix: str) -> list[str]:
-    """The shortest decimal numbers that are read as exactly these floats."""
+    """The shortest decimal numbers that represent exactly these floats."""
     return [text + suffix for text in array.ravel().astype("U32").tolist()]
 
 

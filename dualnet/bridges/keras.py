@@ -1,13 +1,13 @@
-"""Weights that Keras saved: ``.keras``, ``.weights.h5`` and the ``.h5`` of Keras 2, as arrays by name. Data only.
+"""Weights that Keras saved: ``.keras``, ``.weights.h5`` and the ``.h5`` of Keras 2, as arrays by name. Only data.
 
 A ``.keras`` file is a zip archive of ``config.json``, the layers with their options in the order of the model, and
 ``model.weights.h5``. There, and in ``.weights.h5`` files, each layer is a group named after its class, ``conv2d_1``,
 whose ``vars`` are numbered: ``layers/conv2d_1/vars/0``. They are read in the order of their numbers, since HDF5 sorts
-them by the alphabet. The ``.h5`` of Keras 2 lists layers and weights in the attributes ``layer_names`` and
+them alphabetically. The ``.h5`` of Keras 2 lists layers and weights in the attributes ``layer_names`` and
 ``weight_names``.
 
-Nothing in a file is run: the code of a Lambda layer is text to us. No link is followed, and before an array is read its
-claimed size is compared with the bytes that the file holds for it.
+Nothing in a file is run: the code of a Lambda layer is only text here. No link is followed, and before an array is
+read, its claimed size is compared with the bytes that the file holds for it.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ KINDS: dict[str, tuple[type[Layer], tuple[str, ...]]] = {
     "LayerNormalization": (LayerNorm, ("gamma", "beta")),
     "GroupNormalization": (GroupNorm, ("gamma", "beta")),
 }
-"""Keras' layers that we have: ours, and what Keras calls its variables, in the order of their numbers."""
+"""Keras' layers that we have: ours, and Keras' names of its variables, in the order of their numbers."""
 OPTIONAL = {"use_bias": "bias", "scale": "gamma", "center": "beta"}
-"""Options of Keras without which there is no such variable."""
+"""Keras options without which a variable does not exist."""
 SEPARABLE = {"depthwise_kernel": "depthwise.kernel", "pointwise_kernel": "pointwise.kernel", "bias": "pointwise.bias"}
-"""What SeparableConv2D's variables are called in the files of Keras 2, and here."""
+"""The names of SeparableConv2D's variables in the files of Keras 2, and here."""
 SAME_OPTIONS = {
     "epsilon": "epsilon",
     "momentum": "momentum",
@@ -59,24 +59,24 @@ SAME_OPTIONS = {
     "dilation_rate": "dilation",
     "groups": "groups",
 }
-"""Options that change what a layer computes with its weights: Keras' name, and ours."""
+"""Options that change how a layer uses its weights: Keras' name, and ours."""
 NO_WEIGHTS = re.compile(r"(^|/)(optimizer(_weights)?|_?metrics|seed_generator(_\d+)?|_trainer)(/|$)")
 """Groups that hold no weights: the optimizer's state, the metrics', and the seeds of Dropout."""
 
 
 @dataclass(frozen=True)
 class KerasLayer:
-    """What a file says of one layer: its class at Keras ("" if unknown), and its options (empty if unknown)."""
+    """What a file says about one layer: its Keras class ("" if unknown), and its options (empty if unknown)."""
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def goes_into(self, layer: Layer) -> bool:
-        """May a layer of ours be the twin of this one?"""
+        """Can a layer of ours be the counterpart of this one?"""
         return self.kind not in KINDS or isinstance(layer, KINDS[self.kind][0])
 
     def differences(self, layer: Any) -> list[str]:
-        """The options that differ from those of its twin here, in words."""
+        """The options that differ from those of its counterpart here, in words."""
         told = []
         for theirs, ours in SAME_OPTIONS.items():
             here = getattr(layer, ours, None)
@@ -97,7 +97,7 @@ class KerasFile:
     layers: dict[str, KerasLayer] = field(default_factory=dict)
 
     def add(self, name: str, key: str, layer: KerasLayer, array: numpy.ndarray) -> None:
-        """Note one array of a layer."""
+        """Add one array of a layer."""
         full = ".".join(filter(None, (name, key)))
         if full in self.arrays:
             raise CheckpointError(f"it holds two arrays called {full}")
@@ -107,9 +107,9 @@ class KerasFile:
 
 
 def read(path: Path) -> KerasFile:
-    """The weights in a file of Keras 2 or 3, its kernels (k1, k2, C, D) and (in, out) as ours are.
+    """The weights in a file of Keras 2 or 3, with kernels (k1, k2, C, D) and (in, out), like ours.
 
-    ``CheckpointError`` if it is none, is damaged, or is a model of ``channels_first``.
+    Raises ``CheckpointError`` if it is not such a file, is damaged, or holds a model with ``channels_first``.
     """
     h5py = _need_h5py(path)
     with open(path, "rb") as file:
@@ -121,7 +121,7 @@ def read(path: Path) -> KerasFile:
     try:
         with h5py.File(source, "r") as file:
             return _read(file, config, size)
-    except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for a damaged file
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises these for a damaged file
         if getattr(error, "errno", None):
             raise
         raise CheckpointError(f"the HDF5 file is damaged ({error})") from error
@@ -238,7 +238,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer of the model: the names of the layers around it and its own, with dots between, and what is said."""
+    """A layer of the model: its dotted name, which includes the layers around it, and its description."""
 
     name: str
     layer: KerasLayer
@@ -286,7 +286,7 @@ LISTS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def _numbered(tree: _Tree, places: dict[str, _Place]) -> KerasFile:
-    """Groups of ``vars`` with numbers: in the order of the model if that is known, else in that of their numbers."""
+    """Groups of numbered ``vars``: in the order of the model if it is known, else in the order of their numbers."""
     paths = [at.removesuffix("vars").rstrip("/") for at in tree.groups if at == "vars" or at.endswith("/vars")]
     paths = [at for at in paths if not NO_WEIGHTS.search(at)]
     if not paths:
@@ -309,7 +309,7 @@ def _numbered(tree: _Tree, places: dict[str, _Place]) -> KerasFile:
 
 
 def _guessed(tree: _Tree, at: str) -> _Place:
-    """What is known of a layer without ``config.json``: in lists Keras names it by its class, else by an attribute."""
+    """What is known about a layer without ``config.json``: in lists Keras names it after its class or an attribute."""
     parts, names, own, listed = at.split("/"), [], "", False
     for number, part in enumerate(parts, 1):
         own = _text(tree.attributes("/".join([*parts[:number], "vars"])).get("name", ""))
@@ -320,7 +320,7 @@ def _guessed(tree: _Tree, at: str) -> _Place:
 
 
 def _kind(name: str) -> str:
-    """The class that a name such as ``conv2d_3`` gives; "" if it is none that we have.
+    """The class for a name such as ``conv2d_3``; "" if we do not have it.
 
     >>> _kind("conv2d_transpose_1"), _kind("stem")
     ('Conv2DTranspose', '')
@@ -329,7 +329,7 @@ def _kind(name: str) -> str:
 
 
 def _variables(layer: KerasLayer, count: int) -> list[str]:
-    """What Keras calls the variables of a layer; ``vars/0``, ... where that cannot be known."""
+    """Keras' names for the variables of a layer; ``vars/0``, ... if they are unknown."""
     names = list(KINDS[layer.kind][1]) if layer.kind in KINDS else []
     if layer.options:
         without = {name for option, name in OPTIONAL.items() if layer.options.get(option) is False}
@@ -349,7 +349,7 @@ def _natural(path: str) -> list[tuple[str, int]]:
 
 
 def _legacy(tree: _Tree, root: str, places: dict[str, KerasLayer]) -> KerasFile:
-    """Groups named as the layers, each with the list of its ``weight_names``."""
+    """Groups named after the layers, each with the list of its ``weight_names``."""
     if _text(tree.attributes(root).get("backend", "")) == "theano":
         raise CheckpointError("it was saved by Keras on Theano, which turns its kernels; save it by another backend")
     found = KerasFile()

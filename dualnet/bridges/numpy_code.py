@@ -1,6 +1,7 @@
-"""A network as one Python script that needs NumPy alone, with test vectors that prove it.
+"""A network as one Python script that needs only NumPy, with test vectors that prove it.
 
-The layers are those of numpy_layers.py, copied; here are the calls that make a network of them, and the numbers.
+The layers are copied from numpy_layers.py; this file writes the calls that combine them into a network, and the
+numbers.
 """
 
 from __future__ import annotations
@@ -113,17 +114,18 @@ def array(shape: tuple[int, ...], text: str) -> np.ndarray:
 
 
 def to_numpy(net: Layer, path: str | os.PathLike, x: Any = None, *, seed: int = 0) -> Path:
-    """Write a network of float32 or float64 as a Python script that needs NumPy alone; returns the path written.
+    """Write a float32 or float64 network as a Python script that needs only NumPy; returns the path written.
 
     The script is a module, ``digits.predict(x)`` for a batch x, and a program, ``python digits.py images.npy``. Its
-    layers are plain NumPy to read, its weights are in it, to the last bit. Batch norms that follow a convolution or
-    dense layer are folded into it, as ``net.fuse()`` does.
+    layers are readable NumPy code, and it contains the weights, to the last bit. Batch norms that follow a convolution
+    or dense layer are folded into it, as ``net.fuse()`` does.
 
-    The file proves itself: it holds test inputs, ``x`` (N, ...) or some drawn by ``seed``, and the outputs of this
+    The file tests itself: it holds test inputs, ``x`` (N, ...) or some drawn by ``seed``, and the outputs of this
     network for them; ``python digits.py --check`` compares.
 
-    Raises ``ValueError``, before anything is written, for a network with layers that cannot be written (all of them are
-    named), for numbers that are not finite, and for a text above 64 MB; ``OSError`` if the file cannot be written.
+    Before it writes anything, it raises ``ValueError`` for a network with layers that cannot be written (the error
+    names all of them), for numbers that are not finite, and for a text above 64 MB; ``OSError`` if the file cannot be
+    written.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -191,7 +193,7 @@ def _calls(made: Plan) -> Iterator[str]:
 
 
 def _read(name: str, shape: tuple[int, ...], made_as: tuple[int, ...]) -> str:
-    """The name of an array, laid out in another way after a Flatten."""
+    """The name of an array, with a different layout after a Flatten."""
     return name if shape == made_as else f"{name}.reshape(len({name}), {', '.join(map(str, shape))})"
 
 

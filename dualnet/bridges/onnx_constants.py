@@ -1,4 +1,4 @@
-"""The numbers in an ONNX file, read when they are asked for, after their size was compared with what is claimed."""
+"""The numbers in an ONNX file, read on demand, after a check that their size is what the file claims."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MOST_FOLDED = 1000
 
 
 class Lacking(ValueError):
-    """There is no layer that does this."""
+    """There is no layer for this."""
 
 
 class Constants:
-    """The numbers in a file, read when they are asked for."""
+    """The numbers in a file, read on demand."""
 
     def __init__(self, model: Any, path: Path) -> None:
         self.folder = path.parent
@@ -71,7 +71,7 @@ def _of_node(node: Any, folder: Path) -> numpy.ndarray:
 
 
 def _array(tensor: Any, folder: Path) -> numpy.ndarray:
-    """A tensor of the file, after its size was compared with what it claims."""
+    """A tensor of the file, after a check that its size is what it claims."""
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
@@ -92,7 +92,7 @@ def _array(tensor: Any, folder: Path) -> numpy.ndarray:
 
 
 def _beside(tensor: Any, folder: Path, dtype: numpy.dtype, count: int) -> numpy.ndarray:
-    """Numbers in a file beside the model: in its folder or one inside it, never elsewhere."""
+    """Numbers in a separate file: in the model's folder or one inside it, never anywhere else."""
     told = {one.key: one.value for one in tensor.external_data}
     home = os.path.realpath(folder)
     where = os.path.realpath(os.path.join(home, told.get("location", "")))
@@ -108,7 +108,7 @@ def _beside(tensor: Any, folder: Path, dtype: numpy.dtype, count: int) -> numpy.
 
 
 def _folded(make: Callable[..., numpy.ndarray]) -> Callable[..., numpy.ndarray]:
-    """For nodes that make one array of several: only of few elements, which is what shapes have."""
+    """For nodes that make one array from several: only small ones, such as shapes."""
 
     def fold(call: Call, *arrays: numpy.ndarray) -> numpy.ndarray:
         if sum(array.size for array in arrays if array is not None) > MOST_FOLDED:

@@ -1,11 +1,11 @@
-"""Networks as ONNX files: what every layer computes at inference, in the operators that other programs run.
+"""Networks as ONNX files: what every layer computes in inference, in operators that other programs can run.
 
-ONNX keeps maps as (N, C, H, W), a network here as (N, H, W, C). Each value in the graph knows how it lies, and a layer
-asks for the way it needs: so a transpose stands only where that changes, as a rule once after the input. A map that is
-flattened stays in ONNX's order, and the rows of the ``Dense`` after it are put in that order instead.
+ONNX stores maps as (N, C, H, W), a network here as (N, H, W, C). Each value in the graph knows its layout, and a layer
+asks for the layout that it needs. So the file has a transpose only where the layout changes, usually once after the
+input. A flattened map stays in ONNX's order, and the rows of the ``Dense`` after it are put in that order instead.
 
-The graph is that of onnx_export_graph.py, what becomes of each layer stands in onnx_export_layers.py. A layer of your
-own exports through a method of its own; see :class:`OnnxGraph`.
+onnx_export_graph.py defines the graph, onnx_export_layers.py exports each layer. A layer of your own is exported by a
+method of its own; see :class:`OnnxGraph`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ DTYPES = ("float16", "float32", "float64")
 
 
 def to_onnx(net: Layer, path: str | os.PathLike, *, opset: int = 21, layout: str = "NHWC") -> Path:
-    """Write the network as an ONNX file, in the form of inference; returns the path written.
+    """Write the network as an ONNX file, for inference; returns the path written.
 
     The file's input ``"input"`` and output ``"output"`` are those of ``net(x)``, with any number of examples, in the
     network's dtype (float16, float32 or float64). With ``layout="NCHW"``, maps go in and come out with their channels
-    first, as PyTorch's users and most tools for ONNX have them. Dropout is left out.
+    first, as PyTorch and most ONNX tools have them. Dropout is left out.
 
     ``opset`` is ONNX's own version, from 18 to the newest that the package ``onnx`` knows; programs read files up to
     some opset. The file is replaced as a whole or not at all. Read it again with :func:`dualnet.from_onnx`.
 
     A layer of your own needs a method ``onnx_nodes(graph, x)``; see :class:`dualnet.bridges.onnx_export.OnnxGraph`.
 
-    Raises ``TypeError`` that names all layers that ONNX cannot hold (``Lambda`` is code), ``ValueError`` for other
+    Raises a ``TypeError`` that names all layers that ONNX cannot hold (``Lambda`` is code), a ``ValueError`` for other
     networks and options, ``OSError`` if nothing can be written, and ``ImportError`` without ``dualnet[onnx]``.
 
     >>> import dualnet as dn, tempfile, pathlib
@@ -114,7 +114,7 @@ def _check_exporters(net: Layer) -> None:
         exporter = exporter_of(layer, EXPORTERS)
         if exporter is None:
             lacking.setdefault(id(layer), (path, layer))
-        elif exporter is not by_own_method:  # one with a method of its own answers for what is inside
+        elif exporter is not by_own_method:  # a layer with its own method also exports the layers inside
             inside = [(f"{path}.{name}" if path else name, child) for name, child in layer.children().items()]
             waiting += reversed(inside)
     if lacking:

@@ -1,4 +1,4 @@
-"""An ONNX graph while it is written: its values and how they lie, its nodes, and its constants."""
+"""An ONNX graph while it is being written: its values and their layouts, its nodes, and its constants."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ __all__ = ["OnnxGraph"]
 
 ROWS, FIRST, FLAT = "rows", "channels first", "flat"
 MOST_BYTES = 2**31 - 1
-"""What one message of the file's format may hold."""
+"""The largest size of one message in the file's format."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph: its name, its shape as here (without the batch), and how it lies.
+    """A tensor of the graph: its name, its shape in dualnet (without the batch), and its layout.
 
-    ``ROWS`` as here; ``FIRST`` is (N, C, H, W) of a map (H, W, C); ``FLAT`` is (N, C·H·W) of a flattened map ``map``.
+    ``ROWS`` is dualnet's own layout; ``FIRST`` is (N, C, H, W) for a map (H, W, C); ``FLAT`` is (N, C·H·W) for a
+    flattened map ``map``.
     """
 
     name: str
@@ -34,16 +35,17 @@ class Value:
 
 
 def told_shape(shape: Shape, first: bool) -> list[int | str]:
-    """The shape that the file tells, with a free batch."""
+    """The shape for the file, with an open batch."""
     return ["N", shape[2], *shape[:2]] if first else ["N", *shape]
 
 
 class OnnxGraph:
     """An ONNX graph that grows node by node. A layer of your own gets one in its method ``onnx_nodes(graph, x)``.
 
-    ``x`` is the name of the layer's input, which lies as here, (N, H, W, C); the method adds the nodes that compute the
-    same as ``forward`` at inference, and returns the name of its output, which lies so too. ``graph.opset`` is the
-    version of the operators, ``graph.dtype`` that of the network, and ``graph.shape`` the input's, without the batch.
+    ``x`` is the name of the layer's input, with dualnet's layout (N, H, W, C). The method adds nodes that compute the
+    same as ``forward`` in inference, and returns the name of its output, with the same layout. ``graph.opset`` is the
+    version of the operators, ``graph.dtype`` the network's dtype, and ``graph.shape`` the input's shape without the
+    batch.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> class Double(dn.Layer):
@@ -60,15 +62,15 @@ class OnnxGraph:
         self.shape: Shape = ()
         self._nodes: list[Any] = []
         self._constants: dict[object, tuple[str, numpy.ndarray]] = {}
-        self._kept: list[Any] = []  # what the keys above identify stays alive
+        self._kept: list[Any] = []  # keeps alive the objects that the keys above identify
         self._moved: dict[tuple[str, str], str] = {}
         self._names: set[str] = {"input", "output"}
         self._path = ""
 
-    # -- for layers of one's own too
+    # -- also for layers of your own
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name. An input ``""`` is one that is left out."""
+        """Add a node with one output; returns the output's name. An input ``""`` is left out."""
         from onnx import helper
 
         output = self._name(operator.lower())
@@ -79,13 +81,13 @@ class OnnxGraph:
     def constant(self, value: Any, dtype: str | None = "", *, role: str = "constant") -> str:
         """A constant, in the dtype of the network, in another one or (None) in its own; returns its name.
 
-        A parameter is stored once, also if several layers share it. ``role`` is the last part of its name.
+        A parameter is stored once, even if several layers share it. ``role`` is the last part of its name.
         """
         if isinstance(value, Parameter):
             return self._stored((id(value), role, dtype), role, lambda: to_numpy(value.value), dtype, value)
         return self._stored(len(self._constants), role, lambda: value, dtype)
 
-    # -- how values lie
+    # -- layouts
 
     def first(self, x: Value) -> str:
         """The name of a map with its channels first."""
@@ -94,7 +96,7 @@ class OnnxGraph:
         return self.transposed(x.name, (0, 3, 1, 2))
 
     def rows(self, x: Value) -> str:
-        """The name of a value that lies as here."""
+        """The name of a value with dualnet's layout."""
         if x.lies == FIRST:
             return self.transposed(x.name, (0, 2, 3, 1))
         if x.lies == FLAT and (x.name, FLAT) not in self._moved:
@@ -110,10 +112,10 @@ class OnnxGraph:
             self._moved[name, str(order)], self._moved[moved, str(tuple(back))] = moved, name
         return self._moved[name, str(order)]
 
-    # -- what the exporters of the built-in layers need
+    # -- for the exporters of the built-in layers
 
     def layer(self, layer: Layer, path: str, x: Value) -> Value:
-        """What a layer computes."""
+        """The output of a layer."""
         before = self._path, self.shape
         self._path, self.shape = path, x.shape
         exporter = exporter_of(layer, self._exporters)
@@ -124,7 +126,7 @@ class OnnxGraph:
         return y
 
     def inside(self, name: str, layer: Layer, x: Value) -> Value:
-        """What a layer inside the one at hand computes."""
+        """The output of a layer inside the current one."""
         return self.layer(layer, f"{self._path}.{name}" if self._path else name, x)
 
     def weights(
@@ -154,7 +156,7 @@ class OnnxGraph:
     def _stored(
         self, key: object, role: str, make: Callable[[], Any], dtype: str | None, owner: Parameter | None = None
     ) -> str:
-        """The name of a constant, which is stored when its key is new."""
+        """The name of a constant; it is stored if its key is new."""
         if key not in self._constants:
             array = numpy.asarray(make())
             self._constants[key] = self._name(role), array if dtype is None else array.astype(dtype or self.dtype)
@@ -171,7 +173,7 @@ class OnnxGraph:
         return name
 
     def model(self, takes: list[int | str], result: str, gives: list[int | str], layout: str) -> Any:
-        """The whole, checked by the package ``onnx``."""
+        """The whole model, checked by the package ``onnx``."""
         import onnx
         from onnx import helper, numpy_helper
 
@@ -203,14 +205,14 @@ class OnnxGraph:
         return model
 
 
-# -- who exports a layer -----------------------------------------------------------------------------------------------
+# -- the exporter of a layer -------------------------------------------------------------------------------------------
 
 Exporter = Callable[[OnnxGraph, Any, Value], Value]
 Exporters = Mapping[type[Layer], Exporter]
 
 
 def exporter_of(layer: Layer, exporters: Exporters) -> Exporter | None:
-    """The layer's own, or that of the built-in class whose forward it has."""
+    """The layer's own exporter, or that of the built-in class whose forward it has."""
     for kind in type(layer).__mro__:
         if "onnx_nodes" in vars(kind):
             return by_own_method
@@ -222,7 +224,7 @@ def exporter_of(layer: Layer, exporters: Exporters) -> Exporter | None:
 
 
 def no_exporter(lacking: list[tuple[str, Layer]]) -> str:
-    """What to do about layers that nothing exports, each with its place."""
+    """What to do about layers without an exporter, each with its place."""
     named = ", ".join(f"{path or 'the network'} ({type(layer).__name__})" for path, layer in lacking)
     return (
         f"to_onnx: there is no ONNX form of {named}. Give the class a method onnx_nodes(self, graph, x), such as "
@@ -231,7 +233,7 @@ def no_exporter(lacking: list[tuple[str, Layer]]) -> str:
 
 
 def by_own_method(graph: OnnxGraph, layer: Any, x: Value) -> Value:
-    """A layer of one's own, by its ``onnx_nodes``."""
+    """Export a layer of your own, by its ``onnx_nodes``."""
     name, shape = layer.onnx_nodes(graph, graph.rows(x)), layer.output_shape(x.shape)
     if not isinstance(name, str):
         raise TypeError(

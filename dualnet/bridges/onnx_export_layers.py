@@ -1,6 +1,6 @@
-"""What becomes of each layer in an ONNX file: its nodes, its weights turned into ONNX's order.
+"""How each layer is exported to ONNX: its nodes, and its weights in ONNX's order.
 
-Numbers of 16 bits are normalised, summed and squashed in float32, and rounded once, as in the layers here.
+16-bit numbers are normalised, summed and passed through activations in float32, and rounded once, as in our layers.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _conv_transpose(graph: OnnxGraph, layer: L.Conv2DTranspose, x: Value) -> Val
         n + before + after - (grid - 1) * s - r * (k - 1) - 1
         for n, (before, after), grid, s, r, k in zip(at.size, at.pads, at.grid, at.stride, at.dilation, at.window)
     ]
-    w = graph.weights(layer.w, "w", _outward, "Conv")  # D is what comes in here, and ONNX wants that first
+    w = graph.weights(layer.w, "w", _outward, "Conv")  # D is the input channels here, and ONNX wants those first
     b = [] if layer.b is None else [graph.constant(layer.b, role="b")]
     y = graph.node(
         "ConvTranspose",
@@ -90,8 +90,8 @@ def _pool(
 ) -> Value:
     """Pooling with all its padding in numbers: how far ceil_mode reaches differs from program to program.
 
-    Programs refuse padding as wide as the window; then it becomes part of the map, of the value ``outside``. So does
-    padding that is ``counted`` in a mean, since what ceil_mode reaches beyond it does not count.
+    Programs reject padding as wide as the window; then it becomes part of the map, with the value ``outside``. So does
+    padding that is ``counted`` in a mean, since the part that ceil_mode adds beyond it does not count.
     """
     at: Windows = layer._windows((x.shape[0], x.shape[1]))
     name, pads, beyond = graph.first(x), at.pads, ((0, at.overhang[0]), (0, at.overhang[1]))
@@ -135,11 +135,11 @@ def _average_pool(graph: OnnxGraph, layer: L.AveragePool2D, x: Value) -> Value:
 
 
 def units_of(at: Windows, counted: bool) -> numpy.ndarray:
-    """How many units each window has, with those of the padding if they count: (H', W')."""
+    """The number of units in each window, with those of the padding if they count: (H', W')."""
     along = []
     for axis in (0, 1):
         start = numpy.arange(at.grid[axis])[:, None] * at.stride[axis] - at.pads[axis][0]
-        met = start + numpy.arange(at.window[axis]) * at.dilation[axis]  # the rows that each window meets
+        met = start + numpy.arange(at.window[axis]) * at.dilation[axis]  # the rows that each window covers
         first, end = (-at.pads[axis][0], at.size[axis] + at.pads[axis][1]) if counted else (0, at.size[axis])
         along.append(((met >= first) & (met < end)).sum(axis=1))
     return numpy.outer(*along)
@@ -171,7 +171,7 @@ def _adaptive_pool(graph: OnnxGraph, layer: L.AdaptiveAveragePool2D, x: Value) -
 @_exports(L.UpSampling2D)
 def _upsampling(graph: OnnxGraph, layer: L.UpSampling2D, x: Value) -> Value:
     shape = layer.output_shape(x.shape)
-    if graph.dtype == "float64":  # which few programs resize in
+    if graph.dtype == "float64":  # few programs can resize it
         down, across = (_resized(n, s, layer.interpolation) for n, s in zip(x.shape, layer.size))
         return _mixed(graph, layer, x, down, across)
     nearest = layer.interpolation == "nearest"
@@ -190,7 +190,7 @@ def _mixed(graph: OnnxGraph, layer: Layer, x: Value, down: numpy.ndarray, across
 
 
 def _shares(n: int, parts: Sequence[tuple[Any, float]]) -> numpy.ndarray:
-    """A matrix of n columns, a row for each part: where it reads, and with which share."""
+    """A matrix of n columns, with a row for each part: the places that it reads, and their shares."""
     matrix = numpy.zeros((len(parts), n))
     for row, (where, share) in zip(matrix, parts):
         row[where] = share
@@ -227,7 +227,7 @@ def _reshape(graph: OnnxGraph, layer: L.Reshape, x: Value) -> Value:
 
 @_exports(L.Conv1D, L.MaxPool1D, L.AveragePool1D, L.GlobalAveragePool1D, L.GlobalMaxPool1D)
 def _sequence(graph: OnnxGraph, layer: Any, x: Value) -> Value:
-    """As maps of height 1, which its two-dimensional twin takes."""
+    """As maps of height 1, with the two-dimensional layer."""
     shape, twin, one = layer.output_shape(x.shape), layer.on_maps(), graph.integers(1)
     y = EXPORTERS[type(twin)](graph, twin, Value(graph.node("Unsqueeze", graph.rows(x), one), (1, *x.shape)))
     return Value(graph.node("Squeeze", graph.rows(y), one) if len(y.shape) == 3 else graph.rows(y), shape)
@@ -238,7 +238,7 @@ def _flatten(graph: OnnxGraph, layer: L.Flatten, x: Value) -> Value:
     shape = layer.output_shape(x.shape)
     if len(x.shape) == 1:
         return x
-    if x.lies == FIRST and 1 not in (x.shape[2], x.shape[0] * x.shape[1]):  # else the two orders are one
+    if x.lies == FIRST and 1 not in (x.shape[2], x.shape[0] * x.shape[1]):  # otherwise both orders are the same
         return Value(graph.node("Flatten", x.name), shape, FLAT, x.shape)
     return Value(graph.node("Flatten", x.name), shape)
 
@@ -262,7 +262,7 @@ def _dense(graph: OnnxGraph, layer: L.Dense, x: Value) -> Value:
 
 
 def _activation(graph: OnnxGraph, layer: Layer, x: Value) -> Value:
-    """What is done to each unit alone, however it lies."""
+    """An activation: it works unit by unit, with any layout."""
     return replace(x, name=graph.narrow(_units(graph, layer, graph.wide(x.name))))
 
 
@@ -317,7 +317,7 @@ def _prelu(graph: OnnxGraph, layer: L.PReLU, x: Value) -> Value:
 
 
 def _exact(graph: OnnxGraph, value: float) -> bool:
-    """Attributes are float32: does that say this value as well as the network's dtype does?"""
+    """Attributes are float32: is this as exact for the value as the network's dtype?"""
     return graph.dtype != "float64" or float(numpy.float32(value)) == value
 
 
@@ -332,7 +332,7 @@ def _softmax(graph: OnnxGraph, layer: L.Softmax, x: Value) -> Value:
 
 
 def _spread_and_mean(graph: OnnxGraph, layer: Any, shape: Shape) -> tuple[str, str]:
-    """γ and β in the wide dtype; constants where they are not learned."""
+    """γ and β in the wide dtype; constants if they are not learned."""
     gamma, beta = layer.gamma or numpy.ones(shape), layer.beta or numpy.zeros(shape)
     return graph.constant(gamma, graph.wide_dtype, role="gamma"), graph.constant(beta, graph.wide_dtype, role="beta")
 
@@ -506,7 +506,7 @@ def _sum(graph: OnnxGraph, branches: list[Value]) -> Value:
 
 
 def _alike(graph: OnnxGraph, branches: list[Value]) -> tuple[list[str], str]:
-    """The branches, all lying the same way."""
+    """The branches, all with the same layout."""
     if any(branch.lies == FIRST for branch in branches):
         return [graph.first(branch) for branch in branches], FIRST
     return [graph.rows(branch) for branch in branches], ROWS

@@ -1,6 +1,6 @@
-"""The graph of an ONNX file as a network: what is known of each value, and the layers in the order of the nodes.
+"""The graph of an ONNX file as a network: what is known about each value, and the layers in the order of the nodes.
 
-The functions that make a layer of a node are those of onnx_nodes.py.
+The functions that turn a node into a layer are in onnx_nodes.py.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TAKES_PADDING = {"Conv", "MaxPool", "AveragePool", "LpPool", "Pad"}
 
 @dataclass(frozen=True)
 class Value:
-    """What the importer knows of a tensor.
+    """What the importer knows about a tensor.
 
     ``node`` names the node that makes it, in the graph for regions.py. ``shape`` is its shape here, without the batch;
-    ``order[i]`` is the axis here (with the batch, 0) that lies at place i in the file. ``flat`` says that the file has
+    ``order[i]`` is the axis here (counting the batch, 0) that is axis i in the file. ``flat`` means that the file has
     it as (N, K), and ``flattened`` that our network has.
     """
 
@@ -53,13 +53,13 @@ class Value:
 
     @property
     def in_our_order(self) -> bool:
-        """Would it read the same, unit by unit, in the order here?"""
+        """Are its units in the same order as here?"""
         long = [axis for axis in self.order[1:] if self.shape[axis - 1] > 1]
         return long == sorted(long)
 
 
 Reader = Callable[["GraphReader", Call], Value | None]
-"""Adds the layer of a node, if it needs one, and returns what is known of the node's value."""
+"""Adds the layer of a node, if it needs one, and returns what is known about the node's value."""
 
 
 class GraphReader:
@@ -71,7 +71,7 @@ class GraphReader:
         self.opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
         self.constants = Constants(model, path)
         self.nodes: list[Node] = []
-        self.places: dict[str, int] = {}  # where each of them stands in the list
+        self.places: dict[str, int] = {}  # the position of each in the list
         self.weights: dict[Layer, dict[str, numpy.ndarray]] = {}
         self.values: dict[str, Value | None] = {}
         self.uses: Counter[str] = Counter()
@@ -147,7 +147,7 @@ class GraphReader:
         return Value(entry.name, check_shape(shape, "from_onnx"), order)
 
     def _channels_first(self, name: str, calls: list[Call]) -> bool:
-        """As a rule; but a file made for images (N, H, W, C) has a transpose or a dense layer before its maps."""
+        """Usually yes; but a file made for images (N, H, W, C) has a transpose or a dense layer before its maps."""
         layout = next((one.value for one in self.model.metadata_props if one.key == "layout"), "")
         if self.model.producer_name == "dualnet" and layout in ("NHWC", "NCHW"):
             return layout == "NCHW"
@@ -164,7 +164,7 @@ class GraphReader:
         return True
 
     def _read_all(self, calls: list[Call]) -> None:
-        lacking: dict[str, list[str]] = {}  # nodes, by the operator and why it is lacking
+        lacking: dict[str, list[str]] = {}  # nodes, by the operator and the reason
         for call in calls:
             if all(name in self.constants.known or not name for name in call.inputs) and self._fold(call):
                 continue
@@ -191,7 +191,7 @@ class GraphReader:
             )
 
     def _check_outputs(self, call: Call) -> None:
-        """A layer has one output."""
+        """Raise if more than the first output of a node is used: a layer has one output."""
         used = [name for name in call.outputs[1:] if name and self.uses[name]]
         if used:
             raise Lacking(f"its output {used[0]!r} is used; a layer gives only the first output of this node")
@@ -213,15 +213,15 @@ class GraphReader:
             state |= {f"{place}.{name}": array for name, array in self.weights.get(layer, {}).items()}
         draw = Draw(0)
         for at, name in enumerate(state):
-            if name.endswith(".seed"):  # so that masks differ, should it be trained
+            if name.endswith(".seed"):  # so that masks differ if it is trained
                 state[name] = draw.child(at).key()
         net.load_state_dict(state)
         return net
 
-    # -- what readers use
+    # -- used by the readers
 
     def value(self, call: Call, place: int = 0) -> Value:
-        """The tensor that a node takes."""
+        """The input of a node."""
         name = call.inputs[place] if place < len(call.inputs) else ""
         value = self.values.get(name)
         if value is None:
@@ -233,7 +233,7 @@ class GraphReader:
         return value
 
     def maps(self, call: Call) -> Value:
-        """The maps that a node takes, with their channels first."""
+        """The maps that are a node's input, with their channels first."""
         x = self.value(call)
         if x.order != FIRST or x.flat or x.flattened:
             raise Lacking(
@@ -268,9 +268,9 @@ class GraphReader:
         return [int(one) for one in array.ravel()]
 
     def number(self, value: float) -> float:
-        """An attribute: it is float32, 0.009999999776, and was meant to be the shortest number that rounds to it, 0.01.
+        """An attribute is float32, such as 0.009999999776; it was meant as the shortest number that rounds to it, 0.01.
 
-        Not in a network of float64, where the difference counts.
+        In a float64 network the difference counts, so it stays as it is.
         """
         return float(value) if self.dtype == "float64" else float(str(numpy.float32(value)))
 
@@ -289,7 +289,7 @@ class GraphReader:
         return replace(plain, shape=after)
 
     def lone_layer(self, name: str) -> Layer | None:
-        """The layer that makes this tensor, if nobody else takes the tensor."""
+        """The layer that makes this tensor, if only one node takes the tensor."""
         value, place = self.values.get(name), self.places.get(name)
         if value is None or place is None or value.node != name or self.uses[name] != 1:
             return None
@@ -316,5 +316,5 @@ class GraphReader:
 
 
 def _some(names: list[str], most: int = 3) -> str:
-    """The first of the names, and how many there are beside them."""
+    """The first of the names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,11 +1,11 @@
 """ONNX files as networks: nodes become layers, and the graph around them becomes containers.
 
-Each value of the graph is known by the layer that makes it, by its shape here (H, W, C), and by the order in which the
-file lays out those axes. So a ``Transpose`` is no layer: it only changes that order. What a layer needs of its weights
-is turned from the file's order into ours. regions.py then makes nested containers of the flat list.
+For each value of the graph we know the layer that makes it, its shape here (H, W, C), and the order in which the file
+lays out those axes. So a ``Transpose`` is not a layer: it only changes that order. Weights are turned from the file's
+order into ours. regions.py then turns the flat list into nested containers.
 
-Nothing in a file is run. What it claims is compared with its size before anything is allocated, and weights that lie
-in files beside it are read from its own folder only.
+Nothing in a file is run. Its claims are compared with its size before anything is allocated, and weights in separate
+files are read from its own folder only.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["from_onnx"]
 
 
 def from_onnx(path: str | os.PathLike, *, input_shape: Shape | None = None) -> L.Sequential:
-    """The network in an ONNX file, of layers that can be looked into, trained and saved like any others.
+    """The network in an ONNX file, made of layers that you can inspect, train and save like any others.
 
-    Images go in and maps come out as (N, H, W, C), however the file has them. ``input_shape`` (H, W, C) is needed only
-    if the file leaves height or width open; the number of examples is always free. The network computes in the dtype
-    of the file's input (float16, float32 or float64), on the backend in force.
+    Images go in and maps come out as (N, H, W, C), whatever the layout of the file. ``input_shape`` (H, W, C) is needed
+    only if the file leaves height or width open; the number of examples is always open. The network computes in the
+    dtype of the file's input (float16, float32 or float64), on the current backend.
 
-    What the layers of dualnet cover is read: convolutions, dense layers, pooling, normalisation, activations, sums and
-    concatenations of branches, also where an exporter has written an activation or a norm in small steps. A layer that
-    was used twice becomes two of the same weights.
+    It reads everything that the layers of dualnet cover: convolutions, dense layers, pooling, normalisation,
+    activations, sums and concatenations of branches, even if an exporter has written an activation or a norm in small
+    steps. A layer that was used twice becomes two layers with equal weights.
 
-    Raises ``ValueError`` that lists the nodes without a counterpart here, each kind once, or says at which node the
-    graph is no nest of containers; :class:`dualnet.CheckpointError` (a ``ValueError``) for a file that is damaged or
-    something else; ``FileNotFoundError`` if there is none, and ``ImportError`` without ``dualnet[onnx]``.
+    Raises a ``ValueError`` that lists the nodes without a counterpart here, each kind once, or names the node at which
+    the graph cannot be nested in containers; :class:`dualnet.CheckpointError` (a ``ValueError``) if the file is damaged
+    or not an ONNX file; ``FileNotFoundError`` if it does not exist, and ``ImportError`` without ``dualnet[onnx]``.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))
@@ -58,7 +58,7 @@ def from_onnx(path: str | os.PathLike, *, input_shape: Shape | None = None) -> L
         content = file.read()
     try:
         model = onnx.ModelProto.FromString(content)
-    except Exception as error:  # the package protobuf has errors of its own
+    except Exception as error:  # the package protobuf has its own errors
         raise CheckpointError(f"{found}: it is not an ONNX file ({shortened(str(error))})") from error
     given = None if input_shape is None else check_shape(input_shape, "from_onnx")
     try:

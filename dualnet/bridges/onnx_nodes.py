@@ -1,4 +1,4 @@
-"""One function for each operator of ONNX: which layer it is, its weights turned from the file's order into ours."""
+"""One function for each ONNX operator: it makes the layer, with its weights turned from the file's order into ours."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _squeeze(reader: GraphReader, call: Call) -> Value:
 
 @_reads("Shape")
 def _shape(reader: GraphReader, call: Call) -> None:
-    """The shape of a value is a constant, but for the batch, which a Reshape has as −1."""
+    """The shape of a value is a constant, except for the batch, which is −1 in a Reshape."""
     x = reader.value(call)
     shape = [-1, *((elements(x.shape),) if x.flat else x.extents)]
     start, end = call.attributes.get("start", 0), call.attributes.get("end", len(shape))
@@ -331,7 +331,7 @@ def _layer_norm(reader: GraphReader, call: Call) -> Value:
 
 
 def _spread(array: numpy.ndarray, shape: Shape) -> numpy.ndarray:
-    """An array broadcast to a shape, if that is no bomb: the file says little, and memory for much would be taken."""
+    """An array broadcast to a shape, unless it is a trap: a tiny array that would take a huge amount of memory."""
     if elements(shape) > max(array.size, MOST_SPREAD):
         raise Lacking(f"its weights {array.shape} stand for {elements(shape):,} numbers")
     return numpy.broadcast_to(array, shape)
@@ -382,7 +382,7 @@ def _concat(reader: GraphReader, call: Call) -> Value:
 
 
 def _branches(reader: GraphReader, call: Call) -> list[Value]:
-    """What a merge takes: all of it lies alike."""
+    """The inputs of a merge, which must all have the same layout."""
     parts = [reader.value(call, place) for place in range(len(call.inputs))]
     x = parts[0]
     for part in parts:
@@ -398,7 +398,7 @@ def _merged(reader: GraphReader, call: Call, does: str, parts: list[Value], shap
 
 
 def _with_bias(reader: GraphReader, call: Call, fixed: list[str]) -> Value:
-    """A constant is added: to the biases of the layer before."""
+    """Add a constant to the biases of the layer before."""
     x, layer, b = _before_constant(reader, call, fixed)
     weights = reader.weights[layer]
     if isinstance(layer, NORMS):
@@ -410,7 +410,7 @@ def _with_bias(reader: GraphReader, call: Call, fixed: list[str]) -> Value:
 
 @_reads("Mul")
 def _scaled(reader: GraphReader, call: Call) -> Value:
-    """A constant is multiplied: into the weights of the layer before, as a scale for each channel."""
+    """Multiply a constant into the weights of the layer before, as a scale for each channel."""
     fixed = [name for name in call.inputs if name in reader.constants.known]
     if not fixed:
         raise Lacking("it multiplies two computed values")
@@ -446,7 +446,7 @@ def _before_constant(reader: GraphReader, call: Call, fixed: list[str]) -> tuple
 
 
 def _renamed(reader: GraphReader, x: Value, call: Call) -> Value:
-    """The value under the name of the node that is now a part of its layer, so that another one may follow."""
+    """The value under the name of the node that is now part of its layer, so that another node may follow."""
     place, name = reader.places[x.node], call.outputs[0]
     reader.nodes[place] = Node(name, reader.nodes[place].inputs, reader.nodes[place].does)
     reader.places[name] = place
@@ -455,7 +455,7 @@ def _renamed(reader: GraphReader, x: Value, call: Call) -> Value:
 
 @_reads("Div")
 def _div(reader: GraphReader, call: Call) -> Value:
-    """Sums of windows, each divided by the number of its units: average pooling that ONNX's own cannot say."""
+    """Sums of windows, each divided by the number of its units: average pooling that ONNX's operator cannot express."""
     x, counts = reader.value(call), reader.needed(call, 1)
     layer: Any = reader.lone_layer(call.inputs[0])
     node: Any = reader.nodes[-1] if reader.nodes else None

@@ -1,8 +1,8 @@
-"""What exporters write in small steps, put together again: GELU, SiLU and norms as single nodes.
+"""Formulas that exporters write in small steps, put together again: GELU, SiLU and norms as single nodes.
 
-A pattern is the way a formula ends: ``("Mul", X, ("Sigmoid", X))`` is x · σ(x). It is compared from the last node
-backwards. ``X`` stands for one tensor, the same wherever it stands; a number for a constant of that value; a name in
-capitals for any constant. Sums and products may have their parts in either order.
+A pattern describes a formula from its last node: ``("Mul", X, ("Sigmoid", X))`` is x · σ(x). It is compared from the
+last node backwards. ``X`` is a tensor, the same one everywhere in the pattern; a number is a constant of that value; a
+name in capitals is any constant. Sums and products may have their parts in either order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Call:
 
 
 def _plain(attribute: Any) -> Any:
-    """An attribute's value; None for a graph, a tensor and the like, which no operator that is read has."""
+    """An attribute's value; None for a graph, a tensor and the like, which no supported operator has."""
     kinds = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
     if attribute.type not in kinds:
         return None
@@ -112,7 +112,7 @@ def _recognised(call: Call, makers: dict[str, Call], get: Get) -> Iterator[Call]
 def _matches(
     pattern: Any, name: str, makers: dict[str, Call], get: Get, bound: dict[str, str]
 ) -> Iterator[dict[str, str]]:
-    """The ways in which a tensor is made as the pattern says: what its letters stand for."""
+    """All matches of a pattern that ends with this tensor: the values of its letters."""
     if isinstance(pattern, float):
         value = get(name)
         if value is not None and value.size == 1 and math.isclose(float(value.reshape(())), pattern, rel_tol=1e-3):
@@ -138,7 +138,7 @@ def _matches(
 
 
 def _single(name: str, call: Call, bound: dict[str, str], makers: dict[str, Call], get: Get) -> Call | None:
-    """The node that says what the formula does; None if its constants do not."""
+    """One node for the whole formula; None if its constants do not fit."""
 
     def one(operator: str, *inputs: str, **attributes: Any) -> Call:
         return Call(call.name, operator, "", inputs, call.outputs, attributes)

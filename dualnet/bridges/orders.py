@@ -1,6 +1,6 @@
 """Flattened maps: dualnet counts their units pixel by pixel, PyTorch and ONNX channel by channel.
 
-Whatever has one number for each unit, up to the first dense layer after a Flatten, is ordered by it.
+Everything with one number per unit, up to the first dense layer after a Flatten, depends on this order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..layers.layer import Layer, Shape
 __all__ = ["Order", "leaves", "order_after", "same_order"]
 
 Order = numpy.ndarray | None
-"""``order[j]`` is the place at which the others have our unit j; None if both have the same order."""
+"""``order[j]`` is the position of our unit j in the other frameworks; None if both orders are equal."""
 
 
 def flattened(shape: Shape) -> Order:
@@ -33,7 +33,7 @@ def flattened(shape: Shape) -> Order:
 
 
 def order_after(layer: Layer, shape: Shape, order: Order = None) -> Order:
-    """The order of a layer's output, for an input of this shape and order; ``ValueError`` if ways differ in it."""
+    """The order of a layer's output, for an input of this shape and order; ``ValueError`` if branches differ in it."""
     return list(_walked(layer, "", shape, order))[-1][-1]
 
 
@@ -60,7 +60,7 @@ def same_order(one: Order, other: Order) -> bool:
 def _walked(
     layer: Layer, path: str, shape: Shape, order: Order
 ) -> Iterator[tuple[str, Layer | None, Shape, Order, Order]]:
-    """The leaves with the order before and after each; last of all an entry with the order after the whole."""
+    """The leaves with the order before and after each; the last entry has the order after the whole network."""
     inside = {name: (f"{path}.{name}" if path else name, child) for name, child in layer.children().items()}
     if isinstance(layer, (Sequential, SeparableConv2D)):
         for name, child in inside.values():
@@ -98,7 +98,7 @@ def _after_leaf(layer: Layer, shape: Shape, order: Order) -> Order:
 
 
 def _merged(ways: list[tuple[int, Order]], path: str, merge: str) -> Order:
-    """The order after ways that are added or concatenated, each given by its width and its order."""
+    """The order after branches that are added or concatenated, each given by its width and its order."""
     if merge != "concat":
         if not all(same_order(order, ways[0][1]) for _, order in ways):
             does = "adds" if merge == "add" else "merges"

@@ -1,9 +1,9 @@
 """From PyTorch: a ``torch.nn.Module`` as a network of the same layers, with the same weights.
 
-``torch.fx`` follows the module's ``forward`` once in inference and once in training, and hands over a graph. Each node
-of it is one of three things: arithmetic with shapes (``x.size(0)``), which is done here and now; a function of one map
-that a layer of ours computes (torch_layers.py); or a sum or concatenation of several. What is none
-of them is noted, and all of it is listed in one error. In the end :func:`.regions.nest` makes containers of the graph.
+``torch.fx`` follows the module's ``forward`` once in inference and once in training, and returns a graph. Each node is
+one of three things: arithmetic with shapes (``x.size(0)``), which is computed right away; a function of one map that a
+layer of ours computes (torch_layers.py); or a sum or concatenation of several. All other nodes are listed in one error.
+In the end :func:`.regions.nest` turns the graph into containers.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ __all__ = ["Converted", "converted", "from_torch"]
 def from_torch(module: Any, input_shape: Shape) -> kinds.Sequential:
     """A ``torch.nn.Module`` as an initialised network with the same weights, statistics and dtype.
 
-    ``input_shape`` is that of one input, as dualnet counts: (H, W, C) for maps, (K,) for rows. ``net(x)`` with x
-    (N, H, W, C) is what ``module.eval()`` gives for (N, C, H, W), and so are all gradients; in training it is what
-    ``module.train()`` gives, but for dropout, which draws other masks. The module is not changed and its memory is not
-    shared. Where it computes and which parameters it has frozen is not taken over.
+    ``input_shape`` is the shape of one input in dualnet's order: (H, W, C) for maps, (K,) for rows. ``net(x)`` for x
+    (N, H, W, C) equals the result of ``module.eval()`` for (N, C, H, W), and so do all gradients; in training it equals
+    that of ``module.train()``, except for dropout, which draws different masks. The module does not change, and no
+    memory is shared. Its device and its frozen parameters are not taken over.
 
-    Modules, functions and methods that our layers cover may be used in ``forward`` in any way that ``torch.fx`` can
-    follow. If there are others, a ``ValueError`` lists all of them, each with its name and what to do. The same happens
-    if training computes something different from inference, or if ways through the network cross in a manner that
-    no container describes. Needs PyTorch: ``ImportError`` says how to install it.
+    ``forward`` may use modules, functions and methods that our layers cover in any way that ``torch.fx`` can follow. If
+    there are others, a ``ValueError`` lists all of them, each with its name and what to do. The same happens if
+    training computes something different from inference, or if branches cross in a way that no container describes.
+    Needs PyTorch: ``ImportError`` says how to install it.
 
     >>> import dualnet as dn
     >>> from torch import nn
@@ -98,7 +98,7 @@ def need_torch(op: str) -> Any:
 
 
 def _state(net: Layer, weights: Mapping[Layer, dict[str, Any]]) -> dict[str, Any]:
-    """The values by the names that they have in the network; a shared layer has them under its first name."""
+    """The values by their names in the network; a shared layer has its first name."""
     names: dict[Layer, str] = {}
     for path, layer in net.walk():
         names.setdefault(layer, path)
@@ -147,7 +147,7 @@ def _both_graphs(module: Any, op: str) -> _Graphs:
         root.train(train)
         try:
             traces.append(list(torch.fx.Tracer().trace(root).nodes))
-        except Exception as error:  # whatever the user's forward raises when it meets a proxy
+        except Exception as error:  # any error that the user's forward raises when it meets a proxy
             raise ValueError(
                 f"{op}: torch.fx cannot follow the forward of {type(module).__name__} "
                 f"({type(error).__name__}: {error}). It must take one tensor, and not depend on the numbers in it."
@@ -187,13 +187,13 @@ def _called(node: Any) -> str:
 
 
 def _place(node: Any) -> str:
-    """The module in whose ``forward`` a node stands."""
+    """The module whose ``forward`` contains a node."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]).partition(".")[2] if stack else ""
 
 
 PLAIN = ("_operator", "builtins", "math")
-"""Whose functions may be called on shapes."""
+"""Modules whose functions may be called on shapes."""
 SUMS = ("add", "iadd", "add_")
 PRODUCTS = ("mul", "imul", "mul_", "multiply")
 JOINS = ("cat", "concat", "concatenate")
@@ -213,7 +213,7 @@ class Problem:
 
 
 class _Reader:
-    """Goes through the graph once, and notes layers, their weights, and problems."""
+    """Goes through the graph once, and collects layers, their weights, and problems."""
 
     def __init__(self, graphs: _Graphs, dtype: str | None) -> None:
         self.graphs, self.dtype = graphs, dtype
@@ -289,7 +289,7 @@ class _Reader:
             result = self._called(node, args, kwargs, given)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             follows = any(value.guessed for value in given) and type(error) is not Unsupported
-            if not follows:  # a shape that does not fit after something unknown is not news
+            if not follows:  # after something unknown, a shape that does not fit is no surprise
                 told = isinstance(error, Unsupported) or type(error) is ValueError
                 self._problem(node, str(error) if told else f"with arguments that dualnet does not know ({error})")
             return replace(given[0], guessed=True) if given else None
@@ -298,13 +298,13 @@ class _Reader:
         return result
 
     def _check_pads(self, node: Any, given: list[Value]) -> None:
-        """Only a convolution adds the zeros of a padding before it."""
+        """Raise if anything but a convolution follows a padding: only a convolution adds its zeros."""
         does = type(self.graphs.root.get_submodule(node.target)).__name__ if node.op == "call_module" else _called(node)
         if any(value.pads for value in given) and does.lower() not in ("conv2d", "identity", "getattr", "size"):
             raise Unsupported("zeros were put around its input; a convolution can take them, and nothing else")
 
     def _overwritten(self, old: Value, new: Value) -> None:
-        """x.relu_() changes x: whoever reads x from now on reads the result."""
+        """x.relu_() changes x: everything that reads x from now on reads the result."""
         for name, value in self.values.items():
             if value is old:
                 self.values[name] = new
@@ -432,7 +432,7 @@ class _Reader:
         return replace(first, node=name, shape=shape, order=_orders(tensors), guessed=guessed)
 
     def _turned(self, node: Any, called: str, x: Value, *dims: Any, **kwargs: Any) -> Value:
-        """Other axes for the same numbers."""
+        """The same numbers with different axes."""
         if called == "squeeze":
             return self._squeezed(node, x, *dims, **kwargs)
         axes = list(x.axes)
@@ -467,7 +467,7 @@ def _computed(node: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _of_torch(function: Any) -> bool:
-    """Is it PyTorch's own? The functions in ``torch`` itself have no module's name."""
+    """Is it one of PyTorch's own functions? Those in ``torch`` itself have no module name."""
     module = getattr(function, "__module__", None) or "torch"
     return module.partition(".")[0] in ("torch", "torchvision", "_operator")
 
@@ -538,7 +538,7 @@ def _in_place(node: Any, root: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _told(op: str, module: Any, problems: list[Problem]) -> str:
-    """All problems in one message; those of one kind and cause are one line."""
+    """All problems in one message; problems of the same kind and cause share a line."""
     together: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         together.setdefault((problem.kind, problem.why), []).append(problem.name)

@@ -1,4 +1,4 @@
-"""To PyTorch: a network as a ``torch.nn.Module`` with the same weights, which takes its maps with channels in front."""
+"""To PyTorch: a network as a ``torch.nn.Module`` with the same weights, which takes maps with the channels first."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["to_torch"]
 def to_torch(net: Layer) -> Any:
     """An initialised network as a ``torch.nn.Module`` with copies of its weights, statistics and dtype.
 
-    The module takes (N, C, H, W) where the network takes (N, H, W, C), and gives the same output and gradients. It is
-    in ``eval()`` mode; in ``train()`` it moves its statistics as the network does. Chains are ``nn.Sequential``, layers
-    have the names that they have in the network (``0.weight`` is ``0.w``), and ``from_torch`` reads it back, unless a
-    pooling needed a padding of its own.
+    The module takes (N, C, H, W) instead of (N, H, W, C), and gives the same output and gradients as the network. It is
+    in ``eval()`` mode; in ``train()`` mode it updates its statistics as the network does. Chains become
+    ``nn.Sequential``, layers keep their names (``0.weight`` is ``0.w``), and ``from_torch`` reads the module back,
+    unless a pooling needed a separate padding.
 
-    If PyTorch has no equal for some layers, such as ``Lambda`` or a class of your own, one ``ValueError`` lists them
-    all. ``ImportError`` says how to install PyTorch.
+    If PyTorch has no counterpart for some layers, such as ``Lambda`` or a class of your own, one ``ValueError`` lists
+    them all. ``ImportError`` says how to install PyTorch.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Flatten(), dn.Dense(5)]).init((4, 4, 3))
@@ -63,7 +63,7 @@ def to_torch(net: Layer) -> Any:
 
 
 class Misfit(ValueError):
-    """Why a layer has no equal in PyTorch."""
+    """Why a layer has no counterpart in PyTorch."""
 
 
 class _Writer:
@@ -75,7 +75,7 @@ class _Writer:
         self.made: dict[int, tuple[Any, Shape, Order]] = {}
 
     def written(self, path: str, layer: Layer, shape: Shape, order: Order) -> Any:
-        """The module for a layer whose input has this shape and order; one for a layer that is shared."""
+        """The module for a layer whose input has this shape and order; a shared layer has only one module."""
         if id(layer) in self.made:
             module, before, ordered = self.made[id(layer)]
             if before == shape and same_order(ordered, order):
@@ -104,7 +104,7 @@ class _Writer:
         return self.nn.Sequential(*modules)
 
     def filled(self, module: Any, **values: Any) -> Any:
-        """The module with these values; a parameter that the layer lacks (None) stays as it is, and is not learned."""
+        """The module with these values; a parameter that the layer does not have (None) stays as it is, frozen."""
         with self.torch.no_grad():
             for name, value in values.items():
                 target = getattr(module, name, None)
@@ -171,7 +171,7 @@ def _conv(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any
     (t, b), (left, right) = at.pads
     even = t == b and left == right
     conv = to.nn.Conv2d(shape[2], layer.filters, at.window, padding=(t, left) if even else 0, **options)
-    w = w[::-1, ::-1] if layer.mode == "convolution" else w  # E3: turned once, here
+    w = w[::-1, ::-1] if layer.mode == "convolution" else w  # E3: rotated once, here
     to.filled(conv, weight=w.transpose(3, 2, 0, 1), bias=_value(layer.b))
     return conv if even else to.nn.Sequential(to.nn.ZeroPad2d((left, right, t, b)), conv)
 
@@ -231,7 +231,7 @@ def _average_pool(to: _Writer, path: str, layer: Any, shape: Shape, order: Order
 
 
 def _fits(at: Any) -> bool:
-    """Does PyTorch take this padding: the same on both sides, and at most half a window?"""
+    """Does PyTorch accept this padding? It must be the same on both sides, and at most half a window."""
     return all(before == after and 2 * before <= k for (before, after), k in zip(at.pads, at.window))
 
 
@@ -349,7 +349,7 @@ def _padded_shortcut(to: _Writer, path: str, layer: Any, shape: Shape, order: Or
 
 
 def _plain(name: str, **options: str) -> Callable[..., Any]:
-    """A module with these arguments, each read from an attribute of the layer."""
+    """Makes a module with these arguments, each read from an attribute of the layer."""
 
     def write(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
         return getattr(to.nn, name)(**{theirs: getattr(layer, ours) for theirs, ours in options.items()})
@@ -415,7 +415,7 @@ WRITERS: dict[type, Callable[..., Any]] = {
 
 @functools.cache
 def _own_modules() -> dict[str, Any]:
-    """Modules that PyTorch does not have; classes can only be made once it is imported."""
+    """Modules that PyTorch does not have; the classes can only be defined once it is imported."""
     torch = need_torch("to_torch")
     nn = torch.nn
 

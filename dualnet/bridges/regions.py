@@ -1,12 +1,12 @@
 """From a graph to containers: a flat list of layers, sums and concatenations becomes nested Sequentials.
 
-Other frameworks keep a network as a graph: nodes, each of which names the nodes whose outputs it takes. Here a network
-is a tree of containers. The two say the same if every sum and concatenation closes what one node opened: then all ways
+Other frameworks store a network as a graph: nodes, each of which names the nodes whose outputs it takes. Here a network
+is a tree of containers. The two are equivalent if every sum and concatenation closes what one node opened: all branches
 that meet in it come from one node, through which everything flows (its *dominator*), and no node between the two is
 used outside. Such a region with a single entry and a single exit is a :class:`Residual` or a :class:`Parallel`, its
-ways are chains again, and so on inwards.
+branches are chains again, and so on inwards.
 
-Any bridge that has read a graph can call :func:`nest`; it knows nothing of where the graph comes from.
+Any bridge that has read a graph can call :func:`nest`; it does not depend on where the graph comes from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Step = tuple[str, "Layer | Region"]  # a node's name, and what it is
 
 @dataclass(frozen=True)
 class Region:
-    """Several ways from one node to the merge that closes them; each is a list of steps, and may be empty."""
+    """Several branches from one node to the merge that closes them; each is a list of steps, and may be empty."""
 
     merge: str
     ways: list[list[Step]]
@@ -44,11 +44,11 @@ class Region:
 def nest(nodes: Iterable[Node], source: str, result: str) -> tuple[Sequential, dict[str, str]]:
     """The graph as a network, and the place in it of each node that is a layer: ``{"conv1": "0", "pool": "2"}``.
 
-    ``source`` names the input and ``result`` the node whose output is the network's. Each node's inputs stand before
-    it. Nodes that do not lead to the result are left out. A layer may be that of several nodes: it is shared.
+    ``source`` names the input and ``result`` the node whose output is the network's. The inputs of each node come
+    before it. Nodes that do not lead to the result are left out. Several nodes may have the same layer: it is shared.
 
-    Raises ``ValueError`` if no containers say the same, and names the node: one that is used twice, where the ways do
-    not meet again in one merge.
+    Raises ``ValueError`` if no containers are equivalent, and names the node: it is used twice, but its branches do not
+    meet again in one merge.
 
     >>> import dualnet as dn
     >>> nodes = [
@@ -70,7 +70,7 @@ def nest(nodes: Iterable[Node], source: str, result: str) -> tuple[Sequential, d
 
 
 def _in_order(nodes: Iterable[Node], source: str) -> dict[str, Node]:
-    """The nodes by name; each has the inputs that it needs, and they stand before it."""
+    """The nodes by name, after a check that each has the inputs that it needs, and that they come before it."""
     known: dict[str, Node] = {}
     for node in nodes:
         if node.name in known or node.name == source:
@@ -87,9 +87,9 @@ def _in_order(nodes: Iterable[Node], source: str) -> dict[str, Node]:
 
 
 def _with_shared_prefixes(known: dict[str, Node]) -> dict[str, Node]:
-    """Where the inputs of a concatenation begin with all those of an earlier one, it takes that one's output instead.
+    """If the inputs of a concatenation begin with all those of an earlier one, it takes that one's output instead.
 
-    So a dense block (Huang et al. 2017), in which each layer gets the outputs of all before it, is nested regions.
+    So a dense block (Huang et al. 2017), in which each layer gets the outputs of all before it, becomes nested regions.
     """
     earlier: dict[tuple[str, ...], str] = {}
     changed: dict[str, Node] = {}
@@ -104,12 +104,12 @@ def _with_shared_prefixes(known: dict[str, Node]) -> dict[str, Node]:
 
 
 class _Ways:
-    """The ways through a graph; each node is walked once."""
+    """The branches of a graph; each node is visited once."""
 
     def __init__(self, known: dict[str, Node], source: str) -> None:
         self.known = known
         self.used: set[str] = set()
-        self.above: dict[str, str] = {}  # each node's dominator: the last one that all ways to it cross
+        self.above: dict[str, str] = {}  # each node's dominator: the last node that all paths to it cross
         self.depth = {source: 0}
         for node in known.values():
             at = node.inputs[0]
@@ -118,7 +118,7 @@ class _Ways:
             self.above[node.name], self.depth[node.name] = at, self.depth[at] + 1
 
     def _meeting(self, one: str, other: str) -> str:
-        """The last node that is on the way to both."""
+        """The last node on the path to both."""
         while one != other:
             if self.depth[one] < self.depth[other]:
                 one, other = other, one
@@ -126,7 +126,7 @@ class _Ways:
         return one
 
     def between(self, start: str, end: str, level: int = 0) -> list[Step]:
-        """The steps from one node to another, which is the last of them; all ways there cross ``start``."""
+        """The steps from one node to another, which is the last of them; all paths there cross ``start``."""
         if level > MOST_DEPTH:
             raise ValueError(f"the graph has more than {MOST_DEPTH} regions inside one another")
         way: list[Step] = []
@@ -147,9 +147,9 @@ class _Ways:
         return way[::-1]
 
     def _region(self, merge: str, above: str, names: tuple[str, ...], level: int) -> Region:
-        """The ways from ``above`` to these nodes.
+        """The branches from ``above`` to these nodes.
 
-        Neighbours in a concatenation that stay together, and part only later, are concatenated where they part.
+        Neighbours in a concatenation that share a path, and split only later, are concatenated where they split.
         """
         runs: list[list[str]] = []
         for name in names:
@@ -168,13 +168,13 @@ class _Ways:
 
 
 def _layer(step: Step, place: str, places: dict[str, str]) -> Layer:
-    """A step as a layer; ``places`` gets the place of each node in it."""
+    """A step as a layer; the place of each node in it goes to ``places``."""
     name, does = step
     if isinstance(does, Layer):
         places[name] = place
         return does
     if does.merge == "add" and len(does.ways) == 2:
-        way, shortcut = sorted(does.ways, key=len, reverse=True)  # which of the two comes first changes no bit of a sum
+        way, shortcut = sorted(does.ways, key=len, reverse=True)  # the order of the two changes no bit of the sum
         if way:
             layer = _chain(way, f"{place}.layer", places)
             return Residual(layer, _chain(shortcut, f"{place}.shortcut", places) if shortcut else None)
@@ -182,7 +182,7 @@ def _layer(step: Step, place: str, places: dict[str, str]) -> Layer:
 
 
 def _chain(way: list[Step], place: str, places: dict[str, str]) -> Layer:
-    """The steps of a way as one layer."""
+    """The steps of a branch as one layer."""
     if len(way) == 1:
         return _layer(way[0], place, places)
     layers = [_layer(step, f"{place}.{at}", places) for at, step in enumerate(way)]

@@ -40,7 +40,7 @@ except ImportError as error:
 __all__ = ["DualNetClassifier", "DualNetRegressor"]
 
 FLOATS = (numpy.float64, numpy.float32)
-"""X is float32 if it comes so, else float64, as in scikit-learn; and so is the network."""
+"""A float32 X stays float32; any other becomes float64, as in scikit-learn. The network has the same dtype."""
 
 
 class Examples(NamedTuple):
@@ -52,7 +52,7 @@ class Examples(NamedTuple):
 
     @classmethod
     def checked(cls, owner: str, x: Any, t: Any, sample_weight: Any) -> Examples:
-        """An example of weight 0 is left out: then it is not there for batches and batch norm either."""
+        """Checked examples. Those with weight 0 are left out, so batches and batch norm do not see them either."""
         if sample_weight is None:
             return cls(x, t)
         weights = _check_sample_weight(sample_weight, x, dtype=numpy.float64)
@@ -79,10 +79,10 @@ class Examples(NamedTuple):
 
 
 class _DualNet(BaseEstimator):
-    """What both estimators share: a network that is made, trained and kept as scikit-learn's rules ask."""
+    """Base class of both estimators: it creates, trains and stores a network by scikit-learn's rules."""
 
     loss_by_default: str
-    outputs_are: str  # what the outputs of the network stand for, in messages
+    outputs_are: str  # what the outputs of the network mean, in messages
     net_: Layer
     optimizer_: optimizers.Optimizer
     history_: History
@@ -133,7 +133,7 @@ class _DualNet(BaseEstimator):
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """If the block raises before it has trained an epoch, the estimator is as it was before."""
+        """If the block raises an error before it has trained an epoch, restore the estimator."""
         before = dict(vars(self))
         try:
             yield
@@ -173,7 +173,7 @@ class _DualNet(BaseEstimator):
         return self._train(*started, data.relative(), held_out, epochs, going_on)
 
     def _partial_fit(self, data: Examples, outputs: int) -> Self:
-        """One epoch. Weights are taken as they are: what the next calls bring is not known."""
+        """One epoch. Weights are used as they are, since those of later calls are unknown."""
         if self.early_stopping:
             raise ValueError(
                 f"{type(self).__name__}: partial_fit makes one epoch each time, and cannot stop early. Call fit, or "
@@ -183,20 +183,20 @@ class _DualNet(BaseEstimator):
         return self._train(*self._started(data.x, outputs, going_on), data, None, 1, going_on)
 
     def _started(self, X: Any, outputs: int, going_on: bool) -> tuple[Layer, optimizers.Optimizer, int]:
-        """The network, its optimizer and the seed: those there are, or new ones."""
+        """The network, its optimizer and the seed: the existing ones, or new ones."""
         if going_on:
             return self.net_, self.optimizer_, self._seed
         seed = _seed(self.random_state)
         optimizer = copy.deepcopy(optimizers.get(self.optimizer))
         if optimizer.steps:
             raise ValueError(
-                f"{type(self).__name__}: the optimizer has made {optimizer.steps} steps, and what it remembers belongs "
-                f"to another network. Pass a new one: {type(optimizer).__name__}(...)."
+                f"{type(self).__name__}: the optimizer has made {optimizer.steps} steps, and its memory belongs to "
+                f"another network. Pass a new one: {type(optimizer).__name__}(...)."
             )
         return self._network(X, outputs, seed), optimizer, seed
 
     def _network(self, X: Any, outputs: int, seed: int) -> Layer:
-        """A new network, initialised for rows like X. Layers that are trained already keep what they have learned."""
+        """A new network, initialised for rows like X. Layers that are already trained keep what they have learned."""
         made, shape = self._made(outputs), self._shape(X)
         net = copy.deepcopy(made)  # what the user passed is never trained
         net = net if isinstance(net, Layer) else Sequential(list(net))
@@ -228,7 +228,7 @@ class _DualNet(BaseEstimator):
                     f"{type(self).__name__}: input_shape={self.input_shape} folds rows for layers such as dn.Conv2D; "
                     "pass layers too. The dense network that layers=None makes reads the rows as they are."
                 )
-            draw = "glorot_uniform"  # as MLPClassifier draws them: smaller than He's, which few examples cannot unlearn
+            draw = "glorot_uniform"  # as in MLPClassifier: smaller than He's, which a few examples could not unlearn
             return [Dense(100, initializer=draw), ReLU(), Dense(outputs, initializer=draw)]
         if callable(layers) and not isinstance(layers, Layer):
             layers = layers(outputs)
@@ -269,7 +269,7 @@ class _DualNet(BaseEstimator):
         epochs: int,
         going_on: bool,
     ) -> Self:
-        """Train, and keep what was trained, however it ended."""
+        """Train, and store the result, however the training ended."""
         loss = used = self.loss_by_default if self.loss is None else self.loss
         if data.weights is not None or (held_out is not None and held_out.weights is not None):
             used = functools.partial(weighted, loss=losses.get(loss), labels=data.t.ndim == 1)
@@ -301,7 +301,7 @@ class _DualNet(BaseEstimator):
         return self
 
     def _outputs(self, X: Any) -> numpy.ndarray:
-        """What the network says to rows X (N, F): (N, outputs)."""
+        """The outputs of the network for rows X (N, F): (N, outputs)."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)
         return predict(self.net_, Examples(X, None).folded(self.net_)[0])
@@ -312,12 +312,12 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
 
     ``layers`` is a list of layers or a network, of which each ``fit`` trains a copy (layers that were trained before
     continue from there); or a function that gets the number of classes and returns one of these, such as
-    ``dn.models.lenet5``. It makes one output for each class: LOGITS, no softmax. ``None`` is a dense network with 100
-    hidden units, as that of ``MLPClassifier``. ``input_shape`` folds each row of X into what the first layer reads,
-    such as (28, 28, 1).
+    ``dn.models.lenet5``. The network has one output for each class: LOGITS, no softmax. ``None`` means a dense network
+    with 100 hidden units, like that of ``MLPClassifier``. ``input_shape`` folds each row of X into the shape that the
+    first layer reads, such as (28, 28, 1).
 
-    The network computes in X's dtype: float32, or float64 for everything else. It learns nothing of the size of the
-    features, so put a ``StandardScaler`` before it.
+    The network computes in X's dtype: float32, or float64 for everything else. It does not rescale the features, so put
+    a ``StandardScaler`` before it.
 
     ``loss``, ``epochs``, ``batch_size``, ``optimizer`` and ``verbose`` are those of :func:`dualnet.fit`; the optimizer
     is copied. ``early_stopping=True`` holds out ``validation_fraction`` of the examples, stops when their loss has not
@@ -364,8 +364,8 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train one epoch on these examples, and continue from there the next time.
 
-        ``classes`` are all labels that will ever come; the first call needs them. ``sample_weight`` is taken as it is:
-        an example of weight 1 counts as one without.
+        ``classes`` are all labels that will ever appear; the first call needs them. ``sample_weight`` is used as it is:
+        an example with weight 1 counts like one without a weight.
         """
         with self._all_or_nothing():
             first = not hasattr(self, "net_")
@@ -397,8 +397,8 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
     def _check_end(self, net: Layer) -> None:
         if losses.ends_with(net, softmax):
             raise ValueError(
-                "DualNetClassifier: the network ends with Softmax, which the loss and predict_proba take themselves. "
-                "Leave the layer out."
+                "DualNetClassifier: the network ends with Softmax, but the loss and predict_proba apply it themselves. "
+                "Leave out the layer."
             )
 
     def predict(self, X: Any) -> numpy.ndarray:
@@ -411,16 +411,16 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
         return to_numpy(softmax(asarray(self._outputs(X), backend="numpy"))[0])
 
     def predict_log_proba(self, X: Any) -> numpy.ndarray:
-        """The logarithm of each probability, exact also where a probability is too small for a number."""
+        """The logarithm of each probability, exact even if a probability is too small for a floating number."""
         return to_numpy(log_softmax(asarray(self._outputs(X), backend="numpy"))[0])
 
 
 class DualNetRegressor(RegressorMixin, _DualNet):
     """A network as a scikit-learn regressor, for one target or several.
 
-    It takes what :class:`DualNetClassifier` takes, and its network makes one output for each target. ``loss`` is the
-    squared error by default; ``"huber"`` is less sensitive to outliers. A ``TransformedTargetRegressor`` scales targets
-    that are far from 1.
+    It takes the same arguments as :class:`DualNetClassifier`, and its network has one output for each target. ``loss``
+    is the squared error by default; ``"huber"`` is less sensitive to outliers. A ``TransformedTargetRegressor`` scales
+    targets that are far from 1.
 
     >>> from sklearn.datasets import make_regression
     >>> from sklearn.preprocessing import scale
@@ -453,7 +453,7 @@ class DualNetRegressor(RegressorMixin, _DualNet):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train one epoch on these examples, and continue from there the next time.
 
-        ``sample_weight`` is taken as it is: an example of weight 1 counts as one without.
+        ``sample_weight`` is used as it is: an example with weight 1 counts like one without a weight.
         """
         with self._all_or_nothing():
             X, t = self._targets(X, y, first=not hasattr(self, "net_"))
@@ -501,7 +501,7 @@ def weighted(y: Array, packed: Array, *, loss: Callable[..., Any], labels: bool 
     xp = backend_of(y).xp
     t, w = packed[:, :-1], packed[:, -1].astype(y.dtype)
     t = t[:, 0].astype("int64") if labels else t
-    _, way_back = losses.unchecked(loss)(y, t) if labels else loss(y, t)  # the estimator has made the labels
+    _, way_back = losses.unchecked(loss)(y, t) if labels else loss(y, t)  # the estimator has created the labels
     value = xp.sum(w * _each(loss, y, t)) / y.shape[0]
 
     def pullback(dloss: float | Array) -> Array:
@@ -511,7 +511,7 @@ def weighted(y: Array, packed: Array, *, loss: Callable[..., Any], labels: bool 
 
 
 def _each(loss: Callable[..., Any], y: Array, t: Array) -> Array:
-    """The loss of each example (N,). Of one that is not known, each row is a batch of its own, which takes longer."""
+    """The loss of each example (N,). For an unknown loss, each row becomes its own batch, which takes longer."""
     xp = backend_of(y).xp
     if loss is losses.mean_squared_error:
         return 0.5 * xp.sum((y - t.astype(y.dtype)) ** 2, axis=1)  # E10

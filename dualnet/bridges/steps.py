@@ -1,7 +1,7 @@
-"""A network as a list of steps, for programs that are written down and run without dualnet.
+"""A network as a list of steps, for generated programs that run without dualnet.
 
-Each step is one function called on one example: which arrays it reads, which it makes, and the numbers it needs.
-Chains, detours and branches are gone; so are layers that do nothing in inference.
+Each step is one function called on one example: the arrays it reads, the array it makes, and the numbers it needs.
+Chains, shortcuts and branches are gone; so are layers that do nothing in inference.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..shim import to_numpy
 __all__ = ["Plan", "Step", "Value", "plan", "text_size", "vectors"]
 
 LIMIT = 64 * 2**20
-"""Text of more bytes than this is refused: compilers and editors choke on it."""
+"""A longer text, in bytes, raises an error: compilers and editors choke on it."""
 NUMBERS_OF_TESTS = 20_000
-"""So many numbers of test inputs are written unless they are given, and at least one example."""
+"""How many numbers of test inputs are written by default, but at least one example."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a step reads or makes for one example. Flatten makes another value of the same place."""
+    """The input or the output of a step for one example. Flatten makes another value at the same place."""
 
     place: int
     shape: Shape
@@ -69,12 +69,12 @@ class Plan:
 
     @property
     def tolerance(self) -> float:
-        """How far two right results may be apart, ‖y − r‖ / ‖r‖: τ = u (8 + 4 √K) of every step, added up."""
+        """How far apart two correct results may be, ‖y − r‖ / ‖r‖: τ = u (8 + 4 √K) of every step, added up."""
         return float(numpy.finfo(self.dtype).eps) / 2 * sum(8 + 4 * math.sqrt(step.terms) for step in self.steps)
 
 
 def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
-    """The steps of an initialised network of float32 or float64; ``ValueError`` names every layer that has none.
+    """The steps of an initialised float32 or float64 network; ``ValueError`` names every layer without a step.
 
     ``fused`` gives the steps of ``net.fuse()``.
 
@@ -105,13 +105,13 @@ def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
     for name, array in writer.arrays.items():
         if not numpy.isfinite(array).all():
             raise ValueError(f"{op}: {name} holds numbers that are not finite; train the network again, or load one")
-    if fused:  # now that all is said by the names that the layers have here
+    if fused:  # only now, so that messages use the original names of the layers
         return plan(net.fuse(), op)
     return Plan(start, output, writer.steps, writer.arrays, dtype)
 
 
 def vectors(net: Layer, x: Any, seed: int, op: str) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Inputs to test with, drawn by ``seed`` unless given, and the network's outputs for them."""
+    """Test inputs, drawn by ``seed`` unless x is given, and the network's outputs for them."""
     shape = tuple(net.input_shape or ())
     if x is None:
         seed = integer(seed, "seed", op=op, least=0)
@@ -128,7 +128,7 @@ def vectors(net: Layer, x: Any, seed: int, op: str) -> tuple[numpy.ndarray, nump
 
 
 def text_size(op: str, made: Plan, tests: int, bytes_per_number: float) -> None:
-    """Refuse a text above the limit before it is written."""
+    """Raise ``ValueError`` for a text above the limit, before it is written."""
     size = (sum(array.size for array in made.arrays.values()) + tests) * bytes_per_number
     if size > LIMIT:
         raise ValueError(
@@ -138,7 +138,7 @@ def text_size(op: str, made: Plan, tests: int, bytes_per_number: float) -> None:
 
 
 class _Writer:
-    """Walks through a network and notes its steps."""
+    """Walks through a network and collects its steps."""
 
     def __init__(self, net: Layer, dtype: numpy.dtype) -> None:
         self.steps: list[Step] = []
@@ -148,7 +148,7 @@ class _Writer:
         self.names = {id(parameter): name for name, parameter in reversed(net.parameters().items())}
 
     def write(self, path: str, layer: Layer, x: Value) -> Value:
-        """Note the steps of a layer; returns its output."""
+        """Add the steps of a layer; returns its output."""
         writers = {**CONTAINERS, **LEAVES}
         if type(layer) not in writers:
             self._refuse(path, layer, "")
@@ -236,7 +236,7 @@ def _same(writer: _Writer, path: str, layer: Layer, x: Value) -> Value:
 
 def _conv(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
     at, C = layer._windows(x.shape[:2]), x.shape[2]
-    if layer.mode == "convolution":  # E3: turned once, here
+    if layer.mode == "convolution":  # E3: rotated once, here
         turned = to_numpy(layer.w.value)[::-1, ::-1]
         arrays = writer.constant("w", f"{writer.names[id(layer.w)]}.turned", turned)
     else:
@@ -319,7 +319,7 @@ def _batch_norm(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
 
 
 def _layer_norm(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
-    """Along some of at most 4 axes: these are at most two runs, n1 and n2, with A before them, B between, I after."""
+    """Along some of at most 4 axes: they form at most two runs, n1 and n2; A is before, B between, I after."""
     axes = [axis - 1 for axis in check_axes(layer.axis, len(x.shape) + 1, "LayerNorm")]
     runs: list[list[int]] = [[], [], [], [], []]  # A, n1, B, n2, I
     run = 0

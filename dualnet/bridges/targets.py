@@ -1,4 +1,4 @@
-"""The file that a network is written to, by the path that a user gives."""
+"""The file to which a network is written, from the user's path."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["target_of"]
 
 
 def target_of(path: str | os.PathLike, op: str, endings: tuple[str, ...], *, any_ending: bool = False) -> Path:
-    """The file, with the first of the endings if the path has none.
+    """The file, with the first of the suffixes if the path has none.
 
-    Raises ``ValueError`` for a folder, and for a path with another ending unless ``any_ending``.
+    Raises ``ValueError`` for a folder, and for a path with a different suffix unless ``any_ending``.
 
     >>> target_of("digits", "to_c", (".h", ".hpp")).name
     'digits.h'

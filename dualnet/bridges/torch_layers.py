@@ -34,11 +34,11 @@ BATCH = _Batch()
 
 @dataclass(frozen=True)
 class Value:
-    """What a node of the graph computes: an array of ours that holds the numbers of PyTorch's tensor.
+    """The result of a node in the graph: an array of ours that holds the numbers of PyTorch's tensor.
 
-    ``axes[d]`` is the axis of ours, batch included, that is PyTorch's axis d. ``order[j]`` is the place at which
-    PyTorch has our unit j; None if they are in the same order. ``pads`` are zeros around the maps, (top, bottom) and
-    (left, right), which the next convolution adds. ``guessed``: something before it was not understood.
+    ``axes[d]`` is our axis, batch included, for PyTorch's axis d. ``order[j]`` is the position of our unit j in
+    PyTorch; None if both orders are equal. ``pads`` are zeros around the maps, (top, bottom) and (left, right), which
+    the next convolution adds. ``guessed``: something before it was not understood.
     """
 
     node: str
@@ -59,16 +59,16 @@ class Value:
 
 
 class Unsupported(ValueError):
-    """Why something in the graph cannot be said with our layers, and what to do."""
+    """Why something in the graph cannot be expressed with our layers, and what to do."""
 
 
 class Misfit(Unsupported):
-    """It cannot be said for an input of this shape."""
+    """It cannot be expressed for an input of this shape."""
 
 
 @dataclass
 class Step:
-    """A layer for a node, its weights as we order them, and how the axes of its output lie (None: as before)."""
+    """A layer for a node, its weights in our order, and the axes of its output (None: as before)."""
 
     layer: Layer
     weights: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def _single(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-# -- what layers of ours compute ---------------------------------------------------------------------------------------
+# -- functions that our layers compute ---------------------------------------------------------------------------------
 # Each takes x as a Value and then the arguments of the function of the same name in torch.nn.functional.
 
 
@@ -140,7 +140,7 @@ def conv2d(
 
 
 def padded(x: Value, pad: Any, mode: str = "constant", value: float | None = None) -> Value:
-    """Zeros around the maps, given as PyTorch does: left, right, top, bottom. The convolution after them adds them."""
+    """Zeros around the maps, in PyTorch's order: left, right, top, bottom. The next convolution adds them."""
     _as_maps(x)
     if mode != "constant" or value not in (None, 0) or len(pad) != 4 or min(pad) < 0:
         raise Unsupported(f"{mode} padding with {tuple(pad)} and {value}; expected zeros around maps")
@@ -180,7 +180,7 @@ def conv_transpose2d(
 ) -> Step:
     _as_maps(x)
     _width(x, weight.shape[0])
-    _, filters, k1, k2 = weight.shape  # (D, C/g, k1, k2): the bank of the convolution that goes the other way
+    _, filters, k1, k2 = weight.shape  # (D, C/g, k1, k2): the bank of the convolution in the other direction
     layer = kinds.Conv2DTranspose(
         filters * groups,
         (k1, k2),
@@ -330,7 +330,7 @@ def _adaptive(x: Value, output_size: Any) -> tuple[int, int]:
 
 
 def _window(x: Value, size: tuple[int, int]) -> tuple[int, int]:
-    """Windows side by side do what an adaptive pooling does, if they fill the map."""
+    """Windows side by side do the same as an adaptive pooling, if they fill the map."""
     (H, W), (P, Q) = x.shape[:2], size
     if H % P or W % Q:
         raise Misfit(
@@ -396,7 +396,7 @@ def flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Step | None:
         raise Misfit(f"it flattens the axes {first} to {last} of {shown(x.theirs)}; expected all but the batch")
     if len(x.shape) == 1:
         return None
-    places = numpy.arange(elements(x.shape)).reshape(x.theirs[1:])  # where PyTorch has each unit
+    places = numpy.arange(elements(x.shape)).reshape(x.theirs[1:])  # the position of each unit in PyTorch
     ours = places.transpose([x.axes.index(axis) - 1 for axis in range(1, rank)]).reshape(-1)
     moved = (ours != numpy.arange(ours.size)).any()
     return Step(kinds.Flatten(), axes=(0, 1), order=ours if moved else None)
@@ -491,7 +491,7 @@ def gelu(x: Value, approximate: str = "none") -> Step:
 
 
 def same(x: Value, *_: Any, **__: Any) -> None:
-    """Nothing changes."""
+    """This changes nothing."""
 
 
 relu, silu, sigmoid, tanh = map(_plain, (kinds.ReLU, kinds.SiLU, kinds.Sigmoid, kinds.Tanh))
@@ -579,5 +579,5 @@ HINTS = {
     **dict.fromkeys(("chunk", "split", "getitem"), "Our layers have one output, and take all of their input"),
     **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "There is no layer for attention"),
 }
-"""What to do about what our layers do not cover."""
+"""What to do about functions that our layers do not cover."""
 OTHERWISE = "Write a dn.Layer for it, and put the parts before and after it together"

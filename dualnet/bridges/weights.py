@@ -1,10 +1,10 @@
-"""Weights of another framework into a network of ours: whose is whose, and in which order its axes lie.
+"""Load weights of another framework into a network of ours: which array goes where, and how its axes are ordered.
 
 A file or a ``state_dict`` holds arrays by name. PyTorch's names end in ``weight``, ``bias``, ``running_mean`` and
 ``running_var``, and such arrays are turned: (D, C, k1, k2) to (k1, k2, C, D), (out, in) to (in, out), rows after a
-Flatten from channel by channel to pixel by pixel. Keras' end in ``kernel`` and ``bias``, and lie as ours do, but for
-the filters of a depthwise convolution. Names that end as ours do (``w``, ``gamma``, ...) are taken as they are. The
-names before the last dot are those of layers, and are matched as a whole.
+Flatten from channel by channel to pixel by pixel. Keras' names end in ``kernel`` and ``bias``, and those arrays have
+our order, except for the filters of a depthwise convolution. Arrays whose names end like ours (``w``, ``gamma``, ...)
+are used as they are. The part of a name before the last dot is that of a layer, and is matched as a whole.
 """
 
 from __future__ import annotations
@@ -40,34 +40,35 @@ THEIRS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-"""What PyTorch calls our attributes."""
+"""PyTorch's names for our attributes."""
 KERAS = {"w": "kernel", "b": "bias"}
-"""What Keras calls those that it names differently. Arrays without a name are ``vars/0``, ``vars/1``, ..."""
+"""Keras' names for the attributes that it names differently. Arrays without a name are ``vars/0``, ``vars/1``, ..."""
 COUNTER = "num_batches_tracked"
 SHORTCUT = re.compile(r"downsample|shortcut|skip|_0_(conv|bn)$")
-"""What torchvision, timm and Keras call the layers in the shortcut of a residual block."""
+"""The names of the layers in the shortcut of a residual block, in torchvision, timm and Keras."""
 INSIDE = ("state_dict", "model_state_dict", "model")
-"""Where training scripts put the weights in their checkpoints."""
+"""The keys under which training scripts store the weights in their checkpoints."""
 
 Rename = Mapping[str, str | None] | Callable[[str], str | None] | None
 
 
 def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = True) -> LoadedWeights:
-    """Load weights of another framework into an initialised network; returns a report of what went where.
+    """Load weights of another framework into an initialised network; returns a report that shows which array went
+    where.
 
-    ``source`` is a ``state_dict`` (tensors or arrays by name), or the path of a file: ``.pt``, ``.pth`` and ``.bin``
-    are read by PyTorch (``weights_only``, so no code in it runs), ``.safetensors`` by its package, ``.npz`` by NumPy,
-    ``.keras``, ``.h5`` and ``.hdf5``, Keras' own, by h5py.
+    ``source`` is a ``state_dict`` (tensors or arrays by name), or the path of a file: PyTorch reads ``.pt``, ``.pth``
+    and ``.bin`` (with ``weights_only``, so no code in the file runs), ``.safetensors`` needs its package, NumPy reads
+    ``.npz``, and h5py reads Keras' ``.keras``, ``.h5`` and ``.hdf5``.
 
-    Layers are matched by their names if all of the network's are there. Otherwise each of the network's layers, from
-    first to last, gets the first one of the source that is left and has its shapes. The report says which it was, one
-    by one; read it, because layers of equal shape in a different order look alike. ``rename`` settles it:
+    Layers are matched by name if the source has all names of the network. Otherwise each of the network's layers, from
+    first to last, gets the first remaining layer of the source that has its shapes. The report lists every match; read
+    it, because layers of equal shape in a different order look alike. Use ``rename`` to be sure:
     ``{"fc": "9", "aux": None}`` gives a layer or an array a new name, or leaves it out; a function gets each name and
     returns the new one.
 
-    With ``strict`` a ``ValueError`` lists what is missing, what is left over and what has another shape. Without, what
-    fits is loaded and the rest is listed in the report. If an error is raised, nothing has changed. A warning lists
-    the options that differ between the file's layers and the network's, such as another epsilon.
+    With ``strict`` a ``ValueError`` lists the arrays that are missing, left over or have the wrong shape. Without it,
+    everything that fits is loaded, and the report lists the rest. If an error is raised, nothing changes. A warning
+    lists options that differ between the file's layers and the network's, such as a different epsilon.
 
     >>> import dualnet as dn, numpy as np
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.ReLU(), dn.Flatten(), dn.Dense(4)]).init((4, 4, 1))
@@ -123,7 +124,7 @@ class Row:
 
 @dataclass
 class LoadedWeights:
-    """What :func:`load_weights` put where. ``misshaped`` holds their name, ours, and the two shapes in words."""
+    """Which array :func:`load_weights` put where. ``misshaped`` holds their name, ours, and the two shapes in words."""
 
     rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -133,7 +134,7 @@ class LoadedWeights:
     differing: list[str] = field(default_factory=list)
 
     def differences(self) -> str:
-        """The options of layers that are not as in the file, in words."""
+        """The options of layers that differ from the file, in words."""
         layers: dict[str, list[str]] = {}
         for difference in self.differing:
             told, _, path = difference.rpartition(": ")
@@ -141,9 +142,9 @@ class LoadedWeights:
         return "; ".join(f"{told} (layer {_first(paths)})" for told, paths in layers.items())
 
     def faults(self) -> str:
-        """What did not fit, in words; "" if all did."""
+        """The arrays that did not fit, in words; "" if all fit."""
         shapes = [f"{theirs} for {ours}: {why}" for theirs, ours, why in self.misshaped]
-        parts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "of the wrong shape": shapes}
         return "; ".join(f"{fault}: {', '.join(names)}" for fault, names in parts.items() if names)
 
     def __repr__(self) -> str:
@@ -176,7 +177,7 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _read(source: Any) -> tuple[dict[str, Any], dict[str, keras.KerasLayer]]:
-    """Tensors or arrays by name, from a mapping or a file; and what a file of Keras says of its layers."""
+    """Tensors or arrays by name, from a mapping or a file; and what a Keras file says about its layers."""
     if not isinstance(source, (Mapping, str, os.PathLike)):
         if hasattr(source, "state_dict"):
             raise TypeError("load_weights: source is a module; expected module.state_dict(), or dn.from_torch(module)")
@@ -205,7 +206,7 @@ def _file(path: Path) -> Mapping[str, Any] | keras.KerasFile:
         raise
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {shortened(str(error))}") from error
-    except Exception as error:  # each library has its own for a damaged file
+    except Exception as error:  # each library has its own error for a damaged file
         raise CheckpointError(f"{path}: {type(error).__name__}: {shortened(str(error))}") from error
     if not isinstance(found, (Mapping, keras.KerasFile)):
         raise CheckpointError(f"{path}: it holds a {type(found).__name__}; expected a state_dict, arrays by name")
@@ -231,15 +232,15 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
     return arrays
 
 
-# -- whose is whose ----------------------------------------------------------------------------------------------------
+# -- matching ----------------------------------------------------------------------------------------------------------
 
 Group = dict[str, tuple[str, numpy.ndarray]]
-"""What belongs to one layer of the source: by the last part of its name, its whole name and the array."""
+"""The arrays of one layer of the source: by the last part of the name, the whole name and the array."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer of ours: where its arrays go, and what its input is like. ``names`` and ``shapes`` by attribute."""
+    """A layer of ours: the places of its arrays, and a description of its input. ``names``, ``shapes`` by attribute."""
 
     path: str
     layer: Layer
@@ -256,7 +257,7 @@ class _Place:
         return next((name for name in names if name in group), None)
 
     def is_scale(self) -> bool:
-        """Is it one factor for each channel, which other frameworks keep as a bare vector?"""
+        """Is it one factor for each channel, which other frameworks store as a plain vector?"""
         return isinstance(self.layer, DepthwiseConv2D) and set(self.shapes) == {"w"} and self._pixel()
 
     def _pixel(self) -> bool:
@@ -280,7 +281,7 @@ class _Place:
         return same or (self.is_scale() and key != "weight" and array.size == elements(self.shapes["w"]))
 
     def turned(self, attribute: str, key: str, array: numpy.ndarray) -> tuple[numpy.ndarray, str]:
-        """The array as we have it, and how it was turned, in words."""
+        """The array in our order, and how it was turned, in words."""
         if self.is_scale() and key != "weight":
             return array.reshape(self.shapes["w"]), ""
         if _lies_as_ours(attribute, key):
@@ -321,13 +322,13 @@ def _lies_as_ours(attribute: str, key: str) -> bool:
 
 
 def _about(group: Group, told_of: Mapping[str, keras.KerasLayer]) -> keras.KerasLayer:
-    """What the source says of the layer to which these arrays belong."""
+    """What the source says about the layer to which these arrays belong."""
     names = (full.rpartition(".")[0] for full, _ in group.values())
     return next((told_of[name] for name in names if name in told_of), keras.KerasLayer(""))
 
 
 def _places(net: Layer) -> list[_Place]:
-    """Every layer of the network that holds arrays, once, in the order in which the data meets them."""
+    """Every layer of the network that holds arrays, once, in the order in which data passes them."""
     names = {id(parameter): name for name, parameter in reversed(net.parameters().items())}
     found, seen = [], set()
     for path, leaf, _, order in leaves(net, tuple(net.input_shape or ())):
@@ -398,7 +399,7 @@ def _matched(
     rest = [place for place in ours if not any(place is named for named, _, _ in pairs)]
     shortcuts = {name for name in free if SHORTCUT.search(name)}
     if len(shortcuts) != sum(map(_is_in_shortcut, rest)):
-        shortcuts = set()  # the names mean something else
+        shortcuts = set()  # here the names mean something else
     for place in rest:
         twins = [name for name, group in free.items() if kinds[name].goes_into(place.layer) and _all_fit(place, group)]
         inside = _is_in_shortcut(place)
@@ -407,7 +408,7 @@ def _matched(
             left.append(place)
         else:
             pairs.append((place, free.pop(name), "shape and order"))
-    for place in left:  # most probably what has another shape, such as the head for other classes
+    for place in left:  # most likely layers of a different shape, such as the head for other classes
         for name, group in free.items():
             keys = [place.key(attribute, group) for attribute in place.names]
             if kinds[name].goes_into(place.layer) and None not in keys and len(keys) == len(_arrays(group)):
@@ -417,7 +418,7 @@ def _matched(
 
 
 def _is_in_shortcut(place: _Place) -> bool:
-    """The last layer of a block and that of its shortcut often have one shape, and sources differ in which is first."""
+    """The last layers of a block and of its shortcut often have the same shape, and sources order them differently."""
     return "shortcut" in place.path.split(".")
 
 
@@ -433,7 +434,7 @@ def _all_fit(place: _Place, group: Group) -> bool:
 
 
 def _take(place: _Place, group: Group, found: str, values: dict[str, numpy.ndarray], report: LoadedWeights) -> None:
-    """Note the arrays of a group for a layer of ours, or why they do not fit."""
+    """Record the arrays of a group for a layer of ours, or why they do not fit."""
     for attribute, name in place.names.items():
         key = place.key(attribute, group)
         if key is None:

@@ -1,8 +1,8 @@
 """Data sets as host arrays: ``(x_train, t_train), (x_test, t_test)``, ready for ``net.fit``.
 
 Images are (N, H, W, C), float32 in [0, 1] or the file's own bytes with ``dtype="uint8"``; labels are int64.
-``load_mnist(folder)`` and its like read files; ``mnist()`` and its like find them, and download what is missing. A
-damaged file, or the wrong one, raises :class:`DataError`.
+``load_mnist(folder)`` and the like read files; ``mnist()`` and the like find them, and download what is missing. A
+damaged or wrong file raises :class:`DataError`.
 """
 
 from .augment import Augment

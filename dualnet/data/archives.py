@@ -1,7 +1,7 @@
 """Files inside files: the arrays of an ``.npz``, the members of a ``.tar.gz``, read into memory and never unpacked.
 
-Nothing is written to the disk, so no name in an archive can lead anywhere. What an archive claims is held against what
-it has and against limits before memory is taken, and no pickle is ever run.
+Nothing is written to the disk, so no name in an archive can do harm. What an archive claims is compared with its actual
+size and with limits before any memory is allocated, and no pickle is ever run.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MOST_UNPACKED = 512 * 2**20
 """CIFAR's archives unpack to 184 MB, MNIST's to 55 MB."""
 MOST_MEMBERS = 1000
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
-"""What else reading a malformed archive may raise."""
+"""Other errors that reading a malformed archive may raise."""
 CHUNK = 2**20
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[numpy.ndarray]:
-    """The arrays of these names in a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
+    """The arrays with these names in a file that ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
 
     >>> import numpy, pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "two.npz"
@@ -48,23 +48,23 @@ def read_npz(path: Path, names: Sequence[str]) -> list[numpy.ndarray]:
         members = {member.filename: member for member in archive.infolist()}
         missing = [name for name in names if f"{name}.npy" not in members]
         if missing:
-            raise DataError(f"{path}: it holds no {', '.join(missing)}, but {', '.join(list(members)[:8])}")
+            raise DataError(f"{path}: it has no {', '.join(missing)}, only {', '.join(list(members)[:8])}")
         return [_array(archive, members[f"{name}.npy"], path) for name in names]
 
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Raise a DataError for whatever a damaged archive leads to; true errors of the disk stay what they are."""
+    """Turn any error that a damaged archive causes into a DataError; real disk errors stay as they are."""
     try:
         yield
     except DataError:
         raise
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, struct.error, *MALFORMED) as error:
-        raise DataError(f"{path}: the archive is damaged or cut off ({str(error)[:200]}). Get it again.") from None
+        raise DataError(f"{path}: the archive is damaged or cut off ({str(error)[:200]}). Download it again.") from None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: it points to a place before its start
             raise
-        raise DataError(f"{path}: the archive is damaged or cut off ({error}). Get it again.") from None
+        raise DataError(f"{path}: the archive is damaged or cut off ({error}). Download it again.") from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> numpy.ndarray:
@@ -82,7 +82,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> num
 
 
 def read_tar(path: Path, names: Collection[str], most: int) -> dict[str, bytes]:
-    """The ordinary files of these names, in whatever folder of a ``.tar.gz``; each of at most ``most`` bytes.
+    """The regular files with these names, in any folder of a ``.tar.gz``; each has at most ``most`` bytes.
 
     >>> import io, pathlib, tarfile, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "one.tar.gz"
@@ -99,7 +99,7 @@ def read_tar(path: Path, names: Collection[str], most: int) -> dict[str, bytes]:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for number, member in enumerate(archive):
                 if number >= MOST_MEMBERS:
-                    raise DataError(f"{path}: it holds more than {MOST_MEMBERS} files; it is another archive")
+                    raise DataError(f"{path}: it holds more than {MOST_MEMBERS} files; it is the wrong archive")
                 name = member.name.rpartition("/")[2]
                 if name in names and name not in found and member.isfile():
                     found[name] = _member(archive, member, path, most)
@@ -114,7 +114,9 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, most:
     file = archive.extractfile(member)
     data = b"" if file is None else file.read()
     if len(data) != member.size:
-        raise DataError(f"{path}: {member.name} is cut off: {len(data)} of {member.size} bytes. Get the file again.")
+        raise DataError(
+            f"{path}: {member.name} is cut off: {len(data)} of {member.size} bytes. Download the file again."
+        )
     return data
 
 
@@ -125,9 +127,9 @@ class _Bounded:
         self.file, self.path, self.left = file, path, MOST_UNPACKED
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most so many and at most a chunk."""
+        """The next bytes, at most ``size`` and at most a chunk."""
         data = self.file.read(min(size, CHUNK))
         self.left -= len(data)
         if self.left < 0:
-            raise DataError(f"{self.path}: it unpacks to more than {MOST_UNPACKED} bytes; that is another archive")
+            raise DataError(f"{self.path}: it unpacks to more than {MOST_UNPACKED} bytes; it is the wrong archive")
         return data

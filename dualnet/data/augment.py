@@ -1,9 +1,9 @@
-"""Batches of images, shifted, flipped and normalised as they are gathered, wherever the images live.
+"""Batches of images: gathered, shifted, flipped and normalised in one go, on the images' own backend.
 
     y[n, i, j, c] = (x[order[n], i + down, j′ + right, c] − mean[c]) · scale[c]      j′ = j, or W − 1 − j where flipped
 
 Outside an image, x is 0, which is black: an image is padded with zeros, cropped, flipped and normalised, in this order.
-On a GPU one kernel does it all (``backends/gpu/kernels/batch.cu``), and the images never leave the device.
+On a GPU one CUDA kernel does it all (``backends/gpu/kernels/batch.cu``), and the images never leave the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..shim.dtypes import dtype_of, is_floating
 __all__ = ["Augment"]
 
 MOST = 127
-"""The longest shift: moves are kept in bytes."""
+"""The longest shift: moves are stored as bytes."""
 STREAM = 2**31 + 1
 """The random stream of the moves, far from those of the layers and of the order of the batches."""
 
@@ -30,13 +30,13 @@ Numbers = float | Sequence[float] | None
 class Augment:
     """The usual augmentation of small images: shifted by up to ``shift`` pixels each way, flipped, normalised.
 
-    Every image is moved up or down and left or right by a random number of pixels, and black comes in from outside
-    (PyTorch calls it a random crop of the padded image). With ``flip`` about half of the images are mirrored. Then
-    comes ``(x − mean) · scale``, by channel or with one number for all. Bytes are divided by 255 first, so one
-    ``Augment`` serves uint8 images and floating ones in [0, 1] alike. By default ``mean`` is 0 and ``scale`` is 1;
-    :meth:`measured` takes both from the images.
+    Every image is moved up or down and left or right by a random number of pixels; the free space is black
+    (PyTorch calls this a random crop of the padded image). With ``flip`` about half of the images are mirrored. Then
+    comes ``(x − mean) · scale``, by channel or with one number for all. Bytes are divided by 255 first, so the same
+    ``Augment`` works for uint8 images and for floating ones in [0, 1]. By default ``mean`` is 0 and ``scale`` is 1;
+    :meth:`measured` computes both from the images.
 
-    Moves are drawn on the host from a seed, the epoch and the image's place in it: the same on every backend, in any
+    Moves are drawn on the host from a seed, the epoch and the image's position in it: the same on every backend, in any
     order of calls. Source: Krizhevsky, Sutskever and Hinton (2012), section 4.1; He et al. (2016), section 4.2, for the
     numbers.
 
@@ -60,9 +60,9 @@ class Augment:
 
     @classmethod
     def measured(cls, images: Array, shift: int = 4, flip: bool = True) -> Augment:
-        """With the mean and 1 / standard deviation of each channel of the images: batches have mean 0 and variance 1.
+        """An Augment with the mean and 1 / standard deviation of each channel: batches get mean 0 and variance 1.
 
-        Images on a device are summed there. A channel that is the same everywhere gets the scale 1.
+        Images on a device are summed there. A channel that is the same everywhere gets scale 1.
 
         >>> import numpy, dualnet as dn
         >>> images = numpy.array([0, 255, 255, 0], dtype="uint8").reshape(1, 2, 2, 1)
@@ -71,7 +71,7 @@ class Augment:
         """
         xp, unit = check_images("Augment.measured", images), _to_unit(images)
         if not images.size:
-            raise ValueError(f"Augment.measured: there is nothing to measure in images of shape {tuple(images.shape)}")
+            raise ValueError(f"Augment.measured: images of shape {tuple(images.shape)} have no pixels to measure")
         C, sums = images.shape[3], []
         for start in range(0, images.shape[0], BLOCK):  # float64 is eight times as large as a byte
             block = images[start : start + BLOCK].astype("float64") * unit
@@ -82,7 +82,7 @@ class Augment:
         return cls(shift, flip, tuple(map(float, mean)), tuple(map(float, scale)))
 
     def moves(self, examples: int, *, seed: int = 0, epoch: int = 0) -> numpy.ndarray:
-        """How the images of an epoch are moved, in their order: (examples, 3) int8, which are down, right and flipped.
+        """The moves of an epoch's images, in their order: (examples, 3) int8, for down, right and flipped.
 
         >>> import dualnet as dn
         >>> moves = dn.data.Augment(shift=2).moves(1000, seed=7)
@@ -101,11 +101,11 @@ class Augment:
         return moves
 
     def batch(self, images: Array, order: Any, moves: Any = None, *, dtype: Any = "float32") -> Array:
-        """The images ``order`` (N,), moved by ``moves`` (N, 3), where ``images`` (M, H, W, C) live: (N, H, W, C).
+        """The images ``order`` (N,) of ``images`` (M, H, W, C), moved by ``moves`` (N, 3), on the images' backend.
 
-        ``images`` are uint8 or floating. ``order`` and ``moves`` may lie on the host, where they are checked, or
-        beside the images on a device, where they are not, since reading them would make it wait. Without ``moves`` the
-        images are only normalised. Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
+        ``images`` are uint8 or floating. ``order`` and ``moves`` may be on the host, where they are checked, or on the
+        images' device, where they are not, since the check would make the device wait. Without ``moves`` the images are
+        only normalised. Raises ``TypeError`` and ``ValueError`` for arguments that do not fit.
 
         >>> import numpy, dualnet as dn
         >>> images = dn.asarray(numpy.full((5, 2, 2, 3), 255, "uint8"))
@@ -118,7 +118,7 @@ class Augment:
         moves = None if moves is None else _moves(moves, order, backend)
         dtype = dtype_of(dtype)
         if not is_floating(dtype):
-            raise TypeError(f"Augment.batch: a batch has floating numbers, got dtype {dtype}")
+            raise TypeError(f"Augment.batch: expected a floating dtype for the batch, got {dtype}")
         mean, scale = self._on(images, backend, "float64" if dtype.name == "float64" else "float32")
         return gather_batch(images, order, moves, mean, scale, dtype)
 
@@ -133,12 +133,12 @@ class Augment:
         return self.batch(images, numpy.arange(images.shape[0]), dtype=dtype)
 
     def _on(self, images: Array, backend: Any, dtype: str) -> tuple[Array, Array]:
-        """Mean and scale of each channel in the images' own units, beside the images; kept for the next batch."""
+        """Mean and scale of each channel in the images' own units, on their backend; cached for the next batch."""
         C, unit = images.shape[3], _to_unit(images)
         for name, numbers in (("mean", self.mean), ("scale", self.scale)):
             if numbers is not None and len(numbers) not in (1, C):
                 raise ValueError(
-                    f"Augment: {name} has {len(numbers)} numbers and the images have {C} channels; expected one for "
+                    f"Augment: {name} has {len(numbers)} numbers, but the images have {C} channels; expected one for "
                     "each, or one for all"
                 )
         key = (backend.name, C, unit, dtype)
@@ -154,7 +154,7 @@ class Augment:
 
 
 BLOCK = 1024
-"""Images that are summed at once."""
+"""How many images are summed at once."""
 
 
 @accelerated
@@ -163,7 +163,7 @@ def gather_batch(
 ) -> Array:
     """The formula at the top of this file: images (M, H, W, C), order (N,), moves (N, 3) -> (N, H, W, C).
 
-    order is int32 and moves int8; mean and scale (C,) are float64 where ``dtype`` is, else float32.
+    order is int32 and moves int8; mean and scale (C,) are float64 if ``dtype`` is, else float32.
     """
     xp, (M, H, W, C) = backend_of(images).xp, images.shape
     if moves is None:
@@ -211,13 +211,13 @@ def _to_unit(images: Array) -> float:
 
 
 def check_order(owner: str, given: Any, images: Array, backend: Any) -> Array:
-    """The places (N,) of images, as int32 beside them."""
+    """The positions (N,) of images, as int32 on their backend."""
     order, readable = beside(owner, "order", given, backend)
     if order.ndim != 1 or (order.dtype.kind not in "iu" and order.size):
         raise ValueError(f"{owner}: order is {_kind(order)}; expected integers (N,)")
     if readable and order.size and not 0 <= order.min() <= order.max() < len(images):
         raise ValueError(
-            f"{owner}: order reaches from {order.min()} to {order.max()}; there are images 0 … {len(images) - 1}"
+            f"{owner}: order goes from {order.min()} to {order.max()}, but there are only images 0 … {len(images) - 1}"
         )
     return asarray(order.astype("int32", copy=False), backend=backend.name)
 
@@ -230,18 +230,20 @@ def _moves(given: Any, order: Array, backend: Any) -> Array:
             "each image"
         )
     if readable and moves.size and not -MOST <= moves.min() <= moves.max() <= MOST:
-        raise ValueError(f"Augment.batch: moves reach from {moves.min()} to {moves.max()}; at most {MOST} pixels")
+        raise ValueError(
+            f"Augment.batch: moves go from {moves.min()} to {moves.max()}; expected at most {MOST} pixels either way"
+        )
     return asarray(moves.astype("int8", copy=False), backend=backend.name)
 
 
 def beside(op: str, name: str, given: Any, backend: Any) -> tuple[Array, bool]:
-    """The array, and whether its values may be read here: reading them from a device would make it wait."""
+    """The array, and whether its values may be read: reading them from a device would make it wait."""
     owner = backend_of(given)
     if owner is None or owner.on_host:
         return numpy.asarray(given), True
     if owner is not backend:
         raise TypeError(
-            f"{op}: {name} lives on {owner.name} and the images on {backend.name}; expected both on one "
+            f"{op}: {name} is on {owner.name}, but the images are on {backend.name}; expected both on one "
             f"backend. Move it with dn.asarray({name}, backend={backend.name!r})."
         )
     return given, False

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, in their binary and their Python version, unpacked or in their archive.
+"""CIFAR-10 and CIFAR-100, in their binary or Python version, unpacked or in their archive.
 
 A binary record is a label byte (CIFAR-100: two, coarse and fine) and 3 × 32 × 32 bytes of red, green and blue planes.
 The Python version holds the same rows as pickled arrays, which are read as data (``pickled.py``).
@@ -43,7 +43,7 @@ MOST_FILE = MOST_RECORDS * (PIXELS + 2) + 2**23
 
 @dataclass(frozen=True)
 class Version:
-    """One way in which a data set's files come."""
+    """One version of a data set's files."""
 
     folder: str
     archive: str
@@ -57,18 +57,18 @@ class Version:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where the files are looked for; the third is where Keras unpacks them."""
+        """The folders in which to look for the files; Keras unpacks them in the third."""
         return "", self.folder, f"{self.folder}-target/{self.folder}"
 
 
 @dataclass(frozen=True)
 class Cifar:
-    """What tells CIFAR-10 from CIFAR-100."""
+    """The differences between CIFAR-10 and CIFAR-100."""
 
     name: str
     loader: str
     classes: int
-    labels: int  # label bytes of a record; the last one counts
+    labels: int  # label bytes in a record; the last one counts
     key: str
     versions: tuple[Version, ...]
 
@@ -80,8 +80,8 @@ class Cifar:
     def how(self) -> str:
         binary, python = self.versions
         return (
-            f"Put {binary.archive} there (the 'binary version' at https://www.cs.toronto.edu/~kriz/cifar.html), as it "
-            f"is or unpacked; {python.archive} does as well."
+            f"Put {binary.archive} there (the 'binary version' at https://www.cs.toronto.edu/~kriz/cifar.html), packed "
+            f"or unpacked; {python.archive} works as well."
         )
 
 
@@ -111,7 +111,7 @@ def load_cifar10(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[
     Returns ``(x_train, t_train), (x_test, t_test)``: images (50000, 32, 32, 3) and (10000, 32, 32, 3), float32 in
     [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9, named by ``CIFAR10_CLASSES``.
 
-    The files may be in ``folder`` or in the folder that the archive makes, ``cifar-10-batches-bin`` or
+    The files may be in ``folder`` or in the folder that the archive creates, ``cifar-10-batches-bin`` or
     ``cifar-10-batches-py``, where torchvision and Keras look for them too. An archive is read in place; nothing is
     unpacked to the disk. The Python version consists of pickles: they are read as data, and nothing in them is run.
 
@@ -156,7 +156,7 @@ def _load_cifar(cifar: Cifar, folder: str | os.PathLike, dtype: str) -> tuple[Sp
 
 
 def holds(cifar: Cifar, folder: Path) -> bool:
-    """Is a whole version of the data set in the folder, unpacked or not?"""
+    """Does the folder hold a complete version of the data set, unpacked or not?"""
     return any(
         find(folder, ("",), (version.archive,)) is not None
         or all(find(folder, version.places, (name,)) is not None for name in version.names)
@@ -179,7 +179,7 @@ def _from_archive(cifar: Cifar, version: Version, archive: Path, dtype: str) -> 
     members = read_tar(archive, version.names, MOST_FILE)
     missing = [name for name in version.names if name not in members]
     if missing:
-        raise DataError(f"{archive}: it holds no {', '.join(missing)}. It is cut off, or another archive.")
+        raise DataError(f"{archive}: it has no {', '.join(missing)}. It is cut off, or the wrong archive.")
     files = {name: archive / name for name in version.names}  # a name for messages
     for name, path in files.items():
         _check_size(cifar, version, path, len(members[name]))
@@ -187,7 +187,7 @@ def _from_archive(cifar: Cifar, version: Version, archive: Path, dtype: str) -> 
 
 
 def _check_size(cifar: Cifar, version: Version, path: Path, size: int) -> None:
-    """May a file of this size be one of the data set? Checked before anything is allocated."""
+    """Raise unless a file of this size may belong to the data set; nothing is allocated before this check."""
     record = cifar.record
     if version.pickled:
         if not 0 < size <= MOST_FILE:
@@ -195,10 +195,10 @@ def _check_size(cifar: Cifar, version: Version, path: Path, size: int) -> None:
         return
     if size % record or not size or size > MOST_RECORDS * record:
         other, its = ("CIFAR-100", PIXELS + 2) if cifar is CIFAR10 else ("CIFAR-10", PIXELS + 1)
-        hint = f" Records of {its} bytes are {other}'s." if size and size % its == 0 else ""
+        hint = f" Records of {its} bytes belong to {other}." if size and size % its == 0 else ""
         raise DataError(
             f"{path}: {size} bytes; expected a multiple of {record}, the size of a record (at most {MOST_RECORDS} "
-            f"records).{hint} The file is damaged or not {cifar.name}: get it again."
+            f"records).{hint} The file is damaged or not {cifar.name}: download it again."
         )
 
 
@@ -229,15 +229,17 @@ def _pickled_rows(cifar: Cifar, path: Path, read: Read) -> Split:
     if isinstance(labels, numpy.ndarray):
         labels = labels.tolist()
     if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < 256 for label in labels):
-        raise DataError(f"{path}: its {cifar.key} are no list of class numbers")
+        raise DataError(f"{path}: its {cifar.key} are not a list of class numbers")
     if len(labels) != len(pixels):
-        raise DataError(f"{path}: {len(labels)} labels for {len(pixels)} images; expected as many. Get it again.")
+        raise DataError(
+            f"{path}: {len(labels)} labels for {len(pixels)} images; expected equally many. Download it again."
+        )
     return pixels, check_labels(numpy.array(labels, numpy.uint8), path, cifar.classes)
 
 
 def _key(batch: dict[str, Any], key: str, path: Path) -> Any:
     if key not in batch:
-        raise DataError(f"{path}: it holds no {key!r}, but {', '.join(batch)[:80]}. It is another data set's file.")
+        raise DataError(f"{path}: it has no {key!r}, only {', '.join(batch)[:80]}. It belongs to another data set.")
     return batch[key]
 
 
@@ -246,7 +248,7 @@ def _kind(value: Any) -> str:
 
 
 def _joined(batches: list[Split], dtype: str) -> Split:
-    """Planes as pictures, (N, 3072) -> (N, 32, 32, 3), batch after batch into one array."""
+    """Planes to pictures, (N, 3072) -> (N, 32, 32, 3), batch after batch into one array."""
     total = sum(len(t) for _, t in batches)
     x = numpy.empty((total, SIDE, SIDE, PLANES), dtype)
     t = numpy.empty(total, numpy.int64)

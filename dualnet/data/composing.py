@@ -1,13 +1,13 @@
-"""A list of changes as one augmentation: drawn together, applied one after another, with the targets following.
+"""A list of changes as one augmentation: drawn together, applied one after another, to images and targets.
 
-``fit(..., augment=[...])`` makes one; what an augmentation has to offer to ``fit`` is what :class:`Augment` offers too:
+``fit(..., augment=[...])`` creates one. Like :class:`Augment`, an augmentation offers ``fit`` these methods:
 
     moves(examples, seed=, epoch=)              the random numbers of an epoch, in the order of its images, on the host
     batch(images, order, moves, dtype=)         images as floating numbers; without moves, as in testing
     targets(t, moves, classes=, shape=)         the targets of that batch
-    mixes                                       whether targets differ from what was given
-    mixtures                                    with how many of the following examples of a batch each is mixed
-    shape(shape)                                what becomes of an image of shape (H, W, C)
+    mixes                                       whether it changes the targets
+    mixtures                                    how many of the following examples in a batch are mixed into each
+    shape(shape)                                the new shape of an image (H, W, C)
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from .transforms import Normalise, Transform
 __all__ = ["Augmentation", "augmentation"]
 
 STREAM = 2**31 + 2
-"""The random stream of the changes, beside that of :class:`Augment`."""
+"""The random stream of the changes, separate from that of :class:`Augment`."""
 
 Shape = tuple[int, ...]
 
 
 class Augmentation:
-    """Several changes, one after another; :func:`augmentation` makes one of a list.
+    """Several changes, one after another; :func:`augmentation` makes one from a list.
 
-    Every change draws its numbers on the host, from the seed, the epoch and its place in the list. They are the same on
-    every backend, whatever was called before, and whatever follows in the list. Images are changed where they are.
+    Every change draws its numbers on the host, from the seed, the epoch and its position in the list. They are the same
+    on every backend, whatever was called before, and whatever follows in the list. Images are changed on their own
+    backend.
 
     >>> import dualnet as dn, numpy
     >>> images = numpy.zeros((8, 32, 32, 3), "uint8")
@@ -69,7 +70,7 @@ class Augmentation:
         return drawn
 
     def batch(self, images: Array, order: Any, moves: Any = None, *, dtype: Any = "float32") -> Array:
-        """The images ``order`` (N,), changed as ``moves`` (N, numbers) say, where ``images`` (M, H, W, C) live.
+        """The images ``order`` (N,) of ``images`` (M, H, W, C), changed by ``moves`` (N, numbers), on their backend.
 
         ``images`` are uint8, or floating numbers in [0, 1]. Without ``moves`` they are changed as for testing: cropped
         in the middle and normalised.
@@ -79,7 +80,7 @@ class Augmentation:
         backend = backend_of(images)
         order = check_order(op, order, images, backend)
         if not is_floating(dtype):
-            raise TypeError(f"{op}: a batch has floating numbers, got dtype {dtype}")
+            raise TypeError(f"{op}: expected a floating dtype for the batch, got {dtype}")
         self.shape(tuple(images.shape[1:]))  # raises if a change does not fit
         x = backend.xp.take(images, order, axis=0)  # (N, H, W, C)
         wide = "float64" if "float64" in (dtype.name, x.dtype.name) else "float32"
@@ -100,9 +101,9 @@ class Augmentation:
         return self.batch(images, numpy.arange(images.shape[0]), dtype=dtype)
 
     def targets(self, t: Array, moves: Any, *, classes: int, shape: Shape) -> Array:
-        """The targets of the batch: t itself, or mixed as its images are, (N, classes) for class numbers t (N,).
+        """The targets of the batch: t itself, or mixed like its images, (N, classes) for class numbers t (N,).
 
-        ``shape`` (H, W, C) is that of the images as they were given.
+        ``shape`` (H, W, C) is the original shape of the images.
         """
         if not self.mixes:
             return t
@@ -117,7 +118,7 @@ class Augmentation:
         return t
 
     def shape(self, shape: Shape) -> Shape:
-        """What becomes of an image of shape (H, W, C). Raises ``ValueError`` if a change does not fit."""
+        """The new shape of an image of shape (H, W, C). Raises ``ValueError`` if a change does not fit."""
         for transform in self.transforms:
             transform.check(shape)
             shape = transform.shape(shape)
@@ -125,11 +126,11 @@ class Augmentation:
 
     @property
     def normaliser(self) -> Normalise | None:
-        """What normalises, if anything does."""
+        """The change that normalises, if there is one."""
         return next((each for each in self.transforms if isinstance(each, Normalise)), None)
 
     def _pieces(self, op: str, moves: Any, examples: int, backend: Any) -> list[Array]:
-        """The numbers of each change, (N, numbers), where they are needed."""
+        """The numbers of each change, (N, numbers), on the backend that needs them."""
         moves, _ = beside(op, "moves", moves, backend)
         numbers = sum(transform.numbers for transform in self.transforms)
         if tuple(moves.shape) != (examples, numbers):
@@ -148,20 +149,20 @@ class Augmentation:
 def augmentation(given: Any, op: str = "augmentation") -> Any:
     """A list of changes as one augmentation; anything with its methods is returned as it is.
 
-    Changes that move or recolour pixels must come first, then ``Normalise``, ``MixUp`` and ``CutMix``: colours are from
-    0 to 1, and if a mixture were cropped afterwards, its target would have the wrong shares.
+    Changes that move or recolour pixels must come first, then ``Normalise``, ``MixUp`` and ``CutMix``: recolouring
+    needs colours from 0 to 1, and if a mixture were cropped afterwards, its target would have the wrong shares.
 
     >>> import dualnet as dn
     >>> dn.data.augmentation([dn.data.Normalise(0.5, 0.5), dn.data.Flip()])
     Traceback (most recent call last):
-    ValueError: augmentation: Flip(vertical=False) stands behind Normalise; put it before Normalise, MixUp and CutMix
+    ValueError: augmentation: Flip(vertical=False) comes after Normalise; put it before Normalise, MixUp and CutMix
     """
     if given is None or isinstance(given, (Augment, Augmentation)):
         return given
     if isinstance(given, (list, tuple)):
         return Augmentation(given, op)
     if isinstance(given, Transform):
-        raise TypeError(f"{op}: augment is a list of changes, and this is one; write augment=[{given!r}]")
+        raise TypeError(f"{op}: augment is a list of changes, but this is a single one; write augment=[{given!r}]")
     if hasattr(given, "batch") and hasattr(given, "moves"):
         return given
     raise TypeError(f"{op}: augment is a dn.data.Augment, or a list such as [dn.data.Flip()]; got {given!r}")
@@ -174,14 +175,14 @@ def _in_order(transforms: Sequence[Any], op: str) -> tuple[Transform, ...]:
             raise TypeError(f"{op}: {transform.__name__} is a class; write {transform.__name__}(...)")
         if isinstance(transform, Augment):
             raise TypeError(
-                f"{op}: an Augment stands alone. In a list, write RandomCrop(size, padding=shift), Flip() and "
-                "Normalise(mean, std)."
+                f"{op}: an Augment cannot be part of a list. Write RandomCrop(size, padding=shift), Flip() and "
+                "Normalise(mean, std) there."
             )
         if not isinstance(transform, Transform):
-            raise TypeError(f"{op}: {transform!r} is no change of images, such as dn.data.Flip()")
+            raise TypeError(f"{op}: {transform!r} is not a change of images; expected one such as dn.data.Flip()")
         if last is not None and transform.place < last.place:
             raise ValueError(
-                f"{op}: {transform} stands behind {type(last).__name__}; put it before Normalise, MixUp and CutMix"
+                f"{op}: {transform} comes after {type(last).__name__}; put it before Normalise, MixUp and CutMix"
             )
         last = transform
     return tuple(transforms)

@@ -14,7 +14,7 @@ WHOLE = 16  # a pixel counts the dark points in a block of 4 × 4
 
 
 def load_digits(*, dtype: str = "float32") -> tuple[Split, Split]:
-    """The digits that come with the package: 1,437 to train on, 360 to test with.
+    """The digits that come with the package: 1,437 to train on, 360 to test on.
 
     Returns ``(x_train, t_train), (x_test, t_test)``: images (N, 8, 8, 1), float32 in [0, 1] or, with
     ``dtype="uint8"``, the bytes 0 … 16; labels int64, 0 … 9. The files hold the images in a fixed shuffled order, so

@@ -1,4 +1,4 @@
-"""Your own photos: one folder for each class, with the name of the class."""
+"""Your own photos: one folder for each class, named after the class."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .reading import DataError, Split, check_dtype, check_folder
 
 __all__ = ["load_folder"]
 
-HOW = "Put the images of each class into a folder of its own inside it, such as photos/cat/1.jpg and photos/dog/1.jpg."
+HOW = "Put the images of each class into their own folder inside it, such as photos/cat/1.jpg and photos/dog/1.jpg."
 TRAIN = ("train", "training", "train_set", "training_set")
 TEST = ("val", "valid", "validation", "dev", "test", "testing", "test_set", "eval")  # the first one found is taken
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
-"""What operating systems leave in folders, beside names that start with a dot."""
+"""Files and folders that operating systems leave behind, apart from names that start with a dot."""
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
-"""Photos of telephones and cameras that Pillow may not be able to read."""
+"""Photos from phones and cameras that Pillow may not be able to read."""
 
 SHARE = 0.2
-"""The fraction held out of every class, if nothing is said."""
+"""The fraction held out of every class by default."""
 
 Classes = dict[str, list[Path]]  # the images of each class, in the order of their numbers
 Labelled = tuple[Path, int]  # an image and the number of its class
@@ -49,16 +49,16 @@ def load_folder(
 
     Each image is read as :func:`read_image` does: upright, scaled to ``size``, over the ``background`` if it is
     transparent, in colour or ``grey``. x (N, H, W, C) is float32 in [0, 1], or bytes with ``dtype="uint8"``. t (N,) is
-    int64: the place of the image's folder in ``names``, which are sorted as text (so "10" comes before "2").
+    int64: the position of the image's folder in ``names``, which are sorted as text (so "10" comes before "2").
 
     The fraction ``held_out`` of every class (default 0.2), at least one image, is drawn with ``seed`` and held out for
     testing; 0 holds out none. Identical files stay together, so no test image is also trained on.
 
-    If a folder holds ``train`` beside ``val`` (or ``valid``, ``test`` ...), each with a folder for every class, that
+    If a folder holds both ``train`` and ``val`` (or ``valid``, ``test`` ...), each with a folder for every class, that
     split is used: the test images come from the second, and you cannot choose ``held_out``.
 
-    ``names`` are the classes in order, if a network has already learned them: every class then keeps its number, even
-    if a folder has no images of some, and a folder with any other name is an error.
+    Pass ``names``, the classes in order, if a network has already learned them: every class then keeps its number, even
+    if there are no images of some classes, and a folder with any other name is an error.
 
     Every file whose suffix Pillow knows is read, in deeper folders too. Hidden files and folders, and what operating
     systems leave behind (``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``), are skipped; a warning counts and names
@@ -96,13 +96,13 @@ def load_folder(
         train, test = split
         if held_out is not None:
             raise ValueError(
-                f"{op}: {base} has its own split, {train.name} and {test.name}. Leave held_out out, or load {train}."
+                f"{op}: {base} has its own split, {train.name} and {test.name}. Leave out held_out, or load {train}."
             )
         classes = _classes(train, known, notes)
         kept, back = _labelled(classes), _labelled(_classes(test, tuple(classes), notes))
         _tell_leaks(kept, back, test, notes)
     if not skip_damaged:
-        notes.warn()  # before the images, which take their time
+        notes.warn()  # before reading the images, which takes a while
     read = functools.partial(_read, size=size, grey=grey, background=tone, dtype=dtype)
     images, held = (read(files, notes=notes if skip_damaged else None) for files in (kept, back))
     if skip_damaged:
@@ -112,7 +112,7 @@ def load_folder(
 
 
 class Notes:
-    """What was passed over in a folder, and what else its owner should know."""
+    """The files that were skipped in a folder, and what else its owner should know."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -130,10 +130,10 @@ class Notes:
             self.told.append(f"{_count(len(paths), what)} ({_some([self.name(path) for path in paths])})")
 
     def over(self) -> str:
-        """How many files were passed over and why, or nothing."""
+        """How many files were skipped and why, or nothing."""
         number = sum(map(len, self.passed.values()))
         reasons = "; ".join(f"{why}: {_some(names)}" for why, names in self.passed.items())
-        return f"passed over {_count(number, 'file|files')} ({reasons})" if number else ""
+        return f"skipped {_count(number, 'file|files')} ({reasons})" if number else ""
 
     def warn(self) -> None:
         if over := self.over():
@@ -156,7 +156,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, but for what its user does not see."""
+    """The content of a folder, sorted by name, except for what its user does not see."""
     found = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in SYSTEM)
     return sorted(found, key=lambda path: path.name)
 
@@ -176,10 +176,10 @@ def _split(base: Path, notes: Notes) -> tuple[Path, Path] | None:
         if len(here) > 2:
             return None  # train, test and bicycle, say, are classes
         empty = test if _folders(train) else train
-        raise DataError(f"{empty}: it has no folders in it, so nothing tells the classes apart. {HOW}")
+        raise DataError(f"{empty}: it has no folders in it, so there are no classes. {HOW}")
     for path in here.values():
         if path not in (train, test):
-            notes.pass_over(path, f"a folder beside {train.name} and {test.name}")
+            notes.pass_over(path, f"a folder next to {train.name} and {test.name}")
     _pass_over_files(base, notes)
     return train, test
 
@@ -188,7 +188,7 @@ def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"load_folder: names are the classes in order, such as ('cat', 'dog'); got {names!r}")
     if len(set(names)) != len(names) or len(names) < 2:
-        raise ValueError(f"load_folder: names are at least two classes, each once; got {tuple(names)!r}")
+        raise ValueError(f"load_folder: names are at least two different classes; got {tuple(names)!r}")
     return tuple(names)
 
 
@@ -205,7 +205,7 @@ def _classes(base: Path, known: tuple[str, ...] | None, notes: Notes) -> Classes
         return {name: _images(path, notes) for name, path in folders.items()}
     for name, path in folders.items():
         if name not in known:
-            raise DataError(f"{path}: {name!r} is none of the classes, which are {', '.join(known)}")
+            raise DataError(f"{path}: {name!r} is not one of the classes, which are {', '.join(known)}")
     classes = {name: _images(folders[name], notes) if name in folders else [] for name in known}
     if not any(classes.values()):
         raise DataError(f"{base}: no images of {', '.join(known)}. {HOW}")
@@ -213,7 +213,7 @@ def _classes(base: Path, known: tuple[str, ...] | None, notes: Notes) -> Classes
 
 
 def _images(folder: Path, notes: Notes) -> list[Path]:
-    """The images in a folder and in those below it, sorted. No folder is entered twice: links may go in circles."""
+    """The images in a folder and its subfolders, sorted. No folder is entered twice: links may form a cycle."""
     found: list[Path] = []
     entered: set[Path] = set()
     waiting, endings = [folder], suffixes()
@@ -231,7 +231,7 @@ def _images(folder: Path, notes: Notes) -> list[Path]:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """All images in a folder and in those below it, sorted, whatever class they are of."""
+    """All images in a folder and its subfolders, sorted, of any class."""
     return _images(folder, Notes(folder))
 
 
@@ -245,18 +245,18 @@ def _is_image(path: Path, endings: tuple[str, ...], notes: Notes) -> bool:
 
 def _why_not(path: Path, ending: str) -> str:
     if not path.is_file():
-        return "broken link" if path.is_symlink() else "no ordinary file"
+        return "broken link" if path.is_symlink() else "not a regular file"
     if ending in UNREAD:
         return f"{ending} cannot be read; save as JPEG"
-    return f"{ending} is no image" if ending else "no ending"
+    return f"{ending} is not an image" if ending else "no suffix"
 
 
 def _pass_over_files(base: Path, notes: Notes) -> None:
-    """Files beside folders: there is no telling what class they are of."""
+    """Skip files next to the class folders: their class is unknown."""
     endings = suffixes()
     for path in _visible(base):
         if not path.is_dir() and _is_image(path, endings, notes):
-            notes.pass_over(path, "in no class's folder")
+            notes.pass_over(path, "not in a class folder")
 
 
 # -- holding some of them out ------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def _labelled(classes: Classes) -> list[Labelled]:
 def _drawn(
     base: Path, classes: Classes, share: float, draw: numpy.random.Generator, may_lack: bool, notes: Notes
 ) -> tuple[list[Labelled], list[Labelled]]:
-    """Those to learn from and those held out: a share of every class, copies of one image always together."""
+    """The images to learn from and the held-out ones: a share of every class; copies of an image stay together."""
     twins = _twins(file for files in classes.values() for file in files) if share else {}
     sides: dict[Path | str, bool] = {}  # is this content held out?
     kept: list[Labelled] = []
@@ -285,8 +285,8 @@ def _drawn(
             (back if sides[twins.get(file, file)] else kept).append((file, label))
         if share and len({sides[group] for group in groups}) == 1:
             raise DataError(
-                f"{base / name}: its {len(files)} images are copies of one another or of another class's; expected at "
-                "least two different ones"
+                f"{base / name}: its {len(files)} images are copies of one another or of images in another class; "
+                "expected at least two different ones"
             )
     _tell_copies(kept + back, twins, notes)
     return kept, back
@@ -305,7 +305,7 @@ def _choose(groups: dict[Path | str, int], number: int, draw: numpy.random.Gener
 
 
 def _twins(files: Iterable[Path]) -> dict[Path, str]:
-    """A hash of the content of each file that may have a copy: those of one length."""
+    """A hash of the content of each file that may have a copy: those with the same length as another."""
     lengths = defaultdict(list)
     for file in files:
         lengths[file.stat().st_size].append(file)
@@ -335,7 +335,7 @@ def _tell_copies(labelled: list[Labelled], twins: dict[Path, str], notes: Notes)
 
 
 def _tell_leaks(kept: list[Labelled], back: list[Labelled], test: Path, notes: Notes) -> None:
-    """Images of the user's own test folder that are also trained on."""
+    """Warn of images in the user's own test folder that are also trained on."""
     twins = _twins(file for file, _ in (*kept, *back))
     learned = {twins[file] for file, _ in kept if file in twins}
     leaks = [file for file, _ in back if twins.get(file) in learned]
@@ -351,7 +351,7 @@ def _read(
     dtype: str,
     notes: Notes | None = None,
 ) -> Split:
-    """The images and their labels. Those that cannot be read are left out and noted, if there are notes."""
+    """The images and their labels. If there are notes, images that cannot be read are skipped and noted."""
     x = numpy.empty((len(files), *size, 1 if grey else 3), dtype)
     labels: list[int] = []
     for file, label in files:
@@ -371,4 +371,4 @@ def _check_left(base: Path, names: tuple[str, ...], wanted: tuple[list[Labelled]
     for files, (_, labels) in zip(wanted, got):
         lost = {label for _, label in files} - set(labels.tolist())
         if lost:
-            raise DataError(f"{base / names[min(lost)]}: none of its images can be read")
+            raise DataError(f"{base / names[min(lost)]}: none of its images could be read")

@@ -5,7 +5,8 @@
     byte 3       the number of axes
     then         the length of each axis, 4 bytes each
 
-A file's content, not its name, shows whether it is gzipped. Source: LeCun, Cortes and Burges, "The MNIST database".
+The content of a file, not its name, decides whether it is gzipped. Source: LeCun, Cortes and Burges, "The MNIST
+database".
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ GZIP = b"\x1f\x8b"
 MOST_AXES = 16
 LIMIT = 2**32
 DEFLATE = 1032
-"""Deflate never packs data more tightly than this factor, so a header that promises more is wrong."""
+"""Deflate never compresses data by more than this factor, so a header that promises more is wrong."""
 SMALL, USUAL = 32 * 2**20, 64
-"""Images shrink 2 to 20 times. What grows more than ``USUAL`` times, to more than ``SMALL`` bytes, may be a trap."""
+"""Images shrink 2 to 20 times. A file that grows more than ``USUAL`` times, beyond ``SMALL`` bytes, may be a trap."""
 CHUNK = 2**20
 
-IF_RIGHT = "If the file is right, read it with read_idx(path, limit=…)"
+IF_RIGHT = "If the file is genuine, read it with read_idx(path, limit=…)"
 
 
 def read_idx(path: str | os.PathLike, *, limit: int | None = None) -> numpy.ndarray:
     """The array in an IDX file, gzipped or not, in native byte order.
 
-    The header is checked against the file's size before anything is allocated; a gzipped file is decompressed no
-    further than one byte beyond what its header promises. An array of more than 4 GB is read only if ``limit``, in
-    bytes, allows it, and so is one of more than 32 MB that was packed to less than a 64th.
+    The header is checked against the file's size before anything is allocated; a gzipped file is decompressed to at
+    most one byte more than its header promises. Arrays of more than 4 GB are read only if ``limit``, in bytes, allows
+    it, and so are arrays of more than 32 MB that were compressed to less than a 64th.
 
     Raises :class:`DataError` for a malformed file and ``FileNotFoundError`` for a missing one.
 
@@ -65,7 +66,7 @@ def read_idx(path: str | os.PathLike, *, limit: int | None = None) -> numpy.ndar
                     return _read(file, path, limit, packed=size)
             return _read(raw, path, limit, size=size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: the gzip data is damaged or cut off ({error}). Get the file again.") from None
+            raise DataError(f"{path}: the gzip data is damaged or cut off ({error}). Download it again.") from None
 
 
 def _read(
@@ -77,15 +78,17 @@ def _read(
     if expected > (most := LIMIT if limit is None else limit):
         raise DataError(f"{path}: {claim}; the limit is {most}. {IF_RIGHT}")
     if size is not None and size - file.tell() != expected:
-        raise DataError(f"{path}: {claim}; {size - file.tell()} follow. The file is damaged or cut off: get it again.")
+        raise DataError(
+            f"{path}: {claim}; {size - file.tell()} follow. The file is damaged or cut off: download it again."
+        )
     if packed is not None and expected > packed * DEFLATE:
-        raise DataError(f"{path}: {claim}; a gzip file of {packed} bytes cannot hold them. Get it again.")
+        raise DataError(f"{path}: {claim}; a gzip file of {packed} bytes cannot hold them. Download it again.")
     if packed is not None and limit is None and expected > max(SMALL, packed * USUAL):
         raise DataError(f"{path}: {claim}, {expected // packed} times the size of the gzip file. {IF_RIGHT}")
     data = _take(file, expected + 1)
     if len(data) != expected:
         got = f"{len(data)} follow" if len(data) < expected else "more follow"
-        raise DataError(f"{path}: {claim}; {got}. The file is damaged or cut off: get it again.")
+        raise DataError(f"{path}: {claim}; {got}. The file is damaged or cut off: download it again.")
     array = numpy.frombuffer(data, kind).reshape(shape)
     return array if kind.isnative else array.astype(kind.newbyteorder("="))
 
@@ -99,15 +102,15 @@ def _header(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[numpy.dtype, tu
         )
     lengths = file.read(4 * magic[3])
     if len(lengths) < 4 * magic[3]:
-        raise DataError(f"{path}: the header is cut off; expected {4 + 4 * magic[3]} bytes. Get the file again.")
+        raise DataError(f"{path}: the header is cut off; expected {4 + 4 * magic[3]} bytes. Download the file again.")
     shape = struct.unpack(f">{magic[3]}I", lengths)
-    if math.prod(max(length, 1) for length in shape) >= 2**60:  # refuse an empty array with absurd axes too
-        raise DataError(f"{path}: its header promises {sizes(shape)} elements. The file is damaged: get it again.")
+    if math.prod(max(length, 1) for length in shape) >= 2**60:  # an empty array with absurd axes is an error too
+        raise DataError(f"{path}: its header promises {sizes(shape)} elements. The file is damaged: download it again.")
     return numpy.dtype(TYPES[magic[2]]), shape
 
 
 def _take(file: BinaryIO | gzip.GzipFile, most: int) -> bytearray:
-    """At most so many bytes; memory grows with what the file really holds, not with what its header promises."""
+    """At most ``most`` bytes; memory grows with what the file really holds, not with what its header promises."""
     data = bytearray()
     while len(data) < most and (chunk := file.read(min(CHUNK, most - len(data)))):
         data += chunk
@@ -133,5 +136,5 @@ def write_idx(path: str | os.PathLike, array: numpy.ndarray) -> None:
         raise ValueError(f"write_idx: shape {array.shape} does not fit; expected 1 to {MOST_AXES} axes below 2³²")
     header = struct.pack(f">4B{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
     data = header + array.astype(TYPES[code]).tobytes()
-    # Without a file name and time the same array gives the same bytes.
+    # Without a file name and a time, the same array gives the same bytes.
     replace_file(path, gzip.compress(data, 9, mtime=0) if os.fspath(path).endswith(".gz") else data)

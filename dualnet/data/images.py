@@ -23,19 +23,19 @@ NOT_READ = {
     "EPS": "reading it runs another program, Ghostscript",
     "GRIB": "Pillow only recognises it",
     "HDF5": "Pillow only recognises it",
-    "MPEG": "it is a film",
+    "MPEG": "it is a video",
     "WMF": "it is a drawing, not pixels",
     "XBM": "it does not say which of its two colours is the ink",
 }
-"""Formats that Pillow opens and we refuse, and why."""
+"""Formats that Pillow opens but we do not, and why."""
 
 SIXTEEN_BITS = ("ICNS", "ICO", "IM", "JPEG2000", "PNG", "PPM", "TIFF")
 """Formats in which 65535 is white."""
 
 FREE = 4 * 2**20
-"""So many pixels every file may hold ..."""
+"""Every file may hold this many pixels ..."""
 PIXELS_PER_BYTE = 2000
-"""... and larger images so many for each byte of their file. PNG packs up to 344 colour pixels into a byte, JPEG 85."""
+"""... and larger images this many per byte of their file. PNG packs up to 344 colour pixels into a byte, JPEG 85."""
 
 
 def read_image(
@@ -48,10 +48,10 @@ def read_image(
 ) -> numpy.ndarray:
     """One image as an array (H, W, 3), or (H, W, 1) if ``grey``; ``x[None]`` is a batch of it.
 
-    ``path`` names the file, or is one that is open for reading bytes, such as ``io.BytesIO(data)``.
+    ``path`` names the file, or is a file that is open for reading bytes, such as ``io.BytesIO(data)``.
 
-    The image is turned upright as its camera recorded it, scaled to ``size`` (height and width, or one number for a
-    square, whatever the image's own shape), and converted to red, green and blue, or to ``grey``. x is float32 in
+    The image is turned upright, scaled to ``size`` (height and width, or one number for a square, whatever the shape of
+    the image), and converted to red, green and blue, or to ``grey``. x is float32 in
     [0, 1], or bytes with ``dtype="uint8"``. Transparent parts show the ``background``: the name of a colour,
     ``"#rrggbb"``, or (red, green, blue), each from 0 to 255.
 
@@ -59,8 +59,8 @@ def read_image(
     an animation, or a file with several pages, only the first picture is read. Colour profiles are ignored.
 
     Needs Pillow (``pip install "dualnet[images]"``). Raises ``FileNotFoundError`` or ``PermissionError`` for a file
-    that cannot be opened, and :class:`DataError` for one that is damaged or cut off, whose pixels have no agreed range
-    (32-bit integers), or that unpacks to far more pixels than its bytes can honestly hold.
+    that cannot be opened, and :class:`DataError` for one that is damaged or cut off, whose pixels have no standard
+    range (32-bit integers), or that unpacks to far more pixels than its bytes can genuinely hold.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "red.ppm"
@@ -76,7 +76,7 @@ def read_image(
 def pixels(
     path: str | os.PathLike | BinaryIO, size: tuple[int, int], grey: bool, background: tuple[int, int, int], dtype: str
 ) -> numpy.ndarray:
-    """What :func:`read_image` returns, for arguments that have been checked."""
+    """The result of :func:`read_image`, for arguments that have been checked."""
     image = need_pillow()
     with _opened_file(path) as stream, _quiet():
         path = "the image" if stream is path else path
@@ -85,18 +85,18 @@ def pixels(
             return _fitted(picture, size, grey, dtype, image)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error.__cause__
-        except Exception as error:  # each of Pillow's many readers fails in its own way on a damaged file
+        except Exception as error:  # each of Pillow's many readers raises its own error for a damaged file
             why = " ".join(str(error).split()).replace(f" {stream!r}", "") or type(error).__name__
             raise DataError(f"{path}: Pillow cannot read it as an image ({why}). Repair it or remove it.") from error
 
 
 def _opened_file(path: Any) -> Any:
-    """The file of this name, opened; or what is a file already, which its owner closes."""
+    """The file of this name, opened; an open file stays as it is, and its owner closes it."""
     if hasattr(path, "read") and hasattr(path, "seek"):
         return nullcontext(path)
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise DataError(f"{path}: it is {'a folder' if path.is_dir() else 'no ordinary file'}; expected an image")
+        raise DataError(f"{path}: it is {'a folder' if path.is_dir() else 'not a regular file'}; expected an image")
     return open(path, "rb")
 
 
@@ -105,13 +105,13 @@ def need_pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('reading images from files needs Pillow: pip install "dualnet[images]"') from error
+        raise ImportError('reading images from files needs Pillow; pip install "dualnet[images]"') from error
     Image.init()
     return Image
 
 
 def suffixes() -> tuple[str, ...]:
-    """The endings, in small letters, of the files that :func:`read_image` reads.
+    """The suffixes, in lower case, of the files that :func:`read_image` reads.
 
     >>> {".jpg", ".png", ".webp", ".jfif"} <= set(suffixes()), ".eps" in suffixes()
     (True, False)
@@ -140,7 +140,7 @@ def colour(background: Any, op: str) -> tuple[int, int, int]:
         raise TypeError(f"{op}: background is a colour's name or (red, green, blue), got {background!r}")
     red, green, blue = (integer(part, "background", op=op, least=0) for part in background)
     if max(red, green, blue) > 255:
-        raise ValueError(f"{op}: background's numbers go from 0 to 255, got {background!r}")
+        raise ValueError(f"{op}: the numbers of background go from 0 to 255, got {background!r}")
     return red, green, blue
 
 
@@ -148,7 +148,7 @@ def colour(background: Any, op: str) -> tuple[int, int, int]:
 
 
 def _opened(stream: Any, image: Any) -> Any:
-    """The picture, decoded; only after its size was judged."""
+    """The picture, decoded, but only after a check of its size."""
     length = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     if length == 0:
@@ -157,11 +157,11 @@ def _opened(stream: Any, image: Any) -> Any:
         _check_size(width, height, length)
     picture = image.open(stream)
     if picture.format in NOT_READ:
-        raise DataError(f"{picture.format} images are not read: {NOT_READ[picture.format]}. Convert it to PNG.")
+        raise DataError(f"{picture.format} images are not supported: {NOT_READ[picture.format]}. Convert it to PNG.")
     width, height = picture.size
     _check_size(width, height, length)
     if getattr(picture, "lut", None):  # in the format IM
-        raise DataError("a table says what its greys are, and Pillow does not apply it. Convert it to PNG.")
+        raise DataError("its greys come from a table, which Pillow does not apply. Convert it to PNG.")
     rawmode = _rawmode(picture)
     picture.load()
     picture.rawmode = rawmode  # load() forgets it
@@ -187,7 +187,7 @@ def _sizes_of_icons(stream: Any, length: int) -> Iterator[tuple[int, int]]:
     if head[:4] != b"icns":
         for place in range(6, min(len(data), 6 + 16 * struct.unpack("<H", head[4:])[0]) - 15, 16):
             start = struct.unpack_from("<I", data, place + 12)[0]
-            if data[start : start + 1] == b"\x28" and len(data) >= start + 12:  # a bitmap's header
+            if data[start : start + 1] == b"\x28" and len(data) >= start + 12:  # the header of a bitmap
                 width, height = struct.unpack_from("<ii", data, start + 4)
                 yield abs(width), abs(height)
     for signature, offset in ((b"\x89PNG\r\n\x1a\n", 16), (b"\xff\x4f\xff\x51", 8)):  # PNG, JPEG 2000
@@ -198,15 +198,15 @@ def _sizes_of_icons(stream: Any, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _rawmode(picture: Any) -> str:
-    """How the pixels lie in the file, in Pillow's words, such as ``L;4`` for four bits each; or nothing."""
+    """How the file stores its pixels, in Pillow's words, such as ``L;4`` for four bits each; or nothing."""
     arguments = picture.tile[0][3] if getattr(picture, "tile", None) else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _upright(picture: Any, image: Any) -> Any:
-    """Turned as its camera noted. A damaged note counts as none, as in every viewer."""
+    """Turned upright, as its camera recorded. A damaged record counts as none, as in every viewer."""
     if picture.format == "TIFF":
-        return picture  # Pillow has turned it, and in some versions still keeps the note
+        return picture  # Pillow has turned it, and in some versions still keeps the record
     try:
         orientation = picture.getexif().get(0x0112, 1)
     except Exception:
@@ -236,7 +236,7 @@ def _flat(picture: Any, background: tuple[int, int, int], image: Any) -> Any:
     mode, key = picture.mode, picture.info.get("transparency")
     signed = 2 in _tag(picture, 339)
     if signed and mode != "F":
-        raise DataError(f"its pixels are signed integers, which have no agreed white. {CONVERT}")
+        raise DataError(f"its pixels are signed integers, which have no standard value for white. {CONVERT}")
     opaque = _deep(picture, image) if mode[:1] in "IF" else picture
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or mode == "P" and _has_alpha(picture):
         whole = (picture.convert("LA") if mode == "La" else picture).convert("RGBA")
@@ -251,14 +251,14 @@ CONVERT = 'Scale it to 0 … 255 yourself and save it as PNG: Image.fromarray(a.
 
 
 def _deep(picture: Any, image: Any) -> Any:
-    """Pixels of 16 bits, or floating ones, as floating numbers from 0 to 1."""
+    """16-bit or floating pixels as floating numbers from 0 to 1."""
     values = numpy.asarray(picture)
     if picture.mode != "F":
         values = values / numpy.float32(_whole(picture))
     least, largest = float(values.min()), float(values.max())
     if not 0 <= least <= largest <= 1:  # NaN too
         raise DataError(f"its pixels go from {least:g} to {largest:g}; expected floating numbers in [0, 1]. {CONVERT}")
-    white_is_zero = picture.format == "TIFF" and 0 in _tag(picture, 262)  # which Pillow heeds up to 8 bits only
+    white_is_zero = picture.format == "TIFF" and 0 in _tag(picture, 262)  # which Pillow respects only up to 8 bits
     return image.fromarray((1 - values if white_is_zero else values).astype(numpy.float32, copy=False))
 
 
@@ -268,7 +268,7 @@ def _whole(picture: Any) -> int:
     if not sixteen or picture.format not in SIXTEEN_BITS:
         bits = "16" if sixteen else "32"
         raise DataError(
-            f"its pixels are {bits}-bit integers, which have no agreed white in {picture.format}. {CONVERT}"
+            f"its pixels are {bits}-bit integers, which have no standard value for white in {picture.format}. {CONVERT}"
         )
     return 4095 if 12 in _tag(picture, 258) else 65535
 
@@ -288,7 +288,7 @@ def _is_key(picture: Any, key: Any) -> numpy.ndarray:
     values = numpy.asarray(picture)
     if picture.rawmode.startswith("RGB;16"):
         raise DataError(
-            "it has 16-bit colours, one of them transparent, which Pillow cannot tell apart. Save it again."
+            "it has 16-bit colours and one of them is transparent, but Pillow cannot tell which. Save it again."
         )
     if picture.mode == "1":
         return values == bool(key)
@@ -296,7 +296,7 @@ def _is_key(picture: Any, key: Any) -> numpy.ndarray:
         return (values == numpy.array(key)).all(axis=-1)
     if picture.mode == "L" or picture.mode.startswith("I"):
         return values == key * {"L;2": 85, "L;4": 17}.get(picture.rawmode, 1)
-    raise DataError(f"it has a transparent colour in mode {picture.mode}, which is not understood. Save it as RGBA.")
+    raise DataError(f"it has a transparent colour in mode {picture.mode}, which is not supported. Save it as RGBA.")
 
 
 def _over(background: tuple[int, int, int], picture: Any, alpha: Any, image: Any) -> Any:
@@ -316,7 +316,7 @@ def _fitted(picture: Any, size: tuple[int, int], grey: bool, dtype: str, image: 
     """Scaled to the size: (H, W, 3), or (H, W, 1) if grey."""
     (height, width), deep = size, picture.mode == "F"
     if picture.mode in ("LAB", "HSV"):
-        picture = picture.convert("RGB")  # there is no shorter way to grey
+        picture = picture.convert("RGB")  # there is no direct way to grey
     found = picture if deep else picture.convert("L" if grey else "RGB")
     values = numpy.asarray(found.resize((width, height), image.Resampling.BILINEAR)).reshape(height, width, -1)
     if not deep:
@@ -332,10 +332,10 @@ _lock, _readers, _filters = threading.Lock(), 0, warnings.catch_warnings()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings (odd notes of a camera, many pixels): an image is read, or refused with the reason.
+    """Silence Pillow's warnings (odd camera records, many pixels): an image is read, or an error says why not.
 
-    The filters of warnings belong to the whole process, so the first of several threads changes them, and the last
-    one puts them back.
+    Warning filters belong to the whole process, so the first of several threads changes them, and the last one
+    restores them.
     """
     global _readers, _filters
     with _lock:

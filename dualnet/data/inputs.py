@@ -1,7 +1,7 @@
-"""What a network expects of its input: it belongs to the network, and goes into its file.
+"""What a network expects of its input: this belongs to the network, and is saved in its file.
 
 A network that learned from normalised grey images of 28 × 28 pixels also answers for any other picture, but wrongly.
-``net.input`` holds what is needed to turn a photo into its input, and :func:`prepare` does it.
+``net.input`` says how to turn a photo into an input of the network, and :func:`prepare` does it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["InputSpec", "prepare"]
 
 FIELDS = ("size", "channels", "mean", "std", "inverted", "classes", "border")
 SLACK = 1e-3
-"""How far rounding may carry a pixel beyond 0 … 1."""
+"""How far rounding may push a pixel beyond 0 … 1."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images that a network takes, and the names of the classes that it tells apart.
+    """The images that a network takes, and the names of its classes.
 
     ``size`` is (height, width), ``channels`` 1 for grey and 3 for colour. Pixels go from 0 (black) to 1 (white), and
     the network gets ``(x − mean) / std``, by channel or with one number for all; None means 0 and 1. ``inverted`` swaps
@@ -37,8 +37,8 @@ class InputSpec:
     are the names, in the order of the outputs. ``border`` is the mean brightness at the edges of the images from which
     the network learned: it distinguishes light digits on black from dark ones on paper.
 
-    ``net.fit(..., augment=...)`` notes mean and std by itself if the augmentation normalises; ``net.save`` and
-    ``dn.load`` keep it all.
+    ``net.fit(..., augment=...)`` sets mean and std for you if the augmentation normalises; ``net.save`` and
+    ``dn.load`` preserve everything.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((8, 8, 1))
@@ -67,7 +67,7 @@ class InputSpec:
                 raise ValueError(f"{op}: {name} has {len(numbers)} numbers; expected one, or {self.channels}")
             put(self, name, numbers)
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"{op}: std is above 0, got {self.std}")
+            raise ValueError(f"{op}: std must be above 0, got {self.std}")
         put(self, "classes", None if self.classes is None else _names(self.classes))
         put(self, "border", None if self.border is None else real(self.border, "border", op=op))
         if self.border is not None and not 0 <= self.border <= 1:
@@ -79,28 +79,28 @@ class InputSpec:
         return (*self.size, self.channels)
 
     def normalised(self, x: numpy.ndarray) -> numpy.ndarray:
-        """Images x (N, H, W, C), from 0 to 1, as the network takes them."""
+        """Images x (N, H, W, C), from 0 to 1, normalised as the network expects."""
         x = 1 - x if self.inverted else x
         x = x if self.mean is None else x - numpy.array(self.mean, x.dtype)
         return x if self.std is None else x / numpy.array(self.std, x.dtype)
 
     def check(self, net: Any) -> None:
-        """Raise ``ValueError`` if the network takes other images, or has another number of outputs than classes."""
+        """Raise ``ValueError`` if the network takes different images, or if its outputs do not match the classes."""
         if net.input_shape != self.shape:
-            raise ValueError(f"net.input is for images of {self.shape}; the network takes {net.input_shape}")
+            raise ValueError(f"net.input is for images of {self.shape}, but the network takes {net.input_shape}")
         if self.classes is None:
             return
         outputs = net.output_shape(net.input_shape)
         if isinstance(outputs, dict):
             raise ValueError(
-                "net.input names classes; a network with several outputs has them for each. Leave them out"
+                "net.input has class names, but a network with several outputs needs them for each. Leave them out"
             )
-        known = (1, 2) if outputs[-1] == 1 else (outputs[-1],)  # one output tells two classes apart
+        known = (1, 2) if outputs[-1] == 1 else (outputs[-1],)  # one output distinguishes two classes
         if len(self.classes) not in known:
-            raise ValueError(f"net.input names {len(self.classes)} classes; the network has {outputs[-1]} outputs")
+            raise ValueError(f"net.input names {len(self.classes)} classes, but the network has {outputs[-1]} outputs")
 
     def as_json(self) -> dict[str, Any]:
-        """The fields for a file: those that were given."""
+        """The fields to save: those that were given."""
         values = {name: getattr(self, name) for name in FIELDS}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -110,7 +110,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, given: Any) -> InputSpec:
-        """What :meth:`as_json` made. Raises ``ValueError`` or ``TypeError`` for anything else.
+        """The spec from the result of :meth:`as_json`. Raises ``ValueError`` or ``TypeError`` for anything else.
 
         >>> InputSpec.from_json({"size": [8, 8], "channels": 1, "inverted": False}).shape
         (8, 8, 1)
@@ -122,7 +122,7 @@ class InputSpec:
 
 
 def border_of(x: numpy.ndarray) -> numpy.ndarray:
-    """The brightness, on average, of the outermost pixels of each image x (N, H, W, C); bytes count from 0 to 255.
+    """The average brightness of the outermost pixels of each image x (N, H, W, C); for bytes, from 0 to 255.
 
     >>> border_of(numpy.array([[[[0], [0], [0]], [[0], [9], [0]], [[0], [0], [8]]]], "float32"))
     array([1.], dtype=float32)
@@ -135,12 +135,12 @@ def _names(given: Any) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"InputSpec: classes are names in the order of the outputs, got {given!r}")
     if len(set(given)) != len(given) or not given:
-        raise ValueError("InputSpec: classes are names, each once, and at least one")
+        raise ValueError("InputSpec: classes must be different names, and at least one")
     return tuple(given)
 
 
 def learned(known: InputSpec | None, shape: tuple[int, ...] | None, augment: Any) -> InputSpec | None:
-    """What is known of a network's input when it has been trained with this augmentation on images of this shape.
+    """What is known about a network's input after training with this augmentation on images of this shape.
 
     >>> learned(None, (8, 8, 1), Augment(mean=0.5, scale=4.0))
     InputSpec(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), inverted=False, classes=None, border=None)
@@ -155,24 +155,24 @@ def learned(known: InputSpec | None, shape: tuple[int, ...] | None, augment: Any
 
 
 def normalising(augment: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation that an augmentation normalises with; None where it does not, or in no usual way.
+    """The mean and standard deviation with which an augmentation normalises; None if it does not, or in another way.
 
     >>> normalising(Augment()), normalising(Augment(scale=2.0))
     ((None, None), (None, (0.5,)))
     """
     if isinstance(augment, Augment):
         if augment.scale is not None and min(augment.scale) <= 0:
-            return None, None  # no standard deviation does that
+            return None, None  # no standard deviation has this effect
         return augment.mean, None if augment.scale is None else tuple(1 / scale for scale in augment.scale)
     found = getattr(augment, "normaliser", None)
     return (None, None) if found is None else (found.mean, found.std)
 
 
 def prepare(net: Any, image: Any, *, invert: bool | None = None) -> numpy.ndarray:
-    """An image file, or an array of images, as the network takes it: x (N, H, W, C) for ``net.predict(x)``.
+    """Turn an image file, or an array of images, into an input of the network: x (N, H, W, C) for ``net.predict(x)``.
 
-    :func:`read_image` reads a file, given by its path or open, in the network's size, grey or in colour. An array is
-    one image (H, W, C) or (H, W), or several (N, H, W, C), of the network's size: bytes, which are divided by 255, or
+    :func:`read_image` reads a file (a path or an open file) in the network's size, grey or in colour. An array is one
+    image (H, W, C) or (H, W), or several (N, H, W, C), of the network's size: bytes, which are divided by 255, or
     floating numbers from 0 to 1. Then ``net.input`` decides whether it is inverted and normalised. ``invert`` overrides
     ``net.input.inverted``.
 
@@ -194,7 +194,7 @@ def prepare(net: Any, image: Any, *, invert: bool | None = None) -> numpy.ndarra
         spec = replace(spec, inverted=flag(invert, "invert", op="prepare"))
     if isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
         if spec.channels not in (1, 3):
-            raise ValueError(f"prepare: the network takes {shape}; an image file has 1 or 3 channels")
+            raise ValueError(f"prepare: the network takes {shape}, but an image file has 1 or 3 channels")
         x = read_image(image, spec.size, grey=spec.channels == 1)[None]
     else:
         x = _from_array(image, spec)
@@ -209,15 +209,15 @@ def _from_array(image: Any, spec: InputSpec) -> numpy.ndarray:
         x = x[..., None]
     x = x[None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[1:] != spec.shape:
-        raise DataError(f"prepare: an array of shape {given}; the network takes images of {spec.shape}")
+        raise DataError(f"prepare: got an array of shape {given}, but the network takes images of {spec.shape}")
     if x.dtype == numpy.uint8:
         return x.astype(numpy.float32) / 255
     if x.dtype.kind != "f":
-        raise DataError(f"prepare: images of {x.dtype}; expected bytes (uint8), or floating numbers from 0 to 1")
+        raise DataError(f"prepare: got images of {x.dtype}; expected bytes (uint8), or floating numbers from 0 to 1")
     least, largest = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
     if not -SLACK <= least <= largest <= 1 + SLACK:
         raise DataError(
             f"prepare: pixels go from {least:.4g} to {largest:.4g}; expected bytes, or floating numbers from 0 to 1. "
-            "If they are normalised already, give them to net.predict(x) as they are."
+            "If they are already normalised, pass them to net.predict(x) as they are."
         )
     return x.astype(numpy.float32, copy=False)

@@ -1,8 +1,8 @@
 """Two images in one, and their targets in the same shares: ``MixUp`` and ``CutMix``.
 
 The second image is the next one in the batch (for the last, the first): batches are shuffled, so it is a random one.
-With λ the share of the first image, the target is λ t + (1 − λ) t′, where class numbers count as rows of 0 and 1. The
-loss has to take such targets; softmax cross-entropy does.
+If λ is the share of the first image, the target is λ t + (1 − λ) t′, with class numbers as rows of 0 and 1. The
+loss has to accept such targets; softmax cross-entropy does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["CutMix", "MixUp"]
 
 
 class Mix(Transform):
-    """Base class of what mixes two images."""
+    """Base class of changes that mix two images."""
 
     place = 1
 
@@ -40,7 +40,7 @@ class Mix(Transform):
 class MixUp(Mix):
     """λ x + (1 − λ) x′, with λ drawn from the distribution Beta(``alpha``, ``alpha``) for each image.
 
-    A small ``alpha`` leaves most images nearly alone; with 1 all shares are equally likely. Source: Zhang, Cisse,
+    A small ``alpha`` leaves most images nearly unchanged; with 1 all shares are equally likely. Source: Zhang, Cisse,
     Dauphin and Lopez-Paz (2018), "mixup: beyond empirical risk minimization".
 
     >>> import dualnet as dn, numpy
@@ -66,9 +66,9 @@ class MixUp(Mix):
 
 
 class CutMix(Mix):
-    """A box of the second image in place of the same box of the first.
+    """A box of the second image replaces the same box of the first.
 
-    The box has the share 1 − λ of the image's area, with λ drawn from Beta(``alpha``, ``alpha``), and lies around a
+    The box covers the share 1 − λ of the image's area, with λ drawn from Beta(``alpha``, ``alpha``), around a
     random pixel; the target counts the pixels that it really covers. Source: Yun et al. (2019), "CutMix: Regularization
     strategy to train strong classifiers with localizable features".
 
@@ -83,7 +83,7 @@ class CutMix(Mix):
     numbers = 3
 
     def draw(self, rng: RNG, examples: int) -> numpy.ndarray:
-        """√(1 − λ), the box's sides as shares of the image's, and the place of its middle."""
+        """√(1 − λ), the sides of the box as shares of the image's, and the position of its middle."""
         side = numpy.sqrt(1 - rng.beta(self.alpha, self.alpha, examples))
         return numpy.stack([side, *rng.random((2, examples))], axis=1)
 
@@ -101,7 +101,7 @@ class CutMix(Mix):
 
 
 def following(x: Array) -> Array:
-    """For each example of a batch the next one, for the last the first.
+    """For each example of a batch, the next one; for the last, the first.
 
     >>> import numpy
     >>> following(numpy.array([5, 6, 7]))

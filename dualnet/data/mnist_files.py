@@ -1,4 +1,4 @@
-"""MNIST and its relatives (Fashion-MNIST, KMNIST, EMNIST): four IDX files, or the one file that Keras keeps."""
+"""MNIST and its relatives (Fashion-MNIST, KMNIST, EMNIST): four IDX files, or the single file that Keras uses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIGITS = tuple("0123456789")
 CAPITALS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SMALL = tuple("abcdefghijklmnopqrstuvwxyz")
 APART = tuple("abdefghnqrt")
-"""The small letters that EMNIST tells from their capitals where it merges the others."""
+"""The lower-case letters that EMNIST keeps apart from their capitals in the splits that merge the others."""
 EMNIST_CLASSES = {
     "balanced": DIGITS + CAPITALS + APART,
     "byclass": DIGITS + CAPITALS + SMALL,
@@ -46,15 +46,15 @@ EMNIST_HOW = (
 
 
 def load_mnist(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[Split, Split]:
-    """MNIST, or a data set of its form (Fashion-MNIST, KMNIST), from its files in ``folder``.
+    """MNIST, or a data set of the same form (Fashion-MNIST, KMNIST), from its files in ``folder``.
 
     Returns ``(x_train, t_train), (x_test, t_test)``: images (60000, 28, 28, 1) and (10000, 28, 28, 1), float32 in
     [0, 1] or, with ``dtype="uint8"``, the bytes 0 … 255; labels int64, 0 … 9. ``FASHION_MNIST_CLASSES`` names those of
     Fashion-MNIST.
 
     The four IDX files may be gzipped or not, with ``-`` or ``.`` before ``idx`` in their names, in capitals, or with a
-    browser's ``(1)``. They may lie in ``folder/raw`` or ``folder/MNIST/raw``, where torchvision puts them. Instead of
-    them, Keras' ``mnist.npz`` is read.
+    browser's ``(1)``. They may be in ``folder/raw`` or ``folder/MNIST/raw``, where torchvision puts them. Keras'
+    ``mnist.npz`` works too.
 
     If a file is missing, the ``FileNotFoundError`` lists the names that were tried. Raises :class:`DataError` for a
     malformed file.
@@ -84,8 +84,8 @@ def load_emnist(folder: str | os.PathLike, split: str, *, dtype: str = "float32"
     the labels count from 0, and ``EMNIST_CLASSES[split]`` names them. EMNIST's files store every image with rows and
     columns swapped, and number the ``letters`` from 1; both are corrected here.
 
-    The files may be named and packed as in :func:`load_mnist`, and lie in ``folder``, ``folder/gzip`` or
-    ``folder/EMNIST/raw``. Raises as :func:`load_mnist` does.
+    The files may be named and packed as in :func:`load_mnist`, and be in ``folder``, ``folder/gzip`` or
+    ``folder/EMNIST/raw``. Raises the same errors as :func:`load_mnist`.
     Source: Cohen, Afshar, Tapson and van Schaik (2017).
 
     >>> import dualnet as dn, numpy, tempfile, pathlib
@@ -106,12 +106,12 @@ def load_emnist(folder: str | os.PathLike, split: str, *, dtype: str = "float32"
     first = 1 if split == "letters" else 0
     paths = found(base, ("", "gzip", "raw", "EMNIST/raw"), parts)
     splits = _from_idx(base, paths, "EMNIST", EMNIST_HOW, len(EMNIST_CLASSES[split]), first)
-    turned = [(x.swapaxes(1, 2), t) for x, t in splits]  # rows and columns are exchanged in the files
+    turned = [(x.swapaxes(1, 2), t) for x, t in splits]  # the files swap rows and columns
     return _finished(base, turned, dtype)
 
 
 def found(base: Path, places: Sequence[str], parts: Sequence[str]) -> dict[str, Path | None]:
-    """The IDX files of a data set, training images first; None where one is missing. All lie in one place."""
+    """The IDX files of a data set, training images first; None for a missing one. All are in the same folder."""
     missing: dict[str, Path | None] = {}
     for place in places:
         files = {f"{part}-{kind}": find(base, [place], _spellings(part, kind)) for part in parts for kind in KINDS}
@@ -161,7 +161,7 @@ def _checked(
             )
     if len(x) != len(t):
         raise DataError(
-            f"{labels}: {len(t)} labels for the {len(x)} images of {images.name}; expected as many. "
+            f"{labels}: {len(t)} labels for the {len(x)} images of {images.name}; expected equally many. "
             "The files belong to different data sets."
         )
     return x[..., None], check_labels(t, labels, classes, first=first)

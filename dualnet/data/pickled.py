@@ -1,8 +1,8 @@
 """The pickles of CIFAR's Python version, read as data: nothing that a pickle names is imported or called.
 
-A pickle is a program: Python's own reader runs whatever functions it names. Here its instructions are listed
-(:func:`pickletools.genops` only parses), and those that build dictionaries, lists, texts, numbers and NumPy's arrays of
-bytes are carried out on a stack of our own. Every other instruction, and every other name, is refused.
+A pickle is a program: Python's own reader runs whatever functions it names. Here its instructions are only listed
+(:func:`pickletools.genops` just parses), and those that build dictionaries, lists, texts, numbers and NumPy arrays of
+bytes are carried out on a stack of our own. Every other instruction, and every other name, raises an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Name(str):
 
 
 class Bytes:
-    """An array, as the pickle tells of it: its shape and its bytes."""
+    """An array as the pickle describes it: its shape and its bytes."""
 
     state: Any = None
 
@@ -53,9 +53,9 @@ MARK = object()
 
 
 def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle, with its texts as ``str`` and its arrays of bytes as NumPy's.
+    """The dictionary in a pickle, with its texts as ``str`` and its arrays of bytes as NumPy arrays.
 
-    Raises :class:`DataError` for a pickle that holds or names anything else; ``path`` stands in the message.
+    Raises :class:`DataError` for a pickle that holds or names anything else; the message names ``path``.
 
     >>> import numpy, pathlib, pickle
     >>> batch = pickle.dumps({b"labels": [3, 5], b"data": numpy.array([[1, 2]], "uint8")}, protocol=2)
@@ -63,18 +63,18 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
     {'labels': [3, 5], 'data': array([[1, 2]], dtype=uint8)}
     >>> read_pickle(pickle.dumps(print), pathlib.Path("data_batch_1"))
     Traceback (most recent call last):
-    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is no data, and is never run.
+    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data, and never runs.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd escapes in damaged text
+        with warnings.catch_warnings(action="ignore"):  # about odd escapes in damaged text
             content = _Machine().run(data)
         if not isinstance(content, dict) or not all(isinstance(key, (str, bytes)) for key in content):
-            raise Refused("holds no dictionary of a data set")
+            raise Refused("does not hold the dictionary of a data set")
         return {_text(key): _finished(value) for key, value in content.items()}
     except Refused as error:
         raise DataError(f"{path}: it is a pickle that {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: it is no pickle, or a damaged one ({error}). Get the file again.") from None
+        raise DataError(f"{path}: it is not a pickle, or a damaged one ({error}). Download it again.") from None
 
 
 class Refused(Exception):
@@ -82,7 +82,7 @@ class Refused(Exception):
 
 
 class _Machine:
-    """The stack that a pickle's instructions work on, and what they keep for later."""
+    """The stack on which a pickle's instructions work, and the values that they store for later."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -113,10 +113,10 @@ class _Machine:
         elif code in OPERATIONS:
             OPERATIONS[code](self, argument)
         else:
-            raise Refused(f"uses the instruction {code}, which no data set needs, and is never run.")
+            raise Refused(f"uses the instruction {code}, which no data set needs, and never runs.")
 
     def pop_marked(self) -> list[Any]:
-        """What lies above the last mark."""
+        """Everything above the last mark."""
         place = len(self.stack) - 1
         while place >= 0 and self.stack[place] is not MARK:
             place -= 1
@@ -160,7 +160,7 @@ class _Machine:
         self.stack.append(tuple(self.pop_marked()))
 
     def last(self, count: int) -> None:
-        """The last so many as a tuple."""
+        """The last ``count`` values as a tuple."""
         if len(self.stack) < count:
             raise ValueError("a value is missing")
         self.stack[-count:] = [tuple(self.stack[-count:])]
@@ -171,11 +171,11 @@ class _Machine:
             name, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {name}"
         if argument not in KNOWN:
-            raise Refused(f"names {str(argument)[:80]}, which is no data, and is never run.")
+            raise Refused(f"names {str(argument)[:80]}, which is not data, and never runs.")
         self.stack.append(Name(argument))
 
     def reduce(self, _: Any) -> None:
-        """NumPy's way to begin an array or a type; and text as bytes."""
+        """How NumPy begins an array or a type; also text as bytes."""
         arguments, name = _a(tuple, self.stack.pop()), _a(Name, self.stack.pop())
         if name in RECONSTRUCT and arguments[:1] == (NDARRAY,):
             self.stack.append(Bytes())
@@ -184,16 +184,16 @@ class _Machine:
         elif name == "_codecs encode" and len(arguments) == 2:
             self.stack.append(_a(str, arguments[0]).encode("latin-1"))
         else:
-            raise Refused(f"uses {name} as no array does, and is never run.")
+            raise Refused(f"uses {name} in a way that no array does, and never runs.")
 
     def build(self, _: Any) -> None:
-        """The state of an array. That of a type is its byte order, and bytes have none."""
+        """The state of an array. (The state of a type is its byte order, and bytes have none.)"""
         state = _a(tuple, self.stack.pop())
         made = self.stack[-1]
         if isinstance(made, Bytes):
             made.state = state
         elif not isinstance(made, Kind):
-            raise Refused("sets the state of something else than an array, and is never run.")
+            raise Refused("sets the state of something other than an array, and never runs.")
 
 
 OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -225,7 +225,7 @@ def _a(kind: Any, value: Any) -> Any:
 def _fill(made: dict[Any, Any], pairs: list[Any]) -> None:
     keys, values = pairs[::2], pairs[1::2]
     if len(keys) != len(values) or not all(isinstance(key, (str, bytes)) for key in keys):
-        raise Refused("holds a dictionary with other keys than texts")
+        raise Refused("holds a dictionary whose keys are not all texts")
     made.update(zip(keys, values))
 
 
@@ -243,7 +243,7 @@ def _finished(value: Any) -> Any:
 def _array(made: Bytes) -> numpy.ndarray:
     state = _a(tuple, made.state)
     if len(state) != 5:
-        raise ValueError("an array's state is not complete")
+        raise ValueError("the state of an array is incomplete")
     _, shape, kind, fortran, data = state
     if not isinstance(kind, Kind) or kind.name not in BYTES:
         raise Refused(f"holds an array of {getattr(kind, 'name', kind)!r}; expected bytes, 'u1'")

@@ -1,4 +1,4 @@
-"""What the readers share: finding files, refusing malformed ones, bytes to numbers."""
+"""Shared by all readers: finding files, errors for malformed ones, bytes to numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..shim.dtypes import is_real
 Split = tuple[numpy.ndarray, numpy.ndarray]  # images (N, H, W, C), labels (N,)
 
 COPY = re.compile(r" ?\(\d{1,3}\)")
-"""What a browser puts into the name of a file that it has downloaded before."""
+"""What a browser adds to the name of a file that it has already downloaded."""
 MOST_HEADER = 10_000
 MOST_AXES = 32
 NPY = re.compile(
@@ -24,21 +24,21 @@ NPY = re.compile(
     r"'shape':\(((?:[0-9]{1,20}L?,)*(?:[0-9]{1,20}L?)?)\),?\}"
 )
 NOT_NPY = {
-    b"PK": " It is a zip archive, such as .npz. Save the images alone: numpy.save(path, images).",
-    b"\x80": " It looks like a pickle, which is never read.",
+    b"PK": " It is a zip archive, such as .npz. Save only the images: numpy.save(path, images).",
+    b"\x80": " It looks like a pickle; dualnet never reads these.",
 }
 
 
 class DataError(ValueError):
-    """A data file that is damaged or the wrong one; the message says what it holds, what was expected, and the fix."""
+    """The data file is damaged or the wrong one; the message says what it holds, what was expected, and the fix."""
 
-    __module__ = "dualnet.data"  # as users import it
+    __module__ = "dualnet.data"  # users import it from there
 
 
 def find(folder: str | os.PathLike, places: Iterable[str], names: Iterable[str]) -> Path | None:
     """The first file of ``folder/place/name`` that exists.
 
-    Capitals do not matter, nor does what a browser adds to the name of a second download, as in ``data (1).gz``.
+    Capitals do not matter, nor does the number that a browser adds to a second download, as in ``data (1).gz``.
     """
     names = tuple(names)
     for place in places:
@@ -57,7 +57,7 @@ def find(folder: str | os.PathLike, places: Iterable[str], names: Iterable[str])
 
 
 def _inside(folder: Path, place: str) -> Path | None:
-    """The folder ``folder/place``, whatever the capitals of its name; None if there is none."""
+    """The folder ``folder/place``, in capitals or not; None if it does not exist."""
     for part in Path(place).parts:
         exact = folder / part
         if not exact.is_dir():
@@ -70,7 +70,7 @@ def _inside(folder: Path, place: str) -> Path | None:
 
 
 def check_folder(folder: str | os.PathLike, data: str, how: str) -> Path:
-    """The folder as a path, if it is one."""
+    """The folder as a path; an error if it is not a folder."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         state = "is a file, not a folder" if path.exists() else "does not exist"
@@ -95,7 +95,7 @@ def scaled(images: numpy.ndarray, dtype: str, whole: int = 255, out: numpy.ndarr
 
 
 def check_labels(labels: numpy.ndarray, path: Path, classes: int = 10, hint: str = "", first: int = 0) -> numpy.ndarray:
-    """Labels as int64, counted from 0, where the file counts ``classes`` of them from ``first``."""
+    """Labels as int64, counted from 0; the file counts ``classes`` of them from ``first``."""
     if labels.max(initial=0) >= first + classes or first and labels.min(initial=first) < first:
         place = int(((labels >= first + classes) | (labels < first)).argmax())
         raise DataError(
@@ -115,10 +115,10 @@ def sizes(shape: tuple[int, ...]) -> str:
 
 
 def read_npy(path: str | os.PathLike) -> numpy.ndarray:
-    """The images of an ``.npy`` file, mapped into memory: they take no more of it than the file's size.
+    """The images of an ``.npy`` file, mapped into memory: they take no more memory than the file's size.
 
-    NumPy would run the header through Python's parser. Here it is compared with the few forms that it can have, and its
-    shape with the size of the file, before anything else is done with it.
+    NumPy would run the header through Python's parser. Here the header is first compared with the few forms that it can
+    have, and its shape with the size of the file.
     """
     with open(path, "rb") as file:
         descr, fortran, shape = npy_header(file, Path(path))
@@ -126,7 +126,7 @@ def read_npy(path: str | os.PathLike) -> numpy.ndarray:
     try:
         dtype = numpy.dtype(descr)
     except TypeError:
-        raise DataError(f"{path}: it holds {descr!r}, a type that NumPy does not know") from None
+        raise DataError(f"{path}: it holds {descr!r}, a type unknown to NumPy") from None
     if not is_real(dtype):
         raise DataError(f"{path}: it holds {dtype}; expected images, as real numbers")
     if len(shape) > MOST_AXES or math.prod(max(length, 1) for length in shape) * dtype.itemsize >= 2**60:
@@ -138,14 +138,14 @@ def read_npy(path: str | os.PathLike) -> numpy.ndarray:
         )
     order: Literal["C", "F"] = "F" if fortran else "C"
     if not promised:
-        return numpy.empty(shape, dtype, order)  # nothing that could be mapped
+        return numpy.empty(shape, dtype, order)  # there is nothing to map
     return numpy.memmap(path, dtype, "r", offset, shape, order)
 
 
 def npy_header(file: Any, path: Path) -> tuple[str, bool, tuple[int, ...]]:
-    """The type, the order and the shape that the header of an ``.npy`` file tells; the file is left behind the header.
+    """The type, the order and the shape in the header of an ``.npy`` file; the file is left after the header.
 
-    It is the magic, a version, a length, and a dictionary as Python writes it, with its keys in this order:
+    The header is the magic, a version, a length, and a dictionary as Python writes it, with its keys in this order:
     ``{'descr': '<f4', 'fortran_order': False, 'shape': (9, 28, 28, 1), }``
     """
     start = file.read(8)
@@ -160,13 +160,13 @@ def npy_header(file: Any, path: Path) -> tuple[str, bool, tuple[int, ...]]:
     if found is None:
         raise DataError(
             f"{path}: its header is {header[:80]!r}; expected descr, fortran_order and shape of an array of numbers. "
-            "Records and Python objects are not read. If you saved none, the file is damaged."
+            "Records and Python objects are not supported. If you did not save any, the file is damaged."
         )
     return found[1], found[2] == "True", tuple(int(n.rstrip("L")) for n in found[3].split(",") if n)
 
 
 def _compact(header: str) -> str:
-    """A header with one kind of quotes, and without the spaces that writers of ``.npy`` files disagree about."""
+    """A header with one kind of quotes, and without the spaces in which writers of ``.npy`` files differ."""
     text = " ".join(header.split()).replace('"', "'")
     for mark in "{}():,":
         text = text.replace(f" {mark}", mark).replace(f"{mark} ", mark)

@@ -1,8 +1,8 @@
-"""Data sets by name: found where people keep them, or else downloaded, checked and kept.
+"""Data sets by name: found where people usually put them, or else downloaded, checked and stored.
 
-They are looked for in the folder that ``DUALNET_DATA`` names, in dualnet's own folder ``~/.cache/dualnet``, in
-``~/.keras/datasets``, and in ``data`` of the current folder, torchvision's habit. Downloads go to the first of these
-(without ``DUALNET_DATA``, to the second). ``DUALNET_OFFLINE=1`` forbids them.
+They may be in the folder that ``DUALNET_DATA`` names, in dualnet's own folder ``~/.cache/dualnet``, in
+``~/.keras/datasets``, or in ``data`` of the current folder, as with torchvision. Downloads go to the first of these
+(without ``DUALNET_DATA``, to the second). ``DUALNET_OFFLINE=1`` forbids downloads.
 
 Every file has a known SHA-256, the one in TensorFlow Datasets' public lists of checksums
 (``tensorflow_datasets/url_checksums``). A download that differs is thrown away, so it does not matter that some mirrors
@@ -28,7 +28,7 @@ __all__ = ["cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist"]
 SECONDS = 30.0
 """How long a server may be silent."""
 ATTEMPTS = 2
-"""How often the mirrors are tried, one after another."""
+"""How many times the mirrors are tried, one after another."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: how it is called, where it may lie, and where its files come from.
+    """A data set: its name, the folders where it may be, and the addresses of its files.
 
     places      folders inside a folder of data sets; downloads go to the first
-    holds       ``holds(folder)`` tells whether the whole data set is there
+    holds       ``holds(folder)`` says whether the complete data set is there
     load        ``load(folder, dtype=...)``
     mirrors     addresses to which a file's name is added, in the order in which they are tried
     """
@@ -64,7 +64,7 @@ def _idx(folder: Path) -> bool:
 
 
 def _keras_alone(folder: Path) -> bool:
-    """In a folder of many data sets the four files have no name: they may be those of MNIST's relatives."""
+    """In a folder with many data sets, the four files have ambiguous names: they may belong to MNIST's relatives."""
     return not _idx(folder) and find(folder, ("",), KERAS[:1]) is not None
 
 
@@ -148,9 +148,9 @@ def mnist(*, dtype: str = "float32") -> tuple[Split, Split]:
 
     Returns what :func:`load_mnist` does: ``(x_train, t_train), (x_test, t_test)``.
 
-    The files are looked for where ``DUALNET_DATA`` points, in ``~/.cache/dualnet``, in ``~/.keras/datasets`` and in
-    ``./data``, in the folders that dualnet, Keras and torchvision make there. Downloads are compared with their known
-    SHA-256 before they get their name, and are kept in the folder that ``DUALNET_DATA`` names, or ``~/.cache/dualnet``.
+    The files may be in the folder that ``DUALNET_DATA`` names, in ``~/.cache/dualnet``, in ``~/.keras/datasets`` or in
+    ``./data``, in the subfolders that dualnet, Keras and torchvision create there. Downloads are compared with their
+    known SHA-256 before they get their name, and go to the folder that ``DUALNET_DATA`` names, or ``~/.cache/dualnet``.
 
     Downloading needs ``pip install "dualnet[data]"`` (or raises ``ImportError``); with ``DUALNET_OFFLINE=1`` it is
     forbidden (``FileNotFoundError``). If all mirrors fail, a ``ConnectionError`` says why, and where to put the files.
@@ -162,7 +162,7 @@ def mnist(*, dtype: str = "float32") -> tuple[Split, Split]:
 
 
 def fashion_mnist(*, dtype: str = "float32") -> tuple[Split, Split]:
-    """Fashion-MNIST, found or downloaded (31 MB) as :func:`mnist` is; ``FASHION_MNIST_CLASSES`` names the labels.
+    """Fashion-MNIST, found or downloaded (31 MB) like :func:`mnist`; ``FASHION_MNIST_CLASSES`` names the labels.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.fashion_mnist()  # doctest: +SKIP
@@ -171,7 +171,7 @@ def fashion_mnist(*, dtype: str = "float32") -> tuple[Split, Split]:
 
 
 def kmnist(*, dtype: str = "float32") -> tuple[Split, Split]:
-    """Kuzushiji-MNIST, ten Japanese characters, found or downloaded (21 MB) as :func:`mnist` is.
+    """Kuzushiji-MNIST, ten Japanese characters, found or downloaded (21 MB) like :func:`mnist`.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.kmnist()  # doctest: +SKIP
@@ -180,7 +180,7 @@ def kmnist(*, dtype: str = "float32") -> tuple[Split, Split]:
 
 
 def cifar10(*, dtype: str = "float32") -> tuple[Split, Split]:
-    """CIFAR-10, found or downloaded (170 MB) as :func:`mnist` is; what :func:`load_cifar10` returns.
+    """CIFAR-10, found or downloaded (170 MB) like :func:`mnist`. Returns what :func:`load_cifar10` does.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.cifar10()  # doctest: +SKIP
@@ -189,7 +189,7 @@ def cifar10(*, dtype: str = "float32") -> tuple[Split, Split]:
 
 
 def cifar100(*, dtype: str = "float32") -> tuple[Split, Split]:
-    """CIFAR-100, found or downloaded (169 MB) as :func:`mnist` is; what :func:`load_cifar100` returns.
+    """CIFAR-100, found or downloaded (169 MB) like :func:`mnist`. Returns what :func:`load_cifar100` does.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.cifar100()  # doctest: +SKIP
@@ -206,7 +206,7 @@ def _loaded(name: str, dtype: str) -> tuple[Split, Split]:
 
 
 def placed(name: str) -> Path:
-    """The folder that holds this data set; it is downloaded if it lies nowhere."""
+    """The folder that holds this data set; if there is none, the data set is downloaded."""
     source = SOURCES[name]
     folder = _found(source)
     if folder is None:
@@ -216,15 +216,15 @@ def placed(name: str) -> Path:
 
 
 def roots() -> list[Path]:
-    """The folders in which data sets are looked for; the first is the one for downloads."""
+    """The folders in which to look for data sets; downloads go to the first."""
     named = os.environ.get("DUALNET_DATA")
-    home = Path(os.path.expanduser("~"))  # which raises nothing where nobody has a home
+    home = Path(os.path.expanduser("~"))  # raises no error if there is no home folder
     usual = [home / ".cache" / "dualnet", home / ".keras" / "datasets", Path("data")]
     return [Path(named).expanduser(), *usual] if named else usual
 
 
 def _found(source: Source) -> Path | None:
-    """The first folder that holds the whole data set."""
+    """The first folder that holds the complete data set."""
     for root in roots():
         for place in source.places:
             holds = source.holds if place or source.holds is not _idx_or_keras else _keras_alone
@@ -237,17 +237,17 @@ def _found(source: Source) -> Path | None:
 
 
 def _download(name: str, source: Source, folder: Path) -> None:
-    by_hand = f"To do it by hand, make the folder {str(folder)!r}. {source.how}"
+    by_hand = f"To do it by hand, create the folder {str(folder)!r}. {source.how}"
     if os.environ.get("DUALNET_OFFLINE", "") not in ("", "0"):
         raise FileNotFoundError(
-            f"{name}: {source.title} is in none of {', '.join(map(str, roots()))}, and DUALNET_OFFLINE forbids to "
-            f"download it. {by_hand}"
+            f"{name}: {source.title} is in none of {', '.join(map(str, roots()))}, and DUALNET_OFFLINE forbids "
+            f"downloading it. {by_hand}"
         )
     try:
         import pooch
     except ImportError as error:
         raise ImportError(
-            f'{name}: downloading {source.title} needs pooch: pip install "dualnet[data]". {by_hand}'
+            f'{name}: downloading {source.title} needs pooch; pip install "dualnet[data]". {by_hand}'
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.files:
@@ -256,12 +256,12 @@ def _download(name: str, source: Source, folder: Path) -> None:
 
 
 def _fetch(pooch: Any, name: str, source: Source, file: File, folder: Path, by_hand: str) -> None:
-    """One file from the first mirror that gives the right one. Until then it has another name."""
+    """Download one file from the first mirror that has the right one. Until it is checked, it has a temporary name."""
     failures: list[str] = []
     say(f"{name}: downloading {file.name} ({file.size / 1e6:.1f} MB) to {folder}", "stderr")
     logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel("ERROR")  # it would tell each step on stderr
+    logger.setLevel("ERROR")  # it would print each step to stderr
     try:
         for _ in range(ATTEMPTS):
             for mirror in source.mirrors:
@@ -269,7 +269,7 @@ def _fetch(pooch: Any, name: str, source: Source, file: File, folder: Path, by_h
                     known, reader = f"sha256:{file.sha256}", _reader(pooch, file)
                     pooch.retrieve(mirror + file.name, known, file.name, folder, downloader=reader)
                     return
-                except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong sum is a ValueError
+                except (OSError, ValueError) as error:  # OSError from requests; ValueError for a wrong checksum
                     failures.append(f"{mirror}: {_in_short(error)}")
     finally:
         logger.setLevel(level)
@@ -278,7 +278,7 @@ def _fetch(pooch: Any, name: str, source: Source, file: File, folder: Path, by_h
 
 
 def _reader(pooch: Any, file: File) -> Any:
-    """Reads an address; ``identity``, or a server might unpack the file on the way, and its sum would be another."""
+    """Reads an address. Without ``identity`` a server might unpack the file, and its checksum would be wrong."""
     headers = {"Accept-Encoding": "identity"}
     return pooch.HTTPDownloader(timeout=SECONDS, chunk_size=2**16, progressbar=_Bound(file.size), headers=headers)
 
@@ -286,14 +286,14 @@ def _reader(pooch: Any, file: File) -> Any:
 def _in_short(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "does not match the known hash" in text:
-        return "it sent another file than the one with the known SHA-256"
+        return "it sent a file with the wrong SHA-256"
     if refused := re.search(r"Max retries exceeded .*\(Caused by (\w+)", text):
         return f"no connection ({refused[1]})"
     return f"{type(error).__name__}, {text[:160]}"
 
 
 class _Bound:
-    """Pooch tells it of each chunk; it ends a download that goes on beyond the file's size."""
+    """Pooch reports each chunk to it; it ends a download that grows beyond the file's size."""
 
     total = 0  # pooch sets it
 

@@ -1,12 +1,12 @@
 """Changes of images, one class each, to put into a list: ``fit(..., augment=[RandomCrop(32, padding=4), Flip()])``.
 
-Each class says what it does in two methods. ``draw(rng, examples)`` draws the random numbers of an epoch on the host,
-(examples, numbers) in float64: they do not depend on the images, so they are the same on every backend. ``apply(x,
-drawn)`` changes images x (N, H, W, C), floating numbers from 0 (black) to 1 (white), where they are. ``still(x)`` is
-what happens to images that are not trained on.
+Each class has two main methods. ``draw(rng, examples)`` draws the random numbers of an epoch on the host, (examples,
+numbers) in float64: they do not depend on the images, so they are the same on every backend. ``apply(x, drawn)``
+changes images x (N, H, W, C), floating numbers from 0 (black) to 1 (white), on their own backend. ``still(x)`` changes
+images that are not trained on.
 
-Geometry reads the image at the places (row, column) of a grid, between pixels bilinearly: the four pixels around it are
-weighed by their distance, and outside the image everything is black.
+Geometric changes read the image at the points (row, column) of a grid. Between pixels they interpolate: the four pixels
+around a point are weighted by their distance. Outside the image everything is black.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Shape = tuple[int, ...]
 
 
 class Transform:
-    """Base class: one change of images. A class of your own defines ``numbers`` and ``apply``, and ``draw`` if numbers
-    that are spread evenly from 0 to 1 are not what it needs.
+    """Base class: one change of images. A class of your own defines ``numbers`` and ``apply``, and also ``draw`` if it
+    needs numbers other than uniform ones from 0 to 1.
 
     numbers     how many random numbers an image needs
-    place       0 for what moves or recolours pixels, 1 for what follows: normalising and mixing
+    place       0 for changes that move or recolour pixels, 1 for later ones: normalising and mixing
 
     >>> import dualnet as dn, numpy
     >>> class Dimmed(dn.data.Transform):
@@ -52,15 +52,15 @@ class Transform:
         return rng.random((examples, self.numbers))
 
     def apply(self, x: Array, drawn: Array) -> Array:
-        """Images x (N, H, W, C) as the numbers ``drawn`` (N, numbers) change them."""
+        """Images x (N, H, W, C), changed by the numbers ``drawn`` (N, numbers)."""
         raise NotImplementedError(f"{type(self).__name__} does not define apply(x, drawn)")
 
     def still(self, x: Array) -> Array:
-        """Images x that are not trained on."""
+        """Images x that are not trained on, changed for testing."""
         return x
 
     def shape(self, shape: Shape) -> Shape:
-        """What becomes of an image of shape (H, W, C)."""
+        """The new shape of an image of shape (H, W, C)."""
         return shape
 
     def check(self, shape: Shape) -> None:
@@ -75,9 +75,9 @@ class Transform:
 
 
 class RandomCrop(Transform):
-    """A window of ``size`` at a random place in the image, which gets ``padding`` black pixels on each side first.
+    """A window of ``size`` at a random position in the image, which gets ``padding`` black pixels on each side first.
 
-    Images that are not trained on give the window in their middle. Source: Krizhevsky, Sutskever and Hinton (2012),
+    For images that are not trained on, it is the window in the middle. Source: Krizhevsky, Sutskever and Hinton (2012),
     section 4.1; with padding He et al. (2016), section 4.2.
 
     >>> import dualnet as dn, numpy
@@ -120,15 +120,15 @@ class RandomCrop(Transform):
     def check(self, shape: Shape) -> None:
         for size, extent in zip(self.size, shape):
             if size > extent + 2 * self.padding:
-                raise ValueError(f"{self}: a window of {size} does not fit into {extent} pixels; give it more padding")
+                raise ValueError(f"{self}: a window of {size} does not fit into {extent} pixels; use more padding")
 
 
 class RandomResizedCrop(Transform):
     """A random part of the image, of random size and shape, scaled to ``size``.
 
-    The part has a share of the image's area drawn from ``area``, and a width of so many heights, drawn from ``ratio``;
-    what would be larger than the image is cut to it. Images that are not trained on give the largest part in their
-    middle that has the shape of ``size``. Source: Szegedy et al. (2015), section 6.
+    The part's share of the image's area is drawn from ``area``, its ratio of width to height from ``ratio``; if it is
+    larger than the image, it is cut off. For images that are not trained on, it is the largest part in the middle that
+    has the shape of ``size``. Source: Szegedy et al. (2015), section 6.
 
     >>> import dualnet as dn, numpy
     >>> augment = dn.data.augmentation([dn.data.RandomResizedCrop(16)])
@@ -148,7 +148,7 @@ class RandomResizedCrop(Transform):
         self.area, self.ratio = _range(area, "area", 1.0), _range(ratio, "ratio", math.inf)
 
     def draw(self, rng: RNG, examples: int) -> numpy.ndarray:
-        """The part's height √(area / ratio), its width √(area · ratio), and its place as shares of what is left."""
+        """The part's height √(area / ratio), its width √(area · ratio), and its position as shares of the rest."""
         area = rng.uniform(*self.area, examples)
         least, most = map(math.log, self.ratio)
         ratio = numpy.exp(rng.uniform(least, most, examples))
@@ -166,7 +166,7 @@ class RandomResizedCrop(Transform):
         return self._part(x, *(xp.full((N,), value, dtype="float64") for value in box))
 
     def _part(self, x: Array, top: Array, left: Array, height: Array, width: Array) -> Array:
-        """Pixel i of h stands for the part's rows from i · height/h on; its middle is read. The edge is repeated."""
+        """Pixel i of h covers the part's rows from i · height/h on, and reads their middle. The edge is repeated."""
         xp, (_, H, W, _) = backend_of(x).xp, x.shape
         (h, w), half = self.size, 0.5
         rows = top[:, None] + (xp.arange(h) + half) * (height / h)[:, None] - half  # (N, h)
@@ -179,7 +179,7 @@ class RandomResizedCrop(Transform):
 
 
 class Flip(Transform):
-    """About half of the images mirrored: left and right exchanged, or top and bottom with ``vertical=True``.
+    """Mirrors about half of the images: it swaps left and right, or top and bottom with ``vertical=True``.
 
     >>> import dualnet as dn, numpy
     >>> augment = dn.data.augmentation([dn.data.Flip()])
@@ -198,7 +198,7 @@ class Flip(Transform):
 
 
 class Rotate(Transform):
-    """Turned about the middle by up to ``degrees`` either way; black comes in from outside.
+    """Rotates images about their middle by up to ``degrees`` either way; the free corners are black.
 
     >>> import dualnet as dn, numpy
     >>> augment = dn.data.augmentation([dn.data.Rotate(15)])
@@ -214,7 +214,7 @@ class Rotate(Transform):
         self.degrees = number(degrees, "degrees", op="Rotate", most=180)
 
     def draw(self, rng: RNG, examples: int) -> numpy.ndarray:
-        """cos and sin, taken on the host: a device's last bits may differ."""
+        """cos and sin, computed on the host: a device's last bits may differ."""
         angle = numpy.deg2rad(rng.uniform(-self.degrees, self.degrees, examples))
         return numpy.stack([numpy.cos(angle), numpy.sin(angle)], axis=1)
 
@@ -227,7 +227,7 @@ class Rotate(Transform):
 
 
 def pixels_at(x: Array, row: Array, column: Array) -> Array:
-    """x[n, row, column] where that lies inside the image, else 0: x (N, H, W, C), row and column (N, h, w) integers.
+    """x[n, row, column] if that is inside the image, else 0: x (N, H, W, C), row and column (N, h, w) integers.
 
     >>> import numpy
     >>> pixels_at(numpy.ones((1, 2, 2, 1)), numpy.array([[[0, 2]]]), numpy.array([[[0, 1]]]))[0, :, :, 0]
@@ -242,7 +242,7 @@ def pixels_at(x: Array, row: Array, column: Array) -> Array:
 
 
 def between_pixels(x: Array, row: Array, column: Array) -> Array:
-    """x at places between pixels, bilinearly: x (N, H, W, C), row and column (N, h, w) in float64.
+    """x at points between pixels, interpolated bilinearly: x (N, H, W, C), row and column (N, h, w) in float64.
 
     >>> import numpy
     >>> between_pixels(numpy.array([[[[0.0], [1.0]]]]), numpy.zeros((1, 1, 1)), numpy.array([[[0.25]]]))[0, 0, 0]
@@ -294,7 +294,7 @@ class CutOut(Transform):
 
 
 def box(x: Array, down: Array, right: Array, height: Any, width: Any) -> Array:
-    """Which pixels lie in a box around the pixel at these shares of the image's height and width: (N, H, W) bool.
+    """Which pixels are in a box around the pixel at these shares of the image's height and width: (N, H, W) bool.
 
     >>> import numpy
     >>> box(numpy.ones((1, 1, 4, 1)), numpy.array([0.0]), numpy.array([0.5]), 1.0, 2.0)
@@ -335,7 +335,7 @@ class Brightness(Transform):
 class Contrast(Brightness):
     """More or less contrast: the distance to the image's mean times a number from 1 − ``change`` to 1 + ``change``.
 
-    The mean is that over all pixels and channels of the image; the result is kept between 0 and 1.
+    The mean is taken over all pixels and channels of the image; the result is clipped to 0 … 1.
 
     >>> import dualnet as dn, numpy
     >>> augment = dn.data.augmentation([dn.data.Contrast(0.5)])
@@ -351,9 +351,9 @@ class Contrast(Brightness):
 
 
 class Normalise(Transform):
-    """(x − ``mean``) / ``std``, by channel or with one number for all; x counts from 0 to 1.
+    """(x − ``mean``) / ``std``, by channel or with one number for all; x goes from 0 to 1.
 
-    It happens to every image, also to those that are not trained on.
+    It changes every image, even those that are not trained on.
 
     >>> import dualnet as dn, numpy
     >>> augment = dn.data.augmentation([dn.data.Normalise(mean=0.5, std=0.25)])
@@ -366,7 +366,7 @@ class Normalise(Transform):
     def __init__(self, mean: Any, std: Any) -> None:
         self.mean, self.std = numbers_by_channel(mean, "mean"), numbers_by_channel(std, "std")
         if min(self.std) <= 0:
-            raise ValueError(f"Normalise: std is above 0, got {std!r}")
+            raise ValueError(f"Normalise: std must be above 0, got {std!r}")
         self._vectors: dict[tuple[str, str], list[Array]] = {}  # sent to a device once
 
     def apply(self, x: Array, drawn: Array) -> Array:
@@ -384,8 +384,8 @@ class Normalise(Transform):
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, shape[-1]):
                 raise ValueError(
-                    f"{self}: {name} has {len(numbers)} numbers and the images have {shape[-1]} channels; expected one "
-                    "for each, or one for all"
+                    f"{self}: {name} has {len(numbers)} numbers, but the images have {shape[-1]} channels; expected "
+                    "one for each, or one for all"
                 )
 
 

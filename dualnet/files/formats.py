@@ -4,7 +4,8 @@
 the member ``dualnet.json`` and a ``NAME.npy`` per array, which ``numpy.load`` opens too. Equal content makes equal
 bytes. A checksum in the description covers the rest of it and all arrays.
 
-Before anything is allocated, what a file claims is compared with its size. A file is replaced as a whole or not at all.
+Before anything is allocated, the header's claims are compared with the file's size. A file is replaced as a whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ Arrays = dict[str, numpy.ndarray]
 
 
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What reading a malformed file may raise."""
+"""The errors that reading a malformed file may raise."""
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, or not a network that dualnet saved; the message names the file and the reason."""
+    """The file is damaged, or not a network that dualnet saved; the message names the file and the reason."""
 
-    __module__ = "dualnet"  # as users import it
+    __module__ = "dualnet"  # users import it from there
 
 
 def write(path: Path, document: dict[str, Any], arrays: Arrays) -> None:
-    """Replace the file by one that holds these; ``arrays`` are little-endian and in C order."""
+    """Replace the file by one with this content; ``arrays`` are little-endian and in C order."""
     text = _text({**document, "crc32": _checksum(document, arrays)})
     if len(text.encode()) > MOST_TEXT:
         raise ValueError(f"save: the description of the network is longer than {MOST_TEXT} bytes")
@@ -64,13 +65,13 @@ def write(path: Path, document: dict[str, Any], arrays: Arrays) -> None:
 
 
 OF_NETWORK = {"layers": list, "network": int, "input_shape": list, "numbers": dict, "tied": dict}
-"""What the description of a network holds, whatever else."""
+"""The fields that every description of a network has."""
 
 
 def read(path: Path, fields: Mapping[str, type] = OF_NETWORK) -> tuple[dict[str, Any], Arrays]:
     """The description and the arrays (read-only) of a file. Raises :class:`CheckpointError` if it is damaged.
 
-    ``fields`` are what its description must hold.
+    ``fields`` are the fields that its description must have.
     """
     with _refusing(path), open(path, "rb") as file:
         start, size = file.read(9), os.fstat(file.fileno()).st_size
@@ -80,19 +81,19 @@ def read(path: Path, fields: Mapping[str, type] = OF_NETWORK) -> tuple[dict[str,
         elif start[8:] == b"{" and int.from_bytes(start[:8], "little") <= min(size - 8, MOST_HEADER):
             text, arrays = _read_safe(path)
         else:
-            pickled = " It looks like a pickle, which is never read." if start[:1] == b"\x80" else ""
+            pickled = " It looks like a pickle; dualnet never reads these." if start[:1] == b"\x80" else ""
             if not size:
                 raise CheckpointError("it is empty; expected a .safetensors or .npz file")
             raise CheckpointError(f"it is not a .safetensors or .npz file: it starts with {start.hex(' ')}.{pickled}")
         document = _parse(text, fields)
         if document.pop("crc32", None) != _checksum(document, arrays):
-            raise CheckpointError("the content does not agree with its checksum: the file was damaged or edited")
+            raise CheckpointError("its content does not match its checksum: the file was damaged or edited")
         return document, arrays
 
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Raise a CheckpointError for whatever a malformed file leads to; true errors of the disk stay what they are."""
+    """Turn any error that a malformed file causes into a CheckpointError; real disk errors stay as they are."""
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, *MALFORMED) as error:
@@ -112,7 +113,7 @@ def on_host(value: Any) -> numpy.ndarray:
 
 
 def shortened(message: str) -> str:
-    """A message of at most a page: it may quote what the file says, and that may be a megabyte."""
+    """A message of at most a page: it may quote the file, and a quote could be a megabyte long."""
     return message if len(message) <= MOST_TOLD else f"{message[:MOST_TOLD]} … ({len(message)} characters)"
 
 
@@ -168,10 +169,10 @@ def _read_npz(file: Any, size: int) -> tuple[str, Arrays]:
         members = {member.filename: member for member in archive.infolist()}
         if TEXT not in members:
             names = ", ".join(list(members)[:3]) or "nothing"
-            pickled = " That is a pickle in a zip archive, which is never read." if "data.pkl" in names else ""
-            raise CheckpointError(f"it is a zip archive, but not one of a network: it holds {names}.{pickled}")
+            pickled = " That is a pickle in a zip archive; dualnet never reads these." if "data.pkl" in names else ""
+            raise CheckpointError(f"it is a zip archive, but not of a network: it holds {names}.{pickled}")
         if len(members) != len(archive.infolist()):
-            raise CheckpointError("it holds two members of the same name")
+            raise CheckpointError("it holds two members with the same name")
         packed = [name for name, m in members.items() if m.compress_type or m.file_size != m.compress_size]
         if packed or sum(member.file_size for member in members.values()) > size:
             raise CheckpointError(
@@ -185,7 +186,7 @@ def _array(data: bytes) -> numpy.ndarray:
     start = 10 + int.from_bytes(data[8:10], "little")
     header = NPY.fullmatch(data[10:start].decode("ascii"))
     if data[:8] != b"\x93NUMPY\1\0" or header is None:
-        raise CheckpointError("a member is not an array as dualnet writes it")
+        raise CheckpointError("a member is not an array in the form that dualnet writes")
     kind = numpy.dtype(header[1])
     shape = tuple(int(n) for n in header[2].split(",") if n.strip())
     if kind.name not in DTYPES or len(shape) > MOST_AXES or math.prod(shape) * kind.itemsize != len(data) - start:
@@ -194,7 +195,7 @@ def _array(data: bytes) -> numpy.ndarray:
 
 
 def safetensors() -> Any:
-    """The package, or None where it is not installed."""
+    """The package, or None if it is not installed."""
     try:
         import safetensors.numpy
     except ImportError:
@@ -206,7 +207,7 @@ def need_safetensors(path: Path) -> Any:
     package = safetensors()
     if package is None:
         raise ImportError(
-            f'{path}: the format .safetensors needs a package: pip install "dualnet[io]". The format .npz needs none.'
+            f'{path}: the format .safetensors needs a package; pip install "dualnet[io]". The format .npz needs none.'
         )
     return package
 
@@ -222,7 +223,7 @@ def _read_safe(path: Path) -> tuple[str, Arrays]:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise CheckpointError(
-                    "it is a safetensors file of another program. To use its arrays, give them the names of "
+                    "it is a safetensors file that another program wrote. To use its arrays, give them the names of "
                     "net.state_dict(): net.load_state_dict(safetensors.numpy.load_file(path))."
                 )
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a mapping)

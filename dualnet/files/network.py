@@ -6,18 +6,18 @@ The description of a network, in JSON:
     layers                a flat table: each layer's class and arguments; layers inside are named by their number,
                           so that a layer that is shared is written once and stays shared
     network               the number of the outermost layer
-    input_shape, dtype    what ``init`` was called with, for several inputs pairs (name, shape); the arrays of a network
-                          of 16 bits are float32
+    input_shape, dtype    the arguments of ``init``; for several inputs, pairs (name, shape). The arrays of a 16-bit
+                          network are float32
     numbers               the part of the state that is not arrays
     tied                  parameters with several names: {other name: first name}
     input                 what it expects of images, and the names of its classes (InputSpec), if that is known
-    frozen                the names of layers that training leaves as they are, if there are any
+    frozen                the names of frozen layers, if there are any
     loss                  the name of the loss that trained it, if one did; null for a function of your own
-    optimizer             if it was saved too: its class, the numbers of its state and how its schedule was made; its
-                          arrays are named ``optimizer/...``
+    optimizer             if it was saved too: its class, the numbers of its state and the arguments of its schedule;
+                          its arrays are named ``optimizer/...``
 
-Classes are looked up among dualnet's own and in ``custom``; nothing is imported or run because a file says so. How the
-description and the arrays become bytes is the subject of formats.py.
+Classes are looked up among dualnet's own and in ``custom``; a file can never cause an import or run code. formats.py
+turns the description and the arrays into bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ OF_OPTIMIZER = "optimizer/"
 MOST_PLACES = 20_000
 MOST_DEPTH = 100
 MOST_VISITS = 50_000
-"""Whoever asks each container for its shape visits every layer once for each container around it."""
+"""Asking each container for its shape visits every layer once for each container around it."""
 BUILT_IN: dict[str, type[Layer]] = {
     name: kind
     for name, kind in vars(layers).items()
@@ -73,7 +73,7 @@ BUILT_IN: dict[str, type[Layer]] = {
 
 
 def built_in(kind: type[Layer]) -> type[Layer]:
-    """Decorate one of dualnet's own layers outside ``dualnet.layers``, so that files may name it."""
+    """A decorator for dualnet's own layers outside ``dualnet.layers``, so that files may name them."""
     BUILT_IN[kind.__name__] = kind
     return kind
 
@@ -89,8 +89,9 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     The suffix chooses the format: ``.safetensors`` (needs ``pip install "dualnet[io]"``) or ``.npz``. Without a suffix
     it is ``.npz``. The file is replaced as a whole or not at all: after an ``OSError`` the old one is still there.
 
-    Before anything is written, raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold (``Lambda``
-    or a function as an initializer: functions are code), and ``ImportError`` without the package for the format.
+    Before it writes anything, it raises ``ValueError`` or ``TypeError`` for a network that a file cannot hold
+    (``Lambda``, or a function as an initializer: functions are code), and ``ImportError`` if the format's package is
+    missing.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.Identity()]).init((5, 5, 1))
@@ -116,7 +117,7 @@ def check_can_be_saved(net: Layer) -> None:
 
 
 def _checked(net: Layer, optimizer: Optimizer | None) -> tuple[dict[str, Any], Arrays]:
-    """What a file of the network will hold, once it is known that the network can be made again from it."""
+    """The content of a file of the network, after a check that the network can be rebuilt from it."""
     if not isinstance(net, Layer):
         raise TypeError(f"save: expected a layer or network, got {type(net).__name__}")
     if net.input_shape is None:
@@ -128,7 +129,7 @@ def _checked(net: Layer, optimizer: Optimizer | None) -> tuple[dict[str, Any], A
         _restore(document, arrays, own)  # try to read it back now, while the network is still here
     except MALFORMED as error:
         raise ValueError(
-            f"save: this network could not be made again from the arguments of its layers ({error}). If you exchanged "
+            f"save: this network could not be rebuilt from the arguments of its layers ({error}). If you replaced "
             "layers after init, call net.init again; a layer's config() must return the arguments of its class."
         ) from error
     return document, arrays | remembered
@@ -140,14 +141,14 @@ def load(
     *,
     optimizer: Optimizer | None = None,
 ) -> Layer:
-    """The network in a file that :func:`save` wrote, on the backend in force.
+    """The network in a file that :func:`save` wrote, on the current backend.
 
-    The content, not the name, decides the format. Pass layer classes of your own as ``custom={"Name": Class}``. An
-    ``optimizer``, made with the same arguments as the one that was saved, takes over its state; if their schedules
-    differ, there is a warning.
+    The content of the file, not its name, decides the format. Pass layer classes of your own as
+    ``custom={"Name": Class}``. An ``optimizer``, created with the same arguments as the saved one, takes over its
+    state; if their schedules differ, there is a warning.
 
-    Raises :class:`CheckpointError` (a ``ValueError``) for a file that is damaged or something else, and
-    ``FileNotFoundError`` if there is none; for a path without a suffix, both suffixes are tried.
+    Raises :class:`CheckpointError` (a ``ValueError``) if the file is damaged or not a saved network, and
+    ``FileNotFoundError`` if it does not exist; for a path without a suffix, both suffixes are tried.
 
     >>> import dualnet as dn, tempfile, pathlib
     >>> class Double(dn.Layer):
@@ -159,12 +160,12 @@ def load(
     """
     custom = _classes(custom)
     if not isinstance(optimizer, Optimizer | None):
-        raise TypeError(f"load: optimizer is {optimizer!r}; expected one, made with the arguments of the one saved")
+        raise TypeError(f"load: optimizer is {optimizer!r}; expected one, created with the arguments of the saved one")
     found = _found(path)
     document, arrays = read(found)
     remembered = {name: arrays.pop(name) for name in list(arrays) if name.startswith(OF_OPTIMIZER)}
     if optimizer is not None and "optimizer" not in document:
-        raise ValueError(f"load: {found} holds no optimizer's state; net.save(path, optimizer=...) writes it")
+        raise ValueError(f"load: {found} holds no optimizer state; save it with net.save(path, optimizer=...)")
     try:
         net = _restore(document, arrays, custom)
         net.load_state_dict({**arrays, **document["numbers"]})
@@ -192,7 +193,7 @@ def _classes(custom: Any) -> Mapping[str, type[Layer]]:
 
 
 def file_of(path: str | os.PathLike) -> Path:
-    """The file that :func:`save` would write: a path without a suffix gets that of the format which needs no package.
+    """The file that :func:`save` would write: a path without a suffix gets ``.npz``, which needs no extra package.
 
     >>> file_of("model").name
     'model.npz'
@@ -210,7 +211,7 @@ def file_of(path: str | os.PathLike) -> Path:
 
 
 def saved(path: str | os.PathLike) -> list[Path]:
-    """The files that a path may mean: itself, or the network of either format whose path was given without its suffix.
+    """The files that a path may mean: the path itself or, if it has no suffix, the files with either suffix.
 
     >>> saved("no-such-network")
     []
@@ -230,7 +231,7 @@ def _found(path: str | os.PathLike) -> Path:
     if len(found) > 1:
         raise ValueError(f"load: there are {' and '.join(map(str, found))}; say which one you mean")
     if found or given.exists():
-        return found[0] if found else given  # a pipe, or a folder: opening it says what is wrong
+        return found[0] if found else given  # a pipe, or a folder: opening it raises the right error
     names = ", ".join(repr(str(candidate)) for candidate in [given, *_candidates(given)])
     raise FileNotFoundError(errno.ENOENT, f"load: there is no file {names}")
 
@@ -266,7 +267,7 @@ def _describe(net: Layer) -> tuple[dict[str, Any], Arrays]:
 
 
 def _freeze(layer: Any) -> None:
-    """This layer alone: those inside have names of their own."""
+    """Freeze this layer only: the layers inside have their own names."""
     layer.frozen = True
     for value in vars(layer).values():
         if isinstance(value, Parameter):
@@ -274,7 +275,7 @@ def _freeze(layer: Any) -> None:
 
 
 def _listed(input_shape: Any) -> list[Any]:
-    """The input shape as JSON: a list of extents; for several inputs a list of pairs, name and extents."""
+    """The input shape as JSON: a list of extents; for several inputs a list of pairs (name, extents)."""
     if isinstance(input_shape, dict):
         return [[name, list(shape)] for name, shape in input_shape.items()]
     return [list(extent) if isinstance(extent, tuple) else extent for extent in input_shape]
@@ -307,20 +308,20 @@ def _go_on(optimizer: Optimizer, described: dict[str, Any], arrays: Arrays) -> N
     was, schedule = described.get("schedule"), _schedule(optimizer)
     if isinstance(was, str) and schedule and was != schedule:
         warnings.warn(
-            f"load: the learning rate was scheduled by {was} and goes on with {schedule}, at the step reached. If you "
-            "do not mean that, make the optimizer with the arguments of the one that was saved.",
+            f"load: the learning rate was scheduled by {was} and continues with {schedule}, at the step reached. If "
+            "you do not mean that, create the optimizer with the arguments of the saved one.",
             stacklevel=3,
         )
     numbers = {name: _number_in(value) for name, value in described["numbers"].items()}
     there = {name.removeprefix(OF_OPTIMIZER): asarray(array, array.dtype) for name, array in arrays.items()}
-    optimizer.load_state_dict(numbers | there)  # where the network is: a captured step copies nothing to a device
+    optimizer.load_state_dict(numbers | there)  # on the network's backend: a captured step copies nothing to a device
 
 
 def _schedule(optimizer: Optimizer) -> str | None:
-    """How an optimizer's schedule was made, as text to compare; None for a number and for the user's own code."""
+    """The class and arguments of an optimizer's schedule, as text to compare; None for a number or the user's code."""
     known = isinstance(optimizer.lr, Schedule) and type(optimizer.lr).__module__ == Schedule.__module__
     text = repr(optimizer.lr) if known else ""
-    return text if text and " at 0x" not in text else None  # Warmup around a function: its place in memory
+    return text if text and " at 0x" not in text else None  # Warmup around a function: its address in memory
 
 
 def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
@@ -330,7 +331,7 @@ def _split(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _input(net: Layer) -> dict[str, Any]:
-    """What a network expects of its input, if that agrees with the network."""
+    """What a network expects of its input, checked against the network."""
     if not isinstance(net.input, InputSpec):
         raise TypeError(f"save: net.input is {net.input!r}; expected a dn.data.InputSpec, or None")
     net.input.check(net)
@@ -340,7 +341,7 @@ def _input(net: Layer) -> dict[str, Any]:
 def _loss(loss: Any) -> Any:
     """The name of a loss; None for the user's own function, or one with options, which a file cannot hold.
 
-    Of several outputs, the names and the weights of their losses: ``{"kind": ["huber", 0.5]}``.
+    For several outputs, the names and the weights of their losses: ``{"kind": ["huber", 0.5]}``.
     """
     if isinstance(loss, Mapping):
         pairs = {name: one if isinstance(one, (tuple, list)) else (1.0, one) for name, one in loss.items()}
@@ -377,7 +378,7 @@ def _number(layer: Layer, table: list[dict[str, Any]], known: dict[int, int]) ->
 
 
 def _plain(value: Any, where: str, table: list[dict[str, Any]], known: dict[int, int]) -> Any:
-    """An argument as JSON; what JSON lacks becomes an object with one key, its kind."""
+    """An argument as JSON; a value that JSON does not have becomes an object with one key, its kind."""
     if isinstance(value, numpy.generic):
         value = value.item()
     if isinstance(value, Layer):
@@ -399,18 +400,18 @@ def _plain_single(value: Any, where: str) -> Any:
     for name, initializer in initializers.NAMES.items():
         if value is initializer:
             return name
-    raise TypeError(f"save: {where} is {value!r}; a file holds numbers, names and layers, no code. {_way_out(where)}")
+    raise TypeError(f"save: {where} is {value!r}; a file holds numbers, names and layers, not code. {_way_out(where)}")
 
 
 def _way_out(where: str) -> str:
     if where.startswith("Lambda."):
         return (
-            "Write the layer as a class with forward(x, train), a subclass of dn.Layer, and give it to "
+            "Write the layer as a subclass of dn.Layer with forward(x, train), and pass the class to "
             'dn.load(path, custom={"Name": Class}).'
         )
     if "initializer" in where:
-        return f"Give the initializer by its name ({', '.join(initializers.NAMES)}); it is not used after init."
-    return "Pass a name instead, which the layer looks up itself."
+        return f"Pass the initializer by its name ({', '.join(initializers.NAMES)}); it is not used after init."
+    return "Pass a name instead, and let the layer look it up."
 
 
 def _own_classes(net: Layer) -> dict[str, type[Layer]]:
@@ -419,7 +420,7 @@ def _own_classes(net: Layer) -> dict[str, type[Layer]]:
     for _, layer in net.walk():
         name = type(layer).__name__
         if BUILT_IN.get(name) is not type(layer) and own.setdefault(name, type(layer)) is not type(layer):
-            raise ValueError(f"save: two layer classes of the network are named {name}; rename one")
+            raise ValueError(f"save: two layer classes of the network have the name {name}; rename one")
     return own
 
 
@@ -437,7 +438,7 @@ def _tied(net: Layer) -> dict[str, str]:
 
 
 def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type[Layer]]) -> Layer:
-    """The described network, its parameters still without memory, once they are known to fit the arrays."""
+    """The described network, with parameters that have no memory yet, after a check that they fit the arrays."""
     net = _assemble(document, custom)
     sketch(net, _shape_of(document["input_shape"]), _one_of([*DTYPES, "bfloat16"], document["dtype"], "dtype"))
     places = dict(net.walk())
@@ -455,7 +456,7 @@ def _restore(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type
 
 
 def _older(document: dict[str, Any], expected: str | None, given: str | None) -> bool:
-    """Is it an older file of a float16 network? Its parameters are float16, where they are float32 today."""
+    """Is it an older file of a float16 network? Its parameters are float16; today they are float32."""
     older = expected is not None and expected.startswith("float32 ") and expected.replace("float32", "float16", 1)
     return document["dtype"] == "float16" and given == older
 
@@ -480,7 +481,7 @@ def _assemble(document: dict[str, Any], custom: Mapping[str, type[Layer]]) -> La
 
 
 def _value_of(value: Any, made: list[Layer], inside: list[int]) -> Any:
-    """The argument that :func:`_plain` wrote; layers are those made so far, and their numbers go to ``inside``."""
+    """The argument that :func:`_plain` wrote; its layers come from ``made``, and their numbers go to ``inside``."""
     if isinstance(value, list):
         return [_value_of(item, made, inside) for item in value]
     if not isinstance(value, dict):
@@ -495,30 +496,30 @@ def _value_of(value: Any, made: list[Layer], inside: list[int]) -> Any:
         return {key: _value_of(item, made, inside) for key, item in held.items()}
     if kind == "float" and held in ("inf", "-inf", "nan"):
         return float(held)
-    raise ValueError(f"the description holds {kind!r}: {held!r}, which means nothing")
+    raise ValueError(f"the description holds {kind!r}: {held!r}, which has no meaning")
 
 
 def _size(inside: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """How many places a layer has, how deep they go, and how often they are visited, from the layers inside it."""
+    """How many places a layer has, how deeply they are nested, and how often they are visited."""
     places, depth = 1 + sum(n for n, _, _ in inside), 1 + max((d for _, d, _ in inside), default=0)
     visits = places + sum(v for _, _, v in inside)
     if places > MOST_PLACES or depth > MOST_DEPTH or visits > MOST_VISITS:
         raise ValueError(
             f"the network has more than {MOST_PLACES} layers, or nests them deeper than {MOST_DEPTH}, or has more than "
-            f"{MOST_VISITS} if each counts once for every container around it"
+            f"{MOST_VISITS} if each layer counts once for every container around it"
         )
     return places, depth, visits
 
 
 def _number_in(value: Any) -> Any:
-    """A number of the description; those that JSON lacks (inf, nan) are objects with one key."""
+    """A number of the description; inf and nan, which JSON does not have, are objects with one key."""
     return float(value["float"]) if isinstance(value, dict) else value
 
 
 def _class_of(entry: dict[str, Any], custom: Mapping[str, type[Layer]]) -> type[Layer]:
     name, known = entry["class"], custom if entry.get("custom") else BUILT_IN
     if name not in known:
-        hint = f'. It is not one of dualnet\'s: give it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
+        hint = f'. It is not one of dualnet\'s: pass it in Python, net = dn.load(path, custom={{"{name}": {name}}})'
         raise ValueError(f"unknown layer class {name!r}{hint if entry.get('custom') else ''}")
     return known[name]
 

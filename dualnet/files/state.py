@@ -1,8 +1,8 @@
-"""The state of a program in a file: dictionaries and lists of numbers, strings and arrays, as deep as they go.
+"""The state of a program in a file: nested dictionaries and lists of numbers, strings and arrays.
 
 A checkpoint of a training is such a state. It is an ``.npz`` file like that of a network (formats.py): no pickle, a
-checksum over everything, replaced as a whole or not at all. The description holds the state as JSON; in the place of an
-array stands ``{"array": name}``, and so for all that JSON lacks.
+checksum over everything, replaced as a whole or not at all. The description holds the state as JSON, with
+``{"array": name}`` instead of an array, and similar objects for other values that JSON does not have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .formats import FORMAT, MALFORMED, Arrays, CheckpointError, on_host, read, 
 __all__ = ["read_state", "snapshot", "write_state"]
 
 MANY = 16
-"""A list of more floats than this is kept as an array."""
+"""A list of more floats than this is stored as an array."""
 DEEPEST = 50
 
 State = dict[str, Any]
@@ -29,7 +29,7 @@ State = dict[str, Any]
 def write_state(path: Path, state: State) -> None:
     """Replace the file by one that holds the state. Arrays of any backend are copied to the host.
 
-    Raises ``TypeError`` for a value that a file cannot hold; then nothing was written.
+    Raises ``TypeError`` for a value that a file cannot hold, before it writes anything.
 
     >>> import dualnet as dn, pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.npz"
@@ -43,7 +43,7 @@ def write_state(path: Path, state: State) -> None:
 
 
 def read_state(path: Path) -> State:
-    """The state in a file that :func:`write_state` wrote; arrays lie on the host, and are read-only.
+    """The state in a file that :func:`write_state` wrote; arrays are on the host, and read-only.
 
     Raises :class:`CheckpointError` if the file is damaged or holds something else.
     """
@@ -58,7 +58,7 @@ def read_state(path: Path) -> State:
 
 
 def snapshot(value: Any) -> Any:
-    """The state with dictionaries and lists of its own; arrays are shared.
+    """The state with copies of its dictionaries and lists; arrays are shared.
 
     >>> before = {"losses": [1.0]}
     >>> now = snapshot(before); before["losses"].append(2.0); now
@@ -70,7 +70,7 @@ def snapshot(value: Any) -> Any:
 
 
 def _packed(value: Any, where: str, arrays: Arrays, depth: int) -> Any:
-    """A value as JSON; arrays go to ``arrays``, by the way to them."""
+    """A value as JSON; arrays go to ``arrays``, under their path."""
     if isinstance(value, numpy.generic) and not isinstance(value, numpy.ndarray):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
@@ -78,7 +78,7 @@ def _packed(value: Any, where: str, arrays: Arrays, depth: int) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if depth > DEEPEST:
-        raise TypeError(f"{where}: a state is at most {DEEPEST} dictionaries and lists deep")
+        raise TypeError(f"{where}: a state can nest dictionaries and lists at most {DEEPEST} deep")
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {"dict": [[name, _packed(v, f"{where}/{name}", arrays, depth + 1)] for name, v in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -95,7 +95,7 @@ def _packed(value: Any, where: str, arrays: Arrays, depth: int) -> Any:
 def _kept(array: numpy.ndarray, where: str, arrays: Arrays) -> str:
     name = where.removeprefix("state/")
     while name in arrays:
-        name += "'"  # names with a slash in them
+        name += "'"  # names that contain a slash
     arrays[name] = array
     return name
 
@@ -114,4 +114,4 @@ def _unpacked(value: Any, arrays: Arrays) -> Any:
         return [float(item) for item in arrays[held]]
     if kind == "float" and held in ("inf", "-inf", "nan"):
         return float(held)
-    raise ValueError(f"the state holds {kind!r}: {held!r}, which means nothing")
+    raise ValueError(f"the state holds {kind!r}: {held!r}, which has no meaning")

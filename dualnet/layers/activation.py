@@ -1,4 +1,4 @@
-"""Activations as layers: each is its op, with the op's options as constructor arguments. None has parameters."""
+"""Activations as layers: each calls its op, and takes the op's options in its constructor. None has parameters."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Softplus(OpLayer):
 
 
 class Softmax(OpLayer):
-    """Shares that add up to 1 along an axis, counted with the batch, which is axis 0. See :func:`dualnet.ops.softmax`.
+    """Shares that add up to 1 along an axis; the batch is axis 0. See :func:`dualnet.ops.softmax`.
 
     For training, ``softmax_cross_entropy`` takes the logits, not this layer's output.
 
@@ -147,13 +147,13 @@ class Softmax(OpLayer):
         if not -axes < self.axis < axes:
             raise ValueError(
                 f"{type(self).__name__}: the input (N, {', '.join(map(str, input_shape))}) has no axis {self.axis} "
-                f"beside the batch; expected 1 … {axes - 1} or -1 … {1 - axes}"
+                f"apart from the batch; expected 1 … {axes - 1} or -1 … {1 - axes}"
             )
         return tuple(input_shape)
 
 
 class LogSoftmax(Softmax):
-    """The logarithm of :class:`Softmax`, exact where that is too small. See :func:`dualnet.ops.log_softmax`.
+    """The logarithm of :class:`Softmax`, exact even if that is too small. See :func:`dualnet.ops.log_softmax`.
 
     >>> import dualnet as dn
     >>> dn.to_numpy(dn.LogSoftmax().init((2,))(dn.asarray([[1e4, 0.0]]))).tolist()

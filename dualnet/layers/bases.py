@@ -1,4 +1,4 @@
-"""Two kinds of layers that most layers are: one that only calls its op, and one with weights ``w`` and biases ``b``."""
+"""The two base classes of most layers: one only calls its op, the other has weights ``w`` and biases ``b``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .passing import with_gradients
 
 
 class OpLayer(Layer):
-    """A layer without parameters that is its op: the op's options are the constructor's arguments."""
+    """A layer without parameters that only calls its op: the op's options are the constructor's arguments."""
 
     op: Callable[..., tuple[Array, Pullback]]
 
@@ -43,6 +43,6 @@ class WeightedLayer(Layer):
         self.b = draw.parameter("zeros", (biases,)) if self.use_bias else None
 
     def _weights(self, x: Array) -> tuple[Array, Array | None]:
-        """w and b in the dtype of x: in a network of 16 bits, copies of the values."""
+        """w and b in the dtype of x: in a 16-bit network, copies of the values."""
         dtype = getattr(x, "dtype", None)  # if x is not an array, the op will say so
         return self.w.cast(dtype), None if self.b is None else self.b.cast(dtype)

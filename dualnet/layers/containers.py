@@ -1,4 +1,4 @@
-"""Layers made of layers: a chain, a detour, branches side by side; and a layer of two functions."""
+"""Layers made of layers: a chain, a shortcut, branches side by side; and a layer made of two functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Container(Layer):
     """What chains and branches share. ``children()`` names the layers inside."""
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
-        """Build the layers inside, in the order and with the shapes in which the data meets them."""
+        """Build the layers inside, in the order in which data passes them, with the shapes that it has there."""
         for place, (name, layer, shape) in enumerate(self._shapes(input_shape)):
             with blaming(name, layer):
                 layer.init_from(shape, draw.child(place))
@@ -41,7 +41,7 @@ class Container(Layer):
 class Sequential(Container):
     """A chain: each layer's output is the next one's input. Layers are named by their position: ``"0"``, ``"1"``, ...
 
-    A layer that is in the chain twice is shared: it has one set of parameters, and its gradients add up.
+    A layer that appears twice in the chain is shared: it has one set of parameters, and its gradients add up.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((5, 5, 1))
@@ -54,7 +54,7 @@ class Sequential(Container):
 
     takes_need_dx = True
     together = True
-    """May neighbours run in one pass, or change places, if the result is the same? Not while each layer is watched."""
+    """May neighbours run in one pass, or swap places, if the result is the same? Not while each layer is watched."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = check_layers(layers, "Sequential")
@@ -90,7 +90,7 @@ class Sequential(Container):
         return shape
 
     def _passes(self, way_back: bool) -> Iterator[tuple[int, int | None]]:
-        """The places in the order in which they run, each with the place of the ReLU that runs in the same pass."""
+        """The positions in the order in which they run, each with that of the ReLU that runs in the same pass."""
         return passes(self.layers, way_back) if self.together else ((place, None) for place in range(len(self)))
 
     def infer(self, x: Array, **of_the_last: Any) -> Array:
@@ -115,14 +115,14 @@ class Sequential(Container):
         ways: dict[int, Pullback] = {}
         last, joined = len(self) - 1, "other" in of_the_last  # then the last layer adds another branch: see joining.py
         if of_the_last and not joined:
-            raise TypeError(f"Sequential: {', '.join(of_the_last)} goes with other, the output of another branch")
+            raise TypeError(f"Sequential: {', '.join(of_the_last)} needs other=, the output of another branch")
         for place, relu in self._passes(way_back=True):
             options = {"relu": True} if relu is not None else of_the_last if place == last else {}
             try:
                 x, ways[place] = forward_of(self.layers[place], x, train, need_dx or bool(ways), **options)
             except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), self.layers[place], error)
-            if relu is not None:  # its E14 is in the pullback of the layer that it ran with
+            if relu is not None:  # its E14 is in the pullback of the layer it ran with
                 ways[relu] = Pullback("ReLU", lambda dy: (dy, {}), x).taking_two()
 
         def pullback(dy: Any) -> tuple[Any, Gradients]:
@@ -141,7 +141,7 @@ class Sequential(Container):
 class Residual(Container):
     """``y = layer(x) + shortcut(x)``; without a shortcut the input itself is added (He et al. 2016).
 
-    The delta goes back along both branches, and the two results add up.
+    In the backward pass the delta goes through both branches, and the two results add up.
 
     >>> import dualnet as dn
     >>> block = dn.Residual(dn.Conv2D(8, 3, padding="same"), shortcut=dn.Conv2D(8, 1)).init((6, 6, 3))
@@ -163,8 +163,8 @@ class Residual(Container):
         direct = shapes.get("shortcut", tuple(input_shape))
         if shapes["layer"] != direct:
             raise ValueError(
-                f"Residual: the layer makes {shapes['layer']} of {tuple(input_shape)}, the shortcut {direct}; they can "
-                "only be added if they are equal. Give a shortcut such as Conv2D(filters, 1, stride=...)."
+                f"Residual: the layer turns {tuple(input_shape)} into {shapes['layer']}, the shortcut into {direct}; "
+                "they can only be added if they are equal. Pass a shortcut such as Conv2D(filters, 1, stride=...)."
             )
         return direct
 
@@ -180,7 +180,7 @@ class Residual(Container):
         if takes_other(self.layer):
             return self._in_one_pass(x, train, relu)
         direct, ways = x, {}
-        if self.shortcut is not None:  # first, as below: ranks that synchronise must run both in one order
+        if self.shortcut is not None:  # first, as below: ranks that synchronise must run both in the same order
             direct, ways["shortcut"] = self.shortcut.forward(x, train)
         y, ways["layer"] = self.layer.forward(x, train)
         y = add(y, direct, relu)  # and E7 with relu
@@ -199,9 +199,9 @@ class Residual(Container):
         return y, Pullback("Residual", pullback, y, children=children, y=kept).walking()
 
     def _in_one_pass(self, x: Array, train: bool, relu: bool) -> tuple[Array, Pullback]:
-        """The same, if the layer can add the shortcut in its own pass over memory, and return its delta too.
+        """The same for a layer that can add the shortcut in its own pass over memory, and return its delta too.
 
-        Nor are the two deltas of x added up here: the layer that reads their sum adds them up in its own pass.
+        The two deltas of x are not added up here: the layer that reads their sum adds them up in its own pass.
         """
         direct, ways = x, {}
         if self.shortcut is not None:
@@ -223,8 +223,9 @@ class Residual(Container):
 class Parallel(Container):
     """Several layers side by side on the same input, whose outputs are then merged (``merge``, see E12, E14, E15):
 
-    - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal ones the first wins
-    - ``"multiply"``: the product. Along an axis where a branch has extent 1, its number applies to all places: a branch
+    - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal units the first
+    wins - ``"multiply"``: the product. If a branch has extent 1 along an axis, its number applies to all places: a
+    branch
       that turns maps (H, W, C) into (1, 1, C) is a gate for each channel.
     - ``"concat"``: side by side along the channels
 
@@ -266,7 +267,7 @@ class Parallel(Container):
         def pullback(dy: Array) -> tuple[Array, Gradients]:
             dx, parts = None, []
             for (place, way), layer, delta in zip(ways.items(), self.layers, back(dy)):
-                branch, gradients = way(delta)  # E12, E14, E15 through the merge; then the branch's own way back
+                branch, gradients = way(delta)  # E12, E14, E15 through the merge; then the branch's own pullback
                 dx = branch if dx is None else dx + branch
                 parts.append((place, layer, gradients))
             return dx, merge(self, parts)
@@ -287,9 +288,9 @@ class Identity(Layer):
 
 
 class Lambda(Layer):
-    """A layer of two functions: ``forward(x) -> y`` and ``backward(dy, x, y) -> dx``. It has no parameters.
+    """A layer made of two functions: ``forward(x) -> y`` and ``backward(dy, x, y) -> dx``. It has no parameters.
 
-    Shape inference runs ``forward`` once on a batch of one. Prove the pair with :func:`dualnet.check.gradient`.
+    Shape inference runs ``forward`` once on a batch of one. Check the pair with :func:`dualnet.check.gradient`.
     You can use and train a network with such a layer, but not save it as a whole, because its functions are code.
 
     >>> import dualnet as dn
@@ -303,7 +304,7 @@ class Lambda(Layer):
             raise TypeError("Lambda: expected two functions, forward(x) -> y and backward(dy, x, y) -> dx")
         for function, call in ((forward, "forward(x)"), (backward, "backward(dy, x, y)")):
             if not can_take(function, call.count(",") + 1):
-                raise TypeError(f"Lambda: it is called as {call}, but that function takes {signature(function)}")
+                raise TypeError(f"Lambda: expected a function that is called as {call}, got {signature(function)}")
         self.function, self.backward = forward, backward
 
     def config(self) -> dict[str, Any]:
@@ -326,7 +327,7 @@ class Lambda(Layer):
 
 
 def forward_of(layer: Layer, x: Array, train: bool, need_dx: bool, **options: Any) -> tuple[Array, Pullback]:
-    """Run a layer forward, and tell a layer that can skip dx if nobody needs it."""
+    """Run a layer forward; if nobody needs dx, a layer that can skip it does so."""
     if not need_dx and takes_need_dx(layer):
         options["need_dx"] = False
     return y_and_pullback(layer, layer.forward(x, train, **options))

@@ -20,14 +20,14 @@ __all__ = ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D"]
 
 
 class FilterBank(WeightedLayer):
-    """What convolution and its transpose share: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,).
+    """Base class of convolution and its transpose: a bank of filters ``w`` and, with ``use_bias``, ``b`` (filters,).
 
-    ``kernel_size`` is the height and width of a filter; one number, such as 3, stands for both. Windows stand
+    ``kernel_size`` is the height and width of a filter; one number, such as 3, is used for both. Windows are
     ``stride`` pixels apart. ``padding`` puts zeros around the map: with "same" the map keeps its size (at stride 1),
     with "valid" there are none, with "full" every window that touches the map counts; or give a number, or one for
     each side. Neighbouring taps of a filter are ``dilation`` pixels apart. Channels and filters are split into
-    ``groups`` that do not see each other. With ``mode`` "correlation" a filter is slid as it is stored, with
-    "convolution" it is turned by 180° first.
+    ``groups`` that do not see each other. With ``mode`` "correlation" each filter is used as it is stored, with
+    "convolution" it is rotated by 180° first.
     """
 
     def _set_bank(
@@ -114,7 +114,7 @@ class Conv2D(FilterBank):
         if w.dtype is not x.dtype:
             w, b = self._weights(x)
         if type(x) is not type(w) and (norm is None or backend_of(x) is not backend_of(w)):
-            return self.forward(x, relu=relu)[0]  # it says what does not fit
+            return self.forward(x, relu=relu)[0]  # its error says what does not fit
         at = self._windows(x.shape[1:3])
         check_room(type(self).__name__, x, w.shape[3], at)
         w = rotate(w) if self.mode == "convolution" else w
@@ -140,11 +140,11 @@ class Conv2D(FilterBank):
 
 
 class Conv2DTranspose(FilterBank):
-    """The adjoint of a convolution, used forward: (P, Q, D) -> (H, W, filters). See
+    """The adjoint of a convolution, as a forward pass: (P, Q, D) -> (H, W, filters). See
     :func:`dualnet.ops.conv_transpose2d`.
 
     It enlarges maps: ``stride=2, padding="same"`` doubles height and width. Parameters ``w``
-    (k1, k2, filters/groups, D), the bank of the convolution that goes the other way, and ``b`` (filters,).
+    (k1, k2, filters/groups, D), the bank of the convolution in the other direction, and ``b`` (filters,).
 
     >>> import dualnet as dn
     >>> dn.Conv2DTranspose(3, 4, stride=2, padding="same").output_shape((7, 7, 8))
@@ -204,7 +204,7 @@ class Conv2DTranspose(FilterBank):
 
 
 class DepthwiseConv2D(Conv2D):
-    """Each channel is convolved with filters of its own: (H, W, C) -> (H', W', C·depth_multiplier).
+    """Convolves each channel with its own filters: (H, W, C) -> (H', W', C·depth_multiplier).
 
     It is a :class:`Conv2D` with as many groups as channels, and ``depth_multiplier`` filters for each. Output channel
     ``c·depth_multiplier + q`` is filter q of channel c. Parameters ``w`` (k1, k2, 1, C·depth_multiplier), ``b``.
@@ -246,8 +246,8 @@ class DepthwiseConv2D(Conv2D):
 class SeparableConv2D(Layer):
     """A depthwise convolution followed by a 1×1 convolution (Chollet 2017): (H, W, C) -> (H', W', filters).
 
-    Space and channels are filtered one after the other, with ``k1·k2·C·m + C·m·filters`` weights instead of
-    ``k1·k2·C·filters`` (m the depth multiplier). Parameters ``depthwise.w``, ``pointwise.w`` and ``pointwise.b``.
+    It filters space first and then mixes the channels, with ``k1·k2·C·m + C·m·filters`` weights instead of
+    ``k1·k2·C·filters`` (m is the depth multiplier). Parameters ``depthwise.w``, ``pointwise.w`` and ``pointwise.b``.
 
     >>> import dualnet as dn
     >>> net = dn.SeparableConv2D(16, 3, padding="same").init((8, 8, 4))

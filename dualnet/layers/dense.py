@@ -1,4 +1,4 @@
-"""The fully-connected network behind the maps: Flatten and Dense."""
+"""The fully-connected part after the maps: Flatten and Dense."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Flatten(OpLayer):
 class Dense(WeightedLayer):
     """``units`` weighted sums of all inputs: (K,) -> (units,). See :func:`dualnet.ops.dense`.
 
-    Parameters ``w`` (K, units) and, with ``use_bias``, ``b`` (units,). Of an input with more axes, (..., K), every
-    row is one input.
+    Parameters ``w`` (K, units) and, with ``use_bias``, ``b`` (units,). If the input has more axes, (..., K), each row
+    is one input.
 
     >>> import dualnet as dn
     >>> dn.Dense(10).init((784,)).w.shape
@@ -66,7 +66,7 @@ class Dense(WeightedLayer):
         if w.dtype is not x.dtype:
             w, b = self._weights(x)
         if type(x) is not type(w) or x.ndim != 2 or x.shape[1] != w.shape[0]:
-            return self.forward(x, relu=relu)[0]  # it says what does not fit
+            return self.forward(x, relu=relu)[0]  # its error says what does not fit
         return affine_relu(x, w, b) if relu else affine(x, w, b)
 
     def forward(

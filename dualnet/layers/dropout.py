@@ -1,4 +1,4 @@
-"""Dropout as a layer: nothing at inference, a new mask at each training step."""
+"""Dropout as a layer: a new mask for each training step, and no effect in inference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Dropout", "SpatialDropout2D"]
 
 
 class Dropout(Layer):
-    """Drop the share ``rate`` of the units in training, 0 <= rate < 1; pass all of them on in inference.
+    """Drop the share ``rate`` of the units in training, 0 <= rate < 1; keep all of them in inference.
 
-    Its state is two integers: ``seed``, drawn by ``init``, and ``step``, which counts the training passes. The mask is
-    a function of the two and equal on every backend, so a network that is saved in the middle of training and loaded
-    again continues with the same masks. See :func:`dualnet.ops.dropout`.
+    Its state is two integers: ``seed``, drawn by ``init``, and ``step``, which counts the training passes. The mask
+    depends only on these two and is the same on every backend. So a network that is saved in the middle of training and
+    loaded again continues with the same masks. See :func:`dualnet.ops.dropout`.
 
     >>> import dualnet as dn
     >>> layer, x = dn.Dropout(0.5).init((4,), seed=1), dn.asarray([[1.0, 2.0, 3.0, 4.0]])
@@ -46,15 +46,15 @@ class Dropout(Layer):
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:
         if not train:
             return x, Pullback(type(self).__name__, lambda dy: (dy, {}), x)
-        mine = part()  # of a batch that several ranks share: each row drops what it would drop in the whole batch
+        mine = part()  # of a batch that several ranks share: each row gets the mask it would get in the whole batch
         key, row = (self.seed, live(self, "step")), 0 if mine is None else mine.start
         y, way = ops.dropout(x, self.rate, key=key, shared_axes=self.shared_axes, first_row=row)
-        self.step += 1  # so the next mask is another
+        self.step += 1  # so the next mask is different
         return y, with_gradients(self, way)
 
 
 class SpatialDropout2D(Dropout):
-    """Drop whole channels of feature maps (H, W, C): a unit dropped alone could be guessed from its neighbours.
+    """Drop whole channels of feature maps (H, W, C): a single dropped unit could be guessed from its neighbours.
 
     Source: Tompson et al. (2015). See :class:`Dropout`.
 

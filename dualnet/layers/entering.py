@@ -1,4 +1,4 @@
-"""What comes to a network from outside: a batch of examples, copied to where the network is."""
+"""The input of a network: a batch of examples, copied to the network's backend."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one_of_each(net: Layer, op: str) -> None:
 
 
 def home(net: Layer) -> str:
-    """The name of the backend that a network's parameters are on; without parameters, of the one in force."""
+    """The name of the backend of a network's parameters; if it has none, that of the current backend."""
     for parameter in net.parameters().values():
         return backend_of(parameter.value).name
     return current().name

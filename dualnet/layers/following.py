@@ -1,8 +1,8 @@
-"""Running statistics that move at the end of a forward pass, all at once.
+"""Running statistics, updated all at once at the end of a forward pass.
 
-A pass in training hands the statistics of its batch to every batch norm that it meets. None of them is needed before
-the pass is over, and each is a few hundred numbers: a GPU would spend more time on starting the work than on doing it.
-So those of a whole network wait, and move together.
+In a training pass every batch norm updates its running statistics with those of the batch. Nothing needs them before
+the pass is over, and each is only a few hundred numbers: a GPU would spend more time on starting the work than on doing
+it. So the statistics of a whole network wait, and are updated together.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def move(layer: Any, mean: Array, variance: Array, n: int) -> None:
     if waiting is None:
         _move([batch])
         return
-    if id(layer) in waiting:  # it stands in the network twice
+    if id(layer) in waiting:  # the layer is in the network twice
         _move([waiting.pop(id(layer))])
     waiting[id(layer)] = batch
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Running statistics that move in this block do so at its end; if it raises, not at all.
+    """Running statistics that move in this block do so at its end; if the block raises an error, they do not move.
 
-    A block inside another leaves all to the outer one.
+    Inside another such block, they move at the end of the outer one.
     """
     if (waiting := _waiting.get()) is not None:
         before = dict(waiting)
@@ -80,7 +80,7 @@ def together() -> Iterator[None]:
 
 
 def _move(batches: list[Batch]) -> None:
-    """New arrays take the place of the old ones: a pullback or a saved state may hold those."""
+    """New arrays replace the old ones, since a pullback or a saved state may still hold those."""
     by_backend: dict[Any, list[Batch]] = {}
     for batch in batches:
         by_backend.setdefault(backend_of(batch.layer.moving_mean), []).append(batch)

@@ -1,11 +1,11 @@
 """Batch norm folded into the layer before it, for inference.
 
 In inference batch norm is y = γ (x − μ) / s + β with numbers that no longer change: one factor and one summand for each
-channel. After a convolution or dense layer, x = o ∗ w + b, both go into its parameters,
+channel. After a convolution or dense layer, x = o ∗ w + b, both can be built into its parameters,
 
     w ← w · γ / s,        b ← (b − μ) · γ / s + β
 
-and the pass over memory is saved.
+which saves a pass over memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .parameter import Parameter
 __all__ = ["fuse"]
 
 FOLDS = (Conv2D, DepthwiseConv2D, Dense)
-"""Layers that take a factor and a summand for each channel into w and b: these classes, whose ``forward`` is known."""
+"""Layers whose w and b can take in a factor and a summand for each channel: classes whose ``forward`` is known."""
 
 Net = TypeVar("Net", bound=Layer)
 
@@ -31,7 +31,7 @@ def fuse(net: Net) -> Net:
     dense layer of a chain is folded into it. The outputs agree within rounding.
 
     A layer that is used in several places is not folded. The copy is a network of ordinary layers and can be saved,
-    unless a class of your own makes the layers inside it: loading such a file would make them as they were before.
+    unless a class of your own creates the layers inside it: loading such a file would create the original layers.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3, use_bias=False), dn.BatchNorm(), dn.ReLU()]).init((6, 6, 1))
@@ -73,7 +73,7 @@ def _chain(layers: list[Layer], places: dict[int, int]) -> list[Layer]:
 
 
 def _fold(layer: Conv2D | Dense, norm: BatchNorm) -> None:
-    """Put γ / s and what is left of β into w and b; the last axis of w is the channels that come out."""
+    """Build γ / s and the new bias into w and b; the last axis of w is the output channels."""
     w: Array = layer.w.value
     xp = backend_of(w).xp
     factor = 1.0 / xp.sqrt(norm.moving_variance + norm.epsilon)  # 1/s

@@ -22,7 +22,7 @@ Arrays = Array | dict[str, Array]
 
 @dataclass(frozen=True)
 class Node:
-    """A layer, and whose outputs it takes: that of one name, or a list of those of several."""
+    """A layer, and the names of the nodes whose outputs it takes: one name, or a list of several."""
 
     layer: Layer
     inputs: str | list[str]
@@ -32,7 +32,7 @@ class Node:
         return [self.inputs] if isinstance(self.inputs, str) else self.inputs
 
     def taken(self, values: Mapping[str, Any]) -> Any:
-        """What the layer gets: one of the values, or a list of them."""
+        """The input of the layer: one of the values, or a list of them."""
         return values[self.inputs] if isinstance(self.inputs, str) else [values[name] for name in self.inputs]
 
 
@@ -40,17 +40,17 @@ class Graph(Container):
     """Layers with names. Each takes the output of an earlier layer, or a list of several outputs.
 
     ``inputs`` names the inputs. ``add(name, layer, inputs)``, or an item of ``nodes``, puts a layer after one input or
-    node. With a list of names it comes after several, and gets a list of arrays, as :class:`Add`,
-    :class:`Concatenate`, :class:`Multiply`, :class:`Average` and :class:`Maximum` do. A node that no other node takes
-    is an output; ``outputs`` names others. A layer that is added under two names is shared.
+    node. With a list of names, the layer gets a list of arrays: use :class:`Add`, :class:`Concatenate`,
+    :class:`Multiply`, :class:`Average` or :class:`Maximum`. A node that no other node takes is an output; ``outputs``
+    names different ones. A layer that is added under two names is shared.
 
     With one input and one output, a graph is a layer like any other. Several inputs, and their shapes, are dictionaries
     by name; so are several outputs, and the ``dy`` of the pullback. ``fit`` then takes dictionaries of inputs, targets
     and losses: ``loss={"kind": "softmax_cross_entropy", "box": (0.5, "huber")}`` weights the second by ½. Parameters
     are named after the nodes.
 
-    The backward pass runs the nodes in reverse. If an output was used several times, its deltas add up. (Some layers of
-    a chain run in one pass, such as a convolution and its ReLU, so make a chain a single node: a Sequential.)
+    The backward pass runs the nodes in reverse. If an output was used several times, its deltas add up. (Make a chain a
+    single node, a Sequential: some layers of a chain, such as a convolution and its ReLU, can then run in one pass.)
 
     >>> import dualnet as dn
     >>> net = dn.Graph(inputs=["image", "meta"])
@@ -80,24 +80,24 @@ class Graph(Container):
         for node in nodes:
             if not isinstance(node, (tuple, list)) or len(node) != 3:
                 raise TypeError(
-                    f"Graph: one of the nodes is {node!r}; expected (name, layer, inputs), as for graph.add"
+                    f"Graph: expected nodes (name, layer, inputs), as in graph.add, but one of them is {node!r}"
                 )
             self.add(*node)
 
     def add(self, name: str, layer: Layer, inputs: str | Sequence[str]) -> Self:
-        """Add a layer that takes an input or node, or a list of them; returns the graph."""
+        """Add a layer after an input or a node, or after a list of them; returns the graph."""
         (name,) = _names(name, "name")
         check_layers([layer], "Graph")
         sources = _names(inputs, f"node {name!r}: inputs", repeated=True)
         if name in self.nodes or name in self.inputs:
             what = "a node" if name in self.nodes else "an input"
-            raise ValueError(f"Graph: there is {what} {name!r} already; give the new one another name")
+            raise ValueError(f"Graph: there is already {what} {name!r}; give the new one a different name")
         for source in sources:
             if source not in self.nodes and source not in self.inputs:
                 known = ", ".join(map(repr, [*self.inputs, *self.nodes]))
                 raise ValueError(
-                    f"Graph: node {name!r} takes {source!r}, but so far there are {known}. A node takes inputs and "
-                    "nodes that were added before it, so there can be no circle."
+                    f"Graph: node {name!r} takes {source!r}, but so far there are only {known}. A node can only take "
+                    "inputs and nodes that were added before it, so that there are no cycles."
                 )
         self.nodes[name] = Node(layer, inputs if isinstance(inputs, str) else sources)
         return self
@@ -110,11 +110,11 @@ class Graph(Container):
         return {"inputs": self.inputs, "nodes": nodes, "outputs": self.outputs}
 
     def ends(self) -> list[str]:
-        """The nodes whose outputs are the network's. ``ValueError`` if the graph is not whole."""
+        """The nodes whose outputs are the network's. ``ValueError`` if the graph is incomplete."""
         taken = {source for node in self.nodes.values() for source in node.sources}
         last = [name for name in self.nodes if name not in taken]
         if not last:
-            raise ValueError("Graph: it has no nodes yet; graph.add(name, layer, inputs) adds one")
+            raise ValueError("Graph: it has no nodes yet; add one with graph.add(name, layer, inputs)")
         for name in self.inputs:
             if name not in taken:
                 raise ValueError(f"Graph: no node takes the input {name!r}; leave it out, or add a node that does")
@@ -126,10 +126,10 @@ class Graph(Container):
                 raise ValueError(f"Graph: outputs names {name!r}, but the nodes are {', '.join(map(repr, self.nodes))}")
         for name in last:
             if name not in outputs:
-                raise ValueError(f"Graph: node {name!r} leads to no output; take it out, or name it in outputs")
+                raise ValueError(f"Graph: node {name!r} leads to no output; remove it, or name it in outputs")
         return outputs
 
-    if TYPE_CHECKING:  # of several inputs and outputs, dictionaries by their names
+    if TYPE_CHECKING:  # with several inputs and outputs, dictionaries by their names
 
         def init(self, input_shape: Any, seed: int = 0, dtype: Any = None, keep: bool = False) -> Self: ...
 
@@ -180,14 +180,14 @@ class Graph(Container):
         return _alone(values)
 
     def _by_name(self, one_or_several: Any) -> dict[str, Any]:
-        """What belongs to the inputs, by their names; a copy."""
+        """A copy of what was given for the inputs, by their names."""
         return dict(one_or_several) if len(self.inputs) > 1 else {self.inputs[0]: one_or_several}
 
     # -- forward and backward
 
     def infer(self, x: Any) -> Any:
         ends, values = self.ends(), self._by_name(x)
-        last = {source: name for name, node in self.nodes.items() for source in node.sources}  # who takes it last
+        last = {source: name for name, node in self.nodes.items() for source in node.sources}  # its last user
         for name, node in self.nodes.items():
             try:
                 values[name] = node.layer.infer(node.taken(values))
@@ -203,7 +203,7 @@ class Graph(Container):
         ends, values = self.ends(), self._by_name(self.enter(x))
         ways: dict[str, Pullback] = {}
         for name, node in self.nodes.items():
-            inside = need_dx or any(source in self.nodes for source in node.sources)  # does anybody need its dx?
+            inside = need_dx or any(source in self.nodes for source in node.sources)  # does anything need its dx?
             try:
                 values[name], ways[name] = forward_of(node.layer, node.taken(values), train, inside)
             except (ValueError, TypeError, MemoryError) as error:
@@ -212,14 +212,14 @@ class Graph(Container):
         def pullback(dy: Any) -> tuple[Any, Gradients]:
             deltas = dict(dy) if len(ends) > 1 else {ends[0]: dy}  # ∂E/∂ of each node's output
             parts = []
-            for name in reversed(ways):  # the chain rule, last to first: when a node's turn comes, its delta is whole
+            for name in reversed(ways):  # the chain rule, last to first: at a node's turn, its delta is complete
                 node = self.nodes[name]
                 dx, gradients = ways[name](deltas.pop(name))
                 for source, delta in zip(node.sources, dx if isinstance(dx, list) else [dx]):
-                    if delta is None:  # the delta of an input, for which nobody has asked
+                    if delta is None:  # the delta of an input, which nobody asked for
                         continue
                     known = deltas.get(source)
-                    deltas[source] = delta if known is None else known + delta  # E12  it went several ways: the sum
+                    deltas[source] = delta if known is None else known + delta  # E12  used several times: the sum
                 parts.append((name, node.layer, gradients))
             dx = _alone({name: deltas[name] for name in self.inputs}) if need_dx else None
             return dx, merge(self, parts)
@@ -263,7 +263,7 @@ def _names(given: Any, what: str, repeated: bool = False) -> list[str]:
         raise TypeError(f"Graph: {what} is {given!r}; expected a name, or a list of names")
     for name in names:
         if "." in name or "/" in name:
-            raise ValueError(f"Graph: {what} is {given!r}; a name has no dot and no slash, which stand between names")
+            raise ValueError(f"Graph: {what} is {given!r}; a name cannot contain a dot or a slash: they separate names")
     if len(set(names)) < len(names) and not repeated:
-        raise ValueError(f"Graph: {what} is {given!r}; each name stands once")
+        raise ValueError(f"Graph: {what} is {given!r}; each name can appear only once")
     return list(names)

@@ -1,7 +1,7 @@
-"""Where weights start: drawn on the host in float64, so that every backend and dtype begins with the same numbers.
+"""Initial weights: drawn on the host in float64, so that every backend and dtype begins with the same numbers.
 
-Each parameter has its own stream, keyed by the network's seed, the layer's place and the parameter's number, so that
-adding a layer at the end or a parameter to one layer leaves the others' initial weights alone.
+Each parameter has its own stream, keyed by the network's seed, the layer's position and the parameter's number. So if
+you add a layer at the end, or a parameter to one layer, the initial weights of the others stay the same.
 
 An initializer is a name or a function ``f(rng, shape, fan_in, fan_out) -> numpy array``. ``fan_in`` is how many inputs
 one output sees, ``fan_out`` how many outputs one input reaches.
@@ -66,7 +66,7 @@ def lecun_uniform(rng: numpy.random.Generator, shape: tuple[int, ...], fan_in: i
 def orthogonal(rng: numpy.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> numpy.ndarray:
     """The bank as a matrix (everything but the last axis × last axis) with orthonormal rows or columns.
 
-    Saxe et al. (2014); the signs are fixed as by Mezzadri (2007), so that the matrix is uniformly distributed.
+    Saxe et al. (2014); the signs are chosen as in Mezzadri (2007), so that the matrix is uniformly distributed.
     """
     rows, columns = math.prod(shape[:-1]), shape[-1]
     gaussian = rng.standard_normal((max(rows, columns), min(rows, columns)))
@@ -113,9 +113,9 @@ def _checked_dtype(dtype: Any) -> numpy.dtype:
 
 
 class Draw:
-    """Draws the initial values of one layer's parameters: what ``build(input_shape, draw)`` gets.
+    """Draws the initial values of one layer's parameters: the second argument of ``build(input_shape, draw)``.
 
-    ``dtype`` is what the layer computes in; parameters of layers that compute in 16 bits are float32.
+    The layer computes in ``dtype``; the parameters of layers that compute in 16 bits are float32.
 
     >>> import dualnet as dn
     >>> class Scale(dn.Layer):
@@ -130,17 +130,17 @@ class Draw:
             raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.seed, self.path = int(seed), path
         self.dtype = _checked_dtype(default_dtype() if dtype is None else dtype)
-        self.seen = {} if seen is None else seen  # layers built already in this init, by id: shared layers
+        self.seen = {} if seen is None else seen  # layers already built in this init, by id: shared layers
         self._number = 0
 
     def child(self, place: int) -> Draw:
-        """Draws for the layer inside this one that stands at ``place``."""
+        """Draws for the layer at position ``place`` inside this one."""
         return Draw(self.seed, self.dtype, (*self.path, place), self.seen)
 
     def parameter(
         self, initializer: str | Initializer, shape: tuple[int, ...], *, fan_in: int = 1, fan_out: int = 1
     ) -> Parameter:
-        """A new parameter, on the backend in force."""
+        """A new parameter, on the current backend."""
         value = as_initializer(initializer)(self._stream(), shape, fan_in, fan_out)
         if numpy.shape(value) != tuple(shape):
             raise ValueError(f"initializer {initializer!r} returned shape {numpy.shape(value)}, expected {shape}")

@@ -1,21 +1,21 @@
 """Which layers of a chain run together, in one pass over memory, and in which order.
 
-A ReLU reads and writes a whole map only to clip it at 0. The layer before it writes that map anyway, and can clip it at
-once. So can the max pooling behind it, on a smaller map: max(0, ·) is monotonic, so the largest of the clipped units is
-the largest unit, clipped. Layers say in class attributes what they can do:
+A ReLU reads and writes a whole map only to clip it at 0. The layer before it writes that map anyway, and can clip it
+right away. So can the max pooling after it, on a smaller map: max(0, ·) is monotonic, so the largest of the clipped
+units is the largest unit, clipped. Class attributes say what a layer can do:
 
 - ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return.
 - ``takes_other``: its ``forward`` and ``infer`` accept ``other=`` the output of another branch, and add it to their own
-  before the ReLU; its pullback returns the two deltas as a list, as that of every layer with two inputs.
-- ``takes_norm``: its ``infer`` accepts ``norm=`` the layer behind it, which ``is_norm``, and does its work too.
-- ``is_relu``: it is max(0, ·), so a layer before or behind it may do its work.
-- ``commutes_with_relu``: its output is the same, whether a ReLU comes before or after. It also says ``takes_relu``.
+  before the ReLU; its pullback returns the two deltas as a list, like that of every layer with two inputs.
+- ``takes_norm``: its ``infer`` accepts ``norm=`` the layer after it, which ``is_norm``, and does its work too.
+- ``is_relu``: it is max(0, ·), so a layer before or after it may do its work.
+- ``commutes_with_relu``: its output is the same, whether a ReLU comes before or after. It also sets ``takes_relu``.
 - ``takes_need_dx``: forward accepts ``need_dx=False``, and then leaves out dx, which a network's first layer need not
   compute.
-- ``leaves_relu``: in training, and on a CPU, it leaves its ReLU to a layer behind that commutes with it: on the smaller
-  map it is cheaper, and so is its way back.
+- ``leaves_relu``: in training, and on a CPU, it leaves its ReLU to a later layer that commutes with it: on the smaller
+  map it is cheaper, and so is its backward pass.
 
-A class speaks for itself alone: a subclass may have another ``forward``, so it says again what it can do.
+These attributes are not inherited: a subclass may have a different ``forward``, so it must set them again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .layer import Layer
 
 
 def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int | None]]:
-    """The places of a chain's layers in the order in which they run, each with the place of the ReLU that it takes.
+    """The positions of a chain's layers in the order in which they run, each with the position of the ReLU it takes.
 
-    ``way_back`` says that the pullback is wanted too, or that a pass over a map costs as much as on a CPU: then a ReLU
-    waits for the smaller map behind a pooling.
+    ``way_back`` means that the pullback is needed too, or that a pass over a map costs as much as on a CPU: then a ReLU
+    waits for the smaller map after a pooling.
 
     >>> import dualnet as dn
     >>> layers = [dn.Conv2D(4, 3), dn.ReLU(), dn.MaxPool2D(2), dn.Dense(3), dn.ReLU()]
@@ -87,7 +87,7 @@ def _normalised_by(layer: Any, norm: Any) -> bool:
 
 
 def takes_need_dx(layer: Layer) -> bool:
-    """Does the layer's ``forward`` accept ``need_dx=False``? A subclass with another ``forward`` must say so itself.
+    """Does the layer's ``forward`` accept ``need_dx=False``? A subclass with its own ``forward`` must say so itself.
 
     >>> import dualnet as dn
     >>> class Plain(dn.Conv2D):
@@ -107,7 +107,7 @@ def takes_need_dx(layer: Layer) -> bool:
 def takes_other(layer: Layer) -> bool:
     """Can the layer add another branch to its output, in the same pass? A chain can if its last layer can.
 
-    A layer that is watched runs alone: another branch is no part of what it makes.
+    A layer that is watched runs alone: its output must not include another branch.
 
     >>> import dualnet as dn
     >>> takes_other(dn.BatchNorm()), takes_other(dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm()]))
@@ -123,5 +123,5 @@ def takes_other(layer: Layer) -> bool:
 
 
 def _says(layer: Any, what: str) -> bool:
-    """Does this very class say so? What it inherits does not count."""
+    """Does this very class set the attribute? An inherited one does not count."""
     return vars(type(layer)).get(what, False)

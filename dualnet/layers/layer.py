@@ -1,13 +1,13 @@
-"""What every layer is: an op together with the parameters it uses.
+"""The base class of all layers: a layer is an op together with the parameters it uses.
 
-A layer of your own needs ``forward``; with parameters also ``build``, and ``output_shape`` if it changes the shape::
+A layer of your own needs ``forward``; if it has parameters, also ``build``; if it changes the shape, ``output_shape``::
 
     class Scale(dn.Layer):
         def build(self, input_shape, draw):
             self.g = draw.parameter("ones", (input_shape[-1],))
 
         def forward(self, x, train=False):
-            g = self.g.cast(x.dtype)  # the value; in a network of 16 bits, a copy of it
+            g = self.g.cast(x.dtype)  # the value; in a 16-bit network, a copy of it
             y = x * g
 
             def pullback(dy):
@@ -60,19 +60,19 @@ class Layer(LayerTree):
 
     unwatched = ("history", "input", "loss")  # what fit leaves behind, and no step depends on
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
-    takes_relu = False  # do forward() and infer() accept relu=True? A subclass says it for itself; see joining.py
+    takes_relu = False  # do forward() and infer() accept relu=True? A subclass sets its own; see joining.py
     frozen = False  # does training leave it as it is? Set by freeze()
     input_shape: Shape | None = None
     dtype: Any = None
-    input: Any = None  # of a network: the dualnet.data.InputSpec, what it expects of images
+    input: Any = None  # a network's dualnet.data.InputSpec: what it expects of images
 
     def __init__(self) -> None:
         """A layer without arguments."""
 
-    # -- what a layer defines
+    # -- the methods that a layer defines
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
-        """Make the parameters, now that the shape of the input is known."""
+        """Create the parameters, now that the shape of the input is known."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the output, without the batch. Raises ``ValueError`` if the layer cannot take such an input."""
@@ -95,13 +95,14 @@ class Layer(LayerTree):
     def init(self, input_shape: Shape, seed: int = 0, dtype: Any = None, keep: bool = False) -> Self:
         """Infer every shape from that of one input (without the batch), and draw the parameters. Returns the layer.
 
-        The draw happens on the host: a seed gives the same bits on every backend. ``dtype`` is what the layers compute
-        in and defaults to ``DUALNET_DTYPE`` or float32. With ``"float16"`` or ``"bfloat16"`` (which needs ``pip install
-        "dualnet[bfloat16]"``) parameters and running statistics stay float32: see :class:`dualnet.LossScale`.
+        The numbers are drawn on the host, so a seed gives the same bits on every backend. The layers compute in
+        ``dtype``, by default ``DUALNET_DTYPE`` or float32. With ``"float16"`` or ``"bfloat16"`` (which needs
+        ``pip install "dualnet[bfloat16]"``) parameters and running statistics stay float32: see
+        :class:`dualnet.LossScale`.
 
         Layers that already have parameters get new ones. With ``keep=True`` they keep theirs, and their running
-        statistics; only layers without parameters draw some, such as a new head on trained layers. If kept parameters
-        do not fit, nothing changes.
+        statistics; only layers without parameters draw some, such as a new head on trained layers. If the old
+        parameters do not fit, an error says so, and nothing changes.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Conv2D(6, 5), dn.Flatten(), dn.Dense(10)]).init((28, 28, 1), seed=0)
@@ -116,7 +117,7 @@ class Layer(LayerTree):
         if keep and dtype is None:
             dtype = next((layer.dtype for _, layer, _ in before if layer.input_shape is not None), None)
         draw = Draw(seed, dtype)
-        current()  # an unusable backend fails now, before anything is drawn
+        current()  # an unusable backend raises its error now, before anything is drawn
         self.output_shape(shape)  # everything must fit before anything is allocated
         try:
             self.init_from(shape, draw)
@@ -130,7 +131,7 @@ class Layer(LayerTree):
         return self
 
     def check_input_shape(self, input_shape: Any) -> Any:
-        """The shape that a user gives, as a tuple; a network with several inputs has a dictionary of them."""
+        """The shape that a user passes, as a tuple; for a network with several inputs, a dictionary of shapes."""
         return check_shape(input_shape, type(self).__name__)
 
     def init_from(self, input_shape: Shape, draw: Draw) -> Shape:
@@ -140,8 +141,8 @@ class Layer(LayerTree):
             first = draw.seen[id(self)]
             if self.parameters() and first[-1] != input_shape[-1]:
                 raise ValueError(
-                    f"{type(self).__name__} is shared by two places with different inputs, {first} and {input_shape}. "
-                    "Its parameters fit one number of channels only; use two layers."
+                    f"{type(self).__name__} is used in two places with different inputs, {first} and {input_shape}. "
+                    "Its parameters fit only one number of channels; use two layers."
                 )
             return output
         draw.seen[id(self)] = input_shape
@@ -155,7 +156,7 @@ class Layer(LayerTree):
     # -- inference
 
     def __call__(self, x: Array) -> Array:
-        """Inference: the output for x (N, ...), keeping nothing."""
+        """Inference: the output for x (N, ...); nothing is kept for a backward pass."""
         return self.infer(self.enter(x))
 
     def enter(self, x: Array) -> Array:
@@ -166,13 +167,13 @@ class Layer(LayerTree):
         return entered(name, x, self.input_shape, self.dtype)
 
     def infer(self, x: Array) -> Array:
-        """The output for an x that is known to fit, keeping nothing. A layer may have a shorter way than forward."""
+        """The output for an x that is known to fit, with nothing kept. A layer may be faster here than in forward."""
         return y_and_pullback(self, self.forward(x, train=False))[0]
 
-    # -- what training leaves as it is
+    # -- freezing
 
     def freeze(self, *names: str) -> Self:
-        """Keep this layer and all layers inside as they are in training, or only the layers named. Returns itself.
+        """Keep training from changing this layer and all layers inside, or only the named ones. Returns the layer.
 
         A frozen parameter gets no optimizer step and no weight decay, and its gradient does not count for
         ``clip_norm``. A frozen batch norm uses its running statistics, as in inference, and no longer updates them (as
@@ -188,7 +189,7 @@ class Layer(LayerTree):
         return self._set_frozen(names, True)
 
     def unfreeze(self, *names: str) -> Self:
-        """Let training change this layer and all layers inside again, or only the layers named."""
+        """Let training change this layer and all layers inside again, or only the named ones."""
         return self._set_frozen(names, False)
 
     def _set_frozen(self, names: tuple[str, ...], frozen: bool) -> Self:
@@ -207,7 +208,7 @@ class Layer(LayerTree):
     def history(self) -> History:
         """The figures of the last :func:`fit`, one entry for each complete epoch, even if the training was interrupted.
 
-        It is empty before the first training, and in a network from a file, because files do not hold it. Copies do.
+        It is empty before the first training, and in a network loaded from a file. Copies keep it; files do not.
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
@@ -216,10 +217,10 @@ class Layer(LayerTree):
         """
         return History()
 
-    # -- how it is made, and shown
+    # -- its arguments, and how it is printed
 
     def config(self) -> dict[str, Any]:
-        """The arguments that make this layer again, read from the attributes of the same names."""
+        """The arguments that create this layer again, read from the attributes of the same names."""
         arguments = list(_arguments(type(self)))  # type: ignore[arg-type]  # a class can be hashed
         return {name: getattr(self, name) for name in arguments}
 
@@ -227,7 +228,7 @@ class Layer(LayerTree):
         arguments = _arguments(type(self))  # type: ignore[arg-type]
         try:
             config = self.config()
-        except AttributeError:  # a user's layer may keep an argument under another name
+        except AttributeError:  # a user's layer may store an argument under a different name
             config = {name: value for name, value in vars(self).items() if name in arguments}
         given = [
             f"{name}={_short(value)!r}"
@@ -242,8 +243,8 @@ class Layer(LayerTree):
 
         def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]: ...  # the tree's, whose parts are layers here
 
-        # Written above the layers (in training/, files/ and seeing/), and handed in by dualnet/__init__.py. What is Any
-        # here and not there is a class that only those rooms know.
+        # These are defined in folders above the layers (training/, files/ and seeing/) and attached by
+        # dualnet/__init__.py. A type that is Any here is a class that only those folders may import.
         def fit(
             self,
             x: Any,
@@ -318,7 +319,7 @@ class Layer(LayerTree):
     else:  # a type checker reports attributes that no class declares, so it must not see this
 
         def __getattr__(self, name: str) -> Any:
-            """The error for an attribute that is not there, with a hint."""
+            """The error for an attribute that does not exist, with a hint."""
             hint = attribute_hint(name, initialised=vars(self).get("input_shape") is not None)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
@@ -341,7 +342,7 @@ def entered(name: str, x: Any, input_shape: Shape, dtype: Any) -> Array:
 
 
 def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
-    """Give a layer back the parameters and statistics that it had, if it had any."""
+    """Give a layer its former parameters and statistics back, if it had any."""
     if had.get("input_shape") is None:
         return
     for attribute, old in had.items():
@@ -352,7 +353,7 @@ def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
                 raise ValueError(
                     f"layer {name or 0} ({type(layer).__name__}): its {attribute} is {kinds[0]}, but an input of shape "
                     f"{layer.input_shape} needs {kinds[1]}. Put a new layer there, or call init without keep=True, "
-                    "which draws all parameters anew. Nothing was changed."
+                    "which draws all parameters again. Nothing was changed."
                 )
         if isinstance(old, (Parameter, Layer)) or attribute in layer.state_names:
             setattr(layer, attribute, old)

@@ -1,16 +1,17 @@
-"""Where branches meet: several arrays become one, and on the way back its delta goes to each of them.
+"""Where branches meet: several arrays become one, and in the backward pass its delta goes to each of them.
 
-    add         y = Σ aᵢ         every way gets dy
-    average     y = Σ aᵢ / n     every way gets dy / n, as each unit of a window in average pooling does (E15)
-    max         y = max aᵢ       the way that won gets dy, the first of several equal ones, as in max pooling (E15)
-    multiply    y = Π aᵢ         way i gets dy times all the others, its slope there (E14)
-    concat      side by side     every way gets its own channels of dy
+    add         y = Σ aᵢ         every branch gets dy
+    average     y = Σ aᵢ / n     every branch gets dy / n, like each unit of a window in average pooling (E15)
+    max         y = max aᵢ       the branch that won gets dy; the first, if several are equal, as in max pooling (E15)
+    multiply    y = Π aᵢ         branch i gets dy times all the others, its slope there (E14)
+    concat      side by side     every branch gets its own channels of dy
 
 :class:`Parallel` merges its branches like this, and in a :class:`Graph` the layers ``Add``, ``Average``, ``Maximum``,
 ``Multiply`` and ``Concatenate`` do: their input is a list of arrays.
 
-Only a product may *stretch*: along an axis where a way has extent 1, its number counts for all places. So (1, 1, C) is
-a gate for each channel of (H, W, C). What was used in several places gets the sum of their deltas, like a bias (E12).
+Only a product may *stretch*: if a branch has extent 1 along an axis, its number applies to all places. So (1, 1, C) is
+a gate for each channel of (H, W, C). A number that was used in several places gets the sum of their deltas, like a bias
+(E12).
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ __all__ = ["MERGES", "Add", "Average", "Concatenate", "Maximum", "Merge", "Multi
 
 MERGES = ("add", "average", "max", "multiply", "concat")
 Back = Callable[[Array], list[Array]]
-"""From the delta of what was merged to the delta of each way."""
+"""From the delta of the merged array to the delta of each branch."""
 
 
 def merged_shape(owner: str, merge: str, shapes: Sequence[Shape]) -> Shape:
-    """The shape, without the batch, of what ways of these shapes become; ``ValueError`` if they do not fit.
+    """The shape, without the batch, after merging branches of these shapes; ``ValueError`` if they do not fit.
 
     >>> merged_shape("Multiply", "multiply", [(6, 6, 8), (1, 1, 8)])
     (6, 6, 8)
@@ -44,21 +45,21 @@ def merged_shape(owner: str, merge: str, shapes: Sequence[Shape]) -> Shape:
     if merge == "concat":
         fits = all(shape[:-1] == first[:-1] for shape in shapes)
         shape = (*first[:-1], sum(shape[-1] for shape in shapes))
-        wanted = "height and width"
+        wanted = "heights and widths"
     elif merge == "multiply":
         axes = list(zip(*shapes)) if len({len(shape) for shape in shapes}) == 1 else [(1, 2, 3)]
         fits = all(len({1, *extents}) <= 2 for extents in axes)
         shape = tuple(max(extents) for extents in axes)
-        wanted = "number of axes, and along each the same extent or 1; GlobalAveragePool2D(keepdims=True) keeps them"
+        wanted = "numbers of axes, and along each the same extent or 1; GlobalAveragePool2D(keepdims=True) keeps them"
     else:
-        fits, shape, wanted = all(shape == first for shape in shapes), first, "shape"
+        fits, shape, wanted = all(shape == first for shape in shapes), first, "shapes"
     if not fits:
-        raise ValueError(f"{owner}: the ways make {', '.join(map(str, shapes))}; expected the same {wanted}.")
+        raise ValueError(f"{owner}: the branches have shapes {', '.join(map(str, shapes))}; expected equal {wanted}.")
     return shape
 
 
 def merged(owner: str, merge: str, ways: Sequence[Array]) -> tuple[Array, Back, dict[str, Array]]:
-    """Merge arrays (N, ...): the result, the way back, and the arrays that it keeps, by name.
+    """Merge arrays (N, ...): the result, its pullback, and the arrays that the pullback keeps, by name.
 
     >>> import dualnet as dn
     >>> y, back, kept = merged("Maximum", "max", [dn.asarray([[1.0, 5.0]]), dn.asarray([[2.0, 5.0]])])
@@ -92,7 +93,7 @@ def _max(owner: str, ways: Sequence[Array]) -> tuple[Array, Back, dict[str, Arra
     xp, n = backend_of(ways[0]).xp, len(ways)
     y, winner = ways[0], xp.zeros(ways[0].shape, dtype="uint8" if n < 256 else "int32")
     for place, a in enumerate(ways[1:], start=1):
-        wins = xp.logical_or(a > y, xp.logical_and(xp.isnan(a), xp.logical_not(xp.isnan(y))))  # of equals the first
+        wins = xp.logical_or(a > y, xp.logical_and(xp.isnan(a), xp.logical_not(xp.isnan(y))))  # the first of equals
         y, winner = xp.where(wins, a, y), xp.where(wins, place, winner).astype(winner.dtype, copy=False)
 
     def back(dy: Array) -> list[Array]:
@@ -123,7 +124,7 @@ def _product(*ways: Array) -> Array:
 
 
 def _unstretched(delta: Array, shape: tuple[int, ...]) -> Array:
-    """E12: along the axes where a way has extent 1, the sum of the deltas of all places that used its number."""
+    """E12: along the axes in which a branch has extent 1, the sum of the deltas of all places that used its number."""
     axes = [axis for axis, extent in enumerate(shape) if extent == 1 and delta.shape[axis] != 1]
     return narrow(summed(wide(delta), axes), delta) if axes else delta
 
@@ -144,7 +145,7 @@ def _concat(owner: str, ways: Sequence[Array]) -> tuple[Array, Back, dict[str, A
 
 
 class Merge(Layer):
-    """What the layers share whose input is a list of arrays."""
+    """Base class of the layers whose input is a list of arrays."""
 
     merge: str
 
@@ -162,7 +163,7 @@ class Merge(Layer):
     def enter(self, x: Any) -> Any:
         owner = type(self).__name__
         if self.input_shape is None:
-            return super().enter(x)  # says what to do
+            return super().enter(x)  # its error says what to do
         if not isinstance(x, (tuple, list)) or len(x) != len(self.input_shape):
             got = f"{len(x)} of them" if isinstance(x, (tuple, list)) else f"a {type(x).__name__}"
             raise TypeError(f"{owner}: expected a list of {len(self.input_shape)} arrays, got {got}")
@@ -181,7 +182,7 @@ class Merge(Layer):
 
 
 class Add(Merge):
-    """The sum of several arrays of one shape, each (N, ...): a list of arrays is its input, in a :class:`Graph`.
+    """The sum of several arrays of one shape, each (N, ...). Its input, in a :class:`Graph`, is a list of arrays.
 
     >>> import dualnet as dn
     >>> dn.Add().output_shape([(4, 4, 8), (4, 4, 8)])
@@ -192,7 +193,7 @@ class Add(Merge):
 
 
 class Average(Merge):
-    """The mean of several arrays of one shape, each (N, ...): a list of arrays is its input, in a :class:`Graph`.
+    """The mean of several arrays of one shape, each (N, ...). Its input, in a :class:`Graph`, is a list of arrays.
 
     >>> import dualnet as dn
     >>> layer = dn.Average().init([(2,), (2,)])
@@ -204,7 +205,7 @@ class Average(Merge):
 
 
 class Maximum(Merge):
-    """The largest of several arrays of one shape, unit by unit: a list of arrays is its input, in a :class:`Graph`.
+    """The largest of several arrays of one shape, unit by unit. Its input, in a :class:`Graph`, is a list of arrays.
 
     The delta goes to the array that won; if several are equal, to the first.
 
@@ -218,7 +219,7 @@ class Maximum(Merge):
 
 
 class Multiply(Merge):
-    """The product of several arrays, unit by unit: a list of arrays is its input, in a :class:`Graph`.
+    """The product of several arrays, unit by unit. Its input, in a :class:`Graph`, is a list of arrays.
 
     All have the same number of axes. If one has extent 1 along an axis, its number applies to all places there.
 
@@ -231,7 +232,7 @@ class Multiply(Merge):
 
 
 class Concatenate(Merge):
-    """Several arrays side by side along the last axis: a list of arrays is its input, in a :class:`Graph`.
+    """Several arrays side by side along the last axis. Its input, in a :class:`Graph`, is a list of arrays.
 
     >>> import dualnet as dn
     >>> dn.Concatenate().output_shape([(4, 4, 8), (4, 4, 3)])

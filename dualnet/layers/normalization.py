@@ -1,4 +1,4 @@
-"""Layers that normalise: batch, layer, group, instance and RMS norm. All learn a spread γ; all but RMS, a mean β."""
+"""Layers that normalise: batch, layer, group, instance and RMS norm. All learn a spread γ; all but RMS a mean β too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class Normalization(Layer):
-    """What these layers share: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``).
+    """Base class of these layers: γ (``gamma``, unless ``scale=False``) and β (``beta``, unless ``center=False``).
 
     ``epsilon`` is added to the variance, so that nothing is divided by 0.
     """
@@ -42,7 +42,7 @@ class Normalization(Layer):
         self.beta = draw.parameter("zeros", shape) if self.center else None
 
     def _values(self, x: Array, shape: Shape) -> tuple[Array, Array]:
-        """γ and β, in float32 also for an x of 16 bits; 1 and 0 where they are not learned."""
+        """γ and β, in float32 even if x has 16 bits; 1 and 0 if they are not learned."""
         xp, dtype = backend_of(x).xp, wide_dtype(x)
         return (
             xp.ones(shape, dtype=dtype) if self.gamma is None else self.gamma.value,
@@ -50,7 +50,7 @@ class Normalization(Layer):
         )
 
     def _named(self, way: Pullback) -> Pullback:
-        """The op's pullback as the layer's: only what is learned has a gradient."""
+        """The op's pullback as the layer's: only learned parameters have a gradient."""
         learned = {name for name, parameter in (("gamma", self.gamma), ("beta", self.beta)) if parameter is not None}
 
         def convert(result: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
@@ -63,11 +63,11 @@ class Normalization(Layer):
 class BatchNorm(Normalization):
     """Normalise every channel: by the batch in training, by running statistics in inference. (..., C) -> (..., C).
 
-    See :func:`dualnet.ops.batch_norm`. Parameters ``gamma`` (C,) and ``beta`` (C,); the state ``moving_mean`` (C,) and
-    ``moving_variance`` (C,) starts at 0 and 1, and each forward pass with ``train=True`` moves it, at its end:
-    ``moving ← momentum · moving + (1 − momentum) · batch``. ``momentum`` is thus the share of the old value that stays
+    See :func:`dualnet.ops.batch_norm`. Parameters ``gamma`` (C,) and ``beta`` (C,). The state ``moving_mean`` (C,) and
+    ``moving_variance`` (C,) starts at 0 and 1. Each forward pass with ``train=True`` moves it when the pass ends:
+    ``moving ← momentum · moving + (1 − momentum) · batch``. So ``momentum`` is the share of the old value that stays
     (as in Keras; PyTorch's momentum of 0.1 is 0.9 here). The batch is normalised by its biased variance, while the
-    unbiased one, · n / (n − 1), goes into the running variance (as in PyTorch).
+    running variance gets the unbiased one, · n / (n − 1) (as in PyTorch).
 
     Source: Ioffe and Szegedy (2015), algorithms 1 and 2.
 
@@ -128,13 +128,13 @@ class BatchNorm(Normalization):
 
 
 def _joined(gradients: tuple[Array, ...]) -> tuple[Any, ...]:
-    """Batch norm's gradients, with a list of two deltas in place of dx: of x, and of the other branch."""
+    """Batch norm's gradients, with a list of two deltas instead of dx: of x, and of the other branch."""
     dx, *others, delta = gradients
     return [dx, delta], *others
 
 
 class AlongAxes(Normalization):
-    """What layer norm and RMS norm share: the axes that are normalised, of which γ and β have the shape."""
+    """Base class of layer norm and RMS norm: it knows the normalised axes, whose shape γ and β have."""
 
     def _set_axis(self, axis: int | tuple[int, ...]) -> None:
         op, several = type(self).__name__, axis if isinstance(axis, (tuple, list)) else None
@@ -217,8 +217,8 @@ class GroupNorm(Normalization):
 class InstanceNorm(GroupNorm):
     """Normalise every channel of every image by itself: a group norm with as many groups as channels.
 
-    (..., C) -> (..., C), in training as in inference; the image has at least two places. Parameters ``gamma`` (C,) and
-    ``beta`` (C,). It takes the contrast out of a picture, which is why networks that transfer styles have it.
+    (..., C) -> (..., C), in training as in inference; the image needs at least two places. Parameters ``gamma`` (C,)
+    and ``beta`` (C,). It removes the contrast of a picture, which is why style transfer networks use it.
 
     Source: Ulyanov, Vedaldi and Lempitsky (2016).
 
@@ -234,7 +234,7 @@ class InstanceNorm(GroupNorm):
     def output_shape(self, input_shape: Shape) -> Shape:
         if elements(tuple(input_shape[:-1])) < 2:
             raise ValueError(
-                f"InstanceNorm: in an input {tuple(input_shape)} a channel has one value, and nothing would be left "
+                f"InstanceNorm: in an input {tuple(input_shape)} each channel has only one value, so nothing is left "
                 "after subtracting the mean; expected maps (H, W, C). LayerNorm normalises rows."
             )
         return tuple(input_shape)

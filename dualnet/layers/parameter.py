@@ -25,7 +25,7 @@ class Parameter(Stateful):
 
     # _shadow is a copy of the value in 16 bits, made from the array _of, and valid as long as that array is the value.
     # Code that overwrites the value in place (a captured step) writes _shadow in the same launch, or calls changed().
-    # An optimizer refers to its parameters weakly, so there is a __weakref__.
+    # An optimizer holds only weak references to its parameters, so there is a __weakref__.
     __slots__ = ("__weakref__", "_of", "_shadow", "frozen", "name", "value")
     unwatched = ("_of", "_shadow")
 
@@ -38,11 +38,11 @@ class Parameter(Stateful):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "value":
             self._check(value)
-            self._of = None  # also where it is the same array: w.value *= 0.5
+            self._of = None  # even if it is the same array: w.value *= 0.5
         super().__setattr__(name, value)
 
     def _check(self, value: Any) -> None:
-        """A value keeps its shape: an optimizer's memory and the layers behind were made for that one."""
+        """A value must keep its shape: an optimizer's memory and the next layers were made for it."""
         if backend_of(value) is None:
             raise TypeError(
                 f"{self.name}: value is a {type(value).__name__}; expected an array. Make one with dn.asarray(...)."
@@ -51,16 +51,16 @@ class Parameter(Stateful):
         if old is not None and tuple(value.shape) != tuple(old.shape):
             raise ValueError(
                 f"{self.name}: value has shape {tuple(value.shape)}; expected {tuple(old.shape)}. Reshape it, or give "
-                "the layer other arguments and call init again."
+                "the layer different arguments and call init again."
             )
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.value, self.name, self.frozen)  # a copy makes its own shadow
+        return type(self), (self.value, self.name, self.frozen)  # a copy creates its own shadow
 
     def cast(self, dtype: Any) -> Array:
         """The value for a layer that computes in ``dtype``: rounded to 16 bits, once for each new value.
 
-        It is the value itself, unless that is float32 and ``dtype`` has 16 bits.
+        It is the value itself, unless the value is float32 and ``dtype`` has 16 bits.
         """
         value = self.value
         own = value.dtype
@@ -71,7 +71,7 @@ class Parameter(Stateful):
         return self._shadow
 
     def changed(self) -> None:
-        """Say that the elements of ``value`` were overwritten in place: ``w.value[0] = 0.0; w.changed()``."""
+        """Call this after you overwrite elements of ``value`` in place: ``w.value[0] = 0.0; w.changed()``."""
         if self._of is not None:
             self._of = None
 
@@ -88,7 +88,7 @@ class Parameter(Stateful):
 
 
 def cast_all(parameters: Iterable[Parameter], dtype: Any) -> None:
-    """Cast, all at once, what was cast before and has a new value: the next forward pass will ask for it."""
+    """Cast, all at once, what was cast before and has a new value: the next forward pass needs it."""
     stale = [p for p in parameters if p._shadow is not None and p._of is not p.value and p._shadow.dtype == dtype]
     if stale:
         for parameter, shadow in zip(stale, lasting(lambda: round_all([p.value for p in stale], dtype))):

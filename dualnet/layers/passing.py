@@ -1,4 +1,4 @@
-"""What passes between layers: results checked, gradients gathered by name, errors with the layer's name in front."""
+"""Between layers: results are checked, gradients gathered by name, and errors get the layer's name in front."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Gradients = dict[str, Array]
 
 
 def y_and_pullback(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
-    """What ``forward`` returned, checked to be y and its pullback."""
+    """The result of ``forward``, checked to be y and its pullback."""
     if type(result) is tuple and len(result) == 2 and isinstance(result[1], Pullback):
         result[1].paired = True
         return result
@@ -27,7 +27,7 @@ def y_and_pullback(layer: LayerTree, result: Any) -> tuple[Array, Pullback]:
 
 
 def with_gradients(layer: LayerTree, way: Pullback, *names: str) -> Pullback:
-    """An op's pullback as its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
+    """Turn an op's pullback into its layer's: ``dx, dw, db`` become ``dx, {"w": dw, "b": db}``."""
 
     def convert(result: Any) -> tuple[Array, Gradients]:
         dx, *gradients = result if isinstance(result, tuple) else (result,)
@@ -50,14 +50,14 @@ def merge(owner: LayerTree, parts: Sequence[tuple[str, LayerTree, Gradients]]) -
     for child, layer, gradients in parts:
         for local, gradient in gradients.items():
             name = f"{child}.{local}"
-            if name not in parameters:  # it is shared, and stands under its first name
+            if name not in parameters:  # it is shared, and listed under its first name
                 inner = (layer.parameters() if layer.children() else vars(layer)).get(local)
                 name = next((known for known, parameter in parameters.items() if parameter is inner), "")
             if not name:
                 raise ValueError(
                     f"layer {child} ({type(layer).__name__}): its pullback returned a gradient {local!r}, but it has "
-                    f"{', '.join(layer.parameters()) or 'no parameters'}. A parameter is made by draw.parameter(...), "
-                    "in build, and its gradient goes by the attribute's name."
+                    f"{', '.join(layer.parameters()) or 'no parameters'}. Create a parameter with draw.parameter(...) "
+                    "in build, and return its gradient under the attribute's name."
                 )
             total[name] = total[name] + gradient if name in total else gradient
     return {name: total[name] for name in parameters if name in total}
@@ -65,7 +65,7 @@ def merge(owner: LayerTree, parts: Sequence[tuple[str, LayerTree, Gradients]]) -
 
 @contextmanager
 def blaming(name: str, layer: LayerTree) -> Iterator[None]:
-    """An error raised inside gets the layer's name in front of its message."""
+    """Put the layer's name in front of the message of any error raised inside."""
     try:
         yield
     except (ValueError, TypeError) as error:

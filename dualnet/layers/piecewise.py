@@ -1,4 +1,4 @@
-"""Activations of straight pieces as layers: ReLU6, hard sigmoid, hard swish, and PReLU, whose slope is learned."""
+"""Activations made of straight pieces, as layers: ReLU6, hard sigmoid, hard swish, and PReLU with its learned slope."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Hardswish(OpLayer):
 
 
 class PReLU(Layer):
-    """ReLU with a slope below zero that is learned: (..., C) -> (..., C). See :func:`dualnet.ops.prelu`.
+    """ReLU with a learned slope below zero: (..., C) -> (..., C). See :func:`dualnet.ops.prelu`.
 
     The parameter ``alpha`` holds a slope for each channel, (C,), or with ``shared`` one for all, (1,); it starts at
     ``initial``. Leave it out of weight decay, which would pull PReLU towards ReLU.

@@ -17,12 +17,12 @@ __all__ = ["AdaptiveAveragePool2D", "AveragePool2D", "GlobalAveragePool2D", "Glo
 
 
 class _Pool2D(OpLayer):
-    """What the layers that pool over windows share.
+    """Base class of the layers that pool over windows.
 
-    ``pool_size`` is the height and width of a window; one number, such as 2, stands for both. Windows stand
+    ``pool_size`` is the height and width of a window; one number, such as 2, is used for both. Windows are
     ``stride`` pixels apart, by default side by side. ``padding`` puts zeros around the map that do not count: "same",
-    "valid" (none), or a number. Neighbouring units of a window are ``dilation`` pixels apart. With ``ceil_mode`` a last
-    window that reaches beyond the map is kept too.
+    "valid" (none), or a number. Neighbouring units of a window are ``dilation`` pixels apart. ``ceil_mode`` also keeps
+    a last window that reaches beyond the map.
     """
 
     empty_windows = True  # may a window lie wholly in the padding?
@@ -69,7 +69,7 @@ class MaxPool2D(_Pool2D):
     def infer(self, x: Array, relu: bool = False) -> Array:
         at = self._windows(x.shape[1:3])
         check_room("MaxPool2D", x, at)
-        y = largest(x, at)  # no winners: nobody asks for the way back
+        y = largest(x, at)  # no winners: there is no backward pass
         return rectify(y) if relu else y
 
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
@@ -133,7 +133,7 @@ class AdaptiveAveragePool2D(OpLayer):
 
 
 class _GlobalPool2D(OpLayer):
-    """What the layers that pool over the whole map share."""
+    """Base class of the layers that pool over the whole map."""
 
     def __init__(self, keepdims: bool = False) -> None:
         self.keepdims = flag(keepdims, "keepdims", op=type(self).__name__)

@@ -38,7 +38,7 @@ class UpSampling2D(OpLayer):
 
 
 class _Padding2D(OpLayer):
-    """What the layers that pad share."""
+    """Base class of the layers that pad."""
 
     def __init__(self, padding: Padding = 1) -> None:
         self.padding: Any = check_sides(padding, "padding", type(self).__name__)
@@ -63,7 +63,7 @@ class ZeroPadding2D(_Padding2D):
 
 
 class ReflectionPadding2D(_Padding2D):
-    """The map continued as in a mirror on its outermost row and column. See :func:`dualnet.ops.reflect_pad2d`.
+    """The map reflected at its outermost rows and columns. See :func:`dualnet.ops.reflect_pad2d`.
 
     ``padding`` is a number for all sides, (height, width), or ((top, bottom), (left, right)), each less than the map.
 
@@ -101,9 +101,9 @@ class Cropping2D(OpLayer):
 
 
 class Reshape(OpLayer):
-    """Every image's units in another shape, in the same order. See :func:`dualnet.ops.reshape`.
+    """Every image's units in a different shape, in the same order. See :func:`dualnet.ops.reshape`.
 
-    ``shape`` is without the batch; one of its numbers may be −1, which stands for all that is left.
+    ``shape`` leaves out the batch; one of its numbers may be −1, which means "whatever is left".
 
     >>> import dualnet as dn
     >>> dn.Reshape((7, 7, -1)).output_shape((784,))

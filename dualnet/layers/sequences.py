@@ -1,7 +1,7 @@
 """Convolution and pooling along one axis: sequences (L, C), such as sound, or text as vectors.
 
-A sequence is a map of height 1, so each of these layers is its two-dimensional op on (N, 1, L, C). Nothing is written
-twice, and all that is proven of the ops holds here.
+A sequence is a map of height 1, so each of these layers calls its two-dimensional op on (N, 1, L, C). Nothing is
+written twice, and everything proved about the ops holds here too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Sides = int | tuple[int, int] | str
 
 
 class _Sequence(Layer):
-    """What layers on sequences share: (N, L, C) as (N, 1, L, C), and back."""
+    """Base class of layers on sequences: (N, L, C) as (N, 1, L, C), and back."""
 
     def on_maps(self) -> Layer:
         """The same layer on maps of height 1, with the same weights."""
@@ -37,8 +37,8 @@ class _Sequence(Layer):
     def _length(self, input_shape: Shape) -> int:
         if len(input_shape) != 2:
             raise ValueError(
-                f"{type(self).__name__}: expected sequences (L, C), got {tuple(input_shape)}. Sequences of one channel "
-                "are x[..., None]."
+                f"{type(self).__name__}: expected sequences (L, C), got {tuple(input_shape)}. To get sequences of "
+                "one channel, write x[..., None]."
             )
         return input_shape[0]
 
@@ -61,14 +61,14 @@ class _Sequence(Layer):
 
 
 def sides(padding: Any, op: str) -> Any:
-    """Any form of padding along one axis, checked: a name, or (before, behind)."""
+    """Any form of padding along one axis, checked: a name, or (before, after)."""
     if isinstance(padding, str):
         if padding not in ("valid", "same", "full"):
             raise ValueError(f"{op}: padding is 'valid', 'same', 'full' or integers, got {padding!r}")
         return padding
     both = padding if isinstance(padding, (tuple, list)) else (padding, padding)
     if len(both) != 2:
-        raise ValueError(f"{op}: padding is an integer or (before, behind), got {padding!r}")
+        raise ValueError(f"{op}: padding is an integer or (before, after), got {padding!r}")
     return tuple(integer(side, "padding", op=op, least=0) for side in both)
 
 
@@ -81,8 +81,8 @@ class Conv1D(_Sequence, WeightedLayer):
     """Convolution along a sequence with ``filters`` filters: (L, C) -> (L', filters). See :func:`dualnet.ops.conv2d`.
 
     Parameters ``w`` (kernel_size, C/groups, filters) and, with ``use_bias``, ``b`` (filters,). ``padding`` is a number,
-    (before, behind), "valid", "same" or "full"; (dilation · (kernel_size − 1), 0) makes it causal: no output reads
-    what comes later.
+    (before, after), "valid", "same" or "full"; (dilation · (kernel_size − 1), 0) makes it causal: no output reads
+    later inputs.
 
     >>> import dualnet as dn
     >>> dn.Conv1D(8, 5, stride=2, padding="same").output_shape((100, 1))
@@ -173,7 +173,7 @@ class Conv1D(_Sequence, WeightedLayer):
 
 
 class _Pool1D(_Sequence):
-    """What the layers that pool over windows share."""
+    """Base class of the layers that pool over windows."""
 
     op: Any
     twin: Any
@@ -183,7 +183,7 @@ class _Pool1D(_Sequence):
         return self.twin((1, self.pool_size), **self._options())
 
     def _options(self) -> dict[str, Any]:
-        """The twin's, but for the size of its windows."""
+        """The options of the two-dimensional layer, except for the size of its windows."""
         options = {name: value for name, value in self.config().items() if name != "pool_size"}
         return options | {"stride": (1, self.stride or self.pool_size), "padding": _both(self.padding)}
 
@@ -213,7 +213,7 @@ class _Pool1D(_Sequence):
 class MaxPool1D(_Pool1D):
     """The largest unit of every window of a sequence: (L, C) -> (L', C). See :func:`dualnet.ops.max_pool2d`.
 
-    ``stride=None`` is ``pool_size``; ``padding`` is a number, (before, behind) or a name, as in :class:`Conv1D`.
+    ``stride=None`` is ``pool_size``; ``padding`` is a number, (before, after) or a name, as in :class:`Conv1D`.
 
     >>> import dualnet as dn
     >>> dn.MaxPool1D(4).output_shape((100, 8))
@@ -227,7 +227,7 @@ class MaxPool1D(_Pool1D):
 class AveragePool1D(_Pool1D):
     """The mean of every window of a sequence: (L, C) -> (L', C). See :func:`dualnet.ops.avg_pool2d`.
 
-    ``stride=None`` is ``pool_size``; ``padding`` is a number, (before, behind) or a name, as in :class:`Conv1D`.
+    ``stride=None`` is ``pool_size``; ``padding`` is a number, (before, after) or a name, as in :class:`Conv1D`.
 
     >>> import dualnet as dn
     >>> dn.AveragePool1D(3, stride=2, padding="same").output_shape((100, 8))
@@ -251,7 +251,7 @@ class AveragePool1D(_Pool1D):
 
 
 class _GlobalPool1D(_Sequence):
-    """What the layers that pool over the whole sequence share."""
+    """Base class of the layers that pool over the whole sequence."""
 
     op: Any
     twin: Any

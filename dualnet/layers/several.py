@@ -1,4 +1,4 @@
-"""Several arrays where there is usually one: a dictionary of them by name, or a list."""
+"""Several arrays instead of the usual one: a dictionary of them by name, or a list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["as_dtype", "each", "first", "parts", "rows"]
 
 
 def each(function: Callable[..., Any], x: Any, *others: Any) -> Any:
-    """``function(x, ...)``; of a dictionary or a list, a dictionary or a list with that of each part.
+    """``function(x, ...)``; for a dictionary or a list, a dictionary or a list of the results.
 
     >>> each(len, {"image": [1, 2], "meta": [3]}), each(len, "abc")
     ({'image': 2, 'meta': 1}, 3)
@@ -22,7 +22,7 @@ def each(function: Callable[..., Any], x: Any, *others: Any) -> Any:
 
 
 def parts(x: Any, name: str = "x") -> Iterator[tuple[str, Any]]:
-    """The arrays, each with what messages call it.
+    """The arrays, each with its name for error messages.
 
     >>> [called for called, _ in parts({"image": 1, "meta": 2})], [called for called, _ in parts(1)]
     (["x['image']", "x['meta']"], ['x'])
@@ -45,7 +45,7 @@ def first(x: Any) -> Any:
 
 
 def as_dtype(x: Any, dtype: Any) -> Any:
-    """An array in this dtype, itself if it has it.
+    """The array in this dtype; the array itself if it has this dtype already.
 
     >>> import dualnet as dn
     >>> as_dtype(dn.asarray([1.0]), "float64").dtype.name
@@ -55,7 +55,7 @@ def as_dtype(x: Any, dtype: Any) -> Any:
 
 
 def rows(x: Any) -> int:
-    """How many examples x holds, which are as many in each of its parts.
+    """How many examples x holds; each of its parts holds the same number.
 
     >>> rows({"image": [1, 2], "meta": [3, 4]})
     2

@@ -1,4 +1,4 @@
-"""Networks whose parameters have a shape and no memory: for counting, and for checking a file before it is read."""
+"""Networks whose parameters have a shape but no memory: for counting, and for checking a file before reading it."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ class LayerTree(Stateful):
     ['0.b', '0.w', '1.beta', '1.gamma', '1.moving_mean', '1.moving_variance']
     """
 
-    state_names: tuple[str, ...] = ()  # attributes beside the parameters that belong to the state (running statistics)
+    state_names: tuple[str, ...] = ()  # attributes in the state besides parameters (running statistics)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(vars(self).get(name), Parameter) and backend_of(value) is not None:
             owner = type(self).__name__
-            raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array")
+            raise TypeError(f"{owner}: {name} is a parameter, not an array. Write layer.{name}.value = array instead")
         super().__setattr__(name, value)
 
     # -- the layers inside
@@ -52,7 +52,7 @@ class LayerTree(Stateful):
     # -- what they have learned
 
     def parameters(self) -> dict[str, Parameter]:
-        """Every trainable parameter by its name, such as ``"0.w"``; a shared one stands under its first name."""
+        """Every trainable parameter by its name, such as ``"0.w"``; a shared one has its first name."""
         found: dict[str, Parameter] = {}
         self._gather("", found, set())
         return found
@@ -66,7 +66,7 @@ class LayerTree(Stateful):
             child._gather(f"{prefix}{name}.", found, seen)
 
     def _statistics(self) -> dict[str, tuple[LayerTree, str]]:
-        """The layer and the attribute that hold the rest of the state, by name; a shared one under its first name."""
+        """The layer and the attribute that hold the rest of the state, by name; a shared one has its first name."""
         found: dict[str, tuple[LayerTree, str]] = {}
         seen: set[tuple[int, str]] = set()
         for path, layer in self.walk():
@@ -89,11 +89,11 @@ class LayerTree(Stateful):
         return state | {name: getattr(*place) for name, place in self._statistics().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all values of ``state``. If anything does not fit, the error lists it, and nothing changes."""
+        """Load all values of ``state``. If anything does not fit, the error lists it, and nothing changes."""
         if not isinstance(state, Mapping):
             raise TypeError(
-                f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() has "
-                "them. A file is read with dn.load(path)."
+                f"load_state_dict: state is a {type(state).__name__}; expected arrays by name, as state_dict() returns "
+                "them. To read a file, call dn.load(path)."
             )
         mine = self._state()
         self._check_state(state, mine)
@@ -110,7 +110,7 @@ class LayerTree(Stateful):
             if _shape(state[name]) != _shape(mine[name])
         ]
         missing, unexpected = mine.keys() - state.keys(), state.keys() - mine.keys()
-        faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(misshaped)}
+        faults = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of the wrong shape": sorted(misshaped)}
         if any(faults.values()):
             listed = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
             raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__} ({listed})")
@@ -138,11 +138,11 @@ class LayerTree(Stateful):
 
 @contextmanager
 def all_or_nothing(net: LayerTree, *others: Any) -> Iterator[None]:
-    """If the block raises, the network and the others, such as an optimizer, are as they were before it.
+    """If the block raises an error, restore the network and the others, such as an optimizer, to their earlier state.
 
-    Layers and optimizers never overwrite an array, they set new ones. So it is enough to remember which arrays and
-    numbers their attributes held, and in their dictionaries; no array is copied. (A captured step does overwrite
-    arrays: :mod:`dualnet.training.capture` takes care of those.)
+    Layers and optimizers never overwrite an array; they set new ones. So it is enough to remember the arrays and
+    numbers that their attributes and dictionaries held; no array is copied. (A captured step does overwrite arrays:
+    :mod:`dualnet.training.capture` takes care of those.)
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm().init((1,))
@@ -166,16 +166,16 @@ def all_or_nothing(net: LayerTree, *others: Any) -> Iterator[None]:
             _put_back(vars(owner), had)
         for parameter, value in values:
             if parameter.value is not value:
-                object.__setattr__(parameter, "value", value)  # its copy in 16 bits belongs to the other value
+                object.__setattr__(parameter, "value", value)  # its 16-bit copy belongs to the other value
         raise
     finally:
         _guarded.reset(outer)
 
 
 def undone_if_it_fails(forward: Forward) -> Forward:
-    """Mark the ``forward`` of a container: if it raises in training, no layer inside has moved its statistics.
+    """Mark the ``forward`` of a container: if it raises an error in training, no layer inside moves its statistics.
 
-    Inside a container that is marked too, or in a training step, that takes care of all.
+    If another marked container or a training step surrounds it, that one takes care of everything.
 
     >>> @undone_if_it_fails
     ... def forward(self, x, train=False): ...
@@ -193,11 +193,11 @@ def undone_if_it_fails(forward: Forward) -> Forward:
 
 
 _guarded: ContextVar[Mapping[int, Any]] = ContextVar("dualnet_guarded_layers", default=MappingProxyType({}))
-"""The layers, by identity, that an :func:`all_or_nothing` around this place puts back."""
+"""The layers, by identity, that a surrounding :func:`all_or_nothing` restores."""
 
 
 def _remembered(attributes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the attributes, dictionaries included; what they hold is not copied."""
+    """A copy of the attributes, dictionaries included; their values are not copied."""
     return {name: _remembered(value) if type(value) is dict else value for name, value in attributes.items()}
 
 
@@ -208,7 +208,7 @@ def _put_back(attributes: dict[str, Any], had: dict[str, Any]) -> None:
 
 
 def name_of(layer: str | LayerTree, net: LayerTree, op: str) -> str:
-    """The dotted name of a layer inside a network, given by that name or as itself.
+    """The dotted name of a layer inside a network; pass that name or the layer itself.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()])

@@ -1,13 +1,13 @@
-"""A forward and a backward pass, watched from outside: the layers know nothing of it.
+"""Watch a forward and a backward pass from outside, without changing the layers.
 
-:class:`Watch` puts a function of yours around ``forward`` of every layer of a network, tells it which layer runs and at
-which place, and takes it off again. Who uses it:
+:class:`Watch` wraps ``forward`` of every layer of a network in a function of yours, which learns which layer runs and
+where, and removes it again at the end. It is used by:
 
-    training/finite.py         the layer that made the first NaN
-    seeing/watching.py         what each layer gave, what came back, how long it took: for traces and pictures
-    explain/run.py             the numbers that met inside one layer
-    parity/networks/tape.py    a pass noted on one backend and followed on another
-    bench/layers.py            the time that each layer takes in a training step
+    training/finite.py         to find the layer that made the first NaN
+    seeing/watching.py         to record outputs, deltas and times of each layer, for traces and pictures
+    explain/run.py             to get at the numbers inside one layer
+    parity/networks/tape.py    to record a pass on one backend and compare it on another
+    bench/layers.py            to measure how long each layer takes in a training step
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class Visit:
     """One layer at one of its places, during one pass. The second half is filled in by ``seeing.watching.Probe``."""
 
     name: str  # "3.layer.0"; "" for the network itself
-    first: str  # the first place of the same layer: its parameters go by this name
+    first: str  # the name of its first place, which its parameters use
     layer: Layer
     depth: int
     train: bool
-    options: dict[str, Any]  # need_dx=False, relu=True: what a container asks of the layer
+    options: dict[str, Any]  # what a container asks of the layer: need_dx=False, relu=True
     children: list[Visit] = field(default_factory=list)
     way: Pullback | None = None  # the layer's own
 
     y: Any = None
     dy: Any = None  # ∂E/∂y, once the pullback has run
-    forward_seconds: float = 0.0  # without those of the layers inside
+    forward_seconds: float = 0.0  # without the time of the layers inside
     backward_seconds: float = 0.0
-    order: int = -1  # its output was the order-th to be ready
+    order: int = -1  # its output was ready after this many others
 
     @property
     def label(self) -> str:
@@ -55,14 +55,14 @@ class Visit:
 
 
 class Watch:
-    """Calls ``around(visit, run, x)`` in place of each layer's ``forward``, until :meth:`end` or the end of a ``with``.
+    """Calls ``around(visit, run, x)`` instead of each layer's ``forward``, until :meth:`end` or the end of a ``with``.
 
-    ``run(x)`` is the layer's own forward pass: y and its pullback. ``around`` returns the y that the network goes on
-    with, and a function from dy to ``(dx, gradients)`` that the network calls on the way back: the pullback itself, or
-    one that calls it.
+    ``run(x)`` is the layer's own forward pass: y and its pullback. ``around`` returns the y with which the network
+    continues, and a function from dy to ``(dx, gradients)`` that the network calls in the backward pass: the pullback
+    itself, or one that calls it.
 
     ``at`` names the layers to watch (default: all). A Sequential may run a ReLU in one pass with the layer before it;
-    with ``apart=True`` each layer runs by itself. ``forward`` is watched, and not ``infer``.
+    with ``apart=True`` each layer runs by itself. Only ``forward`` is watched, not ``infer``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()]).init((2,))
@@ -97,7 +97,7 @@ class Watch:
                 self._wrap(layer, around if id(layer) in watched else _just_run, apart)
 
     def end(self) -> None:
-        """Put every layer back as it was."""
+        """Restore every layer."""
         while self._replaced:
             layer, before = self._replaced.pop()
             for name in ("forward", "together"):
@@ -145,7 +145,7 @@ class Watch:
         return visit
 
     def _place(self, layer: Layer, above: Visit) -> str:
-        """Where in its container the layer stands; of several places, by how often the container has run it so far."""
+        """The layer's place in its container; if there are several, how often it has run so far decides."""
         places = [name for name, child in self._children[id(above.layer)].items() if child is layer]
         if not places:
             return ""
@@ -155,13 +155,13 @@ class Watch:
 
 
 def _just_run(visit: Visit, run: Run, x: Array) -> tuple[Array, Pullback]:
-    """For layers that are only passed through."""
+    """For layers that are not watched themselves."""
     return run(x)
 
 
 def sharing_copy(net: Net) -> Net:
-    """A copy that shares the parameters of the network, and has everything else of its own.
+    """A copy that shares the parameters of the network, and has its own copy of everything else.
 
-    A pass does not write into parameters. It does change running statistics and the counter of dropout: the copy's.
+    A pass does not change parameters, but it does change running statistics and the dropout counter: the copy's own.
     """
     return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters().values()})

@@ -1,4 +1,4 @@
-"""Pure mathematics: functions of arrays that return their result and the way back, ``(y, pullback)``."""
+"""Pure mathematics: functions of arrays that return their result and their backward pass, ``(y, pullback)``."""
 
 from .activation import *  # noqa: F403
 from .adaptive import *  # noqa: F403

@@ -3,14 +3,15 @@
     E7    forward    o = f(x)
     E14   pullback   δ = f'(x) · ∂E/∂o
 
-Each is followed by its two formulas, E7 and E14, and keeps what makes its derivative cheapest. Often that is the result
-y, which the next layer keeps anyway; f' is then written as a function of y: for the sigmoid f' = y (1 − y).
+After each activation come its two formulas, E7 and E14. Its pullback keeps whatever makes the derivative cheapest.
+Often that is the result y, which the next layer keeps anyway; f' is then written in terms of y: f' = y (1 − y) for the
+sigmoid.
 
-All are right at 0, at ±inf and everywhere in between, without a warning: no number can make exp overflow, and products
-of 0 and ∞ are avoided where their limit is known. NaN stays NaN. The branch that an element did not take adds exactly
-0 to its gradient, also where the delta is infinite or NaN: dy is never multiplied by a condition, since 0 · ∞ is NaN.
+All give correct results at 0, at ±inf and everywhere in between, without a warning: exp never overflows, and products
+of 0 and ∞ are avoided if their limit is known. NaN stays NaN. The branch that an element did not take adds exactly
+0 to its gradient, even if the delta is infinite or NaN: dy is never multiplied by a condition, since 0 · ∞ is NaN.
 A choice between two finite slopes may be a product with a condition (0 or 1), which is many times faster than ``where``
-if the signs of x follow no order. 16-bit numbers are computed with in float32, and the result is rounded once.
+if the signs of x follow no pattern. 16-bit numbers are converted to float32, and the result is rounded once.
 
 Shapes: x of any shape and floating dtype, and y of the same.
 """
@@ -53,7 +54,7 @@ def relu(x: Array) -> tuple[Array, Pullback]:
     """Rectified linear unit ``y = max(0, x)`` (E7); its derivative is 1 where x > 0, else 0, also at 0 itself (E14).
 
     x of any shape and floating dtype -> y of the same. ``pullback(dy)`` returns dx: dy where x > 0, else exactly 0, for
-    any dy. Keeps y, not x. ``relu(NaN)`` is NaN. Source: Nair and Hinton (2010).
+    any dy. It keeps y, not x. ``relu(NaN)`` is NaN. Source: Nair and Hinton (2010).
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 0.0, 2.0]))
@@ -86,7 +87,7 @@ def rectify_backward(dy: Array, y: Array) -> Array:
 @accelerated
 @rounded_once
 def add(x: Array, other: Array, relu: bool = False) -> Array:
-    """x + other, where two branches meet; max(0, x + other) with ``relu`` (E7)."""
+    """x + other, for two branches that meet; max(0, x + other) with ``relu`` (E7)."""
     y = x + other
     return rectify(y) if relu else y
 
@@ -94,7 +95,7 @@ def add(x: Array, other: Array, relu: bool = False) -> Array:
 def leaky_relu(x: Array, *, alpha: float = 0.01) -> tuple[Array, Pullback]:
     """ReLU with a slope ``alpha`` ≥ 0 below zero: ``y = max(0, x) + alpha · min(0, x)`` (E7); f' is 1 or alpha (E14).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx, with slope alpha at 0. Keeps y.
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx, with slope alpha at 0, and keeps y.
     Source: Maas, Hannun and Ng (2013).
 
     >>> import dualnet as dn
@@ -136,7 +137,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
     """Exponential linear unit: ``y = x`` where x > 0, else ``alpha (eˣ − 1)``, alpha ≥ 0 (E7).
 
     f' = 1 where x > 0, else alpha eˣ = y + alpha (E14). x of any shape and floating dtype -> y of the same;
-    ``pullback(dy)`` returns dx. Keeps y. Source: Clevert, Unterthiner and Hochreiter (2016), equation 15.
+    ``pullback(dy)`` returns dx and keeps y. Source: Clevert, Unterthiner and Hochreiter (2016), equation 15.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.elu(dn.asarray([-1e4, 0.0, 2.0]))
@@ -155,7 +156,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> tuple[Array, Pullback]:
 
 @rounded_once
 def elu_forward(x: Array, alpha: float) -> Array:
-    """E7: max(0, x) + alpha (e^min(0, x) − 1), of which one is 0."""
+    """E7: max(0, x) + alpha (e^min(0, x) − 1); one of the two terms is 0."""
     xp = backend_of(x).xp
     return xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))
 
@@ -172,7 +173,7 @@ def elu_backward(dy: Array, y: Array, alpha: float) -> Array:
 def sigmoid(x: Array) -> tuple[Array, Pullback]:
     """Logistic function ``y = σ(x) = 1 / (1 + e⁻ˣ)`` (E7), f' = y (1 − y) (E14).
 
-    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx. Keeps y.
+    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx and keeps y.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.sigmoid(dn.asarray([-1e4, 0.0, 1e4]))
@@ -203,7 +204,7 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
 def tanh(x: Array) -> tuple[Array, Pullback]:
     """Hyperbolic tangent ``y = tanh x`` (E7), f' = 1 − y² (E14).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y.
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx and keeps y.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.tanh(dn.asarray([-1e4, 0.0, 1e4]))
@@ -234,7 +235,7 @@ def tanh_backward(dy: Array, y: Array) -> Array:
 def softplus(x: Array) -> tuple[Array, Pullback]:
     """A smooth ReLU, ``y = log(1 + eˣ)`` (E7), f' = σ(x) = 1 − e⁻ʸ (E14).
 
-    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx. Keeps y.
+    x of any shape and floating dtype -> y of the same, exact in both tails; ``pullback(dy)`` returns dx and keeps y.
     Source: Dugas et al. (2001).
 
     >>> import dualnet as dn
@@ -253,7 +254,7 @@ def softplus(x: Array) -> tuple[Array, Pullback]:
 
 @rounded_once
 def softplus_forward(x: Array) -> Array:
-    """E7: log(1 + eˣ) = max(0, x) + log(1 + e^−|x|), in which no power overflows."""
+    """E7: log(1 + eˣ) = max(0, x) + log(1 + e^−|x|), where no exponential overflows."""
     xp = backend_of(x).xp
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
 
@@ -270,8 +271,8 @@ def softplus_backward(dy: Array, y: Array) -> Array:
 def silu(x: Array) -> tuple[Array, Pullback]:
     """Sigmoid linear unit (swish) ``y = x σ(x)`` (E7), f' = σ (1 + x (1 − σ)) (E14).
 
-    x of any shape and floating dtype -> y of the same; ``silu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
-    Keeps x. Source: Elfwing, Uchibe and Doya (2018).
+    x of any shape and floating dtype -> y of the same; ``silu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx
+    and keeps x. Source: Elfwing, Uchibe and Doya (2018).
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.silu(dn.asarray([0.0, 1e4]))
@@ -304,11 +305,12 @@ def silu_backward(dy: Array, x: Array) -> Array:
 
 
 def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
-    """Gaussian error linear unit ``y = x Φ(x)`` (E7), f' = Φ(x) + x φ(x) (E14), with the normal Φ and its density φ.
+    """Gaussian error linear unit ``y = x Φ(x)`` (E7), f' = Φ(x) + x φ(x) (E14): Φ is the normal distribution, φ its
+    density.
 
     ``approximate=True`` replaces Φ(x) by ½ (1 + tanh v) = σ(2v), v = √(2/π) (x + 0.044715 x³), and φ by its derivative.
-    x of any shape and floating dtype -> y of the same; ``gelu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
-    Keeps x and the gate Φ(x). Source: Hendrycks and Gimpel (2016), sections 2 and 4.
+    x of any shape and floating dtype -> y of the same; ``gelu(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx
+    and keeps x and the gate Φ(x). Source: Hendrycks and Gimpel (2016), sections 2 and 4.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.gelu(dn.asarray([-1.0, 0.0, 1e4]))
@@ -317,7 +319,7 @@ def gelu(x: Array, *, approximate: bool = False) -> tuple[Array, Pullback]:
     """
     namespace("gelu", x=x)
     approximate = flag(approximate, "approximate", op="gelu")
-    gate = (tanh_gate if approximate else normal_cdf)(wide(x))  # Φ(x), which is kept without rounding
+    gate = (tanh_gate if approximate else normal_cdf)(wide(x))  # Φ(x), kept for the pullback without rounding
     y = gelu_forward(x, gate)  # E7
 
     def pullback(dy: Array) -> Array:
@@ -347,8 +349,8 @@ def gelu_backward(dy: Array, x: Array, gate: Array, approximate: bool) -> Array:
 def mish(x: Array) -> tuple[Array, Pullback]:
     """``y = x g(x)`` with the gate ``g(x) = tanh(log(1 + eˣ))`` (E7), f' = g + x σ(x) (1 − g²) (E14).
 
-    x of any shape and floating dtype -> y of the same; ``mish(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx.
-    Keeps x. Source: Misra (2020).
+    x of any shape and floating dtype -> y of the same; ``mish(−inf)`` is its limit, 0. ``pullback(dy)`` returns dx
+    and keeps x. Source: Misra (2020).
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.mish(dn.asarray([0.0, 1e4]))
@@ -381,7 +383,7 @@ def mish_backward(dy: Array, x: Array) -> Array:
 
 
 def mish_gate(xp: Any, x: Array) -> Array:
-    """tanh(log(1 + eˣ)) = n / (n + 2) with n = eˣ (eˣ + 2); on the right by e⁻ˣ, so that no power overflows."""
+    """tanh(log(1 + eˣ)) = n / (n + 2) with n = eˣ (eˣ + 2); written with e⁻ˣ for x > 0, so that nothing overflows."""
     e = xp.exp(-xp.abs(x))
     left = e * (e + 2.0)
     right = 1.0 + 2.0 * e  # n e⁻²ˣ
@@ -394,9 +396,9 @@ def mish_gate(xp: Any, x: Array) -> Array:
 def softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     """Shares that add up to 1 along an axis, ``yᵢ = eˣⁱ / Σⱼ eˣʲ`` (E7); ``dxᵢ = yᵢ (dyᵢ − Σⱼ dyⱼ yⱼ)`` (E14).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y. Infinite logits take their
-    limit: those at +inf share the whole equally, and where all are −inf every share is equal. Raises ``ValueError`` for
-    an axis that x does not have, or that has no elements.
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx and keeps y. Infinite logits get
+    their limit: those at +inf share the whole equally, and if all are −inf, all shares are equal. Raises ``ValueError``
+    for an axis that x does not have, or that has no elements.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.softmax(dn.asarray([[2.0, 2.0]]))
@@ -433,9 +435,9 @@ def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
 def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Pullback]:
     """The logarithm of :func:`softmax`, ``yᵢ = xᵢ − log Σⱼ eˣʲ`` (E7); ``dxᵢ = dyᵢ − eʸⁱ Σⱼ dyⱼ`` (E14).
 
-    It stays exact where softmax is too small for a floating number. x of any shape and floating dtype -> y of the same;
-    ``pullback(dy)`` returns dx. Keeps y. Infinite logits take the limits of softmax: log 0 is −inf, and where k logits
-    are +inf (or all k are −inf) they become −log k. Raises ``ValueError`` like softmax.
+    It stays exact even if softmax is too small for a floating number. x of any shape and floating dtype -> y of the
+    same; ``pullback(dy)`` returns dx and keeps y. Infinite logits get the limits of softmax: log 0 is −inf, and if k
+    logits are +inf (or all k are −inf) they become −log k. Raises ``ValueError`` like softmax.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.log_softmax(dn.asarray([[1e4, 0.0]]))
@@ -473,12 +475,12 @@ def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
 
 
 def logistic(xp: Any, x: Array) -> Array:
-    """σ(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the first where x > 0, else the second, so that no power overflows."""
+    """σ(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the first if x > 0, else the second, so that no exponential overflows."""
     return xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-xp.abs(x)))
 
 
 def below_top(xp: Any, x: Array, axis: int) -> Array:
-    """x − max x along the axis: 0 where x is the largest, even if that is infinite (∞ − ∞ would be NaN)."""
+    """x − max x along the axis: 0 for the largest x, even if it is infinite (∞ − ∞ would be NaN)."""
     top = xp.max(x, axis=axis, keepdims=True)
     largest = x == top
     with quiet(x):  # two logits may be further apart than the largest number
@@ -496,10 +498,10 @@ def tanh_gate(x: Array) -> Array:
 
 
 # Φ(−a) = e^(−a²/2) · P(u) / (a + 4) for a ≥ 0, with u = (a − 4) / (a + 4), which takes a = 0 … ∞ to u = −1 … 1. P is
-# smooth on that interval. It was interpolated with mpmath, at 60 digits, at the 80 zeros of the Chebyshev polynomial
-# T80. The Chebyshev series was cut where the rest is below 1e-17 (1e-8 for float32) and written out in powers of u;
-# the coefficients below start at u⁰. None is above 1, so Horner's rule loses nothing. The relative error of Φ(−a) is
-# below 6e-16, even in the tail; a test in 60-digit arithmetic makes sure of that.
+# smooth on that interval. We interpolated it with mpmath, at 60 digits, at the 80 zeros of the Chebyshev polynomial
+# T80, cut the Chebyshev series where the rest is below 1e-17 (1e-8 for float32), and wrote it in powers of u. The
+# coefficients below start at u⁰. None is above 1, so Horner's rule loses nothing. The relative error of Φ(−a) is
+# below 6e-16, even in the tail; a test in 60-digit arithmetic checks that.
 TAIL_FLOAT64 = (
     0.7552851304157514921, -0.6078966419718921245, 0.3871374007422149175, -0.1865218579596548288,
     0.06039657489091787225, -0.007540188966825239981, -0.00347969236704797363, 0.001630818459394585977,

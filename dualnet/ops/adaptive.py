@@ -1,11 +1,11 @@
-"""Pooling to a size of your choice: the windows follow from the map.
+"""Pooling to a size of your choice: the windows are computed from the size of the map.
 
     E8    y[n,i,j,c]  =  Σ window / M          the mean of a window of M units
     E15   dx          =  dy / M to every unit
 
-Along an axis of n units, window i of m begins at unit ⌊i·n / m⌋ and ends before ⌈(i+1)·n / m⌉. Where m divides n the
-windows lie side by side; else neighbours share a unit, and errors of windows that overlap add up. A window is a
-rectangle, so its mean is a mean over columns of means over rows: the loops run over H' + W' windows, not H'·W'.
+Along an axis of n units, window i of m begins at unit ⌊i·n / m⌋ and ends before ⌈(i+1)·n / m⌉. If m divides n, the
+windows lie side by side; otherwise neighbours share a unit, and the deltas of windows that overlap add up. A window is
+a rectangle, so its mean is a mean over columns of means over rows: the loops run over H' + W' windows, not H'·W'.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ __all__ = ["adaptive_avg_pool2d"]
 def adaptive_avg_pool2d(x: Array, output_size: Extent) -> tuple[Array, Pullback]:
     """Means of H' × W' windows that cover the map: x (N, H, W, C) -> y (N, H', W', C) (E8).
 
-    ``output_size`` is H' = W' or (H', W'); 1 gives the mean of the whole map, as :func:`global_avg_pool2d` with
-    ``keepdims``. A size beyond the map's repeats units. ``pullback(dy)`` returns dx (E15). The windows are PyTorch's.
+    ``output_size`` is H' = W' or (H', W'); 1 gives the mean of the whole map, like :func:`global_avg_pool2d` with
+    ``keepdims``. A size larger than the map repeats units. ``pullback(dy)`` returns dx (E15). The windows are
+    PyTorch's.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.adaptive_avg_pool2d(dn.asarray([[[[1.0], [2.0], [6.0]]]]), (1, 2))
@@ -67,7 +68,7 @@ def _means(x: Array, P: int, Q: int) -> Array:
 
 @rounded_once
 def means_backward(dy: Array, H: int, W: int) -> Array:
-    """E15: every unit of a window gets 1 / M of its error, (N, P, Q, C) -> (N, H, W, C)."""
+    """E15: every unit of a window gets 1 / M of its delta, (N, P, Q, C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
     for axis, n in ((2, W), (1, H)):
         dx = xp.zeros((*dy.shape[:axis], n, *dy.shape[axis + 1 :]), dtype=dy.dtype)
@@ -78,7 +79,7 @@ def means_backward(dy: Array, H: int, W: int) -> Array:
 
 
 def spans_of(n: int, count: int) -> list[tuple[int, int]]:
-    """Where each of ``count`` windows along n units begins, and before which unit it ends.
+    """For each of ``count`` windows along n units: its first unit, and the unit before which it ends.
 
     >>> spans_of(5, 3)
     [(0, 2), (1, 4), (3, 5)]

@@ -4,14 +4,15 @@ With x̂ the input padded by zeros, stride s, dilation r, filters of height k1 a
 
     E4, E6   y[n,i,j,d]  =  b[d] + Σ_m Σ_n' Σ_c  w[m,n',c,d] · x̂[n, i·s + m·r, j·s + n'·r, c]
 
-Every output position reads one window. Written as a row, the windows make a matrix X, the bank is a matrix W, and
+Every output position reads one window. With each window written as a row, the windows form a matrix X. The bank is a
+matrix W, and
 
     forward    Y = X W + b
     pullback   E11  dW = Xᵀ dY        E12  db = Σ dY        E13  dX = dY Wᵀ,   dx = col2im(dX)
 
-col2im is the adjoint of im2col: what was read from a pixel is added back to it. Summed over the taps, E13 is the full
+col2im is the adjoint of im2col: it adds back to each pixel what was read from it. Summed over the taps, E13 is the full
 convolution of the deltas with the kernel, that is, the correlation with the kernel rotated by 180°. The transposed
-convolution is that same adjoint used as a forward pass, so its pullback is the convolution.
+convolution uses that same adjoint as its forward pass, so its pullback is the convolution.
 
 Shapes: x (N, H, W, C), w (k1, k2, C/groups, D), b (D,), y (N, H', W', D).
 Source: Jefkine (2016); the matrix form after Chellapilla, Puri and Simard (2006); transposed convolution after Zeiler
@@ -99,7 +100,8 @@ def conv_transpose2d(
     dilation: Extent = 1,
     groups: int = 1,
 ) -> tuple[Array, Pullback]:
-    """The adjoint of :func:`conv2d` with the same w, used forward: each input unit paints its filter onto the output.
+    """The adjoint of :func:`conv2d` with the same w, as a forward pass: each input unit paints its filter on the
+    output.
 
     x (N, P, Q, D), w (k1, k2, C/groups, D), b (C,) or None -> y (N, H, W, C): D channels in, C out, and
     ``⟨conv2d(v, w), x⟩ = ⟨v, conv_transpose2d(x, w)⟩`` for every v. ``pullback(dy)`` returns ``(dx, dw, db)``.
@@ -131,7 +133,7 @@ def conv_transpose2d(
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         """dy (N, H, W, C) -> dx (N, P, Q, D), dw (k1, k2, C/groups, D), db (C,)."""
         dx = correlate(dy, w, None, at, groups)  # E4  the adjoint of the adjoint
-        dw = correlate_filters(dy, x, at, groups)  # E11  with the roles of map and delta exchanged
+        dw = correlate_filters(dy, x, at, groups)  # E11  map and delta swap roles
         db = channel_sum(dy) if biased else None  # E12
         return dx, dw, db
 
@@ -231,7 +233,7 @@ def col2im(columns: Array, shape: tuple[int, int, int, int], at: Windows) -> Arr
 
 
 def pad(x: Array, at: Windows, value: float = 0.0) -> Array:
-    """(N, H, W, C) -> (N, top + H + bottom, left + W + right, C); the map itself where there is nothing to add."""
+    """(N, H, W, C) -> (N, top + H + bottom, left + W + right, C); the map itself if there is no padding."""
     xp = backend_of(x).xp
     (N, H, W, C), ((top, bottom), (left, right)) = x.shape, at.reach
     if not (top or bottom or left or right):
@@ -242,14 +244,14 @@ def pad(x: Array, at: Windows, value: float = 0.0) -> Array:
 
 
 def check_room(op: str, x: Array, D: int, at: Windows) -> None:
-    """Is there memory for the output (N, H', W', D) and for the columns of one row? Or else ``MemoryError``."""
+    """Raise ``MemoryError`` unless there is memory for the output (N, H', W', D) and the columns of one row."""
     N, _, _, C = x.shape
     units = N * at.grid[0] * at.grid[1] * D + at.units_of_a_row * C
     check_memory(op, x, units * x.itemsize, "the output with its columns", "Use less padding or a larger stride.")
 
 
 def check_room_transposed(op: str, x: Array, C: int, at: Windows) -> None:
-    """Is there memory for the output (N, H, W, C) and for the columns of one row? Or else ``MemoryError``."""
+    """Raise ``MemoryError`` unless there is memory for the output (N, H, W, C) and the columns of one row."""
     units = (x.shape[0] * at.size[0] * at.size[1] + at.units_of_a_row) * C
     check_memory(op, x, units * x.itemsize, "the output with its columns", "Use a smaller stride or fewer filters.")
 
@@ -283,7 +285,7 @@ def _from_groups(xp: Any, rows: Array, taps: int) -> Array:
     return xp.reshape(xp.permute_dims(split, (1, 2, 0, 3)), (M, groups * width))
 
 
-# -- what must fit -----------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def _check(op: str, x: Array, w: Array, b: Array | None, groups: int, mode: str) -> int:

@@ -1,9 +1,9 @@
-"""The fully-connected network behind the maps: flatten and reshape, and the dense layer's matrix product.
+"""The fully-connected part after the maps: flatten and reshape, and the dense layer's matrix product.
 
     E9    x^l  =  o^{l−1} W^l + b^l                  one row of o for each image
     E16   ∂E/∂W = oᵀ δ      ∂E/∂b = Σ δ      ∂E/∂o = δ Wᵀ
 
-Forward and back are the same matrix product, with one factor transposed.
+Forward and backward are the same matrix product, with one factor transposed.
 
 Shapes: x (N, K), w (K, D), b (D,), y (N, D). Source: Jefkine (2016); Rumelhart, Hinton and Williams (1986).
 """
@@ -25,7 +25,7 @@ __all__ = ["dense", "flatten", "reshape"]
 def flatten(x: Array) -> tuple[Array, Pullback]:
     """Lay every image's units out in one row (E9): x (N, ...) -> y (N, K). ``pullback(dy)`` folds them back.
 
-    Where the layout in memory allows it, y is a view of x.
+    If the layout in memory allows it, y is a view of x.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.flatten(dn.asarray([[[[1.0], [2.0]], [[3.0], [4.0]]]]))
@@ -40,16 +40,16 @@ def flatten(x: Array) -> tuple[Array, Pullback]:
 
     def pullback(dy: Array) -> Array:
         """dy (N, K) -> dx (N, ...)."""
-        return xp.reshape(dy, shape)  # E9  nothing was computed: every error goes back to its unit
+        return xp.reshape(dy, shape)  # E9  nothing was computed: every delta goes back to its unit
 
     return y, Pullback("flatten", pullback, y)
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> tuple[Array, Pullback]:
-    """Every image's units in another shape, in the same order (E9): x (N, ...) -> ``y (N, *shape)``.
+    """Every image's units in a different shape, in the same order (E9): x (N, ...) -> ``y (N, *shape)``.
 
-    ``shape`` is without the batch; one of its numbers may be −1, which stands for all that is left. ``pullback(dy)``
-    returns dx. Where the layout in memory allows it, y is a view of x. Raises ``ValueError`` if the shapes do not have
+    ``shape`` leaves out the batch; one of its numbers may be −1, which means "whatever is left". ``pullback(dy)``
+    returns dx. If the layout in memory allows it, y is a view of x. Raises ``ValueError`` if the two shapes do not have
     the same number of units.
 
     >>> import dualnet as dn
@@ -65,7 +65,7 @@ def reshape(x: Array, shape: tuple[int, ...]) -> tuple[Array, Pullback]:
 
     def pullback(dy: Array) -> Array:
         """dy (N, *shape) -> dx (N, ...)."""
-        return xp.reshape(dy, before)  # E9  nothing was computed: every error goes back to its unit
+        return xp.reshape(dy, before)  # E9  nothing was computed: every delta goes back to its unit
 
     return y, Pullback("reshape", pullback, y)
 
@@ -82,12 +82,12 @@ def check_target(shape: Any, op: str) -> tuple[int, ...]:
 
 
 def fitted(target: tuple[int, ...], shape: tuple[int, ...], op: str) -> tuple[int, ...]:
-    """The target with its −1 filled in, for examples of this shape; ``ValueError`` if the units are not as many."""
+    """The target with its −1 filled in, for examples of this shape; ``ValueError`` if the number of units differs."""
     units, known = math.prod(shape), math.prod(extent for extent in target if extent != -1)
     if (units % known if -1 in target else units != known) or (-1 in target and not units):
         raise ValueError(
-            f"{op}: an example of shape {tuple(shape)} has {units} units, which shape={target} does not hold. Its "
-            "numbers multiplied must be as many; -1 stands for the rest."
+            f"{op}: an example of shape {tuple(shape)} has {units} units, which do not fit shape={target}. The "
+            f"numbers in shape must multiply to {units}; one of them may be -1, for whatever is left."
         )
     return tuple(units // known if extent == -1 else extent for extent in target)
 

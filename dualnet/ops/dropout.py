@@ -1,15 +1,15 @@
-"""Dropout, and the counter-based random numbers that decide what is dropped.
+"""Dropout, and the counter-based random numbers that decide which units are dropped.
 
-    E7    forward    y = m · x / (1 − rate),   m is 0 for the dropped units, 1 for those that are kept
+    E7    forward    y = m · x / (1 − rate),   m is 0 for the dropped units, 1 for the others
     E14   pullback   dx = m · dy / (1 − rate)
 
-m does not come from a stream of random numbers: it depends on the key and the unit's place alone. Unit i, counted in
-row-major order, gets word i mod 4 of Philox(counter = ⌊i/4⌋ and step, key = seed), and is kept if that word is at least
-rate · 2³². So the same key drops the same units on every backend, in any order of calls, and the state of the generator
-is two integers.
+m does not come from a stream of random numbers: it depends only on the key and on the unit's position. Unit i, counted
+in row-major order, gets word i mod 4 of Philox(counter = ⌊i/4⌋ and step, key = seed), and stays if that word is at
+least rate · 2³². So the same key drops the same units on every backend, in any order of calls, and the state of the
+generator is just two integers.
 
-Source: Srivastava et al. (2014), scaled in training, so that inference needs no factor; Philox4x32-10 from Salmon,
-Moraes, Dror and Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, section 3.3.
+Source: Srivastava et al. (2014), but scaled during training, so that inference needs no factor; Philox4x32-10 from
+Salmon, Moraes, Dror and Shaw (2011), *Parallel random numbers: as easy as 1, 2, 3*, section 3.3.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Key = int | tuple[int, int]
 
 WORD = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-WEYL = 0x9E3779B9, 0xBB67AE85  # the key moves on by the golden ratio and √3 − 1, times 2³²
+WEYL = 0x9E3779B9, 0xBB67AE85  # each round adds these to the key: the golden ratio and √3 − 1, times 2³²
 
 
 def dropout(
     x: Array, rate: float, *, key: Key, shared_axes: Sequence[int] = (), first_row: int = 0
 ) -> tuple[Array, Pullback]:
-    """Drop each unit with probability ``rate``, and scale the others by 1 / (1 − rate): the mean stays (E7).
+    """Drop each unit with probability ``rate``, and scale the others by 1 / (1 − rate), which keeps the mean (E7).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx: what was dropped learns nothing
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx, which is 0 for a dropped unit
     (E14). A dropped unit is exactly 0, even if it was infinite or NaN. ``rate`` is the share that is DROPPED,
     0 <= rate < 1; with 0 the result is x itself. ``key`` is a seed or ``(seed, step)``, both at least 0 and below
-    2**64; the same key drops the same units. Along ``shared_axes`` all units share one fate: ``(1, 2)`` drops whole
-    channels of a feature map. Keeps the mask, 1 byte per unit.
+    2**64; the same key drops the same units. Units along ``shared_axes`` are dropped together: ``(1, 2)`` drops whole
+    channels of a feature map. The pullback keeps the mask, 1 byte per unit.
 
-    ``first_row``: x holds the rows of a larger batch from this one on, and gets the mask that they have there.
+    ``first_row``: x holds the rows of a larger batch from this row on, and gets the same mask as those rows.
 
     Raises ``ValueError`` or ``TypeError`` for an invalid rate, key or axis.
 
@@ -60,7 +60,7 @@ def dropout(
     shape = shared_shape(x.shape, shared_axes)
     first = integer(first_row, "first_row", op="dropout", least=0) * math.prod(shape[1:])  # words before those of x
     if any(axis % len(x.shape) == 0 for axis in shared_axes):
-        first = 0  # all rows share one fate, wherever they stand
+        first = 0  # all rows share one mask, so their position does not matter
     if rate == 0.0:
         return x, Pullback("dropout", lambda dy: dy, x)
     limit = math.ceil(rate * 2**32) - 1  # word > limit is word >= ⌈rate · 2³²⌉, which may not fit a word
@@ -133,7 +133,7 @@ def check_key(key: Any) -> tuple[int, Any]:
 
 
 def _on_device(number: Any) -> bool:
-    """Also on the host, an array of a step that is being recorded is no number yet."""
+    """Is this an array on a device? While a step is recorded, arrays on the host count too: they have no value yet."""
     backend = backend_of(number)
     return backend is not None and (not backend.on_host or hasattr(number, "recorded"))
 

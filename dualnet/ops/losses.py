@@ -3,20 +3,20 @@
     loss, pullback = dn.losses.softmax_cross_entropy(y, t)
     dy = pullback()          # ∂E/∂y;   pullback(s) is s · ∂E/∂y
 
-Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, where y lives.
-The targets t are constants: they may have any real dtype, are read as y's, and get no gradient. With a y of 16 bits
+Each is an average, so that its size does not grow with the batch. The loss is a 0-d array of y's dtype, on y's backend.
+The targets t are constants: they may have any real dtype, are converted to y's, and get no gradient. If y has 16 bits,
 everything in between is float32, and only the loss and dy are rounded; ``y.astype("float32")`` avoids that too.
-A loss is finite wherever its value is: where the sum of the terms overflows, their mean is computed in another way.
+A loss is finite whenever its true value is: if the sum of the terms overflows, their mean is computed another way.
 
 With ``weights`` the average is a weighted one, ``E = Σ wᵢ Eᵢ / Σ wᵢ`` over examples i: w (N,), or one weight for each
-place, of y's first axes, such as (N, H, W). What has the weight 0 is left out: its y and t may be anything, NaN or a
-label such as 255, and its dy is exactly 0. Where all weights are 0, so are the loss and dy. The host refuses weights
-that are negative or not finite; on a device, which is not asked, they make the loss NaN.
+place, of y's first axes, such as (N, H, W). A weight of 0 leaves its term out: y and t may be anything there, NaN or a
+label such as 255, and dy is exactly 0. If all weights are 0, so are the loss and dy. On the host, weights that are
+negative or not finite raise an error. A device would have to stop for this check, so there they make the loss NaN.
 
-Impossible targets raise an error (class 10 of 10, a probability of 255). To look at them, a device has to wait for one
-small copy to the host; ``check_labels=False`` trusts them, for a loop that has checked all of them before.
+Impossible targets raise an error (class 10 of 10, a probability of 255). To check them, a device has to wait for one
+small copy to the host; ``check_labels=False`` skips the check, for a loop that has already checked all of them.
 
-What else differs from loss to loss, such as which answers are right, stands in one table at the end: :class:`About`.
+Everything else that differs from loss to loss, such as which answers are right, is in one table: :class:`About`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def softmax_cross_entropy(
     over all classes, ``q ← (1 − ε) q + ε / C`` (Szegedy et al. 2016, section 7). ``weights``: one for each example,
     (N,), or for each row, (N, ...). ``pullback()`` is dy.
 
-    A logit of −inf is fine where q is 0 (0 · log 0 = 0); elsewhere the loss is inf. Raises ``ValueError`` for labels
-    that are not integers, have another shape or lie outside 0 … C − 1, for rows that are not probabilities, and for
+    A logit of −inf is fine if its q is 0 (0 · log 0 = 0); otherwise the loss is inf. Raises ``ValueError`` for labels
+    that are not integers, have the wrong shape or lie outside 0 … C − 1, for rows that are not probabilities, and for
     empty batches.
 
     >>> import dualnet as dn
@@ -102,7 +102,7 @@ def softmax_cross_entropy(
     if check_labels:
         check_classes(op, y, t, shares)
 
-    with quiet(y):  # log softmax(y) may be out of range where the loss is not
+    with quiet(y):  # log softmax(y) may be out of range even if the loss is not
         if shares is None:
             loss, log_p = cross_entropy(y, t, smoothing)  # E10
         else:
@@ -138,7 +138,7 @@ def entropy_over(y: Array, t: Array, over: Over, smoothing: float) -> tuple[Arra
     q = target_probabilities(xp, t, log_p, smoothing)  # (N, ..., C)
 
     def shared(part: float) -> Array:
-        """Each term times a part, where log softmax(y) itself may be out of range: two logits can be 6e38 apart."""
+        """Each term times ``part``, since log softmax(y) itself may be out of range: two logits can be 6e38 apart."""
         below = below_top(xp, y * part, -1)
         log_sums = xp.log(summed(xp.exp(below / part), -1))
         return -q * xp.where(q > 0.0, below - part * log_sums, 0.0)
@@ -150,7 +150,7 @@ def entropy_over(y: Array, t: Array, over: Over, smoothing: float) -> tuple[Arra
 def entropy_over_backward(log_p: Array, t: Array, dloss: float | Array, over: Over, smoothing: float) -> Array:
     """E10: dy (N, ..., C), the delta softmax(y) − q of each row, times its share of dloss."""
     xp = backend_of(log_p).xp
-    q = target_probabilities(xp, t, log_p, smoothing)  # made again rather than kept
+    q = target_probabilities(xp, t, log_p, smoothing)  # computed again rather than kept
     return counted(xp.exp(log_p) - q, over) * per_term(dloss, log_p, over)  # E10  the delta softmax(y) − q
 
 
@@ -159,7 +159,7 @@ def mean_squared_error(y: Array, t: Array, weights: Array | None = None) -> tupl
 
     y (N, ...) floating, t of the same shape and any real dtype; ``weights`` (N,), one for each example. ``pullback()``
     is dy = (y − t) / N. Mind the factor: a mean over all elements would be 2 / (number of outputs) times this. Raises
-    ``ValueError`` if t has another shape (a t of (N,) beside a y of (N, 1) would silently make N × N differences) and
+    ``ValueError`` if t has a different shape (a t of (N,) with a y of (N, 1) would silently make N × N differences) and
     for an empty batch.
 
     >>> import dualnet as dn
@@ -213,8 +213,8 @@ def binary_cross_entropy(
     more of y's axes, up to one for each answer. ``pullback()`` is dy.
 
     It is computed as log(1 + e^−|y|) + |y| · (the share of q on the wrong side), which cannot overflow; the loss is inf
-    only for an infinite logit on the wrong side. Raises ``ValueError`` if t has another shape or values outside 0 … 1
-    (labels of −1 and 1, say), and for an empty batch.
+    only for an infinite logit on the wrong side. Raises ``ValueError`` if t has a different shape or values outside
+    0 … 1 (labels of −1 and 1, say), and for an empty batch.
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.binary_cross_entropy(dn.asarray([0.0, 1e4]), dn.asarray([1, 1]))
@@ -243,7 +243,7 @@ def binary_cross_entropy(
 def binary_entropy(y: Array, q: Array, over: Over) -> Array:
     """E10: −q log σ(y) − (1 − q) log(1 − σ(y)), averaged over all elements."""
     xp = backend_of(y).xp
-    wrong = xp.abs((y > 0.0) - q)  # 1 − q where the logit says yes, q where it says no
+    wrong = xp.abs((y > 0.0) - q)  # 1 − q if the logit says yes, q if it says no
     far = xp.where(wrong > 0.0, xp.abs(y), 0.0)  # 0 · ∞ would be NaN
     return mean_of(xp.log1p(xp.exp(-xp.abs(y))) + wrong * far, over)  # E10
 
@@ -260,7 +260,7 @@ def huber(y: Array, t: Array, weights: Array | None = None, *, delta: float = 1.
 
     y of any shape (N, ...), floating; t of the same shape and any real dtype; δ > 0. ``weights``: one for each example,
     (N,), or of more of y's axes, up to one for each element. ``pullback()`` is dy. Raises ``ValueError`` if t has
-    another shape and for an empty batch. Source: Huber (1964).
+    a different shape and for an empty batch. Source: Huber (1964).
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.huber(dn.asarray([1.0, 10.0]), dn.asarray([0.0, 0.0]))
@@ -288,7 +288,7 @@ def huber_error(y: Array, t: Array, over: Over, delta: float) -> Array:
     xp = backend_of(y).xp
 
     def shared(part: float) -> Array:
-        """Each term times a part: ½ r² near, δ (|r| − ½ δ) far. Both cases in one: near is |r| or δ."""
+        """Each term times ``part``: ½ r² near, δ (|r| − ½ δ) far. Both cases in one: near is |r| or δ."""
         far = xp.abs(y - t) if part == 1.0 else xp.abs(y * part - t * part)
         near = xp.minimum(far if part == 1.0 else far / part, delta)
         return near * (far - 0.5 * part * near)
@@ -309,18 +309,18 @@ def huber_error_backward(y: Array, t: Array, dloss: float | Array, over: Over, d
 
 
 def right_classes(y: Array, t: Array) -> Array:
-    """Whether the largest logit of each row is that of its class: y (N, ..., C) -> bool (N, ...)."""
+    """Is the largest logit of each row that of its class? y (N, ..., C) -> bool (N, ...)."""
     xp = backend_of(y).xp
     return xp.argmax(y, axis=-1) == (t if are_labels(y, t) else xp.argmax(t, axis=-1))
 
 
 def right_answers(y: Array, t: Array) -> Array:
-    """Whether each logit has the sign of its answer: y (N, ...) -> bool (N, ...)."""
+    """Does each logit have the sign of its answer? y (N, ...) -> bool (N, ...)."""
     return (y > 0) == (t > 0.5)
 
 
 def classes_in_words(y: Array, p: Array) -> list[str]:
-    """The class of each row, and its probability: y, p (N, C). One output alone is a number, no class.
+    """The class of each row, and its probability: y, p (N, C). A single output is a number, not a class.
 
     >>> import dualnet as dn
     >>> classes_in_words(dn.asarray([[0.0, 1.0], [2.0, 2.0]]), dn.asarray([[0.269, 0.731], [0.5, 0.5]]))
@@ -333,7 +333,7 @@ def classes_in_words(y: Array, p: Array) -> list[str]:
 
 
 def answers_in_words(y: Array, p: Array) -> list[str]:
-    """Yes or no for the one output of an example; of several, the labels that apply: p (N, L).
+    """Yes or no for an example with one output; with several outputs, the labels that apply: p (N, L).
 
     >>> import dualnet as dn
     >>> answers_in_words(None, dn.asarray([[0.731], [0.2]]))
@@ -357,7 +357,7 @@ def _labels_that_apply(row: Any) -> str:
 
 
 def numbers_in_words(y: Array, p: Array) -> list[str]:
-    """The outputs of each example as they are: y (N, M). Of more than 20, the first ten.
+    """The outputs of each example as they are: y (N, M). If there are more than 20, the first ten.
 
     >>> import dualnet as dn
     >>> numbers_in_words(dn.asarray([[0.5, -1.25]]), None)
@@ -369,7 +369,7 @@ def numbers_in_words(y: Array, p: Array) -> list[str]:
 
 
 def outputs_in_words(y: Array, p: Array) -> list[str]:
-    """The outputs of a network whose loss is not known, and the largest of them: y (N, M).
+    """The outputs of a network whose loss is unknown, and which of them is the largest: y (N, M).
 
     >>> import dualnet as dn
     >>> outputs_in_words(dn.asarray([[0.5, 1.25]]), None)
@@ -382,7 +382,7 @@ def outputs_in_words(y: Array, p: Array) -> list[str]:
 
 
 def maps_in_words(y: Array) -> list[str]:
-    """What there is to say in a line about feature maps or an image: y (N, ..., C).
+    """One line about the feature maps or the image of each example: y (N, ..., C).
 
     >>> import dualnet as dn
     >>> maps_in_words(dn.asarray([[[[0.0], [1.0]]]]))
@@ -397,14 +397,14 @@ def maps_in_words(y: Array) -> list[str]:
 
 @dataclass(frozen=True)
 class About:
-    """What others ask about a loss. The defaults are those of a loss of your own, about which nothing is known.
+    """What the rest of the package needs to know about a loss. The defaults are for a loss of your own.
 
-    check           ``check(op, y, t)`` raises ``ValueError`` for impossible targets; None if every number will do
-    unchecked       the options with which the loss trusts its targets, because they have been checked
-    right           ``right(y, t)`` tells which answers are right; None if there are no classes
+    check           ``check(op, y, t)`` raises ``ValueError`` for impossible targets; None if any number will do
+    unchecked       the options that make the loss skip the check of its targets
+    right           ``right(y, t)`` says which answers are right; None if there are no classes
     contains        the op that the loss applies to y, so that the network need not; None if it applies none
-    in_words        what ``dualnet predict`` prints of outputs y (N, M) and of p, which is ``contains`` of y: a line for
-                    each example
+    in_words        what ``dualnet predict`` prints for outputs y (N, M) and p, the result of ``contains`` on y: one
+                    line per example
     """
 
     function: Loss
@@ -434,7 +434,7 @@ NAMES: dict[str, Loss] = {row.function.__name__: row.function for row in TABLE}
 
 
 def about(loss: str | Loss) -> About:
-    """What is known about a loss: one of ours, also with options from ``functools.partial``, or one of your own.
+    """What is known about a loss: one of ours, with or without ``functools.partial``, or one of your own.
 
     >>> import dualnet as dn, functools
     >>> smooth = functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1)
@@ -448,7 +448,7 @@ def about(loss: str | Loss) -> About:
 
 
 def unchecked(loss: str | Loss) -> Loss:
-    """The loss that trusts its targets, for a loop that has checked all of them.
+    """The loss without the check of its targets, for a loop that has already checked all of them.
 
     >>> import dualnet as dn
     >>> unchecked("softmax_cross_entropy").keywords, unchecked("huber") is dn.losses.huber
@@ -475,7 +475,7 @@ def get(loss: str | Loss) -> Loss:
 
 
 def of(net: Any, loss: str | Loss | None = None) -> Loss:
-    """The given loss, else the one that the network was last trained with, else softmax cross-entropy.
+    """The given loss, or else the one that the network was last trained with, or else softmax cross-entropy.
 
     >>> import dualnet as dn
     >>> dn.losses.of(dn.Dense(2)) is dn.losses.softmax_cross_entropy
@@ -485,17 +485,17 @@ def of(net: Any, loss: str | Loss | None = None) -> Loss:
 
 
 def known(net: Any) -> str | Loss:
-    """The loss that the network was last trained with, as ``fit`` got it, else softmax cross-entropy's name."""
+    """The loss that the network was last trained with, as ``fit`` got it; otherwise softmax cross-entropy's name."""
     loss = getattr(net, "loss", softmax_cross_entropy.__name__)
     if loss is None:
         raise ValueError(
-            "this network was trained with a loss of your own, which its file does not hold; say which, with loss=..."
+            "this network was trained with a loss of your own, which is not in its file; pass it with loss=..."
         )
     return loss
 
 
 def in_words(net: Any, y: Array) -> list[str]:
-    """The outputs y of a network as ``dualnet predict`` prints them, by the loss that it was last trained with.
+    """The outputs y of a network as ``dualnet predict`` prints them, according to the loss it was last trained with.
 
     >>> import dualnet as dn
     >>> in_words(dn.Dense(2), dn.asarray([[0.0, 1.0], [0.0, float("nan")]]))
@@ -513,7 +513,7 @@ def in_words(net: Any, y: Array) -> list[str]:
 
 
 def reading(net: Any) -> tuple[Callable[[Array, Array], list[str]], Callable[..., Any] | None]:
-    """How to read a network's outputs: as its loss says, else its last layer; without both, as logits of classes."""
+    """How to read a network's outputs: its loss decides, or else its last layer; with neither, as logits of classes."""
     loss = getattr(net, "loss", None)
     known = [row for row in TABLE if loss is not None and row == about(loss)]
     last = [row for row in TABLE if row.contains is not None and ends_with(net, row.contains)]

@@ -1,13 +1,13 @@
-"""Losses (E10) for what the four common ones do not cover: rare classes, margins, distributions, overlap, directions.
+"""Losses (E10) that the four common ones do not cover: rare classes, margins, distributions, overlap, directions.
 
 Each is a mean as described in :mod:`dualnet.ops.losses`: with weights, in y's dtype, with float32 in between for 16
-bits. With a y of logits, p is softmax(y) or σ(y).
+bits. If y holds logits, p is softmax(y) or σ(y).
 
-    softmax_focal, binary_focal   −(1 − p)^γ log p of what is right: what is easy counts little
-    hinge                         max(0, 1 − s y) with s = ±1: what is right by a margin of 1 costs nothing
+    softmax_focal, binary_focal   −(1 − p)^γ log p of the right answer: easy examples count little
+    hinge                         max(0, 1 − s y) with s = ±1: an answer that is right by a margin of 1 costs nothing
     kl_divergence                 Σ q (log q − log p): how far p is from a distribution q
     dice                          1 − 2 |p ∩ t| / (|p| + |t|): how little two regions overlap
-    cosine_distance               1 − cos ∠(y, t): whatever their lengths
+    cosine_distance               1 − cos ∠(y, t): the angle between two vectors, whatever their lengths
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def softmax_focal(
 ) -> tuple[Array, LossPullback]:
     """``E = −Σ_c q_c (1 − p_c)^γ log p_c`` with p = softmax(y), the mean over all rows (E10).
 
-    Cross-entropy in which an example that is already right counts little, so that the many easy ones of a common class
-    do not drown the few of a rare one. y (N, C) or (N, ..., C): LOGITS. t: class numbers (N, ...), or probabilities q
-    of y's shape. γ ≥ 0; with 0 it is cross-entropy. ``weights``: one for each example or row; a factor for each class
-    is ``weights=alpha[t]``. ``pullback()`` is dy. Raises ``ValueError`` as :func:`dualnet.losses.softmax_cross_entropy`
-    does. Source: Lin et al. (2017), equation 4.
+    Cross-entropy in which an example that is already right counts little, so that the many easy examples of a common
+    class do not drown the few of a rare one. y (N, C) or (N, ..., C): LOGITS. t: class numbers (N, ...), or
+    probabilities q of y's shape. γ ≥ 0; with 0 it is cross-entropy. ``weights``: one for each example or row; a factor
+    for each class is ``weights=alpha[t]``. ``pullback()`` is dy. Raises ``ValueError`` as
+    :func:`dualnet.losses.softmax_cross_entropy` does. Source: Lin et al. (2017), equation 4.
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.softmax_focal(dn.asarray([[0.0, 0.0]]), dn.asarray([0]))
@@ -86,7 +86,7 @@ def focal(y: Array, t: Array, over: Over, gamma: float) -> tuple[Array, Array]:
     hard = q * xp.power(-xp.expm1(log_p), gamma)  # q (1 − p)^γ
 
     def shared(part: float) -> Array:
-        """Each term times a part, where log p itself may be out of range: two logits can be 6e38 apart."""
+        """Each term times ``part``, since log p itself may be out of range: two logits can be 6e38 apart."""
         below = below_top(xp, y * part, -1)
         log_sums = xp.log(summed(xp.exp(below / part), -1))
         return -hard * xp.where(hard > 0.0, below - part * log_sums, 0.0)
@@ -110,9 +110,9 @@ def binary_focal(
 ) -> tuple[Array, LossPullback]:
     """``E = −t (1 − p)^γ log p − (1 − t) p^γ log(1 − p)`` with p = σ(y), the mean over all elements (E10).
 
-    The focal form of :func:`dualnet.losses.binary_cross_entropy`, which it is for γ = 0. **y ARE LOGITS**, of any shape
-    (N, ...); t of the same shape, from 0 (no) to 1 (yes). ``weights``: one for each example, or of more of y's axes.
-    ``pullback()`` is dy. Source: Lin et al. (2017).
+    The focal form of :func:`dualnet.losses.binary_cross_entropy`; with γ = 0 they are equal. **y ARE LOGITS**, any
+    shape (N, ...); t of the same shape, from 0 (no) to 1 (yes). ``weights``: one for each example, or of more of y's
+    axes. ``pullback()`` is dy. Source: Lin et al. (2017).
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.binary_focal(dn.asarray([0.0, 1e4]), dn.asarray([1, 1]))
@@ -160,7 +160,7 @@ def focal_answers_backward(y: Array, t: Array, dloss: float | Array, over: Over,
 
 
 def _minus_log(xp: Any, y: Array) -> Array:
-    """−log σ(y) = log(1 + e^−y), in which no power overflows."""
+    """−log σ(y) = log(1 + e^−y), where no exponential overflows."""
     return xp.maximum(-y, 0.0) + xp.log1p(xp.exp(-xp.abs(y)))
 
 
@@ -217,11 +217,11 @@ def kl_divergence(
 ) -> tuple[Array, LossPullback]:
     """``E = Σ_c q_c (log q_c − log p_c)`` with p = softmax(y), the mean over all rows (E10).
 
-    How far p is from the distribution q: 0 where they are equal. Its gradient (p − q) / rows is that of cross-entropy,
-    from which it differs by a constant of q. y (N, C) or (N, ..., C): LOGITS. t: the probabilities q, of y's shape;
-    those of a teacher are ``dn.ops.softmax(z / temperature)[0]``. ``weights``: one for each example or row.
-    ``pullback()`` is dy. Source: Kullback and Leibler (1951); Hinton, Vinyals and Dean (2015), for networks that teach
-    others.
+    How far p is from the distribution q: 0 if they are equal. Its gradient (p − q) / rows is that of cross-entropy,
+    since the two losses differ by a constant that depends only on q. y (N, C) or (N, ..., C): LOGITS. t: the
+    probabilities q, of y's shape; those of a teacher are ``dn.ops.softmax(z / temperature)[0]``. ``weights``: one for
+    each example or row. ``pullback()`` is dy. Source: Kullback and Leibler (1951); Hinton, Vinyals and Dean (2015), for
+    networks that teach other networks.
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.kl_divergence(dn.asarray([[0.0, 0.0]]), dn.asarray([[1.0, 0.0]]))
@@ -255,7 +255,7 @@ def divergence(y: Array, t: Array, over: Over) -> tuple[Array, Array]:
     log_q = xp.log(xp.where(q > 0.0, q, 1.0))
 
     def shared(part: float) -> Array:
-        """Each term times a part, where log p itself may be out of range."""
+        """Each term times ``part``, since log p itself may be out of range."""
         below = below_top(xp, y * part, -1)
         log_sums = xp.log(summed(xp.exp(below / part), -1))
         return q * xp.where(q > 0.0, part * log_q - (below - part * log_sums), 0.0)
@@ -278,11 +278,11 @@ def dice(
 ) -> tuple[Array, LossPullback]:
     """``E = 1 − (2 Σ p t + ε) / (Σ p + Σ t + ε)`` with p = σ(y), the sums over an example's places (E10).
 
-    How little the region p overlaps the region t, however small both are: for segmentation in which the background is
-    most of the picture. The mean over all examples and channels. **y ARE LOGITS**, (N, ..., C), with a region for each
-    channel; t of the same shape, from 0 (outside) to 1 (inside). ``smooth`` ε > 0 makes an empty region that is found
-    empty cost 0. ``weights`` (N,), one for each example. ``pullback()`` is dy. Source: Milletari, Navab and Ahmadi
-    (2016), with p for p².
+    How little the region p overlaps the region t, however small both are: for segmentation of images that are mostly
+    background. The mean over all examples and channels. **y ARE LOGITS**, (N, ..., C), with a region for each
+    channel; t of the same shape, from 0 (outside) to 1 (inside). With ``smooth`` ε > 0, an empty region that is
+    predicted as empty costs 0. ``weights`` (N,), one for each example. ``pullback()`` is dy. Source: Milletari, Navab
+    and Ahmadi (2016), with p for p².
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.dice(dn.asarray([[[1e4], [-1e4]]]), dn.asarray([[[1], [1]]]))
@@ -292,7 +292,7 @@ def dice(
     loss_namespace("dice", y, t)
     smooth = number(smooth, "smooth", op="dice")
     if smooth == 0.0:
-        raise ValueError("dice: smooth is a number above 0, got 0; an empty region found empty would be 0 / 0")
+        raise ValueError("dice: smooth is a number above 0, got 0; an empty region predicted as empty would be 0 / 0")
     check_shape("dice", y, t)
     if y.ndim < 3:
         raise ValueError(
@@ -345,11 +345,11 @@ def _regions_over(y: Array, shares: Array | None) -> Over:
 
 
 def cosine_distance(y: Array, t: Array, weights: Array | None = None) -> tuple[Array, LossPullback]:
-    """``E = 1 − cos ∠(y, t)``, the mean over all rows (E10): 0 for one direction, 1 for a right angle, 2 for opposites.
+    """``E = 1 − cos ∠(y, t)``, the mean over rows (E10): 0 for equal directions, 1 for a right angle, 2 for opposites.
 
-    y (N, ..., C) floating, t of the same shape and any real dtype; rows are vectors of C numbers, whose length does not
-    matter. ``∂E/∂y = (cos · ŷ − t̂) / |y|``, with the unit vectors ŷ and t̂. A row of zeros has no direction: it costs
-    1, and its dy is 0. ``weights``: one for each example or row. ``pullback()`` is dy.
+    y (N, ..., C) floating, t of the same shape and any real dtype; rows are vectors of C numbers, and their lengths do
+    not matter. ``∂E/∂y = (cos · ŷ − t̂) / |y|``, with the unit vectors ŷ and t̂. A row of zeros has no direction: it
+    costs 1, and its dy is 0. ``weights``: one for each example or row. ``pullback()`` is dy.
 
     >>> import dualnet as dn
     >>> loss, pullback = dn.losses.cosine_distance(dn.asarray([[2.0, 0.0]]), dn.asarray([[3.0, 4.0]]))
@@ -389,8 +389,8 @@ def turned_away_backward(y: Array, t: Array, dloss: float | Array, over: Over) -
 
 
 def _direction(x: Array, over: Over) -> tuple[Array, Array]:
-    """The unit vector of each row, 0 where it has none, and its length. Measured in its largest number: no square
-    overflows or vanishes."""
+    """The unit vector of each row, or 0 if the row is 0, and its length. Each row is divided by its largest number, so
+    that no square overflows or vanishes."""
     xp, x = backend_of(x).xp, counted(x, over)
     top = xp.max(xp.abs(x), axis=-1, keepdims=True)
     scaled = x / _or_1(top)

@@ -1,16 +1,16 @@
 """Normalisation: batch, layer and group norm, and their pullbacks.
 
-A set of n values is brought to mean 0 and variance 1, and then to a mean β and a spread γ that are learned:
+A set of n values is shifted and scaled to mean 0 and variance 1, and then to a learned mean β and a learned spread γ:
 
     μ = Σ x / n      σ² = Σ (x − μ)² / n      s = √(σ² + ε)      x̂ = (x − μ) / s      y = γ x̂ + β
 
-Which values make a set is the only difference: *batch norm* takes all values of a channel (over N, H, W), *layer norm*
+They differ only in which values form a set: *batch norm* takes all values of a channel (over N, H, W), *layer norm*
 all those of one example along some axes, *group norm* those of one example in one group of channels.
 
-σ² is the biased variance (1/n), by the two passes of the formula: the short cut Σx²/n − μ² loses everything where
+σ² is the biased variance (1/n), in two passes as in the formula: the shortcut Σx²/n − μ² loses every digit if
 |μ| is much larger than σ.
 
-The way back. With dx̂ = γ · dy, the error reaches x by three roads:
+The backward pass. With dx̂ = γ · dy, the delta reaches x in three ways:
 
     directly                dx̂ / s
     through the mean        dμ  = −Σ dx̂ / s              and ∂μ/∂x = 1/n      (σ² does not move with μ: Σ (x − μ) = 0)
@@ -19,22 +19,23 @@ The way back. With dx̂ = γ · dy, the error reaches x by three roads:
     dx = ( dx̂  −  Σ dx̂ / n  −  x̂ · Σ dx̂ x̂ / n ) / s
 
 Shifting and scaling the whole set changes nothing in y, so the parts of dx̂ that would do so are taken out.
-γ and β stand in y as the weight and the bias of a dense layer do:
+γ and β act like the weight and the bias of a dense layer:
 
     dγ = Σ dy x̂        E12  dβ = Σ dy            over all places that share the γ or β
 
 In batch norm γ is the same for the whole set, so the two sums in dx are γ dβ and γ dγ. In inference μ and σ² are
-given numbers: only the direct road is left to x, and the other two end in dμ and dσ².
+constants: only the direct way leads to x, and the other two end in dμ and dσ².
 
-16-bit numbers are computed with in float32, since their sums would stop growing at 2048 or 256. γ, β, μ and σ² may be
-float32 beside an x of 16 bits, as they are in a 16-bit network: rounded, a γ of 1.001 would be 1.
+16-bit numbers are converted to float32, since their sums would stop growing at 2048 or 256. γ, β, μ and σ² may be
+float32 even if x has 16 bits, as in a 16-bit network: in 16 bits, a γ of 1.001 would be rounded to 1.
 
-Where two branches meet, one of them may end with batch norm: y = γ x̂ + β + other, and a ReLU may follow. Then batch
-norm adds the other branch in its own pass (:func:`normalise_add`). On the way back both branches get the same delta, Σ
-of the deltas that came back (E12), after the ReLU (E14): see :func:`joined_backward`.
+If two branches meet and one of them ends with batch norm, then y = γ x̂ + β + other, and a ReLU may follow. Batch norm
+then adds the other branch in its own pass (:func:`normalise_add`). In the backward pass both branches get the same
+delta: the sum of the incoming deltas (E12), taken through the ReLU (E14); see :func:`joined_backward`.
 
-In float32 the variance of values beyond 1e19 overflows, while y and dx do not. On the host such a set is measured in
-units of its largest value (:func:`standardise`), and σ² itself stays ∞. A device is not asked, which would stop it.
+In float32 the variance of values beyond 1e19 overflows, while y and dx do not. On the host such a set is divided by its
+largest value first (:func:`standardise`), and σ² itself stays ∞. A device skips this check, since it would have to
+stop.
 
 Source: Ioffe and Szegedy (2015), algorithm 1 and section 3; Ba, Kiros and Hinton (2016); Wu and He (2018).
 """
@@ -83,11 +84,11 @@ def batch_norm(
     ``variance``, both (C,). ``relu=True`` applies ReLU to y, in the same pass over memory. ``other``, an array like x,
     is the output of another branch: it is added to y, before the ReLU, and the pullback returns its delta as a fourth.
 
-    ``part`` says that x is a part of a batch that several ranks share: mean and variance are then those of the whole
+    ``part`` means that x is one part of a batch that several ranks share: mean and variance are then those of the whole
     batch, and so are the two sums in dx, while dgamma and dbeta are this part's share of theirs. All ranks call op and
     pullback together.
 
-    Raises ``ValueError`` for shapes that do not fit, and where a channel has a single value: its x̂ is always 0.
+    Raises ``ValueError`` for shapes that do not fit, and if a channel has a single value: its x̂ would always be 0.
 
     >>> import dualnet as dn
     >>> x, one, zero = dn.asarray([[1.0], [3.0]]), dn.asarray([1.0]), dn.asarray([0.0])
@@ -121,7 +122,7 @@ def batch_norm(
     if far:
         y, mean = far_batch_normalise(x, gamma, beta, epsilon, relu, other)
     kept = y if relu else None
-    before_relu = beta if relu and other is None else None  # from x and β follows where y is above 0
+    before_relu = beta if relu and other is None else None  # x and β are enough to find where y > 0
 
     def alone(dy: Array | TwoDeltas) -> tuple[Array, ...]:
         """dy (N, ..., C) -> dx (N, ..., C), dgamma (C,), dbeta (C,)."""
@@ -133,7 +134,7 @@ def batch_norm(
         return rounded_to(dtypes, dx, dgamma, dbeta)
 
     def joined(dy: Array | TwoDeltas) -> tuple[Array, ...]:
-        """As alone; and the delta of ``other`` (N, ..., C)."""
+        """Like ``alone``, and also the delta of ``other`` (N, ..., C)."""
         with quiet(x):
             dx, dgamma, dbeta, delta = joined_backward(*_two(dy), x, mean, variance, gamma, epsilon, kept)
         if far or overflowed(dgamma, dbeta):
@@ -166,7 +167,7 @@ def shared_batch_norm(
 
 
 def shared_moments(x: Array, n: int, part: Part) -> tuple[Array, Array]:
-    """Mean and biased variance of every channel over all ranks: (N, ..., C) -> (C,), (C,). In two passes, as ever."""
+    """Mean and biased variance of every channel over all ranks: (N, ..., C) -> (C,), (C,). In two passes, as above."""
     x = wide(x)
     mean = part.add(channel_sum(x)) / n  # μ = Σ x / n, over all ranks
     squares = x - mean
@@ -184,10 +185,10 @@ def shared_normalise_backward(
     n: int,
     part: Part,
 ) -> tuple[Array, Array, Array]:
-    """:func:`normalise_backward` for a part of a batch: μ and σ² have moved with the x of all ranks.
+    """:func:`normalise_backward` for a part of a batch: μ and σ² depend on the x of all ranks.
 
-    So the sums Σ dx̂ and Σ dx̂ x̂ in dx are those over all ranks. dγ and dβ are this part's own sums: like every other
-    gradient they are added up over the ranks later.
+    So the sums Σ dx̂ and Σ dx̂ x̂ in dx run over all ranks. dγ and dβ are this part's own sums: like every other
+    gradient, they are added up over the ranks later.
     """
     xp, dtype = backend_of(x).xp, dy.dtype
     dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))
@@ -243,7 +244,7 @@ def follow(
 ) -> list[tuple[Array, Array]]:
     """Running statistics of several layers after a batch: :func:`followed` for each, mean and variance.
 
-    With ``into`` a kernel may overwrite the old ones.
+    With ``into``, a kernel may overwrite the old statistics.
     """
     return [followed(*one) for one in zip(means, variances, batch_means, batch_variances, keep, n, strict=True)]
 
@@ -253,7 +254,7 @@ def followed(
 ) -> tuple[Array, Array]:
     """Running statistics after a batch of n values per channel: keep · moving + (1 − keep) · batch, all (C,).
 
-    The batch's variance enters unbiased, · n / (n − 1).
+    The batch's variance is made unbiased first: multiplied by n / (n − 1).
     """
     mean, variance = narrow(mean, moving_mean), narrow(variance, moving_mean)
     factor, rest = n / (n - 1), 1 - keep
@@ -322,10 +323,10 @@ def normalise_backward(
     y: Array | None = None,
     beta: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The way back of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
+    """The pullback of batch norm: (N, ..., C) twice, (C,) three times -> dx (N, ..., C), dγ (C,), dβ (C,).
 
-    With y, the output of a ReLU that came along, the way back starts at the ReLU. A kernel need not read y: where it is
-    above 0 follows from x, if β is given too. dγ and dβ are not rounded to 16 bits.
+    If y is given, it is the output of a fused ReLU, and the pullback starts there. A kernel need not read y: if β is
+    given too, x is enough to find where y > 0. dγ and dβ are not rounded to 16 bits.
     """
     xp, n, dtype = backend_of(x).xp, elements(x.shape[:-1]), dy.dtype
     dy = dy if y is None else rectify_backward(dy, y)  # E14
@@ -353,16 +354,16 @@ def joined_backward(
     epsilon: float,
     y: Array | None,
 ) -> tuple[Array, Array, Array, Array]:
-    """The way back of y = γ x̂ + β + other: dx (N, ..., C), dγ (C,), dβ (C,), and the delta of other (N, ..., C).
+    """The pullback of y = γ x̂ + β + other: dx (N, ..., C), dγ (C,), dβ (C,), and the delta of other (N, ..., C).
 
-    ``second`` is the second delta of an output that went two ways; y is the output of a ReLU that came along.
+    ``second`` is the second delta of an output that two branches use; y is the output of a fused ReLU.
     """
     delta = joined_delta(dy, second, y)
     return *normalise_backward(delta, x, mean, variance, gamma, epsilon), delta
 
 
 def joined_delta(dy: Array, second: Array | None, y: Array | None) -> Array:
-    """The delta before the ReLU: Σ of the deltas that came back (E12), where y is above 0 (E14). All (N, ..., C)."""
+    """The delta before the ReLU: the sum of the incoming deltas (E12), where y > 0 (E14). All (N, ..., C)."""
     delta = dy if second is None else add(dy, second)  # E12
     return delta if y is None else rectify_backward(delta, y)  # E14
 
@@ -370,7 +371,7 @@ def joined_delta(dy: Array, second: Array | None, y: Array | None) -> Array:
 def far_batch_normalise(
     x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool, other: Array | None
 ) -> tuple[Array, Array]:
-    """y and μ where σ² overflows: (N, ..., C), (C,), (C,) -> (N, ..., C), (C,)."""
+    """y and μ if σ² overflows: (N, ..., C), (C,), (C,) -> (N, ..., C), (C,)."""
     axes, n = range(x.ndim - 1), elements(x.shape[:-1])
     values, part = wide(x), share(n)
     x_hat, _ = standardise(values, tuple(axes), epsilon)
@@ -388,7 +389,7 @@ def far_batch_normalise(
 def far_normalise_backward(
     dy: Array, x: Array, gamma: Array, epsilon: float, y: Array | None
 ) -> tuple[Array, Array, Array]:
-    """:func:`normalise_backward` where σ² overflows, or a sum of deltas."""
+    """:func:`normalise_backward` if σ² overflows, or a sum of deltas."""
     dtype, axes = dy.dtype, tuple(range(x.ndim - 1))
     dy = wide(dy if y is None else rectify_backward(dy, y))  # E14
     with quiet(x):
@@ -442,7 +443,7 @@ def batch_norm_inference(
 def inference_backward(
     dy: Array, x: Array, mean: Array, variance: Array, gamma: Array, epsilon: float
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """The way back where μ and σ² are given: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,).
+    """The pullback for a given μ and σ²: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,).
 
     All but dx are not rounded to 16 bits.
     """
@@ -550,9 +551,9 @@ def standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array,
             x_hat *= inverse
             return x_hat, inverse
         fine, top = xp.isfinite(variance), xp.max(xp.abs(x), axis=axes, keepdims=True)
-        unit = xp.where(fine | ~xp.isfinite(top), 1.0, top)  # measured in it, no square overflows
+        unit = xp.where(fine | ~xp.isfinite(top), 1.0, top)  # divided by it first, no square overflows
         x_hat, variance = centred(x / unit, axes)
-        spread = xp.sqrt(xp.where(variance == 0, 1.0, variance))  # of equal values x̂ is 0
+        spread = xp.sqrt(xp.where(variance == 0, 1.0, variance))  # if all values are equal, x̂ is 0
         x_hat *= xp.where(fine, 1 / s, 1 / spread)
         return x_hat, xp.where(fine, 1 / s, 1 / xp.maximum(unit * xp.sqrt(variance), epsilon**0.5))
 
@@ -567,7 +568,7 @@ def centred(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
 def standardise_backward(dy: Array, gamma: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
     """dx = (dx̂ − Σ dx̂ / n − x̂ · Σ dx̂ x̂ / n) / s with dx̂ = γ dy, the sums along ``axes``.
 
-    A power of 2 goes in with γ and comes out with 1/s: it rounds nothing, and neither sum overflows on the way.
+    A power of 2 is multiplied into γ and divided out of 1/s: it rounds nothing, and keeps both sums from overflowing.
     """
     n = elements(tuple(x_hat.shape[a] for a in axes))
     part = share(n)
@@ -579,14 +580,14 @@ def standardise_backward(dy: Array, gamma: Array, x_hat: Array, inverse: Array, 
     return dx
 
 
-# -- a delta that came back on two ways, and that of another branch ----------------------------------------------------
+# -- a delta that arrives in two parts, and the delta of another branch ------------------------------------------------
 
 
 def _two(dy: Array | TwoDeltas) -> tuple[Array, Array | None]:
     return dy if type(dy) is TwoDeltas else (dy, None)
 
 
-# -- what must fit -----------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def check_epsilon(epsilon: Any, op: str) -> float:
@@ -616,7 +617,7 @@ def check_groups(groups: Any, channels: int, op: str) -> int:
 
 
 def _namespace(op: str, x: Array, **vectors: Array) -> Any:
-    """Check that the arrays fit together, and return their namespace. Beside an x of 16 bits vectors may be float32."""
+    """Check that the arrays fit together, and return their namespace. If x has 16 bits, vectors may be float32."""
     if backend_of(x) is None or x.dtype.itemsize > 2:
         return namespace(op, x=x, **vectors)
     wider = {name: v for name, v in vectors.items() if getattr(v, "dtype", None) == wide_dtype(x)}
@@ -646,5 +647,5 @@ def _check_other(op: str, x: Array, other: Array | None) -> None:
 def _check_some(op: str, x: Array, values: int) -> None:
     if values == 0:
         raise ValueError(
-            f"{op}: x has shape {tuple(x.shape)}, with no values to normalise; every axis but 0 needs some"
+            f"{op}: x has shape {tuple(x.shape)}, with no values to normalise; every axis but 0 needs at least one"
         )

@@ -5,8 +5,8 @@
 
 Small and quantised networks use them instead of exp: MobileNetV2 has ReLU6, MobileNetV3 hard swish. At a lower corner
 f' is the slope to its left, and at an upper corner the slope to its right, as in PyTorch. The branch that an
-element did not take adds exactly 0 to its gradient, also where the delta is infinite or NaN. NaN stays NaN. 16-bit
-numbers are computed with in float32, and the result is rounded once.
+element did not take adds exactly 0 to its gradient, even if the delta is infinite or NaN. NaN stays NaN. 16-bit
+numbers are converted to float32, and the result is rounded once.
 
 Shapes: x of any shape and floating dtype, and y of the same.
 """
@@ -21,9 +21,9 @@ __all__ = ["hardsigmoid", "hardswish", "prelu", "relu6"]
 
 
 def relu6(x: Array) -> tuple[Array, Pullback]:
-    """ReLU that ends at 6: ``y = min(max(0, x), 6)`` (E7); its derivative is 1 where 0 < x < 6, else 0 (E14).
+    """ReLU that is cut off at 6: ``y = min(max(0, x), 6)`` (E7); its derivative is 1 where 0 < x < 6, else 0 (E14).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y. Source: Howard et al.
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx and keeps y. Source: Howard et al.
     (2017), MobileNets; Krizhevsky (2010).
 
     >>> import dualnet as dn
@@ -55,7 +55,7 @@ def relu6_backward(dy: Array, y: Array) -> Array:
 def hardsigmoid(x: Array) -> tuple[Array, Pullback]:
     """A sigmoid of three straight pieces: ``y = min(max(0, x + 3), 6) / 6`` (E7); f' = 1/6 where −3 < x < 3 (E14).
 
-    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx. Keeps y. Source: Howard et al.
+    x of any shape and floating dtype -> y of the same; ``pullback(dy)`` returns dx and keeps y. Source: Howard et al.
     (2019), MobileNetV3, section 5.2; Courbariaux, Bengio and David (2015).
 
     >>> import dualnet as dn
@@ -89,7 +89,7 @@ def hardswish(x: Array) -> tuple[Array, Pullback]:
     """SiLU with the hard sigmoid: ``y = x · min(max(0, x + 3), 6) / 6`` (E7).
 
     f' = 0 where x ≤ −3, 1 where x ≥ 3, and x / 3 + 1/2 in between (E14). x of any shape and floating dtype -> y of the
-    same; ``pullback(dy)`` returns dx. Keeps x. Source: Howard et al. (2019), MobileNetV3, section 5.2.
+    same; ``pullback(dy)`` returns dx and keeps x. Source: Howard et al. (2019), MobileNetV3, section 5.2.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.hardswish(dn.asarray([-1.5, 0.0, 3.0]))
@@ -128,8 +128,8 @@ def prelu(x: Array, alpha: Array) -> tuple[Array, Pullback]:
     """ReLU with a slope below zero that is learned: ``y = max(0, x) + α min(0, x)`` (E7).
 
     x (N, ..., C) floating -> y like x; alpha (C,), one slope for each channel, or (1,), one for all. f' = 1 where
-    x > 0, else α (E14), and ``∂y/∂α = min(0, x)``. ``pullback(dy)`` returns ``(dx, dalpha)``. Keeps x. Raises
-    ``ValueError`` for an alpha of another shape. Source: He et al. (2015), equations 8 to 10.
+    x > 0, else α (E14), and ``∂y/∂α = min(0, x)``. ``pullback(dy)`` returns ``(dx, dalpha)`` and keeps x. Raises
+    ``ValueError`` if alpha has a different shape. Source: He et al. (2015), equations 8 to 10.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.prelu(dn.asarray([[-2.0, 4.0]]), dn.asarray([0.25]))

@@ -1,13 +1,13 @@
-"""Pooling: one number for every window of a feature map, and the way back to the units it came from.
+"""Pooling: one number for every window of a feature map, and the pullback to the units it came from.
 
     E8    y[n,i,j,c]  =  max window,   Σ window / M   or   √(Σ window²)
     E15   dx          =  all of dy to the winning unit,   dy / M to every unit   or   x / y · dy to every unit
 
-where window is the units x[n, i·s + m·r − p, j·s + n'·r − p, c] for the taps m, n' that stand on the map. Windows that
-overlap add up. Pooling shrinks the map and learns nothing; every channel is pooled by itself.
+where window is the units x[n, i·s + m·r − p, j·s + n'·r − p, c] for the taps m, n' that are on the map. The deltas of
+windows that overlap add up. Pooling shrinks the map and learns nothing; every channel is pooled by itself.
 
-Each pooling is a pair, forward and back: max_pool and max_unpool, avg_pool and avg_unpool, l2_pool and l2_unpool. The
-loops run over the taps of a window, of which there are few, and never over the map.
+Each pooling is a pair, forward and backward: max_pool and max_unpool, avg_pool and avg_unpool, l2_pool and l2_unpool.
+The loops run over the taps of a window, of which there are few, and never over the map.
 
 Shapes: x (N, H, W, C), y (N, H', W', C). Source: Jefkine (2016); LeCun et al. (1998) for averages, Jarrett et al.
 (2009) and Boureau et al. (2010) for maxima, Sermanet et al. (2012) for L2; Lin et al. (2014) for global pooling.
@@ -42,10 +42,10 @@ def max_pool2d(
     ceil_mode: bool = False,
     relu: bool = False,
 ) -> tuple[Array, Pullback]:
-    """The largest unit of every window (E8), which takes the whole error on the way back (E15).
+    """The largest unit of every window (E8), which gets the whole delta in the backward pass (E15).
 
     x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``: windows side by
-    side. Among equals the first in row-major order wins, on every backend; a NaN wins over any number, and padding
+    side. Among equal units the first in row-major order wins, on every backend; NaN wins over any number, and padding
     never wins. ``pullback.saved["winners"]`` (N, H', W', C) holds the tap of each winner, counted row by row.
     ``relu=True`` applies ReLU to y, in the same pass over memory.
 
@@ -82,7 +82,7 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> tuple[Array, Pullback]:
-    """The mean of every window (E8), whose units share the error equally on the way back (E15).
+    """The mean of every window (E8), whose units share the delta equally in the backward pass (E15).
 
     x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. The sum is
     divided by M, the number of the window's units; with ``count_include_pad`` the zeros of the padding count too (but
@@ -117,11 +117,11 @@ def l2_pool2d(
     dilation: Extent = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Pullback]:
-    """The Euclidean length of every window (E8); back goes x / y of the error, 0 where y = 0 (E15).
+    """The Euclidean length of every window (E8); each unit gets x / y of the delta, or 0 if y = 0 (E15).
 
-    x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. No square on the
-    way leaves the range of the dtype: y is finite wherever the length itself is. If y is infinite while x is not, the
-    host still finds dx; a device, which is not asked, gives 0 there. The gradient of an infinite unit is NaN.
+    x (N, H, W, C) -> y (N, H', W', C). ``pullback(dy)`` returns dx. ``stride=None`` is ``pool_size``. No square
+    overflows on the way: y is finite whenever the length itself is. If y is infinite while x is not, the host still
+    finds dx; a device skips the check and returns 0 there. The gradient of an infinite unit is NaN.
 
     Raises ``ValueError`` if the windows do not fit. A window wholly in the padding has length 0.
 
@@ -137,7 +137,7 @@ def l2_pool2d(
 
     def pullback(dy: Array) -> Array:
         """dy (N, H', W', C) -> dx (N, H, W, C)."""
-        if overflowed(y):  # a smaller map has the same dx
+        if overflowed(y):  # dx is the same if the map is scaled down
             smaller = wide(x) * share(at.taps)
             return narrow(l2_unpool(wide(dy), smaller, l2_pool(smaller, at), at), dy)
         return l2_unpool(dy, x, y, at)  # E15
@@ -172,8 +172,8 @@ def global_avg_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
 def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullback]:
     """The largest unit of every channel's map: x (N, H, W, C) -> y (N, C), or (N, 1, 1, C) with ``keepdims``.
 
-    ``pullback(dy)`` returns dx: the whole error goes to the winner, the first in row-major order among equals; a NaN
-    wins over any number. ``pullback.saved["winners"]`` (N, C) holds its place, counted row by row. Raises
+    ``pullback(dy)`` returns dx: the whole delta goes to the winner, the first in row-major order among equals; NaN
+    wins over any number. ``pullback.saved["winners"]`` (N, C) holds its position, counted row by row. Raises
     ``ValueError`` for a map without units.
 
     >>> import dualnet as dn
@@ -195,7 +195,7 @@ def global_max_pool2d(x: Array, *, keepdims: bool = False) -> tuple[Array, Pullb
     return y, Pullback("global_max_pool2d", pullback, y, winners=winners)
 
 
-# -- forward and back, in pairs ----------------------------------------------------------------------------------------
+# -- forward and backward, in pairs ------------------------------------------------------------------------------------
 
 
 @accelerated
@@ -232,11 +232,11 @@ def largest(x: Array, at: Windows) -> Array:
 @accelerated
 @rounded_once
 def max_unpool(dy: Array, winners: Array, at: Windows) -> Array:
-    """E15: the whole error of a window goes to its winning unit. (N, H', W', C) twice -> (N, H, W, C)."""
+    """E15: the whole delta of a window goes to its winning unit. (N, H', W', C) twice -> (N, H, W, C)."""
     xp = backend_of(dy).xp
     (N, P, Q, C), (H, W) = dy.shape, at.size
     to = _addresses(xp, winners, at)
-    # Windows that do not overlap have different winners and are written together: every down-th, every across-th.
+    # Windows that do not overlap have different winners, so they are written together: every down-th, every across-th.
     down, across = (-(-(r * (k - 1) + 1) // s) for r, k, s in zip(at.dilation, at.window, at.stride))
     dx = xp.zeros((N * H * W * C,), dtype=dy.dtype)
     for i in range(min(down, P)):
@@ -254,7 +254,7 @@ def max_pool_relu(x: Array, at: Windows) -> tuple[Array, Array]:
 
 @accelerated
 def max_unpool_relu(dy: Array, y: Array, winners: Array, at: Windows) -> Array:
-    """E14, then E15: the whole error of a window goes to its winning unit, if y > 0."""
+    """E14, then E15: the whole delta of a window goes to its winning unit, if y > 0."""
     return max_unpool(rectify_backward(dy, y), winners, at)
 
 
@@ -270,7 +270,7 @@ def avg_pool(x: Array, at: Windows, count_include_pad: bool = False) -> Array:
 @accelerated
 @rounded_once
 def avg_unpool(dy: Array, at: Windows, count_include_pad: bool = False) -> Array:
-    """E15: every unit of a window gets 1 / M of its error, (N, H', W', C) -> (N, H, W, C)."""
+    """E15: every unit of a window gets 1 / M of its delta, (N, H', W', C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
     share = dy / _units(xp, dy, at, count_include_pad)  # E15
     dx = _padded_zeros(xp, dy, at)
@@ -300,7 +300,7 @@ def l2_pool(x: Array, at: Windows) -> Array:
 @accelerated
 @rounded_once
 def l2_unpool(dy: Array, x: Array, y: Array, at: Windows) -> Array:
-    """E15: a unit gets x / y of the error of each of its windows, (N, H', W', C) -> (N, H, W, C)."""
+    """E15: a unit gets x / y of the delta of each of its windows, (N, H', W', C) -> (N, H, W, C)."""
     xp = backend_of(dy).xp
     padded, dx = pad(x, at), _padded_zeros(xp, dy, at)
     length, dy = xp.where(y == 0, 1.0, y), xp.where(y == 0, 0.0, dy)  # a window of zeros sends 0 / 1 · 0
@@ -324,7 +324,7 @@ def _mean_of_maps(x: Array) -> Array:
 
 @rounded_once
 def global_avg_unpool(dy: Array, shape: tuple[int, int, int, int]) -> Array:
-    """E15: every unit of a map gets 1 / (H·W) of its error, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
+    """E15: every unit of a map gets 1 / (H·W) of its delta, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
     xp, (N, H, W, C) = backend_of(dy).xp, shape
     share = xp.reshape(dy, (N, 1, 1, C)) / (H * W)  # E15
     return xp.broadcast_to(share, shape).copy()
@@ -332,18 +332,18 @@ def global_avg_unpool(dy: Array, shape: tuple[int, int, int, int]) -> Array:
 
 @rounded_once
 def global_max_pool(x: Array) -> tuple[Array, Array]:
-    """E8: the largest unit of every map, and its place, (N, H, W, C) -> (N, C) both."""
+    """E8: the largest unit of every map, and its position, (N, H, W, C) -> (N, C) both."""
     xp, (N, H, W, C) = backend_of(x).xp, x.shape
     units = xp.reshape(x, (N, H * W, C))
     largest = xp.max(units, axis=1, keepdims=True)  # (N, 1, C)  E8
-    equals = (units == largest) | (units != units)  # where the largest stands; if it is NaN, where a NaN stands
+    equals = (units == largest) | (units != units)  # where the largest is; if it is NaN, where a NaN is
     winners = xp.argmax(equals, axis=1).astype(_tap_dtype(xp, H * W))  # (N, C)  the first of them
     return xp.reshape(largest, (N, C)), winners
 
 
 @rounded_once
 def global_max_unpool(dy: Array, winners: Array, shape: tuple[int, int, int, int]) -> Array:
-    """E15: the whole error of a map goes to its winning unit, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
+    """E15: the whole delta of a map goes to its winning unit, (N, C) or (N, 1, 1, C) -> (N, H, W, C)."""
     xp, (N, H, W, C) = backend_of(dy).xp, shape
     won = xp.arange(H * W)[:, None] == winners[:, None, :]  # (N, H·W, C)
     return xp.reshape(xp.where(won, xp.reshape(dy, (N, 1, C)), 0.0), shape)  # E15
@@ -362,7 +362,7 @@ def _first_on_map(xp: Any, at: Windows) -> Array:
 
 
 def _addresses(xp: Any, winners: Array, at: Windows) -> Array:
-    """(N, H', W', C): where the winners stand in the map laid out flat, N·H·W·C."""
+    """(N, H', W', C): where the winners are in the flattened map, N·H·W·C."""
     (N, P, Q, C), (H, W), (k1, k2) = winners.shape, at.size, at.window
     (s1, s2), (r1, r2), ((top, _), (left, _)) = at.stride, at.dilation, at.pads
     images = xp.arange(N)[:, None, None, None] * (H * W)
@@ -404,11 +404,11 @@ def _crop(padded: Array, at: Windows) -> Array:
 
 
 def _tap_dtype(xp: Any, taps: int) -> Any:
-    """The smallest dtype that numbers so many taps."""
+    """The smallest dtype that can number this many taps."""
     return xp.uint8 if taps <= 256 else xp.int32
 
 
-# -- what must fit -----------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def pool_windows(
@@ -434,7 +434,7 @@ def pool_windows(
 
 @functools.lru_cache(maxsize=1024)
 def check_no_window_is_empty(op: str, at: Windows) -> None:
-    """A window that lies wholly in the padding has no largest unit and no mean; it raises ``ValueError``."""
+    """Raise ``ValueError`` if a window lies wholly in the padding: it has no largest unit and no mean."""
     if at.reach == ((0, 0), (0, 0)):
         return
     for axis, n, k, r, pads, empty in zip(
@@ -457,7 +457,7 @@ def _placed(op: str, x: Array, pool_size: Extent, **options: Any) -> Windows:
 
 
 def check_room(op: str, x: Array, at: Windows) -> None:
-    """Is there memory for the padded map and the output? Or else ``MemoryError``."""
+    """Raise ``MemoryError`` unless there is memory for the padded map and the output."""
     nbytes = x.shape[0] * x.shape[3] * at.units * x.itemsize
     check_memory(op, x, nbytes, "the padded map with the output", "Use less padding or a larger stride.")
 

@@ -1,4 +1,4 @@
-"""What every op returns beside its result: the way back."""
+"""What every op returns along with its result: its pullback."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..shim.dtypes import is_real
 
 
 class TwoDeltas(NamedTuple):
-    """The two deltas of an output that went two ways: their sum is the whole delta (E12).
+    """The two deltas of an output that two branches use: their sum is the whole delta (E12).
 
-    Nobody has added them up yet. Batch norm reads its delta anyway, and can add both in the same pass over memory.
+    They have not been added up yet. Batch norm reads its delta anyway, and can add both in the same pass over memory.
     """
 
     first: Array
@@ -30,7 +30,7 @@ class Pullback:
     """Takes ``dy``, the gradient of the loss with respect to an op's output, to the gradients of its inputs.
 
     It is the transpose of the op's derivative at the point where the op was called, and may be called any number of
-    times. ``saved`` shows the arrays that it keeps for this, by name; ``nbytes`` is their size; ``free()`` drops them.
+    times. ``saved`` holds the arrays that it keeps for this, by name; ``nbytes`` is their size; ``free()`` drops them.
     ``spend(dy)`` is a call and ``free()`` in one: a network then frees each layer's arrays as soon as it has passed it.
 
     >>> import dualnet as dn
@@ -75,14 +75,14 @@ class Pullback:
         return sum({id(array): array.nbytes for array in self.saved.values()}.values())
 
     def then(self, op: str, convert: Callable[[Any], Any]) -> Pullback:
-        """This pullback, followed by ``convert``: with it, a layer names the gradients of its op."""
+        """This pullback, followed by ``convert``: this is how a layer names the gradients of its op."""
         way, backward = object.__new__(type(self)), self._backward
         way.__dict__.update(self.__dict__)
         way.op, way._backward = op, lambda dy: convert(_plain(backward(dy)))  # type: ignore[misc]
         return way
 
     def taking_two(self) -> Pullback:
-        """This pullback, whose function can be given :class:`TwoDeltas`."""
+        """This pullback, marked as able to take :class:`TwoDeltas`."""
         self.takes_two = True
         return self
 
@@ -150,7 +150,7 @@ class Pullback:
             )
         if backend is not self._backend:
             raise TypeError(
-                f"{self.op} pullback: dy lives on {backend.name}, the output on {self._backend.name}. "
+                f"{self.op} pullback: dy is on {backend.name}, the output on {self._backend.name}. "
                 f"Move it with dn.asarray(dy, backend={self._backend.name!r})."
             )
         if dy.dtype != self.dtype:
@@ -162,7 +162,7 @@ class Pullback:
 
     def _run(self, *args: Any, **options: Any) -> Any:
         if self._backward is None:
-            raise RuntimeError(f"{self.op} pullback: it was freed; run the forward pass again")
+            raise RuntimeError(f"{self.op} pullback: its memory was freed; run the forward pass again")
         return self._backward(*args, **options)
 
     def __repr__(self) -> str:

@@ -1,10 +1,10 @@
-"""Maps of another size: enlarged, padded, reflected at their edges, or cropped.
+"""Maps of a different size: enlarged, padded, reflected at their edges, or cropped.
 
     E19   forward    y = A x                 each unit of y is a fixed mixture of units of x
-    E19   pullback   ∂E/∂x = Aᵀ δ            back goes the same mixture: what a unit gave, it answers for
+    E19   pullback   ∂E/∂x = Aᵀ δ            each unit of x gets back as much of a delta as it gave to that unit of y
 
-A is the same for every image and channel, has almost only zeros, and is never built: the loops run over the few parts
-of which it is made, never over the map. Nothing is learned.
+A is the same for every image and channel, consists almost entirely of zeros, and is never built: the loops run over its
+few parts, never over the map. Nothing is learned.
 
 Shapes: x (N, H, W, C), y (N, H', W', C).
 """
@@ -32,8 +32,8 @@ def upsample2d(x: Array, size: Extent, *, interpolation: str = "nearest") -> tup
     """A map ``size`` times as large: x (N, H, W, C) -> y (N, H·s, W·t, C), with size s or (s, t) (E19).
 
     ``"nearest"`` repeats each unit in a field of s × t. ``"bilinear"`` draws straight lines between the units, which
-    stand in the middle of their fields: row i of y reads x at ``(i + ½) / s − ½``, and at the edge the unit there. This
-    is Keras's convention, and PyTorch's with ``align_corners=False``. ``pullback(dy)`` returns dx.
+    are in the middle of their fields: row i of y reads x at ``(i + ½) / s − ½``, and beyond the edge the edge unit.
+    This is Keras's convention, and PyTorch's with ``align_corners=False``. ``pullback(dy)`` returns dx.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.upsample2d(dn.asarray([[[[0.0], [4.0]]]]), (1, 2), interpolation="bilinear")
@@ -87,14 +87,14 @@ def interpolated_backward(dy: Array, s: int, t: int) -> Array:
 
 
 def _lines(x: Array, s: int, axis: int) -> Array:
-    """s rows for each row along an axis. Row i·s + m lies d = (m + ½) / s − ½ rows behind row i of x."""
+    """s rows for each row along an axis. Row i·s + m lies d = (m + ½) / s − ½ rows after row i of x."""
     xp, n = backend_of(x).xp, x.shape[axis]
     y = xp.empty((*x.shape[:axis], n * s, *x.shape[axis + 1 :]), dtype=x.dtype)
     for m, (d, near, far, edge) in enumerate(_phases(n, s)):
         part = (1.0 - d) * x  # E19  the nearest row
         if d:
             part[_at(axis, near)] += d * x[_at(axis, far)]  # E19  its neighbour
-            part[_at(axis, edge)] += d * x[_at(axis, edge)]  # E19  at the edge, where there is none, itself
+            part[_at(axis, edge)] += d * x[_at(axis, edge)]  # E19  at the edge, which has no neighbour, itself
         y[_at(axis, slice(m, None, s))] = part
     return y
 
@@ -113,10 +113,10 @@ def _lines_backward(dy: Array, s: int, axis: int) -> Array:
 
 
 def _phases(n: int, s: int) -> list[tuple[float, slice, slice, slice]]:
-    """For each of the s rows that a row becomes: the neighbour's share, who has one, who it is, and who has none."""
+    """For each of the s rows made from one: the neighbour's share, who has a neighbour, who it is, and who has none."""
     found = []
     for m in range(s):
-        d = (m + 0.5) / s - 0.5  # in front (negative) or behind, less than half a row
+        d = (m + 0.5) / s - 0.5  # before (negative) or after, by less than half a row
         if d < 0:
             found.append((-d, slice(1, n), slice(0, n - 1), slice(0, 1)))
         else:
@@ -161,7 +161,7 @@ def crop2d(x: Array, cropping: Any) -> tuple[Array, Pullback]:
     """The map without its borders: x (N, H, W, C) -> y (N, H − top − bottom, W − left − right, C) (E19).
 
     ``cropping`` is a number for all sides, (height, width), or ((top, bottom), (left, right)). ``pullback(dy)`` returns
-    dx, which is 0 on the borders. Raises ``ValueError`` where nothing would be left.
+    dx, which is 0 on the borders. Raises ``ValueError`` if nothing would be left.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.crop2d(dn.asarray([[[[1.0], [2.0], [3.0]]]]), ((0, 0), (1, 0)))
@@ -183,11 +183,11 @@ def crop2d(x: Array, cropping: Any) -> tuple[Array, Pullback]:
 
 
 def reflect_pad2d(x: Array, padding: Any) -> tuple[Array, Pullback]:
-    """The map continued as in a mirror that stands on its outermost row or column (E19).
+    """The map reflected at its outermost rows and columns (E19).
 
     x (N, H, W, C) -> y (N, top + H + bottom, left + W + right, C): 1 2 3 with 2 on both sides is 3 2 1 2 3 2 1.
-    ``padding`` is a number for all sides, (height, width), or ((top, bottom), (left, right)), each less than the map
-    is long. ``pullback(dy)`` returns dx: the mirror images are added to what they show.
+    ``padding`` is a number for all sides, (height, width), or ((top, bottom), (left, right)), each less than the
+    map's length. ``pullback(dy)`` returns dx: the delta of a mirror image is added to that of its original.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.reflect_pad2d(dn.asarray([[[[1.0], [2.0], [3.0]]]]), ((0, 0), (2, 1)))
@@ -224,7 +224,7 @@ def inside(x: Array, sides: Pads) -> Array:
 
 
 def mirrored(x: Array, axis: int, before: int, after: int) -> Array:
-    """E19: the map with mirror images in front and behind along an axis."""
+    """E19: the map with mirror images before and after it along an axis."""
     xp, n = backend_of(x).xp, x.shape[axis]
     front, back = x[_at(axis, slice(1, before + 1))], x[_at(axis, slice(n - 1 - after, n - 1))]
     return xp.concat([xp.flip(front, axis=axis), x, xp.flip(back, axis=axis)], axis=axis)
@@ -232,7 +232,7 @@ def mirrored(x: Array, axis: int, before: int, after: int) -> Array:
 
 @rounded_once
 def unmirrored(dy: Array, sides: Pads) -> Array:
-    """E19: the transpose of :func:`mirrored` along both axes: what a unit was shown as, it gets back."""
+    """E19: the transpose of :func:`mirrored` along both axes: a unit gets the deltas of its mirror images."""
     xp = backend_of(dy).xp
     for axis in (2, 1):
         before, after = sides[axis - 1]
@@ -260,13 +260,13 @@ def check_sides(value: Any, name: str, op: str) -> Pads:
     if isinstance(value, str):
         raise TypeError(f"{op}: {name} is a number, (height, width) or ((top, bottom), (left, right)), got {value!r}")
     try:
-        return check_padding(value, op=op)  # type: ignore[return-value]  # no name, which was refused above
+        return check_padding(value, op=op)  # type: ignore[return-value]  # not a string: that raised an error above
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace(": padding", f": {name}", 1)) from None
 
 
 def cropped_size(size: tuple[int, ...], sides: Pads, op: str) -> tuple[int, int]:
-    """The size of a map (H, W) without its borders, or ``ValueError`` where nothing is left."""
+    """The size of a map (H, W) without its borders, or ``ValueError`` if nothing is left."""
     rest = size[0] - sum(sides[0]), size[1] - sum(sides[1])
     if min(rest) < 1:
         raise ValueError(f"{op}: cropping={sides} leaves nothing of a map of {size[0]} × {size[1]}; use less")
@@ -274,7 +274,7 @@ def cropped_size(size: tuple[int, ...], sides: Pads, op: str) -> tuple[int, int]
 
 
 def check_mirrors(size: tuple[int, ...], sides: Pads, op: str) -> None:
-    """A mirror image shows less than the whole map, or ``ValueError``."""
+    """Raise ``ValueError`` unless each mirror image shows less than the whole map."""
     if any(max(sides[axis]) >= size[axis] for axis in (0, 1)):
         raise ValueError(
             f"{op}: padding={sides} does not fit a map of {size[0]} × {size[1]}; a reflection shows all but the "

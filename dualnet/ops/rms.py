@@ -1,16 +1,16 @@
 """RMS normalisation: layer norm without the mean.
 
-A set of n values is divided by its root mean square, and gets a spread γ that is learned:
+A set of n values is divided by its root mean square, and multiplied by a learned spread γ:
 
     s = √(Σ x² / n + ε)      x̂ = x / s      y = γ x̂
 
-The way back, with dx̂ = γ · dy. The error reaches x by two roads, directly and through s (∂s/∂x = x / (n s) = x̂ / n):
+The pullback, with dx̂ = γ · dy. The delta reaches x in two ways, directly and through s (∂s/∂x = x / (n s) = x̂ / n):
 
     dx = ( dx̂  −  x̂ · Σ dx̂ x̂ / n ) / s      dγ = Σ dy x̂
 
-It costs less than layer norm, which also takes the mean out, and learns as well in many networks. 16-bit numbers are
-computed with in float32. On the host a set whose squares overflow is measured in units of its largest value; a device
-is not asked, which would stop it.
+It costs less than layer norm, which also subtracts the mean, and many networks learn as well with it. 16-bit numbers
+are converted to float32. On the host a set whose squares overflow is divided by its largest value first; a device skips
+this check, since it would have to stop.
 
 Source: Zhang and Sennrich (2019), equation 4.
 """
@@ -31,8 +31,8 @@ def rms_norm(
 ) -> tuple[Array, Pullback]:
     """Divide every example by its root mean square along some axes (Zhang and Sennrich 2019, equation 4).
 
-    x (N, ...), gamma of the shape that x has along ``axis`` -> y like x, all of one floating dtype (beside an x of 16
-    bits gamma may be float32). ``axis`` is one axis of x or several, and never the batch, axis 0. ``pullback(dy)``
+    x (N, ...), gamma of the shape that x has along ``axis`` -> y like x, all of one floating dtype (if x has 16
+    bits, gamma may be float32). ``axis`` is one axis of x or several, and never the batch, axis 0. ``pullback(dy)``
     returns ``(dx, dgamma)``.
 
     >>> import dualnet as dn
@@ -74,7 +74,7 @@ def scaled(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Arra
         if not overflowed(square):
             return x * inverse, inverse
         fine, top = xp.isfinite(square), xp.max(xp.abs(x), axis=axes, keepdims=True)
-        unit = xp.where(fine | ~xp.isfinite(top), 1.0, top)  # measured in it, no square overflows
+        unit = xp.where(fine | ~xp.isfinite(top), 1.0, top)  # divided by it first, no square overflows
         root = xp.sqrt(summed((x / unit) * (x / unit), axes) / n)
         x_hat = xp.where(fine, x * inverse, x / unit / root)
         return x_hat, xp.where(fine, inverse, 1 / root / unit)
@@ -83,7 +83,7 @@ def scaled(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Arra
 def scaled_backward(dy: Array, gamma: Array, x_hat: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
     """dx = (dx̂ − x̂ · Σ dx̂ x̂ / n) / s with dx̂ = γ dy, the sum along ``axes``.
 
-    A power of 2 goes in with γ and comes out with 1/s: it rounds nothing, and the sum does not overflow on the way.
+    A power of 2 is multiplied into γ and divided out of 1/s: it rounds nothing, and keeps the sum from overflowing.
     """
     n = elements(tuple(x_hat.shape[a] for a in axes))
     part = share(n)

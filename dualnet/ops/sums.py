@@ -1,14 +1,14 @@
 """Sums, and 16-bit numbers: ops compute with them in float32 and round each result once, at the end.
 
-In float16 itself a sum of ones stops at 2048, where the next number is 2050, and no sum can pass 65504; in bfloat16 a
-sum of ones stops at 256. So nothing is added up in 16 bits, nor in a dtype that depends on what a library makes of a
-product of bfloat16 and 2.0.
+In float16 a sum of ones stops at 2048, since the next number is 2050, and no sum can pass 65504; in bfloat16 a
+sum of ones stops at 256. So nothing is added up in 16 bits, nor in whatever dtype a library picks for a product of
+bfloat16 and 2.0.
 
-Formulas are written as if there were no 16 bits, in functions marked :func:`rounded_once`, which does the conversions.
-Where results differ in dtype, such as a dx in float16 beside a dγ in float32, :func:`wide` comes before the formula and
+Formulas are written as if 16 bits did not exist, in functions marked :func:`rounded_once`, which does the conversions.
+If the results differ in dtype, such as a dx in float16 and a dγ in float32, :func:`wide` comes before the formula and
 :func:`rounded_to` after it. In float32 and float64 all three do nothing.
 
-A sum or a square may overflow on the way to a mean or a root that does not. :func:`finite_or` then takes another way.
+A sum or a square may overflow even if the mean or the root does not. :func:`finite_or` then computes it another way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..shim.dtypes import is_half
 def summed(x: Array, axes: int | Iterable[int] | None = None, keepdims: bool = True) -> Array:
     """Σ x along one axis, several or all, in the dtype of x; with ``keepdims`` these axes stay, with extent 1.
 
-    Several axes are summed one after another, the outermost first. Each step adds runs that lie together in memory (for
+    Several axes are summed one after another, the outermost first. Each step adds contiguous runs of memory (for
     (N, H, W, C) runs of H·W·C, then W·C, then C), which is several times faster than all at once if C is small. Every
     sum is short, which keeps rounding errors small.
 
@@ -54,10 +54,10 @@ def channel_sum(x: Array) -> Array:
 
 
 def finite_or(x: Array, first: Callable[[], Array], again: Callable[[], Array]) -> Array:
-    """``first()``; where that is not finite, ``again()``: the same number by a way on which less overflows.
+    """``first()``; where that is not finite, ``again()``: the same number, computed so that less overflows.
 
-    On the host the second way is only taken if it is needed. A device is not asked, which would stop it: it computes
-    both. So this is for results that are small. x is any array of the op.
+    The host calls ``again`` only if it is needed. A device would have to stop to find out, so it computes both. So use
+    this for small results only. x is any array of the op.
 
     >>> import dualnet as dn
     >>> x = dn.asarray([2e38, 2e38])
@@ -74,13 +74,13 @@ def finite_or(x: Array, first: Callable[[], Array], again: Callable[[], Array]) 
 
 
 def overflowed(*results: Array) -> bool:
-    """Is one of these not finite? A device is not asked, which would stop it: the answer is no."""
+    """Is one of these not finite? On a device the answer is always no, since it would have to stop to find out."""
     backend = backend_of(results[0])
     return backend.on_host and not all(backend.xp.isfinite(result).all() for result in results)
 
 
 def quiet(x: Array) -> Any:
-    """``with quiet(x):`` NumPy does not warn of an overflow that the code expects."""
+    """``with quiet(x):`` keeps NumPy from warning about an overflow that the code expects."""
     backend = backend_of(x)
     return backend.xp.errstate(over="ignore", invalid="ignore") if backend.on_host else contextlib.nullcontext()
 
@@ -88,7 +88,7 @@ def quiet(x: Array) -> Any:
 def share(count: int) -> float:
     """A power of 2 so small that ``count`` numbers, each times it, add up to less than half of the largest of them.
 
-    Multiplying by a power of 2 rounds nothing: divided by it again, a sum is the same to the last bit.
+    Multiplying by a power of 2 rounds nothing: dividing the sum by it restores every bit.
     """
     return 0.5 ** (count.bit_length() + 1)
 
@@ -99,7 +99,7 @@ def share(count: int) -> float:
 def rounded_once(formula: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a formula to be computed in float32 if x, its first argument, has 16 bits; its results get x's dtype.
 
-    Every 16-bit argument becomes float32, and every float32 result is rounded; all else passes as it is. It stands
+    Every 16-bit argument becomes float32, and every float32 result is rounded; all else stays as it is. Write it
     below ``@accelerated``: a kernel for 16 bits is asked first, one for float32 second, and then the formula runs.
 
     >>> import dualnet as dn
@@ -113,7 +113,7 @@ def rounded_once(formula: Callable[..., Any]) -> Callable[..., Any]:
         if not is_half(x.dtype):
             return formula(x, *args, **options)
         dispatch: Any = references.get(formula.__name__)
-        again = dispatch if getattr(dispatch, "reference", None) is run else formula  # kernels are asked once more
+        again = dispatch if getattr(dispatch, "reference", None) is run else formula  # ask the kernels once more
         result = again(*map(_widened, (x, *args)), **{key: _widened(value) for key, value in options.items()})
         if isinstance(result, tuple):
             return tuple(_rounded(part, x) for part in result)
@@ -123,12 +123,12 @@ def rounded_once(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wide_dtype(x: Array) -> Any:
-    """The dtype in which to compute with x: float32 for 16 bits, else x's own."""
+    """The dtype to compute in: float32 if x has 16 bits, else x's own."""
     return "float32" if x.dtype.itemsize < 4 else x.dtype
 
 
 def wide(x: Array) -> Array:
-    """16 bits as float32; the others as they are."""
+    """A 16-bit array as float32; any other as it is."""
     return x.astype("float32") if x.dtype.itemsize < 4 else x
 
 

@@ -1,7 +1,7 @@
 """What every loss does with its targets and weights: it checks them, and takes the mean (E10).
 
-A loss is a mean of terms, ``E = Σ terms / their number`` or, with weights, ``Σ w · terms / Σ w``. What has the weight 0
-does not count: its target is not looked at, and neither its term nor its delta adds anything, even where it is NaN.
+A loss is a mean of terms, ``E = Σ terms / their number`` or, with weights, ``Σ w · terms / Σ w``. A term with weight 0
+does not count: its target is not checked, and neither its term nor its delta adds anything, even if it is NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Over = int | Array
 """What terms are averaged over: their number or, with weights, an array with the share of each."""
 
 SLACK = {"bfloat16": 1e-2}
-"""How far from 1 the rounded probabilities of a row may add up; in other dtypes 1e-3, which is enough for float16."""
+"""How far from 1 the rounded probabilities of a row may add up; for other dtypes 1e-3, which is enough for float16."""
 
 # -- targets -----------------------------------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ SLACK = {"bfloat16": 1e-2}
 def check_labels(op: str, t: Array, classes: int) -> None:
     """Raise ``ValueError`` unless t holds integers from 0 to classes − 1. One small copy to the host.
 
-    (On a GPU, a label out of range would silently match no class, or another one.)
+    (On a GPU, a label out of range would silently match no class, or the wrong one.)
 
     >>> import dualnet as dn
     >>> dn.losses.check_labels("fit", dn.asarray([0, 3]), 3)
@@ -89,9 +89,9 @@ def check_probabilities(op: str, q: Array) -> None:
     least, gap = map(float, to_numpy(xp.stack([xp.min(q).astype(gap.dtype), gap])))
     if not (least >= 0.0 and gap <= slack):
         raise ValueError(
-            f"{op}: t of y's shape holds probabilities: at least 0, and each row (the last axis) adds up to 1. The "
-            f"smallest value is {least:g}, and one row's sum is off by {gap:g}. Class numbers have y's shape without "
-            "the last axis."
+            f"{op}: t has y's shape, so it must hold probabilities: at least 0, and each row (the last axis) adds up "
+            f"to 1. The smallest value is {least:g}, and one row's sum is off by {gap:g}. Class numbers have y's shape "
+            "without the last axis."
         )
 
 
@@ -101,7 +101,7 @@ def check_answers(op: str, y: Array, t: Array, shares: Array | None = None) -> N
     t = t if shares is None else counted(t, shares)
     least, largest = map(float, to_numpy(xp.stack([xp.min(t), xp.max(t)])))
     if not 0.0 <= least <= largest <= 1.0:
-        raise ValueError(f"{op}: t goes from 0 (no) to 1 (yes), got values from {least:g} to {largest:g}")
+        raise ValueError(f"{op}: t must lie between 0 (no) and 1 (yes), got values from {least:g} to {largest:g}")
 
 
 def target_probabilities(xp: Any, t: Array, log_p: Array, smoothing: float) -> Array:
@@ -141,14 +141,14 @@ def rows_of(y: Array) -> int:
 
 
 def read_as(y: Array, t: Array) -> Array:
-    """The targets in the dtype that the loss of y is computed in."""
+    """The targets, in the dtype in which the loss of y is computed."""
     return t.astype(wide_dtype(y), copy=False)
 
 
 def shares_of(op: str, y: Array, weights: Array | None, axes: int) -> Array | None:
     """The share that each term has in the loss, w / Σ w, in a shape that broadcasts to y; None without weights.
 
-    The loss is a mean over the first ``axes`` of y, and the weights belong to the first of these, or to more.
+    The loss is a mean over the first ``axes`` axes of y, and the weights cover the first of these, or more.
     """
     if weights is None:
         return None
@@ -165,19 +165,19 @@ def shares_of(op: str, y: Array, weights: Array | None, axes: int) -> Array | No
         )
     w = xp.where(w >= 0.0, w, math.nan)  # on a device
     top = xp.max(w)
-    w = w / xp.where(top > 0.0, top, 1.0)  # their sum cannot overflow
+    w = w / xp.where(top > 0.0, top, 1.0)  # so that their sum cannot overflow
     total = summed(w, keepdims=False) * elements(y.shape[len(shape) : axes])
     w = w / xp.where(total == 0.0, 1.0, total)
     return xp.reshape(w, (*shape, *(1 for _ in range(y.ndim - len(shape)))))
 
 
 def counted(values: Array, over: Over, instead: float = 0) -> Array:
-    """The values that count; the others, whose share is 0, become ``instead``, also where they are infinite or NaN."""
+    """The values that count; the others, whose share is 0, become ``instead``, even if they are infinite or NaN."""
     return values if isinstance(over, int) else backend_of(values).xp.where(over == 0.0, instead, values)
 
 
 def mean_of(terms: Array, over: Over, shared: Callable[[float], Array] | None = None) -> Array:
-    """Σ terms / their number or, with shares, Σ shares · terms: a 0-d array. By parts if that sum overflows.
+    """Σ terms / their number or, with shares, Σ shares · terms: a 0-d array. In parts if that sum overflows.
 
     ``shared(part)`` gives part · terms, if a term itself may overflow.
     """
@@ -195,6 +195,6 @@ def mean_of(terms: Array, over: Over, shared: Callable[[float], Array] | None = 
 
 
 def per_term(dloss: float | Array, y: Array, over: Over) -> float | Array:
-    """What one term of the mean gets of dE/dE. An array is cast to y's dtype: a float64 would widen dy."""
+    """The share of dE/dE that one term of the mean gets. An array is cast to y's dtype: a float64 would widen dy."""
     dloss = dloss.astype(y.dtype) if hasattr(dloss, "astype") else dloss
     return dloss / over if isinstance(over, int) else dloss * over

@@ -1,4 +1,4 @@
-"""Gradient descent and its descendants: how parameters change once their gradients are known."""
+"""Gradient descent and its variants: how parameters change once their gradients are known."""
 
 from . import loss_scale, schedules
 from .gradients import clip_by_global_norm, clip_by_value

@@ -12,18 +12,18 @@ from ..shim import Array, asarray, backend_of, namespace
 __all__ = ["Gradients", "check_gradients", "clip_by_global_norm", "clip_by_value"]
 
 Gradients = dict[str, Array]
-"""By the parameter's name, as from a pullback."""
+"""By the parameter's name, as a pullback returns them."""
 
 
 def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradients) -> None:
-    """Raise unless each parameter has one gradient, of its shape and backend, and of its dtype or one of 16 bits."""
+    """Raise unless each parameter has one gradient, with its shape and backend, and its dtype or a 16-bit one."""
     if len(grads) == len(parameters) and all(_fits(grads.get(name), p.value) for name, p in parameters.items()):
         return
     shapes = {name: tuple(getattr(g, "shape", ())) for name, g in grads.items() if g is not None}
     faults = {
         "missing": parameters.keys() - shapes.keys(),
         "unknown": shapes.keys() - parameters.keys(),
-        "of another shape": {
+        "of the wrong shape": {
             f"{name} {shapes[name]}, expected {parameter.shape}"
             for name, parameter in parameters.items()
             if shapes.get(name, parameter.shape) != parameter.shape
@@ -37,7 +37,7 @@ def check_gradients(owner: str, parameters: dict[str, Parameter], grads: Gradien
 
 
 def _fits(gradient: Any, value: Array) -> bool:
-    """A quick check: does the gradient fit beyond doubt? (One of 16 bits may fit, too, but needs a closer look.)"""
+    """A quick check: does the gradient clearly fit? (A 16-bit gradient may fit too, but needs a closer look.)"""
     backend = backend_of(gradient)
     if backend is None or backend is not backend_of(value):
         return False
@@ -47,9 +47,9 @@ def _fits(gradient: Any, value: Array) -> bool:
 def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, Array]:
     """Scale all gradients by one factor, so that together they are at most ``max_norm`` long (Pascanu et al. 2013).
 
-    Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as an array without axes: nothing
-    is read back from the device. The length is right for gradients of any size, even where their squares would overflow
-    or vanish. An infinite gradient makes ‖g‖ infinite: it becomes NaN itself, and all others become 0.
+    Returns the gradients, g · min(1, max_norm / (‖g‖ + 10⁻⁶)) as in PyTorch, and ‖g‖ as a 0-d array: nothing is read
+    back from the device. The length is right for gradients of any size, even if their squares would overflow or vanish.
+    An infinite gradient makes ‖g‖ infinite: it becomes NaN itself, and all others become 0.
 
     >>> import dualnet as dn
     >>> grads = {"w": dn.asarray([3.0, 0.0]), "b": dn.asarray([4.0])}
@@ -78,14 +78,14 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> tuple[Gradients, A
 
 
 RANGE = {"float32": (50, 80), "float64": (400, 600)}
-"""(k, s): squares of numbers from 2⁻ᵏ to 2ᵏ can be added up. Larger numbers are divided by 2ˢ before, smaller ones
+"""(k, s): squares of numbers from 2⁻ᵏ to 2ᵏ can be added up. Larger numbers are divided by 2ˢ first, smaller ones
 multiplied by it."""
 
 
 def _scale(arrays: list[Array]) -> Array | None:
-    """The power of two that brings all numbers into the range of squares, as an array; None if they are in it.
+    """The power of two that makes all numbers safe to square, as an array; None if they are safe already.
 
-    On a device the answer is always an array, since looking into it would wait for the device.
+    On a device the answer is always an array, since a look at the numbers would have to wait for the device.
     """
     backend, (k, s) = backend_of(arrays[0]), RANGE[arrays[0].dtype.name]
     xp, largest = backend.xp, None

@@ -1,15 +1,15 @@
 """Training in float16: the loss is scaled so that small gradients do not vanish, and a step that overflows is skipped.
 
 float16 has no numbers between 0 and 6e-8 and few digits below 6e-5, but most of a network's deltas are that small. The
-chain rule is linear in the error: s · E has s times the gradients of E. So the backward pass starts from s · ∂E/∂y, its
+chain rule is linear: the gradients of s · E are s times those of E. So the backward pass starts from s · ∂E/∂y, its
 results are divided by s in float32, and in between nothing is lost as long as nothing exceeds 65504.
 
-How large is s? As large as possible (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. A step
-in which a gradient is infinite or NaN changes nothing, neither parameters nor what the optimizer remembers, and halves
-s. bfloat16 has the range of float32 and needs none of this.
+How large is s? As large as possible (Micikevicius et al. 2018): it is doubled after 2000 steps without overflow. If a
+gradient is infinite or NaN, the step changes neither the parameters nor the optimizer's memory, and s is halved.
+bfloat16 has the range of float32 and needs none of this.
 
-Nothing is read back in a step: s, the number of good steps and that of skipped ones are arrays without axes on the
-network's backend, and what depends on them is chosen there.
+Nothing is read back in a step: s, the number of good steps and that of skipped ones are 0-d arrays on the network's
+backend, and everything that depends on them is chosen there.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .gradients import Gradients
 __all__ = ["FixedLossScale", "LossScale", "all_finite", "as_loss_scale", "guarded", "unscale"]
 
 SMALLEST = 2.0**-126
-"""The smallest float32 with all its digits; one over it is the largest power of two but one."""
+"""The smallest float32 with all its digits; 1 divided by it is the second largest power of two."""
 
 
 class LossScale(Stateful):
     """A loss scale that adjusts itself: doubled after ``interval`` good steps, halved by an overflow.
 
     It begins with ``scale`` and stays between ``least`` and ``most``; ``growth`` and ``backoff`` are the factors. All
-    are numbers above 0; powers of two change no digit of a gradient. ``fit(..., loss_scale="auto")`` makes one for a
+    are numbers above 0; powers of two change no digit of a gradient. ``fit(..., loss_scale="auto")`` creates one for a
     float16 network. A training step by hand:
 
     >>> import dualnet as dn
@@ -73,12 +73,12 @@ class LossScale(Stateful):
                 f"{op}: expected growth of at least 1, got {growth!r}, and least <= scale <= most, got {least!r}, "
                 f"{scale!r} and {most!r}"
             )
-        if self.least < SMALLEST or self.most > 1 / SMALLEST:  # it is kept in float32, and so is 1 / scale
-            raise ValueError(f"{op}: a scale lies from {SMALLEST:.3g} to {1 / SMALLEST:.3g}, got {least!r} to {most!r}")
+        if self.least < SMALLEST or self.most > 1 / SMALLEST:  # the scale is a float32, and so is 1 / scale
+            raise ValueError(f"{op}: a scale is from {SMALLEST:.3g} to {1 / SMALLEST:.3g}, got {least!r} to {most!r}")
         self._state: dict[str, Any] = {"scale": self.initial, "good": 0, "skipped": 0}
 
     def on(self, array: Array) -> Array:
-        """The scale on the array's backend, float32 without axes: call the pullback of the loss with it."""
+        """The scale on the array's backend, a 0-d float32 array: call the pullback of the loss with it."""
         backend = backend_of(array)
         if backend_of(self._state["scale"]) is not backend:
             for name, dtype in zip(self.names, ("float32", "int64", "int64")):
@@ -88,7 +88,7 @@ class LossScale(Stateful):
         return self._state["scale"]
 
     def unscale(self, grads: Gradients) -> tuple[Gradients, Array]:
-        """The gradients in float32, divided by the scale; and whether all of them are finite, a bool without axes."""
+        """The gradients in float32, divided by the scale; and whether all of them are finite, as a 0-d bool array."""
         if not grads:
             raise ValueError(f"{type(self).__name__}.unscale: expected at least one gradient")
         scale, values = self.on(next(iter(grads.values()))), tuple(grads.values())
@@ -118,7 +118,7 @@ class LossScale(Stateful):
         return {"scale": float(read["scale"]), "good": int(read["good"]), "skipped": int(read["skipped"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ``ValueError`` if it is not one; then nothing has changed."""
+        """Continue from a saved state. Raises ``ValueError``, and changes nothing, if it is not one."""
         op = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state, dict) or set(state) != set(self.names):
             raise ValueError(f"{op}: expected {', '.join(self.names)}; got {state!r}")
@@ -131,7 +131,7 @@ class LossScale(Stateful):
 
 
 class FixedLossScale(LossScale):
-    """A loss scale that never changes; a step that overflows is skipped all the same.
+    """A loss scale that never changes; a step that overflows is still skipped.
 
     >>> import dualnet as dn
     >>> dn.FixedLossScale(1024.0)
@@ -148,7 +148,7 @@ class FixedLossScale(LossScale):
 
 
 def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
-    """A loss scale, or None, from "auto" (one that adjusts itself for float16), None, a number, or a scale as it is.
+    """A loss scale or None, from "auto" (for float16, one that adjusts itself), None, a number, or a loss scale.
 
     >>> import dualnet as dn, numpy
     >>> as_loss_scale("auto", numpy.dtype("float32")) is None, as_loss_scale(128, numpy.dtype("float32"))
@@ -168,7 +168,7 @@ def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
 
 @accelerated
 def all_finite(first: Array, *others: Array) -> Array:
-    """Is every number of every array finite? A bool without axes, on their backend."""
+    """Is every number of every array finite? A 0-d bool array, on their backend."""
     xp = backend_of(first).xp
     finite = xp.all(xp.isfinite(wide(first)))
     for array in others:
@@ -178,7 +178,7 @@ def all_finite(first: Array, *others: Array) -> Array:
 
 @accelerated
 def unscale(by: Array, *gradients: Array) -> tuple[Array, ...]:
-    """Every gradient times ``by``, an array without axes; those of 16 bits become float32."""
+    """Every gradient times ``by``, a 0-d array; 16-bit gradients become float32."""
     return tuple(wide(g) * by.astype(wide(g).dtype, copy=False) for g in gradients)
 
 
@@ -186,9 +186,9 @@ def unscale(by: Array, *gradients: Array) -> tuple[Array, ...]:
 
 
 def guarded(net: Layer) -> Callable[[Array], None]:
-    """Remember the running statistics; the function returned puts them back where ``finite`` is False.
+    """Remember the running statistics; the returned function restores them if ``finite`` is False.
 
-    A batch whose activations overflow would spoil them for good. Call it before the forward pass:
+    A batch whose activations overflow would spoil them for good. Call this before the forward pass:
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm().init((1,))

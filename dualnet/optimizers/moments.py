@@ -1,12 +1,12 @@
 """Running means and mean squares of gradients, for gradients of any size.
 
-float32 cannot hold the square of a gradient of 1e20, but it can hold the mean square's root. So a mean square above
-LARGE² is kept as its root, with a minus sign in front, which tells the two apart:
+float32 cannot hold the square of a gradient of 1e20, but it can hold the root of the mean square. So a mean square
+above LARGE² is stored as its root, with a minus sign to mark it:
 
     s ≥ 0   the mean square is s              s < 0   the mean square is s², and its root is −s
 
-``hypot`` averages roots without squaring them. So one gradient of 1e30 is forgotten as fast as the formula says. Up to
-LARGE every bit is that of the plain formula; :func:`large` finds the places that need the other way.
+``hypot`` averages roots without squaring them. So a single gradient of 1e30 is forgotten as fast as the formula says.
+Up to LARGE every bit is that of the plain formula; :func:`large` finds the places that need the other form.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGE = {"float32": 2.0**63, "float64": 2.0**511}
 def large(g: Array, mean_square: Array) -> Array | None:
     """Where a gradient, or the mean square of earlier ones, is too large: an array of bools, or None for nowhere.
 
-    On a device the answer is always an array, since looking into it would wait for the device.
+    On a device the answer is always an array, since a look at the numbers would have to wait for the device.
 
     >>> import dualnet as dn
     >>> with dn.use_backend("numpy"):
@@ -33,7 +33,7 @@ def large(g: Array, mean_square: Array) -> Array | None:
     backend, most = backend_of(g), LARGE[g.dtype.name]
     xp = backend.xp
     if backend.on_host and (g.size == 0 or (g.max() <= most and g.min() >= -most and mean_square.min() >= 0)):
-        return None  # with a NaN all this is false: there may be a large number beside it
+        return None  # with a NaN this is never true: there may also be a large number
     return (xp.abs(g) > most) | (mean_square < 0)
 
 
@@ -47,7 +47,7 @@ def averaged(old: Array, g: Array, beta: float, where: Array | None) -> Array:
 
 
 def averaged_square(old: Array, g: Array, beta: float, where: Array | None) -> tuple[Array, Array]:
-    """old ← beta · old + (1 − beta) · g², kept as said above; and its root.
+    """old ← beta · old + (1 − beta) · g², stored as described above; and its root.
 
     >>> import dualnet as dn
     >>> g, old = dn.asarray([2.0, 1e30]), dn.asarray([0.0, 0.0])
@@ -69,7 +69,7 @@ def averaged_square(old: Array, g: Array, beta: float, where: Array | None) -> t
 
 
 def deviation(mean_square: Array, root: Array, mean: Array, where: Array | None) -> Array:
-    """√(mean square − mean²), from what :func:`averaged_square` returns."""
+    """√(mean square − mean²), from the results of :func:`averaged_square`."""
     xp = backend_of(mean).xp
     if where is None:
         return xp.sqrt(xp.maximum(mean_square - mean * mean, 0.0))  # rounding may leave less than 0

@@ -1,4 +1,4 @@
-"""The base class of all optimizers: one step of all parameters, and what is remembered from step to step.
+"""The base class of all optimizers: one step of all parameters, and the memory from step to step.
 
     E17   w ← w − η · ∂E/∂w
 
@@ -7,12 +7,12 @@ The formulas themselves are in :mod:`dualnet.optimizers.rules`. η, the learning
 
 A step is all or nothing: it is computed in full before the first parameter changes. Nothing is overwritten: parameters
 get new arrays, since a pullback may hold the old ones. (Only a captured step, see :func:`dualnet.capture`, overwrites
-arrays, and only those that it has made itself.) What an optimizer remembers of a parameter (its *slots*) starts at 0,
-and follows the parameter to another backend.
+arrays, and only those that it has created itself.) What an optimizer remembers about a parameter (its *slots*) starts
+at 0, and follows the parameter to another backend.
 
 An optimizer belongs to the parameters of its first step: to these objects, not to their names. Names are for files. Any
-other network is refused, even a copy, because momentum and the number of steps mean nothing to it. An optimizer that
-was loaded, copied or unpickled belongs to the network that it steps next, whose parameters are found by name.
+other network raises an error, even a copy, because momentum and the number of steps mean nothing to it. An optimizer
+that was loaded, copied or unpickled belongs to the network of its next step, whose parameters it finds by name.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from .schedules import Rate, Schedule, check_owner, rate, rate_at
 __all__ = ["Optimizer", "Slots", "Updated", "decayed", "update_each"]
 
 Slots = dict[str, Array]
-"""What is remembered of one parameter, by name."""
+"""The memory for one parameter, by name."""
 Updated = tuple[Array, Slots]
 """A parameter's new value and new slots."""
 
-AS_SAVED = "Make the optimizer with the arguments of the one that was saved"
+AS_SAVED = "Create the optimizer with the arguments of the saved one"
 
 
 class Optimizer(Stateful):
@@ -84,9 +84,9 @@ class Optimizer(Stateful):
         self._steps = 0
         self._skipped: Array | None = None  # how many of them were skipped: an array, never read back
         self._slots: dict[str, Slots] = {}  # by the parameter's name in the first step
-        self._owners: dict[str, weakref.ref[Parameter]] = {}  # whose they are; without keeping a network alive
+        self._owners: dict[str, weakref.ref[Parameter]] = {}  # their parameters; weak, so no network stays alive
 
-    # -- what an optimizer defines
+    # -- the methods that an optimizer defines
 
     slot_names: tuple[str, ...] = ()
     """The names of its slots: for each parameter, arrays of the same shape that start at 0."""
@@ -106,8 +106,8 @@ class Optimizer(Stateful):
     ) -> list[Updated]:
         """:meth:`update` for every parameter, weight decay included.
 
-        ``finite`` is None, or an array without axes: where it is False, everything stays as it is. ``into`` is True in
-        a captured step that has made all these arrays itself: a kernel may then overwrite and return them.
+        ``finite`` is None or a 0-d array: if it is False, everything stays as it is. ``into`` is True in a captured
+        step that has created all these arrays itself: a kernel may then overwrite and return them.
         """
 
         def update(w: Array, g: Array, slots: Slots) -> Updated:
@@ -132,29 +132,29 @@ class Optimizer(Stateful):
 
     @property
     def current_lr(self) -> float:
-        """The learning rate of the coming step."""
+        """The learning rate of the next step."""
         return rate_at(self._lr, self._steps, op=type(self).__name__)
 
     @property
     def steps(self) -> int:
-        """How many steps were made."""
+        """The number of steps so far."""
         return live(self, "_steps")
 
     def observe(self, value: float) -> None:
-        """Tell a schedule that listens (``Plateau``) the loss at the end of an epoch."""
+        """Pass the loss at the end of an epoch to a schedule that watches it (``Plateau``)."""
         check_owner(self._lr, self, observing=True)
         getattr(self._lr, "observe", lambda value: None)(value)
 
     def step(self, net: Any, grads: Gradients, finite: Array | None = None) -> None:
         """Change every parameter in ``net.parameters()`` once, by its gradient in ``grads`` ({name: array}).
 
-        Frozen ones (:meth:`Layer.freeze`) stay as they are, whether there is a gradient or not.
+        Frozen parameters (:meth:`Layer.freeze`) stay as they are, whether they have a gradient or not.
 
-        ``finite`` is an array without axes that holds a bool. If it is False, the step is skipped: only the number of
-        steps, which schedules depend on, still grows (see :class:`dualnet.LossScale`). The value is not read back.
+        ``finite`` is a 0-d bool array. If it is False, the step is skipped: only the number of steps, on which
+        schedules depend, still grows (see :class:`dualnet.LossScale`). The value is not read back.
 
         Raises ``ValueError`` if names or shapes do not fit, or if the optimizer has trained another network, and
-        ``TypeError`` if dtypes or backends do not fit; then nothing has changed.
+        ``TypeError`` if dtypes or backends do not fit; nothing changes then.
         """
         if not hasattr(net, "parameters") or not isinstance(grads, dict):
             got = f"({type(net).__name__}, {type(grads).__name__})"
@@ -169,14 +169,14 @@ class Optimizer(Stateful):
         if parameters:
             self._change(parameters, self._clipped({name: grads[name] for name in parameters}), finite)
         for name, parameter in frozen.items():
-            self._owners.setdefault(name, weakref.ref(parameter))  # it may thaw, and is this network's
+            self._owners.setdefault(name, weakref.ref(parameter))  # it belongs here too: it may be unfrozen
         self._steps += 1
 
     def _change(self, parameters: dict[str, Parameter], gradients: Gradients, finite: Array | None) -> None:
         keys = self._keys(parameters, f"{type(self).__name__}.step")
         values = [wide(parameter.value) for parameter in parameters.values()]
         slots = [self._slots_for(key, w) for key, w in zip(keys, values)]
-        on_host = backend_of(values[0]).on_host  # where a number has 64 bits until it meets an array
+        on_host = backend_of(values[0]).on_host  # there a number has 64 bits until it meets an array
         lr = live(self, "current_lr", "float64" if on_host else values[0].dtype.name)
         into = all(owned(parameter, "value") for parameter in parameters.values())
         into = into and all(owned(self, ("_slots", name, slot)) for name, kept in self._slots.items() for slot in kept)
@@ -184,7 +184,7 @@ class Optimizer(Stateful):
         rounded = [value.astype(p.dtype, copy=False) for p, (value, _) in zip(parameters.values(), updated)]
         for key, parameter, value, (_, kept) in zip(
             keys, parameters.values(), rounded, updated
-        ):  # nothing can fail now
+        ):  # nothing can fail from here on
             self._owners.setdefault(key, weakref.ref(parameter))
             assign(parameter, "value", value)
             for slot, array in kept.items():
@@ -195,7 +195,7 @@ class Optimizer(Stateful):
     def _updated(
         self, names: list[str], values: list[Array], gradients: Gradients, memory: list[Slots], lr: float, *how: Any
     ) -> list[Updated]:
-        """:meth:`update_all`, but for those in ``no_decay`` without weight decay."""
+        """:meth:`update_all`, without weight decay for the parameters in ``no_decay``."""
         spared = [place for place, name in enumerate(names) if self._spares(name)] if self.weight_decay else []
         if self.no_decay and self.weight_decay and not spared:
             raise ValueError(
@@ -209,7 +209,7 @@ class Optimizer(Stateful):
         for weight_decay, places in ((decay, [*{*range(len(names))}.difference(spared)]), (0.0, spared)):
             some = [[part[place] for place in places] for part in (values, [gradients[n] for n in names], memory)]
             try:
-                vars(self)["weight_decay"] = weight_decay  # for these alone
+                vars(self)["weight_decay"] = weight_decay  # for these only
                 if places:
                     updated |= zip(places, self.update_all(some[0], some[1], some[2], lr, *how))
             finally:
@@ -232,10 +232,10 @@ class Optimizer(Stateful):
             gradients, _ = clip_by_global_norm(gradients, self.clip_norm)
         return gradients
 
-    # -- whose memory it is
+    # -- the network it belongs to
 
     def check_network(self, net: Any, owner: str = "") -> None:
-        """Raise ``ValueError`` if the optimizer has trained another network; ``fit`` asks before its first step.
+        """Raise ``ValueError`` if the optimizer has trained another network; ``fit`` checks before its first step.
 
         >>> import dualnet as dn
         >>> net, opt = dn.BatchNorm(center=False).init((2,)), dn.SGD(lr=0.5)
@@ -244,12 +244,12 @@ class Optimizer(Stateful):
         >>> opt.check_network(net.copy())  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: SGD has trained another network (1 step), and what it remembers belongs to that one. Make ...
+        ValueError: SGD has trained another network (1 step), and its memory belongs to that one. Create ...
         """
         self._keys({name: p for name, p in net.parameters().items() if not p.frozen}, owner)
 
     def _keys(self, parameters: dict[str, Parameter], owner: str) -> list[str]:
-        """The names under which the memory of these parameters is kept."""
+        """The names under which the optimizer stores its memory of these parameters."""
         owners = self._owners
         if all(name in owners and owners[name]() is parameter for name, parameter in parameters.items()):
             return list(parameters)
@@ -266,28 +266,28 @@ class Optimizer(Stateful):
         return bool(self._owners or self._slots)
 
     def _not_mine(self, unknown: list[str], all_of_them: bool, owner: str) -> str:
-        """The message for parameters of which the optimizer has no memory, though it has made steps."""
+        """The message for parameters that the optimizer has no memory of, though it has made steps."""
         kind, steps = type(self).__name__, f"{self._steps} step{'s' * (self._steps != 1)}"
         listed = ", ".join(unknown[:4]) + ", ..." * (len(unknown) > 4)
         owner = f"{owner}: " * bool(owner)
         if not self._owners:
             return (
-                f"{owner}the state that {kind} has loaded ({steps}) holds nothing for {listed}: it belongs to another "
-                f"network. Load the state that was saved with this one, or make a new optimizer: {kind}(...)."
+                f"{owner}the state that {kind} has loaded ({steps}) has nothing for {listed}: it belongs to another "
+                f"network. Load the state that was saved with this one, or create a new optimizer: {kind}(...)."
             )
         if not all_of_them:
             return (
-                f"{owner}{kind} has made {steps} without the parameters {listed}, and remembers nothing of them. Make "
+                f"{owner}{kind} has made {steps} without the parameters {listed}, and has no memory of them. Create "
                 f"a new optimizer when a network gets new parameters: {kind}(...)."
             )
         return (
-            f"{owner}{kind} has trained another network ({steps}), and what it remembers belongs to that one. Make an "
+            f"{owner}{kind} has trained another network ({steps}), and its memory belongs to that one. Create an "
             f"optimizer for each network: {kind}(...). A copy of a network, or one that was initialised again, is "
-            "another network; to go on with a copy, give it a copy of the optimizer: copy.deepcopy(optimizer)."
+            "another network; to continue with a copy, give it a copy of the optimizer: copy.deepcopy(optimizer)."
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: all but whose memory it is, since a copy goes with another network."""
+        """For copies and pickles: everything except the owners, since a copy belongs to another network."""
         return {**vars(self), "_owners": {}}
 
     def _slots_for(self, name: str, w: Array) -> Slots:
@@ -300,22 +300,22 @@ class Optimizer(Stateful):
             if tuple(array.shape) != tuple(w.shape):
                 raise ValueError(
                     f"{type(self).__name__}.step: {slot} of {name} has shape {tuple(array.shape)}, the parameter "
-                    f"{tuple(w.shape)}. The loaded state belongs to another network; make a new optimizer."
+                    f"{tuple(w.shape)}. The loaded state belongs to another network; create a new optimizer."
                 )
         return {slot: asarray(array, w.dtype, backend=backend.name) for slot, array in kept.items()}
 
     def _steps_not_skipped(self, w: Array) -> Any:
-        """How many steps changed something: a number, or an array where w is."""
+        """How many steps changed something: a number, or an array on w's backend."""
         return self.steps if self._skipped is None else self.steps - self._skipped_near(w)
 
     def _skipped_near(self, w: Array) -> Any:
-        """How many steps were skipped: 0, or an array where w is."""
+        """How many steps were skipped: 0, or an array on w's backend."""
         return 0 if self._skipped is None else asarray(self._skipped, backend=backend_of(w).name)
 
     # -- saving and loading
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, flat: ``steps``, the rate or the schedule's state, and arrays by name.
+        """Everything that the next step depends on: ``steps``, the rate or the schedule's state, and arrays by name.
 
         Later steps do not change these arrays: what a captured step overwrites is copied.
 
@@ -335,16 +335,16 @@ class Optimizer(Stateful):
         return unshared(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, with the next network: its parameters take over what was saved under their names.
+        """Continue from a saved state: the parameters of the next network get what was saved under their names.
 
-        Raises ``ValueError`` if another optimizer saved the state; then nothing has changed.
+        Raises ``ValueError``, and changes nothing, if a different optimizer saved the state.
         """
         owner, rest = f"{type(self).__name__}.load_state_dict", dict(state)
         if "steps" not in rest:
-            raise ValueError(f"{owner}: expected an optimizer's state, with its steps; got {', '.join(state)}")
+            raise ValueError(f"{owner}: expected the state of an optimizer, with its steps; got {', '.join(state)}")
         if ("lr" in rest) == callable(self._lr):
             was, now = ("a number", "a schedule") if callable(self._lr) else ("a schedule", "a number")
-            raise ValueError(f"{owner}: lr was {was} when saved, and is {now} here. {AS_SAVED}; set its lr afterwards.")
+            raise ValueError(f"{owner}: lr was {was} when saved, but is {now} here. {AS_SAVED}; set its lr afterwards.")
         steps = count(rest.pop("steps"), "steps", op=owner, least=0)
         skipped = rest.pop("skipped", None)
         lr = number(rest.pop("lr"), "lr", op=owner) if "lr" in rest else None
@@ -357,14 +357,14 @@ class Optimizer(Stateful):
             except ValueError as error:
                 raise ValueError(f"{owner}: {error}. {AS_SAVED}.") from error
         elif memory:
-            raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is not a schedule that keeps a state")
+            raise ValueError(f"{owner}: the state has {', '.join(memory)}, but lr is not a schedule that has a state")
         self._steps, self._slots, self._owners = steps, slots, {}
         self._skipped = None if skipped is None else asarray(skipped, "uint64")
         if lr is not None:
             self._lr = lr
 
     def config(self) -> dict[str, Any]:
-        """The optimizer's name and the arguments that make it again, in a form that JSON can hold."""
+        """The optimizer's name and the arguments that create it again, in a form that JSON can hold."""
         values = {name: getattr(self, name) for name in self._arguments()}
         if "no_decay" in values:
             values["no_decay"] = list(values["no_decay"])
@@ -400,7 +400,7 @@ class Optimizer(Stateful):
 
 
 def decayed(w: Array, g: Array, lr: float, weight_decay: float, decoupled: bool = False) -> tuple[Array, Array]:
-    """w and g after weight decay λ: g + λ·w, the gradient of E + ½λ‖w‖²; or ``decoupled`` from it, w·(1 − lr·λ)."""
+    """w and g after weight decay λ: g + λ·w, the gradient of E + ½λ‖w‖²; or, if ``decoupled``, w·(1 − lr·λ)."""
     if not weight_decay:
         return w, g
     return (w * (1 - lr * weight_decay), g) if decoupled else (w, g + weight_decay * w)
@@ -413,7 +413,7 @@ def update_each(
     memory: list[Slots],
     finite: Array | None,
 ) -> list[Updated]:
-    """``update(w, g, slots)`` for one parameter after the other, w and slots as they were where ``finite`` is False."""
+    """``update(w, g, slots)`` for one parameter after another; if ``finite`` is False, w and slots do not change."""
     return [
         _chosen(finite, update(w, g.astype(w.dtype, copy=False), slots), (w, slots))  # g may have 16 bits
         for w, g, slots in zip(values, gradients, memory)
@@ -428,7 +428,7 @@ def _chosen(finite: Array | None, new: Updated, old: Updated) -> Updated:
 
 
 def _checked(owner: str, result: Any, w: Array, slots: Slots) -> Updated:
-    """What the ``update`` of an optimizer returned, if it is a value and slots that fit."""
+    """The result of an optimizer's ``update``, checked to be a value and slots that fit."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(f"{owner}.update returned a {type(result).__name__}; expected a pair (new w, new slots)")
     shape = tuple(getattr(result[0], "shape", ()))

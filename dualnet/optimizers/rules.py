@@ -2,10 +2,10 @@
 
     E17   w ← w − η · ∂E/∂w
 
-The formulas are PyTorch's, so that the results agree. Each is a function ``update`` of one parameter. SGD's and Adam's
-stand inside ``sgd_updates`` and ``adam_updates``, which apply them to all parameters at once: a kernel may stand in for
-these, and on a GPU that is one launch. ``decayed`` is the weight decay λ: g + λ·w, or with AdamW w·(1 − lr·λ).
-:meth:`Optimizer.update_all` says what ``finite`` and ``into`` are.
+The formulas are PyTorch's, so that the results agree. Each is a function ``update`` of one parameter. Those of SGD and
+Adam are inside ``sgd_updates`` and ``adam_updates``, which apply them to all parameters at once: a kernel may replace
+these, and on a GPU that takes one launch. ``decayed`` is the weight decay λ: g + λ·w, or with AdamW w·(1 − lr·λ).
+:meth:`Optimizer.update_all` describes ``finite`` and ``into``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SGD(Optimizer):
 
         v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
 
-    ``momentum`` is the share of the last step that goes on; with ``nesterov`` it is looked ahead along it.
+    ``momentum`` is the share of the last step that continues; ``nesterov`` looks ahead along that step.
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))
@@ -100,7 +100,7 @@ class SGD(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """The gradient over the root of its mean square (Tieleman and Hinton 2012; ``centered``: Graves 2013).
+    """The gradient divided by the root of its mean square (Tieleman and Hinton 2012; ``centered``: Graves 2013).
 
         s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
 
@@ -165,7 +165,7 @@ def adam_updates(
     finite: Array | None,
     into: bool,
 ) -> list[Updated]:
-    """The step of Adam or AdamW that follows ``steps`` others. ``decay`` is (weight decay, whether it is decoupled)."""
+    """The step of Adam or AdamW after ``steps`` others. ``decay`` is (weight decay, whether it is decoupled)."""
     dtype, (beta_1, beta_2), t = values[0].dtype, betas, steps + 1
     correction_1, correction_2 = _in_dtype(1 - beta_1**t, dtype), _in_dtype((1 - beta_2**t) ** 0.5, dtype)
 
@@ -181,12 +181,12 @@ def adam_updates(
 
 
 def _in_dtype(number: Any, dtype: Any) -> Any:
-    """A number that depends on the step. In a captured step it is an array of float64, and is cast to ``dtype``."""
+    """A number that depends on the step. In a captured step it is a float64 array, and is cast to ``dtype``."""
     return number.astype(dtype) if hasattr(number, "astype") else number
 
 
 class Adam(Optimizer):
-    """The mean gradient over the root of the mean square, both corrected for their start at 0 (Kingma and Ba 2015).
+    """The mean gradient divided by the root of the mean square, both corrected for their start at 0 (Kingma, Ba 2015).
 
         m ← beta_1 · m + (1 − beta_1) · g          m̂ = m / (1 − beta_1^t)
         v ← beta_2 · v + (1 − beta_2) · g²         v̂ = v / (1 − beta_2^t)          w ← w − lr · m̂ / (√v̂ + epsilon)
@@ -292,5 +292,5 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     if not isinstance(optimizer, str):
         raise TypeError(f"optimizer is a name ({', '.join(NAMES)}) or an Optimizer, got {optimizer!r}")
     if optimizer.strip().lower() not in NAMES:
-        raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(NAMES)}, or give an Optimizer")
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(NAMES)}, or pass an Optimizer")
     return NAMES[optimizer.strip().lower()]()

@@ -2,9 +2,9 @@
 
     opt = dn.SGD(dn.schedules.Warmup(dn.schedules.Cosine(0.1, steps=10_000), steps=500), momentum=0.9)
 
-Any function of the step can be a schedule. Those here also have a ``config()``, their arguments as JSON can hold them,
-and :func:`from_config` makes them again. One that listens to the loss has ``observe(value)``, which ``fit`` calls at
-the end of every epoch, and a ``state_dict()`` that belongs in a checkpoint.
+Any function of the step can be a schedule. Those here also have a ``config()``, which returns their arguments for JSON,
+and :func:`from_config` creates them again. A schedule that watches the loss has ``observe(value)``, which ``fit`` calls
+at the end of every epoch, and a ``state_dict()`` that belongs in a checkpoint.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ class Schedule(Constructed):
         raise TypeError(f"{type(self).__name__} defines no __call__(step)")
 
     def observe(self, value: float) -> None:
-        """Take note of the loss at the end of an epoch; most schedules ignore it."""
+        """Receive the loss at the end of an epoch; most schedules ignore it."""
 
-    _owner: weakref.ref | None = None  # the optimizer that has shown it a loss, if it remembers any
+    _owner: weakref.ref | None = None  # the optimizer that passed it losses, if it remembers any
 
     def state_dict(self) -> dict[str, float]:
-        """What the schedule remembers, by name; most remember nothing."""
+        """The schedule's memory, by name; most schedules have none."""
         return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a remembered state."""
+        """Continue from a saved state."""
         if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, got {', '.join(sorted(state))}")
+            raise ValueError(f"{type(self).__name__} has no state, got {', '.join(sorted(state))}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: a copy goes with another optimizer."""
+        """For copies and pickles: a copy belongs to another optimizer."""
         return {name: value for name, value in vars(self).items() if name != "_owner"}
 
     def config(self) -> dict[str, Any]:
-        """The class's name and the arguments that make this schedule again."""
+        """The class's name and the arguments that create this schedule again."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {"name": type(self).__name__, **{name: _written(getattr(self, name)) for name in names}}
 
@@ -80,7 +80,7 @@ class Schedule(Constructed):
 
 
 class Step(Schedule):
-    """The rate is multiplied by ``factor`` after ``every`` steps, or at those in ``at``: lr · factor^k after k times.
+    """Multiplies the rate by ``factor`` after ``every`` steps, or at the steps in ``at``: lr · factor^k after k times.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Step(0.5, every=100, factor=0.5)
@@ -97,7 +97,7 @@ class Step(Schedule):
         self.lr = number(lr, "lr", op="Step")
         self.factor = number(factor, "factor", op="Step")
         if (every is None) == (at is None):
-            raise ValueError(f"Step: give one of every=100 and at=[30, 80], got every={every!r} and at={at!r}")
+            raise ValueError(f"Step: pass either every=100 or at=[30, 80], got every={every!r} and at={at!r}")
         self.every = None if every is None else count(every, "every", op="Step")
         self.at = None if at is None else _places(at)
 
@@ -107,7 +107,7 @@ class Step(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from ``lr`` down to ``final`` (a learning rate) at step ``steps``, and ``final`` from there on.
+    """Half a cosine from ``lr`` down to ``final`` (a learning rate) at step ``steps``; ``final`` from then on.
 
     Source: Loshchilov and Hutter (2017), equation 5, without restarts.
 
@@ -126,7 +126,7 @@ class Cosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up from ``start · lr`` to ``lr`` in the fraction ``warm`` of all steps, then down to ``final · lr`` at the last.
+    """Up from ``start · lr`` to ``lr`` in a fraction ``warm`` of all steps, then down to ``final · lr`` at the end.
 
     Both parts are half cosines, as in PyTorch: the top is at step ``warm · steps − 1``, the end at ``steps − 1``.
     Source: Smith and Topin (2019).
@@ -147,7 +147,7 @@ class OneCycle(Schedule):
         top, end = max(self.warm * self.steps - 1, 0.0), self.steps - 1
         if step < top:
             return _half_cosine(self.start * self.lr, self.lr, step / top)
-        down = max(end - top, 1e-9)  # with warm=1 no steps are left
+        down = max(end - top, 1e-9)  # with warm=1 there are no steps left
         return _half_cosine(self.lr, self.final * self.lr, (step - top) / down)
 
 
@@ -155,7 +155,7 @@ class Warmup(Schedule):
     """A straight line from ``start`` times a schedule's first rate up to that rate; then the schedule itself.
 
     The schedule's step 0 is step ``steps`` here: ``Warmup(Cosine(0.1, 900), 100)`` takes 1000 steps in all. A number
-    stands for a constant rate. Source: Goyal et al. (2017), section 2.2.
+    means a constant rate. Source: Goyal et al. (2017), section 2.2.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Warmup(0.5, steps=4)
@@ -186,11 +186,11 @@ class Warmup(Schedule):
 
 
 class Plateau(Schedule):
-    """The rate is multiplied by ``factor`` when the loss stops falling, but never goes below ``minimum``.
+    """Multiplies the rate by ``factor`` when the loss stops falling, but never goes below ``minimum``.
 
     An epoch is better if its loss is below the best so far by more than the fraction ``threshold`` of it. After
     ``patience`` epochs in a row that are not better, the next one lowers the rate (as in PyTorch). NaN is never better.
-    A schedule remembers the losses that it has seen, so make a new one for each optimizer.
+    A schedule remembers the losses that it has seen, so create a new one for each optimizer.
 
     >>> import dualnet as dn
     >>> schedule = dn.schedules.Plateau(1.0, factor=0.5, patience=1)
@@ -223,14 +223,14 @@ class Plateau(Schedule):
             self._now, self._waited = max(self._now * self.factor, min(self.minimum, self._now)), 0
 
     def state_dict(self) -> dict[str, float]:
-        """The present rate, the epochs waited and, once there is one, the best loss."""
+        """The current rate, the number of epochs waited and, once there is one, the best loss."""
         state: dict[str, float] = {"now": self._now, "waited": self._waited}
         return {**state, "best": self._best} if math.isfinite(self._best) else state
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         if not {"now", "waited"} <= state.keys() <= {"now", "waited", "best"}:
             got = ", ".join(sorted(state)) or "nothing"
-            raise ValueError(f"Plateau: expected a state of now, waited and perhaps best, got {got}")
+            raise ValueError(f"Plateau: expected a state with now, waited and perhaps best, got {got}")
         now, waited = number(state["now"], "now", op="Plateau"), count(state["waited"], "waited", op="Plateau", least=0)
         best = state.get("best", math.inf)
         self._now, self._waited, self._best = now, waited, real(best, "best", op="Plateau")
@@ -263,8 +263,8 @@ def rate(value: Any, name: str, *, op: str) -> Rate:
         raise TypeError(f"{op}: {name} is the class {value.__name__}; write {value.__name__}(...)")
     if isinstance(value, (dict, list, tuple)):
         raise TypeError(
-            f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. The parameters are not given "
-            "here, but with their gradients in step(net, grads)."
+            f"{op}: {name} is a {type(value).__name__}; expected a number or a schedule. Do not pass parameters "
+            "here; pass the network and its gradients to step(net, grads)."
         )
     if callable(value) and not can_take(value, 1):
         raise TypeError(f"{op}: {name} takes {inspect.signature(value)}; expected a function of the step, or a number")
@@ -277,7 +277,7 @@ def rate_at(lr: Rate, step: int, *, op: str) -> float:
 
 
 def check_owner(lr: Rate, optimizer: Any, observing: bool = False) -> None:
-    """Raise if a schedule has been shown the losses of another optimizer; ``observing`` makes it this one's."""
+    """Raise if a schedule has seen the losses of another optimizer; ``observing`` makes it belong to this one."""
     while isinstance(lr, Warmup):
         lr = lr.schedule
     if not isinstance(lr, Schedule):
@@ -285,7 +285,7 @@ def check_owner(lr: Rate, optimizer: Any, observing: bool = False) -> None:
     if lr._owner is not None and lr._owner() is not optimizer:
         kind, owner = type(lr).__name__, type(optimizer).__name__
         raise ValueError(
-            f"{owner}: this {kind} has watched the training of another optimizer, and remembers its losses. Make a "
+            f"{owner}: this {kind} has watched the training of another optimizer, and remembers its losses. Create a "
             f"schedule for each optimizer: {kind}(...)."
         )
     if observing and lr.state_dict():
@@ -304,7 +304,7 @@ def _half_cosine(first: float, last: float, fraction: float) -> float:
 
 
 def _times_power(lr: float, factor: float, k: int) -> float:
-    """lr · factorᵏ, also where factorᵏ alone is too large or too small for a float; ∞ if the product is too large."""
+    """lr · factorᵏ, even if factorᵏ alone is too large or too small for a float; ∞ if the product is too large."""
     try:
         power = factor**k
         if power or not (lr and factor):
@@ -313,7 +313,7 @@ def _times_power(lr: float, factor: float, k: int) -> float:
         if not lr:
             return 0.0
     logarithm = math.log(lr) + k * math.log(factor)
-    return math.exp(logarithm) if logarithm < 709 else math.inf  # of which rate_at says that it is no rate
+    return math.exp(logarithm) if logarithm < 709 else math.inf  # for which rate_at raises an error
 
 
 def _written(value: Any) -> Any:

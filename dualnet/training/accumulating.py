@@ -1,10 +1,10 @@
 """``accumulate=k``: k small batches make one step, with the gradient of one large batch.
 
-The gradient of a mean over all examples is the sum of those of the small batches, each with its share of the examples,
-or of their weights. So the backward pass of each batch starts from its share instead of from 1, and the gradients are
-added up. A smaller last group needs no special care.
+The gradient of a mean over all examples is the sum of the gradients of the small batches, each times its share of the
+examples, or of their weights. So the backward pass of each batch starts from its share instead of from 1, and the
+gradients are added up. A smaller last group needs no special care.
 
-One thing differs from one large batch: batch norm takes its statistics from each small batch.
+Only one thing differs from one large batch: batch norm takes its statistics from each small batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batch = tuple[Any, Any, Any]
 
 
 def grouped(batches: Iterable[Batch], accumulate: int, plain: bool) -> Iterator[tuple[Any, ...]]:
-    """What each step is called with: x, t, w of ``accumulate`` batches one after another; if it is ``plain``, x and t.
+    """The arguments of each step: x, t, w of ``accumulate`` batches, one after another; if ``plain``, just x and t.
 
     >>> list(grouped([(1, 2, None), (3, 4, None), (5, 6, None)], 2, plain=False))
     [(1, 2, None, 3, 4, None), (5, 6, None)]
@@ -37,7 +37,7 @@ def grouped(batches: Iterable[Batch], accumulate: int, plain: bool) -> Iterator[
 
 
 def apart(arguments: tuple[Any, ...]) -> list[Batch]:
-    """The batches ``(x, t, w)`` in what a step was called with.
+    """The batches ``(x, t, w)`` in the arguments of a step.
 
     >>> apart((1, 2)), apart((1, 2, None, 3, 4, None))
     ([(1, 2, None)], [(1, 2, None), (3, 4, None)])
@@ -48,7 +48,7 @@ def apart(arguments: tuple[Any, ...]) -> list[Batch]:
 
 
 def shares(batches: list[Batch], weighting: Weighting | None) -> list[Any]:
-    """The share of each batch in the mean over all: numbers or, with weights, arrays without axes. None if it is alone.
+    """The share of each batch in the mean over all: numbers or, with weights, 0-d arrays; None for a single batch.
 
     >>> shares([([1, 1, 1], None, None), ([1], None, None)], None), shares([([1], None, None)], None)
     ([0.75, 0.25], [None])
@@ -65,7 +65,7 @@ def shares(batches: list[Batch], weighting: Weighting | None) -> list[Any]:
 
 
 def added(gradients: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
-    """The sums of the gradients of each parameter; those of 16 bits become float32."""
+    """The sums of the gradients of each parameter; 16-bit gradients become float32."""
     if not gradients:
         return more
     return {name: wide(gradients[name]) + wide(g) for name, g in more.items()}

@@ -1,4 +1,4 @@
-"""The next item while this one is in use: an iterator runs one step ahead, in a thread of its own."""
+"""Prepare the next item while this one is in use: an iterator runs one step ahead, in its own thread."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ END: Any = object()
 def one_ahead(items: Iterable[Item], ahead: bool = True) -> Generator[Item, None, None]:
     """The same items in the same order. While one is in use, a thread prepares the next one, and only that one.
 
-    Reading files, decoding images and NumPy's loops leave Python's lock to others, so a training step runs meanwhile.
+    Reading files, decoding images and NumPy's loops release Python's lock, so a training step can run meanwhile.
     An error in the thread is raised here, when its item is due. If you leave the generator early, close it: closing
-    waits for the item that is being made, and ends the thread.
+    waits for the item in progress, and ends the thread.
 
-    The thread uses the settings of the code that started it, such as the backend in force. ``ahead=False`` starts no
+    The thread uses the settings of the code that started it, such as the current backend. ``ahead=False`` starts no
     thread.
 
     >>> list(one_ahead(range(3)))
@@ -31,7 +31,7 @@ def one_ahead(items: Iterable[Item], ahead: bool = True) -> Generator[Item, None
     if not ahead:
         yield from items
         return
-    from concurrent.futures import ThreadPoolExecutor  # 4 ms, and needed only here
+    from concurrent.futures import ThreadPoolExecutor  # takes 4 ms, and is needed only here
 
     iterator, context = iter(items), contextvars.copy_context()
     pool = ThreadPoolExecutor(1, thread_name_prefix="dualnet-batches")

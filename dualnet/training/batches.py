@@ -1,4 +1,4 @@
-"""Batches: in a seeded order, augmented, and copied to where the network is."""
+"""Batches: in a seeded order, augmented, and copied to the network's backend."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def batches(
     moves: numpy.ndarray | None = None,
     extra: int = 0,
 ) -> Batches:
-    """Pairs of x (size, ...) and t where the network is, in ``order`` (as they come, without); t may be None.
+    """Pairs of x (size, ...) and t on the network's backend, in ``order`` (by default as they are); t may be None.
 
-    ``augment`` normalises the images x, and moves each as ``moves`` (N, 3) says. ``size`` may be the slices of the
-    order that are batches. The last ``extra`` examples of each are only there to be mixed with, and are left out.
+    ``augment`` normalises the images x, and moves each according to ``moves`` (N, 3). ``size`` may be a list of slices
+    of the order, one for each batch. The last ``extra`` examples of each batch only serve for mixing, and are left out.
     """
     order = numpy.arange(rows(x)) if order is None else order
     plain, size = augment is None, cuts(order.shape[0], size) if isinstance(size, int) else size
@@ -45,7 +45,7 @@ def batches(
 
 
 def cuts(count: int, size: int) -> list[slice]:
-    """The batches of so many examples, as slices of their order.
+    """The batches of ``count`` examples, as slices of their order.
 
     >>> cuts(5, 2)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
@@ -54,10 +54,10 @@ def cuts(count: int, size: int) -> list[slice]:
 
 
 def parted(count: int, size: int, rank: int, ranks: int, extra: int = 0) -> tuple[numpy.ndarray, list[slice]]:
-    """The part that one of several ranks has of each batch: places in the order of all, and the slices of these.
+    """The part of each batch that belongs to one of several ranks: places in the order of all, and their slices.
 
-    Each part is followed by ``extra`` examples that come after it in the batch (after the last comes the first), with
-    which the last ones of the part may be mixed. A rank without a part of a batch gets none.
+    After each part come the ``extra`` examples that follow it in the batch (the first follows the last); the last ones
+    of the part may be mixed with them. If a batch has no part for a rank, the rank gets no extra examples either.
 
     >>> places, slices = parted(7, 4, rank=1, ranks=2)  # batches 0 1 2 3 and 4 5 6
     >>> [places[one].tolist() for one in slices]
@@ -74,7 +74,7 @@ def parted(count: int, size: int, rank: int, ranks: int, extra: int = 0) -> tupl
 
 
 def part_of(count: int, rank: int, ranks: int) -> tuple[int, int]:
-    """From where to where a rank's part of so many examples goes.
+    """Where a rank's part of ``count`` examples begins, and where it ends.
 
     >>> [part_of(5, rank, 3) for rank in range(3)]
     [(0, 1), (1, 3), (3, 5)]
@@ -83,8 +83,8 @@ def part_of(count: int, rank: int, ranks: int) -> tuple[int, int]:
 
 
 def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: list[slice]) -> Iterator[Any]:
-    """x in this order, batch by batch. From the host each batch is copied; to a device only the order is, once."""
-    if isinstance(x, dict):  # the batches of each array, as dictionaries
+    """x in this order, batch by batch. From the host, each batch is copied; to a device, only the order, once."""
+    if isinstance(x, dict):  # a dictionary for each batch
         for several in zip(*(_chosen(net, part, order, size) for part in x.values())):
             yield dict(zip(x, several))
         return
@@ -99,7 +99,7 @@ def _chosen(net: Layer, x: Any, order: numpy.ndarray, size: list[slice]) -> Iter
 def _augmented(
     net: Layer, x: Any, order: numpy.ndarray, size: list[slice], augment: Any, moves: numpy.ndarray | None
 ) -> Iterator[Array]:
-    """Images of x in this order, moved and normalised where they are; order and moves are copied there once."""
+    """Images of x in this order, moved and normalised on their own backend; order and moves are copied there once."""
     owner = backend_of(x)
     there = home(net) if net.parameters() else owner.name
     plan = [None if a is None else a if owner.on_host else asarray(a, backend=owner.name) for a in (order, moves)]
@@ -111,28 +111,28 @@ def _augmented(
 def _mixed(
     net: Layer, targets: Iterator[Any], size: list[slice], augment: Any, moves: numpy.ndarray, shape: tuple[int, ...]
 ) -> Iterator[Any]:
-    """Targets in the shares in which ``augment`` mixes images of this shape; moves are copied there once."""
+    """Targets, mixed in the same shares in which ``augment`` mixes images of this shape; moves are copied once."""
     there = asarray(moves, backend=home(net))
     for place, t in zip(size, targets):
         yield mixed_targets(net, t, augment, there[place], shape)
 
 
 def mixed_targets(net: Layer, t: Any, augment: Any, moves: Any, shape: tuple[int, ...]) -> Any:
-    """The targets of a batch, mixed as its images are if ``augment`` mixes them."""
+    """The targets of a batch, mixed like its images if ``augment`` mixes them."""
     if t is None or moves is None or not getattr(augment, "mixes", False):
         return t
     output = net.output_shape(net.input_shape or ())
     if isinstance(t, dict) or isinstance(output, dict) or (t.dtype.kind in "iu" and 1 < t.ndim <= len(output)):
         raise ValueError(
-            f"fit: {augment} mixes images, and their targets with them: it needs a class for each image, or targets of "
-            "the shape of the output. Leave MixUp and CutMix out."
+            f"fit: {augment} mixes images together with their targets, so it needs a class for each image, or targets "
+            "of the shape of the output. Leave out MixUp and CutMix."
         )
     return augment.targets(t, moves, classes=output[-1], shape=shape)
 
 
 def order_of(examples: int, seed: int, epoch: int, shuffle: bool) -> numpy.ndarray:
-    """Which example comes at each place of an epoch: the same for the same seed, on every backend."""
+    """The order of the examples in an epoch: the same for the same seed, on every backend."""
     if not shuffle:
         return numpy.arange(examples)
-    stream = numpy.random.SeedSequence(seed, spawn_key=(2**31, epoch))  # far from the layers' places
+    stream = numpy.random.SeedSequence(seed, spawn_key=(2**31, epoch))  # far from the keys of the layers
     return numpy.random.Generator(numpy.random.PCG64(stream)).permutation(examples)

@@ -44,19 +44,19 @@ Loss = Callable[..., Any]
 
 
 def check_lengths(epochs: Any, initial_epoch: Any, batch_size: Any) -> tuple[int, int, int]:
-    """How long ``fit`` trains and in what portions, as integers."""
+    """The lengths of a training, as integers: its epochs, the first epoch, and the batch size."""
     epochs = integer(epochs, "epochs", op="fit", least=0)
     initial_epoch = integer(initial_epoch, "initial_epoch", op="fit", least=0)
     if initial_epoch > epochs:
         raise ValueError(
-            f"fit: initial_epoch={initial_epoch} lies beyond epochs={epochs}, where the training ends. Both count "
-            f"from its beginning; for {epochs} more, pass epochs={initial_epoch + epochs}."
+            f"fit: initial_epoch={initial_epoch} is after epochs={epochs}, where the training ends. Both count from "
+            f"the beginning; for {epochs} more epochs, pass epochs={initial_epoch + epochs}."
         )
     return epochs, initial_epoch, integer(batch_size, "batch_size", op="fit")
 
 
 def examples(op: str, x: Any, t: Any) -> Data:
-    """Inputs x (N, ...) and targets t (N, ...) as arrays, where they are."""
+    """Inputs x (N, ...) and targets t (N, ...) as arrays, on the backend where they are."""
     if isinstance(x, Mapping) or isinstance(t, Mapping):
         return several.examples(op, x, t)
     x, t = (a if backend_of(a) is not None else to_numpy(asarray(a, backend="numpy")) for a in (x, t))
@@ -72,19 +72,19 @@ def examples(op: str, x: Any, t: Any) -> Data:
 
 
 def check_mixing(augment: Any, class_weight: Any, ignore_label: Any) -> None:
-    """Raise if images are to be mixed whose weights hang on a single class."""
+    """Raise if ``augment`` mixes images but their weights depend on a single class."""
     if getattr(augment, "mixes", False) and not (class_weight is None and ignore_label is None):
         what = "ignore_label" if class_weight is None else "class_weight"
         raise ValueError(
-            f"fit: {what} needs one class for each image, and MixUp and CutMix make images of two. Leave one or the "
-            "other out."
+            f"fit: {what} needs one class for each image, but MixUp and CutMix make images with two. Leave out one or "
+            "the other."
         )
 
 
 def initialise(net: Layer, x: Any, seed: int, augment: Any = None) -> None:
     """Draw the parameters of layers that have none yet, for inputs like x, which ``augment`` may crop."""
     inside = (child for _, part in net.walk() if isinstance(part, Container) for child in part.children().values())
-    if any(layer.input_shape is None for layer in (net, *inside)):  # also one that was put into a trained network
+    if any(layer.input_shape is None for layer in (net, *inside)):  # even a single new layer in a trained network
         seen = x if augment is None or isinstance(x, dict) else augment.batch(x, numpy.zeros(1, int))
         net.init(net.input_shape or each(lambda a: tuple(a.shape[1:]), seen), seed=seed, keep=True)
 
@@ -97,7 +97,7 @@ def check_training(
 ) -> bool:
     """Raise if training would fail, and warn if it would not do what you mean. Returns whether all data are finite.
 
-    ``extent`` is the number of examples and that of a batch, of which the last may be smaller.
+    ``extent`` is the number of examples, and the size of a batch; the last batch may be smaller.
     """
     check_trial(net, *data, loss, "fit", augment)
     if held_out is not None:
@@ -111,11 +111,11 @@ def check_training(
 
 
 def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = None) -> None:
-    """Try one example, and look at all targets: once before the first step, instead of once in every step."""
+    """Try one example, and check all targets: once before the first step, instead of in every step."""
     if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
         raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
     if augment is not None and isinstance(x, dict):
-        raise ValueError(f"{op}: augment takes one array of images, and x is a dictionary; augment the images before")
+        raise ValueError(f"{op}: augment takes one array of images, but x is a dictionary; augment the images before")
     one = each(lambda a: a[:1], x) if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
     outputs = output_of_one(net, one, each(lambda a: tuple(a.shape), x), op)
     for who, y, targets, loss_of_y in several.terms(op, outputs, t, loss):
@@ -126,7 +126,7 @@ def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = 
 
 
 def output_of_one(net: Layer, one: Any, shape: Any, op: str) -> Any:
-    """The output for one example of inputs of this shape. (The first step will show what else is wrong with them.)"""
+    """The output for one example of inputs of this shape. (The first step will reveal any other problem with them.)"""
     try:
         with numpy.errstate(all="ignore"):
             return net(each(lambda a: asarray(a, backend=home(net)), net.enter(one)))
@@ -134,25 +134,25 @@ def output_of_one(net: Layer, one: Any, shape: Any, op: str) -> Any:
         if net.input_shape is None or isinstance(shape, dict) or shape[1:] == net.input_shape:
             raise
         if shape == net.input_shape:
-            raise ValueError(f"{op}: x has shape {shape}, that of one example; x[None] is a batch of one") from error
+            raise ValueError(f"{op}: x has shape {shape}, like a single example; x[None] is a batch of one") from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{op}: x has shape {shape}, where init was given {net.input_shape}; {error}") from error
+        raise kind(f"{op}: x has shape {shape}, but init was given {net.input_shape}; {error}") from error
 
 
 def check_inputs(net: Layer, x: Any, op: str) -> None:
-    """Raise if the network does not take these inputs, of which one is tried if they have a new shape."""
+    """Raise if the network does not take these inputs; if their shape is new, it tries one of them."""
     if net.input_shape is None or isinstance(x, dict):
-        net.enter(x)  # says what to do
+        net.enter(x)  # its error says what to do
     elif tuple(x.shape[1:]) != net.input_shape or x.dtype.kind not in "biufV":
         output_of_one(net, x[:1], tuple(x.shape), op)
 
 
 def _check_loss(y: Array, t: Any, loss: Loss, op: str) -> None:
-    """Does the loss take one output of the network with its target, and return what a loss returns?"""
+    """Check that the loss takes one output of the network with its target, and returns what a loss should return."""
     if t.dtype.kind not in "biufV":
         raise TypeError(
-            f"{op}: t has dtype {t.dtype}; expected numbers. numpy.unique(t, return_inverse=True) turns names into "
-            "class numbers."
+            f"{op}: t has dtype {t.dtype}; expected numbers. To turn names into class numbers, use "
+            "numpy.unique(t, return_inverse=True)."
         )
     try:
         with numpy.errstate(all="ignore"):
@@ -172,20 +172,22 @@ def _check_loss(y: Array, t: Any, loss: Loss, op: str) -> None:
 def _check_shift(augment: Any, x: Any) -> None:
     shift = getattr(augment, "shift", 0)
     if shift and shift >= min(x.shape[1:3]):
-        raise ValueError(f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, out of sight")
+        raise ValueError(
+            f"fit: augment shifts images of {tuple(x.shape[1:])} by up to {shift} pixels, completely out of view"
+        )
 
 
 def _check_last_batch(net: Layer, count: int, batch_size: int) -> None:
-    """Batch norm over a single number has no variance."""
+    """Raise if batch norm would get a single number, which has no variance, in the last batch."""
     if count % batch_size == 1 and (name := norm_of_rows(net)) is not None:
         raise ValueError(
-            f"fit: {count} examples in batches of {batch_size} leave one over, and layer {name} "
-            "(BatchNorm) needs two. Choose another batch_size, or leave an example out."
+            f"fit: {count} examples in batches of {batch_size} leave one over, but layer {name} "
+            "(BatchNorm) needs two. Choose a different batch_size, or leave out one example."
         )
 
 
 def norm_of_rows(net: Layer) -> str | None:
-    """The name of a batch norm that has one value of each channel in an example, and so needs two examples."""
+    """The name of a batch norm that gets one value per channel and example, and so needs at least two examples."""
     for name, layer in _trained("", net):
         if isinstance(layer, BatchNorm) and math.prod((layer.input_shape or (0, 0))[:-1]) == 1:
             return name or "0"
@@ -193,21 +195,21 @@ def norm_of_rows(net: Layer) -> str | None:
 
 
 def _trained(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """Every layer that certainly trains; a container of your own may freeze what is inside."""
+    """Every layer that is sure to be trained; a container of your own may freeze the layers inside."""
     yield name, layer
     for child, inside in layer.children().items() if type(layer) in (Sequential, Residual, Parallel, Graph) else ():
         yield from _trained(f"{name}.{child}" if name else child, inside)
 
 
 def _warn_of_squashing_twice(net: Layer, loss: Loss) -> None:
-    """A network that ends with softmax needs no loss that takes it again."""
+    """Warn if a network ends with softmax and its loss applies softmax again."""
     last, about = net, losses.about(loss)
     while isinstance(last, Sequential) and last.layers:
         last = last.layers[-1]
     if about.contains is not None and getattr(last, "op", None) is about.contains:
         warnings.warn(
-            f"fit: the network ends with {type(last).__name__}, and {about.function.__name__} does that itself. Leave "
-            "the layer out.",
+            f"fit: the network ends with {type(last).__name__}, but {about.function.__name__} applies that itself. "
+            "Leave out the layer.",
             stacklevel=4,  # where fit was called
         )
 
@@ -215,14 +217,14 @@ def _warn_of_squashing_twice(net: Layer, loss: Loss) -> None:
 # -- the numbers in the data -------------------------------------------------------------------------------------------
 
 LOOKED_AT = 64
-"""So many examples are looked at where all would be too many: of data on a disk, and for whole numbers."""
+"""How many examples are checked if checking all would take too long: for data on a disk, and for whole numbers."""
 
 
 def _warn_of_numbers(net: Layer, data: Data, held_out: Data | None, loss: Loss, augment: Any) -> bool:
-    """Warn once of NaN and infinities, or of images that nobody scaled. Returns whether all numbers are finite."""
+    """Warn once about NaN and infinities, or about unscaled images. Returns whether all numbers are finite."""
     if _mends_numbers(net):
         return True
-    known = losses.about(loss).function in losses.NAMES.values()  # one of your own may take NaN for "not known"
+    known = losses.about(loss).function in losses.NAMES.values()  # a loss of your own may use NaN for "unknown"
     for what, (x, t) in {"": data, **({} if held_out is None else {"of the validation data ": held_out})}.items():
         inputs = [(name, a, _least_and_largest(a)) for name, a in parts(x, "x")]
         targets = [(name, a, _least_and_largest(a)) for name, a in parts(t, "t") if known and is_floating(a.dtype)]
@@ -231,15 +233,15 @@ def _warn_of_numbers(net: Layer, data: Data, held_out: Data | None, loss: Loss, 
                 spoilt = "its figures" if what else "the network"
                 _warn(
                     f"{name} {what}holds NaN or infinite numbers, which spoil {spoilt}. "
-                    f"Keep the examples without: keep = numpy.isfinite({name}.reshape(len({name}), -1)).all(axis=1)."
+                    f"Keep only the others: keep = numpy.isfinite({name}.reshape(len({name}), -1)).all(axis=1)."
                 )
                 return False
         for name, a, ends in inputs:
             if not _unscaled(a, ends, augment) or _normalises_first(net):
                 continue
             _warn(
-                f"{name} {what}holds whole numbers up to {ends[1]:.0f}, like images as they come from a file. Most "
-                "networks learn badly from these. Divide here and wherever the network is used: "
+                f"{name} {what}holds whole numbers up to {ends[1]:.0f}, like images straight from a file. Most "
+                "networks learn badly from these. Divide them here, and wherever you use the network: "
                 'x = x.astype("float32") / 255.'
             )
             return True
@@ -251,7 +253,7 @@ def _warn(words: str) -> None:
 
 
 def _least_and_largest(x: Any) -> tuple[float, float]:
-    """The ends of the range of x; NaN if it holds one. A device waits for one small copy."""
+    """The smallest and the largest number in x; NaN if x holds one. A device waits for one small copy."""
     backend, a = backend_of(x), x[:: max(1, len(x) // LOOKED_AT)] if _on_disk(x) else x
     if not a.size or not (is_floating(a.dtype) or (a.dtype.kind in "iu" and a.ndim == 4)):
         return 0.0, 1.0
@@ -268,7 +270,7 @@ def _on_disk(x: Any) -> bool:
 
 
 def _unscaled(x: Any, ends: tuple[float, float], augment: Any) -> bool:
-    """Images (N, H, W, C) of whole numbers from 0 to 255, which nothing divides on the way."""
+    """Is x images (N, H, W, C) of whole numbers from 0 to 255 that nothing divides on the way?"""
     if x.ndim != 4 or x.shape[3] > 4 or not (ends[0] >= 0 and 128 <= ends[1] <= 255):
         return False
     if augment is not None and (x.dtype == "uint8" or getattr(augment, "scale", None) is not None):
@@ -278,7 +280,7 @@ def _unscaled(x: Any, ends: tuple[float, float], augment: Any) -> bool:
 
 
 def _mends_numbers(net: Layer) -> bool:
-    """Does a layer of one's own, which may do anything to the data, come before the first weights?"""
+    """Does a layer of your own, which may do anything to the data, come before the first weights?"""
     for _, layer in net.walk():
         if isinstance(layer, Lambda) or not type(layer).__module__.startswith("dualnet."):
             return True

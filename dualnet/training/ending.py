@@ -1,7 +1,7 @@
-"""SIGTERM and SIGHUP end a program as Ctrl-C does: by an exception, so that what is open is closed and kept.
+"""SIGTERM and SIGHUP end a program the way Ctrl-C does: with an exception, so that files are closed and work is saved.
 
-Batch systems, containers and ``kill`` send SIGTERM, a terminal that closes sends SIGHUP, and by default both stop
-Python on the spot: no ``finally`` runs, and hours of training are lost.
+Batch systems, containers and ``kill`` send SIGTERM; a terminal that closes sends SIGHUP. By default both stop Python
+on the spot: no ``finally`` runs, and hours of training are lost.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 __all__ = ["Ending", "Terminated", "ends_like_ctrl_c", "unbroken"]
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows: one
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has one
 
 
 class Terminated(KeyboardInterrupt, SystemExit):
-    """Raised where the program is when a signal asks it to end. Code that handles Ctrl-C handles this as well.
+    """Raised wherever the program is when a signal asks it to end. Code that handles Ctrl-C handles this as well.
 
     If nothing catches it, Python exits without a traceback, and the exit code is 128 + the signal's number: 143 for
     SIGTERM, 129 for SIGHUP.
@@ -38,16 +38,16 @@ class Terminated(KeyboardInterrupt, SystemExit):
 
 
 class Ending:
-    """What :func:`ends_like_ctrl_c` makes of signals: the first one raises; later ones find the program on its way out.
+    """How :func:`ends_like_ctrl_c` handles signals: the first one raises; later ones are ignored, as the program ends.
 
-    ``with ending:`` finishes a block first, and Ctrl-C waits too: a signal that comes meanwhile raises at its end. A
-    second Ctrl-C in the same block raises at once. Entering such a block costs a fraction of a microsecond.
+    ``with ending:`` finishes a block first, even for Ctrl-C: a signal that comes meanwhile raises at its end. A
+    second Ctrl-C in the same block raises at once. Entering such a block takes a fraction of a microsecond.
     """
 
     def __init__(self) -> None:
         self.raised = False
-        self.holds = 0  # how many blocks run that are not to be broken off by SIGTERM and SIGHUP
-        self.blocks = 0  # how many blocks run that are not to be broken off by Ctrl-C either
+        self.holds = 0  # how many blocks are running that SIGTERM and SIGHUP must not interrupt
+        self.blocks = 0  # how many blocks are running that Ctrl-C must not interrupt either
         self.waiting: int | None = None  # the signal that came meanwhile
 
     def __call__(self, number: int, frame: Any) -> None:
@@ -62,7 +62,7 @@ class Ending:
             raise Terminated(number)
 
     def raise_waiting(self) -> None:
-        """Now, if no block runs any more, raise what a signal that came meanwhile asks for."""
+        """If no block is running any more, raise the exception for a signal that came meanwhile."""
         number = self.waiting
         if number is not None and not self.holds and not self.blocks:
             self.waiting = None
@@ -82,14 +82,14 @@ class Ending:
 def ends_like_ctrl_c() -> Iterator[Ending]:
     """Inside, SIGTERM and SIGHUP raise :class:`Terminated` instead of ending Python on the spot.
 
-    Only the default handlers are replaced, and they are back afterwards: a handler of your own stays, and so does the
-    one that ``nohup`` sets. Signals belong to the main thread; in any other this changes nothing. The first signal
-    raises. Those that follow are ignored, so that they cannot break off what is being saved. Ctrl-C raises
-    ``KeyboardInterrupt`` as ever.
+    Only the default handlers are replaced, and they are restored afterwards: a handler of your own stays, and so does
+    the one that ``nohup`` sets. Signals belong to the main thread; in any other thread this changes nothing. The first
+    signal raises. Later ones are ignored, so that they cannot interrupt a save. Ctrl-C raises ``KeyboardInterrupt`` as
+    usual.
 
     >>> with ends_like_ctrl_c() as ending:
     ...     with ending:
-    ...         pass  # a block that no signal breaks off, such as a training step and all that counts it
+    ...         pass  # a block that no signal interrupts, such as a training step and its counters
     """
     handler, replaced = _in_force() or Ending(), []
     defaults = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
@@ -110,7 +110,7 @@ def ends_like_ctrl_c() -> Iterator[Ending]:
 def unbroken() -> Iterator[None]:
     """Inside :func:`ends_like_ctrl_c`, finish this block first: a signal that comes meanwhile raises after it.
 
-    Ctrl-C still breaks it off: whoever presses it again means it.
+    Ctrl-C still interrupts it: whoever presses it again means it.
 
     >>> with unbroken():
     ...     pass  # put back the best weights here
@@ -125,7 +125,7 @@ def unbroken() -> Iterator[None]:
 
 
 def _in_force() -> Ending | None:
-    """The one that handles signals now. In a thread there is none."""
+    """The ``Ending`` that handles signals now; None in any thread but the main one."""
     if threading.current_thread() is not threading.main_thread():
         return None
     found = (signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT))

@@ -1,7 +1,7 @@
 """``check_finite=True``: the first NaN or infinity stops the training, and the error says where it came from.
 
-After each step one number is read back: are the loss, the gradients and all that was learned finite? If not, the step
-is undone and repeated, watching every layer, to find the first that turned finite numbers into something else.
+After each step one number is read back: are the loss, the gradients and the network's state finite? If not, the step
+is undone and repeated with every layer watched, to find the first one that turned finite numbers into NaN or infinity.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADVICE = 'The step was undone. What to do is in the guide "Find where a NaN come
 
 
 class NotFinite(Exception):
-    """A step met a NaN or an infinity; holds where, in words, as far as the step itself can tell."""
+    """A step met a NaN or an infinity; the message says where, as far as the step itself knows."""
 
 
 class FiniteSteps:
@@ -54,7 +54,7 @@ class FiniteSteps:
     def __call__(self, *batches: Any) -> None:
         """A step of x and t, or of small batches as :func:`dualnet.training.loop.train_step` takes them."""
         if self.run.epoch != self.epoch:
-            self.epoch, self.batches = self.run.epoch, self.run.batch * len(apart(batches))  # it may go on
+            self.epoch, self.batches = self.run.epoch, self.run.batch * len(apart(batches))  # it may continue
         self.mends = self.scale is not None and _can_shrink(self.scale)
         try:
             self.step(*batches, check=self.look)
@@ -77,8 +77,8 @@ class FiniteSteps:
     def look(self, met: list[Any], gradients: dict[str, Array]) -> None:
         """Raise :class:`NotFinite` if a step met one, in its inputs and losses or in the gradients.
 
-        A loss scale mends gradients that overflow: it skips the step and becomes smaller. That is no error, unless it
-        cannot become smaller.
+        A loss scale handles gradients that overflow: it skips the step and becomes smaller. That is no error, unless
+        it cannot become smaller.
         """
         learned = {name: v for name, v in self.run.net.state_dict().items() if _is_floating(v)}
         arrays = [array for one in met for _, array in parts(one)]
@@ -86,13 +86,13 @@ class FiniteSteps:
         fine = bool(to_numpy(all_finite(*learned.values(), *filter(_is_floating, others))))
         if not self.ranks.any(not fine):
             return
-        if not self.ranks.alone:  # each rank looks for itself
+        if not self.ranks.alone:  # each rank checks for itself
             raise NotFinite("a rank met a number that is not finite.")
         for name, array in learned.items():
             if counts := _counts(array):
                 raise NotFinite(
-                    f"the step leaves {counts} in {name}, though the gradients are finite: the learning rate is too "
-                    "large, or the gradients are. Try a tenth of the rate, or clip_norm=1.0."
+                    f"the step leaves {counts} in {name}, though the gradients are finite: the learning rate or the "
+                    "gradients are too large. Try a tenth of the rate, or clip_norm=1.0."
                 )
         raise NotFinite("a number was not finite, but when the step was repeated on a copy, all were.")
 
@@ -104,8 +104,8 @@ def origin(
     copy = sharing_copy(net)
     try:
         with numpy.errstate(all="ignore"), Watch(copy, _around, apart=True):
-            _check("the batch of inputs x", x, "Leave such examples out, or repair them.")
-            _check("the batch of targets t", t, "Leave such examples out, or repair them.")
+            _check("the batch of inputs x", x, "Leave out such examples, or repair them.")
+            _check("the batch of targets t", t, "Leave out such examples, or repair them.")
             y, pullback = forward_of(copy, x, train=True, need_dx=False)
             y = each(wide, y)
             value, dloss = loss(y, t)
@@ -120,7 +120,7 @@ def origin(
 
 
 def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array], Any]]:
-    """A layer under watch. The layers inside a container come before it, so the first to fail is the innermost."""
+    """Watch one layer. The layers inside a container come before it, so the first to fail is the innermost."""
     who = f"layer {visit.name} ({type(visit.layer).__name__})" if visit.name else type(visit.layer).__name__
     y, way = run(x)
     _check(f"the output of {who}", y, _reason(visit.layer, y))
@@ -129,7 +129,7 @@ def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array
         dx, gradients = way(dy)
         for name, array in (*gradients.items(), *parts(dx, "its input")):
             _check(
-                f"going backward, the gradient of {name} in {who}",
+                f"in the backward pass, the gradient of {name} in {who}",
                 array,
                 "The layers after it gave finite ones. Try a tenth of the learning rate, or clip_norm=1.0.",
             )
@@ -139,13 +139,13 @@ def _around(visit: Visit, run: Inside, x: Array) -> tuple[Array, Callable[[Array
 
 
 def _reason(layer: Any, y: Array) -> str:
-    """Why a layer's output may be NaN or infinite though its input is not."""
+    """Why a layer's output may be NaN or infinite although its input is finite."""
     for name, value in layer.state_dict().items():
         if counts := _counts(value):
             return f"Its {name} held {counts} before the step."
     if y.dtype.name == "float16":
         return "The largest number of float16 is 65504: use bfloat16, or scale the inputs down."
-    return "What came in was finite, and so were its parameters: they grew too large. Try a tenth of the learning rate."
+    return "Its input and its parameters were finite, but they grew too large. Try a tenth of the learning rate."
 
 
 def _check(what: str, given: Any, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What ``fit`` was given to learn from and to validate with, as sources."""
+"""The data that ``fit`` was given, to learn from and to validate with, as sources."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
 
 def data_of(given: Given, epochs: int, accumulate: int, **options: Any) -> tuple[Source, Source | None]:
-    """The source to learn from for so many epochs, and the one to validate with, if there is one."""
+    """The source to learn from for this many epochs, and the one to validate with, if there is one."""
     steps = given.steps_per_epoch
     if steps is not None:
         steps = integer(steps, "steps_per_epoch", op="fit") * accumulate
@@ -38,7 +38,7 @@ def data_of(given: Given, epochs: int, accumulate: int, **options: Any) -> tuple
     data.check_epochs(epochs)
     if data.once and given.resume is not None:
         raise ValueError(
-            f"fit: {data.kind} cannot begin again, which resume needs; pass a function that makes a new one: "
+            f"fit: resume has to begin {data.kind} again, which is impossible; pass a function that creates a new one: "
             "lambda: batches()"
         )
     share = real(given.validation_split, "validation_split", op="fit")
@@ -74,7 +74,7 @@ def tested(x: Any, t: Any, w: Any, **options: Any) -> Source:
 
 
 def inputs_of(net: Layer, x: Any, size: int) -> Source | None:
-    """The source of inputs to predict from; None for an array, or for what becomes one, such as a list of numbers."""
+    """The source of inputs for ``predict``; None for an array, or for anything like one, such as a list of numbers."""
     if backend_of(x) is not None or isinstance(x, Mapping) or hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
         return None
     if isinstance(x, (list, tuple)) and not holds_batches(x):
@@ -103,7 +103,7 @@ def holds_batches(given: Any) -> bool:
 
 
 def _warn_of_sorted_classes(learnt: Source, held_out: Source) -> None:
-    """Warn if the examples kept back have a class that the others lack: the data set is probably sorted."""
+    """Warn if the held-out examples have a class that the others lack: the data set is probably sorted."""
     if not isinstance(learnt, Arrays) or not isinstance(held_out, Arrays):
         return
     t, last = learnt.t, held_out.t
@@ -112,7 +112,7 @@ def _warn_of_sorted_classes(learnt: Source, held_out: Source) -> None:
     missing = numpy.setdiff1d(last, t)
     if missing.size:
         warnings.warn(
-            f"fit: validation_split keeps back the last examples, and the others hold none of class {missing[0]}. Is "
+            f"fit: validation_split holds out the last examples, and the others have none of class {missing[0]}. Is "
             "the data set sorted? Shuffle it first, with x and t in the same order.",
             stacklevel=4,  # where fit was called
         )

@@ -1,4 +1,4 @@
-"""What outputs are judged by: a loss, how much each answer counts in it, and further figures."""
+"""How outputs are judged: by a loss, by how much each answer counts in it, and by further figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ __all__ = ["Judge"]
 class Judge:
     """The loss of a training or an evaluation, with its weights and metrics.
 
-    ``loss`` trusts the targets, which were checked; it takes y, t and, with a weighting, the weights of the examples.
+    ``loss`` skips the check of the targets, which is done before. It takes y, t and, with a weighting, the weights of
+    the examples.
     """
 
     def __init__(self, op: str, net: Layer, function: Callable[..., Any], weighting: Weighting | None) -> None:
@@ -50,18 +51,18 @@ class Judge:
         class_weight: Any,
         ignore_label: Any,
     ) -> Judge:
-        """As the arguments of ``fit`` or ``evaluate`` say. Some examples of the data tell what the targets are."""
+        """From the arguments of ``fit`` or ``evaluate``. Some examples of the data show what the targets are."""
         samples = any(one.sample()[2] is not None for one in (data, held_out) if one is not None)
         options = {"samples": samples, "classes": class_weight, "ignore": ignore_label}
         return cls(op, net, function, Weighting.asked(op, net, data.sample()[1], function, **options))
 
     def cleaned(self, data: Source) -> tuple[Any, Any]:
-        """Some examples, or all, to be looked at: x and t, without ignored labels."""
+        """Some examples, or all, for a check: x and t, without ignored labels."""
         x, t, _ = data.sample()
         return x, t if self.weighting is None else self.weighting.cleaned(t)
 
     def watch(self, *sources: Source) -> None:
-        """From now on check each batch of a source whose batches could not all be looked at before."""
+        """From now on, check each batch of a source whose batches could not all be checked before."""
         for data in sources:
             if not isinstance(data, Arrays):
                 self._watch(data)
@@ -71,7 +72,7 @@ class Judge:
         y, check = self._output(x, data.augment, slice(0, 1)), losses.about(self.function).check
 
         def look(x: Any, t: Any) -> None:
-            if data.augment is None:  # which may crop
+            if data.augment is None:  # it may crop
                 check_inputs(self.net, x, data.op)
             _check_alike(t, known)
             if check is not None:
@@ -81,7 +82,7 @@ class Judge:
             data.look = look
 
     def choose(self, metrics: Any, data: Source, capture: bool = False) -> None:
-        """Choose the metrics by what some examples are, and try them."""
+        """Choose the metrics that fit some examples, and try them."""
         if isinstance(metrics, (tuple, list)) and not metrics:
             return
         x, t, _ = data.sample()
@@ -93,8 +94,8 @@ class Judge:
         for metric in self.metrics:
             if capture and isinstance(metric, Curve):
                 raise ValueError(
-                    f"{self.op}: the metric {metric.key!r} needs all outputs of an epoch, which a captured step does "
-                    "not keep; leave it to evaluate(metrics=...)"
+                    f"{self.op}: the metric {metric.key!r} needs all outputs of an epoch, but a captured step does not "
+                    "keep them; use evaluate(metrics=...) for it"
                 )
             metric.of(y, t, None)
 
@@ -105,7 +106,7 @@ class Judge:
         return each(wide, output_of_one(self.net, few, each(lambda a: tuple(a.shape), x), self.op))
 
     def tally(self) -> Any:
-        """A tally of its own for a training, or for validation data."""
+        """A new tally, for a training or for validation data."""
         if isinstance(self.function, LossOfSeveral):
             return self.ranks.tally(tally_of(self.function))
         return self.ranks.tally(Tally(self.function, self.weighting, self.metrics))
@@ -124,7 +125,7 @@ class Judge:
 
 
 def _check_alike(t: Any, known: Any) -> None:
-    """Are these targets like those that were checked before the first step?"""
+    """Raise unless these targets are like those that were checked before the first step."""
     if t.shape[1:] != known.shape[1:] or (t.dtype.kind in "iub") != (known.dtype.kind in "iub"):
         raise ValueError(
             f"t is {t.dtype.name} of shape {tuple(t.shape)}; before, it was {known.dtype.name} of shape "
@@ -133,4 +134,4 @@ def _check_alike(t: Any, known: Any) -> None:
 
 
 TRIED = 64
-"""A metric is tried on at most so many examples."""
+"""A metric is tried on at most this many examples."""

@@ -1,6 +1,6 @@
-"""The loop: batches in a seeded order, forward, loss, backward, E17, and a tally of what was seen on the way.
+"""The loop: batches in a seeded order, forward, loss, backward, E17, and a tally of losses and right answers.
 
-A step reads nothing back from the device: loss and right answers are added up there and read once an epoch (and a few
+A step reads nothing back from the device: loss and right answers are added up there, and read once per epoch (and a few
 times a second for the progress bar). So a step can be captured (:mod:`dualnet.training.capture`).
 """
 
@@ -53,7 +53,7 @@ __all__ = ["evaluate", "fit", "predict", "train_step"]
 
 
 Loss = str | Callable[..., Any] | Mapping[str, Any]
-GROWN = 1000.0  # a loss that has grown by this factor is warned of
+GROWN = 1000.0  # fit warns of a loss that has grown by this factor
 
 
 def fit(
@@ -98,7 +98,7 @@ def fit(
     Instead of x and t, you can pass anything that yields batches ``(x, t)``: a list, a data loader, a generator, or a
     function that starts a new one for each epoch. Or pass a data set with a length and numbered examples: it is
     shuffled by ``seed`` and cut into batches of ``batch_size``. If a generator never ends, ``steps_per_epoch`` says
-    where an epoch does. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md) shows them
+    where an epoch ends. The guide "Train from a loader, a data set or a generator" (docs/how-to/loaders.md) shows them
     all.
 
     ``validation_data`` is ``(x, t)``, ``(x, t, weights)`` or any of the above; ``validation_split=0.1`` holds out the
@@ -113,33 +113,33 @@ def fit(
     ``resume`` names a folder for checkpoints, one folder for each training. If it holds some, the training continues
     from the newest, even in the middle of an epoch, bit for bit as if it had not stopped; so just repeat the same call.
     A checkpoint is written after every epoch, after every ``checkpoint_every`` steps, and when Ctrl-C, SIGTERM or
-    SIGHUP ends the training; three are kept. Damaged ones are skipped with a warning. Those of another training
-    (another network, seed, batch size, ...) raise ``ValueError``, before anything changes. A finished training returns
-    its history at once, and continues if ``epochs`` is larger now.
+    SIGHUP ends the training; the newest three are kept. Damaged ones are skipped with a warning. Those of a different
+    training (a different network, seed, batch size, ...) raise ``ValueError`` before anything changes. A finished
+    training returns its history at once, and continues if ``epochs`` is larger now.
 
     To continue with a network and an optimizer that you have loaded yourself, pass ``initial_epoch``: ``epochs=5,
-    initial_epoch=3`` trains the fourth and the fifth epoch, with the batches that they have in a training of five.
+    initial_epoch=3`` trains the fourth and the fifth epoch, with the same batches as in a training of five.
 
     ``augment`` changes the images x, uint8 or floating, differently in every epoch: a list of changes, such as
     ``[dn.data.RandomCrop(32, padding=4), dn.data.Flip()]``, or a :class:`dualnet.data.Augment`. Images of
     ``validation_data`` are only cropped in the middle and normalised. ``net.input`` stores the normalisation.
 
     ``capture=True`` records the whole step and repeats it without Python, see :func:`dualnet.capture`.
-    ``loss_scale="auto"`` makes a :class:`dualnet.LossScale` for a float16 network, and none for any other; or pass one,
-    or a number. ``verbose`` is 0 for silence, 1 for a progress bar (a line per epoch if tqdm is missing, or nobody
-    watches: stderr is no terminal), 2 for a line per epoch. Wrong shapes, labels and options raise before the first
+    ``loss_scale="auto"`` creates a :class:`dualnet.LossScale` for a float16 network, and none for any other; or pass
+    one, or a number. ``verbose`` is 0 for silence, 1 for a progress bar (or a line per epoch, if tqdm is missing or
+    stderr is not a terminal), 2 for a line per epoch. Wrong shapes, labels and options raise an error before the first
     step.
 
     Ctrl-C, SIGTERM and SIGHUP end a training cleanly: ``on_fit_end`` of every callback is called, and the network keeps
     what it has learned. An interrupted step changes nothing. ``net.history`` holds the figures of all complete epochs,
-    also during the training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a ``SystemExit``
+    even during the training. A signal raises an exception that is both a ``KeyboardInterrupt`` and a ``SystemExit``
     (exit codes 143 and 129).
 
     ``distributed=True`` trains with all ranks that mpiexec, srun or torchrun have started, each of which makes this
-    call; or pass what :func:`dualnet.distributed.init` returned. ``batch_size`` is the size of the whole batch; each
-    rank takes its part, and the result is that of one rank, up to the order of sums. Batch norm takes its statistics
-    from a rank's part, or with ``sync_batch_norm=True`` from the whole batch. Only rank 0 shows progress and writes
-    files; see the page "Beyond one machine" (docs/distributed.md).
+    call; or pass the result of :func:`dualnet.distributed.init`. ``batch_size`` is the size of the whole batch; each
+    rank takes its part, and the result is the same as with one rank, up to the order of sums. Batch norm takes its
+    statistics from a rank's part, or with ``sync_batch_norm=True`` from the whole batch. Only rank 0 shows progress and
+    writes files; see the page "Beyond one machine" (docs/distributed.md).
 
     ``check_finite=True`` stops at the first NaN or infinity with a ``FloatingPointError``, which names the epoch, the
     batch and the layer. It reads a number back after every step, which takes time on a GPU, and cannot be combined with
@@ -187,7 +187,7 @@ def fit(
         if flag(check_finite, "check_finite", op="fit"):
             if capture:
                 raise ValueError(
-                    "fit: check_finite=True reads a number back after every step, which a captured step cannot"
+                    "fit: check_finite=True reads a number back after every step, but a captured step cannot do that"
                 )
             step = FiniteSteps(step, run, judge.loss, scale, ranks)
         parts = {"net": net, "optimizer": run.optimizer, "scale": scale, "tally": tally}
@@ -218,12 +218,12 @@ def fit(
 
 @dataclass
 class _Training:
-    """A training of which everything is known and checked.
+    """A training, with everything known and checked.
 
-    group     puts batches together, so many as make one step
-    step      all that the device does for a group
-    fine      are all numbers of the data finite, so that a loss that is not is news?
-    ahead     is the next batch to be prepared while this one is in use?
+    group     groups the batches of one step
+    step      everything that the device does for a group
+    fine      are all numbers of the data finite, so that a loss that is not finite is worth a warning?
+    ahead     should the next batch be prepared while this one is in use?
     """
 
     run: Run
@@ -242,7 +242,7 @@ class _Training:
 
 
 def _train(it: _Training) -> History:
-    """The epochs that are still to be made."""
+    """Train the epochs that are left."""
     run, keeper, ranks = it.run, it.keeper, it.ranks
     with ends_like_ctrl_c() as keeper.ending, _ending(run, it.hooks, keeper):
         for run.epoch in keeper.epochs():
@@ -270,7 +270,7 @@ def _train(it: _Training) -> History:
 
 
 def _steps_of_epoch(it: _Training, groups: Iterable[tuple[Any, ...]], progress: Progress) -> None:
-    """The steps of an epoch that are still to be made, and then its figures."""
+    """Make the steps of an epoch that are left, and then compute its figures."""
     run, keeper, hooks = it.run, it.keeper, it.hooks
     for group in it.ranks.steps(keeper.rest(groups), run):
         with keeper:
@@ -287,7 +287,7 @@ def _steps_of_epoch(it: _Training, groups: Iterable[tuple[Any, ...]], progress: 
 
 @contextlib.contextmanager
 def _ending(run: Run, hooks: list[Callback], keeper: Keeper) -> Iterator[None]:
-    """Begin the callbacks; afterwards end all that have begun, whatever happens, also if one of them raises."""
+    """Begin the callbacks; afterwards end all that have begun, whatever happens, even if one of them raises."""
     begun: list[Callback] = []
     try:
         for hook in hooks:
@@ -314,11 +314,11 @@ def train_step(
     check: Callable[..., None] | None = None,
     ranks: Alone = ALONE,
 ) -> None:
-    """All that the device does for a batch x, t: forward, loss, backward, E17, tally. With ``scale``, as 16 bits need.
+    """All that the device does for a batch x, t: forward, loss, backward, E17, tally. 16 bits also need ``scale``.
 
     ``given`` may also be several small batches, ``x, t, w, x, t, w, ...``, whose gradients make one step; w are weights
-    of the examples, or None. If it raises, or is interrupted, nothing has changed. ``check([x, loss, ...], gradients)``
-    may raise at its end. With several ``ranks`` x and t are this rank's part of the batch.
+    of the examples, or None. If the step raises or is interrupted, nothing changes. ``check([x, loss, ...],
+    gradients)`` may raise at its end. With several ``ranks``, x and t are this rank's part of the batch.
     """
     batches, met = apart(given), []
     gradients: dict[str, Array] = {}
@@ -332,12 +332,12 @@ def train_step(
             weights = () if w is None else (w,)
             with ranks.part(net, place, len(batches), gradients):
                 y, pullback = forward_of(net, x, train=True, need_dx=need_dx)
-                y = each(wide, y)  # the loss of 16 bits is float32
+                y = each(wide, y)  # the loss of a 16-bit y is float32
                 if rows(x):
                     value, dloss = loss(y, t, *weights)
                     start = 1.0 if scale is None else scale.on(first(y))
                     dy = dloss(start if share is None else start * share)
-                else:  # of a small batch nothing was left for this rank: its gradients are 0
+                else:  # the small batch had no examples left for this rank: its gradients are 0
                     value, dy = 0.0, y
                 gradients = ranks.added(gradients, pullback.spend(each(as_dtype, dy, pullback.dtype))[1])
             tally.add(y, t, value, *weights)
@@ -357,20 +357,20 @@ def train_step(
 
 
 def _warn_of_the_loss(run: Run) -> None:
-    """Once in a training: its loss became NaN, or is a thousand times that of the first epoch."""
+    """Warn once in a training if its loss becomes NaN, or a thousand times that of the first epoch."""
     now, first = run.logs["loss"], run.history.get("loss", [run.logs["loss"]])[0]
     was_fine = all(math.isfinite(loss) and loss <= GROWN * abs(first) for loss in run.history.get("loss", ()))
     if was_fine and not (math.isfinite(now) and now <= GROWN * abs(first)):
         what = f"grew from {first:.4g} to {now:.4g}" if math.isfinite(now) else f"is {now}"
         warnings.warn(
             f"fit: the loss {what} in epoch {run.epoch + 1}. Most often the learning rate is too large: try a tenth. "
-            "fit(..., check_finite=True) stops at the first NaN or infinity, and names where it comes from.",
+            "fit(..., check_finite=True) stops at the first NaN or infinity, and says where it comes from.",
             stacklevel=4,  # where fit was called
         )
 
 
 def _end_epoch(run: Run, hooks: list[Callback]) -> None:
-    """Note the figures, show the loss to a schedule that watches it (plateau), and call the callbacks."""
+    """Record the figures, pass the loss to a schedule that watches it (plateau), and call the callbacks."""
     run.history.add(run.logs)
     run.optimizer.observe(run.logs.get("val_loss", run.logs["loss"]))
     noted = set(run.logs)
@@ -397,8 +397,8 @@ def evaluate(
     Instead of x and t, pass batches or a data set, as to :func:`fit`; weights, ``ignore_label`` and ``metrics`` mean
     the same as there. ``loss`` defaults to the one that the network was last trained with, or else to softmax
     cross-entropy. If the network was trained with ``augment``, pass it here too: it normalises the images, and changes
-    nothing else. With ``distributed``, as in :func:`fit`, each rank evaluates a part, and all return the figures of the
-    whole.
+    nothing else. With ``distributed``, as in :func:`fit`, each rank evaluates a part, and all ranks return
+    the figures of the whole.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
@@ -439,20 +439,20 @@ def predict(net: Layer, x: Any, batch_size: int = 256) -> numpy.ndarray:
             return _joined([each(to_numpy, net(x)) for x, _, _ in found])
     if isinstance(x, Mapping):
         x = {name: to_numpy(a if backend_of(a) is not None else asarray(a, backend="numpy")) for name, a in x.items()}
-        net.enter({name: asarray(a[:1], backend=home(net)) for name, a in x.items()})  # says what is wrong
+        net.enter({name: asarray(a[:1], backend=home(net)) for name, a in x.items()})  # its error says what is wrong
         return _joined([each(to_numpy, net(batch)) for batch, _ in batches(net, x, None, batch_size)])
     x = x if backend_of(x) is not None else to_numpy(asarray(x, backend="numpy"))
     if net.input_shape is None:
-        net.enter(x)  # says what to do
+        net.enter(x)  # its error says what to do
     elif len(x) == 0:
         return each(lambda shape: numpy.empty((0, *shape), net.dtype), net.output_shape(net.input_shape))
     elif tuple(x.shape[1:]) != net.input_shape:
-        output_of_one(net, x[:1], tuple(x.shape), "predict")  # says what is wrong
+        output_of_one(net, x[:1], tuple(x.shape), "predict")  # its error says what is wrong
     return _joined([each(to_numpy, net(batch)) for batch, _ in batches(net, x, None, batch_size)])
 
 
 def _joined(outputs: list[Any]) -> Any:
-    """The outputs of all batches in one array; of several outputs, in one for each."""
+    """The outputs of all batches in one array; with several outputs, one array for each."""
     if isinstance(outputs[0], dict):
         return {name: numpy.concatenate([y[name] for y in outputs]) for name in outputs[0]}
     return numpy.concatenate(outputs)

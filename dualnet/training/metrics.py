@@ -1,8 +1,8 @@
-"""Figures beside loss and accuracy: each batch gives an array, arrays are added up where they are, and read at the end.
+"""Figures other than loss and accuracy: each batch gives an array; the device adds them up; they are read at the end.
 
 A precision is not a mean over batches: counts of right and wrong answers add up, ratios do not. So precision, recall
-and F1 come from one confusion matrix of the whole epoch, which stays on the device. What needs all outputs at once, the
-area under a curve, is left to scikit-learn.
+and F1 come from one confusion matrix of the whole epoch, which stays on the device. The area under a curve needs all
+outputs at once; scikit-learn computes it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ __all__ = ["Metric", "metrics_of"]
 RATIOS = ("precision", "recall", "f1")
 CURVES = ("roc_auc", "average_precision")
 AT_ONCE = 2**22
-"""The largest number of elements that a table of answers has at a time."""
+"""The largest number of elements in a table of answers."""
 
 
 class Metric:
-    """One or several figures: ``of`` a batch is an array, which is added to that of the others, and read at the end."""
+    """One or several figures: ``of`` returns an array for each batch; these are added up, and read at the end."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
         self.key = " ".join(names)
 
     def of(self, y: Array, t: Array, kept: Array | None) -> Array:
-        """What a batch adds. ``kept``: 1 where an answer counts, else 0; None if all of them do."""
+        """The contribution of a batch. ``kept``: 1 where an answer counts, else 0; None if all of them count."""
         raise NotImplementedError
 
     def figures(self, added: Any) -> dict[str, float]:
-        """The figures, from what all batches together have added."""
+        """The figures, from the sum over all batches."""
         raise NotImplementedError
 
 
 class TopK(Metric):
-    """The share of answers whose class is among the k largest logits; of equal ones the first counts as larger."""
+    """The share of answers whose class is among the k largest logits; of equal logits, the first counts as larger."""
 
     def __init__(self, k: int, name: str = "") -> None:
         super().__init__(name or f"top{k}")
@@ -54,7 +54,7 @@ class TopK(Metric):
         place = xp.arange(y.shape[-1])
         mine = t[..., None] == place  # (N, ..., C)
         own = xp.sum(xp.where(mine, y, 0.0), axis=-1)[..., None]  # the logit of the class itself
-        behind = (y < own) | ((y == own) & (place >= t[..., None]))  # itself too; NaN is behind nothing
+        behind = (y < own) | ((y == own) & (place >= t[..., None]))  # includes itself; NaN is behind nothing
         right = (xp.sum(behind, axis=-1) > y.shape[-1] - self.k).astype("float64")
         count = xp.ones_like(right) if kept is None else kept.astype("float64")
         return xp.stack([xp.sum(right * count), xp.sum(count)])
@@ -67,8 +67,8 @@ class TopK(Metric):
 class Ratios(Metric):
     """Precision, recall and F1 from the confusion matrix: row i, column j counts answers j to examples of class i.
 
-    With several classes each figure is the mean over those that occur, each counting the same (scikit-learn's
-    ``average="macro"``); with yes or no it is that of yes. A ratio without any answers is 0.
+    With several classes each figure is the mean over the classes that occur, with equal weights (scikit-learn's
+    ``average="macro"``); with yes and no, it is that of yes. A ratio without any answers is 0.
     """
 
     def __init__(self, names: Iterable[str], yes_or_no: bool) -> None:
@@ -106,7 +106,7 @@ class Ratios(Metric):
 
 
 class Mean(Metric):
-    """A function of y and t, one number for each batch: the mean over batches, each counting as often as its examples.
+    """A function of y and t, one number for each batch: the mean over batches, weighted by their examples.
 
     With an ``ignore_label`` the function sees the ignored targets too.
     """
@@ -117,7 +117,7 @@ class Mean(Metric):
 
     def of(self, y: Array, t: Array, kept: Array | None) -> Array:
         xp, n = backend_of(y).xp, float(y.shape[0])
-        value = self.function(y, t) if n else 0.0  # of several ranks one may have no examples
+        value = self.function(y, t) if n else 0.0  # one of several ranks may have no examples
         if getattr(value, "shape", ()) != () or isinstance(value, (str, tuple, list, dict, type(None))):
             got = f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{value!r:.60}"
             raise TypeError(
@@ -132,7 +132,7 @@ class Mean(Metric):
 
 
 class Curve(Metric):
-    """The area under a curve, by scikit-learn, from all outputs of the epoch; of several classes the macro mean."""
+    """The area under a curve, by scikit-learn, from all outputs of the epoch; for several classes the macro mean."""
 
     def __init__(self, name: str, yes_or_no: bool) -> None:
         super().__init__(name)
@@ -181,12 +181,12 @@ class Collected:
 
 
 def classes(y: Array, t: Array) -> Array:
-    """The class numbers (N, ...), also of probabilities (N, ..., C)."""
+    """The class numbers (N, ...), from class numbers or from probabilities (N, ..., C)."""
     return t if t.ndim < y.ndim else backend_of(t).xp.argmax(t, axis=-1)
 
 
 def metrics_of(op: str, given: Any, loss: Any, y: Array, t: Any) -> list[Metric]:
-    """The metrics that the arguments ask for. y and t are outputs and targets of some examples, which show the kind.
+    """The metrics that the arguments ask for. The outputs y and targets t of some examples show what kind they are.
 
     >>> import dualnet as dn
     >>> y, t = dn.asarray([[0.0, 1.0, 0.0]]), dn.asarray([1])
@@ -199,14 +199,14 @@ def metrics_of(op: str, given: Any, loss: Any, y: Array, t: Any) -> list[Metric]
         if not callable(name) and not (isinstance(name, str) and _is_known(name)):
             raise ValueError(
                 f"{op}: unknown metric {name!r}; choose from 'accuracy', 'top5' (or another number), "
-                f"{', '.join(map(repr, RATIOS + CURVES))}, or give a function of y and t"
+                f"{', '.join(map(repr, RATIOS + CURVES))}, or pass a function of y and t"
             )
     yes_or_no = losses.about(loss).right is losses.right_answers
     of_classes = not yes_or_no and y.ndim >= 2 and _holds_classes(loss, y, t)
     for name in names:
         if not (of_classes or (yes_or_no and not name.startswith("top"))):
             raise ValueError(
-                f"{op}: the metric {name!r} needs classes, and the targets of this loss are none: t has shape "
+                f"{op}: the metric {name!r} needs classes, but the targets of this loss are not classes: t has shape "
                 f"{tuple(t.shape)}, {t.dtype}, for outputs {tuple(y.shape)}"
             )
     found: list[Metric] = []
@@ -225,7 +225,7 @@ def metrics_of(op: str, given: Any, loss: Any, y: Array, t: Any) -> list[Metric]
     every = [name for metric in found for name in metric.names]
     for name in every:
         if every.count(name) > 1 or name in ("loss", "seconds"):
-            raise ValueError(f"{op}: metrics has two figures of the name {name!r}")
+            raise ValueError(f"{op}: metrics has two figures with the name {name!r}")
     return found
 
 

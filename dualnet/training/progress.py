@@ -1,6 +1,6 @@
-"""A progress bar for each epoch if tqdm is installed and somebody watches (a terminal, a notebook); otherwise a line.
+"""For each epoch a progress bar if tqdm is installed and someone is watching (a terminal, a notebook), or else a line.
 
-Training does not depend on it: if a line cannot be written, because a disk is full or a pipe closed, it continues.
+If a line cannot be written, because a disk is full or a pipe closed, training continues without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PERIOD = 0.2  # seconds between two looks at the figures: each look waits for th
 
 
 class Progress:
-    """One epoch's progress, of which ``done`` steps are done. ``verbose``: 0 nothing, 1 a bar, 2 a line."""
+    """The progress of an epoch in which ``done`` steps are done. ``verbose``: 0 nothing, 1 a bar, 2 a line."""
 
     def __init__(self, epoch: int, epochs: int, steps: int, verbose: int, done: int = 0) -> None:
         if verbose not in (0, 1, 2):
@@ -64,15 +64,15 @@ class Progress:
 
 
 def bar(title: str, steps: int) -> Any | None:
-    """A bar of tqdm. None if tqdm is not installed, or if stderr is a file, where nothing can be drawn over.
+    """A bar of tqdm. None if tqdm is not installed, or if stderr is a file, in which nothing can be redrawn.
 
-    0 steps means that nobody knows the number, and the bar only counts.
+    ``steps=0`` means that the number is unknown, and the bar only counts.
     """
     if not (draws_over(sys.stderr) or _in_a_notebook()):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tqdm warns where a notebook lacks widgets, and then draws text
+            warnings.simplefilter("ignore")  # tqdm warns if a notebook lacks widgets, and then draws text
             from tqdm.auto import tqdm
     except ImportError:
         return None
@@ -85,14 +85,14 @@ def drawn(bar: Any, change: Callable[[Any], Any]) -> bool:
     """Change a bar on the screen. If that fails, the bar is disabled: it writes nothing more, even when deleted."""
     try:
         change(bar)
-    except (OSError, ValueError):  # ValueError: a file that was closed, or letters that it lacks
+    except (OSError, ValueError):  # ValueError: a closed file, or letters that it cannot encode
         bar.disable = True
         return False
     return True
 
 
 def _without_width(stream: Any) -> bool:
-    """Does the terminal say that it is 0 columns wide? Terminals that programs open for each other often do."""
+    """Does the terminal report a width of 0 columns? Terminals that programs open for each other often do."""
     try:
         return os.get_terminal_size(stream.fileno()).columns == 0
     except (OSError, ValueError, AttributeError):  # no terminal at all

@@ -1,13 +1,13 @@
 """``fit(..., distributed=True)``: what a training asks of the other ranks, and what differs from one rank.
 
-Each batch is cut into one part for every rank. Let rank r have n_r of its n examples, with the mean loss E_r over them.
+Each batch is cut into one part per rank. Let rank r have n_r of the n examples, with the mean loss E_r over them.
 The whole batch's loss is E = Σ n_r E_r / n (with weights Σ W_r E_r / W, where W_r = Σ w over the part), and so
 
     ∂E/∂w  =  Σ_r (n_r / n) · ∂E_r/∂w
 
-The backward pass of each rank starts from n_r / n instead of from 1, and the gradients are added up. What comes
-after (clipping, the loss scale's question whether all is finite, E17, averages of weights) sees the same numbers on
-all ranks, and so all ranks keep the same weights without ever comparing them.
+The backward pass of each rank starts from n_r / n instead of from 1, and the gradients are added up. Everything that
+follows (clipping, the loss scale's check for infinities, E17, averages of weights) sees the same numbers on all ranks,
+so all ranks keep the same weights without ever comparing them.
 
 :class:`Alone` is the same for one rank: it changes nothing, and costs nothing.
 """
@@ -52,7 +52,7 @@ MOST_TOLD = 6
 
 
 class Alone:
-    """One rank: all questions have their simple answers."""
+    """A single rank: every question has a simple answer."""
 
     alone = leads = True
 
@@ -157,8 +157,8 @@ class Ranks(Alone):
                 source.rank, source.ranks = self.communicator.rank, self.communicator.size
 
     def check_capture(self) -> None:
-        """A captured step runs without Python, which carries what ranks send."""
-        raise ValueError("fit: capture=True is for one rank; leave it out with distributed=True")
+        """Raise: a captured step runs without Python, but ranks need Python to send arrays."""
+        raise ValueError("fit: capture=True works with one rank only; leave it out with distributed=True")
 
     def agree(
         self, op: str, net: Layer, data: Source, held_out: Source | None, describe: Callable[[], dict[str, Any]]
@@ -185,14 +185,14 @@ class Ranks(Alone):
             self._check_parts(net, data)
 
     def _check_parts(self, net: Layer, data: Source) -> None:
-        """A batch norm over a single number has no variance."""
+        """Raise if batch norm would get a single number, which has no variance, on some rank."""
         size, count = self.communicator.size, data.examples or 0
         batches = {min(data.size, count), count % data.size} if data.size else set()
         alone = [n for n in batches if any(b - a == 1 for a, b in (part_of(n, rank, size) for rank in range(size)))]
         if alone and not self.synchronised and (name := norm_of_rows(net)) is not None:
             raise ValueError(
-                f"fit: of a batch of {alone[0]} examples a rank of {size} gets one, and layer {name} (BatchNorm) needs "
-                "two. Pass sync_batch_norm=True, or choose another batch_size."
+                f"fit: with {size} ranks, a batch of {alone[0]} examples leaves one rank a single example, but layer "
+                f"{name} (BatchNorm) needs two. Pass sync_batch_norm=True, or choose a different batch_size."
             )
 
     def follow_the_first(self, net: Layer) -> None:
@@ -206,7 +206,7 @@ class Ranks(Alone):
             net.load_state_dict({name: json.loads(sent)[name] if name in numbers else arrays[name] for name in state})
 
     def hooks(self, hooks: list[Callback]) -> list[Callback]:
-        """Those that write files are called on rank 0 alone."""
+        """Callbacks that write files run on rank 0 only."""
         return [hook for hook in hooks if self.leads or not hook.writes]
 
     def tally(self, tally: Any) -> Any:
@@ -220,9 +220,9 @@ class Ranks(Alone):
     # -- in a step
 
     def steps(self, groups: Iterable[tuple[Any, ...]], run: Run) -> Iterator[tuple[Any, ...]]:
-        """What the steps are called with. Before each of them the ranks tell how many examples they have.
+        """The arguments of the steps. Before each step the ranks tell each other how many examples they have.
 
-        In the same message they tell whether a callback has stopped the epoch, or a signal asks the program to end, so
+        The same message says whether a callback has stopped the epoch, or a signal has asked the program to end, so
         that all ranks stop after the same step.
         """
         with ends_like_ctrl_c() as ending, ending:  # a signal waits, so that no rank ends while the others continue
@@ -244,11 +244,11 @@ class Ranks(Alone):
         if ended:
             raise RankError(
                 f"rank {ended[0]} has {told[ended[0], 2]:.0f} batches for step {run.batch + 1} of this epoch, and "
-                f"rank 0 {told[0, 2]:.0f}; every rank is given all batches, and takes its part of each"
+                f"rank 0 {told[0, 2]:.0f}; give every rank all batches, and it takes its part of each"
             )
 
     def _end_together(self, rank: int, ending: Ending) -> NoReturn:
-        """Some rank was asked to end, by Ctrl-C or SIGTERM: all do, between the same two steps."""
+        """If one rank is asked to end, by Ctrl-C or SIGTERM, all ranks end between the same two steps."""
         number, ending.waiting = ending.waiting, None
         error = KeyboardInterrupt(f"rank {rank} was asked to end, and all ranks do")
         if number is not None and number != signal.SIGINT:
@@ -268,9 +268,10 @@ class Ranks(Alone):
 
     @contextmanager
     def part(self, net: Layer, place: int, of: int, before: dict[str, Array]) -> Iterator[None]:
-        """Inside, layers know that this small batch, one ``of`` several, is a part of one.
+        """Inside, layers know that this small batch, one ``of`` several, is only a part of a batch.
 
-        Gradients travel while the backward pass of the last one runs, added to those of the small batches before it.
+        While the backward pass of the last small batch runs, its gradients, added to those of the small batches before
+        it, travel to the other ranks.
         """
         communicator, counts = self.communicator, self.counts[:, place].astype(int)
         rank = communicator.rank
@@ -290,7 +291,7 @@ class Ranks(Alone):
             yield
 
     def added(self, gradients: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
-        """The sums of the small batches' gradients; those that travel already are not added a second time."""
+        """The sums of the small batches' gradients; those that are already travelling are not added twice."""
         done = self.buckets.added(more)
         return added(gradients, {name: g for name, g in more.items() if name not in done}) | done
 
@@ -341,7 +342,7 @@ class Ranks(Alone):
 
 
 def ranks_of(op: str, distributed: Any, accumulate: int = 1, synchronised: bool = False) -> Alone:
-    """What the argument ``distributed`` asks for: False, True, or a communicator.
+    """The ranks for the argument ``distributed``: False, True, or a communicator.
 
     >>> ranks_of("fit", False).alone, ranks_of("fit", True).alone  # started by itself, a program is the only rank
     (True, True)
@@ -374,7 +375,7 @@ def _synchronised(net: Layer) -> str:
 
 
 def _fingerprint(source: Source) -> str:
-    """A few examples as a short text. Of arrays the first, the middle and the last."""
+    """A few examples as a short text; of arrays, the first, the middle and the last."""
     x, t, w = source.sample()
     found = hashlib.sha256()
     for given in (x, t, w):

@@ -1,21 +1,21 @@
 """``fit(..., resume=folder)``: checkpoints of a training, from which the same call continues, bit for bit.
 
-A checkpoint is a file ``checkpoint-000000046.npz`` (the number is that of the steps made), which holds all that the
-rest of the training depends on:
+A checkpoint is a file such as ``checkpoint-000000046.npz`` (the number counts the steps so far). It holds everything
+that the rest of the training depends on:
 
     place        epoch, batch, step, whether the epoch has begun, whether a callback has stopped the training
     net          parameters, running statistics, seeds and counters of dropout
-    optimizer    what it remembers, its steps, its rate or what its schedule has seen
+    optimizer    its moments, its step count, and its rate or the state of its schedule
     scale        the loss scale, if there is one
     tally        the sums of the epoch so far
-    history      the figures of all whole epochs
-    callbacks    what each of them remembers
-    training     what makes it this training and no other: network, data, loss, seed, ...; compared before continuing
+    history      the figures of all complete epochs
+    callbacks    the state of each of them
+    training     what identifies this training: network, data, loss, seed, ...; compared before continuing
     made_with    what may change, with a warning: the optimizer's arguments, versions, the backend
 
-The batches, how images are moved and dropout's masks follow from these: they are functions of the seed, the epoch and
-the step. Checkpoints are written when all of that fits together: between two steps, after every callback has seen the
-last one. Signals wait for that moment.
+The batches, the moves of the images and the dropout masks follow from these: they depend only on the seed, the epoch
+and the step. Checkpoints are written when all of this is consistent: between two steps, after every callback has seen
+the last one. Signals wait for that moment.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from .ranks import ALONE, Alone
 __all__ = ["Keeper", "described", "made_with"]
 
 KEPT = 3
-"""So many checkpoints stay in the folder: if one is damaged, there are others."""
+"""How many checkpoints stay in the folder: if one is damaged, there are others."""
 NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 MOST_TOLD = 6
 
@@ -62,7 +62,7 @@ State = dict[str, Any]
 class Keeper:
     """Writes the checkpoints of a training and finds the newest; without a folder it does nothing.
 
-    ``with keeper:`` is a block in which parts of the training do not fit together, such as a step and what counts it.
+    ``with keeper:`` is a block in which the state is temporarily inconsistent, such as between a step and its counter.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Keeper:
         ranks: Alone = ALONE,
     ) -> None:
         if every is not None and folder is None:
-            raise ValueError(f"fit: checkpoint_every={every!r} needs a folder for the checkpoints: resume='runs/first'")
+            raise ValueError(f"fit: checkpoint_every={every!r} needs a folder; pass one, such as resume='runs/first'")
         self.every = None if every is None else integer(every, "checkpoint_every", op="fit")
         self.folder = None if folder is None else Path(os.fsdecode(folder)).expanduser()
         self.run, self.parts, self.hooks, self.verbose, self.ranks = run, parts, hooks, verbose, ranks
@@ -84,15 +84,15 @@ class Keeper:
         self.made_with: State = {}
         self.ending: Ending | None = None  # set once signals are handled
         self.next_epoch: int | None = run.epoch  # between two epochs; None within one
-        self.torn = False  # was a block broken off?
-        self.over = False  # had a callback stopped the epoch in which the training continues?
+        self.torn = False  # was a block interrupted?
+        self.over = False  # had a callback already stopped the epoch in which the training continues?
         self.begun = time.perf_counter()  # when this epoch began
-        self._states: list[State] | None = None  # those of the callbacks, until these have begun
+        self._states: list[State] | None = None  # the states of the callbacks, until these have begun
 
     # -- at the beginning
 
     def find(self, describe: Callable[[], State]) -> None:
-        """Continue from the newest sound checkpoint; ``ValueError`` if it is one of another training."""
+        """Continue from the newest undamaged checkpoint; ``ValueError`` if it belongs to a different training."""
         if self.folder is None:
             return
         self.training = describe()
@@ -100,13 +100,13 @@ class Keeper:
         if self.ranks.leads:
             found = self._newest(self.folder)
             self.ranks.bytes_of_the_first(b"" if found is None else found[0].read_bytes())
-        else:  # the folder may not be there, on another machine
+        else:  # on another machine the folder may not exist
             found = _handed(self.ranks.bytes_of_the_first(None))
         if found is not None:
             self._restore(*found)
 
     def _newest(self, folder: Path) -> tuple[Path, State] | None:
-        """The newest sound checkpoint, if there is one."""
+        """The newest undamaged checkpoint, if there is one."""
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"fit: resume={str(folder)!r} is a file; expected a folder for checkpoints")
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class Keeper:
                 state = read_state(path)
                 self._check(path, state)
             except CheckpointError as error:
-                warnings.warn(f"fit: a damaged checkpoint is skipped: {error}", stacklevel=3)
+                warnings.warn(f"fit: skipping a damaged checkpoint: {error}", stacklevel=3)
                 continue
             return path, state
         return None
@@ -127,21 +127,21 @@ class Keeper:
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
     def _check(self, path: Path, state: State) -> None:
-        """Is the checkpoint whole, and one of this training?"""
+        """Raise unless the checkpoint is complete and belongs to this training."""
         expected = {"place", "net", "optimizer", "scale", "tally", "history", "callbacks", "training", "made_with"}
         if not expected <= state.keys():
             raise CheckpointError(f"{path}: it is not a checkpoint of a training")
         if found := _differences(state["training"], self.training):
             raise ValueError(
-                f"fit: {path} is a checkpoint of another training: {_listed(found)}. Continue with the arguments of "
-                "that one, or pass another folder for this one. Nothing was changed."
+                f"fit: {path} is a checkpoint of a different training: {_listed(found)}. Continue with the arguments "
+                "of that training, or pass a different folder for this one. Nothing was changed."
             )
         for what in _differences(state["made_with"], self.made_with):
             warnings.warn(f"fit: continuing from {path}, though {what}", stacklevel=4)
 
     def _restore(self, path: Path, state: State) -> None:
         place, run, there = state["place"], self.run, home(self.parts["net"])
-        for name in ("optimizer", "net", "scale", "tally"):  # each of them is all or nothing
+        for name in ("optimizer", "net", "scale", "tally"):  # each of them loads all or nothing
             if state[name] is not None:
                 self.parts[name].load_state_dict(_at(there, state[name]))  # a captured step copies nothing to a device
         run.history.update({name: list(values) for name, values in state["history"].items()})
@@ -154,15 +154,15 @@ class Keeper:
             done = run.stop or run.epoch >= run.epochs
             say(f"{path}: {'this training is finished' if done else f'continuing with epoch {run.epoch + 1}{where}'}")
 
-    seconds = 0.0  # how long the epoch had trained before
+    seconds = 0.0  # how long the epoch had already trained
 
     def epochs(self) -> range:
-        """The epochs that are still to be trained."""
+        """The epochs that are left to train."""
         finished = self.run.stop and self.next_epoch is not None
         return range(self.run.epoch, self.run.epoch if finished else self.run.epochs)
 
     def callbacks_begun(self) -> None:
-        """``on_fit_begin`` was called: give the callbacks what they remembered, unless an epoch has to begin first."""
+        """``on_fit_begin`` was called: restore the callbacks' states, unless an epoch has to begin first."""
         if self.next_epoch is not None:
             self._give_back()
 
@@ -177,7 +177,7 @@ class Keeper:
                 hook.load_state_dict(remembered["state"])
             elif hook.state_dict():
                 warnings.warn(
-                    f"fit: the checkpoint holds nothing of {type(hook).__name__}, which starts afresh", stacklevel=4
+                    f"fit: the checkpoint has no state for {type(hook).__name__}, which starts afresh", stacklevel=4
                 )
 
     # -- while it trains
@@ -206,25 +206,25 @@ class Keeper:
         self.run.follow(self.parts["tally"].glance)
 
     def rest(self, steps: Iterable[Any]) -> Iterable[Any]:
-        """What is left of an epoch's batches."""
+        """The batches that are left in an epoch."""
         if self.over:
             return ()
         return itertools.islice(steps, self.run.batch, None) if self.run.batch else steps
 
     def step_done(self) -> None:
-        """A step is done, and all callbacks know."""
+        """A step is done, and all callbacks have seen it."""
         run = self.run
         if self.every is not None and run.step % self.every == 0 and run.batch != run.steps_per_epoch:
             self.write()
 
     def epoch_done(self) -> None:
-        """An epoch is done, its figures are in the history, and all callbacks know."""
+        """An epoch is done, its figures are in the history, and all callbacks have seen it."""
         self.run.batch, self.next_epoch, self.over = 0, self.run.epoch + 1, False
         if self.folder is not None:
             self.write()
 
     def interrupted(self, error: BaseException) -> None:
-        """A signal ends the training: save what there is, and say so."""
+        """A signal ends the training: save the state, and say so."""
         run, words = self.run, ""
         if self.folder is not None and run.step:
             with unbroken():
@@ -240,7 +240,7 @@ class Keeper:
             say(note, "stderr")
 
     def write(self) -> bool:
-        """Write a checkpoint; of several ranks one does. If that fails, it warns, and the training continues."""
+        """Write a checkpoint, on one rank only. If that fails, warn, and continue the training."""
         run = self.run
         if not self.ranks.leads:
             return True
@@ -248,16 +248,16 @@ class Keeper:
         try:
             write_state(path, self.state())
         except OSError as error:
-            warnings.warn(f"fit: no checkpoint could be written ({error}); training continues", stacklevel=3)
+            warnings.warn(f"fit: could not write a checkpoint ({error}); training continues", stacklevel=3)
             return False
         older = [old for old in self._files() if old.name < path.name]
         for old in older[: -(KEPT - 1)]:
-            with contextlib.suppress(OSError):  # it does no harm where it is
+            with contextlib.suppress(OSError):  # an old file does no harm
                 old.unlink()
         return True
 
     def state(self) -> State:
-        """All that the rest of the training depends on."""
+        """Everything that the rest of the training depends on."""
         run, between = self.run, self.next_epoch is not None
         place: State = {"epoch": self.next_epoch if between else run.epoch, "batch": run.batch, "step": run.step}
         place |= {"begun": not between, "stop": bool(run.stop)}
@@ -277,11 +277,11 @@ class Keeper:
         )
 
 
-# -- what makes a training this one and no other -----------------------------------------------------------------------
+# -- what identifies a training ----------------------------------------------------------------------------------------
 
 
 def described(net: Layer, x: Any, t: Any, loss: Any, optimizer: Optimizer, scale: Any, **settings: Any) -> State:
-    """All that must be the same when a training continues, by name, as words and numbers."""
+    """Everything that must be the same when a training continues, by name, as words and numbers."""
     layers = {
         f"layer {name}" if name else "the network": (type(layer).__name__ if layer.children() else _words(layer))
         + " (frozen)" * layer.frozen
@@ -306,7 +306,7 @@ def described(net: Layer, x: Any, t: Any, loss: Any, optimizer: Optimizer, scale
 
 
 def made_with(net: Layer, optimizer: Optimizer) -> State:
-    """What may differ when a training continues, with a warning."""
+    """What may differ, with a warning, when a training continues."""
     first = next(iter(net.parameters().values()), None)
     backend = "none" if first is None else backend_of(first.value).name.partition(":")[0]  # on any of its devices
     given = {
@@ -348,7 +348,7 @@ def _kind(array: Any) -> str:
 def _differences(there: State, here: State) -> list[str]:
     names = dict.fromkeys([*there, *here])
     return [
-        f"{name} is {there.get(name, 'not there')} in the checkpoint, {here.get(name, 'not there')} here"
+        f"{name} is {there.get(name, 'missing')} in the checkpoint, {here.get(name, 'missing')} here"
         for name in names
         if there.get(name) != here.get(name)
     ]

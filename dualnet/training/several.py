@@ -54,7 +54,7 @@ class LossOfSeveral:
         total: Any = 0.0
         backs = {}
         for name, loss in self.losses.items():
-            value, backs[name] = losses.unchecked(loss)(y[name], t[name])  # fit looks at all targets once, before
+            value, backs[name] = losses.unchecked(loss)(y[name], t[name])  # fit has checked all targets
             total = total + self.weights[name] * value
 
         def pullback(dloss: float | Array = 1.0) -> dict[str, Array]:
@@ -64,7 +64,7 @@ class LossOfSeveral:
 
 
 def loss_of(net: Layer, loss: Any, op: str) -> Loss:
-    """The loss that is given, or that trained the network: a function of y and t, or of dictionaries of both."""
+    """The given loss, or the one that trained the network: a function of y and t, or of dictionaries of both."""
     given: Any = losses.known(net) if loss is None else loss
     ends = _ends(net)
     if len(ends) > 1:
@@ -81,7 +81,7 @@ def loss_of(net: Layer, loss: Any, op: str) -> Loss:
 
 
 def targets_of(net: Layer, t: Any) -> Any:
-    """The targets t; of a graph with one output also ``{"name": t}``."""
+    """The targets t; for a graph with one output, ``{"name": t}`` is fine too."""
     ends = _ends(net)
     return t[ends[0]] if isinstance(t, Mapping) and len(ends) == 1 and list(t) == ends else t
 
@@ -94,7 +94,7 @@ def validation_of(net: Layer, given: Any) -> Any:
 
 
 def examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
-    """Inputs and targets of which at least one is a dictionary, as arrays where they are, as many of each."""
+    """Inputs and targets, at least one of them a dictionary: as arrays on their own backend, equally many of each."""
     x, t = ({k: _as_array(part) for k, part in a.items()} if isinstance(a, Mapping) else _as_array(a) for a in (x, t))
     counts = {}
     for (name, a), least in [*((p, 2) for p in parts(x, "x")), *((p, 1) for p in parts(t, "t"))]:
@@ -103,7 +103,7 @@ def examples(op: str, x: Any, t: Any) -> tuple[Any, Any]:
         counts[name] = len(a)
     if len(set(counts.values())) != 1 or 0 in counts.values():
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(f"{op}: all arrays hold the same number of examples, at least one; got {listed}")
+        raise ValueError(f"{op}: all arrays must hold the same number of examples, at least one; got {listed}")
     return x, t
 
 
@@ -112,7 +112,7 @@ def _as_array(a: Any) -> Any:
 
 
 def terms(op: str, y: Any, t: Any, loss: Loss) -> Iterator[tuple[str, Any, Any, Loss]]:
-    """The caller's name, y, t and the loss of each output; ``ValueError`` if the targets do not match the outputs.
+    """For each output: a name for messages, y, t and the loss. ``ValueError`` if targets do not match the outputs.
 
     >>> [op for op, _, _, _ in terms("fit", 1, 2, losses.huber)]
     ['fit']
@@ -120,7 +120,7 @@ def terms(op: str, y: Any, t: Any, loss: Loss) -> Iterator[tuple[str, Any, Any, 
     if isinstance(y, dict) != isinstance(t, dict) or (isinstance(y, dict) and set(y) != set(t)):
         wanted = f"a dictionary of {', '.join(map(repr, y))}" if isinstance(y, dict) else "one array"
         got = f"one of {', '.join(map(repr, t))}" if isinstance(t, dict) else "one array"
-        raise ValueError(f"{op}: t is {wanted}, as the network has it; got {got}")
+        raise ValueError(f"{op}: for this network t must be {wanted}; got {got}")
     if not isinstance(y, dict):
         yield op, y, t, loss
         return
@@ -146,7 +146,7 @@ class TallyOfSeveral:
 
     @property
     def parts(self) -> list[Tally]:
-        """What a step that is undone puts back."""
+        """The parts that must be restored when a step is undone."""
         return list(self.tallies.values())
 
     def begin(self) -> None:
@@ -158,7 +158,7 @@ class TallyOfSeveral:
         """A batch: outputs and targets by name."""
         for name, tally in self.tallies.items():
             known = None
-            if not tally.exact:  # of no examples, as a rank may have, there is no mean
+            if not tally.exact:  # a rank may have no examples, and no examples have no mean
                 known = losses.unchecked(self.losses[name])(y[name], t[name])[0] if len(t[name]) else 0.0
             tally.add(y[name], t[name], known)
 
@@ -172,7 +172,7 @@ class TallyOfSeveral:
             tally.load_state_dict(state[name])
 
     def glance(self) -> dict[str, float]:
-        """The weighted sum alone, for a look in the middle of an epoch."""
+        """Only the weighted sum, for a look in the middle of an epoch."""
         return {"loss": self.figures()["loss"]}
 
     def figures(self) -> dict[str, float]:

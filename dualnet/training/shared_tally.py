@@ -1,4 +1,4 @@
-"""A tally of several ranks: each adds up its own examples of a step, and then all get the sums of all."""
+"""A tally over several ranks: each adds up its own examples of a step, and then every rank gets the sums of all."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["SharedTally"]
 
 
 class SharedTally:
-    """What a :class:`Tally` (or one of several outputs) offers, over all ranks.
+    """Works like a :class:`Tally` (of one or several outputs), but over all ranks.
 
-    ``add`` counts examples of this rank; ``gather``, which all ranks call, adds them to what all have seen. Figures may
-    then be read on any rank at any time.
+    ``add`` counts examples of this rank; ``gather``, which all ranks call, adds up those of all ranks. After that, any
+    rank can read the figures at any time.
     """
 
     def __init__(self, communicator: Communicator, tally: Any) -> None:
         self.communicator, self.tally = communicator, tally
         self.inside = list(getattr(tally, "parts", [tally]))
         self.exact = tally.exact
-        self.sums: Any = None  # over all ranks and steps, as one array; until the first step None
+        self.sums: Any = None  # over all ranks and steps, as one array; None before the first step
         self.layout: list[Any] = []
         self.collected: list[dict[str, list[Any]]] = [{} for _ in self.inside]
 
     @property
     def parts(self) -> list[Any]:
-        """What a step that is undone puts back."""
+        """The parts that must be restored when a step is undone."""
         return [self, *self.inside]
 
     def begin(self) -> None:
@@ -51,14 +51,14 @@ class SharedTally:
         self.layout = self._layout()
         total = self.communicator.all_reduce(backend.xp.concat([_as_row(v, backend) for v in self._values()]))
         before = self.sums
-        if before is not None and backend_of(before) is not backend:  # as a checkpoint brought it
+        if before is not None and backend_of(before) is not backend:  # it came from a checkpoint
             before = asarray(before, backend=backend.name)
         assign(self, "sums", total if before is None else before + total)
         self._gather_collected()
         self.tally.begin()
 
     def _layout(self) -> list[Any]:
-        """What each number of ``sums`` is: a name, or the key and the shape of a metric's array."""
+        """The meaning of each number in ``sums``: a name, or the key and the shape of a metric's array."""
         return [
             what
             for tally in self.inside
@@ -80,7 +80,7 @@ class SharedTally:
         ]
 
     def _gather_collected(self) -> None:
-        """Metrics that need all outputs: those of every rank, in the order of the examples."""
+        """For metrics that need all outputs: gather those of every rank, in the order of the examples."""
         for place, tally in enumerate(self.inside):
             for key, value in tally.sums.items():
                 if isinstance(value, Collected):
@@ -96,7 +96,7 @@ class SharedTally:
         ]
 
     def _all_parts(self, array: Any) -> list[Any]:
-        """The arrays of all ranks, of which each may have another length."""
+        """The arrays of all ranks, which may have different lengths."""
         size = self.communicator.size
         if array is None:
             return [None] * size
@@ -131,19 +131,19 @@ class SharedTally:
         return self.tally
 
     def figures(self) -> dict[str, float]:
-        """As those of a tally."""
+        """The same figures as those of a tally."""
         found = self._read().figures()
         self.tally.begin()
         return found
 
     def glance(self) -> dict[str, float]:
-        """Loss and accuracy alone."""
+        """Only loss and accuracy."""
         found = self._read().glance()
         self.tally.begin()
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, as one process's tally has them: a training may continue with any number of ranks."""
+        """The sums so far, as in the tally of one process: a training may continue with any number of ranks."""
         found = self._read().state_dict()
         self.tally.begin()
         return found

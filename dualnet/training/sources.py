@@ -1,8 +1,8 @@
 """Where examples come from: arrays, data sets with numbered examples, and anything that yields batches.
 
-Each source is asked the same things: ``sample``, some examples to look at before the first step; ``examples`` and
-``steps``, how many there are, if that is known; and ``epoch(net, number)``, the batches of an epoch where the network
-is, as ``(x, t, w)``. w holds weights of the examples, or is None.
+Each source answers the same questions: ``sample`` returns some examples to check before the first step; ``examples``
+and ``steps`` say how many there are, if that is known; and ``epoch(net, number)`` yields the batches of an epoch on the
+network's backend, as ``(x, t, w)``. w holds the weights of the examples, or is None.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ KEYS = {
     "t": ("t", "y", "label", "labels", "fine_label"),
     "w": ("w", "sample_weight"),
 }
-"""The keys under which examples that are dictionaries hold x, t and w."""
+"""The keys for x, t and w in examples that are dictionaries."""
 
 EVALUATED = 256
-"""So many examples are evaluated at a time."""
+"""How many examples are evaluated at a time."""
 
 LOOKED_AT = 8
-"""So many examples of a data set are looked at before the first step."""
+"""How many examples of a data set are checked before the first step."""
 
 
 class Source:
-    """What all sources share. ``op`` names the caller in messages; ``look(x, t)`` checks a batch on its way."""
+    """Base class of all sources. ``op`` names the caller in messages; ``look(x, t)`` checks each batch before use."""
 
     op: str
     examples: int | None = None
@@ -56,37 +56,37 @@ class Source:
     size = seed = 0
     shuffle = moving = False
     rank, ranks = 0, 1
-    """Of several ranks, each reads its part of every batch."""
+    """With several ranks, each reads its part of every batch."""
 
     once = False
-    """True if its batches can be read only once, as those of a generator."""
+    """True if its batches can be read only once, like those of a generator."""
 
     def inputs(self, net: Layer) -> Any:
-        """x of some examples, for a network that is to be initialised for them."""
+        """x of some examples, to initialise a network for them."""
         x = self.sample()[0]
         if not isinstance(x, dict) and (not isinstance(self, Arrays) or self.of_torch):
             _check_channels(self.op, net, tuple(x.shape))
         return x
 
     def check_epochs(self, epochs: int) -> None:
-        """Raise ``ValueError`` if there are not enough batches for so many epochs."""
+        """Raise ``ValueError`` if there are not enough batches for this many epochs."""
 
     def extent(self, size: int) -> tuple[int, int]:
-        """The number of examples, and that of a batch, of which the last may be smaller."""
+        """The number of examples, and the size of a batch; the last batch may be smaller."""
         return (self.examples or 0), size
 
     def sample(self) -> Batch:
-        """Some examples, as arrays: of arrays all of them."""
+        """Some examples, as arrays; if the source holds arrays, all of them."""
         raise NotImplementedError
 
     def epoch(self, net: Layer, number: int = 0, *, ahead: bool = True) -> Generator[Batch, None, None]:
-        """The batches of this epoch, where the network is. ``ahead``: a thread may prepare the next one meanwhile."""
+        """The batches of this epoch, on the network's backend. ``ahead``: a thread may prepare the next one."""
         raise NotImplementedError
 
     def split(self, share: float) -> tuple[Source, Source]:
-        """The first examples, and the last ones, which are this share of all."""
+        """Two sources: the first examples, and this share of them all, taken from the end."""
         raise ValueError(
-            f"{self.op}: validation_split={share} needs arrays, or a data set with a length; {self.kind} cannot be "
+            f"{self.op}: validation_split={share} needs arrays, or a data set with a length, but {self.kind} cannot be "
             "split. Pass validation_data instead."
         )
 
@@ -110,7 +110,7 @@ class Source:
         return order[places], None if moves is None else moves[places], slices, extra
 
     def _options(self, training: bool) -> dict[str, Any]:
-        """Those of a part of the examples, to learn from or to validate with."""
+        """The options for a part of the examples, to learn from or to validate with."""
         options: dict[str, Any] = {"seed": self.seed, "augment": self.augment}
         if training:
             return options | {"size": self.size, "shuffle": self.shuffle, "moving": self.moving}
@@ -126,7 +126,7 @@ class Source:
 
 
 class Arrays(Source):
-    """Inputs x (N, ...) and targets t: each batch is gathered where they are, and copied to the network."""
+    """Inputs x (N, ...) and targets t: each batch is gathered on their backend, and copied to the network's."""
 
     def __init__(
         self, op: str, x: Any, t: Any, w: Any, *, size: int, seed: int, shuffle: bool, augment: Any, moving: bool
@@ -161,7 +161,7 @@ class Arrays(Source):
 
 
 class Examples(Source):
-    """A data set with a length and numbered examples: shuffled by the seed and put into batches here."""
+    """A data set with a length and numbered examples: it is shuffled by the seed and cut into batches here."""
 
     kind = "a data set"
 
@@ -198,7 +198,7 @@ class Examples(Source):
             for place, places, batch in zip(slices, chosen, found):
                 self._check(places, *batch[:2])
                 x, t, w = _there(net, *batch, self.augment, None if moves is None else moves[place])
-                if extra:  # those that were only there to be mixed with
+                if extra:  # examples that only served for mixing
                     x, t, w = x[:-extra], t[:-extra], None if w is None else w[:-extra]
                 yield x, t, w
 
@@ -226,7 +226,7 @@ class Examples(Source):
             raise type(error)(f"{self.op}: element {place} of the data set: {error}") from error
 
     def _batch(self, places: Sequence[int]) -> Batch:
-        if not len(places):  # of a small batch there is nothing left for the last rank
+        if not len(places):  # a small batch may leave nothing for the last rank
             x, t, w = (None if a is None else numpy.empty((0, *a.shape), a.dtype) for a in self.first)
             return x, t, w
         found = [self._checked(place, self._one(place)) for place in places]
@@ -234,20 +234,20 @@ class Examples(Source):
         return x, t, w
 
     def _checked(self, place: int, one: list[Any]) -> list[Any]:
-        """Is this example like the first one?"""
+        """Raise unless this example is like the first one."""
         for name, a, b in zip("xtw", one, self.first):
             told = ["missing" if c is None else f"{c.dtype.name} of shape {c.shape}" for c in (a, b)]
             alike = a is b is None or (a is not None and b is not None and a.shape == b.shape)
             if not alike or (a is not None and (a.dtype.kind in "iub") != (b.dtype.kind in "iub")):
                 raise ValueError(
                     f"{self.op}: element {place} of the data set: its {name} is {told[0]}, and that of element "
-                    f"{self.places[0]} {told[1]}; expected examples of one shape and kind: "
-                    "scale images where they are read"
+                    f"{self.places[0]} {told[1]}; expected examples of the same shape and kind. "
+                    "Resize the images when you read them."
                 )
         return one
 
     def _check(self, places: Sequence[int], x: Any, t: Any) -> None:
-        """Look at a batch; if something is wrong with it, at one example after another, to name the wrong one."""
+        """Check a batch; if something is wrong with it, check its examples one by one, to name the wrong one."""
         if not len(places):
             return
         try:
@@ -259,7 +259,7 @@ class Examples(Source):
 
 
 class Batches(Source):
-    """Batches that come ready-made: from a list, a data loader, a generator, or a function that begins an epoch."""
+    """Ready-made batches: from a list, a data loader, a generator, or a function that starts an epoch."""
 
     def __init__(
         self, op: str, given: Any, *, steps: int | None = None, augment: Augment | None = None, targets: bool = True
@@ -272,15 +272,15 @@ class Batches(Source):
         self.begun: Iterator[Any] | None = None
         known = _length(given)
         if steps is not None and known is not None and known < steps:
-            raise ValueError(f"{op}: steps_per_epoch={steps}, but {self.kind} holds {known} batches")
+            raise ValueError(f"{op}: steps_per_epoch={steps}, but {self.kind} holds only {known} batches")
 
     def sample(self) -> Batch:
-        """The first batch, which is not lost: the first epoch begins with it."""
+        """The first batch. It is not lost: the first epoch begins with it."""
         if self.begun is None:
             begun = self._begin()
             first = next(begun, None)
             if first is None:
-                raise ValueError(f"{self.op}: {self.kind} gave no batches; expected at least one")
+                raise ValueError(f"{self.op}: {self.kind} yielded no batches; expected at least one")
             self.begun = itertools.chain([first], begun)
             self.first = self._arrays(0, first)
         return self.first
@@ -301,34 +301,34 @@ class Batches(Source):
                 yield _there(net, x, t, w, self.augment, None)
         if count < (self.asked or 1):
             raise ValueError(
-                f"{self.op}: epoch {number + 1}: {self.kind} gave {count} batches"
+                f"{self.op}: epoch {number + 1}: {self.kind} yielded {count} batches"
                 + (f" of the {self.asked} that steps_per_epoch asks for." if self.asked else ".")
-                + (" It is exhausted; pass a function that makes a new one." if self.once else "")
+                + (" It is exhausted; pass a function that creates a new one." if self.once else "")
             )
 
     def check_epochs(self, epochs: int) -> None:
         if self.once and epochs > 1 and self.asked is None:
             raise ValueError(
-                f"{self.op}: {self.kind} gives its batches once, and there are {epochs} epochs. Pass a function that "
-                "makes a new one for each, such as lambda: batches(); or, if it never ends, say with steps_per_epoch "
-                "where an epoch does."
+                f"{self.op}: {self.kind} yields its batches only once, but there are {epochs} epochs. Pass a function "
+                "that creates a new one for each, such as lambda: batches(). If it never ends, pass steps_per_epoch to "
+                "say where an epoch ends."
             )
 
     def _begin(self) -> Iterator[Any]:
         try:
             return iter(self.given() if callable(self.given) and not hasattr(self.given, "__iter__") else self.given)
         except TypeError as error:
-            raise TypeError(f"{self.op}: {self.kind} gave nothing to iterate over: {error}") from error
+            raise TypeError(f"{self.op}: {self.kind} returned nothing to iterate over: {error}") from error
 
     def _arrays(self, place: int, given: Any) -> Batch:
-        """A batch as arrays, of the host or as they came from a device."""
+        """A batch as arrays, on the host or on the device that they came from."""
         try:
             parts: list[Any] = [None if a is None else _as_array(a) for a in _parts(given, "a batch", self.targets)]
             x, t, w = parts
             if t is not None and t.ndim == 0:
                 raise ValueError(
                     f"x has shape {tuple(x.shape)} and t is one number, like a single example; expected batches "
-                    "(N, ...). A data set is batched here if it has a length and gives an example for a number."
+                    "(N, ...). A data set with a length and numbered examples is cut into batches for you."
                 )
             if x.ndim < 2:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected a batch (N, ...)")
@@ -359,29 +359,29 @@ def source(
     moving: bool = False,
     steps: int | None = None,
 ) -> Source:
-    """The source for what was passed: arrays with t; without t a data set, or something that yields batches.
+    """The source for the given data: with t, arrays; without t, a data set, or something that yields batches.
 
-    ``moving``: images are moved as ``augment`` says, and not only normalised.
+    ``moving``: ``augment`` also moves images, and does not only normalise them.
     """
     options: dict[str, Any] = {"size": size, "seed": seed, "shuffle": shuffle, "augment": augment, "moving": moving}
     if t is None:
         _check_alone(op, x)
         if w is not None:
-            raise ValueError(f"{op}: sample_weight belongs to arrays x and t; yield (x, t, weights) instead")
+            raise ValueError(f"{op}: sample_weight is for arrays x and t; yield (x, t, weights) instead")
         if not is_data_set(x):
             if augment is not None and moving:
                 raise ValueError(
-                    f"{op}: augment moves the images of arrays and of data sets with a length; batches that come "
-                    "ready-made are moved by whoever makes them, with augment.batch(x, order, moves)"
+                    f"{op}: augment works with arrays and with data sets that have a length. For ready-made batches, "
+                    "call augment.batch(x, order, moves) yourself when you make them."
                 )
             return Batches(op, x, steps=steps, augment=augment)
     if steps is not None:
-        raise ValueError(f"{op}: steps_per_epoch is for batches that come ready-made; leave it out here")
+        raise ValueError(f"{op}: steps_per_epoch is for ready-made batches; leave it out here")
     return Examples(op, x, **options) if t is None else Arrays(op, x, t, w, **options)
 
 
 def is_data_set(x: Any) -> bool:
-    """Does it give an example for a number? Lists hold batches.
+    """Does x return an example for a number? (Lists hold batches instead.)
 
     >>> is_data_set([]), is_data_set("abc"), is_data_set(iter([]))
     (False, True, False)
@@ -390,12 +390,12 @@ def is_data_set(x: Any) -> bool:
 
 
 def _check_alone(op: str, x: Any) -> None:
-    """Raise if x cannot stand without t."""
+    """Raise if x needs a t."""
     if backend_of(x) is not None or hasattr(x, "__dlpack__") or _is_nested_numbers(x):
-        raise TypeError(f"{op}: x is an array, and its targets t are missing; pass both, x and t")
+        raise TypeError(f"{op}: x is an array, but its targets t are missing; pass both x and t")
     if isinstance(x, (tuple, list)) and len(x) in (2, 3) and all(hasattr(part, "shape") for part in x):
         raise TypeError(
-            f"{op}: got one {type(x).__name__} of {len(x)} arrays; pass x and t apart, or a list of batches (x, t)"
+            f"{op}: got one {type(x).__name__} of {len(x)} arrays; pass x and t separately, or a list of batches (x, t)"
         )
     if isinstance(x, Mapping):
         keys = ", ".join(map(repr, itertools.islice(x, 12)))
@@ -405,10 +405,10 @@ def _check_alone(op: str, x: Any) -> None:
     if not is_data_set(x) and not isinstance(x, Iterable) and (not callable(x) or isinstance(x, type)):
         raise TypeError(
             f"{op}: got {x!r:.60}; expected arrays x and t, batches (x, t) in a list, a data loader or a "
-            "generator, a function that returns one of these, or a data set that gives an example for a number"
+            "generator, a function that returns one of these, or a data set with numbered examples"
         )
     if isinstance(x, (str, bytes)):
-        raise TypeError(f"{op}: got the text {x!r:.60}; expected arrays, or something that gives batches")
+        raise TypeError(f"{op}: got the text {x!r:.60}; expected arrays, or something that yields batches")
 
 
 def _is_nested_numbers(x: Any) -> bool:
@@ -452,27 +452,27 @@ def _under(given: Mapping[str, Any], role: str, targets: bool) -> Any:
     known = ", ".join(map(repr, KEYS[role]))
     raise ValueError(
         f"expected one of the keys {known} for {role}; this dictionary has {', '.join(map(repr, given))}. Rename one, "
-        "or give pairs (x, t)."
+        "or return pairs (x, t)."
     )
 
 
 def _check_channels(op: str, net: Layer, shape: tuple[int, ...]) -> None:
-    """Raise if the channels stand first, as PyTorch has them, and the network is not made for that."""
+    """Raise if the channels come first, as in PyTorch, but the network was not initialised for that."""
     if len(shape) != 4 or shape[1] not in (1, 3) or not shape[2] == shape[3] > 4:
         return
     if net.input_shape is None or tuple(net.input_shape) == (*shape[2:], shape[1]):
         raise ValueError(
-            f"{op}: x has shape {shape}, with the channels first; here they are the last, (N, H, W, C): "
+            f"{op}: x has shape {shape}, with the channels first; here they come last, (N, H, W, C): "
             "x.permute(0, 2, 3, 1). In a data set of PyTorch, add transforms.Lambda(lambda x: x.permute(1, 2, 0)) "
             "after ToTensor(). With a loader, pass lambda: ((x.permute(0, 2, 3, 1), t) for x, t in loader)."
         )
 
 
-# -- arrays of what was found ------------------------------------------------------------------------------------------
+# -- conversion to arrays ----------------------------------------------------------------------------------------------
 
 
 def _as_array(a: Any) -> Any:
-    """An array as it is, if it may lie on a device; anything else as one on the host."""
+    """An array as it is, if it may be on a device; anything else as an array on the host."""
     if backend_of(a) is not None:
         return a
     place = a.__dlpack_device__() if hasattr(a, "__dlpack_device__") else (1, 0)
@@ -486,15 +486,17 @@ def _on_host(a: Any) -> numpy.ndarray:
 
 
 def _of_picture(image: Any) -> numpy.ndarray:
-    """A picture of Pillow's: (H, W, 3) or (H, W, 1) bytes."""
+    """A Pillow image as bytes (H, W, 3) or (H, W, 1)."""
     if image.mode not in ("RGB", "L"):
-        raise ValueError(f'the image has the mode {image.mode!r}; make it colour or grey: image.convert("RGB"), or "L"')
+        raise ValueError(
+            f'the image has mode {image.mode!r}; convert it to colour or grey: image.convert("RGB"), or "L"'
+        )
     pixels = numpy.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _there(net: Layer, x: Any, t: Any, w: Any, augment: Augment | None, moves: Any) -> Batch:
-    """The batch where the network is, its images moved and normalised."""
+    """The batch on the network's backend, with its images moved and normalised."""
     there = home(net)
     if augment is not None:
         t = mixed_targets(net, t, augment, moves, tuple(x.shape[1:]))

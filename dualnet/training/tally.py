@@ -15,18 +15,18 @@ from .weighting import Weighting, total
 __all__ = ["Tally"]
 
 AT_ONCE = 2**21
-"""So many outputs are read in float64 at a time: 16 MB."""
+"""How many outputs are read in float64 at a time: 16 MB."""
 
 
 class Tally:
     """Adds up the loss and the right answers of all batches, on the device. Reading them waits for it.
 
-    A mean must not depend on how the examples are cut into batches. So the loss of each batch is taken in float64 from
-    the outputs, and not from the training step, where float32 has rounded it: outputs are small beside what a network
-    computes for them. Only a loss of one's own is taken as the step has it.
+    A mean must not depend on how the examples are cut into batches. So the loss of each batch is computed again from
+    the outputs in float64, and not taken from the training step, where float32 has rounded it. That costs little
+    compared to the network itself. Only a loss of your own is taken from the step.
 
-    With a ``weighting`` the loss is the weighted mean over all examples, and answers with an ignored label count
-    nowhere; otherwise each answer counts once. ``metrics`` are further figures.
+    With a ``weighting`` the loss is the weighted mean over all examples, and answers with an ignored label never
+    count; otherwise each answer counts once. ``metrics`` are further figures.
 
     >>> import dualnet as dn
     >>> tally = Tally(dn.losses.softmax_cross_entropy)
@@ -56,7 +56,7 @@ class Tally:
         self.sums: dict[str, Any] = {}
 
     def add(self, y: Array, t: Array, value: Any = None, w: Array | None = None) -> None:
-        """A batch: outputs y, targets t, its mean loss (needed of one's own loss only), the weights of its examples."""
+        """A batch: outputs y, targets t, its mean loss (needed only for a loss of your own), the examples' weights."""
         counted(self, "examples")
         n = int(y.shape[0])
         self.examples += n
@@ -113,13 +113,13 @@ class Tally:
         return {**{name: getattr(self, name) for name in self.names}, "sums": sums, "collected": collected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from these sums. Arrays lie where the network is."""
+        """Continue from these sums. Arrays are on the network's backend."""
         for name in self.names:
             setattr(self, name, None if state[name] is None else to_numpy(state[name]).item())
         self.sums = dict(state["sums"]) | {key: Collected(batches) for key, batches in state["collected"].items()}
 
     def figures(self) -> dict[str, float]:
-        """The mean ``loss``; for classes, the ``accuracy``; and those of the metrics."""
+        """The mean ``loss``; for classes, the ``accuracy``; and the figures of the metrics."""
         figures = self.glance()
         for metric in self.metrics:
             if metric.key in self.sums:
@@ -127,7 +127,7 @@ class Tally:
         return figures
 
     def glance(self) -> dict[str, float]:
-        """Loss and accuracy alone, for a look in the middle of an epoch."""
+        """Only loss and accuracy, for a look in the middle of an epoch."""
         weight = max(1, self.examples) if self.weighting is None else float(to_numpy(self.weight)) or 1.0
         figures = {"loss": float(to_numpy(self.total)) / weight}
         if self.hits is not None:

@@ -1,8 +1,9 @@
 """How much each answer counts: ``sample_weight``, ``class_weight`` and ``ignore_label`` as weights of the loss.
 
 A weighted loss is the weighted mean E = Σ wᵢ Eᵢ / Σ wᵢ, as in PyTorch's ``cross_entropy(weight=...)``. (Keras divides
-by the number of examples instead.) So weights tell examples apart and leave the size of the loss as it is: doubling all
-of them changes nothing. The losses do this themselves, with ``weights=``; here the weights of a batch are made.
+by the number of examples instead.) So weights make some examples count more than others, but do not change the size of
+the loss: doubling all of them changes nothing. The losses do the weighting themselves, with ``weights=``; this file
+computes the weights of a batch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Weighting:
         self.table, self.ignore = table, ignore
 
     def __call__(self, t: Array, w: Array | None = None) -> Array:
-        """Weights (N,), or (N, ...) like t, if they depend on it."""
+        """Weights (N,), or (N, ...) like t if they depend on t."""
         xp = backend_of(t).xp
         kept = self.kept(t)
         if self.table is None:
@@ -75,8 +76,8 @@ class Weighting:
                 )
         if not _takes_weights(loss):
             raise ValueError(
-                f"{op}: {what} needs a loss that takes weights; write yours as def loss(y, t, weights=None), where "
-                "weights are (N,) or like t, and 0 leaves an answer out"
+                f"{op}: {what} needs a loss that takes weights; write yours as def loss(y, t, weights=None), with "
+                "weights (N,) or like t; a weight of 0 leaves an answer out"
             )
         ignore = None if ignore is None else index(ignore, "ignore_label", op=op)
         table = None if classes is None else asarray(_table(op, classes, int(shape[-1])), backend=home(net))
@@ -94,7 +95,7 @@ class WeightedLoss:
 
 
 def weighing(loss: Callable[..., Any], w: Array | None) -> Callable[..., Any]:
-    """The loss of y and t, with these weights of the examples, if there are any.
+    """The loss of y and t with the weights w of the examples, if there are any.
 
     >>> weighing(len, None) is len
     True
@@ -108,7 +109,7 @@ def total(weights: Array) -> Array:
 
 
 def _takes_weights(loss: Callable[..., Any]) -> bool:
-    """Has the loss an argument ``weights``?"""
+    """Does the loss have an argument ``weights``?"""
     try:
         return "weights" in inspect.signature(loss).parameters
     except (TypeError, ValueError):
@@ -128,20 +129,20 @@ def sample_weights(op: str, given: Any, count: int) -> numpy.ndarray | None:
         raise ValueError(f"{op}: sample_weight has shape {w.shape}; expected one number for each example, ({count},)")
     if not (numpy.isfinite(w).all() and w.min() >= 0 and w.max() > 0):
         raise ValueError(
-            f"{op}: sample_weight holds finite numbers of at least 0, not all of them 0; got values from "
+            f"{op}: sample_weight must hold finite numbers of at least 0, not all of them 0; got values from "
             f"{w.min():g} to {w.max():g}"
         )
     return w
 
 
 def _table(op: str, given: Any, classes: int) -> numpy.ndarray:
-    """The weight of each class: from a dictionary, where the others weigh 1, or from an array of all of them."""
+    """The weight of each class, from a dictionary (classes that are not in it weigh 1) or from an array."""
     if isinstance(given, Mapping):
         weights = numpy.ones(classes)
         for label, weight in given.items():
             place = index(label, "a key of class_weight", op=op)
             if not 0 <= place < classes:
-                raise ValueError(f"{op}: class_weight has class {place}; the network has the classes 0 … {classes - 1}")
+                raise ValueError(f"{op}: class_weight has class {place}, but the network has classes 0 … {classes - 1}")
             weights[place] = number(weight, f"class_weight[{place}]", op=op)
     else:
         weights = numpy.asarray(to_numpy(asarray(given, backend="numpy")), "float64")
@@ -151,5 +152,5 @@ def _table(op: str, given: Any, classes: int) -> numpy.ndarray:
                 f"the {classes} classes"
             )
     if not (numpy.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
-        raise ValueError(f"{op}: class_weight holds finite numbers of at least 0, not all of them 0; got {given!r}")
+        raise ValueError(f"{op}: class_weight must hold finite numbers of at least 0, not all 0; got {given!r}")
     return weights

@@ -593,7 +593,7 @@ def test_numbers_beside_the_file(tmp_path, rng):
 def test_weights_that_do_not_fit(tmp_path):
     damaged(dense(np.ones((4, 2), F)), tmp_path, r"weights \(4, 2\) do not fit 3 inputs")
     damaged(model([("Conv", "x w")], [3, 2, 2], {"w": W}), tmp_path, "does not fit on a map")
-    damaged(model([("Conv", "x w")], [2, 5, 5], {"w": W}), tmp_path, "of another shape")
+    damaged(model([("Conv", "x w")], [2, 5, 5], {"w": W}), tmp_path, "of the wrong shape")
     made = dense()
     made.graph.node[0].input[0] = "z"
     damaged(made, tmp_path, "takes 'z', which no node before it makes")

@@ -420,7 +420,7 @@ ROWS, NAMES = np.zeros((12, 6)), np.arange(12) % 3
     [
         (dict(layers=3), TypeError, "layers is a list of layers, a network, or a function of the number of outputs"),
         (dict(layers=[dn.Dense(4)]), ValueError, r"outputs of shape \(4,\); expected \(3,\), one for each class"),
-        (dict(layers=[dn.Dense(3), dn.Softmax()]), ValueError, "ends with Softmax, which .* Leave the layer out"),
+        (dict(layers=[dn.Dense(3), dn.Softmax()]), ValueError, "ends with Softmax, but .* Leave out the layer"),
         (dict(layers=[dn.Conv2D(2, 1)]), ValueError, r"folds each row of X \(12, 6\) if you pass input_shape"),
         (
             dict(layers=[dn.Flatten()], input_shape=(2, 2, 1)),

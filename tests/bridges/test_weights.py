@@ -203,9 +203,9 @@ def test_norms_of_whole_maps_and_of_flattened_ones(rng):
         (lambda s: s.update({"extra.weight": np.ones(5)}), r"unexpected: extra.weight"),
         (
             lambda s: s.update({"head.weight": np.ones((9, 8)), "head.bias": np.ones(9)}),
-            r"of another shape: head.weight for 6.w: \(9, 8\), expected \(4, 8\), head.bias for 6.b: \(9,\), expected",
+            r"of the wrong shape: head.weight for 6.w: \(9, 8\), expected \(4, 8\), head.bias for 6.b: \(9,\), expected",
         ),
-        (lambda s: s.update({"body.weight": np.ones((3, 3, 2, 2))}), "of another shape: body.weight for 3.w"),
+        (lambda s: s.update({"body.weight": np.ones((3, 3, 2, 2))}), "of the wrong shape: body.weight for 3.w"),
     ],
 )
 def test_strict_lists_what_does_not_fit_and_changes_nothing(change, message, rng):
@@ -225,7 +225,7 @@ def test_without_strict_the_head_of_other_classes_stays(rng):
     assert [ours for _, ours, _ in report.misshaped] == ["6.w", "6.b"] and len(report.rows) == 10
     np.testing.assert_array_equal(dn.to_numpy(net.parameters()["6.w"].value), head)
     np.testing.assert_array_equal(dn.to_numpy(net.parameters()["3.w"].value), s["body.weight"].transpose(2, 3, 1, 0))
-    assert "not loaded: of another shape: head.weight for 6.w" in repr(report)
+    assert "not loaded: of the wrong shape: head.weight for 6.w" in repr(report)
 
 
 def test_the_dtype_and_the_backend_are_the_networks(backend, rng):

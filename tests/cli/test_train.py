@@ -160,7 +160,7 @@ def test_what_was_passed_over_is_told_in_one_line(photos):
     command = [sys.executable, "-m", "dualnet", "train", photos, "--size", "8", *FAST, "--quiet"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     err = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stderr
-    assert err == "note: load_folder: photos: passed over 1 file (.txt is no image: notes.txt).\n"
+    assert err == "note: load_folder: photos: skipped 1 file (.txt is not an image: notes.txt).\n"
 
 
 def test_an_archive_of_photos_is_to_be_unpacked(capsys, here):
@@ -225,7 +225,7 @@ sys.exit(cli.main({[str(word) for word in words]}))
     assert code == 0 and re.fullmatch(r"trained already: digits-digits_cnn\S*; to continue, pass --epochs\n", out)
     assert sorted(os.listdir(here)) == before, "the same network again is no new file"
     code, _, err = run(capsys, *words, "--seed", 1)
-    assert code == 2 and "seed" in err and "another training" in err
+    assert code == 2 and "seed" in err and "a different training" in err
 
 
 # -- places that refuse ------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_too_little_space_is_found_out_before_the_training(capsys, here, monkeyp
     monkeypatch.setattr(dn.Sequential, "fit", lambda *args, **options: pytest.fail("it was trained"))
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 377_255, "total": 1}))
     code, printed, err = run(capsys, "train")  # 94,314 parameters of 4 bytes
-    assert code == 2 and not printed and "377,256 bytes are needed and 377,255 are free" in err
+    assert code == 2 and not printed and "377,256 bytes are needed, but only 377,255 are free" in err
     assert os.listdir(here) == []
 
 

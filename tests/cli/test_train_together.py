@@ -138,7 +138,7 @@ def test_a_download_that_fails_is_told_once(ranks, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
     monkeypatch.setenv("DUALNET_OFFLINE", "1")
     done = ranks(2, "train", "kmnist", "--distributed")
-    assert done.code == 2 and done.words.count("forbids to download it") == 1, done.words
+    assert done.code == 2 and done.words.count("forbids downloading it") == 1, done.words
 
 
 def test_json_is_one_object(ranks):

@@ -211,21 +211,25 @@ WRONG = [
     (lambda: Augment(mean="grey"), TypeError, "mean is a number"),
     (lambda: Augment(scale=[1.0, float("nan")]), ValueError, "scale is one finite number, or one for each channel"),
     (lambda: Augment(mean=[]), ValueError, "mean is one finite number"),
-    (lambda: Augment(mean=[0.1, 0.2]).batch(IMAGES, [0]), ValueError, "mean has 2 numbers and the images have 3"),
+    (lambda: Augment(mean=[0.1, 0.2]).batch(IMAGES, [0]), ValueError, "mean has 2 numbers, but the images have 3"),
     (lambda: Augment().batch(IMAGES[0], [0]), ValueError, "images have shape (3, 3, 3); expected (M, H, W, C)"),
     (lambda: Augment().batch(IMAGES.tolist(), [0]), TypeError, "images is a list; expected an array"),
     (lambda: Augment().batch(IMAGES.astype("int64"), [0]), TypeError, "images are int64; expected uint8"),
-    (lambda: Augment().batch(IMAGES, [4]), ValueError, "order reaches from 4 to 4; there are images 0 … 3"),
-    (lambda: Augment().batch(IMAGES, [0, -1]), ValueError, "order reaches from -1 to 0"),
+    (lambda: Augment().batch(IMAGES, [4]), ValueError, "order goes from 4 to 4, but there are only images 0 … 3"),
+    (lambda: Augment().batch(IMAGES, [0, -1]), ValueError, "order goes from -1 to 0"),
     (lambda: Augment().batch(IMAGES, [0.5]), ValueError, "order is float64 of shape (1,); expected integers (N,)"),
     (lambda: Augment().batch(IMAGES, [[0]]), ValueError, "expected integers (N,)"),
     (lambda: Augment().batch(IMAGES, [0], [[0, 0]]), ValueError, "expected integers (1, 3)"),
     (lambda: Augment().batch(IMAGES, [0], [[0.0, 0, 0]]), ValueError, "moves are float64"),
-    (lambda: Augment().batch(IMAGES, [0], [[0, 200, 0]]), ValueError, "moves reach from 0 to 200"),
-    (lambda: Augment().batch(IMAGES, [0], dtype="uint8"), TypeError, "a batch has floating numbers, got dtype uint8"),
+    (lambda: Augment().batch(IMAGES, [0], [[0, 200, 0]]), ValueError, "moves go from 0 to 200"),
+    (
+        lambda: Augment().batch(IMAGES, [0], dtype="uint8"),
+        TypeError,
+        "expected a floating dtype for the batch, got uint8",
+    ),
     (lambda: Augment().moves(-1), ValueError, "examples must be at least 0"),
     (lambda: Augment().moves(1, seed="0"), TypeError, "seed takes integers"),
-    (lambda: Augment.measured(IMAGES[:0]), ValueError, "there is nothing to measure"),
+    (lambda: Augment.measured(IMAGES[:0]), ValueError, "no pixels to measure"),
     (lambda: Augment.measured(3), TypeError, "images is a int; expected an array"),
 ]
 
@@ -239,7 +243,7 @@ def test_mistakes_are_told(wrong, kind, words):
 def test_what_lies_on_another_backend_is_refused(rng):
     with dn.use_backend("strict"):
         order, moves = dn.asarray(np.zeros(1, "int32")), dn.asarray(np.zeros((1, 3), "int8"))
-    with pytest.raises(TypeError, match="order lives on strict and the images on numpy"):
+    with pytest.raises(TypeError, match="order is on strict, but the images are on numpy"):
         Augment().batch(IMAGES, order)
     with pytest.raises(TypeError, match=r"Move it with dn.asarray\(moves, backend='numpy'\)"):
         Augment().batch(IMAGES, [0], moves)
@@ -322,7 +326,7 @@ def test_what_is_no_augment_is_refused(rng):
     images, t = images_of(rng, "uint8", (4, 5, 4, 3)), np.zeros(4, int)
     with pytest.raises(TypeError, match=r"fit: augment is a dn.data.Augment, or a list .*; got 'flip'"):
         small_net().fit(images, t, augment="flip")
-    with pytest.raises(ValueError, match="mean has 2 numbers and the images have 3 channels"):
+    with pytest.raises(ValueError, match="mean has 2 numbers, but the images have 3 channels"):
         small_net().fit(images, t, augment=Augment(mean=[0.1, 0.2]))
     with pytest.raises(ValueError, match="expected"):
         small_net().evaluate(images.reshape(4, 60), t, augment=Augment())

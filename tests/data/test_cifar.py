@@ -136,9 +136,9 @@ def test_archives_that_are_something_else(tmp_path, rng, monkeypatch):
         assert str(path) in str(caught.value)
 
     tar(path, {name: one for name in list(BINARY10.values())[:-1]})
-    fails("it holds no test_batch.bin")
+    fails("it has no test_batch.bin")
     tar(path, dict.fromkeys(BINARY10.values(), one), tarfile.SYMTYPE)  # a link is not followed
-    fails("it holds no data_batch_1.bin")
+    fails("it has no data_batch_1.bin")
     tar(path, {f"../../{name}": one[:-1] for name in BINARY10.values()})
     fails("expected a multiple of 3073")
     assert sorted(tmp_path.iterdir()) == [path] and not list(tmp_path.parent.parent.glob("data_batch_*"))
@@ -184,7 +184,7 @@ def numpy_array(*arguments):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_that_runs_something_is_refused_by_name(tmp_path, protocol):
     marker = tmp_path / "was-run"
-    with pytest.raises(DataError, match=f"names {os.name} system, which is no data, and is never run"):
+    with pytest.raises(DataError, match=f"names {os.name} system, which is not data, and never runs"):
         read_pickle(pickle.dumps({b"data": Command(marker)}, protocol), Path("train"))
     assert not marker.exists()
 
@@ -192,21 +192,21 @@ def test_a_pickle_that_runs_something_is_refused_by_name(tmp_path, protocol):
 @pytest.mark.parametrize(
     "content, told",
     [
-        (b"", "no pickle, or a damaged one"),
-        (b"\x80", "no pickle"),
-        (b"}", "no pickle"),
-        (b"]r\xff\xff\xff\xff.", "holds no dictionary"),  # a place in the memo that would take 32 GB
-        (b"I1\n.", "holds no dictionary"),
-        (b"(lp0\n.", "holds no dictionary"),
-        (b"}K\x01K\x02s.", "a dictionary with other keys than texts"),
-        (b"}(((" + b"tttt" + b"K\x01s.", "no pickle|other keys"),
-        (b"}" + b")" * 1 + b"\x85" * 200_000 + b"K\x01s.", "other keys"),  # a nest that would crash hash()
+        (b"", "not a pickle, or a damaged one"),
+        (b"\x80", "not a pickle"),
+        (b"}", "not a pickle"),
+        (b"]r\xff\xff\xff\xff.", "does not hold the dictionary"),  # a place in the memo that would take 32 GB
+        (b"I1\n.", "does not hold the dictionary"),
+        (b"(lp0\n.", "does not hold the dictionary"),
+        (b"}K\x01K\x02s.", "a dictionary whose keys are not all texts"),
+        (b"}(((" + b"tttt" + b"K\x01s.", "not a pickle|keys are not all texts"),
+        (b"}" + b")" * 1 + b"\x85" * 200_000 + b"K\x01s.", "keys are not all texts"),  # a nest that would crash hash()
         (b"c__builtin__\neval\n(U\x021+tR.", "names __builtin__ eval"),
         (b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.", "names numpy load"),
-        (b"cnumpy\nndarray\n(K\x05tR.", "uses numpy ndarray as no array does"),
+        (b"cnumpy\nndarray\n(K\x05tR.", "uses numpy ndarray in a way that no array does"),
         (b"cnumpy\ndtype\n(U\x01OtR}b.", "a tuple is missing"),
         (b"P1\n.", "uses the instruction PERSID"),
-        (b"}(U\x04datacnumpy\nndarray\nK\x01\x85b" + b"u.", "sets the state of something else"),
+        (b"}(U\x04datacnumpy\nndarray\nK\x01\x85b" + b"u.", "sets the state of something other"),
         (pickle.dumps({b"data": np.zeros(2)}, 2), "holds an array of 'f8'"),
         (pickle.dumps({b"data": np.array([print])}, 2), "names (builtins|__builtin__) print"),
         (pickle.dumps({"data": {1, 2}}, 4), "uses the instruction"),
@@ -249,8 +249,8 @@ def test_1000_damaged_pickles(rng):
         ({b"data": np.zeros((2, 5), "uint8")}, r"an array of shape \(2, 5\)"),
         ({b"labels": [1]}, "1 labels for 2 images"),
         ({b"labels": [1, 10]}, "record 1 has label 10; expected 0 to 9"),
-        ({b"labels": [1, -1]}, "its labels are no list of class numbers"),
-        ({b"labels": "ab"}, "its labels are no list"),
+        ({b"labels": [1, -1]}, "its labels are not a list of class numbers"),
+        ({b"labels": "ab"}, "its labels are not a list"),
     ],
 )
 def test_python_files_with_other_contents(tmp_path, change, told):
@@ -262,5 +262,5 @@ def test_python_files_with_other_contents(tmp_path, change, told):
     with pytest.raises(DataError, match=told):
         data.load_cifar10(tmp_path)
     (tmp_path / "data_batch_3").write_bytes(pickle.dumps({b"data": whole[b"data"]}, 2))
-    with pytest.raises(DataError, match="it holds no 'labels', but data"):
+    with pytest.raises(DataError, match="it has no 'labels', only data"):
         data.load_cifar10(tmp_path)

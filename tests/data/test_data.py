@@ -142,7 +142,7 @@ def test_a_gzip_file_packed_as_no_images_are_is_read_only_on_demand(tmp_path):
     path, size = tmp_path / "blank.gz", 33 * 2**20
     path.write_bytes(gzip.compress(idx((size,)) + bytes(size), 9))
     assert path.stat().st_size < 40_000
-    with pytest.raises(DataError, match=r"times the size of the gzip file. If the file is right, .*limit="):
+    with pytest.raises(DataError, match=r"times the size of the gzip file. If the file is genuine, .*limit="):
         data.read_idx(path)
     assert data.read_idx(path, limit=size).shape == (size,)
     path.write_bytes(gzip.compress(idx((2**20,)) + bytes(2**20), 9))  # a small one harms nobody
@@ -201,8 +201,8 @@ def test_npy_headers_of_other_programs(tmp_path, spelling):
         (b"", "starts with nothing"),
         (b"\x93NUMPY", "starts with 93 4e"),
         (b"\x89PNG\r\n\x1a\n", "expected an .npy file"),
-        (pickle.dumps([1]), "looks like a pickle, which is never read"),
-        (b"PK\3\4" + bytes(30), "a zip archive, such as .npz. Save the images alone"),
+        (pickle.dumps([1]), "looks like a pickle; dualnet never reads these"),
+        (b"PK\3\4" + bytes(30), "a zip archive, such as .npz. Save only the images"),
         (b"\x93NUMPY\4\0" + bytes(99), "version 4.0"),
         (b"\x93NUMPY\1\0\x76", "its header is ''"),
         (b"\x93NUMPY\2\0\xff\xff\xff\xff" + b" " * 9999, "its header is"),  # of 4 GB
@@ -221,8 +221,8 @@ def test_npy_headers_of_other_programs(tmp_path, spelling):
         (npy(HEADER % ("|O", False, "(1,)"), pickle.dumps(print)), "it holds object; expected images"),
         (npy(HEADER % ("<c8", False, "(1,)"), bytes(8)), "it holds complex64"),
         (npy(HEADER % ("<U9", False, "(1,)"), bytes(36)), "it holds <U9"),
-        (npy(HEADER % ("<q9", False, "(1,)"), bytes(9)), "it holds '<q9', a type that NumPy does not know"),
-        (npy(HEADER % ("<f999999999", False, "(1,)"), bytes(9)), "a type that NumPy does not know"),
+        (npy(HEADER % ("<q9", False, "(1,)"), bytes(9)), "it holds '<q9', a type unknown to NumPy"),
+        (npy(HEADER % ("<f999999999", False, "(1,)"), bytes(9)), "a type unknown to NumPy"),
         (npy(HEADER % ("<f4", False, "(2147483647, 4)")), "promises 34359738352 bytes"),
         (npy(HEADER % ("<f4", False, "(3,)"), bytes(11)), "11 follow. The file is damaged or cut off"),
         (npy(HEADER % ("<f4", True, "(3, 3)"), bytes(35)), "35 follow"),

@@ -71,7 +71,7 @@ def test_bytes_and_grey(photos):
 
 
 def test_what_is_refused(tmp_path, photos, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="does not exist. Put the images of each class into a folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist. Put the images of each class into their own folder"):
         load_folder(tmp_path / "nowhere", size=4)
     with pytest.raises(DataError, match="no folders in it; expected at least two classes"):
         load_folder(photos / "day", size=4)
@@ -103,7 +103,7 @@ def test_the_command_line_predicts_a_photo(photos, tmp_path, capsys):
     assert "1" in capsys.readouterr().out.split()
 
 
-# -- what is passed over -----------------------------------------------------------------------------------------------
+# -- what is skipped -----------------------------------------------------------------------------------------------
 
 
 def test_what_nobody_sees_is_skipped_without_a_word(photos):
@@ -125,7 +125,7 @@ def test_a_class_of_unread_photos_says_how_to_make_them_readable(tmp_path):
     for name in ("day", "night"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.ORF").touch()
-    words = "day: 0 images, passed over 2 files .*.orf cannot be read; save as JPEG: day/IMG_1.ORF, night/IMG_1.ORF.*2"
+    words = "day: 0 images, skipped 2 files .*.orf cannot be read; save as JPEG: day/IMG_1.ORF, night/IMG_1.ORF.*2"
     with pytest.raises(DataError, match=words):
         load_folder(tmp_path, 2)
 
@@ -139,14 +139,14 @@ def test_what_is_passed_over_is_told_with_its_number(photos):
     with pytest.warns(UserWarning) as told:
         load_folder(photos, 2)
     (words,) = {str(warning.message) for warning in told}
-    assert words.startswith(f"load_folder: {photos}: passed over 9 files (") and len(told) == 1
+    assert words.startswith(f"load_folder: {photos}: skipped 9 files (") and len(told) == 1
     for part in (
-        ".txt is no image: day/notes.txt;",
-        ".mp4 is no image: day/a.MP4, day/b.mp4, day/c.mp4 and 1 more;",
-        "no ending: day/plain;",
+        ".txt is not an image: day/notes.txt;",
+        ".mp4 is not an image: day/a.MP4, day/b.mp4, day/c.mp4 and 1 more;",
+        "no suffix: day/plain;",
         "broken link: night/gone.png",
-        "in no class's folder: loose.png;",
-        ".csv is no image: labels.csv;",
+        "not in a class folder: loose.png;",
+        ".csv is not an image: labels.csv;",
     ):
         assert part.rstrip(";") in words
     assert told[0].filename == __file__
@@ -215,7 +215,7 @@ def test_a_class_of_copies_cannot_be_split(photos):
     for i in range(10):
         (photos / "night" / f"{i}.png").write_bytes(one)
     with pytest.raises(
-        DataError, match="night: its 10 images are copies of one another or of another class's; expected"
+        DataError, match="night: its 10 images are copies of one another or of images in another class; expected"
     ):
         load_folder(photos, 2)
     assert len(load(photos, held_out=0)[0][0]) == 20
@@ -250,19 +250,19 @@ def test_a_split_without_one_class_keeps_the_numbers(split):
     (x, t), (x_test, t_test), names = load(split)
     assert t_test.tolist() == [1, 1, 2, 2] and names == ("ant", "bee", "cat")
     photo(split / "val" / "dog" / "0.png", (1, 2, 3))
-    with pytest.raises(DataError, match="dog: 'dog' is none of the classes, which are ant, bee, cat"):
+    with pytest.raises(DataError, match="dog: 'dog' is not one of the classes, which are ant, bee, cat"):
         load_folder(split, 2)
 
 
 def test_what_else_a_split_tells(split):
-    with pytest.raises(ValueError, match="has its own split, Train and val. Leave held_out out, or load .*Train"):
+    with pytest.raises(ValueError, match="has its own split, Train and val. Leave out held_out, or load .*Train"):
         load_folder(split, 2, held_out=0.2)
     photo(split / "test" / "ant" / "0.png", (9, 9, 9))
     (split / "val" / "bee" / "again.png").write_bytes((split / "Train" / "bee" / "0.png").read_bytes())
     with pytest.warns(UserWarning) as told:
         load_folder(split, 2)
     (words,) = {str(warning.message) for warning in told}
-    assert "passed over 1 file (a folder beside Train and val: test)" in words
+    assert "skipped 1 file (a folder next to Train and val: test)" in words
     assert "1 image in val also trained on, so the accuracy will look too good (val/bee/again.png)" in words
 
 
@@ -270,7 +270,7 @@ def test_images_that_only_the_parts_of_a_split_tell_apart_are_refused(tmp_path):
     for part in ("train", "test"):
         photo(tmp_path / part / "0.png", (1, 2, 3))
         photo(tmp_path / part / "1.png", (1, 2, 4))
-    with pytest.raises(DataError, match="train: it has no folders in it, so nothing tells the classes apart. Put the"):
+    with pytest.raises(DataError, match="train: it has no folders in it, so there are no classes. Put the"):
         load_folder(tmp_path, 2)
     for i in range(2):
         photo(tmp_path / "bus" / f"{i}.png", (5, i, 3))
@@ -295,7 +295,7 @@ def test_names_fix_the_numbers(photos):
     (x, t), (x_test, t_test), names = load(photos, names=("night", "day"))
     assert {*t, *t_test} == {1} and len(x_test) == 2
     (photos / "day").rename(photos / "Day")
-    with pytest.raises(DataError, match="Day: 'Day' is none of the classes, which are night, day"):
+    with pytest.raises(DataError, match="Day: 'Day' is not one of the classes, which are night, day"):
         load_folder(photos, 2, names=("night", "day"))
     (photos / "Day").rename(photos.parent / "gone")
     with pytest.raises(DataError, match="no images of night, day. Put the images"):
@@ -335,7 +335,7 @@ def test_damaged_images_are_passed_over_if_you_say_so(photos):
     (photos / "day" / "7.JPG").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"7\.JPG|3\.png"):
         load_folder(photos, 4)
-    with pytest.warns(UserWarning, match=r"passed over 2 files \(damaged: .*(day/7\.JPG|night/3\.png)") as caught:
+    with pytest.warns(UserWarning, match=r"skipped 2 files \(damaged: .*(day/7\.JPG|night/3\.png)") as caught:
         (x, t), (x_test, t_test), names = load_folder(photos, 4, skip_damaged=True)
     assert len(caught) == 1 and names == ("day", "night") and len(x) + len(x_test) == 18
     assert np.bincount(np.concatenate([t, t_test])).tolist() == [9, 9]
@@ -351,5 +351,5 @@ def test_without_damage_skipping_changes_nothing(photos):
 def test_a_class_of_damaged_images_alone_is_refused(photos):
     for file in (photos / "night").iterdir():
         file.write_bytes(b"no image " + file.name.encode())
-    with pytest.warns(UserWarning, match="passed over 10 files"), pytest.raises(DataError, match="night: none of its"):
+    with pytest.warns(UserWarning, match="skipped 10 files"), pytest.raises(DataError, match="night: none of its"):
         load_folder(photos, 4, skip_damaged=True)

@@ -61,12 +61,12 @@ OPTIONS = {
 }  # fmt: skip
 REFUSED = {  # no white is agreed upon
     ("IM", "I"): "32-bit integers",
-    ("IM", "P"): "a table says what its greys are",
-    ("IM", "PA"): "a table says what its greys are",
+    ("IM", "P"): "its greys come from a table",
+    ("IM", "PA"): "its greys come from a table",
     ("TIFF", "I"): "signed integers",
     **{("SPIDER", mode): "expected floating numbers in" for mode in MODES if mode != "F"},
-    **{("XBM", mode): "XBM images are not read: it does not say which" for mode in MODES},
-    **{("EPS", mode): "EPS images are not read: reading it runs another program" for mode in MODES},
+    **{("XBM", mode): "XBM images are not supported: it does not say which" for mode in MODES},
+    **{("EPS", mode): "EPS images are not supported: reading it runs another program" for mode in MODES},
 }
 WRITTEN = {"BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "IM", "JPEG", "MPO", "MSP", "PCX", "PNG", "PPM", "SGI"}
 WRITTEN |= {"SPIDER", "TGA", "TIFF", "XBM", "EPS"} & {*FORMATS}
@@ -179,7 +179,7 @@ def test_one_colour_that_means_transparent(tmp_path):
     path = write(tmp_path, png(8, 2, row, trns=struct.pack(">HHH", 9, 8, 7)))
     assert read(path, (1, 2)).tolist() == [[[255] * 3, [9, 8, 6]]]
     path = write(tmp_path, png(16, 2, b"\0" + bytes(12), trns=bytes(6)))
-    with pytest.raises(DataError, match="16-bit colours, one of them transparent"):
+    with pytest.raises(DataError, match="16-bit colours and one of them is transparent"):
         read(path)
 
 
@@ -234,9 +234,13 @@ def test_sixteen_bits_keep_their_precision_and_white_is_one(tmp_path):
 @pytest.mark.parametrize(
     "values, options, words",
     [
-        (np.array([-1, 1], "<i2"), {"bits": 16, "sample": 2}, "signed integers, which have no agreed white"),
+        (
+            np.array([-1, 1], "<i2"),
+            {"bits": 16, "sample": 2},
+            "signed integers, which have no standard value for white",
+        ),
         (np.array([-1, 1], "i1"), {"bits": 8, "sample": 2}, "signed integers"),
-        (np.array([1, 2], "<u4"), {"bits": 32}, "32-bit integers, which have no agreed white in TIFF"),
+        (np.array([1, 2], "<u4"), {"bits": 32}, "32-bit integers, which have no standard value for white in TIFF"),
         (np.array([0, 255], "<f4"), {"bits": 32, "sample": 3}, r"go from 0 to 255; expected floating numbers in \[0"),
         (np.array([0, -0.1], "<f4"), {"bits": 32, "sample": 3}, "go from -0.1 to 0; expected"),
         (np.array([0, np.nan], "<f4"), {"bits": 32, "sample": 3}, "go from nan to nan"),
@@ -252,7 +256,7 @@ def test_the_stars_have_no_agreed_white(tmp_path):
     cards = ["SIMPLE  =                    T", "BITPIX  =                   16", "NAXIS   =                    2",
              "NAXIS1  =                    2", "NAXIS2  =                    1", "END"]  # fmt: skip
     head = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
-    with pytest.raises(DataError, match="16-bit integers, which have no agreed white in FITS"):
+    with pytest.raises(DataError, match="16-bit integers, which have no standard value for white in FITS"):
         read(write(tmp_path, head + bytes(2880)), (1, 2))
 
 
@@ -413,7 +417,9 @@ def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(DataError, match="the file is empty"):
         read(write(tmp_path, b""))
     for data in (b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"):
-        with pytest.raises(DataError, match=r"x.bin: (EPS images are not read: reading it runs|Pillow cannot read)"):
+        with pytest.raises(
+            DataError, match=r"x.bin: (EPS images are not supported: reading it runs|Pillow cannot read)"
+        ):
             read(write(tmp_path, data))
     path = write(tmp_path, whole("PNG"))
     for options in ({"size": 0}, {"size": (1, 2, 3)}, {"size": 2, "grey": 1}, {"size": 2, "dtype": "float64"}):

@@ -60,11 +60,11 @@ def test_a_network_that_says_nothing_gets_0_to_1(tmp_path):
 @pytest.mark.parametrize(
     "image, told",
     [
-        (np.zeros((4, 4, 3), "uint8"), r"an array of shape (4, 4, 3); the network takes images of (4, 5, 3)"),
+        (np.zeros((4, 4, 3), "uint8"), r"an array of shape (4, 4, 3), but the network takes images of (4, 5, 3)"),
         (np.zeros((4, 5), "uint8"), "an array of shape (4, 5)"),
         (np.zeros((4, 5, 3), "int64"), "images of int64; expected bytes"),
         (np.full((4, 5, 3), 255.0), "pixels go from 255 to 255; expected bytes, or floating numbers from 0 to 1"),
-        (np.full((4, 5, 3), -0.5), "If they are normalised already, give them to net.predict(x) as they are"),
+        (np.full((4, 5, 3), -0.5), "If they are already normalised, pass them to net.predict(x) as they are"),
         (np.full((4, 5, 3), np.nan), "pixels go from nan to nan"),
     ],
 )
@@ -86,10 +86,10 @@ WRONG = [
     (lambda: InputSpec("ab"), TypeError, "size takes integers"),
     (lambda: InputSpec((4, 5), 0), ValueError, "channels must be at least 1"),
     (lambda: InputSpec((4, 5), mean=[1, 2]), ValueError, "mean has 2 numbers; expected one, or 3"),
-    (lambda: InputSpec((4, 5), std=0), ValueError, "std is above 0"),
+    (lambda: InputSpec((4, 5), std=0), ValueError, "std must be above 0"),
     (lambda: InputSpec((4, 5), inverted=1), TypeError, "inverted is True or False"),
     (lambda: InputSpec((4, 5), classes="cat"), TypeError, "classes are names in the order of the outputs"),
-    (lambda: InputSpec((4, 5), classes=["cat", "cat"]), ValueError, "each once"),
+    (lambda: InputSpec((4, 5), classes=["cat", "cat"]), ValueError, "different names"),
     (lambda: InputSpec((4, 5), classes=[]), ValueError, "at least one"),
 ]
 
@@ -138,8 +138,8 @@ def test_a_copy_keeps_it():
     "given, kind, told",
     [
         ({"size": [4, 5]}, TypeError, "save: net.input is .*; expected a dn.data.InputSpec, or None"),
-        (InputSpec((5, 4)), ValueError, r"net.input is for images of \(5, 4, 3\); the network takes \(4, 5, 3\)"),
-        (InputSpec((4, 5), classes="abc".split()), ValueError, "names 1 classes; the network has 2 outputs"),
+        (InputSpec((5, 4)), ValueError, r"net.input is for images of \(5, 4, 3\), but the network takes \(4, 5, 3\)"),
+        (InputSpec((4, 5), classes="abc".split()), ValueError, "names 1 classes, but the network has 2 outputs"),
     ],
 )
 def test_what_does_not_belong_to_the_network_is_not_saved(tmp_path, given, kind, told):
@@ -176,7 +176,7 @@ def test_a_graph_with_several_outputs_keeps_how_its_input_is_normalised(tmp_path
     net.input = dn.data.InputSpec((4, 4), channels=1, mean=0.5, std=0.25)
     assert dn.load(net.save(tmp_path / "net.npz")).input == net.input
     net.input = dn.data.InputSpec((4, 4), channels=1, classes=["a", "b"])
-    with pytest.raises(ValueError, match="a network with several outputs has them for each"):
+    with pytest.raises(ValueError, match="a network with several outputs needs them for each"):
         net.save(tmp_path / "net.npz")
 
 
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_told_before_the_training():
     net = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((4, 4, 1))
     net.input = dn.data.InputSpec((4, 4), channels=1, classes=["a", "b", "c"])
     before = {name: dn.to_numpy(value).copy() for name, value in net.state_dict().items()}
-    with pytest.raises(ValueError, match="names 3 classes; the network has 2 outputs"):
+    with pytest.raises(ValueError, match="names 3 classes, but the network has 2 outputs"):
         net.fit(np.zeros((4, 4, 4, 1), "float32"), np.arange(4) % 2, verbose=0)
     assert all((dn.to_numpy(value) == before[name]).all() for name, value in net.state_dict().items())
 

@@ -148,7 +148,7 @@ def test_malformed_keras_files(tmp_path, rng):
     fails("expected images", x=X.reshape(2, 20))
     fails(r"y_test.npy holds '\|O'; expected bytes", y_test=np.array([print], object))
     np.savez(tmp_path / "mnist.npz", x=X)
-    with pytest.raises(DataError, match="it holds no x_train, y_train, x_test, y_test, but x.npy"):
+    with pytest.raises(DataError, match="it has no x_train, y_train, x_test, y_test, only x.npy"):
         data.load_mnist(tmp_path)
     whole = save(tmp_path / "mnist.npz").read_bytes()
     for content in (b"", b"PK\3\4", whole[:-30], whole[: len(whole) // 2], whole.replace(X.tobytes()[:4], b"0000")):

@@ -274,7 +274,7 @@ def test_a_mirror_is_asked_twice(home, server, offered, mood):
     "mood, why",
     [
         ("cut", "IncompleteRead|bytes missing|Connection broken"),
-        ("wrong", "another file than the one with the known SHA-256"),
+        ("wrong", "a file with the wrong SHA-256"),
         ("missing", "404"),
         ("loop", "TooManyRedirects"),
         ("hanging", "timed out"),
@@ -309,7 +309,7 @@ def test_offline_never_downloads(home, server, offered, monkeypatch, value, forb
     offered("good")
     monkeypatch.setenv("DUALNET_OFFLINE", value)
     if forbids:
-        with pytest.raises(FileNotFoundError, match="DUALNET_OFFLINE forbids to download it. To do it by hand"):
+        with pytest.raises(FileNotFoundError, match="DUALNET_OFFLINE forbids downloading it. To do it by hand"):
             data.mnist()
     else:
         data.mnist()
@@ -318,7 +318,7 @@ def test_offline_never_downloads(home, server, offered, monkeypatch, value, forb
 
 def test_without_pooch_the_error_says_what_to_install(home, monkeypatch, contents):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r'needs pooch: pip install "dualnet\[data\]"\. To do it by hand, make'):
+    with pytest.raises(ImportError, match=r'needs pooch; pip install "dualnet\[data\]"\. To do it by hand, create'):
         data.mnist()
     place(home / ".cache/dualnet/mnist", contents)
     assert is_right(data.mnist(dtype="uint8"))

@@ -396,7 +396,9 @@ def test_a_data_set_is_changed_as_arrays_are(backend, rng):
 def test_targets_that_cannot_be_mixed_are_refused(rng):
     images = images_of(rng, (4, 6, 6, 3), "uint8")
     net = dn.Sequential([dn.Conv2D(2, 1)])  # a class for each pixel
-    with pytest.raises(ValueError, match="mixes images, and their targets with them: it needs a class for each image"):
+    with pytest.raises(
+        ValueError, match="mixes images together with their targets, so it needs a class for each image"
+    ):
         net.fit(images, rng.integers(0, 2, (4, 6, 6)), augment=[data.MixUp(1.0)], verbose=0)
 
 
@@ -432,19 +434,27 @@ WRONG = [
     (lambda: data.Contrast(-1), ValueError, "Contrast: change is a finite number"),
     (lambda: data.MixUp(0), ValueError, "MixUp: alpha is a number above 0"),
     (lambda: data.CutMix(float("inf")), ValueError, "CutMix: alpha is a number above 0, and finite"),
-    (lambda: data.Normalise(0.5, 0), ValueError, "Normalise: std is above 0"),
+    (lambda: data.Normalise(0.5, 0), ValueError, "Normalise: std must be above 0"),
     (lambda: data.Normalise("a", 1), TypeError, "Normalise: mean is a number"),
     (lambda: data.augmentation([data.Flip]), TypeError, "Flip is a class; write Flip(...)"),
-    (lambda: data.augmentation(["flip"]), TypeError, "'flip' is no change of images, such as dn.data.Flip()"),
-    (lambda: data.augmentation([data.Augment()]), TypeError, "an Augment stands alone. In a list, write RandomCrop"),
+    (
+        lambda: data.augmentation(["flip"]),
+        TypeError,
+        "'flip' is not a change of images; expected one such as dn.data.Flip()",
+    ),
+    (lambda: data.augmentation([data.Augment()]), TypeError, "an Augment cannot be part of a list. Write RandomCrop"),
     (lambda: data.augmentation(data.Flip()), TypeError, "write augment=[Flip(vertical=False)]"),
-    (lambda: data.augmentation([data.CutMix(1.0), data.Rotate(5)]), ValueError, "Rotate(degrees=5.0) stands behind"),
+    (lambda: data.augmentation([data.CutMix(1.0), data.Rotate(5)]), ValueError, "Rotate(degrees=5.0) comes after"),
     (lambda: data.augmentation([data.RandomCrop(9)]).shape((8, 8, 3)), ValueError, "a window of 9 does not fit into 8"),
-    (lambda: data.augmentation([data.RandomCrop(9)]).batch(IMAGES, [0]), ValueError, "give it more padding"),
+    (lambda: data.augmentation([data.RandomCrop(9)]).batch(IMAGES, [0]), ValueError, "use more padding"),
     (lambda: data.augmentation([data.Normalise([0.1, 0.2], 1)]).batch(IMAGES, [0]), ValueError, "mean has 2 numbers"),
-    (lambda: data.augmentation([data.Flip()]).batch(IMAGES, [4]), ValueError, "order reaches from 4 to 4"),
+    (lambda: data.augmentation([data.Flip()]).batch(IMAGES, [4]), ValueError, "order goes from 4 to 4"),
     (lambda: data.augmentation([data.Flip()]).batch(IMAGES, [0], np.zeros((1, 2))), ValueError, "expected (1, 1)"),
-    (lambda: data.augmentation([data.Flip()]).batch(IMAGES, [0], dtype="uint8"), TypeError, "floating numbers"),
+    (
+        lambda: data.augmentation([data.Flip()]).batch(IMAGES, [0], dtype="uint8"),
+        TypeError,
+        "floating dtype for the batch",
+    ),
     (lambda: data.augmentation([data.Flip()]).batch(IMAGES[0], [0]), ValueError, "expected (M, H, W, C)"),
     (lambda: data.augmentation([data.Flip()]).moves(-1), ValueError, "examples must be at least 0"),
     (

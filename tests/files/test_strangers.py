@@ -116,10 +116,10 @@ def nested(kind: str, leaves: int, depth: int = 97) -> dict:
             "more than 20000 layers",
         ),
         (table(entry("ReLU"), *(entry("Residual", layer=inside(i)[0]) for i in range(120))), "deeper than 100"),
-        (nested("Sequential", 650), "50000 if each counts"),
-        (nested("Parallel", 650), "50000 if each counts"),
-        (nested("Residual", 650), "50000 if each counts"),
-        (table(entry("Sequential", layers=inside(0))), "means nothing"),
+        (nested("Sequential", 650), "50000 if each layer counts"),
+        (nested("Parallel", 650), "50000 if each layer counts"),
+        (nested("Residual", 650), "50000 if each layer counts"),
+        (table(entry("Sequential", layers=inside(0))), "has no meaning"),
         (table(entry("Lambda", forward="print", backward="print")), "unknown layer class 'Lambda'"),
         (table(entry("Layer")), "unknown layer class 'Layer'"),
         (table(entry("os.system")), "unknown layer class"),
@@ -221,25 +221,28 @@ HEADER = "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }"
     "content, told",
     [
         (b"", "it is empty; expected a .safetensors or .npz"),
-        (pickle.dumps({"a": 1}), "looks like a pickle, which is never read"),
-        (zipped({"archive/data.pkl": b"\x80\x02}."}), "a pickle in a zip archive, which is never read"),
+        (pickle.dumps({"a": 1}), "looks like a pickle; dualnet never reads these"),
+        (zipped({"archive/data.pkl": b"\x80\x02}."}), "a pickle in a zip archive; dualnet never reads these"),
         (zipped({"w.npy": npy(HEADER % ("<f4", False, "()"), bytes(4))}), "it holds w.npy"),
         (zipped({formats.TEXT: bytes(10**7)}, zipfile.ZIP_DEFLATED), "compressed"),
         (zipped({formats.TEXT: b"[" * 100_000}), "recursion"),
         (zipped({formats.TEXT: b'{"format": ' + b"9" * 5000 + b"}"}), "digits"),
         (zipped({formats.TEXT: b"[" + b"[]," * 10**6 + b"[]]"}), "longer than"),
         (zipped({formats.TEXT: b"\xff\xfe"}), "decode"),
-        (described(w=npy(HEADER % ("|O", False, "(1,)"), pickle.dumps(print))), "not an array as dualnet writes it"),
+        (
+            described(w=npy(HEADER % ("|O", False, "(1,)"), pickle.dumps(print))),
+            "not an array in the form that dualnet writes",
+        ),
         (described(w=npy(HEADER % ("<f4", False, "(2147483647, 4)"))), "cannot have 0 bytes"),
         (described(w=npy(HEADER % ("<f4", False, "(3,)"), bytes(8))), "cannot have 8 bytes"),
-        (described(w=npy(HEADER % ("<f4", True, "(2,)"), bytes(8))), "not an array as dualnet writes it"),
-        (described(w=npy(HEADER % (">f4", False, "(2,)"), bytes(8))), "not an array as dualnet writes it"),
+        (described(w=npy(HEADER % ("<f4", True, "(2,)"), bytes(8))), "not an array in the form that dualnet writes"),
+        (described(w=npy(HEADER % (">f4", False, "(2,)"), bytes(8))), "not an array in the form that dualnet writes"),
         (described(w=npy(HEADER % ("<c8", False, "(1,)"), bytes(8))), "cannot have 8 bytes"),
         (described(w=npy(HEADER % ("<m8", False, "(1,)"), bytes(8))), "cannot have 8 bytes"),
         (described(w=npy(HEADER % ("<f4", False, f"({'1, ' * 40})"), bytes(4))), "cannot have 4 bytes"),
         (described(w=npy(HEADER % ("<f4", False, "(0, 99999999999, 99999999999999)"))), "maximum|too (large|big)"),
-        (described(w=b""), "not an array as dualnet writes it"),
-        (described(w=npy("__import__('os').system('true')")), "not an array as dualnet writes it"),
+        (described(w=b""), "not an array in the form that dualnet writes"),
+        (described(w=npy("__import__('os').system('true')")), "not an array in the form that dualnet writes"),
         (struct.pack("<Q", 2**62) + b"{}", "not a .safetensors or .npz file"),
         pytest.param(struct.pack("<Q", 2) + b"{}", "another program", marks=needs_safetensors),
         pytest.param(struct.pack("<Q", 8) + b"{" * 8, "damaged", marks=needs_safetensors),
@@ -280,7 +283,7 @@ def test_a_foreign_safetensors_file_and_a_foreign_dtype(tmp_path):
 
     path = tmp_path / "m.safetensors"
     safetensors.numpy.save_file({"w": np.zeros(3, "float32")}, path)
-    with pytest.raises(CheckpointError, match="of another program.*load_state_dict"):
+    with pytest.raises(CheckpointError, match="that another program wrote.*load_state_dict"):
         load(path)
     header = json.dumps(
         {"__metadata__": {"dualnet": "{}"}, "w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}

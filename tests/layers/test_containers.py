@@ -79,7 +79,7 @@ def test_sharing_across_nested_containers(backend):
 
 def test_a_shared_layer_needs_inputs_alike():
     shared = conv(3)
-    with pytest.raises(ValueError, match="shared by two places with different inputs, .4, 4, 2. and .4, 4, 3."):
+    with pytest.raises(ValueError, match="used in two places with different inputs, .4, 4, 2. and .4, 4, 3."):
         dn.Sequential([shared, shared]).init((4, 4, 2))
 
 
@@ -122,13 +122,13 @@ def test_lambda(backend, rng):
     [
         (
             lambda: dn.Residual(conv(3)).init((4, 4, 2)),
-            "the layer makes .4, 4, 3. of .4, 4, 2., the shortcut .4, 4, 2.",
+            "the layer turns .4, 4, 2. into .4, 4, 3., the shortcut into .4, 4, 2.",
         ),
         (
             lambda: dn.Parallel([conv(3), conv(2)]).init((4, 4, 2)),
-            "the ways make .4, 4, 3., .4, 4, 2..*the same shape",
+            "the branches have shapes .4, 4, 3., .4, 4, 2..*equal shapes",
         ),
-        (lambda: dn.Parallel([conv(3), dn.Conv2D(3, 2)], "concat").init((4, 4, 2)), "the same height and width"),
+        (lambda: dn.Parallel([conv(3), dn.Conv2D(3, 2)], "concat").init((4, 4, 2)), "equal heights and widths"),
         (lambda: dn.Parallel([conv(3)], merge="divide"), "merge is one of 'add', .* got 'divide'"),
         (lambda: dn.Parallel([]), "expected at least one layer"),
         (
@@ -143,9 +143,9 @@ def test_what_cannot_be_put_together(make, words):
 
 
 def test_the_functions_of_a_lambda_are_looked_at_when_it_is_made():
-    with pytest.raises(TypeError, match=r"called as backward\(dy, x, y\), but that function takes \(dy\)"):
+    with pytest.raises(TypeError, match=r"called as backward\(dy, x, y\), got \(dy\)"):
         dn.Lambda(lambda x: 2.0 * x, lambda dy: 2.0 * dy)
-    with pytest.raises(TypeError, match=r"called as forward\(x\), but that function takes \(x, train\)"):
+    with pytest.raises(TypeError, match=r"called as forward\(x\), got \(x, train\)"):
         dn.Lambda(lambda x, train: 2.0 * x, lambda dy, x, y: 2.0 * dy)
     dn.Lambda(np.tanh, lambda *given: given[0])  # what C says, and what takes anything, is believed
 

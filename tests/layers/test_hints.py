@@ -37,9 +37,9 @@ def test_nothing_is_guessed_about_private_names():
     ("shape", "expected", "hint"),
     [
         ((28, 28, 1), (28, 28, 1), " The batch is missing: x[None] is a batch of one."),
-        ((7, 28, 28), (28, 28, 1), " The channel is missing: x[..., None] has one."),
+        ((7, 28, 28), (28, 28, 1), " The channels are missing: x[..., None] has one."),
         ((7, 28, 28), (28, 28, 3), ""),
-        ((7, 3, 32, 30), (32, 30, 3), " The channels stand first: x.transpose(0, 2, 3, 1) has them last."),
+        ((7, 3, 32, 30), (32, 30, 3), " The channels come first: x.transpose(0, 2, 3, 1) has them last."),
         ((7, 32, 30, 4), (32, 30, 3), ""),
         ((7, 5), (4,), ""),
     ],

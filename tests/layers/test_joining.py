@@ -109,7 +109,7 @@ def test_who_can_add_another_branch(backend):
     dn.check.gradient(net)
     with Watch(net, lambda visit, run, x: run(x)):
         assert not takes_other(net[0].layer), "a watched layer shows what it makes itself"
-    with pytest.raises(TypeError, match="relu goes with other"):
+    with pytest.raises(TypeError, match="relu needs other="):
         net.forward(dn.asarray(np.ones((2, 6, 4, 2))), relu=True)
 
 

@@ -91,11 +91,11 @@ def test_a_sum_of_16_bits_does_not_stop_at_2048(backend):
 @pytest.mark.parametrize(
     "merge, shapes, words",
     [
-        ("add", [(4, 4, 2), (1, 1, 2)], r"the ways make \(4, 4, 2\), \(1, 1, 2\); expected the same shape"),
-        ("max", [(4,), (3,)], "expected the same shape"),
-        ("multiply", [(4, 4, 2), (2,)], r"same number of axes.*GlobalAveragePool2D\(keepdims=True\)"),
+        ("add", [(4, 4, 2), (1, 1, 2)], r"the branches have shapes \(4, 4, 2\), \(1, 1, 2\); expected equal shapes"),
+        ("max", [(4,), (3,)], "expected equal shapes"),
+        ("multiply", [(4, 4, 2), (2,)], r"equal numbers of axes.*GlobalAveragePool2D\(keepdims=True\)"),
         ("multiply", [(4, 4, 2), (1, 1, 3)], "the same extent or 1"),
-        ("concat", [(4, 4, 2), (4, 3, 2)], "expected the same height and width"),
+        ("concat", [(4, 4, 2), (4, 3, 2)], "expected equal heights and widths"),
     ],
 )
 def test_what_does_not_fit(merge, shapes, words):

@@ -163,7 +163,7 @@ def test_instance_norm_is_a_group_norm_of_single_channels(backend, rng, dtype):
 
 def test_instance_norm_needs_several_places():
     for shape in [(5,), (1, 1, 5)]:
-        with pytest.raises(ValueError, match="InstanceNorm: in an input .* a channel has one value"):
+        with pytest.raises(ValueError, match="InstanceNorm: in an input .* each channel has only one value"):
             dn.InstanceNorm().init(shape)
 
 

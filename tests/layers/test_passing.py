@@ -80,7 +80,7 @@ class Alone(Scale):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        (Plain, r"layer 1 \(Plain\): its pullback returned a gradient 'h', but it has g. A parameter is made by"),
+        (Plain, r"layer 1 \(Plain\): its pullback returned a gradient 'h', but it has g. Create a parameter with"),
         (Misnamed, r"layer 1 \(Misnamed\): its pullback returned a gradient 'gamma', but it has g"),
         (
             Function,

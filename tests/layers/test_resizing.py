@@ -43,7 +43,7 @@ def test_layer_is_its_op(backend, rng, layer, op, dtype):
     (dn.ZeroPadding2D(2), (10, 3), "ZeroPadding2D: expected feature maps"),
     (dn.ReflectionPadding2D(3), (3, 9, 1), "ReflectionPadding2D: padding=.* does not fit a map of 3 × 9"),
     (dn.Cropping2D((2, 1)), (4, 9, 1), "Cropping2D: cropping=.* leaves nothing of a map of 4 × 9"),
-    (dn.Reshape((4, -1)), (3, 3, 2), "Reshape: an example of shape .* has 18 units, which shape=.4, -1. does not hold"),
+    (dn.Reshape((4, -1)), (3, 3, 2), "Reshape: an example of shape .* has 18 units, which do not fit shape=.4, -1."),
     (dn.AdaptiveAveragePool2D(2), (8,), "AdaptiveAveragePool2D: expected feature maps"),
 ])  # fmt: skip
 def test_layers_that_do_not_fit_their_input(layer, shape, words):

@@ -29,7 +29,7 @@ def test_a_state_that_does_not_fit_changes_nothing(backend):
     state["2.w"] = state["2.w"][..., :1]
     with pytest.raises(ValueError) as caught:
         net.load_state_dict(state)
-    for words in ("missing: 0.b", "unexpected: extra", "of another shape: 2.w (1, 1, 3, 1), expected (1, 1, 3, 2)"):
+    for words in ("missing: 0.b", "unexpected: extra", "of the wrong shape: 2.w (1, 1, 3, 1), expected (1, 1, 3, 2)"):
         assert words in str(caught.value)
     assert all(np.array_equal(before[name], dn.to_numpy(value)) for name, value in net.state_dict().items())
 
@@ -90,8 +90,8 @@ def test_loaded_values_become_copies_on_the_networks_backend_in_its_dtype(backen
     ("state", "kind", "words"),
     [
         (None, TypeError, r"state is a NoneType; expected arrays by name.*dn.load\(path\)"),
-        ({"w": [[1.0, 2.0]], "b": np.zeros(2)}, ValueError, r"of another shape: w list, expected \(1, 2\)"),
-        ({"w": np.zeros((1, 2)), "b": 0.0}, ValueError, r"of another shape: b \(\), expected \(2,\)"),
+        ({"w": [[1.0, 2.0]], "b": np.zeros(2)}, ValueError, r"of the wrong shape: w list, expected \(1, 2\)"),
+        ({"w": np.zeros((1, 2)), "b": 0.0}, ValueError, r"of the wrong shape: b \(\), expected \(2,\)"),
     ],
 )
 def test_what_is_no_state(backend, state, kind, words):

@@ -305,7 +305,7 @@ def test_extents_are_integers(value):
     "change, words",
     [
         ({"output_padding": 1}, "output_padding 1 must be smaller than stride 1"),
-        ({"stride": 2, "padding": "same", "output_padding": 1}, "settles the output size"),
+        ({"stride": 2, "padding": "same", "output_padding": 1}, "determines the output size"),
         ({"padding": 4}, "leaves nothing of the height"),
         ({"groups": 4}, "groups=4 must divide the 6 filters"),
         ({"w": np.zeros((3, 3, 2, 5))}, "x .* has 6 channels, but w .* has 5 filters"),

@@ -288,12 +288,12 @@ def test_unchecked_labels_must_still_be_integers(backend):
 @pytest.mark.parametrize("row", [[0.5, 0.4], [1.2, -0.2], [1, 1], [0, 0], [NAN, 1], [INF, 0], [3, 5]])
 def test_wrong_probabilities(backend, row):
     y, t = dn.asarray(np.ones((2, 2))), dn.asarray(np.asarray([[0.5, 0.5], row]))
-    refused("softmax_cross_entropy", y, t, "t of y's shape holds probabilities")
+    refused("softmax_cross_entropy", y, t, "t has y's shape, so it must hold probabilities")
 
 
 @pytest.mark.parametrize("t", [[-1, 1], [0, 255], [0.5, 1.001], [NAN, 0], [2, 1]])
 def test_wrong_answers(backend, t):
-    refused("binary_cross_entropy", dn.asarray([0.0, 0.0]), dn.asarray(t), "t goes from 0 .no. to 1 .yes., got values")
+    refused("binary_cross_entropy", dn.asarray([0.0, 0.0]), dn.asarray(t), "t must lie between 0 .no. and 1 .yes.")
     assert dn.losses.binary_cross_entropy(dn.asarray([0.0, 0.0]), dn.asarray(t), check_labels=False)
 
 

@@ -158,9 +158,9 @@ def test_wrong_options(value):
 
 def test_answers_of_minus_1_are_refused(backend):
     for name in ("hinge", "binary_focal"):
-        with pytest.raises(ValueError, match=f"{name}: t goes from 0 .no. to 1 .yes., got values from -1 to 1"):
+        with pytest.raises(ValueError, match=f"{name}: t must lie between 0 .no. and 1 .yes., got values from -1 to 1"):
             getattr(dn.losses, name)(dn.asarray([0.0, 0.0]), dn.asarray([-1, 1]))
-    with pytest.raises(ValueError, match="kl_divergence: t of y's shape holds probabilities"):
+    with pytest.raises(ValueError, match="kl_divergence: t has y's shape, so it must hold probabilities"):
         dn.losses.kl_divergence(dn.asarray([[0.0, 0.0]]), dn.asarray([[1.0, 1.0]]))
 
 

@@ -40,7 +40,7 @@ def test_free_reaches_the_layers_inside(backend):
     pullback.free()
     assert pullback.nbytes == 0 and not pullback.saved and "freed" in repr(inner)
     for way in (pullback, inner):
-        with pytest.raises(RuntimeError, match="it was freed"):
+        with pytest.raises(RuntimeError, match="its memory was freed"):
             way(y)
 
 

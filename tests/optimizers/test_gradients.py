@@ -16,8 +16,8 @@ FAULTS = [
     (lambda g: g.pop("0.b"), ValueError, r"missing: 0\.b\)"),
     (lambda g: g.update({"0.b": None}), ValueError, r"missing: 0\.b\)"),
     (lambda g: g.update({"7.w": g["0.w"]}), ValueError, r"unknown: 7\.w\)"),
-    (lambda g: g.update({"0.w": g["0.w"][:2]}), ValueError, r"another shape: 0\.w \(2, 4\), expected \(3, 4\)"),
-    (lambda g: g.update({"0.b": 0.0}), ValueError, r"another shape: 0\.b \(\), expected \(4,\)"),
+    (lambda g: g.update({"0.w": g["0.w"][:2]}), ValueError, r"wrong shape: 0\.w \(2, 4\), expected \(3, 4\)"),
+    (lambda g: g.update({"0.b": 0.0}), ValueError, r"wrong shape: 0\.b \(\), expected \(4,\)"),
     (
         lambda g: g.update({"1.w": g["1.w"].astype("float32")}),
         TypeError,

@@ -145,19 +145,19 @@ def test_a_state_of_another_optimizer_is_refused(rng):
     run(opt, start, path)
     good = opt.state_dict()
     cases = [
-        (SGD(0.1), good, r"does not fit SGD\(.*\) \(0.w.velocity;.*\). Make the optimizer with"),
+        (SGD(0.1), good, r"does not fit SGD\(.*\) \(0.w.velocity;.*\). Create the optimizer with"),
         (Adam(0.1), good, "0.w.velocity"),
         (opt, {**good, "0.w.speed": good["0.w.velocity"]}, "0.w.speed"),
         (opt, {**good, "0.w.velocity": [1.0]}, "0.w.velocity"),
         (opt, {**good, "0.w.velocity": np.zeros((3, 4), int)}, "0.w.velocity"),
-        (opt, {"lr": 0.1}, "expected an optimizer's state, with its steps; got lr"),
-        (opt, {"steps": 3}, "lr was a schedule when saved, and is a number here. Make the optimizer with"),
+        (opt, {"lr": 0.1}, "expected the state of an optimizer, with its steps; got lr"),
+        (opt, {"steps": 3}, "lr was a schedule when saved, but is a number here. Create the optimizer with"),
         (opt, {**good, "steps": -1}, "steps"),
         (opt, {**good, "steps": 1.5}, "steps"),
         (opt, {**good, "lr": -1.0}, "lr"),
         (opt, {**good, "schedule.now": 1.0}, "schedule.now"),
-        (SGD(schedules.Cosine(0.1, 9), momentum=0.9), good, "lr was a number when saved, and is a schedule here"),
-        (SGD(schedules.Cosine(0.1, 9)), {"steps": 3, "schedule.now": 0.1}, "Cosine keeps no state.*Make the optimizer"),
+        (SGD(schedules.Cosine(0.1, 9), momentum=0.9), good, "lr was a number when saved, but is a schedule here"),
+        (SGD(schedules.Cosine(0.1, 9)), {"steps": 3, "schedule.now": 0.1}, "Cosine has no state.*Create the optimizer"),
         (Adam(), {"steps": 1, "lr": 0.1, "0.w.mean": good["0.w.velocity"]}, "0.w without its mean_square"),
     ]
     for target, state, message in cases:
@@ -177,7 +177,7 @@ def test_a_loaded_state_of_another_network_is_refused(rng):
     with pytest.raises(ValueError, match=r"mean of 0\.w has shape \(3, 4\), the parameter \(2, 2\)"):
         opt.step(Net({"0.w": np.ones((2, 2))}), {"0.w": dn.asarray(np.ones((2, 2)))})
     with pytest.raises(
-        ValueError, match=r"state that Adam has loaded \(1 step\) holds nothing for 2\.w: it belongs to an"
+        ValueError, match=r"state that Adam has loaded \(1 step\) has nothing for 2\.w: it belongs to an"
     ):
         opt.step(Net({"0.w": start["0.w"], "2.w": np.ones(2)}), on_device({"0.w": path[0]["0.w"], "2.w": np.ones(2)}))
     assert opt.steps == 1
@@ -372,7 +372,7 @@ def test_a_network_that_gains_a_parameter_needs_a_new_optimizer(rng):
     opt.step(net, on_device(grads))
     net.held["2.w"] = dn.Parameter(dn.asarray(np.ones(2)))
     with pytest.raises(
-        ValueError, match=r"Adam has made 1 step without the parameters 2\.w, and remembers nothing of them"
+        ValueError, match=r"Adam has made 1 step without the parameters 2\.w, and has no memory of them"
     ):
         opt.step(net, on_device({**grads, "2.w": np.ones(2)}))
     assert opt.steps == 1

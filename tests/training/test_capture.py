@@ -486,7 +486,7 @@ def test_a_parameter_set_by_hand_in_the_step_is_refused(gpu, rng):
         w = net.parameters()["0.w"]
         w.value = w.value * 0.9
 
-    with pytest.raises(dn.CaptureError, match="Parameter.value is set in a step that is captured"):
+    with pytest.raises(dn.CaptureError, match="Parameter.value is set in a captured step"):
         dn.capture(step)(*batches(rng)[0])
 
 
@@ -534,7 +534,7 @@ def test_a_step_that_takes_another_way_when_it_is_recorded_is_refused(gpu, rng):
 
     captured = dn.capture(step)
     captured(*batches(rng)[0]), captured(*batches(rng)[1])
-    with pytest.raises(dn.CaptureError, match="turns up for the first time when the step is captured"):
+    with pytest.raises(dn.CaptureError, match="appears for the first time while the step is captured"):
         captured(*batches(rng)[2])
 
 
@@ -555,7 +555,7 @@ def test_a_network_that_moved_away_is_refused(cupy, rng):
     for x, t in data[:4]:
         captured(x, t)
     net.to("numpy")
-    with pytest.raises(dn.CaptureError, match="was .* on cupy:0 when the step was captured, and is now .* on numpy"):
+    with pytest.raises(dn.CaptureError, match="was .* on cupy:0 when the step was captured, but is now .* on numpy"):
         captured(*data[4])
 
 

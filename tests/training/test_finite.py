@@ -82,7 +82,7 @@ def test_the_innermost_layer_and_its_way(backend, forward):
     net = dn.Sequential([dn.Identity(), dn.Residual(dn.Sequential([dn.Identity(), breaks])), dn.Flatten(), dn.Dense(2)])
     net = dn.Sequential([dn.Conv2D(1, 1, initializer="ones"), net])
     where = r"layer 1.1.layer.1 \(Breaks\)"
-    words = f"the output of {where}" if forward else f"going backward, the gradient of its input in {where}"
+    words = f"the output of {where}" if forward else f"in the backward pass, the gradient of its input in {where}"
     stops(f"epoch 1, batch 2: {words} holds 1 infinity among 288", net, x, t)
 
 
@@ -114,7 +114,9 @@ def test_what_a_loss_scale_mends_is_no_error_and_what_it_cannot_is(backend):
     scale = dn.LossScale(2.0**24)
     fit(small(dtype="float16"), x, t, loss_scale=scale)
     assert scale.state_dict()["skipped"] > 0
-    words = r"epoch 1, batch 1: going backward, the gradient of .* holds|epoch 1, batch 1: the gradient of the loss"
+    words = (
+        r"epoch 1, batch 1: in the backward pass, the gradient of .* holds|epoch 1, batch 1: the gradient of the loss"
+    )
     stops(f"(?:{words})", small(dtype="float16"), x, t, loss_scale=dn.FixedLossScale(2.0**24))
     words = r"epoch 1, batch 1: the output of layer 0 \(Conv2D\) holds .* infinit.*float16 is 65504"
     stops(words, small(dtype="float16"), x * 60000, t)

@@ -56,7 +56,7 @@ def test_images_kept_back_are_not_moved(backend):
 def test_a_sorted_data_set_is_warned_of():
     order = np.argsort(T, kind="stable")
     first = int((T == 0).sum())
-    with pytest.warns(UserWarning, match="the others hold none of class 1. Is the data set sorted") as caught:
+    with pytest.warns(UserWarning, match="the others have none of class 1. Is the data set sorted") as caught:
         trained(X[order], T[order], validation_split=1 - first / 40)
     assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
@@ -81,7 +81,9 @@ def test_what_cannot_be_split_says_so():
 
 
 def test_validation_data_of_one_pass_serve_one_epoch():
-    with pytest.raises(ValueError, match="fit: validation_data: a generator gives its batches once, and there are 2"):
+    with pytest.raises(
+        ValueError, match="fit: validation_data: a generator yields its batches only once, but there are 2"
+    ):
         trained(validation_data=(batch for batch in [(X, T)]))
     history = small().fit(X, T, validation_data=iter([(X, T)]), verbose=0)
     assert len(history["val_loss"]) == 1

@@ -121,7 +121,7 @@ def test_areas_under_curves(backend, rng):
     )
     history = net.fit(x, t, epochs=2, batch_size=9, metrics=["roc_auc"], verbose=0)
     assert len(history["roc_auc"]) == 2
-    with pytest.raises(ValueError, match="the metric 'roc_auc' needs all outputs of an epoch, which a captured step"):
+    with pytest.raises(ValueError, match="the metric 'roc_auc' needs all outputs of an epoch, but a captured step"):
         net.fit(x, t, metrics="roc_auc", capture=True, verbose=0)
 
 
@@ -173,7 +173,7 @@ MISTAKES = [
     ([5], "unknown metric 5"),
     ("top0", "unknown metric 'top0'"),
     (["top2"], "with 2 classes the metric 'top2' is 1 for every network"),
-    (["f1", "top1", "top1"], "two figures of the name 'top1'"),
+    (["f1", "top1", "top1"], "two figures with the name 'top1'"),
     ([lambda y, t: y], "metrics: <lambda>.y, t. returned an array of shape .16, 2.; expected one number"),
     ([lambda y, t: None], "metrics: <lambda>.y, t. returned None; expected one number"),
 ]
@@ -193,7 +193,7 @@ def test_figures_of_classes_need_classes(rng):
     net, x = network(2), rng.standard_normal((8, 5))
     for name in ("f1", "accuracy", "roc_auc"):
         with pytest.raises(
-            ValueError, match=f"the metric '{name}' needs classes, and the targets of this loss are none"
+            ValueError, match=f"the metric '{name}' needs classes, but the targets of this loss are not classes"
         ):
             net.evaluate(x, x[:, :2], loss="mean_squared_error", metrics=name)
     with pytest.raises(ValueError, match="'top1' needs classes"):

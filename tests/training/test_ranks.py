@@ -325,7 +325,10 @@ def test_other_versions(monkeypatch):
 
 
 def test_a_part_of_one_example_is_too_small_for_a_batch_norm_of_rows():
-    with pytest.raises(ValueError, match=r"of a batch of 2 examples a rank of 2 gets one, and layer 8 \(BatchNorm\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"with 2 ranks, a batch of 2 examples leaves one rank a single example, but layer 8 \(BatchNorm\)",
+    ):
         in_ranks(2, lambda r: trained(r, examples=18))
 
 
@@ -337,7 +340,7 @@ def test_a_rank_with_fewer_batches():
 
 
 def test_capture_and_odd_arguments():
-    with pytest.raises(ValueError, match="capture=True is for one rank"):
+    with pytest.raises(ValueError, match="capture=True works with one rank only"):
         in_ranks(2, lambda r: trained(r, capture=True))
     with pytest.raises(TypeError, match="distributed is True, False or what"):
         trained(3)

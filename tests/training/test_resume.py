@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, unbroken, 
     newest = max(tmp_path.iterdir())
     damage(newest)
     net, given = network(), options(callbacks=watching(), resume=tmp_path)
-    with pytest.warns(UserWarning, match=f"a damaged checkpoint is skipped: .*{newest.name}"):
+    with pytest.warns(UserWarning, match=f"skipping a damaged checkpoint: .*{newest.name}"):
         history = net.fit(X, T, **given)
     assert (learned(net, given["optimizer"]), figures(history)) == unbroken
 
@@ -304,7 +304,7 @@ def refused(folder, told, net, x, t, changed):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     net.init((8, 8, 1))
     had, trained_with = learned(net), vars(net).get("loss")
-    with pytest.raises(ValueError, match=f"of another training: .*{told}") as caught:
+    with pytest.raises(ValueError, match=f"of a different training: .*{told}") as caught:
         net.fit(x, t, **options(resume=folder, **changed) if changed else options(resume=folder))
     assert "Nothing was changed." in str(caught.value) and learned(net) == had
     assert vars(net).get("loss") == trained_with
@@ -324,7 +324,7 @@ def test_other_arguments_of_the_optimizer_and_other_versions_are_warned_of(tmp_p
 def test_callbacks_that_came_or_went(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         network().fit(X, T, **options(callbacks=[Ends(10), dn.EarlyStopping(9)], resume=tmp_path))
-    with pytest.warns(UserWarning, match="the checkpoint holds nothing of EMA, which starts afresh"):
+    with pytest.warns(UserWarning, match="the checkpoint has no state for EMA, which starts afresh"):
         network().fit(X, T, **options(callbacks=[dn.EarlyStopping(9), dn.callbacks.EMA()], resume=tmp_path))
 
 
@@ -399,7 +399,7 @@ def test_arguments_that_make_no_sense(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     for changed, told in [
         ({"resume": tmp_path / "file"}, "is a file; expected a folder"),
-        ({"checkpoint_every": 3}, "needs a folder for the checkpoints"),
+        ({"checkpoint_every": 3}, "needs a folder; pass one"),
         ({"resume": tmp_path, "checkpoint_every": 0}, "checkpoint_every must be at least 1"),
     ]:
         with pytest.raises(ValueError, match=told):
@@ -412,7 +412,7 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch, unbroken)
 
     monkeypatch.setattr("dualnet.training.resume.write_state", full)
     net, given = network(), options(callbacks=watching(), resume=tmp_path)
-    with pytest.warns(UserWarning, match="no checkpoint could be written .*No space left"):
+    with pytest.warns(UserWarning, match="could not write a checkpoint .*No space left"):
         net.fit(X, T, **given)
     assert learned(net, given["optimizer"]) == unbroken[0]
 

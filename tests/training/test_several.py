@@ -144,7 +144,7 @@ def test_files_keep_the_losses_and_their_weights(data, tmp_path):
     same = dn.load(net.save(tmp_path / "net.npz"))
     assert same.evaluate(*data) == net.evaluate(*data)
     net.fit(*data, loss={**LOSS, "kind": lambda y, t: dn.losses.softmax_cross_entropy(y, t)}, verbose=0)
-    with pytest.raises(ValueError, match="a loss of your own, which its file does not hold"):
+    with pytest.raises(ValueError, match="a loss of your own, which is not in its file"):
         dn.load(net.save(tmp_path / "own.npz")).evaluate(*data)
 
 

@@ -104,7 +104,7 @@ def test_a_data_set_is_augmented_as_arrays_are(backend):
 
 
 def test_a_loader_that_cannot_be_augmented_says_so():
-    with pytest.raises(ValueError, match="augment moves the images of arrays and of data sets with a length"):
+    with pytest.raises(ValueError, match="augment works with arrays and with data sets that have a length"):
         trained(cut(), augment=dn.data.Augment(1))
 
 
@@ -167,7 +167,7 @@ def test_pictures_of_pillow():
     palette = type(
         "P", (DataSet,), {"__getitem__": lambda self, i: (image.fromarray(grey[i, :, :, 0]).convert("P"), 0)}
     )
-    with pytest.raises(ValueError, match=r'element 0 of the data set: the image has the mode \'P\'.*convert\("RGB"\)'):
+    with pytest.raises(ValueError, match=r'element 0 of the data set: the image has mode \'P\'.*convert\("RGB"\)'):
         trained(palette())
 
 
@@ -194,18 +194,20 @@ def test_a_loader_begins_anew_in_every_epoch():
 
 
 def test_an_iterator_that_ends_is_told_before_the_first_step_or_where_it_ends():
-    with pytest.raises(ValueError, match="a generator gives its batches once, and there are 2 epochs.*lambda: batches"):
+    with pytest.raises(
+        ValueError, match="a generator yields its batches only once, but there are 2 epochs.*lambda: batches"
+    ):
         trained(batch for batch in cut())
     assert len(trained((batch for batch in cut()), epochs=1)[1]["loss"]) == 1
     with pytest.raises(
-        ValueError, match="epoch 2: a generator gave 2 batches of the 3 that steps_per_epoch asks for.*ex"
+        ValueError, match="epoch 2: a generator yielded 2 batches of the 3 that steps_per_epoch asks for.*ex"
     ):
         trained((batch for batch in cut()), steps_per_epoch=3)
-    with pytest.raises(ValueError, match="steps_per_epoch=6, but a list holds 5 batches"):
+    with pytest.raises(ValueError, match="steps_per_epoch=6, but a list holds only 5 batches"):
         trained(cut(), steps_per_epoch=6)
-    with pytest.raises(ValueError, match="a list gave no batches"):
+    with pytest.raises(ValueError, match="a list yielded no batches"):
         trained([])
-    with pytest.raises(ValueError, match="a generator cannot begin again, which resume needs"):
+    with pytest.raises(ValueError, match="resume has to begin a generator again, which is impossible"):
         trained((batch for batch in cut()), epochs=1, resume="nowhere")
 
 
@@ -242,7 +244,7 @@ def broken(place, change):
 
 
 MISTAKES = [
-    (lambda: (X, T), "got one tuple of 2 arrays; pass x and t apart"),
+    (lambda: (X, T), "got one tuple of 2 arrays; pass x and t separately"),
     (lambda: {"image": X, "label": T}, r"got a dictionary with the keys 'image', 'label'; pass x and t: d\["),
     (
         lambda: {"train": DataSet()},
@@ -277,7 +279,7 @@ def test_what_can_be_seen_before_the_first_step_changes_nothing(given, words):
 
 LATER = [
     (lambda: broken(2, lambda x, t: (x, t + 1)), ValueError, "batch 3: label 2 is out of range"),
-    (lambda: broken(2, lambda x, t: (x[:, :5], t)), ValueError, "batch 3: x has shape .8, 5, 6, 1., where init"),
+    (lambda: broken(2, lambda x, t: (x[:, :5], t)), ValueError, "batch 3: x has shape .8, 5, 6, 1., but init"),
     (lambda: broken(2, lambda x, t: (x, t[:, None])), ValueError, "batch 3: t is int64 of shape .8, 1.; before"),
     (lambda: broken(2, lambda x, t: (x, t * 0.5)), ValueError, "batch 3: t is float64"),
     (lambda: broken(2, lambda x, t: None), TypeError, "batch 3: a batch is"),
@@ -300,11 +302,11 @@ def test_what_comes_later_is_told_by_its_number(backend, given, error, words):
 
 def test_arrays_alone_lack_their_targets():
     for x in (X, X.tolist()):
-        with pytest.raises(TypeError, match="fit: x is an array, and its targets t are missing"):
+        with pytest.raises(TypeError, match="fit: x is an array, but its targets t are missing"):
             small().fit(x, verbose=0)
-    with pytest.raises(ValueError, match="steps_per_epoch is for batches that come ready-made"):
+    with pytest.raises(ValueError, match="steps_per_epoch is for ready-made batches"):
         small().fit(X, T, steps_per_epoch=3, verbose=0)
-    with pytest.raises(ValueError, match="sample_weight belongs to arrays x and t; yield .x, t, weights. instead"):
+    with pytest.raises(ValueError, match="sample_weight is for arrays x and t; yield .x, t, weights. instead"):
         small().fit(cut(), sample_weight=np.ones(40), verbose=0)
 
 

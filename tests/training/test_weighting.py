@@ -156,17 +156,17 @@ def test_a_loss_of_ones_own_takes_weights_or_says_so(backend):
 
 MISTAKES = [
     ({"sample_weight": W[:5]}, r"sample_weight has shape \(5,\); expected one number for each example, \(24,\)"),
-    ({"sample_weight": -W}, "sample_weight holds finite numbers of at least 0"),
-    ({"sample_weight": W * np.nan}, "sample_weight holds finite numbers of at least 0"),
+    ({"sample_weight": -W}, "sample_weight must hold finite numbers of at least 0"),
+    ({"sample_weight": W * np.nan}, "sample_weight must hold finite numbers of at least 0"),
     ({"sample_weight": W * 0}, "not all of them 0"),
-    ({"class_weight": {2: 1.0}}, "class_weight has class 2; the network has the classes 0 … 1"),
+    ({"class_weight": {2: 1.0}}, "class_weight has class 2, but the network has classes 0 … 1"),
     ({"class_weight": {0: -1.0}}, r"class_weight\[0\] is a finite number, at least 0"),
     (
         {"class_weight": [1.0]},
         r"class_weight has shape \(1,\); expected {class: weight}, or a weight for each of the 2",
     ),
     ({"class_weight": {"cat": 1.0}}, "a key of class_weight is an integer, got 'cat'"),
-    ({"class_weight": [0.0, 0.0]}, "not all of them 0"),
+    ({"class_weight": [0.0, 0.0]}, "not all 0"),
     ({"ignore_label": "none"}, "ignore_label is an integer"),
     ({"ignore_label": -1, "t": np.eye(2)[T]}, "ignore_label needs class numbers, integers with one axis less"),
     ({"class_weight": {}, "t": np.eye(2)[T], "loss": "mean_squared_error"}, "class_weight needs class numbers"),
@@ -221,7 +221,7 @@ def test_the_weighted_mean_of_pytorch(backend, rng):
 def test_mixed_images_have_no_class_of_their_own(given, mixing):
     x, t = np.random.default_rng(0).random((8, 4, 4, 1), "float32"), np.arange(8) % 2
     net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
-    with pytest.raises(ValueError, match=f"fit: {next(iter(given))} needs one class for each image, and MixUp"):
+    with pytest.raises(ValueError, match=f"fit: {next(iter(given))} needs one class for each image, but MixUp"):
         net.fit(x, t, augment=[mixing], verbose=0, **given)
     assert net.input_shape is None, "nothing was initialised"
     net.fit(x, t, augment=[mixing], verbose=0)

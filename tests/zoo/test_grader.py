@@ -203,7 +203,7 @@ def test_what_a_user_can_get_wrong_is_one_line(capsys, tmp_path):
         (["--grade", mine], "name the exercise"),
         (["averaged-bias", "--grade", mine], "No such file"),
         (["averaged-bias", "--grade", tmp_path], "directory"),
-        (["averaged-bias", "--out", tmp_path / "none" / "mine.py"], "no such folder; make it first"),
+        (["averaged-bias", "--out", tmp_path / "none" / "mine.py"], "no such folder; create it first"),
         (["averaged-bias", "--hint", "--solution"], "not allowed with"),
         (["averaged-bias", "--report", "--grade", mine], "not allowed with"),
         (["--report"], "name the exercise"),

@@ -1,4 +1,4 @@
-"""Is each gradient of a foreign network right? ``dn.against`` runs one step of it and judges every layer by itself."""
+"""Are the gradients of another framework right? ``dn.against`` runs one step and judges each layer by itself."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ __all__ = ["Report", "Row", "against"]
 
 
 def against(module: Any, x: Any, t: Any = None, *, loss: Any = None) -> Report:
-    """One step of a PyTorch module, forward and backward, with each of its layers judged on what it was given.
+    """Run one step of a PyTorch module, forward and backward, and judge each of its layers on its own input.
 
-    ``module`` is a ``torch.nn.Module``, in training or not; x and t are a batch as it takes them, tensors or arrays
+    ``module`` is a ``torch.nn.Module``, in training or not; x and t are a batch in its form, tensors or arrays
     (N, C, H, W). ``loss`` is a function of y and t, such as ``nn.BCEWithLogitsLoss()``; by default softmax
     cross-entropy for class numbers, and the mean squared error for a t of the output's shape. A copy runs: the module,
     its statistics, its gradients and PyTorch's generators stay as they are.
 
-    Each layer's output, delta and gradients are compared with dualnet's for the same input, within what rounding
-    explains (docs/numerics.md). So errors do not add up from layer to layer, and the first layer that is off is the one
-    that is wrong. If the two differ, float64 and the slope of the forward pass decide whose fault it is. A layer that
-    dualnet does not have, such as a ``torch.autograd.Function`` of your own, is judged by the slope of its own forward.
+    Each layer's output, delta and gradients are compared with dualnet's for the same input, within the limits that
+    rounding explains (docs/numerics.md). So errors do not add up from layer to layer, and the first layer that is off
+    is the one that is wrong. If the two differ, float64 and the slope of the forward pass decide which one is wrong. A
+    layer that dualnet does not have, such as your own ``torch.autograd.Function``, is judged by the slope of its own
+    forward pass.
 
-    The path of an ONNX file, or an ``onnx.ModelProto``, is run by onnxruntime, and the output of each node judged
-    likewise; a node without a layer here by ``onnx.reference`` in float64. It has no backward pass, so there is no t.
+    If you pass the path of an ONNX file, or an ``onnx.ModelProto``, onnxruntime runs it, and the output of each node is
+    judged in the same way; a node without a layer here is compared with ``onnx.reference`` in float64. ONNX has no
+    backward pass, so there is no t.
 
     The :class:`Report` is true if nothing is off; ``report.first`` names the first layer that is. Raises ``TypeError``
-    for what is no module and for a module that returns no tensor, and ``ValueError`` for an x or t that do not fit,
-    weights of several dtypes, and weights without numbers. Needs PyTorch, or onnx and onnxruntime: ``ImportError`` says
-    how to install them.
+    if the argument is not a module or the module does not return a tensor, and ``ValueError`` for an x or t that do not
+    fit, weights of several dtypes, and weights without numbers. Needs PyTorch, or onnx and onnxruntime: ``ImportError``
+    says how to install them.
 
     >>> import dualnet as dn
     >>> import torch

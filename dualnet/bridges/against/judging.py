@@ -1,6 +1,6 @@
-"""One node is judged on what it was given: is the result within rounding of the truth, and if not, whose fault is it?
+"""Judge one node on its own input: is the result within rounding of the truth, and if not, who is wrong?
 
-Four values settle it: theirs in their dtype, theirs in float64, ours in float64, and R, the op's reference in float64.
+Four values decide: theirs in their dtype, theirs in float64, ours in float64, and R, the op's reference in float64.
 If theirs and R agree in float64, R is the truth, and theirs is wrong if it is further from R than rounding explains. If
 they differ, the slope of the forward pass decides about gradients, and plain loops (:mod:`dualnet.parity.loops`) about
 outputs. A node that dualnet does not have is judged by the slope of its own forward pass.
@@ -29,7 +29,7 @@ CANCELS = 10.0
 
 
 def judge(run: NodeRun) -> list[Row]:
-    """A row for y and one for each gradient; none if nobody can tell.
+    """A row for y and one for each gradient; none if the node cannot be judged.
 
     >>> import numpy as np
     >>> from dualnet.bridges.against.twins import SumTwin
@@ -51,7 +51,7 @@ def judge(run: NodeRun) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Truth:
-    """R, and how far from it a right result may be."""
+    """R, and how far a correct result may be from it."""
 
     r: numpy.ndarray
     limit: Limit
@@ -89,12 +89,12 @@ def _quickly(x: numpy.ndarray, r: numpy.ndarray, limit: Limit) -> Measured | Non
     return Measured(norm, each, max(ratios)) if all(ratio <= 1.0 for ratio in ratios) else None  # NaN is not
 
 
-# -- beside a twin -----------------------------------------------------------------------------------------------------
+# -- compared with a twin ----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Wide:
-    """Everything once more in float64, turned to our order. ``real``: theirs was really computed again."""
+    """Everything again in float64, in our order of axes. ``real``: theirs was really computed again."""
 
     values: Arrays
     dy: numpy.ndarray | None
@@ -105,7 +105,7 @@ class _Wide:
 
 @dataclass(frozen=True)
 class _Ruling:
-    """Whose fault it is, why, and by which limit."""
+    """Who is wrong, why, and by which limit."""
 
     fault: str
     story: str
@@ -114,7 +114,7 @@ class _Ruling:
 
 
 class _Case:
-    """A node that dualnet has too. Everything here is turned to our order."""
+    """A node that dualnet has too. Everything here is in our order of axes."""
 
     def __init__(self, run: NodeRun, twin: Twin) -> None:
         self.run, self.twin = run, twin
@@ -166,7 +166,7 @@ class _Case:
         found = _Wide(turned, turned_dy, theirs, truth, False)
         try:
             y, gradients = self.run.again(values, dy) if self.run.again is not None else (self.run.y, {})
-        except Exception:  # whatever their code raises for float64; then theirs counts as it is
+        except Exception:  # any error that their code raises for float64; then theirs counts as it is
             return found
         if self.run.again is not None and y.dtype == "float64":
             found.real = True
@@ -175,13 +175,13 @@ class _Case:
         return found
 
     def _settled(self, name: str, wide: _Wide) -> bool:
-        """Do theirs and R agree in float64? Where theirs has no float64, do they agree in its own dtype?"""
+        """Do theirs and R agree in float64? If theirs has no float64, do they agree in its own dtype?"""
         if not wide.real:
             return self.truth[name].measured(self.theirs[name]).ok
         return name in wide.theirs and wide.truth[name].measured(wide.theirs[name]).ratio <= CANCELS
 
     def _other_function(self, name: str, theirs: Measured) -> _Ruling:
-        """The forward passes differ. Loops share no code with either."""
+        """The forward passes differ: ask loops, which share no code with either."""
         truth = self.truth[name]
         if name != "y":
             label = self.run.label(name)
@@ -197,7 +197,7 @@ class _Case:
         return _Ruling("theirs", f"{story}; plain loops find the same as {self.twin.kind}.", truth, "loops")
 
     def _by_slope(self, name: str, wide: _Wide, theirs: Measured) -> _Ruling:
-        """The forward passes agree, the gradients do not: along their difference the slope lies with one of them."""
+        """The forward passes agree, but the gradients do not: the slope along their difference shows which is right."""
         truth, said = self.truth[name], wide.theirs[name]
         r = wide.truth[name].r.reshape(said.shape)
         v = said - r
@@ -229,7 +229,7 @@ def _terms(limit: Limit, dtype: str) -> int:
 
 
 def _one_by_one(truth: _Truth, dtype: str) -> _Truth | None:
-    """The limit that no order of adding up can miss, K u |A||B|: τ trusts that errors of both signs cancel."""
+    """The limit that holds for any order of summation, K u |A||B|; τ assumes that errors of both signs cancel."""
     limit = truth.limit
     if limit.norm is None or limit.each is None:
         return None
@@ -260,7 +260,7 @@ def _told(run: NodeRun, name: str, off: Measured, limit: Limit) -> str:
 
 
 def _numbers(measured: Measured, limit: Limit) -> tuple[float, float, str]:
-    """Error, what is allowed, and the unit: by the bound that is used most."""
+    """The error, its limit, and the unit, for the bound that is closest to its limit."""
     by_norm = measured.norm / limit.norm if limit.norm else (math.inf if limit.norm == 0 and measured.norm else -1.0)
     by_each = (measured.each or 0.0) / limit.each if limit.each else -1.0
     if limit.each is not None and by_each > by_norm:
@@ -289,7 +289,7 @@ def _wide(array: numpy.ndarray) -> numpy.ndarray:
 
 @dataclass(frozen=True)
 class _Alone:
-    """What a node without a twin is compared with: itself in float64, and how far rounding moves that."""
+    """The comparison for a node without a twin: itself in float64, and how far rounding moves that."""
 
     value: Arrays
     moved: dict[str, float]
@@ -321,12 +321,12 @@ def _again(run: NodeRun, again: slopes.Runner) -> _Alone | None:
     try:
         y, gradients = again(wide, None if run.dy is None else _wide(run.dy))
         return _Alone({"y": y, **gradients}, slopes.rounding(run, again, wide)) if y.dtype == "float64" else None
-    except Exception:  # whatever their code raises for numbers that it was not written for
+    except Exception:  # any error that their code raises for numbers that it was not written for
         return None
 
 
 def _rerun(run: NodeRun, alone: _Alone, name: str, array: numpy.ndarray) -> Row:
-    """Their result beside their own in float64. Nobody knows how many terms it adds up: at most, all that there are."""
+    """Their result compared with their own in float64. The number of terms is unknown: at most all numbers."""
     r = alone.value.get(name, numpy.zeros(array.shape))
     K = max((a.size for a in run.values.values()), default=1)
     size = max(float(numpy.linalg.norm(r)), alone.moved.get(name, 0.0) / UNIT[adding(run.dtype)])

@@ -1,4 +1,4 @@
-"""One forward pass of an ONNX model by onnxruntime, with every node's output kept, and each node judged by itself."""
+"""One forward pass of an ONNX model in onnxruntime, with the output of every node; each node is judged by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .steps import Arrays, NodeRun, Twin
 __all__ = ["against_onnx", "is_onnx", "random_input"]
 
 WHOLE = 1e4
-"""How many units of round-off the optimised graph may be from the plain one: it adds up in other orders."""
+"""How many units of round-off the optimised graph may be from the plain one: it adds up in a different order."""
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 REFERENCE = "onnx.reference in float64"
 
@@ -58,7 +58,7 @@ def against_onnx(source: Any, x: Any) -> Report:
 
 
 def _loaded(source: Any) -> tuple[Any, str]:
-    """A copy of the model with all its numbers inside, and its name."""
+    """A copy of the model that contains all its numbers, and its name."""
     onnx = need_onnx("against")
     if not isinstance(source, (str, os.PathLike)):
         model, name, path = onnx.ModelProto.FromString(source.SerializeToString()), "the model", Path()
@@ -85,7 +85,7 @@ def _loaded(source: Any) -> tuple[Any, str]:
 
 
 def _entry(model: Any) -> Any:
-    """The one input without a value."""
+    """The only input without a value."""
     filled = {one.name for one in model.graph.initializer}
     found = [one for one in model.graph.input if one.name not in filled]
     if len(found) != 1 or found[0].type.tensor_type.elem_type not in FLOATS:
@@ -114,7 +114,7 @@ def _input(entry: Any, x: Any) -> numpy.ndarray:
 
 
 def random_input(source: Any, batch: int, seed: int) -> numpy.ndarray:
-    """Normal random numbers of the shape of the model's input; ``batch`` examples if it leaves their number open."""
+    """Normal random numbers in the shape of the model's input; ``batch`` examples if it leaves their number open."""
     entry = _entry(_loaded(source)[0])
     dims = _dims(entry)
     if not dims or None in dims[1:]:
@@ -132,7 +132,7 @@ def _kept(model: Any) -> list[str]:
 
 
 def _outputs(model: Any, feeds: Arrays, names: list[str], optimised: bool) -> Arrays:
-    """What onnxruntime computes, by name; what is no tensor is left out."""
+    """The tensors that onnxruntime computes, by name; other values are left out."""
     runtime, onnx = _need_onnxruntime(), need_onnx("against")
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     copy.graph.ClearField("output")
@@ -142,7 +142,7 @@ def _outputs(model: Any, feeds: Arrays, names: list[str], optimised: bool) -> Ar
     if not optimised:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with redirect_stdout(io.StringIO()):  # where onnxruntime would print that it tries a refused model again
+        with redirect_stdout(io.StringIO()):  # onnxruntime would print here that it tries a rejected model again
             session = runtime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = dict(zip(names, session.run(names, feeds)))
     except Exception as error:  # onnxruntime has a family of its own
@@ -155,7 +155,7 @@ def _need_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            'against: it needs onnxruntime, which runs ONNX files: pip install "dualnet[onnxruntime]"'
+            'against: it needs onnxruntime, which runs ONNX files; pip install "dualnet[onnxruntime]"'
         ) from error
     return onnxruntime
 
@@ -183,7 +183,7 @@ def _judged(model: Any, entry: str, values: Arrays, report: Report) -> Iterator[
 
 
 def _value(constants: Constants, values: Arrays, report: Report, name: str) -> Any:
-    """What a node was given under this name; None if that is not known."""
+    """The input of a node with this name; None if it is unknown."""
     if name in values:
         return values[name]
     try:
@@ -193,7 +193,7 @@ def _value(constants: Constants, values: Arrays, report: Report, name: str) -> A
 
 
 def _whole_node(node: Any, given: dict[str, Any]) -> bool:
-    """Is all known that its result depends on?"""
+    """Is everything known on which its result depends?"""
     inside = any(attribute.type in (5, 10) for attribute in node.attribute)  # graphs: what they take is not listed
     return not inside and node.op_type not in RANDOM and all(array is not None for array in given.values())
 
@@ -211,7 +211,7 @@ def _rows(node: Any, given: Arrays, computed: set[str], output: str, y: numpy.nd
 
 
 def _umpired(row: Row, run: NodeRun, twin: Twin, one: OneNode) -> Row:
-    """Of theirs and ours, that which is much further from the reference of the standard is wrong."""
+    """Compare theirs and ours with the standard's reference: the one that is much further from it is wrong."""
     try:
         truth = one.again({name: a.astype("float64") if is_real(a) else a for name, a in run.values.items()})[0]
     except Exception:  # an operator that the reference does not have
@@ -229,7 +229,7 @@ def _umpired(row: Row, run: NodeRun, twin: Twin, one: OneNode) -> Row:
 
 
 def _optimised(model: Any, entry: str, x: numpy.ndarray, plain: Any) -> Iterator[Row]:
-    """The output of the graph as onnxruntime rearranges it, beside that of the nodes one by one."""
+    """The output of the graph as onnxruntime optimises it, compared with that of the nodes one by one."""
     if not is_real(plain):
         return
     result = model.graph.output[0].name

@@ -1,4 +1,4 @@
-"""Single nodes of an ONNX graph: each as a model of its own, for the reference of the standard and for dualnet.
+"""Single nodes of an ONNX graph: each becomes a small model, for the standard's reference and for dualnet.
 
 A node becomes a graph of one node, whose weights are constants. :func:`dualnet.from_onnx` reads it as a layer, which is
 the node's twin; ``onnx.reference``, the definition of the operators in Python, runs it in float64.
@@ -40,9 +40,9 @@ def is_real(array: Any) -> bool:
 
 @dataclass
 class OneNode:
-    """A node with what it was given: ``inputs`` by their names in the graph, as onnxruntime had them.
+    """A node with its inputs, by their names in the graph, as onnxruntime had them.
 
-    ``computed`` names those that depend on the network's input, and ``output`` the output that is meant.
+    ``computed`` names the inputs that depend on the network's input, and ``output`` the output in question.
     """
 
     node: Any
@@ -134,7 +134,7 @@ class OneNode:
         return twin, {"x": x, **weights}
 
     def _model(self, given: Arrays, entries: set[str]) -> Any:
-        """A model of this node alone; what is no entry is a constant."""
+        """A model of this node only; every input that is not an entry is a constant."""
         from onnx import helper, numpy_helper
 
         constants = [numpy_helper.from_array(numpy.asarray(given[name]), name) for name in given if name not in entries]

@@ -1,4 +1,4 @@
-"""What was found: a verdict, the losses, and a row for each quantity of each layer."""
+"""The result of a comparison: a verdict, the losses, and a row for each quantity of each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADINGS = ("layer", "kind", "what", "error", "allowed", "ratio", "at fault", "j
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity of one layer: how far it is off, and how far rounding may take it.
+    """One quantity of one layer: how far it is off, and how far rounding may move it.
 
     ``error`` and ``allowed`` are relative to the largest that the quantity could be, or counted in ``unit``. ``fault``
     is ``"theirs"``, ``"ours"``, ``"undecided"`` (the two define it differently), or ``""`` if it agrees. ``story`` says
@@ -41,7 +41,7 @@ class Row:
         return not self.fault
 
     def cells(self) -> tuple[str, ...]:
-        """As the table shows it."""
+        """The row as text for the table."""
         allowed = f"{self.allowed:.1e}" if not self.unit else f"{self.allowed:g} {self.unit}"
         error = f"{self.error:.1e}" if not self.unit else f"{self.error:.2g} {self.unit}"
         if self.allowed == 0:
@@ -55,12 +55,12 @@ def _ratio(ratio: float) -> str:
 
 @dataclass
 class Report:
-    """What :func:`dualnet.against` found. It is true if nothing is off.
+    """The result of :func:`dualnet.against`. It is true if nothing is off.
 
     ``rows`` come in the order of computation: each layer's output in the forward pass, the loss, then deltas and
-    gradients from last to first. ``losses`` holds their loss, and for comparison ours and that of float64, where they
-    could be computed; ``logits`` is the distance of the two outputs. ``unjudged`` names the layers that nobody could
-    judge, ``notes`` says what was left out, and ``them`` who is compared with dualnet.
+    gradients from last to first. ``losses`` holds their loss and, for comparison, ours and that of float64 if they
+    could be computed; ``logits`` is the distance of the two outputs. ``unjudged`` names the layers that could not be
+    judged, ``notes`` says what was left out, and ``them`` names the framework that is compared with dualnet.
     """
 
     subject: str
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def culprit(self) -> Row | None:
-        """The first row that is off, in the order of computation: what came before it is right."""
+        """The first row that is off, in the order of computation: everything before it is right."""
         return next((row for row in self.rows if not row.ok), None)
 
     @property
@@ -121,7 +121,7 @@ class Report:
         )  # fmt: skip
 
     def _worst(self) -> list[Row]:
-        """Of each layer the row nearest to its bound, and all that are off; layers in the order of the forward pass."""
+        """For each layer the row closest to its limit, and all that are off; layers in forward order."""
         layers: dict[str, list[Row]] = {}
         for row in self.rows:
             layers.setdefault(row.name, []).append(row)
@@ -159,7 +159,7 @@ def in_order(nodes: Iterable[list[Row]]) -> list[Row]:
 
 
 def distance(one: numpy.ndarray, other: numpy.ndarray) -> float:
-    """‖one − other‖ / ‖other‖ over what is finite; infinite if they are not finite in different places or ways."""
+    """‖one − other‖ / ‖other‖ over the finite numbers; infinite if their NaN and infinities are not the same."""
     one, other = one.astype("float64"), other.astype("float64")
     finite = numpy.isfinite(one) & numpy.isfinite(other)
     if not numpy.array_equal(one[~finite], other[~finite], equal_nan=True):

@@ -1,4 +1,4 @@
-"""Is a gradient the slope of its own forward pass? It decides where dualnet has no such node, or another opinion."""
+"""Is a gradient the slope of its own forward pass? This decides if dualnet has no such node, or disagrees."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Slope", "along", "of_gradients", "rounding"]
 Forward = Callable[[Arrays], numpy.ndarray]
 
 COARSE = 1e-2
-"""What a difference is good for where the forward pass refuses float64: half the digits of float32, and a margin."""
+"""The accuracy of a difference if the forward pass cannot run in float64: half the digits of float32, and a margin."""
 
 
 @dataclass(frozen=True)
 class Slope:
-    """What a gradient says about one direction, what a difference says, how far they are apart, how far they may be."""
+    """The slope along one direction by a gradient and by a difference, their distance, and the allowed distance."""
 
     says: float
     slope: float
@@ -31,7 +31,7 @@ class Slope:
 
     @property
     def ratio(self) -> float:
-        """How much of what is allowed was used; NaN counts as more than all."""
+        """Which share of the limit was used; NaN counts as more than all of it."""
         return math.inf if math.isnan(self.error) else self.error / self.allowed
 
     @property
@@ -40,9 +40,10 @@ class Slope:
 
 
 def of_gradients(run: NodeRun, again: Runner) -> tuple[dict[str, Slope], str]:
-    """For each value that has a gradient the worst of some directions, and the dtype in which it was measured.
+    """For each value with a gradient, the worst of several directions, and the dtype in which it was measured.
 
-    In float64; in their own dtype, a hundred thousand times as coarse, only if their code refuses float64.
+    The dtype is float64; their own dtype, a hundred thousand times as coarse, is used only if their code cannot run in
+    float64.
     """
     names = [name for name in run.gradients if run.values[name].size]
     for dtype in dict.fromkeys(("float64", run.dtype)):
@@ -84,7 +85,7 @@ def _coarse(run: NodeRun, again: Runner, name: str) -> Slope:
         h = unit ** (1 / 3) * max(float(numpy.sqrt(numpy.mean(x * x))), 1e-3) / float(numpy.sqrt(numpy.mean(v * v)))
         ends = [(x + sign * h * v).astype(run.values[name].dtype) for sign in (1, -1)]
         up, down = (again({**run.values, name: end})[0].astype("float64") for end in ends)
-        way = (ends[0].astype("float64") - ends[1]) / (2 * h)  # the way that was really gone
+        way = (ends[0].astype("float64") - ends[1]) / (2 * h)  # the step that was really taken
         slope, says = float(numpy.vdot(up - down, g)) / (2 * h), float(numpy.vdot(way, gradient))
         scale = float(numpy.linalg.norm(way)) * float(numpy.linalg.norm(gradient)) or 1.0
         noise = 4 * unit * float(numpy.linalg.norm(up * g)) / h / scale
@@ -93,9 +94,9 @@ def _coarse(run: NodeRun, again: Runner, name: str) -> Slope:
 
 
 def along(forward: Forward, values: Arrays, name: str, v: numpy.ndarray, dy: numpy.ndarray) -> float:
-    """The slope of ⟨forward, dy⟩ where ``values[name]`` moves along v, in float64: the one that shorter steps agree on.
+    """The slope of ⟨forward, dy⟩ as ``values[name]`` moves along v, in float64: the one that shorter steps agree on.
 
-    Where a step crosses a kink the difference jumps, and a shorter step crosses fewer.
+    If a step crosses a kink, the difference jumps; a shorter step crosses fewer kinks.
     """
     unit = v / float(numpy.linalg.norm(v)) * math.sqrt(v.size)
     found = []
@@ -107,9 +108,9 @@ def along(forward: Forward, values: Arrays, name: str, v: numpy.ndarray, dy: num
 
 
 def rounding(run: NodeRun, again: Runner, wide: Arrays) -> dict[str, float]:
-    """By how much each quantity moves if every number that it is made of is rounded, in the norm.
+    """How far each quantity moves, in the norm, if every number that goes into it is rounded.
 
-    It is measured: one run in float64 on numbers that are moved by up to u each, as rounding would.
+    It is measured: one run in float64 on numbers that are changed by up to u each, as rounding would do.
     """
     rng, unit = numpy.random.default_rng(0), UNIT[adding(run.dtype)]
 

@@ -1,8 +1,8 @@
-"""What one node of a foreign network did in one pass, and who can say whether it was right. It needs no framework.
+"""A record of what one node of another framework's network did in one pass. It needs no framework.
 
-Whoever runs a foreign network notes a :class:`NodeRun` for each of its nodes, in the order of computation, with the
-arrays exactly as that framework had them. :func:`.judging.judge` takes one of them at a time: since a node is judged on
-what it was given, no error of another node is counted against it.
+The code that runs such a network records a :class:`NodeRun` for each of its nodes, in the order of computation, with
+the arrays exactly as that framework had them. :func:`.judging.judge` takes one of them at a time: since a node is
+judged on its own input, it is not blamed for the errors of other nodes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ class Runner(Protocol):
     """Computes their node again, with other numbers or in another dtype."""
 
     def __call__(self, values: Arrays, dy: numpy.ndarray | None = None) -> tuple[numpy.ndarray, Arrays]:
-        """y, and with a ``dy`` the gradient of each of ``values`` by its name, in the dtype of ``values``.
+        """y and, with a ``dy``, the gradient of each of ``values`` by its name, in the dtype of ``values``.
 
-        ``values`` holds all arguments that a gradient may be asked for. Each call begins from the same state (running
-        statistics, generators of random numbers). Raises anything if their code cannot take such numbers.
+        ``values`` holds all arguments that may have a gradient. Each call begins from the same state (running
+        statistics, random number generators). It may raise any error if their code cannot take such numbers.
         """
         ...
 
 
 class Twin(Protocol):
-    """The same node as dualnet computes it. Names are those of :class:`NodeRun`; arrays are turned to our order.
+    """The same node as dualnet computes it. Names are those of :class:`NodeRun`; arrays are in our order of axes.
 
-    ``kind`` says in one word by what it is judged, for the report: ``"Conv2D"``.
+    ``kind`` is one word for the report, such as ``"Conv2D"``.
     """
 
     kind: str
 
     def turned(self, name: str, array: numpy.ndarray) -> numpy.ndarray:
-        """Their array as we order it. ``name`` is ``"y"``, for dy too, or a value's, for its gradient too."""
+        """Their array in our order. ``name`` is ``"y"`` (also for dy), or a value's name (also for its gradient)."""
         ...
 
     def run(self, values: Arrays, dy: numpy.ndarray | None = None) -> tuple[numpy.ndarray, Arrays]:
-        """As :class:`Runner`, with our code; everything, ``values`` and ``dy`` too, is already turned."""
+        """Like :class:`Runner`, with our code; everything, even ``values`` and ``dy``, is already in our order."""
         ...
 
     def expected(self, values: Arrays, dy: numpy.ndarray | None = None) -> dict[str, Expected]:
@@ -58,15 +58,15 @@ class Twin(Protocol):
 
 @dataclass
 class NodeRun:
-    """One node in one pass: what went in, what came out, and the same on the way back. Host arrays, in their layout.
+    """One node in one pass: its inputs and outputs, forward and backward, as host arrays in their layout.
 
-    ``gradients`` holds, by the names in ``values``, what the node sent back for the ``dy`` that arrived. Without a
-    backward pass (ONNX) ``dy`` is None and ``gradients`` is empty; then y alone is judged. A value that needs no
-    gradient, such as labels or a frozen weight, has none there. One that should have a gradient but got none (a
-    ``backward`` that returns None) has zeros.
+    ``gradients`` holds, by the names in ``values``, the gradients that the node returned for ``dy``. Without a
+    backward pass (ONNX) ``dy`` is None and ``gradients`` is empty; then only y is judged. A value that needs no
+    gradient, such as labels or a frozen weight, has none there. If a value should have a gradient but got none (a
+    ``backward`` that returns None), its gradient is zeros.
 
-    ``twin`` is None if dualnet has nothing like it, and ``again`` if it cannot be run again; one of the two must be
-    there for a verdict. ``note`` is anything that the reader of the row should know.
+    ``twin`` is None if dualnet has no such node, and ``again`` is None if it cannot be run again; a verdict needs one
+    of the two. ``note`` is anything that the reader of the row should know.
 
     >>> import numpy as np
     >>> x = np.array([[-1.0, 2.0]], "float32")
@@ -89,9 +89,9 @@ class NodeRun:
 
     @property
     def dtype(self) -> str:
-        """What the node computed in."""
+        """The dtype in which the node computed."""
         return self.y.dtype.name
 
     def label(self, name: str) -> str:
-        """What the gradient of this value is called in the report."""
+        """The name of this value's gradient in the report."""
         return f"d{name}" if name == "x" or (name[0] == "x" and name[1:].isdigit()) else name

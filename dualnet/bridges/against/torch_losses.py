@@ -1,4 +1,4 @@
-"""The losses of PyTorch: which is which of ours."""
+"""The losses of PyTorch, and ours that match them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["chosen", "twin_of_loss"]
 
 
 def chosen(loss: Any, y: Any, t: Any) -> tuple[str, Callable[..., Any]]:
-    """The loss by its name, and as a function of y and t: the one that was asked for, or the one that t is made for."""
+    """The loss, by its name and as a function of y and t: the one that was passed, or the one that fits t."""
     torch = need_torch("against")
     F = torch.nn.functional
     if loss is None:
@@ -35,7 +35,7 @@ def chosen(loss: Any, y: Any, t: Any) -> tuple[str, Callable[..., Any]]:
 
 
 def twin_of_loss(loss: Any, name: str, run: NodeRun, t: Any) -> Twin | None:
-    """Ours, if we have it with these options."""
+    """Our loss, if we have one with these options."""
     y = run.values["x"]
     options = {key: getattr(loss, key) for key in ("weight", "pos_weight") if getattr(loss, key, None) is not None}
     if options or getattr(loss, "reduction", "mean") != "mean" or not y.size:

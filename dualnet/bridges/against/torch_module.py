@@ -23,7 +23,7 @@ from .tracing import traced
 __all__ = ["against_module"]
 
 HIDDEN = 1e4
-"""How many units of round-off the step as a whole may be from the sum of its nodes: they add up in other orders."""
+"""How many units of round-off the whole step may be from the sum of its nodes: they add up in a different order."""
 
 
 def against_module(module: Any, x: Any, t: Any, loss: Any) -> Report:
@@ -75,13 +75,13 @@ def _input(torch: Any, module: Any, x: Any, dtype: str | None) -> Any:
 
 @contextmanager
 def _as_it_was(torch: Any, x: Any) -> Iterator[None]:
-    """Inside, random numbers may be drawn; afterwards the generators are where they were."""
+    """Inside, random numbers may be drawn; afterwards the generators are restored."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         yield
 
 
 def _random_states(torch: Any, x: Any) -> list[Any]:
-    """Where the generators are: that of the CPU and, if x is on a GPU, that GPU's."""
+    """The states of the generators: that of the CPU and, if x is on a GPU, that of the GPU."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.device.type == "cuda" else [])]
 
 
@@ -92,7 +92,7 @@ def _draw_from(torch: Any, states: list[Any], device: Any = None) -> None:
 
 
 class _Whole:
-    """The module as it is, on a copy: what the nodes must add up to."""
+    """The whole module, run on a copy: its nodes must add up to this."""
 
     def __init__(self, torch: Any, module: Any, x: Any, t: Any, loss: Any) -> None:
         self.random = _random_states(torch, x)
@@ -105,7 +105,7 @@ class _Whole:
             ) from error
         try:
             y = self.copy(x)
-        except Exception as error:  # whatever the module says about an x that it cannot take
+        except Exception as error:  # any error of a module that cannot take x
             raise ValueError(
                 f"against: {type(module).__name__} does not take x {tuple(x.shape)}: {type(error).__name__}: {error}"
             ) from error
@@ -127,7 +127,7 @@ class _Whole:
         self.value = float(value.detach())
         learned = {name: p for name, p in self.copy.named_parameters() if p.requires_grad}
         self.gradients: dict[str, Any] = dict.fromkeys(learned)
-        if learned and value.requires_grad:  # not backward(), which would write to whatever else forward has used
+        if learned and value.requires_grad:  # not backward(), which would write to everything that forward has used
             self.gradients = dict(zip(learned, torch.autograd.grad(value, list(learned.values()), allow_unused=True)))
 
 
@@ -169,7 +169,7 @@ def _judged(torch: Any, module: Any, x: Any, t: Any, whole: _Whole, report: Repo
 
 
 PLUMBING = ("getattr", "size", "dim", "detach")
-"""What hands on a tensor, or facts about it."""
+"""Nodes that only pass on a tensor, or facts about it."""
 
 
 def _is_plumbing(done: Any) -> bool:
@@ -179,7 +179,7 @@ def _is_plumbing(done: Any) -> bool:
 
 
 def _hidden(module: Any, root: Any, step: Pass, whole: _Whole, same: float) -> Iterator[Row]:
-    """Does the module do what its nodes do together? Else something is hidden from torch.fx, such as a hook."""
+    """Does the module do what its nodes do together? If not, something is hidden from torch.fx, such as a hook."""
     unit = UNIT.get(str(whole.y.dtype).removeprefix("torch."), 6e-8)
     allowed = HIDDEN * unit if whole.y.device.type == "cpu" else 0.1  # there a second run may round otherwise
     told = "Something in its forward is hidden from torch.fx, such as a hook."

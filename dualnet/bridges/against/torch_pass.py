@@ -1,7 +1,7 @@
-"""One step of a PyTorch module, node by node: forward, loss and backward, with everything noted on the way.
+"""One step of a PyTorch module, node by node: forward, loss and backward, with everything recorded.
 
-Each node runs on fresh copies of its inputs, cut off from the nodes before it. So autograd tells for each *use* of a
-tensor what came back through it, and the deltas are added up here, in the order in which autograd does.
+Each node runs on fresh copies of its inputs, cut off from the nodes before it. So autograd returns the delta of each
+*use* of a tensor separately, and the deltas are added up here, in the same order in which autograd does it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ROLES |= dict.fromkeys(("conv2d", "conv_transpose2d", "conv1d", "conv3d"), ROLES
 ROLES |= {"batch_norm": ("input", "running_mean", "running_var", "weight", "bias")}
 ROLES |= {"layer_norm": ("input", "normalized_shape", "weight", "bias")}
 ROLES |= {"group_norm": ("input", "num_groups", "weight", "bias")}
-"""What the arguments of functions are called, in their order."""
+"""The names of the arguments of functions, in order."""
 CUTS = ("detach", "detach_")
-"""What stops a gradient on purpose."""
+"""Functions that stop a gradient on purpose."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Pass:
         self.done.append(done)
         for use, (tensor, version) in zip(uses, given):
             if tensor is not use.leaf and tensor._version != version and len(slots) == 1:
-                self._replace(use.slot, slots[0])  # x.relu_(): whoever reads x from now on reads the result
+                self._replace(use.slot, slots[0])  # x.relu_(): everything that reads x from now on reads the result
         return structure
 
     def _given(self, use: Use, node: Any, module: Any) -> tuple[Any, int]:
@@ -205,7 +205,7 @@ class Pass:
         return isinstance(value, self.torch.Tensor) and value.is_floating_point()
 
     def _random(self) -> dict[Any, Any]:
-        """Where the generators are: that of the host, and those of the devices."""
+        """The states of the generators: that of the host, and those of the devices."""
         devices = {slot.tensor.device for value in self.values.values() for slot in _slots(value)}
         states = {device: self.torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
         return {"cpu": self.torch.get_rng_state(), **states}
@@ -235,7 +235,7 @@ class Pass:
         return done
 
     def backward(self) -> Iterator[tuple[Done, NodeRun]]:
-        """Each node from last to first, with what it sent back. Its graph is dropped before the next one runs."""
+        """Each node from last to first, with its gradients. Its graph is dropped before the next one runs."""
         if self.done and self.done[-1].quantity == "loss":
             self.done[-1].slots[0].add(self.torch.ones_like(self.done[-1].slots[0].tensor))
         self.values.clear()
@@ -291,7 +291,7 @@ class Pass:
 
 
 class _LossNode:
-    """Stands for a loss where a node is expected."""
+    """A loss in the form of a node."""
 
     op = "call_function"
     name = "loss"
@@ -314,7 +314,7 @@ class Again:
     random: Any
     uses: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
-    wants: set[str] = field(default_factory=set)  # whose gradients
+    wants: set[str] = field(default_factory=set)  # the values whose gradients are needed
 
     def filled(self, tensors: list[Any]) -> tuple[Any, Any]:
         """The arguments, with these tensors instead of the uses."""
@@ -368,7 +368,7 @@ class Again:
 
 
 def called(node: Any, module: Any, args: Any, kwargs: Any) -> Any:
-    """What a node computes."""
+    """The result of a node."""
     if module is not None:
         return module(*args, **kwargs)
     if node.op == "call_method":
@@ -387,7 +387,7 @@ def _joined(torch: Any, tensors: list[Any]) -> Any:
 
 
 def _may_overwrite(node: Any, module: Any) -> bool:
-    """Might it change its arguments? PyTorch's own say so in a flag or in their name; of others nobody knows."""
+    """Might it change its arguments? PyTorch's own functions have a flag or a name that says so; others are unknown."""
     if module is not None:
         if any(getattr(part, "inplace", False) for part in module.modules()):
             return True

@@ -1,4 +1,4 @@
-"""Which layer of ours a node of PyTorch's graph is: the reader of ``from_torch`` knows, and is asked node by node."""
+"""Find our layer for each node of PyTorch's graph, with the reader of ``from_torch``, node by node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OURS = {"weight": ("w", "gamma"), "bias": ("b", "beta")}
 
 
 class Finder:
-    """Goes through the graph with the reader of ``from_torch``, and says what each node is.
+    """Goes through the graph with the reader of ``from_torch``, and finds a layer for each node.
 
     After a node that the reader does not know, it continues from the shape that the tensor really had.
     """
@@ -37,7 +37,7 @@ class Finder:
         return (False, True) if _called(node) == "batch_norm" else (False, False)
 
     def read(self, nodes: list[Any], shapes: dict[str, tuple[int, ...]], values: dict[str, Any]) -> None:
-        """Find the twins of all nodes. ``shapes`` are those of the tensors; ``values`` holds what is no tensor."""
+        """Find the twins of all nodes. ``shapes`` are those of the tensors; ``values`` holds everything else."""
         for node in nodes:
             if node.op == "get_attr":
                 value: Any = _attribute(self.root, node.target)
@@ -74,7 +74,7 @@ class Finder:
         return result
 
     def _guesses(self, given: list[Value]) -> list[list[Value]]:
-        """The inputs as they are known; and maps with their last axis as that of the channels."""
+        """Guesses for the inputs: as they are known, and, for maps, with the channels on the last axis."""
         guesses = [given]
         maps = [len(value.shape) == 3 and value.axes == MAPS for value in given]
         if any(maps):
@@ -149,7 +149,7 @@ class Finder:
 
 
 def turn(value: Value) -> Turn:
-    """PyTorch's tensor of a value as our array."""
+    """How to turn PyTorch's tensor of a value into our array."""
     axes, shape, order = value.axes, value.shape, value.order
     by_axis = numpy.argsort(axes)
 
@@ -161,7 +161,7 @@ def turn(value: Value) -> Turn:
 
 
 def _parameter(layer: Layer, ours: str, x: Value, shape: tuple[int, ...]) -> Turn:
-    """PyTorch's parameter as ours."""
+    """How to turn PyTorch's parameter into ours."""
     if ours == "w" and len(shape) == 4:
         return lambda w: w.transpose(2, 3, 1, 0)  # (D, C/g, k1, k2) -> (k1, k2, C/g, D)
     if ours == "w" and type(layer).__name__ == "Dense":
@@ -177,7 +177,7 @@ def _parameter(layer: Layer, ours: str, x: Value, shape: tuple[int, ...]) -> Tur
 
 
 def _fresh(name: str, shape: tuple[int, ...]) -> Value:
-    """A tensor of which only the shape is known."""
+    """A tensor with a known shape and nothing else."""
     if len(shape) == 4:
         return Value(name, (shape[2], shape[3], shape[1]), MAPS)
     return Value(name, tuple(shape[1:]), tuple(range(len(shape))))

@@ -1,7 +1,7 @@
-"""The graph of a PyTorch module by ``torch.fx``, whose nodes are what will be judged.
+"""The graph of a PyTorch module, from ``torch.fx``; its nodes are judged later.
 
-Three things are not left to ``torch.fx``. A user's own ``torch.autograd.Function`` becomes one node, whatever name its
-``apply`` goes by; otherwise its forward would be followed and its backward forgotten. A module that ``torch.fx`` cannot
+Three things differ from plain ``torch.fx``. A user's own ``torch.autograd.Function`` becomes one node, whatever name
+its ``apply`` has; otherwise its forward would be traced and its backward forgotten. A module that ``torch.fx`` cannot
 follow becomes one node. And each node remembers whether gradients were switched off around it (``torch.no_grad()``).
 """
 
@@ -16,7 +16,7 @@ from ..pytorch import need_torch
 __all__ = ["Applied", "GRAD", "traced"]
 
 GRAD = "dualnet: gradients are on"
-"""Under this name a node's ``meta`` says whether gradients were switched on where it stands."""
+"""Under this name a node's ``meta`` says whether gradients were on at that place."""
 
 
 class Applied:
@@ -39,7 +39,7 @@ def traced(root: Any) -> tuple[list[Any], dict[str, str]]:
         try:
             with _functions_as_nodes():
                 return list(tracer.trace(root).nodes), closed
-        except Exception as error:  # whatever their forward raises when it meets a proxy
+        except Exception as error:  # any error that their forward raises when it meets a proxy
             inside = next((name for name in reversed(tracer.entered) if name not in closed), None)
             if inside is None:
                 raise
@@ -78,8 +78,8 @@ def _tracer(closed: frozenset[str]) -> Any:
 def _functions_as_nodes() -> Iterator[None]:
     """Inside, a ``torch.autograd.Function`` that meets a proxy becomes a node.
 
-    ``apply`` is often kept under another name (``relu = MyReLU.apply``), so it cannot be replaced; the forward that it
-    calls can be.
+    ``apply`` is often stored under another name (``relu = MyReLU.apply``), so it cannot be replaced; but the forward
+    that it calls can be.
     """
     torch = need_torch("against")
     before: list[tuple[Any, str, Any]] = []

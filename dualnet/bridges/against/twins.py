@@ -1,7 +1,7 @@
-"""Nodes as dualnet computes them, each with the truth in float64 and with the distance from it that rounding explains.
+"""Nodes as dualnet computes them, each with the truth in float64 and the distance from it that rounding explains.
 
 A layer's truth and limits are those of ``dualnet parity``: the op's reference in float64, and the limits of
-:mod:`dualnet.parity.cases.limits`. What moves numbers without computing (sums, concatenations, copies) is here.
+:mod:`dualnet.parity.cases.limits`. Nodes without a layer (sums, concatenations, copies) are defined here.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def kept(array: numpy.ndarray) -> numpy.ndarray:
 
 @dataclass
 class _Turning:
-    """What all twins share: how each array is turned, by its name; one that is not named is ordered as ours."""
+    """Base class of all twins: how to turn each array, by its name; an array without a name is already in our order."""
 
     kind: str
     turns: dict[str, Turn]
 
     def turned(self, name: str, array: numpy.ndarray) -> numpy.ndarray:
-        """Their array as we order it."""
+        """Their array in our order."""
         return numpy.asarray(self.turns.get(name, kept)(array), order="C")
 
 
@@ -56,7 +56,7 @@ class _Turning:
 
 
 class _Blank(Draw):
-    """Makes parameters whose values come later; a real draw of a hundred million weights would take seconds."""
+    """Creates parameters whose values come later; really drawing a hundred million weights would take seconds."""
 
     def parameter(self, initializer: Any, shape: Shape, *, fan_in: int = 1, fan_out: int = 1) -> Parameter:
         return Parameter(asarray(numpy.zeros(shape, master_dtype(self.dtype))))
@@ -64,7 +64,7 @@ class _Blank(Draw):
 
 @dataclass
 class LayerTwin(_Turning):
-    """A layer of ours. ``names`` says what its parameters are called there; ``state`` holds running statistics."""
+    """A layer of ours. ``names`` maps their names of parameters to ours; ``state`` holds running statistics."""
 
     layer: Layer
     names: dict[str, str] = field(default_factory=dict)  # {"weight": "w"}
@@ -97,7 +97,7 @@ class LayerTwin(_Turning):
         return {theirs[name]: truth for name, truth in found.items() if name in theirs and truth.value is not None}
 
     def by_loops(self, values: Arrays) -> numpy.ndarray | None:
-        """y by plain loops in float64, which share no code with our ops; None where they would take minutes."""
+        """y by plain loops in float64, which share no code with our ops; None if they would take minutes."""
         case = self._case(values, None)
         if case is None or case.dy is None:
             return None
@@ -136,9 +136,9 @@ class LayerTwin(_Turning):
 
 
 def _as_by_tiles(name: str, truth: Expected) -> Expected:
-    """Winograd's and Fourier's ways compute a tile at once, and round each of its units as if it were the largest.
+    """Limits for the Winograd and Fourier algorithms, which round each unit of a tile as if it were the largest.
 
-    So an element is measured by the largest sum of sizes in its channel; the norm of all is as strict as ever.
+    So an element is measured by the largest sum of sizes in its channel; the limit for the norm is as strict as usual.
     """
     if truth.limit is None or truth.limit.scale.ndim != 4:
         return truth
@@ -148,7 +148,7 @@ def _as_by_tiles(name: str, truth: Expected) -> Expected:
 
 
 def by_references() -> Callable[[str], tuple[Callable[..., Any], Callable[..., Any]]]:
-    """NumPy's references in float64 as a source of truth. What was computed forward is kept for the way back."""
+    """NumPy's references in float64 as a source of truth. The forward results are kept for the backward pass."""
     way, last = Way("numpy"), {}  # type: ignore[var-annotated]
 
     def source(op: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -180,12 +180,12 @@ def by_references() -> Callable[[str], tuple[Callable[..., Any], Callable[..., A
     return source
 
 
-# -- what moves numbers ------------------------------------------------------------------------------------------------
+# -- nodes without a layer ---------------------------------------------------------------------------------------------
 
 
 @dataclass
 class CopyTwin(_Turning):
-    """The same numbers in another shape, or under other names: flattened, permuted, passed on."""
+    """The same numbers in a different shape, or under different names: flattened, permuted, passed on."""
 
     def run(self, values: Arrays, dy: numpy.ndarray | None = None) -> tuple[numpy.ndarray, Arrays]:
         return values["x"], {} if dy is None else {"x": dy}
@@ -230,7 +230,7 @@ class JoinTwin(_Turning):
 
 @dataclass
 class MaskTwin(_Turning):
-    """Dropout in training, with the mask that they drew: y = x / (1 − p) where ``mask``, else 0; and so back."""
+    """Dropout in training, with the mask that they drew: y = x / (1 − p) where ``mask``, else 0; dx likewise."""
 
     mask: numpy.ndarray
     p: float
@@ -284,7 +284,7 @@ class LossTwin(_Turning):
 
 
 def _times(truth: Expected, factor: float) -> Expected:
-    """The truth and its limit, both that many times as large."""
+    """The truth and its limit, both times ``factor``."""
     if truth.value is None or truth.limit is None:
         return truth
     limit = replace(truth.limit, scale=truth.limit.scale * abs(factor), size=truth.limit.size * abs(factor))

@@ -1,4 +1,4 @@
-"""Callbacks: what watches a training, may stop it, and keeps what it brings. ``dn.callbacks`` is this module."""
+"""Callbacks watch a training, may stop it, and save its results. ``dn.callbacks`` is this module."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""EMA: the weights averaged over the last steps, which are often better than those of the last step alone."""
+"""EMA: weights averaged over the last steps, which are often better than those of the last step alone."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ class EMA(Callback):
 
         average ← d · average + (1 − d) · w          d = min(decay, (1 + t) / (10 + t)) at step t = 1, 2, …
 
-    While an epoch trains, the network has the weights that the optimizer moves. From the epoch's last step on it has
-    the average: so validation figures, :class:`EarlyStopping`, :class:`ModelCheckpoint` and everything else that looks
-    at the end of an epoch see the average. The next epoch begins with the optimizer's weights again. After ``fit``,
-    also one that was interrupted, **the average is in the network**, and :meth:`trained` returns the optimizer's
-    weights.
+    During an epoch the network has the weights that the optimizer changes. After the epoch's last step it has the
+    average: validation figures, :class:`EarlyStopping`, :class:`ModelCheckpoint` and everything else that looks at the
+    end of an epoch see the average. The next epoch begins with the optimizer's weights again. After ``fit``, even if it
+    was interrupted, **the average is in the network**, and :meth:`trained` returns the optimizer's weights.
 
-    Put it before the other callbacks: they are called in their order.
+    Put it before the other callbacks: they are called in order.
 
-    Source: Polyak and Juditsky (1992); Tarvainen and Valpola (2017). The smaller d at the beginning, so that the first
-    weights are soon forgotten, is TensorFlow's.
+    Source: Polyak and Juditsky (1992); Tarvainen and Valpola (2017). As in TensorFlow, d is smaller at the beginning,
+    so that the first weights are soon forgotten.
 
     >>> import dualnet as dn
     >>> (x, t), test = dn.data.load_digits()
@@ -43,9 +42,9 @@ class EMA(Callback):
         self._steps = 0
 
     def trained(self) -> dict[str, Any]:
-        """The weights that the optimizer has moved, by name, while the average is in the network."""
+        """The optimizer's own weights, by name, while the average is in the network."""
         if self._raw is None:
-            raise ValueError("EMA: the network has the optimizer's own weights now: net.state_dict() holds them")
+            raise ValueError("EMA: the network has the optimizer's own weights now; get them with net.state_dict()")
         return dict(self._raw)
 
     def on_fit_begin(self, run: Run) -> None:
@@ -71,7 +70,7 @@ class EMA(Callback):
         self._exchange(run)
 
     def _exchange(self, run: Run) -> None:
-        """Put the average into the network, and keep what was there."""
+        """Put the average into the network, and keep the weights that were there."""
         if self._raw is None:
             self._raw = run.net.state_dict()
             run.net.load_state_dict({**self.average, **_counters(self._raw)})
@@ -88,5 +87,5 @@ def _averages(value: Any) -> bool:
 
 
 def _counters(state: dict[str, Any]) -> dict[str, Any]:
-    """What has no average: the seeds and counters of dropout."""
+    """The parts of the state that have no average: the seeds and counters of dropout."""
     return {name: value for name, value in state.items() if not _averages(value)}

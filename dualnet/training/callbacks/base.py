@@ -1,4 +1,4 @@
-"""What a callback is, what it sees of a training, and how it is called."""
+"""The base class of callbacks, the ``Run`` that they see, and how they are called."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Callback", "History", "Run", "as_callbacks", "notify", "notify_end"]
 
 @dataclass
 class Run:
-    """What a callback sees, and may change: ``run.stop = True`` ends the training after this step or epoch.
+    """The training as a callback sees it, and may change it: ``run.stop = True`` ends it after this step or epoch.
 
-    ``epoch`` counts from 0, ``step`` all steps so far, and ``batch`` those of this epoch. In a training that continues
-    (``resume``, ``initial_epoch``) the first of these is above 0 when ``on_fit_begin`` is called.
+    ``epoch`` counts from 0; ``step`` counts all steps so far, and ``batch`` those of this epoch. If the training
+    continues an earlier one (``resume``, ``initial_epoch``), ``epoch`` may be above 0 when ``on_fit_begin`` is called.
     """
 
     net: Layer
@@ -37,10 +37,10 @@ class Run:
 
     @property
     def logs(self) -> dict[str, float]:
-        """The figures. At the end of an epoch they are the epoch's; within one, the means over its batches so far.
+        """The figures. At the end of an epoch, those of the whole epoch; within it, the means over its batches so far.
 
-        Within an epoch they are read when you ask for them, which makes a GPU wait: once in a hundred steps costs
-        nothing, every step does.
+        Within an epoch they are read when you ask for them, and a GPU has to wait for that: asking once in a hundred
+        steps costs nothing, asking after every step does.
         """
         if self._look is not None and self._looked != self.step:
             self._logs, self._looked = self._look(), self.step
@@ -51,12 +51,12 @@ class Run:
         self._logs, self._look = figures, None
 
     def follow(self, look: Callable[[], dict[str, float]]) -> None:
-        """From now on, ``logs`` are what ``look()`` says."""
+        """From now on, ``logs`` is the result of ``look()``."""
         self._look, self._looked = look, -1
 
     @property
     def goes_on(self) -> bool:
-        """Has a part of this training been done before this call of ``fit``? Ask in ``on_fit_begin``."""
+        """Was a part of this training done before this call of ``fit``? Ask in ``on_fit_begin``."""
         return bool(self.epoch or self.step)
 
 
@@ -70,7 +70,7 @@ class Callback:
     """
 
     writes = False
-    """True if it writes files, or prints: of several ranks (``fit(..., distributed=True)``) only rank 0 calls it."""
+    """True if it writes files or prints: with several ranks (``fit(..., distributed=True)``) only rank 0 calls it."""
 
     def on_fit_begin(self, run: Run) -> None:
         """Before the first epoch."""
@@ -79,21 +79,21 @@ class Callback:
         """``run.epoch`` counts from 0."""
 
     def on_batch_end(self, run: Run) -> None:
-        """After each step of the optimizer. ``run.logs`` are the means of this epoch so far, read if you look."""
+        """After each step of the optimizer. ``run.logs`` holds the means of this epoch so far, read when you look."""
 
     def on_steps_end(self, run: Run) -> None:
-        """After the last step of an epoch, before the validation data are tried."""
+        """After the last step of an epoch, before the validation data are evaluated."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """``run.logs`` holds the epoch's figures, which are in ``run.history`` already; what you add goes there too."""
+        """``run.logs`` holds the epoch's figures, already in ``run.history``; figures that you add go there too."""
 
     def on_fit_end(self, run: Run) -> None:
         """After the last epoch, even if training was stopped or an error ended it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the callback remembers, for ``fit(..., resume=...)``: numbers, strings, None and arrays, by name.
+        """What the callback must remember for ``fit(..., resume=...)``: numbers, strings, None and arrays, by name.
 
-        Lists and dictionaries of these may stand inside. A callback that remembers nothing needs neither this nor
+        Lists and dictionaries of these are fine too. A callback that remembers nothing needs neither this nor
         :meth:`load_state_dict`.
         """
         return {}
@@ -101,19 +101,19 @@ class Callback:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned; called after ``on_fit_begin``.
 
-        Arrays lie on the host and cannot be written to: copy them if you change them in place.
+        Arrays are on the host and read-only: copy them if you change them in place.
         """
 
 
 def figure(op: str, run: Run, monitor: str | None, mode: str) -> float:
     """The figure that a callback watches, as a number that falls when it gets better.
 
-    ``monitor=None`` is ``val_loss`` if there is validation data, else ``loss``. With ``mode="auto"`` accuracy
+    ``monitor=None`` means ``val_loss`` if there is validation data, else ``loss``. With ``mode="auto"`` accuracy
     and the other metrics that ``fit`` knows should grow, and any other figure should fall.
     """
     name = monitor or ("val_loss" if "val_loss" in run.logs else "loss")
     if name not in run.logs:
-        raise ValueError(f"{op}: no figure {name!r}; this training has {', '.join(run.logs)}")
+        raise ValueError(f"{op}: there is no figure {name!r}; this training has {', '.join(run.logs)}")
     grows = should_grow(name) if mode == "auto" else mode == "max"
     return -run.logs[name] if grows else run.logs[name]
 
@@ -159,7 +159,7 @@ def notify(callbacks: list[Callback], event: str, run: Run) -> None:
 
 
 def notify_end(callbacks: list[Callback], run: Run) -> None:
-    """Call ``on_fit_end`` on all callbacks, even if one of them raises; an error before it stays its context."""
+    """Call ``on_fit_end`` on all callbacks, even if one of them raises; an earlier error stays as its context."""
     if callbacks:
         try:
             callbacks[0].on_fit_end(run)

@@ -1,4 +1,4 @@
-"""How large may the learning rate be? Try all of them, from small to large, on a copy of the network."""
+"""How large may the learning rate be? Try many rates, from small to large, on a copy of the network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["LearningRateFinder"]
 SMOOTH = 0.9
 """The share of the old value in the running mean of the losses."""
 GROWN = 4.0
-"""It ends when the loss is so many times the smallest one."""
+"""The search ends when the loss is this many times the smallest one."""
 
 
 class LearningRateFinder(Callback):
     """Train a copy of the network for some steps, with a learning rate that grows from step to step.
 
-    As long as the rate is too small, the loss stays; in a good range it falls; then it grows again. :meth:`find`
+    While the rate is too small, the loss barely changes; in a good range it falls; then it grows again. :meth:`find`
     returns the finder itself, which holds ``rates``, ``losses`` (of each batch) and ``suggestion``: a tenth of the rate
-    at which the smoothed loss was lowest. The network, and an optimizer that you pass, stay as they are.
+    at which the smoothed loss was lowest. Your network, and an optimizer that you pass, do not change.
 
     Source: Smith (2017), "Cyclical learning rates for training neural networks", section 3.3.
 
@@ -49,7 +49,7 @@ class LearningRateFinder(Callback):
         """Train a copy of ``net``. ``options`` are those of ``fit``, such as ``batch_size`` and ``loss``."""
         taken = {"epochs", "initial_epoch", "callbacks", "verbose", "validation_data", "resume"} & options.keys()
         if taken:
-            raise ValueError(f"LearningRateFinder.find: {', '.join(sorted(taken))} are not taken; it sets them itself")
+            raise ValueError(f"LearningRateFinder.find: leave out {', '.join(sorted(taken))}; it sets them itself")
         net.copy().fit(
             x, t, optimizer=copy.deepcopy(optimizers.get(optimizer)), callbacks=self, epochs=self.steps, verbose=0,
             **options,
@@ -73,7 +73,7 @@ class LearningRateFinder(Callback):
     def suggestion(self) -> float:
         """A tenth of the rate at which the smoothed loss was lowest."""
         if not self.losses:
-            raise ValueError("LearningRateFinder: nothing was tried yet: call find(net, x, t)")
+            raise ValueError("LearningRateFinder: no rates have been tried yet; call find(net, x, t)")
         smoothed = self.smoothed
         return self.rates[smoothed.index(min(smoothed))] / 10
 
@@ -91,7 +91,7 @@ class LearningRateFinder(Callback):
         ax.set_title(f"suggestion: {self.suggestion:.2g}", fontsize=10)
         return ax
 
-    # -- as a callback of the copy's training
+    # -- a callback in the training of the copy
 
     def on_fit_begin(self, run: Run) -> None:
         self.rates, self.losses, self._sum = [], [], 0.0
@@ -101,7 +101,7 @@ class LearningRateFinder(Callback):
         self._sum = 0.0
 
     def on_batch_end(self, run: Run) -> None:
-        total = run.logs["loss"] * run.batch  # the mean so far; batches count the same, also a smaller one
+        total = run.logs["loss"] * run.batch  # from the mean so far; all batches count the same, even a smaller one
         loss, self._sum = total - self._sum, total
         if not math.isfinite(loss):
             run.stop = True

@@ -1,8 +1,8 @@
 """The figures of each epoch in a file: as a table (CSV), as lines of JSON, or for TensorBoard.
 
-A file is added to as the training goes, and is on the disk after each epoch. A process that is killed loses one line at
+The file grows during the training, and is written to disk after each epoch. A process that is killed loses one line at
 most. When the training continues, so does the file: a line that was cut off, and lines of epochs that are trained
-again, are taken out first.
+again, are removed first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 class _Lines(Callback):
-    """A text file with a line for each epoch."""
+    """A text file with one line per epoch."""
 
     writes = True
 
@@ -50,11 +50,11 @@ class _Lines(Callback):
             os.fsync(file.fileno())
 
     def _read(self) -> list[Row]:
-        """The whole lines of the file."""
+        """The complete lines of the file."""
         raise NotImplementedError
 
     def _begin(self, rows: list[Row]) -> None:
-        """Make the file hold these rows alone."""
+        """Write these rows to the file, and nothing else."""
         raise NotImplementedError
 
     def _add(self, row: Row) -> None:
@@ -62,9 +62,9 @@ class _Lines(Callback):
 
 
 class CSVLogger(_Lines):
-    """Write the figures of each epoch to a CSV file: a column for each figure, a line for each epoch.
+    """Write the figures of each epoch to a CSV file: one column per figure, one line per epoch.
 
-    The columns are ``epoch`` (from 1), ``step`` (all steps so far) and the figures. A figure that turns up later gets a
+    The columns are ``epoch`` (from 1), ``step`` (all steps so far) and the figures. A figure that appears later gets a
     column at the end. A new training begins a new file; one that continues (``resume``, ``initial_epoch``) adds to
     the old one.
 
@@ -110,7 +110,7 @@ class CSVLogger(_Lines):
 
 
 class JSONLLogger(_Lines):
-    """Write the figures of each epoch to a file as JSON, one object in a line (``.jsonl``).
+    """Write the figures of each epoch to a file as JSON, one object per line (``.jsonl``).
 
     An object holds ``epoch`` (from 1), ``step`` (all steps so far) and the figures. JSON has no NaN and no infinity;
     they are ``null``. A new training begins a new file; one that continues (``resume``, ``initial_epoch``) adds to
@@ -152,8 +152,8 @@ class JSONLLogger(_Lines):
 class TensorBoard(Callback):
     """Write the figures of each epoch to a folder that TensorBoard shows: ``tensorboard --logdir FOLDER``.
 
-    Needs tensorboardX: ``pip install "dualnet[log]"``. With ``weights=True`` there is also a histogram of each
-    parameter, which is read from the device for it. A training that continues writes into the same folder.
+    This needs tensorboardX: ``pip install "dualnet[log]"``. ``weights=True`` adds a histogram of each parameter, which
+    has to be read from the device. A training that continues writes into the same folder.
     """
 
     writes = True
@@ -165,7 +165,7 @@ class TensorBoard(Callback):
         _tensorboard()
 
     def on_fit_begin(self, run: Run) -> None:
-        # What was written of the epochs that come now is hidden: they are trained again.
+        # Hide the earlier figures of the epochs that are trained again now.
         again = {"purge_step": run.epoch + 1} if run.goes_on else {}
         self._writer = _tensorboard().SummaryWriter(str(self.folder), **again)
 
@@ -185,10 +185,10 @@ def _tensorboard() -> Any:
     try:
         import tensorboardX
     except ImportError as error:
-        raise ImportError('TensorBoard: needs tensorboardX: pip install "dualnet[log]"') from error
+        raise ImportError('TensorBoard: it needs tensorboardX; pip install "dualnet[log]"') from error
     return tensorboardX
 
 
 def _number(value: Any) -> Any:
-    """A figure as Python's own number."""
+    """A figure as a Python number."""
     return value.item() if hasattr(value, "item") else value

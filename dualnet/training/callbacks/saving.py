@@ -1,4 +1,4 @@
-"""ModelCheckpoint: the network in files while it trains, all of them or the best."""
+"""ModelCheckpoint saves the network to files while it trains: after every epoch, or only the best one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ __all__ = ["ModelCheckpoint"]
 class ModelCheckpoint(Callback):
     """Save the network at the end of an epoch, if it is the best so far, or every time.
 
-    ``path`` is a file (``.npz`` or ``.safetensors``), which holds the newest one saved; or a folder, for files such as
-    ``epoch-0003.npz``, of which the newest ``keep`` stay. The folder is made if it is not there.
+    ``path`` is a file (``.npz`` or ``.safetensors``), which each save replaces; or a folder, for files such as
+    ``epoch-0003.npz``, of which the newest ``keep`` stay. The folder is created if it does not exist.
 
-    ``best=True`` goes by ``val_loss`` if there is validation data, else by ``loss``; or name a figure. ``mode`` says
-    whether it should grow (``"max"``) or fall (``"min"``); ``"auto"`` is ``"max"`` for accuracy, F1 and their like.
-    ``best=False`` saves every ``every`` epochs or, with ``steps``, every so many steps (``step-000300.npz``).
+    ``best=True`` compares ``val_loss`` if there is validation data, else ``loss``; or pass the name of a figure.
+    ``mode`` says whether it should grow (``"max"``) or fall (``"min"``); ``"auto"`` is ``"max"`` for accuracy, F1 and
+    the like. ``best=False`` saves after every ``every`` epochs or, with ``steps``, after that many steps
+    (``step-000300.npz``).
 
     These files hold a network, for ``dn.load``. To continue a training that was interrupted, use
     ``fit(..., resume=folder)``.
@@ -61,7 +62,7 @@ class ModelCheckpoint(Callback):
         if not isinstance(best, (str, bool)):
             raise TypeError(f"{op}: best is True, False or the name of a figure such as 'val_loss', got {best!r}")
         if best is not False and steps is not None:
-            raise ValueError(f"{op}: the best is known at the end of an epoch; with steps={steps!r} pass best=False")
+            raise ValueError(f"{op}: best is only known at the end of an epoch; with steps={steps!r} pass best=False")
         self.best, self.mode = best, check_mode(op, mode)
         self.every = integer(every, "every", op=op)
         self.steps = None if steps is None else integer(steps, "steps", op=op)

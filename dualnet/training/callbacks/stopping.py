@@ -1,4 +1,4 @@
-"""Callbacks that end a training early: when it gets no better, and when its loss is no longer a number."""
+"""Callbacks that end a training early: when it stops improving, or when its loss is no longer a number."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["EarlyStopping", "TerminateOnNaN"]
 class EarlyStopping(Callback):
     """Stop when ``monitor`` has not improved by ``least`` for ``patience`` epochs; keep the best weights.
 
-    ``monitor=None`` takes ``val_loss`` if there is validation data, else ``loss``. ``mode="max"`` means that the figure
-    should grow, ``"min"`` that it should fall; ``"auto"`` is ``"max"`` for accuracy, F1 and their like.
+    ``monitor=None`` means ``val_loss`` if there is validation data, else ``loss``. ``mode="max"`` means that the figure
+    should grow, ``"min"`` that it should fall; ``"auto"`` is ``"max"`` for accuracy, F1 and the like.
 
     >>> import dualnet as dn
     >>> dn.EarlyStopping(patience=2, monitor="val_accuracy").patience
@@ -62,9 +62,9 @@ class EarlyStopping(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """Stop, with a warning, when the loss is NaN or infinite. It looks every ``every`` steps: a GPU waits for a look.
+    """Stop, with a warning, when the loss is NaN or infinite. It checks after every ``every`` steps: a GPU has to wait.
 
-    A NaN stays in the mean that it looks at, so it is never overlooked. ``fit(..., check_finite=True)`` looks at every
+    A NaN stays in the mean loss that it checks, so it is never missed. ``fit(..., check_finite=True)`` checks every
     step, undoes the one that failed, and says which layer made the first NaN.
 
     >>> import dualnet as dn
@@ -82,6 +82,6 @@ class TerminateOnNaN(Callback):
                 run.stop = True
                 warnings.warn(
                     f"TerminateOnNaN: the loss is {loss} in epoch {run.epoch + 1}, after batch {run.batch}; training "
-                    "was stopped. fit(..., check_finite=True) names the layer where it comes from.",
+                    "was stopped. fit(..., check_finite=True) names the layer that caused it.",
                     stacklevel=2,
                 )

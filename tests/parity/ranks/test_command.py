@@ -58,7 +58,7 @@ def test_ranks_that_end_with_an_error_are_a_failure(capsys, few_seconds, monkeyp
         ),
         (("--ranks", 2, "--backend", "strict"), "--backend cannot be used with --ranks"),
         (("--ranks", 2, "--op", "conv2d"), "--op cannot be used with --ranks"),
-        (("--ranks", 2, "--out", "nowhere/x.json"), "no such folder; make it first"),
+        (("--ranks", 2, "--out", "nowhere/x.json"), "no such folder; create it first"),
     ],
 )
 def test_mistakes(capsys, arguments, words):

@@ -245,7 +245,9 @@ def test_figures_in_one_line():
 
 
 def test_a_figure_that_is_not_there():
-    with pytest.raises(ValueError, match="EarlyStopping: no figure 'val_loss'; this training has loss, accuracy, seco"):
+    with pytest.raises(
+        ValueError, match="EarlyStopping: there is no figure 'val_loss'; this training has loss, accuracy, seco"
+    ):
         small().fit(*bars(8), callbacks=dn.EarlyStopping(monitor="val_loss"), verbose=0)
 
 

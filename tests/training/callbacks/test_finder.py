@@ -55,7 +55,7 @@ def test_it_stops_when_the_loss_explodes_and_suggests_a_rate_that_trains():
 def test_the_picture():
     pytest.importorskip("matplotlib").use("agg")
     finder = dn.callbacks.LearningRateFinder(steps=20)
-    with pytest.raises(ValueError, match="nothing was tried yet"):
+    with pytest.raises(ValueError, match="no rates have been tried yet"):
         _ = finder.suggestion
     ax = finder.find(dn.Sequential([dn.Flatten(), dn.Dense(10)]), X, T).plot()
     assert ax.get_xscale() == "log" and list(ax.lines[0].get_xdata()) == finder.rates
@@ -77,5 +77,5 @@ def test_arguments_that_make_no_sense(arguments, told):
 
 
 def test_what_it_sets_itself_is_refused():
-    with pytest.raises(ValueError, match="find: callbacks, epochs are not taken"):
+    with pytest.raises(ValueError, match="find: leave out callbacks, epochs"):
         dn.callbacks.LearningRateFinder().find(dn.Dense(2), X, T, epochs=3, callbacks=[])

@@ -101,7 +101,7 @@ def test_a_folder_that_is_not_there_is_told_before_the_first_step(tmp_path, name
 
 def test_without_tensorboardx_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r'needs tensorboardX: pip install "dualnet\[log\]"'):
+    with pytest.raises(ImportError, match=r'needs tensorboardX; pip install "dualnet\[log\]"'):
         dn.callbacks.TensorBoard("folder")
 
 

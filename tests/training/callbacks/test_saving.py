@@ -79,5 +79,5 @@ def test_arguments_that_make_no_sense(arguments, error, told):
 
 
 def test_an_unknown_figure_is_told(tmp_path):
-    with pytest.raises(ValueError, match="ModelCheckpoint: no figure 'f1'; this training has loss, accuracy"):
+    with pytest.raises(ValueError, match="ModelCheckpoint: there is no figure 'f1'; this training has loss, accuracy"):
         saved(tmp_path, best="f1")
