@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_measured(t
     monkeypatch.setenv("DUALNET_AUTOTUNE", "1")
     monkeypatch.setenv("DUALNET_TUNED", str(tmp_path / "none" / "tuned.json"))
     choice.forget()
-    told = r"DUALNET_TUNED=.*none.tuned.json cannot be written: no such folder; make it first .*Nothing was measured"
+    told = r"DUALNET_TUNED=.*none.tuned.json cannot be written: no such folder; create it first .*Nothing was measured"
     with dn.use_backend("numpy"), pytest.raises(ValueError, match=told):
         dn.ops.conv2d(*(rng.standard_normal((3, 3, 3, 3), dtype="f4") for _ in range(2)))
     choice.forget()
