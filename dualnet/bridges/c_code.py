@@ -78,7 +78,7 @@ def to_c(net: Layer, path: str | os.PathLike, x: Any = None, *, backward: bool =
 
 def _check_it_can_learn(made: Plan) -> None:
     """Raise an error that lists everything that rules out ``backward=True``."""
-    refused = [f"{step.title} has no way back in C" for step in made.steps if step.kind not in WAYS_BACK]
+    refused = [f"{step.title} has no backward pass in C" for step in made.steps if step.kind not in WAYS_BACK]
     if made.steps and made.steps[-1].kind in ("softmax", "log_softmax"):
         refused[-1] = f"{made.steps[-1].title} at the end is part of the loss already: leave it out"
     uses = [name for step in made.steps for name in set(step.arrays.values())]

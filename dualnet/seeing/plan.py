@@ -56,7 +56,7 @@ class Plan:
     gradients: int
     optimizer_state: int
     kept: int  # activations for the backward pass, including the batch itself
-    passing: int  # deltas at the layer where most memory is in use
+    passing: int  # beyond that, where most memory is in use: deltas, less what the layers after have freed
     columns: int  # columns and tiles of convolutions, whatever the batch
     update: int  # the optimizer's step: old and new values, and the gradients
     inference_activations: int
@@ -217,6 +217,7 @@ class _Trial:
     def __init__(self, net: Layer, shape: Any, count: int) -> None:
         self._stack: list[tuple[Visit, Any]] = []  # the containers that run, each with its input
         self._leaves: list[tuple[Visit, Any, list[tuple[Visit, Any]]]] = []
+        self._saved: list[list[Any]] = []  # what each of these layers keeps for the backward pass
         self.running: list[int] = []
         xp = load(home(net)).xp
         x = each(lambda one: xp.zeros((count, *one), dtype=net.dtype), shape)
@@ -224,7 +225,7 @@ class _Trial:
             _, pullback = net.forward(x, True)
         learned = {id(_owner(parameter.value)) for parameter in net.parameters().values()}
         self.kept = _nbytes(x, *(array for array in pullback.saved.values() if id(_owner(array)) not in learned))
-        self.back = [self._back(*leaf) for leaf in self._leaves]
+        self.back = [self._back(*leaf) - freed for leaf, freed in zip(self._leaves, self._freed(x, learned))]
 
     def _around(self, visit: Visit, run: Run, x: Array) -> tuple[Array, Pullback]:
         self._stack.append((visit, x))
@@ -232,6 +233,7 @@ class _Trial:
         self._stack.pop()
         inputs = [given for _, given in self._stack]
         if not visit.children:
+            self._saved.append(list(way.saved.values()))
             self.running.append(_nbytes(*inputs, x, visit.y, *self._beside(visit)))
             self._leaves.append((visit, x, list(self._stack)))
         elif not isinstance(visit.layer, (Sequential, Graph)):  # where its branches meet, all of them are in use
@@ -251,6 +253,15 @@ class _Trial:
             elif not isinstance(above.layer, Sequential):
                 yield from done.values()
             visit = above
+
+    def _freed(self, x: Any, learned: set[int]) -> list[int]:
+        """Bytes that the layers after each one kept alone: in the backward pass they are freed before its turn."""
+        arrays = [(i, _owner(array)) for i, saved in enumerate(self._saved) for array in saved]
+        first: dict[int, tuple[int, int]] = {id(_owner(array)): (-1, 0) for _, array in parts(x)}
+        for i, owner in arrays:
+            if id(owner) not in learned:
+                first.setdefault(id(owner), (i, owner.nbytes))
+        return [sum(size for i, size in first.values() if i > place) for place in range(len(self._saved))]
 
     def _back(self, visit: Visit, x: Any, above: list[tuple[Visit, Any]]) -> int:
         """Bytes in use when this layer's pullback runs: dx and dy, the dy of every container around it, the dx that

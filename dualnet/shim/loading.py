@@ -45,7 +45,7 @@ class BackendUnavailable(RuntimeError):
     >>> dn.set_backend("strict:7")
     Traceback (most recent call last):
     ...
-    dualnet.BackendUnavailable: strict:7: there is one pretend device; say 'strict'
+    dualnet.BackendUnavailable: strict:7: there is one pretend device; use 'strict'
     """
 
     __module__ = "dualnet"  # as users import it

@@ -77,6 +77,7 @@ GRID = [  # N, size, C, D, k, stride, padding, dilation
     (2, 10, 5, 7, 2, 3, 0, 1),
     (2, 9, 6, 9, 3, 1, 2, 2),
     (3, 8, 24, 16, 1, 1, 0, 1),
+    (9, 14, 6, 16, 5, 1, 0, 1),
 ]
 ALGORITHMS = sorted({kernel.algorithm for name in table.ALL for kernel in numpy_backend.KERNELS[name]})
 

@@ -140,7 +140,7 @@ def test_mixed_arrays_are_refused_with_argument_place_and_fix(cupy):
     with pytest.raises(TypeError, match="x lives on cupy:0 and w on cupy:1"):
         dn.ops.dense(zero, one)
     _, pullback = dn.ops.relu(zero)
-    with pytest.raises(TypeError, match="dy lives on numpy, the output on cupy:0"):
+    with pytest.raises(TypeError, match="dy is on numpy, the output on cupy:0"):
         pullback(np.ones((3, 2), np.float32))
 
 

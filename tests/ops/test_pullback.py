@@ -162,7 +162,7 @@ def test_a_spent_pullback_frees_each_layer_once_it_is_passed(backend):
     assert dn.to_numpy(dx).tobytes() == dn.to_numpy(same).tobytes()
     for name, g in gradients.items():
         assert dn.to_numpy(g).tobytes() == dn.to_numpy(others[name]).tobytes()
-    with pytest.raises(RuntimeError, match="it was freed; run the forward pass again"):
+    with pytest.raises(RuntimeError, match="its memory was freed; run the forward pass again"):
         spent(dn.asarray(np.ones(spent.shape, "float32")))
 
 

@@ -174,7 +174,7 @@ def test_nan_is_found_by_its_name(data):
         (lambda x, t: (x, t, {"kind": "huber"}), ValueError, "loss is a dictionary"),
         (lambda x, t: (x, t, {**LOSS, "size": ("heavy", "huber")}), (ValueError, TypeError), "weight of 'size'"),
         (lambda x, t: (x, t, {**LOSS, "size": "hubert"}), ValueError, "unknown loss 'hubert'"),
-        (lambda x, t: (x, t["kind"], LOSS), ValueError, "t is a dictionary of 'kind', 'size'.*got one array"),
+        (lambda x, t: (x, t["kind"], LOSS), ValueError, "t must be a dictionary of 'kind', 'size'.*got one array"),
         (lambda x, t: (x, {"kind": t["kind"]}, LOSS), ValueError, "got one of 'kind'"),
         (lambda x, t: (x, {**t, "kind": t["kind"] + 5}, LOSS), ValueError, "output 'kind': label . is out of range"),
         (lambda x, t: (x, {**t, "size": t["size"][:9]}, LOSS), ValueError, r"t\['size'\] 9"),
