@@ -300,7 +300,11 @@ def correlate_normalise(
 
     ``norm`` is μ, σ², γ, β (D,), and ``other`` another branch (N, H', W', D) or None.
     """
-    return normalised(correlate(x, w, b, at, groups), other, *norm, epsilon, relu)
+    y = correlate(x, w, b, at, groups)
+    if other is None or not backend_of(y).on_host:
+        return normalised(y, other, *norm, epsilon, relu)
+    y = normalise(y, *norm, epsilon)  # the convolution's map is freed before the sum needs memory
+    return add(y, other, relu)
 
 
 def normalised(

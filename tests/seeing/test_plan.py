@@ -18,7 +18,7 @@ PLAN = importlib.import_module("dualnet.seeing.plan")
 
 NETS = {
     "VGG": (lambda: dn.models.vgg6(), (32, 32, 3), 32),
-    "residual": (lambda: dn.models.resnet20(), (32, 32, 3), 16),
+    "residual": (lambda: dn.models.resnet20(), (32, 32, 3), 22),
     "U-Net": (lambda: dn.models.unet(10, filters=8, depth=2), (48, 48, 1), 16),
     "mobile": (lambda: dn.models.mobilenetv2(10), (64, 64, 3), 8),
     "wide": (lambda: dn.Sequential([dn.Dense(1024), dn.ReLU(), dn.Dense(1024), dn.ReLU(), dn.Dense(10)]), (784,), 32),
