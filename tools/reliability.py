@@ -156,9 +156,9 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             17,
-            "The whole suite on the strict backend, which rejects what a GPU rejects, with no hidden copy",
+            "Every test that could end differently on the strict backend, which rejects what a GPU rejects, with no hidden copy",
             ("backends/test_strict_backend.py", "shim/test_transfers.py"),
-            "`.ci/run` runs the whole suite on it",
+            "`.ci/run` runs them on it",
         ),
     ],
     C: [

@@ -39,7 +39,8 @@ def numbers(
     x (H, W), w (k1, k2) and the deltas dy (H − k1 + 1, W − k2 + 1) are maps of at most 16 rows and columns, of any
     dtype, on any backend. dualnet computes the rest, in float64. The sums of y[at], dx[at] and dw[tap] are marked and
     written out; by default y[1,1], dx[1,1] and dw[0,1]. ``theme`` is "light", "dark" or "auto", which follows the
-    reader's system settings. ``upright`` puts the words below the maps: narrow enough for a phone.
+    reader's system settings. ``upright`` puts the words below the maps: with small maps the picture is then
+    narrow enough for a phone.
 
     Returns a :class:`~dualnet.seeing.viz.drawing.Drawing`: a notebook shows it, ``.save("a.svg")`` needs no other
     library, ``.save("a.png")`` needs matplotlib. Raises ``ValueError`` for other shapes, or if ``at`` or ``tap`` lies
