@@ -1,11 +1,12 @@
 """The tutorials as notebooks that run in a browser, with JupyterLite: one folder that any web server can serve.
 
-    pip install jupyterlite-core==0.8.6 jupyterlite-pyodide-kernel==0.8.6 jupyter-server
+    pip install jupyterlite-core==0.8.6 jupyterlite-pyodide-kernel==0.8.6 jupyter-server==2.21.1
     python tools/lite.py OUT --pyodide FOLDER
     python -m http.server --directory OUT        then open http://localhost:8000/lab/index.html
 
 FOLDER is the archive of the Pyodide release, unpacked. What the notebooks need of it is copied into OUT, with dualnet's
-wheel; the pages' security policy forbids every request to another server. pip fetches one more wheel, ``comm``.
+wheel. A security policy forbids every request to another server: the pages have it, and so have the workers in which
+Python runs, since each starts from a blob of its page. pip fetches one more wheel, ``comm``.
 """
 
 from __future__ import annotations
@@ -26,15 +27,23 @@ import playground
 import dualnet
 
 TUTORIALS = playground.ROOT / "docs" / "tutorials"
-NOTEBOOKS = ("by-hand", "first-network", "own-layer", "backends", "from-pytorch")
-"""Not mnist: it reads files that are not ours to hand out."""
+NOTEBOOKS = ("by-hand", "by-hand-more", "first-network", "own-layer", "backends", "from-pytorch")
+LEFT_OUT = ("mnist",)
+"""It reads files that are not ours to hand out."""
 FILES = ("pytorch-model.npz",)
 PACKAGES = ("ipython", "jedi", "matplotlib", "micropip", "numpy", "packaging")
-FENCE = re.compile(r"^```\{code-cell\}.*\n((?:.*\n)*?)```\n", re.MULTILINE)
+FENCE = re.compile(r"^```\{code-cell\}.*\n(?::[\w-]+:.*\n)*((?:.*\n)*?)```\n", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)[^)]*\)|\{\w+\}`([^`<]*?) ?(?:<[^`]*>)?`")
 FOLLOW = re.compile(r"^To follow along: .*\n\n?", re.MULTILINE)
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'none'; form-action 'none'"
 KERNEL = "@jupyterlite/pyodide-kernel-extension:kernel"
+COMM = "comm==0.2.3"
+WORKER = 'new Worker(e,{type:"module"})'
+WRAPPED = (
+    "new Worker(URL.createObjectURL(new Blob([`import ${JSON.stringify(String(e))};`],"
+    '{type:"text/javascript"})),{type:"module"})'
+)
+"""A worker from a blob has the security policy of its page; one from an address has none."""
 
 
 def build(out: Path, pyodide: Path) -> Path:
@@ -53,7 +62,7 @@ def build(out: Path, pyodide: Path) -> Path:
         text = json.dumps({"jupyter-lite-schema-version": 0, "jupyter-config-data": settings})
         (lite / "jupyter-lite.json").write_text(text, "utf-8")
         playground.wheel(wheels).rename(wheels / f"dualnet-{dualnet.__version__}-py3-none-any.whl")
-        run("pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", wheels, "comm")
+        run("pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", wheels, COMM)
         given = [part for wheel in wheels.glob("*.whl") for part in ("--piplite-wheels", wheel)]
         given += ["--apps", "lab", "--no-sourcemaps", "--no-unused-shared-packages", "--output-dir", out.resolve()]
         run("jupyterlite_core", "build", "--lite-dir", lite, "--contents", lite / "files", *given, at=lite)
@@ -122,7 +131,7 @@ def cell(kind: str, source: str) -> dict[str, Any]:
 
 
 def close(out: Path) -> None:
-    """See that Pyodide comes from here, and forbid in every page all requests to another server."""
+    """See that Pyodide comes from here, and forbid every page and its workers all requests to another server."""
     told = json.loads((out / "jupyter-lite.json").read_text("utf-8"))["jupyter-config-data"]["litePluginSettings"]
     address = told[KERNEL].get("pyodideUrl", "nowhere")
     if not address.startswith("./") or not told[KERNEL].get("disablePyPIFallback"):
@@ -130,6 +139,17 @@ def close(out: Path) -> None:
     meta = f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     for page in out.rglob("*.html"):
         page.write_text(page.read_text("utf-8").replace("<head>", meta, 1), "utf-8")
+    wrap_worker(out)
+
+
+def wrap_worker(out: Path) -> None:
+    """See that the kernel's worker starts from a blob; raises ``RuntimeError`` if its start is not where it was."""
+    scripts = (out / "extensions" / "@jupyterlite" / "pyodide-kernel-extension" / "static").glob("*.js")
+    found = {path: text for path in scripts if WORKER in (text := path.read_text("utf-8"))}
+    if sum(text.count(WORKER) for text in found.values()) != 1:
+        raise RuntimeError(f"expected {WORKER} once in the scripts of the kernel; is its version the one named above?")
+    for path, text in found.items():
+        path.write_text(text.replace(WORKER, WRAPPED), "utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

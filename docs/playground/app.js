@@ -88,6 +88,7 @@ class Playground {
     this.begun = this.awake = false;
     this.state("Loading Python …");
     this.enable(false);
+    byId("train").textContent = "▶ Train"; // whatever was training has gone
     if (this.settings?.data !== "digits") this.settings = { ...this.settings, data: "digits" };
     this.python.restart();
   }
@@ -137,7 +138,11 @@ class Playground {
     if (more.layers && !("broken" in more)) settings.broken = "";
     this.settings = settings; // at once, so that two changes in a row are both in it
     this.begun = false;
-    await this.pause();
+    try {
+      await this.pause();
+    } catch { // Python restarts, and begins with these settings
+      return;
+    }
     if (settings !== this.settings) return; // a later change is on its way
     try {
       await this.begin(settings);
@@ -154,8 +159,8 @@ class Playground {
   }
 
   async newImages(ask, told) {
-    await this.pause();
     try {
+      await this.pause();
       const data = await ask();
       this.data = data;
       await this.change({ data: data.name, broken: "" });
@@ -299,8 +304,8 @@ class Playground {
   }
 
   async break_(name) {
-    await this.pause();
     try {
+      await this.pause();
       const told = await this.python.ask("break_", { name });
       this.mark(name || "mended");
       this.told(told);

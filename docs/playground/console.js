@@ -12,7 +12,7 @@ export class Console {
     byId("console").append(
       make("p", { class: "quiet", id: "code-help" }, "The interpreter of this page. ", ...["net", "x", "t", "xv", "tv", "optimizer", "dn", "np"].flatMap((name, i) => [i ? ", " : "", make("code", {}, name)]), " are there. Enter runs, Shift+Enter makes a new line, and the arrow up on the first line brings back what you ran before."),
       this.log,
-      make("form", { class: "code", onsubmit: (event) => { event.preventDefault(); this.run(); } }, make("label", { for: "code", class: "hidden" }, "Python"), this.line, make("p", { class: "buttons" }, make("button", { type: "submit", class: "main" }, "Run"), button("Start Python again", () => this.play.restart(), { title: "Ends a program that does not end. The run is lost, the drawing stays." }))));
+      make("form", { class: "code", onsubmit: (event) => { event.preventDefault(); this.run(); } }, make("label", { for: "code", class: "hidden" }, "Python"), this.line, make("p", { class: "buttons" }, make("button", { type: "submit", class: "main" }, "Run"), button("Restart Python", () => this.play.restart(), { title: "Stops a program that never ends. The run is lost, the drawing stays." }))));
   }
 
   key(event) {

@@ -40,6 +40,7 @@ export class Editor {
   }
 
   paint(lines = []) {
+    if (this.wrong) this.area.setAttribute("aria-invalid", "true"); else this.area.removeAttribute("aria-invalid");
     this.under.replaceChildren(...this.text.split("\n").map((line, i) => make("span", { class: i + 1 === this.wrong ? "editor-line wrong" : "editor-line" },
       ...(lines[i] ?? this.known.get(line) ?? [["", line]]).flatMap(([kind, text]) => this.piece(kind, text)), "\n")));
   }
@@ -76,13 +77,14 @@ export class Editor {
 
   shift(back) { // the chosen lines, four to the right or back
     const { selectionStart: from, selectionEnd: to } = this.area, text = this.text;
+    const first = text.slice(0, from).lastIndexOf("\n") + 1;
     if (from === to && !back) {
-      const column = from - (text.lastIndexOf("\n", from - 1) + 1);
-      this.insert(INDENT.slice(column % 4));
+      this.insert(INDENT.slice((from - first) % 4));
       return;
     }
-    const first = text.lastIndexOf("\n", from - 1) + 1, end = text.indexOf("\n", Math.max(from, to - 1)), last = end < 0 ? text.length : end;
+    const end = text.indexOf("\n", Math.max(from, to - 1)), last = end < 0 ? text.length : end;
     const lines = text.slice(first, last).split("\n").map((line) => (back ? line.replace(/^ {1,4}/, "") : line && INDENT + line)).join("\n");
+    if (lines === text.slice(first, last)) return; // to delete nothing would delete the line break
     this.area.setSelectionRange(first, last);
     this.insert(lines);
     if (from !== to) this.area.setSelectionRange(first, first + lines.length);

@@ -13,25 +13,28 @@ function remembered() {
   }
 }
 
+const scrolling = (name, ...text) => make("pre", { tabindex: 0, role: "region", "aria-label": name }, ...text);
+
 export class Exercises {
   constructor(play) {
     this.play = play;
     this.rows = [];
     this.task = null;
-    this.menu = make("select", { id: "exercise", onchange: (event) => this.choose(event.target.value) });
+    this.grading = false;
+    this.menu = make("select", { id: "exercise", onchange: (event) => this.choose(event.target.value).catch((error) => { this.list(); play.trouble(error); }) });
     this.count = make("span", { class: "quiet", id: "mended" });
     this.words = make("div", { class: "task" });
     this.help = make("div", { class: "task-help", role: "status" });
     this.editor = new Editor("repair", () => this.edited(), (code) => play.python.ask("colours", { code }));
     this.label = make("label", { for: "repair" });
-    this.keys = make("p", { class: "quiet", id: "repair-keys" }, "Tab moves lines to the right, Shift+Tab back; press Escape first, and Tab leaves the editor. Ctrl+Enter grades.");
+    this.keys = make("p", { class: "quiet", id: "repair-keys" }, "Tab indents, Shift+Tab unindents. To leave the editor, press Escape, then Tab. Ctrl+Enter grades.");
     this.editor.area.setAttribute("aria-describedby", this.keys.id);
     this.editor.area.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.grade(); } });
     this.go = button("Grade", () => this.grade(), { class: "main", id: "grade" });
-    this.stop = button("Stop", () => play.restart(), { id: "stop-grading", hidden: true, title: "Ends a repair that does not end, and Python with it. The training is lost, your code stays." });
+    this.stop = button("Stop", () => play.restart(), { id: "stop-grading", hidden: true, title: "Stops a repair that never ends, by restarting Python. The training is lost, your code stays." });
     this.verdict = make("div", { class: "task-verdict", id: "verdict" });
     byId("exercises").append(
-      make("p", { class: "quiet lead-in" }, "Each op is right forward and wrong backward, in one place. Mend it; the witnesses of the library judge your repair. Your code stays in this browser."),
+      make("p", { class: "quiet lead-in" }, "Each op has a correct forward pass and one mistake in its backward pass. Fix it; the witnesses of the library judge your repair. Your code stays in this browser."),
       make("div", { class: "bar" }, make("label", { for: "exercise" }, "Exercise"), this.menu, this.count, button("Forget my work", () => this.forget(), { id: "forget", class: "far small" })),
       make("div", { class: "exercise" },
         make("div", { class: "exercise-task" }, this.words,
@@ -79,10 +82,12 @@ export class Exercises {
   }
 
   async ask(what, title) {
+    const { name } = this.task;
     try {
       await this.play.pause();
-      const { text } = await this.play.python.ask(what, { name: this.task.name });
-      const told = what === "hint" ? make("p", {}, text) : make("pre", { tabindex: 0, "aria-label": title }, text);
+      const { text } = await this.play.python.ask(what, { name });
+      if (name !== this.task.name) return; // the reader has gone on to another exercise
+      const told = what === "hint" ? make("p", {}, text) : scrolling(title, text);
       this.help.replaceChildren(make("h3", {}, title), told);
     } catch (error) {
       this.play.trouble(error);
@@ -91,8 +96,8 @@ export class Exercises {
 
   // -- what is kept
 
-  keep(more) {
-    const kept = remembered(), { name, code } = this.task, entry = { ...kept[name], ...more };
+  keep(more, task = this.task) {
+    const kept = remembered(), { name, code } = task, entry = { ...kept[name], ...more };
     if (entry.code === code) delete entry.code;
     if (Object.keys(entry).length) kept[name] = entry; else delete kept[name];
     try { localStorage.setItem(STORED, JSON.stringify(kept)); } catch { /* it is not kept */ }
@@ -120,23 +125,26 @@ export class Exercises {
   // -- the verdict
 
   async grade() {
-    if (this.go.disabled || !this.task) return;
-    const { name } = this.task, code = this.editor.text;
-    this.go.disabled = true;
+    if (this.grading || !this.task) return;
+    const { task } = this, code = this.editor.text; // the reader may choose another exercise meanwhile
+    this.grading = true;
+    this.go.setAttribute("aria-disabled", "true"); // and not "disabled", which would take the focus away
     this.stop.hidden = false;
     this.editor.mark(null);
     this.verdict.replaceChildren(make("p", { class: "quiet" }, "Asking the witnesses …"));
     try {
       await this.play.pause();
-      const told = await this.play.python.ask("grade", { name, code });
-      if (told.passed) this.keep({ mended: true });
-      if (name === this.task.name) this.told(told);
+      const told = await this.play.python.ask("grade", { name: task.name, code });
+      if (told.passed) this.keep({ mended: true }, task);
+      if (task.name === this.task.name) this.told(told);
       else this.list();
     } catch (error) {
-      this.verdict.replaceChildren(make("p", { class: "verdict bad" }, error.message));
+      if (task.name === this.task.name) this.verdict.replaceChildren(make("p", { class: "verdict bad" }, error.message));
       tell(error.message);
     } finally {
-      this.go.disabled = false;
+      this.grading = false;
+      this.go.removeAttribute("aria-disabled");
+      if (document.activeElement === this.stop) this.go.focus();
       this.stop.hidden = true;
     }
   }
@@ -149,10 +157,10 @@ export class Exercises {
       parts.push(make("p", { class: "buttons" }, button(`Go to line ${told.line}`, () => this.editor.goTo(told.line), { id: "go-to-line" })));
     }
     const wrong = (line) => / {2}wrong {2}/.test(line) || line === `${name}: WRONG`;
-    parts.push(make("pre", { tabindex: 0, "aria-label": "What the witnesses say" }, ...told.text.split("\n").flatMap((line) => [wrong(line) ? make("b", { class: "bad" }, line) : line, "\n"])));
-    if (told.printed) parts.push(make("details", {}, make("summary", {}, "What your code printed"), make("pre", { tabindex: 0 }, told.printed)));
+    parts.push(scrolling("What the witnesses say", ...told.text.split("\n").flatMap((line) => [wrong(line) ? make("b", { class: "bad" }, line) : line, "\n"])));
+    if (told.printed) parts.push(make("details", {}, make("summary", {}, "What your code printed"), scrolling("What your code printed", told.printed)));
     if (told.passed) {
-      parts.push(make("p", {}, told.lesson), make("p", {}, "Who does not see this mistake, and why:"), make("ul", {}, ...Object.entries(told.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`))),
+      parts.push(make("p", {}, told.lesson), make("p", {}, "Witnesses that miss this mistake, and why:"), make("ul", {}, ...Object.entries(told.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`))),
         told.next ? make("p", { class: "buttons" }, button(`Next: ${told.next}`, () => this.choose(told.next).then(() => this.menu.focus(), (error) => this.play.trouble(error)), { id: "next-exercise" })) : make("p", {}, "That was the last one."));
     }
     this.verdict.replaceChildren(...parts);

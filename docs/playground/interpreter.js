@@ -10,6 +10,7 @@ export class Interpreter extends EventTarget {
 
   start() {
     this.waiting = new Map();
+    this.pausing = [];
     this.number = 0;
     this.training = false;
     // A worker from a blob has this page's security policy; from a file it would have none.
@@ -28,6 +29,7 @@ export class Interpreter extends EventTarget {
     } else {
       if (data.event === "stopped") this.training = false;
       this.tell(data.event, data);
+      if (data.event === "stopped") this.pausing.splice(0).forEach(({ resolve }) => resolve());
     }
   }
 
@@ -52,12 +54,12 @@ export class Interpreter extends EventTarget {
   pause() {
     if (!this.training) return Promise.resolve();
     this.worker.postMessage({ event: "pause" });
-    return new Promise((resolve) => this.addEventListener("stopped", resolve, { once: true }));
+    return new Promise((resolve, reject) => this.pausing.push({ resolve, reject }));
   }
 
   restart() { // a program that never ends is ended with its interpreter
     this.worker.terminate();
-    for (const { reject } of this.waiting.values()) reject(new Error("Python was started again."));
+    for (const { reject } of [...this.pausing, ...this.waiting.values()]) reject(new Error("Python was restarted."));
     this.start();
   }
 }

@@ -1,5 +1,5 @@
 // Starts the interpreter with NumPy, dualnet and the session beside it, and returns a function that asks the session.
-const MODULES = ["__init__", "blocks", "breaking", "console", "desk", "exercises", "looking", "notebook", "pictures", "plan", "training"];
+const MODULES = ["__init__", "blocks", "breaking", "console", "desk", "exercises", "looking", "notebook", "pictures", "plan", "printed", "training"];
 const HERE = new URL("./", import.meta.url);
 
 async function fetched(name, from = HERE) {

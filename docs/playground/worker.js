@@ -4,10 +4,14 @@ import { start } from "./python.js";
 const PICTURE = 0.12; // seconds from one picture of a training to the next
 let training = false;
 let ask = null;
-let turn = Promise.resolve(); // questions wait for each other, and for the steps that are being made
+let loaded = null;
+let turn = new Promise((resolve) => { loaded = resolve; }); // questions wait for Python, for each other, and for the steps that are being made
 
 function question(method, given) {
-  const answer = turn.then(() => ask(method, given));
+  const answer = turn.then(() => {
+    if (!ask) throw new Error("Python could not be loaded.");
+    return ask(method, given);
+  });
   turn = answer.catch(() => null);
   return answer;
 }
@@ -40,6 +44,7 @@ onmessage = async ({ data }) => {
     } catch (error) {
       postMessage({ event: "failed", words: String(error.message ?? error) });
     }
+    loaded();
   } else {
     const told = await question(data.method, data.given).catch((error) => ({ error: String(error.message ?? error) }));
     postMessage({ event: "answer", number: data.number, told });

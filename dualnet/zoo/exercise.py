@@ -191,11 +191,11 @@ def load(text: str, path: str, name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         loader.exec_module(module)
-    except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
     except KeyboardInterrupt:  # the user's own
         raise
     except BaseException as error:  # SystemExit too: the code is a learner's, and may raise anything
+        if isinstance(error, SyntaxError) and error.filename == path:  # and not of a text that the code evaluates
+            raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
         raise ValueError(
             f"{path} cannot be imported: {type(error).__name__}{line_of(error, path)}: {words_of(error)}"
         ) from None

@@ -40,6 +40,7 @@ To follow along: `pip install "dualnet[plot]"`.
 See [the derivation](../derivation.md#e4), [above](#title), {download}`a file <a.npz>` and [Pyodide](https://x.org).
 
 ```{code-cell} ipython3
+:tags: [hide-input]
 a = 1
 
 a
@@ -93,8 +94,41 @@ def test_a_site_that_would_reach_another_server_is_refused(lite, tmp_path, setti
     (tmp_path / "jupyter-lite.json").write_text(json.dumps(told), "utf-8")
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "index.html").write_text("<html><head><title>", "utf-8")
+    kernel(tmp_path, lite.WORKER)
     lite.close(tmp_path)
     assert "Content-Security-Policy" in (tmp_path / "lab" / "index.html").read_text("utf-8")
+
+
+def kernel(site, *starts):
+    """Scripts that start a kernel's worker as they say."""
+    folder = site / "extensions" / "@jupyterlite" / "pyodide-kernel-extension" / "static"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(starts):
+        (folder / f"{number}.js").write_text(f"const t=e=>{start};", "utf-8")
+    return folder
+
+
+def test_the_kernel_starts_with_the_policy_of_its_page(lite, tmp_path):
+    folder = kernel(tmp_path, "0", lite.WORKER)
+    lite.wrap_worker(tmp_path)
+    assert (folder / "1.js").read_text("utf-8") == f"const t=e=>{lite.WRAPPED};" and "new Blob" in lite.WRAPPED
+    for starts in (["new Worker(e)"] * 2, [lite.WORKER] * 2):  # another version of the kernel
+        kernel(tmp_path, *starts)
+        with pytest.raises(RuntimeError, match="once in the scripts of the kernel"):
+            lite.wrap_worker(tmp_path)
+
+
+def test_every_tutorial_is_a_notebook_or_excused(lite):
+    tutorials = sorted(path.stem for path in lite.TUTORIALS.glob("*.md"))
+    assert sorted([*lite.NOTEBOOKS, *lite.LEFT_OUT]) == tutorials
+    page = " ".join((lite.TUTORIALS.parent / "playground.md").read_text("utf-8").split())
+    assert "Six of the [tutorials]" in page and len(lite.NOTEBOOKS) == 6
+
+
+def test_the_page_names_the_versions_of_the_tool(lite):
+    (line,) = (line.strip() for line in lite.__doc__.splitlines() if "pip install" in line)
+    assert line in (lite.TUTORIALS.parent / "playground.md").read_text("utf-8")
+    assert all("==" in package for package in [*line.split()[2:], lite.COMM])
 
 
 @pytest.mark.slow
@@ -111,7 +145,11 @@ def test_a_tutorial_runs_in_a_browser(lite, tmp_path):
     settings = site / "jupyter-lite.json"
     text = settings.read_text("utf-8")
     settings.write_text(text.replace('data": {', 'data": {"exposeAppInBrowser": true,', 1), "utf-8")
-    with playground_server.served(site, playground_server.Folder) as url, browser() as tab:
+    with (
+        playground_server.served(site, playground_server.Folder) as url,
+        playground_server.served(site, playground_server.Folder) as elsewhere,
+        browser() as tab,
+    ):
         tab.show(DESKTOP)
         tab.open(f"{url}lab/index.html?path=by-hand.ipynb")
         tab.wait("window.jupyterapp && document.querySelector('.jp-Notebook .jp-CodeCell')", 120)
@@ -125,3 +163,13 @@ def test_a_tutorial_runs_in_a_browser(lite, tmp_path):
         assert all(cell["execution_count"] for cell in code)
         assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
         assert all(request.startswith((url, "blob:", "data:")) for request in tab.requests)
+        asking = f"import js\nawait js.fetch('{elsewhere}icon-120x120.png', mode='no-cors')"
+        tab.run(f"""(() => {{ book.content.model.sharedModel.insertCell(0, {{ cell_type: "code",
+            source: {json.dumps(asking)} }});
+            book.content.activeCellIndex = 0;
+            jupyterapp.commands.execute("notebook:run-cell").then(() => {{ window.asked = true; }}); }})()""")
+        tab.wait("window.asked", 60)
+        (told,) = tab.run("book.content.model.sharedModel.toJSON().cells[0].outputs")
+        assert told["output_type"] == "error" and "Failed to fetch" in told["evalue"]
+        assert any("Content Security Policy" in error for error in tab.errors)
+        assert not any(request.startswith(elsewhere) for request in tab.requests)

@@ -26,6 +26,12 @@ ENTER = ("Enter", 13, "\r")
 LINES = "\n\n\n"
 
 
+@pytest.fixture(autouse=True)
+def on_numpy():
+    with dn.use_backend("numpy"):  # what the page says is compared with what the library says
+        yield
+
+
 @pytest.fixture(scope="module")
 def address():
     with playground_server.served() as url:
@@ -375,7 +381,7 @@ def type_over(tab, old, new):
 def grade(tab):
     tab.run("playground.exercises.verdict.replaceChildren()")
     tab.click("#grade")
-    tab.wait("document.querySelector('#verdict .verdict') && !playground.exercises.go.disabled")
+    tab.wait("document.querySelector('#verdict .verdict') && !playground.exercises.grading")
     return text(tab, "#verdict")
 
 
@@ -482,6 +488,23 @@ def test_the_editor_by_keys(exercises):
     page.wait("document.querySelectorAll('.code-keyword').length == 3")
 
 
+def test_the_editor_on_empty_lines(exercises):
+    page, area = exercises, "document.querySelector('#repair')"
+
+    def pressed(text, at, end, back=False):
+        page.run(f"(playground.exercises.editor.text = {json.dumps(text)}, {area}.focus())")
+        page.run(f"{area}.setSelectionRange({at}, {end})")
+        page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9, modifiers=8 * back)
+        return page.run(f"[{area}.value, {area}.selectionStart]")
+
+    assert pressed("a\n\nb", 2, 2, back=True) == ["a\n\nb", 2]
+    assert pressed("a\n\nb", 2, 3) == ["a\n\nb", 2]
+    assert pressed("a\n    \nb", 6, 6, back=True) == ["a\n\nb", 2]
+    assert pressed("\na", 0, 0) == ["    \na", 4]
+    assert pressed("\n  a", 0, 0, back=True) == ["\n  a", 0]
+    assert pressed("\n  a", 0, 4, back=True) == ["\na", 0]
+
+
 def test_an_address_opens_an_exercise(tab, address):
     tab.errors.clear()
     opened(tab, f"{address}?exercise=turned-gradient")
@@ -508,10 +531,64 @@ def test_a_repair_that_does_not_end_is_stopped(exercises):
     page.click("#grade")
     page.wait("!document.querySelector('#stop-grading').hidden")
     page.click("#stop-grading")
-    page.wait("playground.awake && playground.begun && !playground.exercises.go.disabled")
-    assert "Python was started" in text(page, "#verdict") and "time.sleep(4)" in text(page, ".editor-lines")
+    page.wait("playground.awake && playground.begun && !playground.exercises.grading")
+    assert page.run("document.activeElement.id") == "grade"  # the button that was pressed is hidden now
+    assert "Python was restarted" in text(page, "#verdict") and "time.sleep(4)" in text(page, ".editor-lines")
     type_over(page, "import time; time.sleep(4)\n", "")
     assert "averaged-bias: WRONG" in grade(page)
+
+
+def test_stop_while_a_training_is_asked_to_pause(exercises):
+    page = exercises
+    page.run("playground.python.training = true")  # one that does not answer
+    page.click("#grade")
+    page.click("#stop-grading")
+    page.wait("!playground.exercises.grading")
+    assert "Python was restarted" in text(page, "#verdict")
+    assert "averaged-bias: WRONG" in grade(page)
+    page.wait("playground.begun")
+    asked = "playground.python.ask('hint', { name: 'averaged-bias' }).then((told) => told.text)"
+    assert page.run(f"(playground.restart(), {asked})") == dn.zoo.show("averaged-bias").hint  # it waits for Python
+    page.wait("playground.begun")
+
+
+def test_a_verdict_belongs_to_the_exercise_that_was_graded(exercises):
+    page = exercises
+    exercise = dn.zoo.show("averaged-bias")
+    page.run(f"playground.exercises.editor.text = {json.dumps(exercise.preamble + LINES + exercise.repaired)}")
+    for settle, after in (("waiting[0]()", {"mended": True}), ("waiting[1](new Error('lost'))", {})):
+        page.run("""(window.pause = playground.pause,
+            playground.pause = () => new Promise((go, no) => { window.waiting = [go, no]; }))""")
+        page.click("#grade")
+        page.run("playground.pause = pause")
+        enter(page, "#exercise", "square-weights")
+        page.wait("playground.exercises.task.name == 'square-weights'")
+        page.run(settle)
+        page.wait("!playground.exercises.grading")
+        assert kept(page).get("averaged-bias", {}) == after and "square-weights" not in kept(page)
+        assert page.run("document.querySelector('#verdict').children.length") == 0
+        page.run("localStorage.removeItem('dualnet-exercises')")
+        enter(page, "#exercise", "averaged-bias")
+        page.wait("playground.exercises.task.name == 'averaged-bias'")
+
+
+def test_grading_by_keys_and_with_a_screen_reader(exercises):
+    page = exercises
+    page.run("playground.exercises.editor.text = 'print(1)\\n('")
+    page.run("document.querySelector('#grade').focus()")
+    page.key(*ENTER)
+    page.wait("document.querySelector('#verdict .verdict') && !playground.exercises.grading")
+    assert page.run("document.activeElement.id") == "grade"
+    assert page.run("document.querySelector('#repair').getAttribute('aria-invalid')") == "true"
+    page.run("document.querySelector('#go-to-line').click()")
+    page.send("Input.insertText", text="2")
+    assert page.run("document.querySelector('#repair').getAttribute('aria-invalid')") is None
+    assert "What your code printed" in grade(page)
+    page.click("#witnesses")
+    page.wait("document.querySelector('.task-help pre')")
+    scrolling = page.run("""[...document.querySelectorAll("#exercises pre[tabindex='0']")]
+        .map((it) => [it.getAttribute("role"), it.getAttribute("aria-label")])""")
+    assert len(scrolling) == 3 and all(role == "region" and name for role, name in scrolling)
 
 
 # -- keeping -----------------------------------------------------------------------------------------------------------
@@ -642,6 +719,8 @@ def test_if_python_cannot_be_loaded_the_page_says_so(tab):
     with playground_server.served(handler=playground_server.Folder) as url:  # no wheel, no Pyodide, no network
         tab.open(url)
         tab.wait("window.playground && !document.querySelector('#trouble').hidden")
+        told = tab.run("playground.python.ask('about').catch((error) => error.message)")
+        assert told == "Python could not be loaded."
         assert "could not be loaded" in text(tab, "#state") and tab.run("document.querySelector('#train').disabled")
     tab.errors.clear()
 

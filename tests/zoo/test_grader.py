@@ -269,6 +269,23 @@ def test_whatever_an_answer_raises_is_reported(tmp_path, blow, named):
         read(path, "dense")
 
 
+def test_a_syntax_error_from_elsewhere_is_no_line_of_the_answer(tmp_path, monkeypatch):
+    (tmp_path / "half_written_helper.py").write_text("x = 1\n\n\ndef f(:\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "mine.py"
+    for code, words in (
+        ("import half_written_helper", r"SyntaxError in line 2: invalid syntax \(half_written_helper.py, line 4\)"),
+        ("eval('1 +')", r"SyntaxError in line 2: invalid syntax \(<string>, line 1\)"),
+        ("raise SyntaxError('so')", "SyntaxError in line 2: so"),
+    ):
+        path.write_text(f"\n{code}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"mine.py cannot be imported: {words}"):
+            read(path, "dense")
+    path.write_text("\n\n(", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine.py, line 3: '\(' was never closed"):
+        read(path, "dense")
+
+
 def test_ctrl_c_is_the_users_own(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def dense(x, w, b):\n    raise KeyboardInterrupt")

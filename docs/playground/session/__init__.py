@@ -10,6 +10,7 @@ breaking    the zoo's wrong backward passes inside a network that trains
 exercises   the zoo's exercises by themselves: the task, help, and the verdict on a repair
 notebook    the same run as a notebook
 console     a line of Python
+printed     what a reader's code prints, up to a limit
 """
 
 from .desk import Desk

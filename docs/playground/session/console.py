@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import io
 import traceback
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy
 
 import dualnet as dn
 
+from .printed import Printed
 from .training import Training
 
 LONGEST = 20_000
@@ -29,7 +29,7 @@ class Console:
         pictures = training.pictures
         self.names |= {"net": training.net, "optimizer": training.optimizer, "training": training}
         self.names |= {"x": pictures.x, "t": pictures.t, "xv": pictures.xv, "tv": pictures.tv}
-        out, ok = io.StringIO(), True
+        out, ok = Printed(LONGEST), True
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
                 self._run(code)
@@ -37,8 +37,7 @@ class Console:
                 ok = False
                 out.write(told(error))
         training.remember(pinned=True)  # the code may have changed the network: rewinding keeps that
-        text = out.getvalue()
-        return {"text": text if len(text) <= LONGEST else text[:LONGEST] + "\n… and more", "ok": ok}
+        return {"text": out.shown(), "ok": ok}
 
     def _run(self, code: str) -> None:
         tree = ast.parse(code, HERE)

@@ -6,7 +6,6 @@ What the page gets before the repair tells nothing of the solution. The lesson c
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import tokenize
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import dualnet as dn
 from dualnet.zoo.exercise import ASK, load
 from dualnet.zoo.highlighting import pieces
+
+from .printed import Printed
 
 LONGEST = 4000
 """The most characters that are shown of what a repair prints: the witnesses call it a hundred times."""
@@ -38,7 +39,8 @@ def task(name: str) -> dict[str, Any]:
 
 def verdict(name: str, code: str) -> dict[str, Any]:
     """What the witnesses say about a repair, and the first line of it that raises an error, if one does."""
-    exercise, printed, passed = dn.zoo.show(name), io.StringIO(), False
+    exercise, printed, passed = dn.zoo.show(name), Printed(LONGEST), False
+    backend = dn.get_backend()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             report = dn.zoo.grade(name, load(code, f"{name}.py", exercise.op.__name__))
@@ -47,14 +49,12 @@ def verdict(name: str, code: str) -> dict[str, Any]:
             text = str(error)
         except KeyboardInterrupt:  # raised by the code itself: a browser has no Ctrl-C
             text = f"{name}.py raises KeyboardInterrupt"
+        finally:  # a repair may choose another backend, and the training goes on with the one that it had
+            if dn.get_backend() != backend:
+                dn.set_backend(backend)
     found = None if passed else LINE.search(text)
-    told = {"passed": passed, "text": text, "line": int(found[1]) if found else None, "printed": cut(printed)}
+    told = {"passed": passed, "text": text, "line": int(found[1]) if found else None, "printed": printed.shown()}
     return told | (_learned(exercise) if passed else {})
-
-
-def cut(printed: io.StringIO) -> str:
-    text = printed.getvalue()
-    return text if len(text) <= LONGEST else text[:LONGEST] + "\n… and more"
 
 
 def _learned(exercise: Any) -> dict[str, Any]:
