@@ -91,7 +91,8 @@ class Choice(tuple):
         own = {kernel.algorithm: kernel for kernel in self}
         names, why = ((), "usual order") if shape is None else _first(shape)
         rest = [] if _state["forced"] else [name for name in own if name not in names]
-        if self.name not in table.ALL:  # two things at once: as far as those that can do both come first
+        if self.name not in table.ALL:  # two things at once
+            # use the order only up to the first algorithm that cannot do both
             strange = next((i for i, name in enumerate(names) if name not in own), None)
             names, rest = names[:strange], rest if strange is None else []
         return Order([own[name] for name in (*names, *rest) if name in own], why, at)

@@ -1,4 +1,4 @@
-"""NumPy on the host: the default, the measure of every other backend; and the order in which its kernels are asked."""
+"""NumPy on the host: the default, the reference for every other backend; and in which order its kernels are asked."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ ITEMS: dict[str, list[Item]] = {
         ),
         Item(
             17,
-            "Every test that could end differently on the strict backend, which rejects what a GPU rejects, with no hidden copy",
+            "Every test that could end differently on the strict backend: it rejects what a GPU rejects",
             ("backends/test_strict_backend.py", "shim/test_transfers.py"),
             "`.ci/run` runs them on it",
         ),

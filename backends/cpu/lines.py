@@ -7,7 +7,8 @@ which lies in one piece. With T_m, the rows of the band matrix (band_matrix.py) 
     E13   q columns of dx  =  Σ_m  dY↓m T_m       dY↓m: the run's rows, with rows of 0 between the images, from m on
 
 and each term is one BLAS product for a whole block of images, added to its output. It serves stride 1 without padding
-above and below: then the rows of 0 above an image also end the one before it, and no row of a product is lost.
+above and below: then the zero rows above an image also serve as those below the previous image, so no row of a product
+is wasted.
 """
 
 from __future__ import annotations

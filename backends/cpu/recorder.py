@@ -103,7 +103,7 @@ class Recorder:
             place += len(answer)
         asked = {part.buffer for part, _ in found}
         steps = read_later(settled(noted, asked | lasting), results | asked | lasting)
-        first, last = just_before(*put_off(into_place(steps, lasting - asked), lasting))
+        first, last = just_before(*put_off(into_place(steps, lasting - asked, results | asked), lasting))
         steps = first + last
         self.arena = Arena(steps, results)
         places = self.arena.places

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,6 +55,11 @@ class Part:
         return numpy.ndarray(self.shape, self.dtype, memory, start + self.offset, self.strides)
 
 
+def covers(part: Part) -> bool:
+    """Is this part all that its buffer holds?"""
+    return math.prod(part.shape) * part.dtype.itemsize == part.buffer.size
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a part of a buffer begins, for a library that takes pointers."""
@@ -81,7 +86,12 @@ class Call:
 
     def makes(self, part: Part) -> bool:
         """Is this part its whole result, which may lie elsewhere as well?"""
-        return isinstance(self.function, numpy.ufunc) and self.options.get("out") == part
+        whole = isinstance(self.function, numpy.ufunc) and self.options.get("where", True) is True
+        return whole and self.options.get("out") == part
+
+    def may_write(self, buffer: Buffer) -> bool:
+        """May what it :meth:`makes` lie in this buffer, even if the call reads there? A ufunc sees to overlaps."""
+        return True
 
     def redirect(self, source: Part, target: Part) -> None:
         """Write what it :meth:`makes` to another place."""
@@ -280,7 +290,7 @@ def settled(steps: list[Any], others: set[Buffer]) -> list[Any]:
         target, value = call.arguments
         if not isinstance(target, Part) or isinstance(value, Part) or target.buffer in others:
             return False
-        if writers[target.buffer] > 1 or math.prod(target.shape) * target.dtype.itemsize != target.buffer.size:
+        if writers[target.buffer] > 1 or not covers(target):
             return False
         target.buffer.home = numpy.empty(target.buffer.size, numpy.uint8)
         view = numpy.ndarray(target.shape, target.dtype, target.buffer.home, target.offset, target.strides)
@@ -353,8 +363,11 @@ def _all_of(call: Call) -> Part | None:
     return truths if whole and truths.buffer.home is None else None
 
 
-def into_place(steps: list[Any], lasting: set[Buffer]) -> list[Any]:
-    """``new = f(...)``, and later ``lasting[...] = new``, become one call that writes there at once."""
+def into_place(steps: list[Any], lasting: set[Buffer], wanted: Collection[Buffer] = ()) -> list[Any]:
+    """``new = f(...)``, and later ``lasting[...] = new``, become one call that writes there at once.
+
+    Not if ``new`` itself is ``wanted`` at the end of the step.
+    """
     used: dict[Buffer, list[int]] = {}
     for place, step in enumerate(steps):
         for buffer in step.reads | step.writes:
@@ -362,7 +375,7 @@ def into_place(steps: list[Any], lasting: set[Buffer]) -> list[Any]:
     gone = set()
     for place in range(len(steps)):
         found = _copy_of_new(steps, place, lasting, used)
-        if found is None:
+        if found is None or found[1].buffer in wanted:
             continue
         target, source, maker = found
         steps[maker].redirect(source, target)
@@ -386,7 +399,7 @@ def _copy_of_new(
     if len(users) < 2 or users[-1] != place or source.buffer in lasting or "where" in step.options:
         return None
     maker = steps[users[-2]]
-    if not isinstance(maker, Call) or not maker.makes(source):
+    if not isinstance(maker, Call) or not maker.makes(source) or not maker.may_write(target.buffer):
         return None
     if any(users[-2] < other < place for other in used[target.buffer]):
         return None

@@ -4,6 +4,9 @@ A :class:`Plan` holds a primitive of the library with all that it needs, made on
 addresses of the arrays and calls ``dnnl_primitive_execute``. On a CPU that call returns when the work is done, so there
 is no stream to wait for. Plans, their buffers and streams belong to one thread, so that threads neither wait for each
 other nor see each other's numbers. What the library itself caches (compiled code) is shared and safe.
+
+A plan is not re-entrant: while one runs, its addresses and the thread's working memory are taken. Code that the same
+thread runs in between, in a signal handler or a finaliser, must not compute with a network.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy
 from dualnet.geometry import Windows
 
 from ..cpu import threads, tracing
-from ..cpu.tape import ALIGNED, Address, Buffer, Call, Part, Places, Tape, Unrecordable
+from ..cpu.tape import ALIGNED, Address, Buffer, Call, Part, Places, Tape, Unrecordable, covers
 from .library import Library, Refused, count, ints, library, parallel
 
 KEPT = 256
@@ -369,9 +372,15 @@ class Primitive(Call):
         self.plan, self.at, self.threads = plan, at, (plan.library, plan.threads)
 
     def makes(self, part: Part) -> bool:
-        """A new contiguous result."""
-        whole = Address(part.buffer, part.offset) in self.at.values() and part.strides == _in_one_piece(part)
-        return whole and part.buffer in self.writes and part.buffer not in self.reads
+        """A new contiguous result, all of it: the primitive writes as much as it was made for, wherever that lies."""
+        address = Address(part.buffer, part.offset)
+        written = {self.at[one.memory] for one in self.arguments[3] if one.number in WRITTEN}
+        whole = address in written and covers(part) and part.strides == _in_one_piece(part)
+        return whole and part.buffer not in self.reads
+
+    def may_write(self, buffer: Buffer) -> bool:
+        """Not where it reads: a convolution would read what it has just written."""
+        return buffer not in self.reads
 
     def redirect(self, source: Part, target: Part) -> None:
         of, to = Address(source.buffer, source.offset), Address(target.buffer, target.offset)

@@ -26,9 +26,9 @@ Gradients = dict[str, Array]
 class Buckets:
     """Adds up the gradients of a network over all ranks, in every step.
 
-    ``filled(layer, gradients)`` may be called with gradients while the backward pass runs; ``summed(gradients)`` returns the
-    sums of all, by name. 16-bit gradients become float32. ``before`` holds the sums of the small batches before this
-    one.
+    ``filled(layer, gradients)`` may be called with gradients while the backward pass runs; ``summed(gradients)``
+    returns the sums of all, by name. 16-bit gradients become float32. ``before`` holds the sums of the small batches
+    before this one.
     """
 
     def __init__(self, communicator: Communicator) -> None:

@@ -11,8 +11,8 @@ from ..ops.activation import add, rectify_backward
 from ..ops.pullback import Pullback, TwoDeltas, added_up
 from ..shim import Array, backend_of, current
 from .initializers import Draw
-from .joining import inferring, passes, takes_need_dx, takes_other
-from .layer import Layer, Shape
+from .joining import inferring, meets, passes, takes_need_dx, takes_other
+from .layer import Layer, Shape, inferred
 from .merging import MERGES, merged, merged_shape
 from .passing import Gradients, blame, blaming, merge, y_and_pullback
 from .state import undone_if_it_fails
@@ -97,14 +97,16 @@ class Sequential(Container):
         passing = self._passes(way_back=backend_of(x).on_host)
         of_each = inferring(self.layers, passing) if self.together else ((place, place, False) for place, _ in passing)
         for place, end, relu in of_each:
-            layer = self.layers[place]
             options: dict[str, Any] = {"relu": True} if relu else of_the_last if end == len(self) - 1 else {}
-            if place != end:
-                options = {**options, "norm": self.layers[end]}
             try:
-                x = layer.infer(x, **options)
+                other = options.get("other")
+                if place != end and (other is None or meets(self.layers[place], x, other)):
+                    options = {**options, "norm": self.layers[end]}
+                elif place != end:  # apart, so that the norm says what does not fit
+                    x, place = inferred(self.layers[place], x), end
+                x = inferred(self.layers[place], x, **options)
             except (ValueError, TypeError, MemoryError) as error:
-                blame(str(place), layer, error)
+                blame(str(place), self.layers[place], error)
         return x
 
     @undone_if_it_fails
@@ -169,10 +171,10 @@ class Residual(Container):
         return direct
 
     def infer(self, x: Array, relu: bool = False) -> Array:
-        direct = x if self.shortcut is None else self.shortcut.infer(x)
+        direct = x if self.shortcut is None else inferred(self.shortcut, x)
         if takes_other(self.layer):
-            return self.layer.infer(x, relu=relu, other=direct)  # type: ignore[call-arg]
-        return add(self.layer.infer(x), direct, relu)
+            return inferred(self.layer, x, relu=relu, other=direct)
+        return add(inferred(self.layer, x), direct, relu)
 
     @undone_if_it_fails
     def forward(self, x: Array, train: bool = False, relu: bool = False) -> tuple[Array, Pullback]:
@@ -224,10 +226,10 @@ class Parallel(Container):
     """Several layers side by side on the same input, whose outputs are then merged (``merge``, see E12, E14, E15):
 
     - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal units the first
-    wins - ``"multiply"``: the product. If a branch has extent 1 along an axis, its number applies to all places: a
-    branch
+      wins.
+    - ``"multiply"``: the product. If a branch has extent 1 along an axis, its number applies to all places: a branch
       that turns maps (H, W, C) into (1, 1, C) is a gate for each channel.
-    - ``"concat"``: side by side along the channels
+    - ``"concat"``: side by side along the channels.
 
     ``"concat"`` is Inception's block (Szegedy et al. 2015) and, with an :class:`Identity` branch, U-Net's skip.
     ``"multiply"`` makes squeeze-and-excitation (Hu et al. 2018):
@@ -255,7 +257,7 @@ class Parallel(Container):
         return merged_shape(f"Parallel(merge={self.merge!r})", self.merge, shapes)
 
     def infer(self, x: Array) -> Array:
-        return merged("Parallel", self.merge, [layer.infer(x) for layer in self.layers])[0]
+        return merged("Parallel", self.merge, [inferred(layer, x) for layer in self.layers])[0]
 
     @undone_if_it_fails
     def forward(self, x: Array, train: bool = False) -> tuple[Array, Pullback]:

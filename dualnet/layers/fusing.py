@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from ..shim import Array, backend_of
 from . import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Graph, Parallel, Residual, Sequential
+from .joining import METHODS, replaced
 from .layer import Layer
 from .parameter import Parameter
 
@@ -65,7 +66,7 @@ def _chain(layers: list[Layer], places: dict[int, int]) -> list[Layer]:
     for layer in layers:
         before = kept[-1] if kept else None
         alone = before is not None and places.get(id(before)) == places.get(id(layer)) == 1
-        if type(layer) is BatchNorm and type(before) in FOLDS and alone:
+        if type(layer) is BatchNorm and type(before) in FOLDS and alone and not replaced((before, layer), *METHODS):
             _fold(before, layer)  # type: ignore[arg-type]
         else:
             kept.append(layer)

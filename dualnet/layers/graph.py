@@ -10,7 +10,7 @@ from ..geometry import check_shape
 from ..ops.pullback import Pullback
 from ..shim import Array
 from .containers import Container, check_layers, forward_of
-from .layer import Layer, Shape, entered
+from .layer import Layer, Shape, entered, inferred
 from .passing import Gradients, blame, merge
 from .state import undone_if_it_fails
 
@@ -190,7 +190,7 @@ class Graph(Container):
         last = {source: name for name, node in self.nodes.items() for source in node.sources}  # its last user
         for name, node in self.nodes.items():
             try:
-                values[name] = node.layer.infer(node.taken(values))
+                values[name] = inferred(node.layer, node.taken(values))
             except (ValueError, TypeError, MemoryError) as error:
                 blame(name, node.layer, error)
             for source in {*node.sources} - {*ends}:

@@ -4,7 +4,8 @@ A ReLU reads and writes a whole map only to clip it at 0. The layer before it wr
 right away. So can the max pooling after it, on a smaller map: max(0, ·) is monotonic, so the largest of the clipped
 units is the largest unit, clipped. Class attributes say what a layer can do:
 
-- ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return.
+- ``takes_relu``: its ``forward`` and ``infer`` accept ``relu=True``, and then clip what they return. (Here and in
+  ``takes_other``, ``forward`` is enough for a class without an ``infer`` of its own.)
 - ``takes_other``: its ``forward`` and ``infer`` accept ``other=`` the output of another branch, and add it to their own
   before the ReLU; its pullback returns the two deltas as a list, like that of every layer with two inputs.
 - ``takes_norm``: its ``infer`` accepts ``norm=`` the layer after it, which ``is_norm``, and does its work too.
@@ -23,7 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..shim import Array, backend_of
 from .layer import Layer
+
+METHODS = ("forward", "infer")
+"""What computes: a layer of which one is replaced runs alone."""
 
 
 def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int | None]]:
@@ -40,10 +45,10 @@ def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int |
     chain, place = [*layers, None, None], 0
     while place < len(layers):
         layer, relu, pooling = chain[place], chain[place + 1], chain[place + 2]
-        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")):
+        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")) or replaced((layer, relu), "infer"):
             yield place, None
             place += 1
-        elif way_back and _says(layer, "leaves_relu") and _says(pooling, "commutes_with_relu"):
+        elif way_back and _says(layer, "leaves_relu") and _commutes(pooling):
             yield from ((place, None), (place + 2, place + 1))
             place += 3
         else:
@@ -54,7 +59,7 @@ def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int |
 def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]]) -> Iterator[tuple[int, int, bool]]:
     """The :func:`passes` of inference, where batch norm runs in the pass of the convolution before it.
 
-    First and last place of each pass, the ReLU's aside, and whether it takes a ReLU.
+    Yields the first and last position of each pass, not counting the ReLU, and whether it takes a ReLU.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm(), dn.ReLU(), dn.Flatten()]).init((5, 5, 1))
@@ -80,10 +85,26 @@ def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]])
 
 def _normalised_by(layer: Any, norm: Any) -> bool:
     """Can the layer do the work of this norm behind it? Not if one of them is watched, or does not fit."""
-    if not _says(norm, "is_norm") or not {"forward", "infer"}.isdisjoint({**vars(layer), **vars(norm)}):
+    alone = replaced((layer, norm), *METHODS) or type(layer).infer is Layer.infer
+    if alone or not _says(norm, "is_norm") or getattr(layer, "w", None) is None or norm.moving_mean is None:
         return False
-    ready = getattr(layer, "w", None) is not None and norm.moving_mean is not None
-    return ready and norm.moving_mean.shape == (layer.filters,)
+    w, learned = layer.w.value, [p.value for p in (norm.gamma, norm.beta) if p is not None]
+    kind, shape, dtype = type(w), (layer.filters,), w.dtype
+    return all(
+        array.shape == shape and array.dtype == dtype and (type(array) is kind or backend_of(array) is backend_of(w))
+        for array in (norm.moving_mean, norm.moving_variance, *learned)
+    )
+
+
+def meets(layer: Layer, x: Array, other: Array) -> bool:
+    """Does another branch fit what the layer makes of x, so that the two can be added in one pass?"""
+    fits = backend_of(other) is backend_of(x) and other.dtype == x.dtype
+    return fits and tuple(other.shape) == (x.shape[0], *layer.output_shape(tuple(x.shape[1:])))
+
+
+def _commutes(pooling: Any) -> bool:
+    """Can a ReLU change places with this pooling?"""
+    return _says(pooling, "commutes_with_relu") and not replaced([pooling], "infer")
 
 
 def takes_need_dx(layer: Layer) -> bool:
@@ -115,11 +136,16 @@ def takes_other(layer: Layer) -> bool:
     >>> takes_other(dn.Sequential([dn.BatchNorm(), dn.ReLU()]))
     False
     """
-    if "forward" in vars(layer):
+    if replaced([layer], *METHODS):
         return False
     if _says(layer, "together"):  # a chain
         return bool(layer.together and len(layer)) and takes_other(layer[-1])  # type: ignore[attr-defined,arg-type,index]
     return _says(layer, "takes_other")
+
+
+def replaced(layers: Sequence[Any], *methods: str) -> bool:
+    """Has one of these very layers another method than its class?"""
+    return any(method in vars(layer) for layer in layers for method in methods)
 
 
 def _says(layer: Any, what: str) -> bool:

@@ -66,6 +66,12 @@ class Layer(LayerTree):
     dtype: Any = None
     input: Any = None  # a network's dualnet.data.InputSpec: what it expects of images
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class that defines ``forward`` alone computes with it in inference too, whatever ``infer`` it inherits."""
+        super().__init_subclass__(**options)
+        if next(name for kind in cls.__mro__ for name in ("infer", "forward") if name in vars(kind)) == "forward":
+            cls.infer = Layer.infer  # type: ignore[method-assign]
+
     def __init__(self) -> None:
         """A layer without arguments."""
 
@@ -157,7 +163,7 @@ class Layer(LayerTree):
 
     def __call__(self, x: Array) -> Array:
         """Inference: the output for x (N, ...); nothing is kept for a backward pass."""
-        return self.infer(self.enter(x))
+        return inferred(self, self.enter(x))
 
     def enter(self, x: Array) -> Array:
         """Check an input against this layer's, and convert its dtype to the layer's."""
@@ -357,6 +363,17 @@ def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
                 )
         if isinstance(old, (Parameter, Layer)) or attribute in layer.state_names:
             setattr(layer, attribute, old)
+
+
+def inferred(layer: Layer, x: Array, **options: Any) -> Array:
+    """``layer.infer(x, **options)``; by ``forward`` if the class has no ``infer`` of its own.
+
+    Also if this very layer has another ``forward`` than its class: ``infer`` of the class would not know it.
+    """
+    own = vars(layer)
+    if "infer" not in own and ("forward" in own or type(layer).infer is Layer.infer):
+        return y_and_pullback(layer, layer.forward(x, train=False, **options))[0]
+    return layer.infer(x, **options)
 
 
 @functools.cache

@@ -62,7 +62,7 @@ class Watch:
     itself, or one that calls it.
 
     ``at`` names the layers to watch (default: all). A Sequential may run a ReLU in one pass with the layer before it;
-    with ``apart=True`` each layer runs by itself. Only ``forward`` is watched, not ``infer``.
+    with ``apart=True`` each layer runs by itself. Inference, too, runs by ``forward`` while it is watched.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Dense(3), dn.ReLU()]).init((2,))

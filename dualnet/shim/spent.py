@@ -4,7 +4,10 @@ After a training step's update its gradients are of no use. Written into them, t
 their own: in a small batch parameters, gradients and new parameters are most of what a step needs.
 
 Whether nobody else has an array is a question of references: an array that its pullback, a container or the user still
-holds, or of which there is a view, has more of them than one that only the dictionary of gradients knows.
+holds, or of which there is a view, has more of them than one that only the dictionary of gradients knows. That says
+nothing of memory that NumPy did not allocate: a buffer, a file in memory or another library's tensor may have more
+users, none of whom refers to the array. So the memory must be NumPy's own: that of the array, or that of the one array
+of which it is a view.
 """
 
 from __future__ import annotations
@@ -56,12 +59,12 @@ def _held_by_nobody_else(arrays: dict[str, Any]) -> dict[int, Any]:
 
 
 def _in_one_piece(array: Any) -> bool:
-    """Enough memory of its own."""
-    base = array.base
-    if array.nbytes < LEAST or base is not None and (type(base) is not numpy.ndarray or base.nbytes != array.nbytes):
+    """Enough memory of its own, in one piece: NumPy allocated it for this array, or for the one that it shows whole."""
+    owner = array if array.base is None else array.base
+    if type(owner) is not numpy.ndarray or owner.base is not None or not owner.flags.owndata:
         return False
     flags = array.flags
-    return flags.c_contiguous and flags.writeable
+    return LEAST <= array.nbytes == owner.nbytes and flags.c_contiguous and flags.writeable
 
 
 def _references(arrays: dict[str, Any]) -> list[tuple[int, int]]:

@@ -53,6 +53,7 @@ __all__ = ["evaluate", "fit", "predict", "train_step"]
 
 
 Loss = str | Callable[..., Any] | Mapping[str, Any]
+SEE_GRADIENTS = ("step", "_change", "_clipped", "_updated", "update_all", "update")  # methods of an optimizer
 GROWN = 1000.0  # fit warns of a loss that has grown by this factor
 
 
@@ -342,10 +343,10 @@ def train_step(
                 gradients = ranks.added(gradients, pullback.spend(each(as_dtype, dy, pullback.dtype))[1])
             tally.add(y, t, value, *weights)
             met += [x, value] if rows(x) else []
-        gradients = ranks.summed(net, gradients)
+        gradients = dict(ranks.summed(net, gradients))  # a layer of the user's may keep the dictionary that it returned
         ranks.add_up(tally, net)
         if scale is None:
-            with spent(gradients if check is None and type(optimizer).step is optimizers.Optimizer.step else {}):
+            with spent(gradients if check is None and _forgets(optimizer) else {}):
                 optimizer.step(net, gradients)  # E17
         else:
             gradients, finite = scale.unscale(gradients)
@@ -354,6 +355,15 @@ def train_step(
             scale.update(finite)
         if check is not None:
             check(met, gradients)
+
+
+def _forgets(optimizer: optimizers.Optimizer) -> bool:
+    """Are all methods that see the gradients dualnet's own? One of the user's may keep them."""
+    for name in SEE_GRADIENTS:
+        owner = next(kind for kind in type(optimizer).__mro__ if name in vars(kind))
+        if name in vars(optimizer) or not owner.__module__.startswith("dualnet."):
+            return False
+    return True
 
 
 def _warn_of_the_loss(run: Run) -> None:

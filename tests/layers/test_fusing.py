@@ -66,3 +66,9 @@ def test_shared_layers_stay_as_they_are(backend, rng):
 def test_before_init():
     with pytest.raises(ValueError, match="fuse: Sequential has no parameters yet"):
         dn.Sequential([dn.Conv2D(2, 3)]).fuse()
+
+
+def test_a_layer_whose_forward_is_replaced_is_not_folded():
+    net = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm()]).init((6, 6, 1))
+    net[0].forward = dn.Conv2D.forward.__get__(net[0])
+    assert len(net.fuse()) == 2

@@ -290,3 +290,121 @@ def test_a_subclass_with_another_forward_need_not_know_need_dx(backend, rng):
     net = dn.Sequential([Plain(2, 3), dn.Flatten(), dn.Dense(3)])
     x, t = rng.random((4, 5, 5, 1)), rng.integers(0, 3, 4)
     assert len(net.fit(x, t, verbose=0)["loss"]) == 1
+
+
+KINDS = {
+    dn.Conv2D: lambda: (2, 3),
+    dn.Dense: lambda: (2,),
+    dn.MaxPool2D: lambda: (2,),
+    dn.BatchNorm: lambda: (),
+    dn.ReLU: lambda: (),
+    dn.Flatten: lambda: (),
+    dn.Sequential: lambda: ([conv(2), dn.BatchNorm()],),
+    dn.Residual: lambda: (conv(2),),
+    dn.Parallel: lambda: ([conv(2), conv(2)],),
+}
+PLACED = {
+    "alone": lambda layer: layer,
+    "in a chain": lambda layer: dn.Sequential([layer]),
+    "in branches": lambda layer: dn.Parallel([layer]),
+    "in a graph": lambda layer: dn.Graph("x").add("layer", layer, "x"),
+}
+
+
+def sevens(kind, how):
+    """A layer of this kind whose forward returns 7: its class's own, that of a class beside, or its very own."""
+
+    def forward(self, x, train=False):
+        y, way = kind.forward(self, x, train)
+        return y * 0 + 7, way
+
+    if how == "its own":
+        layer = kind(*KINDS[kind]())
+        layer.forward = forward.__get__(layer)
+        return layer
+    if how == "its class's":
+        return type("Mine", (kind,), {"forward": forward, "__init__": kind.__init__})(*KINDS[kind]())
+    beside = type("Beside", (), {"forward": forward})
+    return type("Mine", (beside, kind), {"__init__": kind.__init__})(*KINDS[kind]())
+
+
+@pytest.mark.parametrize("how", ["its class's", "a class's beside", "its own"])
+@pytest.mark.parametrize("place", PLACED)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_inference_computes_with_another_forward(rng, kind, place, how):
+    net = PLACED[place](sevens(kind, how)).init((6, 4, 2), dtype="float64")
+    y = dn.to_numpy(net(batch(rng, 6, 4, 2)))
+    assert y.size and (y == 7).all()
+
+
+def test_an_infer_that_is_defined_is_used(backend, rng):
+    class Both(dn.Conv2D):
+        def forward(self, x, train=False):
+            raise AssertionError
+
+        def infer(self, x):
+            return 0 * x + 3
+
+    class Below(Both):
+        """Has both from the class above."""
+
+    net, x = dn.Sequential([Below(2, 3), dn.ReLU()]).init((6, 4, 2), dtype="float64"), batch(rng, 6, 4, 2)
+    assert (dn.to_numpy(net(x)) == 3).all()
+    net = dn.Sequential([dn.Conv2D(2, 3), dn.BatchNorm(), dn.ReLU(), dn.MaxPool2D(2)]).init((6, 4, 2), dtype="float64")
+    for place, value in ((0, -3), (1, -4), (2, -5), (3, -6)):  # each alone, though they would run together
+        net[place].infer = lambda x, value=value: 0 * x + value
+        if place == 0:
+            net[1].moving_mean = net[1].moving_mean - 9
+            assert np.allclose(dn.to_numpy(net(x)), 6, atol=0.01)
+        else:
+            assert (dn.to_numpy(net(x)) == {1: 0, 2: -5, 3: -6}[place]).all()
+    net = dn.Residual(dn.Sequential([dn.Conv2D(2, 1), dn.BatchNorm()])).init((6, 4, 2), dtype="float64")
+    net.layer[1].infer = lambda x: 0 * x
+    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(x))
+
+
+class Adding(dn.Layer):
+    """A user's layer that adds another branch, and clips; it has no ``infer``."""
+
+    takes_relu = takes_other = True
+
+    def forward(self, x, train=False, relu=False, other=None):
+        y = -x if other is None else other - x
+        y = dn.ops.relu(y)[0] if relu else y
+        return y, dn.Pullback("adding", lambda dy: (-dy, {}) if other is None else ([-dy, dy], {}), y)
+
+
+@pytest.mark.parametrize("inner", [lambda: Adding(), lambda: dn.Sequential([dn.ReLU(), Adding()])])
+def test_a_forward_that_takes_options_is_enough(backend, rng, inner):
+    x = batch(rng, 3)
+    net = dn.Sequential([dn.Residual(inner()), dn.ReLU()]).init((3,), dtype="float64")
+    assert takes_other(net[0].layer)
+    assert np.array_equal(dn.to_numpy(net(x)), dn.to_numpy(net.forward(x)[0]))
+    net = dn.Sequential([Adding(), dn.ReLU()]).init((3,), dtype="float64")
+    assert np.array_equal(dn.to_numpy(net(x)), np.maximum(-dn.to_numpy(x), 0))
+
+
+def test_the_layer_that_does_not_fit_is_blamed():
+    def error_of(net, **options):
+        with pytest.raises((TypeError, ValueError)) as error:
+            net.infer(x, **options)
+        return str(error.value)
+
+    with dn.use_backend("numpy"):
+        net = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm(), dn.ReLU()]).init((6, 4, 2))
+        pair = dn.Sequential([dn.Conv2D(4, 3), dn.BatchNorm()]).init((6, 4, 2))
+        x = dn.asarray(np.ones((3, 6, 4, 2), "f4"))
+    whole = net.copy()
+    whole[1].to("strict")
+    assert error_of(whole).startswith("layer 1 (BatchNorm): ")
+    for name, change in {
+        "moving_variance": lambda norm: norm.moving_variance[:1],
+        "moving_mean": lambda norm: norm.moving_mean.astype("f8"),
+    }.items():
+        broken = net.copy()
+        setattr(broken[1], name, change(broken[1]))
+        assert error_of(broken).startswith("layer 1 (BatchNorm): "), name
+    for other in (np.ones((1, 1, 1, 4), "f4"), np.ones((3, 4, 2, 4)), np.ones((3, 6, 4, 4), "f4")):
+        assert error_of(pair, other=other).startswith("layer 1 (BatchNorm): ")
+    with pytest.raises(ValueError, match=r"^layer 0 \(Conv2D\): "):
+        pair.infer(x[:, :2])

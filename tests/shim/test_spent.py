@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_only_what_nobody_else_holds():
         assert [name for name, array in arrays.items() if reusable(array)] == ["mine", "mine, a view"]
         assert not reusable(np.zeros(3))
     assert not any(map(reusable, arrays.values()))
+
+
+def test_only_memory_that_numpy_owns():
+    buffer = bytearray(1600)
+    arrays = {"mine": np.zeros((10, 20)).reshape(200), "a buffer's": np.frombuffer(buffer),
+              "a buffer's, turned": np.frombuffer(buffer).reshape(10, 20),
+              "another library's": np.from_dlpack(np.zeros(200)), "its view": np.from_dlpack(np.zeros(200)).view(),
+              "an interface's": np.asarray(memoryview(np.zeros(200))).reshape(10, 20)}  # fmt: skip
+    with spent(arrays):
+        assert [name for name, array in arrays.items() if reusable(array)] == ["mine"]
 
 
 def trained(how, **options):
@@ -83,3 +94,71 @@ def test_an_optimizer_with_a_step_of_its_own_may_look_again():
         net, optimizer = dn.Sequential([dn.Dense(3)]).init((10,), seed=0), Looking(lr=0.1)
         net.fit(np.ones((4, 10), "f4"), np.arange(4) % 3, epochs=1, batch_size=4, optimizer=optimizer, verbose=0)
     assert optimizer.same
+
+
+class Own(dn.Layer):
+    """y = x · w, whose dw lies in memory of the layer's own."""
+
+    def build(self, input_shape, draw):
+        self.w = draw.parameter("ones", (input_shape[-1],))
+        self.memory = mmap.mmap(-1, 4 * input_shape[-1])
+        self.returned = []
+
+    def forward(self, x, train=False):
+        w = self.w.value
+
+        def pullback(dy):
+            np.sum(dy * x, axis=0, out=np.frombuffer(self.memory, "f4"))
+            return dy * w, {"w": np.frombuffer(self.memory, "f4").reshape(w.shape)}
+
+        return x * w, dn.Pullback("own", pullback, x)
+
+
+def test_memory_of_the_users_stays_the_users():
+    with dn.use_backend("numpy"):
+        net = Own().init((400,))
+        net.fit(np.ones((4, 400), "f4"), np.arange(4), batch_size=4, optimizer=dn.SGD(0.1), verbose=0)
+    assert not np.shares_memory(net.w.value, np.frombuffer(net.memory, "f4"))
+
+
+class KeepsItsDictionary(Own):
+    """Keeps the very dictionary that its pullback returns."""
+
+    def forward(self, x, train=False):
+        y, way = super().forward(x, train)
+
+        def keep(result):
+            dx, gradients = result
+            self.returned.append({name: g.copy() for name, g in gradients.items()})
+            self.first = [g.copy() for g in self.returned[-1].values()]
+            return dx, self.returned[-1]
+
+        return y, way.then("keeping", keep)
+
+
+def test_a_network_may_keep_the_dictionary_that_it_returned():
+    with dn.use_backend("numpy"):
+        net = KeepsItsDictionary().init((400,))
+        net.fit(np.ones((4, 400), "f4"), np.arange(4), batch_size=4, optimizer=dn.SGD(0.1), verbose=0)
+    assert net.returned[-1]["w"].tobytes() == net.first[0].tobytes()
+
+
+@pytest.mark.parametrize("name", loop.SEE_GRADIENTS)
+@pytest.mark.parametrize("on", ["class", "instance"])
+def test_an_optimizer_may_keep_what_it_sees(name, on):
+    kept = []
+
+    def keeping(self, *arguments, **options):
+        for one in arguments:
+            arrays = one.values() if isinstance(one, dict) else one if isinstance(one, list) else [one]
+            kept.extend((a, a.copy()) for a in arrays if isinstance(a, np.ndarray) and a.nbytes >= 1024)
+        return getattr(dn.SGD, name)(self, *arguments, **options)
+
+    with dn.use_backend("numpy"):
+        net, optimizer = dn.Sequential([dn.Dense(300)]).init((10,), seed=0), dn.SGD(0.1)
+        if on == "class":
+            optimizer = type("Keeping", (dn.SGD,), {name: keeping})(0.1)
+        else:
+            setattr(optimizer, name, keeping.__get__(optimizer))
+        net.fit(np.ones((4, 10), "f4"), np.arange(4), epochs=2, batch_size=4, optimizer=optimizer, verbose=0)
+    assert (kept or (name, on) == ("update", "instance")) and all(a.tobytes() == b.tobytes() for a, b in kept)

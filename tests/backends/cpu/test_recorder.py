@@ -162,3 +162,17 @@ def test_sections_without_use_are_left_out(rng):
 
     one = recorded(step, x)
     assert len(one.first) == 1 and not isinstance(one.first[0], Section)
+
+
+def test_a_step_may_return_what_it_writes_where_it_lasts(rng):
+    x, last = rng.standard_normal(1000), np.zeros(1000)
+
+    def step(x, last):
+        y = x * 2.0
+        np.copyto(last, y)
+        return y
+
+    one = recorded(step, x, last)
+    assert one.launch()
+    assert one.outputs.tobytes() == last.tobytes() == (x * 2.0).tobytes()
+    assert not np.shares_memory(one.outputs, last)

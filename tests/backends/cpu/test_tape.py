@@ -92,6 +92,19 @@ def test_unless_something_needs_it_as_it_is(abcd, kept, between):
     assert tape.into_place(list(steps), {kept.buffer}) == steps and made.options["out"] == b
 
 
+def test_what_the_step_returns_stays_where_it_is(abcd, kept):
+    a, b, _, _ = abcd
+    steps = [added(a, a, b), copied(kept, b)]
+    assert tape.into_place(list(steps), {kept.buffer}, {b.buffer}) == steps
+
+
+def test_a_result_in_some_places_only_is_not_written_where_it_lasts(abcd, kept):
+    a, b, c, _ = abcd
+    some = Call(np.add, [a, a], {"out": b, "where": c}, [a.buffer, b.buffer, c.buffer], [b.buffer])
+    steps = [added(a, a, b), some, copied(kept, b)]
+    assert tape.into_place(list(steps), {kept.buffer}) == steps and some.options["out"] == b
+
+
 def test_what_lasts_is_written_last(abcd, kept):
     a, b, c, _ = abcd
     write, more = copied(kept, a), added(a, a, b)

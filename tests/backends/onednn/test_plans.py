@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onednn_tools import SPECIAL, convolved, float32, needs_library, served
 
+from dualnet.backends.cpu import tracing
 from dualnet.backends.cpu.recorder import Recorder
 from dualnet.backends.onednn import library, plans
 from dualnet.geometry import windows
@@ -172,3 +173,40 @@ def test_a_plan_keeps_nothing_that_only_building_needs(rng: np.random.Generator)
     (plan,) = plans._of_thread.plans.values()
     assert plan is not None
     assert {destroy.__name__ for destroy, _ in plan._handles} == {"dnnl_memory_destroy", "dnnl_primitive_destroy"}
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [2, 256])
+def test_only_a_whole_result_is_written_where_it_lasts(rng: np.random.Generator, rows: int) -> None:
+    """A primitive writes 256 rows: two of them have no room for that."""
+    x, room = float32(rng, 256, 256), np.full((256, 256), 7, np.float32)
+    last = room[:rows]
+    one = Recorder()
+
+    def step() -> np.ndarray:
+        y = served("rectify", tracing.watched(x))
+        np.copyto(tracing.watched(last), y[:rows])
+        return tracing.watched(x)[0] * 1.0
+
+    one.record(step)
+    assert one.launch()
+    np.testing.assert_array_equal(last, np.maximum(x, 0)[:rows])
+    assert (room[rows:] == 7).all()
+
+
+@needs_library
+def test_a_convolution_does_not_write_what_it_reads(rng: np.random.Generator) -> None:
+    _, w, b, _, at, _ = convolved(rng, (8, (16, 16), 16, (3, 3), 16, 1, 1, 1, 1))
+    last = float32(rng, 8, 16, 16, 16)
+    expected = served("correlate", last, w, b, at)
+    assert expected.shape == last.shape
+    one = Recorder()
+
+    def step() -> np.ndarray:
+        seen = tracing.watched(last)
+        np.copyto(seen, served("correlate", seen, w, b, at))
+        return tracing.watched(b) * 1.0
+
+    one.record(step)
+    assert one.launch()
+    assert last.tobytes() == expected.tobytes()
