@@ -60,7 +60,7 @@ def ready(path: str, number: int) -> None:
         check_writable(path)
     except OSError as error:
         raise ValueError(
-            f"DUALNET_TUNED={path} cannot be written: {error.strerror} ({error.filename}). Name a file that can be, or "
+            f"DUALNET_TUNED={path} cannot be written: {error.strerror} ({error.filename}). Name a writable file, or "
             "unset DUALNET_AUTOTUNE or DUALNET_TUNED. Nothing was measured."
         ) from None
 
@@ -154,14 +154,14 @@ def _parsed(path: str) -> dict[str, Any]:
             f"DUALNET_TUNED={path} cannot be read: {error.strerror}. Write it with: dualnet tune"
         ) from None
     except RecursionError:
-        raise _damaged(path, "lists in lists without end") from None
+        raise _damaged(path, "lists nested too deeply") from None
     except UnicodeDecodeError:
-        raise _damaged(path, "bytes that are no text") from None
+        raise _damaged(path, "bytes that are not UTF-8 text") from None
     except json.JSONDecodeError as error:
         got = f"{error.msg} in line {error.lineno}, column {error.colno}" if error.doc.strip() else "an empty file"
         raise _damaged(path, got) from None
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
-        raise _damaged(path, f"a {type(document).__name__} without a format")
+        raise _damaged(path, f"JSON of type {type(document).__name__}, without a format")
     if document["format"] != FORMAT:
         return document  # of which nothing is known
     for name in ("measured on", "choices"):
@@ -208,6 +208,6 @@ def _check_names(path: str, row: str, names: list[str]) -> None:
 
 def _wrong(path: str, row: str, got: str, expected: str) -> ValueError:
     return ValueError(
-        f"{path}, row {row!r}: got {got}, expected {expected}. Mend the row, or delete it and measure it again with: "
+        f"{path}, row {row!r}: got {got}, expected {expected}. Fix the row, or delete it and measure it again with: "
         "dualnet tune"
     )

@@ -15,6 +15,7 @@ While a step is captured, setting an attribute of a layer, a parameter or an opt
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,6 +69,46 @@ class Stateful(Constructed):
         object.__delattr__(self, name)
 
 
+@contextmanager
+def noting() -> Iterator[dict[tuple[int, str], Any]]:
+    """Inside, every attribute that this thread reads of something :class:`Stateful` is noted, with its owner.
+
+    So a step's networks are known however it reaches them. The class listens only meanwhile, so that all other reads
+    stay as fast as they are; what other threads read is not noted.
+
+    >>> import dualnet as dn
+    >>> net = dn.ReLU()
+    >>> with noting() as read:
+    ...     net.frozen
+    False
+    >>> read[id(net), "frozen"] is net
+    True
+    """
+    read: dict[tuple[int, str], Any] = {}
+    token = _read.set(read)
+    with _listening:
+        _listeners[0] += 1
+        Stateful.__getattribute__ = _noted  # type: ignore[method-assign]
+    try:
+        yield read
+    finally:
+        with _listening:
+            _listeners[0] -= 1
+            if not _listeners[0]:
+                del Stateful.__getattribute__
+        _read.reset(token)
+
+
+def _noted(self: Any, name: str) -> Any:
+    read = _read.get()
+    if read is not None:
+        read[id(self), name] = self
+    return super(Stateful, self).__getattribute__(name)
+
+
+_read: ContextVar[dict[tuple[int, str], Any] | None] = ContextVar("dualnet_read", default=None)
+_listening, _listeners = threading.Lock(), [0]
+
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """Settings of these types are compared by value; others, such as a layer or a function, by identity."""
 _changes = [0]  # how many times a setting was set so far, anywhere
@@ -77,8 +118,9 @@ class Settings:
     """A snapshot of the settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``.
 
     A recorded step holds them as constants. A setting is a public attribute that no step changes, or sets with
-    :func:`assign`, and that is neither part of a state nor ``unwatched``. Lists and dictionaries are settings with all
-    that is in them. Asking is cheap as long as none was set: it checks only what can change in place.
+    :func:`assign`, and that is neither part of a state nor ``unwatched``, and was not set with :func:`leave`. Lists
+    and dictionaries are settings, including everything in them. The check is cheap as long as no setting was assigned:
+    then it looks only at what can change in place.
 
     >>> import dualnet as dn
     >>> opt = dn.SGD(lr=0.5, momentum=0.9)
@@ -132,10 +174,12 @@ class Settings:
 
     def _of(self, owner: Any, inside: list[Any]) -> dict[str, Any]:
         no_settings = (*_unwatched(owner.__class__), *getattr(owner, "state_names", ()))
+        left = vars(owner).get("_left", {})
         return {
             name: _known(value, inside)
             for name, value in vars(owner).items()
             if name[0] != "_" and name not in no_settings and (id(owner), name) not in self.moved
+            if left.get(name, _recording) is not value
         }
 
 
@@ -146,7 +190,7 @@ def _unwatched(kind: type) -> frozenset[str]:
 
 
 class _Itself:
-    """An object that is equal to itself alone."""
+    """An object, equal only to itself."""
 
     __slots__ = ("one",)
 
@@ -159,19 +203,34 @@ class _Itself:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _known(value: Any, inside: list[Any]) -> Any:
-    """What a setting is compared by; ``inside`` gets what in it can change in place."""
-    kind = type(value)
-    if kind in PLAIN:
-        return kind, value
-    if kind is tuple:
-        return kind, [_known(part, inside) for part in value]
-    parts = _parts(value)
-    if not parts:
-        return _Itself(value)
-    if not (is_dataclass(value) and value.__dataclass_params__.frozen):
-        inside += parts
-    return kind, [_known(part, inside) for some in parts for part in some]
+def _known(value: Any, inside: list[Any]) -> list[Any]:
+    """What a setting is compared by: what is met on a walk through it; ``inside`` gets what can change in place.
+
+    What is met again, such as the parent of a node in a tree, is only named: a walk in a circle would never end.
+    """
+    met: list[Any] = []
+    seen: dict[int, tuple[int, Any]] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind in PLAIN:
+            met.append((kind, repr(one) if kind in (float, complex) else one))  # a NaN is itself, 0.0 is not -0.0
+            continue
+        if id(one) in seen:
+            met.append(("again", seen[id(one)][0]))
+            continue
+        seen[id(one)] = len(seen), one  # held, so that no other gets its id
+        parts = [one] if kind is tuple else _parts(one)
+        if not parts:
+            met.append(_Itself(one))
+            continue
+        if kind is not tuple and not (is_dataclass(one) and one.__dataclass_params__.frozen):
+            inside += parts
+        held = [*chain.from_iterable(parts)]
+        met.append((kind, len(held)))
+        waiting += held
+    return met
 
 
 def _parts(value: Any) -> list[Any]:
@@ -208,6 +267,32 @@ def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
     """
     recording = _recording.get()
     return getattr(owner, name) if recording is None else recording.live(owner, name, dtype)
+
+
+def leave(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute on which no step depends, such as the figures that ``fit`` leaves in a network.
+
+    It is no setting until somebody else sets it: a layer of a user's own may have one of the same name.
+
+    >>> import dualnet as dn
+    >>> net = dn.ReLU()
+    >>> settings = Settings([net])
+    >>> leave(net, "loss", "mean_squared_error"); settings.changed()
+    False
+    >>> net.loss = "cosine"; settings.changed()
+    True
+    """
+    object.__setattr__(owner, "_left", {**vars(owner).get("_left", {}), name: value})
+    object.__setattr__(owner, name, value)
+
+
+def within() -> bool:
+    """Does a captured step run just now, called by Python?
+
+    >>> within()
+    False
+    """
+    return _recording.get() is not None
 
 
 def counted(owner: Any, name: str) -> None:
@@ -296,6 +381,7 @@ class LiveArray:
     owner: Any
     name: Name
     array: Array
+    before: Any = None  # what was there when a step set it for the first time, until that step is done
 
     def __post_init__(self) -> None:
         self.changed = getattr(self.owner, "changed", None)
@@ -414,7 +500,7 @@ class Recording:
     def undoing(self, in_place: bool) -> Iterator[None]:
         """If a step raises, restore the counts that it changed and, if it ran ``in_place``, the arrays it overwrote.
 
-        Whatever the step met for the first time is forgotten again.
+        Whatever the step met for the first time is as it was before, and is forgotten again.
         """
         before, known = self.counts(), (dict(self._numbers), dict(self._arrays))
         held = self.values() if in_place else []
@@ -427,8 +513,16 @@ class Recording:
                 _mark_changed(known_array.owner)
             after = self.counts()
             self.move({key: before[key] - after[key] for key in before})
+            for key, number in self._numbers.items():
+                if key not in known[0] and isinstance(number.written, int):
+                    _set(number.owner, number.name, number.written)
+            for place, new in self._arrays.items():
+                if place not in known[1]:
+                    _put_back(new.owner, new.name, new.before)
             self._numbers, self._arrays = known
             raise
+        for met in self._arrays.values():
+            met.before = None
 
     # -- called by live, counted, assign, owned, lasting and Stateful
 
@@ -466,7 +560,7 @@ class Recording:
             made = self.backend.xp.asarray(value) if self.backend.on_host else value  # even for a NumPy scalar
             array = self.backend.plain(self.lasting(lambda: made.astype(dtype)))
             _set(owner, name, self.show(array))
-            self._arrays[id(owner), name] = LiveArray(owner, name, array)
+            self._arrays[id(owner), name] = LiveArray(owner, name, array, old)
         else:
             place = self.show(known.array)
             if value is not place:
@@ -523,6 +617,22 @@ def _set(owner: Any, name: Name, value: Any) -> None:
     for key in keys:
         inside = inside.setdefault(key, {})
     inside[last] = value
+
+
+def _put_back(owner: Any, name: Name, value: Any) -> None:
+    """Undo a :func:`_set`: what was not in a dictionary is taken out of it, and an empty one as well."""
+    if isinstance(name, str) or value is not None:
+        _set(owner, name, value)
+        _mark_changed(owner)
+        return
+    attribute, *keys = name
+    inside = [getattr(owner, attribute)]
+    for key in keys[:-1]:
+        inside.append(inside[-1].get(key, {}))
+    for holder, key in zip(reversed(inside), reversed(keys)):
+        holder.pop(key, None)
+        if holder:
+            break
 
 
 def _mark_changed(owner: Any) -> None:

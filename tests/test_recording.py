@@ -265,6 +265,54 @@ def test_a_setting_that_is_another(way):
     assert settings.changed() and not Settings([one]).changed()
 
 
+class Node:
+    """An object that is compared by identity."""
+
+
+@dataclasses.dataclass
+class Tree:
+    depth: float
+    above: Tree | None = None
+    below: list = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        if self.above is not None:
+            self.above.below.append(self)
+
+
+def test_settings_that_contain_themselves_and_long_chains():
+    one = Set()
+    one.options = Tree(0.0)
+    one.several, leaf = [one.options], Tree(1.0, Tree(0.5, one.options))
+    one.several.append(one.several)
+    one.by_name["chain"] = chain = [Node()]
+    for _ in range(5000):
+        one.by_name["chain"] = [one.by_name["chain"]]
+    settings = Settings([one])
+    assert not settings.changed() and not Settings([one]).changed()
+    one.plain = True  # all is read again
+    assert not settings.changed()
+    for change, name in (
+        (lambda: setattr(leaf, "depth", 2.0), "several"),
+        (lambda: setattr(leaf, "above", one.options), "several"),
+        (lambda: chain.append(1), "by_name"),
+    ):
+        settings = Settings([one])
+        change()
+        assert settings.difference() == f"Set.{name}"
+
+
+@pytest.mark.parametrize("new", [0.0, 0, 1e-300, complex(0.0, -0.0)])
+def test_a_number_is_the_same_setting_if_it_reads_the_same(new):
+    one = Set()
+    one.rates, one.plain = [float("nan")], complex(0.0) if isinstance(new, complex) else -0.0
+    settings = Settings([one])
+    one.rates = [float("nan")]
+    assert not settings.changed()
+    one.plain = new
+    assert settings.difference() == "Set.plain"
+
+
 def test_what_is_no_setting_and_what_is_set_to_what_it_was():
     one = Set()
     settings = Settings([one], {(id(one), "steps")})

@@ -31,6 +31,7 @@ from ..arguments import flag
 from ..geometry import check_shape, warn_of_channels_first
 from ..history import History
 from ..ops.pullback import Pullback
+from ..recording import leave
 from ..shim import Array, backend_of, current
 from ..shim.dtypes import is_real
 from ..shim.loading import HostArray
@@ -58,7 +59,6 @@ class Layer(LayerTree):
     True
     """
 
-    unwatched = ("history", "input", "loss")  # what fit leaves behind, and no step depends on
     takes_need_dx = False  # does forward() accept need_dx=False, to skip the gradient of the first layer's input?
     takes_relu = False  # do forward() and infer() accept relu=True? A subclass sets its own; see joining.py
     frozen = False  # does training leave it as it is? Set by freeze()
@@ -221,7 +221,8 @@ class Layer(LayerTree):
         >>> net.history, net.fit([[[0.0]], [[1.0]]], [0, 1], epochs=3, verbose=0) is net.history, net.history.epochs
         (no epochs, True, 3)
         """
-        return History()
+        leave(self, "history", made := History())
+        return made
 
     # -- its arguments, and how it is printed
 

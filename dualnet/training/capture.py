@@ -14,7 +14,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from ..arguments import flag
@@ -22,7 +22,7 @@ from ..layers.parameter import Parameter
 from ..layers.state import LayerTree
 from ..optimizers.loss_scale import LossScale
 from ..optimizers.optimizer import Optimizer
-from ..recording import CaptureError, Recording, Settings
+from ..recording import CaptureError, Recording, Settings, noting, within
 from ..shim import Backend, asarray, backend_of, get_precision, transfers
 from ..shim.process import reader
 from ..shim.transfers import TransferForbidden
@@ -37,6 +37,9 @@ _capture = reader("DUALNET_CAPTURE")
 _switches = [reader(f"DUALNET_{name}") for name in ("KERNELS", "ONEDNN", "TUNED", "AUTOTUNE", "CUDNN")]
 """What decides which kernels are asked. (Another number of threads is the recorder's affair.)"""
 
+_python = threading.RLock()
+"""Of the thread in which a step's Python runs: meanwhile attributes hold its own views, which no other may see."""
+
 
 def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     """A training step that is recorded and then repeated without Python; also a decorator.
@@ -50,8 +53,8 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     dtypes and constants, with the memory that it needs.
 
     ``step`` may also be a network, for prediction: ``predict = dn.capture(net)``, and ``predict(x)`` is ``net(x)``. It
-    computes with the weights that the network has at each call. A function may predict as well; its networks are those
-    that it refers to by name.
+    computes with the weights that the network has at each call. A function may predict as well. Its networks are those
+    that it refers to by name, and all that its first call computes with.
 
     It returns copies, and copies arguments on the host to the device. A captured step raises :class:`CaptureError` if
     it reads a value back (``dn.to_numpy``, ``float(x)``, ``if x:``), copies from the host to a device, or keeps
@@ -93,16 +96,20 @@ class Captured:
     """
 
     def __init__(self, step: Callable[..., Any], *, eager: bool = False) -> None:
+        self._static = isinstance(step, staticmethod)
         step = step.__func__ if isinstance(step, staticmethod) else step
         network = getattr(step, "__self__", None)
-        if isinstance(network, LayerTree) and getattr(step, "__name__", "") == "forward":
+        self._forward = isinstance(network, LayerTree) and getattr(step, "__name__", "") == "forward"
+        if self._forward:
             step = network  # type: ignore[assignment]  # a pullback would belong to one call only
         if not isinstance(step, LayerTree):
             functools.update_wrapper(self, step, updated=())
         self.step, self.eager = step, eager
         self._recordings: dict[str, Recording] = {}  # by backend: all shapes share numbers and arrays
         self._takes: dict[tuple, Take] = {}
-        self._attribute = getattr(step, "__name__", "")  # of the class that it is a method of
+        self._place: tuple[type, str] | None = None  # of a method: the class that has it, and its name there
+        self._alone = threading.RLock()
+        self._busy = False
 
     @property
     def graphs(self) -> int:
@@ -111,14 +118,30 @@ class Captured:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         names: tuple[str, ...] = ()
-        if options:
-            arguments, options = _in_order(self.step, arguments, options)
+        if options or self._forward:
+            arguments, options = _in_order(self.step, arguments, options, _AS_NETWORK if self._forward else "")
             names, arguments = tuple(options), (*arguments, *options.values())
         backend = _backend(arguments)
-        if backend is None or backend.recorder is None:
+        if backend is None or backend.recorder is None or within():  # as a part of another captured step
             return _called(self.step, arguments, names)
-        take, arrays = self._run(backend, arguments, names)
-        return take.results.filled([array.copy() for array in arrays])
+        with self._one_at_a_time():
+            take, arrays = self._run(backend, arguments, names)
+            return take.results.filled([array.copy() for array in arrays])
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """All calls share arguments, memory and results: another thread waits until this one has its copies."""
+        with self._alone:
+            if self._busy:  # an RLock lets the same thread in: a signal handler, or a finaliser
+                raise CaptureError(
+                    f"the captured step {_name(self.step)} is called while it runs, by the same thread, as by a signal "
+                    "handler. Capture the step once more for that."
+                )
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     def _run(self, backend: Backend, arguments: tuple, names: tuple[str, ...]) -> tuple[Take, Any]:
         """One step. Returns the step's own arrays, which the next step overwrites."""
@@ -131,32 +154,37 @@ class Captured:
 
     # -- as a method, and in copies
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._attribute = name
-
     def __get__(self, owner: Any, kind: type | None = None) -> Captured:
-        """Of a function in a class: the captured method of this object, made once."""
-        if owner is None or not isinstance(self.step, types.FunctionType):
+        """Of a function in a class: the captured method of this object, made once.
+
+        The object keeps it under a name of its own, not the method's: there Python would find it before the method of a
+        subclass. And a shallow copy of the object holds the first one's, so look whose it is.
+        """
+        if owner is None or self._static or not isinstance(self.step, types.FunctionType):
             return self
-        held = getattr(owner, "__dict__", None)
+        held, name = getattr(owner, "__dict__", None), self.step.__name__
         if held is None:
             raise TypeError(
-                f"capture: {type(owner).__name__}.{self._attribute} is a captured method, and {type(owner).__name__} "
-                "has __slots__, so its objects cannot keep a recording each. Leave the decorator out, and capture "
-                f"the method of one object: step = dn.capture(one.{self._attribute})"
+                f"capture: {type(owner).__name__}.{name} is a captured method, and {type(owner).__name__} has "
+                "__slots__, so its objects cannot keep a recording each. Leave the decorator out, and capture the "
+                f"method of one object: step = dn.capture(one.{name})"
             )
-        made = held.get(self._attribute)  # which Python finds by itself from the second time on
-        if not isinstance(made, Captured) or getattr(made.step, "__func__", None) is not self.step:
-            made = Captured(types.MethodType(self.step, owner), eager=self.eager)
-            made._attribute = self._attribute
-            held[self._attribute] = made
+        key = f"_captured {self.step.__module__}.{self.step.__qualname__}"
+        made = held.get(key)
+        if made is None or made.step.__func__ is not self.step or made.step.__self__ is not owner:
+            made = held[key] = Captured(types.MethodType(self.step, owner), eager=self.eager)
+            made._place = self._found_in(type(owner))
         return made
+
+    def _found_in(self, kind: type) -> tuple[type, str] | None:
+        """The class that has this method, and the method's name there."""
+        places = ((base, name) for base in kind.__mro__ for name, value in vars(base).items() if value is self)
+        return next(places, None)
 
     def __reduce__(self) -> Any:
         """Copies and pickles hold the step, never a recording."""
-        owner = getattr(self.step, "__self__", None)
-        if isinstance(getattr(type(owner), self._attribute, None), Captured):  # made by __get__
-            return getattr, (owner, self._attribute)
+        if self._place is not None:  # made by __get__
+            return _method, (*self._place, self.step.__self__)  # type: ignore[attr-defined]
         name, found = getattr(self, "__qualname__", ""), sys.modules.get(self.__module__)
         for part in name.split("."):
             found = getattr(found, part, None)
@@ -165,7 +193,20 @@ class Captured:
         return functools.partial(Captured, eager=self.eager), (self.step,)
 
 
-def _in_order(step: Callable[..., Any], arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _method(kind: type, name: str, owner: Any) -> Any:
+    """The captured method of an object that is copied, or comes from a pickle."""
+    return vars(kind)[name].__get__(owner, type(owner))
+
+
+_AS_NETWORK = (
+    ". dn.capture(net.forward) is dn.capture(net), a prediction: the pullback that net.forward returns belongs to one "
+    "call. To train, capture a function that calls net.forward and the pullback, and returns arrays"
+)
+
+
+def _in_order(
+    step: Callable[..., Any], arguments: tuple, options: dict[str, Any], hint: str
+) -> tuple[tuple, dict[str, Any]]:
     """Arguments given by name in their places, so that ``step(x, t=t)`` is ``step(x, t)``; the others sorted."""
     try:
         signature = inspect.signature(step)
@@ -174,7 +215,7 @@ def _in_order(step: Callable[..., Any], arguments: tuple, options: dict[str, Any
     try:
         bound = signature.bind(*arguments, **options)
     except TypeError as error:
-        raise TypeError(f"{_name(step)}{signature}: {error}") from None
+        raise TypeError(f"{_name(step)}{signature}: {error}{hint}") from None
     return bound.args, dict(sorted(bound.kwargs.items()))
 
 
@@ -208,6 +249,7 @@ class Take:
         self.arguments = tuple(_buffer(a, backend) for a in arguments)
         self.steps = 0
         self.moves: dict = {}
+        self.read: dict = {}  # the attributes of layers, parameters and optimizers that the first step has read
         self.kept: list = []  # arrays outside the recorder's memory that it writes to
         self.settings = Settings()  # what the recorded step holds as constants
         self.results: Results | None = None  # how the arrays that it returns are put together
@@ -223,15 +265,18 @@ class Take:
             where = backend_of(given)
             if where is not None:
                 buffer[...] = given if where is self.backend else asarray(given, backend=self.backend.name)
-        self.recording.prepare()
         if self.eager or self.steps < WARM_UPS:
-            outputs = self._run()
+            with _python:
+                self.recording.prepare()
+                outputs = self._run()
         else:
             try:
-                if self.steps == WARM_UPS:
-                    self._record()
-                else:
-                    self._rehearse()
+                with _python:
+                    self.recording.prepare()
+                    if self.steps == WARM_UPS:
+                        self._record()
+                    else:
+                        self._rehearse()
                 outputs = self._repeat()
             except CaptureError:
                 raise
@@ -251,14 +296,27 @@ class Take:
                     "with dn.recording.assign(self, name, array)."
                 )
         if self.steps == 0:
-            found = networks(self.step)
-            for network in found:
-                for parameter in network.parameters().values():
-                    self.recording.follow(parameter, "value")
-                for layer, attribute in network._statistics().values():
-                    self.recording.follow(layer, attribute)
-            self.settings = self.recording.settings(_with_settings(found, self.recording.owners()))
+            self._follow()
         return outputs
+
+    def _follow(self) -> None:
+        """New weights, statistics and settings between two steps shall reach the recorded one.
+
+        Of the networks that the step names, all; of those that it reaches in any other way, what it has read.
+        """
+        found = networks(self.step)
+        for network in found:
+            for parameter in network.parameters().values():
+                self.recording.follow(parameter, "value")
+            for layer, attribute in network._statistics().values():
+                self.recording.follow(layer, attribute)
+        for (_, name), owner in self.read.items():
+            weight = isinstance(owner, Parameter) and name == "value"
+            if weight or (isinstance(owner, LayerTree) and name in owner.state_names):
+                self.recording.follow(owner, name)
+        owners = list({id(owner): owner for owner in [*self.recording.owners(), *self.read.values()]}.values())
+        self.read = {}
+        self.settings = self.recording.settings(_with_settings(found, owners))
 
     def _repeat(self) -> Any:
         """The step without Python; by Python where it goes another way than the recorded one."""
@@ -267,7 +325,8 @@ class Take:
             if done:
                 self.recording.move(self.moves)
         if not done:
-            return self._run()
+            with _python:
+                return self._run()
         if self.news and self.recorder.checked:  # compared with what Python makes of them
             self.alike = [pair for pair in self.alike if all(pair is not other for other in self.news)]
         return self.recorder.outputs
@@ -286,7 +345,7 @@ class Take:
         self.alike = [] if self.recorder.checked else [(buffer, buffer.copy()) for buffer in self._buffers()]
 
     def _rehearse(self) -> None:
-        """Let the recorder see what Python makes of this step, as soon as an argument is another than was recorded.
+        """Let the recorder see what Python makes of this step, as soon as an argument differs from the recorded one.
 
         So a constant in place of an argument is found before it does any harm, however late the argument changes.
         """
@@ -327,11 +386,13 @@ class Take:
         )
 
     def _python(self) -> Any:
-        """The step's arrays; what is around them stays here, and must be the same in every run."""
+        """The step's arrays; the containers around them are kept here, and must be the same in every run."""
         try:
             with self.recording.running(), transfers("forbid"):
                 shown = tuple(a if backend_of(a) is None else self.recording.show(a) for a in self.arguments)
-                made = _called(self.step, shown, self.names)
+                first: AbstractContextManager[dict] = noting() if self.steps == 0 else nullcontext({})
+                with first as self.read:
+                    made = _called(self.step, shown, self.names)
         except TransferForbidden as error:
             raise CaptureError(
                 f"a captured step makes {error}. Compute with array functions, and read what the step returns; or "
@@ -414,28 +475,60 @@ _signals: Any = getattr(signal, "_signal", signal)
 
 
 class _Whole:
-    """A signal that comes meanwhile is handled afterwards: arrays and counts move on together, or not at all."""
+    """A signal that comes meanwhile is handled afterwards: arrays and counts move on together, or not at all.
 
-    held: dict[int, Any] = {}  # noqa: RUF012  # of a thread that signals do not reach
+    A handler may raise as soon as it is in its place, between any two calls here. Whatever it raises, all handlers come
+    back, and every signal that came is handled.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[int, Any] = {}  # empty in a thread that signals do not reach
+        self.came: list[Any] = []
+        self.over = False
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
             return
-        self.came: list[Any] = []
-        self.held = {number: handler for number in SIGNALS if callable(handler := _signals.getsignal(number))}
-        for number in self.held:
-            _signals.signal(number, self._note)
+        try:
+            for number in SIGNALS:
+                if callable(handler := _signals.getsignal(number)):
+                    self.held[number] = handler
+                    _signals.signal(number, self._note)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        if not self.held:
-            return
-        for number, handler in self.held.items():
-            _signals.signal(number, handler)
-        for given in self.came:
-            self.held[given[0]](*given)
+        self.over = True
+        try:
+            self._put_back([*self.held])
+        finally:
+            self._handle()
 
-    def _note(self, *given: Any) -> None:
-        self.came.append(given)
+    def _put_back(self, numbers: list[int]) -> None:
+        try:
+            while numbers:
+                _signals.signal(numbers[0], self.held[numbers[0]])
+                del numbers[0]
+        finally:
+            if numbers:
+                self._put_back(numbers)
+
+    def _handle(self) -> None:
+        """In their order; if several raise, the last error has the others as its context, as without this class."""
+        try:
+            while self.came:
+                number, frame = self.came.pop(0)
+                self.held[number](number, frame)
+        finally:
+            if self.came:
+                self._handle()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.came.append((number, frame))
+        if self.over:  # this handler should be gone: an error has come between
+            _signals.signal(number, self.held[number])
+            self._handle()
 
 
 def _switched() -> list[str]:
@@ -460,7 +553,9 @@ def _kind(argument: Any) -> Any:
     """What two calls must have in common to share a recording."""
     if backend_of(argument) is not None:
         return tuple(argument.shape), argument.dtype
-    if argument is None or isinstance(argument, (bool, int, float, str)):
+    if isinstance(argument, float):
+        return type(argument), float.__repr__(argument)  # a NaN is like itself, and -0.0 is not 0.0
+    if argument is None or isinstance(argument, (bool, int, str)):
         return type(argument), argument
     raise TypeError(
         f"a captured step takes arrays, numbers and strings, got {argument!r}; let the function refer to other objects"

@@ -33,6 +33,7 @@ from ..layers.state import all_or_nothing
 from ..ops import losses
 from ..ops.sums import wide
 from ..optimizers.loss_scale import LossScale, as_loss_scale, guarded
+from ..recording import leave
 from ..shim import Array, asarray, backend_of, to_numpy
 from ..shim.dtypes import is_half
 from ..shim.spent import spent
@@ -206,10 +207,10 @@ def fit(
         ranks.agree("fit", net, data, held_out, lambda: description() | others)
         ranks.follow_the_first(net)
         keeper.find(description)
-        net.loss = losses.known(net) if loss is None else loss
+        leave(net, "loss", losses.known(net) if loss is None else loss)
         if (expected := learned(net.input, net.input_shape, augment)) is not None:
-            net.input = expected
-        net.history = run.history
+            leave(net, "input", expected)
+        leave(net, "history", run.history)
         plain = accumulate == 1 and judge.weighting is None
         group = functools.partial(grouped, accumulate=accumulate, plain=plain)
         return _train(

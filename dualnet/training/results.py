@@ -20,7 +20,7 @@ from ..shim import Array, Backend, backend_of
 __all__ = ["Results"]
 
 PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(None))
-"""What is the same if it reads the same."""
+"""Types whose values are compared by their repr."""
 
 
 class Results:
@@ -40,30 +40,33 @@ class Results:
         self.arrays: list[Array] = []
         self.constants: dict[str, Any] = {}  # by their place, such as "[0]['n']"
         self.kinds: list[Any] = []  # what holds what, in the order of a walk through all
-        self._build = self._taken_apart(results, "")
+        self._build = self._taken_apart(results, "", ())
 
     def filled(self, arrays: list[Any]) -> Any:
         """The results with other arrays in the places of these."""
         return self._build(arrays)
 
     def check(self, now: Results) -> None:
-        """Raise :class:`CaptureError` if another run of the step returned anything else, but for the arrays' values."""
+        """Raise :class:`CaptureError` unless another run returned the same, apart from the arrays' values."""
         for place, was in self.constants.items():
             if place in now.constants and not _same(was, now.constants[place]):
                 raise CaptureError(
-                    f"the captured step {self.name} returned {_short(now.constants[place])} in result{place}, and "
-                    f"{_short(was, 'another one')} before; repeated without Python it would return one of them for "
-                    "ever. Return arrays that the step computes, and keep what belongs to Python outside of it."
+                    f"the captured step {self.name} returned {_short(now.constants[place])} at result{place}, but "
+                    f"{_short(was, 'another one')} before. A repeated step runs no Python, so it would always return "
+                    "the same value. Return arrays, and keep Python values out of the result."
                 )
         if self.kinds != now.kinds:
             there, here = (_few(kinds) for kinds in (self.kinds, now.kinds))
             raise CaptureError(
-                f"the captured step {self.name} returned {here}, and {there} before. A captured step returns the same "
+                f"the captured step {self.name} returned {here}, but {there} before. A captured step returns the same "
                 "at every call, but for the values: return arrays of one dtype and shape for each place."
             )
 
-    def _taken_apart(self, value: Any, place: str) -> Callable[[list[Any]], Any]:
-        """Note what the value holds; the function that is returned builds it again, given all arrays."""
+    def _taken_apart(self, value: Any, place: str, around: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
+        """Note what the value holds; the function that is returned builds it again, given all arrays.
+
+        ``around`` are the containers in which it is.
+        """
         if backend_of(value) is self.backend:
             self.kinds.append((place, "array"))
             at = len(self.arrays)
@@ -74,9 +77,14 @@ class Results:
             self.kinds.append((place, type(value)))
             self.constants[place] = value
             return lambda arrays: value
+        if any(one is value for one in around):
+            raise CaptureError(
+                f"the captured step {self.name} returned a {type(value).__name__} that contains itself, at "
+                f"result{place}. That cannot be rebuilt. Return the arrays in a tuple, a list or a dictionary."
+            )
         keys, values, made = inside
         self.kinds.append((place, type(value), *map(str, keys)))
-        parts = [self._taken_apart(each, f"{place}[{key!r}]") for key, each in zip(keys, values)]
+        parts = [self._taken_apart(each, f"{place}[{key!r}]", (*around, value)) for key, each in zip(keys, values)]
         return lambda arrays: made([part(arrays) for part in parts])
 
 
@@ -90,8 +98,8 @@ def _inside(value: Any, name: str, place: str) -> Inside | None:
     if isinstance(value, tuple):
         if kind is not tuple and not hasattr(kind, "_make"):
             raise CaptureError(
-                f"the captured step {name} returned a {kind.__name__} in result{place}, a tuple of a kind of its own, "
-                "which cannot be made again for every step. Return a tuple, a namedtuple, a list, a dictionary or a "
+                f"the captured step {name} returned a {kind.__name__} at result{place}, a tuple subclass, "
+                "which cannot be rebuilt. Return a tuple, a namedtuple, a list, a dictionary or a "
                 "dataclass of arrays."
             )
         return [*range(len(value))], [*value], tuple if kind is tuple else kind._make

@@ -98,10 +98,10 @@ def choices(rows):
         ("", "got an empty file, expected JSON"),
         ("hello", "got Expecting value in line 1, column 1, expected JSON"),
         ('{"format": 1,\n "choices"', "got Expecting ':' delimiter in line 2, column 11"),
-        ("[" * 10**6, "got lists in lists without end"),
-        ("[]", "got a list without a format"),
-        ("{}", "got a dict without a format"),
-        ('{"format": "1"}', "got a dict without a format"),
+        ("[" * 10**6, "got lists nested too deeply"),
+        ("[]", "got JSON of type list, without a format"),
+        ("{}", "got JSON of type dict, without a format"),
+        ('{"format": "1"}', "got JSON of type dict, without a format"),
         ('{"format": 1, "measured on": [], "choices": {}}', 'got a list for "measured on"'),
         ('{"format": 1, "measured on": {}}', 'got nothing for "choices"'),
         ('{"format": 1, "measured on": {}, "choices": []}', 'got a list for "choices"'),
@@ -117,7 +117,7 @@ def test_a_damaged_file_is_an_error_that_names_it(path, text, said):
 def test_bytes_that_are_no_text(path):
     with open(path, "wb") as file:
         file.write(bytes(range(128, 256)))
-    with pytest.raises(ValueError, match="tuned.json is not a file of .*: got bytes that are no text"):
+    with pytest.raises(ValueError, match="tuned.json is not a file of .*: got bytes that are not UTF-8 text"):
         tuned.order(path, SHAPE, 2, missing=True)
 
 
@@ -141,7 +141,7 @@ ROW = "correlate 2x6x5x3 to 4, 3x3, padding 1 1 1 1, float32"
 )
 def test_a_row_that_is_wrong_is_an_error_that_names_it(path, row, times, got, expected):
     written(path, choices(f'"{ROW} ": [["oneDNN", 1.0]], "{row}": {times}'))
-    with pytest.raises(ValueError, match=rf"tuned.json, row '{row}': {got}, {expected}.*Mend the row, or delete it"):
+    with pytest.raises(ValueError, match=rf"tuned.json, row '{row}': {got}, {expected}.*Fix the row, or delete it"):
         tuned.order(path, SHAPE, 2, missing=True)
 
 

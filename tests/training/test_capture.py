@@ -3,8 +3,10 @@ captured."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
+import sys
 
 import fake_cupy
 import numpy as np
@@ -14,6 +16,7 @@ import dualnet as dn
 from dualnet.backends.cpu import recorder
 from dualnet.backends.gpu import cublas
 from dualnet.bench import nets
+from dualnet.training.capture import SIGNALS, _Whole
 
 
 @pytest.fixture
@@ -630,6 +633,57 @@ def test_networks_inside_objects_and_expressions_follow_their_weights(gpu, rng, 
     assert predict.graphs == 1
 
 
+class Slotted:
+    __slots__ = ("net",)
+
+
+class Holder:
+    """Something of a user's that holds a network."""
+
+
+def held(kind, net):
+    """A function that reaches a network in a roundabout way."""
+    if kind == "default by keyword":
+        return lambda x, *, model=net: model(x)
+    if kind == "slots":
+        one = Slotted()
+        one.net = net
+        return lambda x: one.net(x)
+    holder = Holder()
+    holder.nets, holder.by_name, holder.inner = [net], {"a": (net,)}, Holder()
+    holder.inner.net = net
+    if kind == "global":
+        names = {"holder": holder, "__name__": "elsewhere"}
+        return eval("lambda x: holder.inner.net(x)", names)
+    if kind == "called":
+        return lambda x: (lambda: vars(holder)["by_name"]["a"][0])()(x)
+    holder.predict = {
+        "a list": lambda x: holder.nets[0](x),
+        "layers": lambda x: functools.reduce(lambda y, layer: layer(y), net.layers[:8], x),
+        "weights": lambda x: x[:, 0, 0] * holder.inner.net.parameters()["0.w"].value[0, 0],
+    }[kind]
+    return lambda x: holder.predict(x)
+
+
+@pytest.mark.parametrize("kind", ["default by keyword", "slots", "global", "called", "a list", "layers", "weights"])
+def test_new_weights_reach_a_network_wherever_the_step_finds_it(gpu, rng, kind):
+    """Also running statistics and settings; and the layer's attributes are read as fast as before."""
+    net = network()
+    function = held(kind, net)
+    x, t = rng.standard_normal((8, 8, 8, 1)).astype("f4"), rng.integers(0, 3, 8)
+    given = dn.asarray(x)
+    predict = dn.capture(function)
+    for _ in range(3):
+        for _ in range(5):
+            np.testing.assert_array_equal(dn.to_numpy(predict(given)), dn.to_numpy(function(given)))
+        net.fit(x, t, epochs=1, batch_size=4, verbose=0)
+    assert predict.graphs == 1
+    net.layers[1].epsilon = 0.5
+    for _ in range(5):
+        np.testing.assert_array_equal(dn.to_numpy(predict(given)), dn.to_numpy(function(given)))
+    assert "__getattribute__" not in vars(dn.recording.Stateful)
+
+
 def test_frozen_parameters_that_are_loaded_reach_the_recorded_step(gpu, rng):
     found = []
     for mode in ("plain", "graph"):
@@ -807,3 +861,90 @@ def test_an_interrupt_leaves_weights_and_counts_consistent(cpu, rng, monkeypatch
         assert opt.steps == 6
         found.append(state(net, opt))
     assert found[0] == found[1]
+
+
+# -- errors of the step itself -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_raises_changes_nothing_whichever_call_it_is(gpu, rng, optimizer):
+    """Also the first one, which meets weights, statistics, slots and counts for the first time."""
+    net, opt, failing = network(), OPTIMIZERS[optimizer](), []
+    train = training_step(net, opt)
+
+    def step(x, t):
+        loss = train(x, t)
+        if failing:
+            raise ZeroDivisionError
+        return loss
+
+    captured, plain, other = dn.capture(step), network(), OPTIMIZERS[optimizer]()
+    by_python = training_step(plain, other)
+    for number, (x, t) in enumerate(batches(rng)):
+        if number < 4:
+            before = state(net, opt)
+            failing.append(1)
+            if number < 3 + (gpu is recorder):  # later no Python runs
+                with pytest.raises(ZeroDivisionError):
+                    captured(x, t)
+                assert state(net, opt) == before and opt.steps == number
+            failing.clear()
+        assert dn.to_numpy(captured(x, t)).tobytes() == dn.to_numpy(by_python(x, t)).tobytes()
+    assert state(net, opt) == state(plain, other)
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handlers(monkeypatch):
+    """A pretend ``signal`` module: which handler each signal has, and the signal that comes in the k-th call."""
+
+    class Handlers(dict):
+        def signal(self, number, handler):
+            self[number] = handler
+            self.calls += 1
+            for come in self.coming.pop(self.calls, ()):
+                self[come](come, None)
+
+    def raises(number, frame):
+        made.handled.append(number)
+        raise KeyboardInterrupt(number)
+
+    made = Handlers({number: raises for number in SIGNALS})
+    made.getsignal, made.calls, made.coming, made.handled, made.before = made.get, 0, {}, [], raises
+    monkeypatch.setattr(sys.modules[_Whole.__module__], "_signals", made)
+    return made
+
+
+@pytest.mark.parametrize("come", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]])
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_signal_while_the_handlers_are_changed_leaves_all_in_their_places(handlers, call, come):
+    """At each of the calls that change a handler: the signal is handled, once, and no handler stays away."""
+    if call > 2 * len(SIGNALS):
+        pytest.skip("fewer signals here")
+    handlers.coming |= {call: come[:1], call + 1: come[1:]}
+    with pytest.raises(KeyboardInterrupt), _Whole():
+        pass
+    assert set(handlers.values()) == {handlers.before}
+    came = come if call + 1 not in handlers.coming else come[:1]
+    assert sorted(handlers.handled) == sorted(came)
+
+
+def test_an_error_from_the_first_signal_does_not_lose_the_others(handlers):
+    with pytest.raises(KeyboardInterrupt) as error, _Whole():
+        for number in SIGNALS:
+            handlers[number](number, None)
+        assert handlers.handled == []
+    assert handlers.handled == list(SIGNALS) and set(handlers.values()) == {handlers.before}
+    assert error.value.args == (SIGNALS[-1],)
+    assert error.value.__context__.args == (SIGNALS[-2],)
+
+
+def test_a_handler_that_was_left_behind_makes_room_for_the_one_before(handlers):
+    whole = _Whole()
+    whole.__enter__()
+    whole.over = True  # as if an error had come before anything else
+    with pytest.raises(KeyboardInterrupt):
+        handlers[signal.SIGINT](signal.SIGINT, None)
+    assert handlers[signal.SIGINT] is handlers.before and handlers.handled == [signal.SIGINT]

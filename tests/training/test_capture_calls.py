@@ -6,6 +6,9 @@ import copy
 import functools
 import inspect
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,6 +115,29 @@ def test_without_a_recorder_arguments_by_name_arrive():
         assert dn.to_numpy(made).tolist() == [2.5]
 
 
+@pytest.mark.parametrize(("one", "other"), [(float("nan"), -float("nan")), (0.0, -0.0)])
+def test_a_float_is_the_same_constant_if_it_reads_the_same(one, other):
+    captured = dn.capture(lambda x, k: dn.backend.backend_of(x).xp.copysign(x, k))
+    for _ in range(6):
+        assert captured(array(1), one).tolist() == np.copysign(np.ones(3, "f4"), one).tolist()
+        if other == 0:
+            assert captured(array(1), other).tolist() == [-1.0] * 3
+        else:
+            captured(array(1), float("nan"))  # a new object
+    assert captured.graphs == len(captured._takes) == 1 + (other == 0)
+
+
+@pytest.mark.parametrize(("places", "names"), [((), {"train": True}), ((True,), {})])
+def test_a_captured_forward_says_that_it_is_a_prediction(places, names):
+    net = dn.Sequential([dn.Dense(2)]).init((3,))
+    predict = dn.capture(net.forward)
+    assert predict(array(1, (4, 3))).tolist() == net(array(1, (4, 3))).tolist()
+    with pytest.raises(TypeError, match=r"Sequential\(x.*: .*dn.capture\(net.forward\) is dn.capture\(net\), a pred"):
+        predict(array(1, (4, 3)), *places, **names)
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'train'$"):
+        dn.capture(net)(array(1, (4, 3)), train=True)
+
+
 # -- its name ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +232,28 @@ def test_a_captured_bound_method():
 def test_static_methods_take_no_object():
     for k in range(5):
         assert Trainer.halved(array(k)).tolist() == Trainer(0).halved(array(k)).tolist() == [k / 2] * 3
-        assert Trainer.doubled(array(k)).tolist() == [k * 2] * 3
+        assert Trainer.doubled(array(k)).tolist() == Trainer(0).doubled(array(k)).tolist() == [k * 2] * 3
+
+
+class Inherits(Trainer):
+    """Methods of the same names, which call the captured ones."""
+
+    def predict(self, x):
+        return super().predict(x) + 100
+
+    @dn.capture
+    def step(self, x):
+        return super().step(x) + 100
+
+
+def test_a_method_of_a_subclass_is_found_before_the_captured_one():
+    one, twin = Inherits(0), Trainer(0)
+    for k in range(6):
+        x = array(k, (4, 3))
+        assert one.predict(x).tolist() == (twin.net(x) + 100).tolist()
+        assert one.step(x).tolist() == (twin.plain(x) + 100).tolist()
+    assert learned(one) == learned(twin) and one.python == 4
+    assert {name for name in vars(one) if name[0] != "_"} == {"net", "opt", "python"}
 
 
 def test_a_captured_network_in_a_class_is_no_method():
@@ -267,3 +314,108 @@ def test_a_copied_object_has_captured_methods_of_its_own(way):
     for k in range(6):
         assert again.step(array(k, (4, 3))).tolist() == twin_again.plain(array(k, (4, 3))).tolist()
     assert learned(again) == learned(twin_again) != learned(one) == learned(twin)
+
+
+def test_a_shallow_copy_of_an_object_has_captured_methods_of_its_own():
+    one = Trainer(0)
+    for k in range(5):
+        one.predict(array(k, (4, 3)))
+    again = copy.copy(one)
+    again.net = dn.Dense(2).init((3,), seed=1)
+    for k in range(5):
+        x = array(k + 1, (4, 3))
+        assert again.predict(x).tolist() == again.net(x).tolist() != one.net(x).tolist() == one.predict(x).tolist()
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_an_object_whose_class_has_another_method_of_that_name(way):
+    one = Inherits(0)
+    one.predict(array(1, (4, 3)))
+    again, x = way(one), array(1, (4, 3))
+    again.net.w.value = again.net.w.value * 2
+    assert again.predict(x).tolist() == (again.net(x) + 100).tolist() != one.predict(x).tolist()
+
+
+# -- in threads --------------------------------------------------------------------------------------------------------
+
+
+def in_threads(calls):
+    """Each function in a thread of its own, all at once; what they return."""
+    begin = threading.Barrier(len(calls))
+
+    def run(call):
+        begin.wait()
+        with dn.use_backend("numpy"):
+            return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [made.result() for made in [pool.submit(run, call) for call in calls]]
+
+
+def test_threads_that_call_one_captured_prediction_wait_for_each_other():
+    net = dn.Sequential([dn.Dense(32), dn.ReLU(), dn.Dense(2)]).init((16,))
+    predict = dn.capture(net)
+    given = [np.full((64, 16), k + 1, "f4") for k in range(4)]
+    wanted = [net(x).tolist() for x in given]
+
+    def wrong(k):
+        return lambda: sum(predict(given[k]).tolist() != wanted[k] for _ in range(50))
+
+    assert in_threads([wrong(k) for k in range(4)]) == [0] * 4
+    assert predict.graphs == 1
+
+
+def test_threads_with_a_captured_prediction_each_of_the_same_network():
+    net = dn.Sequential([dn.Dense(32), dn.ReLU(), dn.Dense(2)]).init((16,))
+    given = [np.full((64, 16), k + 1, "f4") for k in range(4)]
+    wanted = [net(x).tolist() for x in given]
+
+    def wrong(k):
+        predict = dn.capture(net)
+        return lambda: sum(predict(given[k]).tolist() != wanted[k] for _ in range(20))
+
+    assert in_threads([wrong(k) for k in range(4)]) == [0] * 4
+
+
+def test_what_python_tries_in_one_thread_is_not_seen_in_another():
+    """A step fails after it has set new weights; meanwhile a captured prediction of the network begins."""
+    net, opt, x = dn.Dense(2).init((3,)), dn.SGD(lr=0.5), array(1, (4, 3))
+    predict, tried, calls = dn.capture(net), threading.Event(), []
+    for _ in range(5):
+        wanted = predict(x).tolist()
+
+    @dn.capture
+    def step(x):
+        y, pullback = net.forward(x, train=True)
+        opt.step(net, pullback(y)[1])
+        calls.append(1)
+        if len(calls) == 3:
+            tried.set()
+            time.sleep(0.1)
+            raise ZeroDivisionError
+        return y
+
+    def train():
+        step(x)
+        step(x)
+        wanted[:] = net(x).tolist()
+        with pytest.raises(ZeroDivisionError):
+            step(x)
+
+    def look():
+        assert tried.wait(60)
+        return predict(x).tolist()
+
+    assert in_threads([train, look])[1] == wanted == net(x).tolist()
+
+
+def test_a_captured_step_that_a_signal_handler_calls_while_it_runs_is_refused():
+    captured = dn.capture(lambda x: x * 2)
+    for k in range(5):
+        captured(array(k))
+    (take,) = captured._takes.values()
+    take.recorder.first.append(lambda: captured(array(9)))
+    with pytest.raises(dn.CaptureError, match=r"<lambda> is called while it runs, by the same thread"):
+        captured(array(1))
+    take.recorder.first.pop()
+    assert captured(array(1)).tolist() == [2.0] * 3

@@ -6,11 +6,14 @@ and without capture. What lies inside lists and dictionaries is changed in place
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
 import dualnet as dn
 from dualnet.layers.graph import Node
+from dualnet.recording import Settings
 
 MAPS, ROWS, UNITS = (6, 6, 4), (8, 4), (4,)
 
@@ -319,7 +322,7 @@ def test_another_dtype_of_a_weight_is_refused():
     for _ in range(5):
         predict(x)
     net.w.value = net.w.value.astype("float64")
-    told = r"Parameter.value was \(3, 2\) float32 on numpy when the step was captured, and is now \(3, 2\) float64 on"
+    told = r"Parameter.value was \(3, 2\) float32 on numpy when the step was captured, but is now \(3, 2\) float64 on"
     with pytest.raises(dn.CaptureError, match=told):
         predict(x)
 
@@ -361,11 +364,57 @@ def test_a_switch_of_the_environment_is_obeyed_by_the_next_step(monkeypatch, rng
 
 
 def test_what_fit_leaves_behind_is_no_setting(rng):
-    net, calls = dn.Sequential([dn.Dense(2)]).init((3,)), []
-    predict, x = dn.capture(lambda x: calls.append(1) or net(x)), rng.standard_normal((4, 3), dtype="f4")
+    net, calls = dn.Sequential([dn.Flatten(), dn.Dense(2)]).init((8, 8, 1)), []
+    predict, x = dn.capture(lambda x: calls.append(1) or net(x)), rng.standard_normal((4, 8, 8, 1), dtype="f4")
     for _ in range(5):
         predict(x)
-    net.fit(x, np.array([0, 1, 0, 1]), loss="softmax_cross_entropy", verbose=0)
-    net.loss = "mean_squared_error"
+    for made in (net, copy.deepcopy(net)):
+        made.fit(
+            x,
+            np.array([0, 1, 0, 1]),
+            loss="softmax_cross_entropy",
+            augment=dn.data.Augment(2, mean=0.5, scale=4.0),
+            verbose=0,
+        )
+        assert made.loss and made.input.mean == (0.5,) and made.history.epochs == 1
+    net.layers[1].units = net.layers[1].units  # all settings are read again
     predict(x)
     assert len(calls) == 4
+    assert Settings([net]).values[0].keys() == {"layers", "input_shape", "dtype"}
+
+
+class KeepsItsLoss(dn.Layer):
+    """Sets attributes that fit sets in a network."""
+
+    def __init__(self, name, value):
+        self.held, self.value = name, value
+
+    def forward(self, x, train=False):
+        setattr(self, self.held, (x * x).mean() if self.value is None else self.value)
+        return x, dn.Pullback("keeps", lambda dy: (dy, {}), x)
+
+
+@pytest.mark.parametrize("name", ["history", "input", "loss"])
+@pytest.mark.parametrize("value", [None, "mean_squared_error"])
+def test_a_layer_that_sets_what_fit_sets_is_refused(name, value):
+    net, x = dn.Sequential([KeepsItsLoss(name, value), dn.Dense(2)]).init((3,)), np.ones((2, 3), "f4")
+    with pytest.raises(dn.CaptureError, match=rf"KeepsItsLoss.{name} is set in a captured step"):
+        dn.capture(net)(x)
+
+
+class Scaled(dn.Layer):
+    """A setting with the name of one that fit sets in a network."""
+
+    loss = 1.0
+
+    def forward(self, x, train=False):
+        return x * self.loss, dn.Pullback("scaled", lambda dy: (dy * self.loss, {}), x)
+
+
+def test_a_setting_of_a_layer_with_the_name_of_what_fit_sets():
+    net, x = dn.Sequential([Scaled(), dn.Dense(2)]).init((3,)), np.ones((2, 3), "f4")
+    predict = dn.capture(net)
+    for loss in (1.0, 2.0, 0.5):
+        net.layers[0].loss = loss
+        for _ in range(5):
+            assert dn.to_numpy(predict(x)).tobytes() == dn.to_numpy(net(x)).tobytes()

@@ -40,7 +40,7 @@ class Numbered(dict):
 
 
 class Pair(tuple):
-    """A tuple of a kind of its own."""
+    """A tuple subclass that takes what tuple takes."""
 
 
 @pytest.fixture(autouse=True)
@@ -98,14 +98,14 @@ def test_what_is_built_is_new_every_time_and_nothing_of_the_first_is_kept():
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        ((X, 1), (X, 2), r"step returned 2 in result\[1\], and 1 before"),
-        ((X, 1), (X, True), r"step returned True in result\[1\], and 1 before"),
-        ({"n": 0.0}, {"n": -0.0}, r"returned -0.0 in result\['n'\], and 0.0 before"),
-        ([object()], [object()], r"returned an? object in result\[0\], and another one before"),
-        (X, (X,), r"returned result: tuple of 0; result\[0\]: array, and result: array before"),
-        ((X, None), (X, Y), r"returned .*result\[1\]: array, and .*result\[1\]: NoneType before"),
-        ({"a": X}, {"b": X}, r"returned result: dict of b.* and result: dict of a"),
-        ([X], (X,), "returned result: tuple .* and result: list"),
+        ((X, 1), (X, 2), r"step returned 2 at result\[1\], but 1 before"),
+        ((X, 1), (X, True), r"step returned True at result\[1\], but 1 before"),
+        ({"n": 0.0}, {"n": -0.0}, r"returned -0.0 at result\['n'\], but 0.0 before"),
+        ([object()], [object()], r"returned an? object at result\[0\], but another one before"),
+        (X, (X,), r"returned result: tuple of 0; result\[0\]: array, but result: array before"),
+        ((X, None), (X, Y), r"returned .*result\[1\]: array, but .*result\[1\]: NoneType before"),
+        ({"a": X}, {"b": X}, r"returned result: dict of b.* but result: dict of a"),
+        ([X], (X,), "returned result: tuple .* but result: list"),
     ],
 )
 def test_what_is_no_array_must_stay_as_it_is(first, second, told):
@@ -113,9 +113,20 @@ def test_what_is_no_array_must_stay_as_it_is(first, second, told):
         results(first).check(results(second))
 
 
-def test_a_tuple_of_a_kind_of_its_own_is_refused():
-    with pytest.raises(dn.CaptureError, match=r"step returned a Pair in result\['a'\], a tuple of a kind of its own.*"):
+def test_a_tuple_subclass_is_refused():
+    with pytest.raises(dn.CaptureError, match=r"returned a Pair at result\['a'\], a tuple subclass, which cannot be"):
         results({"a": Pair((X,))})
+
+
+def test_a_result_that_contains_itself_is_refused():
+    circle = {"loss": X}
+    circle["more"] = [1, Figures(X, more=[circle])]
+    with pytest.raises(
+        dn.CaptureError, match=r"returned a dict that contains itself, at result\['more'\]\[1\]\['more'\]\[0"
+    ):
+        results(circle)
+    twice = [X]
+    assert repr(results((twice, [twice])).filled([X, X])) == repr((twice, [twice]))
 
 
 # -- in captured steps -------------------------------------------------------------------------------------------------
@@ -146,7 +157,7 @@ def test_a_number_that_python_counts_is_refused_and_nothing_has_changed():
     captured, x = dn.capture(step), dn.asarray(np.ones((2, 3), "f4"))
     captured(x)
     before = {name: dn.to_numpy(value).tobytes() for name, value in net.state_dict().items()}
-    with pytest.raises(dn.CaptureError, match=r"step returned 2 in result\[1\], and 1 before.*return one of them"):
+    with pytest.raises(dn.CaptureError, match=r"step returned 2 at result\[1\], but 1 before.*always return the same"):
         captured(x)
     assert {name: dn.to_numpy(value).tobytes() for name, value in net.state_dict().items()} == before
     assert opt.steps == 1
@@ -171,7 +182,7 @@ def test_a_pullback_belongs_to_one_call_and_is_refused():
     net, x = dn.Dense(2).init((3,)), dn.asarray(np.ones((2, 3), "f4"))
     captured = dn.capture(lambda x: net.forward(x))
     captured(x)
-    with pytest.raises(dn.CaptureError, match=r"returned a Pullback in result\[1\], and another one before"):
+    with pytest.raises(dn.CaptureError, match=r"returned a Pullback at result\[1\], but another one before"):
         captured(x)
 
 
