@@ -413,7 +413,7 @@ def test_all_that_cannot_learn_is_named_at_once(tmp_path):
     with pytest.raises(ValueError) as error:
         net.to_c(tmp_path / "net.h", backward=True)
     told = str(error.value)
-    assert "1 LayerNorm() has no way back" in told and "leave it out" in told
+    assert "1 LayerNorm() has no backward pass" in told and "leave it out" in told
     assert "0.w is used in several places" in told and "0.b is used" in told
     with pytest.raises(ValueError, match="no parameters to learn"):
         dn.ReLU().init((4,)).to_c(tmp_path / "net.h", backward=True)
