@@ -59,7 +59,7 @@ class Mesh:
         self.places = dict.fromkeys(range(size), 0)
         self.silent = dict.fromkeys(range(size), 0.0)
         self.gone: set[int] = set()  # those that have said goodbye
-        self.parted = {number: threading.Event() for number in peers}  # has it received our goodbye, or hung up?
+        self.parted = {number: threading.Event() for number in peers}  # has it our goodbye, said its own, or hung up?
         self.changed = threading.Condition()
         self.parts: dict[int, dict[int, bytes]] = {}  # collective -> rank -> what came from there
         self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
@@ -232,6 +232,7 @@ class Mesh:
             self.gone.add(number)
             if number == peer:
                 self._send(peer, b"K", self.rank, b"")
+                self.parted[peer].set()  # it needs nothing more, and may not answer: MPI holds it until all have ended
             if self.rank == 0:
                 self._tell(kind, number, payload, but=peer)
         elif kind == b"K":

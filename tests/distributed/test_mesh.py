@@ -213,6 +213,25 @@ def test_who_leaves_waits_until_the_others_have_heard_everything():
         assert not leaves.is_alive()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_who_has_said_goodbye_is_not_waited_for(first):
+    """It may be held until all ranks have ended, as by MPI, and answer nothing more."""
+    here, there = linked()
+    with here, there:
+        one = Mesh(0, 2, {1: (here, "process 2 on b")}, 20.0)
+        goodbye = mesh.HEAD.pack(b"E", 1, 1) + b"0"
+        if first:
+            there.sendall(goodbye)
+            heard(there, b"K")
+        leaves = threading.Thread(target=one.close, daemon=True)
+        leaves.start()
+        heard(there, b"E")
+        if not first:
+            there.sendall(goodbye)
+        leaves.join(5)
+        assert not leaves.is_alive()
+
+
 def test_a_goodbye_is_answered():
     with meshes(3, timeout=8.0) as found:
         for one in found:
