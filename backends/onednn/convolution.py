@@ -100,21 +100,13 @@ def correlate_normalise(
 def _correlate_normalise(
     plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, relu: bool, joined: bool
 ) -> None:
-    maps, bank, free, biases, results = _convolution(plan, x, w, b, at, groups)
-    D = w[3]
+    parts = _convolution(plan, x, w, b, at, groups)
+    D, results = w[3], parts[-1]
     each = plan.described((1, D, 1, 1), (D, 1, D, D))
     applied = [(passes.SUBTRACT, each), (passes.MULTIPLY, each), (passes.ADD, each)]  # γ/s (x − μ) + β
     if joined:
         applied.append((passes.ADD, results))
-    attributes = plan.attributes(*applied, *(RELU if relu else ()))
-    of = (plans.INFERENCE, DIRECT, maps, free, biases, results, *plans.placement(at), attributes)
-    forward = plan.primitive_desc("convolution_forward", *of)
-    arguments = {plans.SRC: plan.slot(maps)}
-    arguments[plans.WEIGHTS] = _preferred(plan, bank, plan.query(forward, plans.WEIGHTS_MD))
-    if b is not None:
-        arguments[plans.BIAS] = plan.slot(biases)
-    arguments |= {plans.applied(place): plan.slot(function[1]) for place, function in enumerate(applied)}
-    plan.step(forward, {**arguments, plans.DST: plan.slot(results)})
+    _forward(plan, parts, at, b is not None, RELU if relu else (), applied)
 
 
 def columns_at_once(at: Windows, C: int, D: int, images: int, thin: int = THIN) -> int:
@@ -138,14 +130,20 @@ def _by_bands(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
 
 
 def _correlate(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, behind: tuple) -> None:
-    maps, bank, free, biases, results = _convolution(plan, x, w, b, at, groups)
-    attributes = plan.attributes(*behind)
+    _forward(plan, _convolution(plan, x, w, b, at, groups), at, b is not None, behind)
+
+
+def _forward(plan: Plan, parts: Any, at: Windows, biased: bool, behind: tuple, applied: Any = ()) -> None:
+    """A convolution, then the functions ``applied`` with an array each, then those ``behind``, such as ReLU."""
+    maps, bank, free, biases, results = parts
+    attributes = plan.attributes(*applied, *behind)
     of = (plans.INFERENCE, DIRECT, maps, free, biases, results, *plans.placement(at), attributes)
     forward = plan.primitive_desc("convolution_forward", *of)
     arguments = {plans.SRC: plan.slot(maps)}
     arguments[plans.WEIGHTS] = _preferred(plan, bank, plan.query(forward, plans.WEIGHTS_MD))
-    if b is not None:
+    if biased:
         arguments[plans.BIAS] = plan.slot(biases)
+    arguments |= {plans.applied(place): plan.slot(function[1]) for place, function in enumerate(applied)}
     plan.step(forward, {**arguments, plans.DST: plan.slot(results)})
 
 
