@@ -32,7 +32,7 @@ Block = tuple[slice, slice, slice, Windows]
 def blocks(at: Windows, batch: int, C: int, itemsize: int) -> list[Block]:
     """Blocks of the batch, at least one for each thread if there is enough to do."""
     whole = batch * at.grid[0] * at.grid[1] * at.taps * C * itemsize
-    most = min(BLOCK_BYTES, max(LEAST_BYTES, -(-whole // threads.count())))
+    most = min(BLOCK_BYTES, max(LEAST_BYTES, -(-whole // threads.worth(whole))))
     return _cut(at, batch, at.taps * C * itemsize, most)
 
 

@@ -60,7 +60,7 @@ def _multiply(x: numpy.ndarray, w: numpy.ndarray, at: Windows, q: int) -> numpy.
     tracing.kept(T)
     from_T, width, by_column = T.ctypes.data, T.shape[1], C * q * D * size
     y = numpy.empty((N, P, Q, D), x.dtype)
-    n = -(-N // threads.count())
+    n = -(-N // threads.worth(x.nbytes + y.nbytes))
 
     def work(worker: int, block: slice) -> None:
         images, out = x[block], y[block].ctypes.data

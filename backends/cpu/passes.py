@@ -359,6 +359,6 @@ def max_unpool(dy: numpy.ndarray, winners: numpy.ndarray, at: Windows) -> Any:
 
 
 def _parts(length: int, width: int = 1) -> list[slice]:
-    """Slices of at most BLOCK elements, at least one for each thread."""
-    step = max(1, min(BLOCK // max(1, width), -(-length // threads.count())))
+    """Slices of at most BLOCK elements, at least one for each thread that is worth waking."""
+    step = max(1, min(BLOCK // max(1, width), -(-length // threads.worth(4 * length * width))))
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]

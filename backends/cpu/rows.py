@@ -48,7 +48,8 @@ class Rows:
         self.padded = (self.s1 * self.height, max(width, self.left + self.W), C)
         self.kept = min(self.H, self.padded[0] - self.top)  # perhaps no window reads a map's last rows
         bytes_per_image = self.s1 * self.height * self.Q * self.K * itemsize
-        self.n = max(1, min(BLOCK_BYTES // bytes_per_image, -(-images // threads.count())))
+        team = threads.worth(images * bytes_per_image)
+        self.n = max(1, min(BLOCK_BYTES // bytes_per_image, -(-images // team)))
         self.blocks = [slice(i, min(i + self.n, images)) for i in range(0, images, self.n)]
 
     def lines(self, n: int) -> int:

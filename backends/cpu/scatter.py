@@ -26,7 +26,8 @@ def correlate_inputs(dy: numpy.ndarray, w: numpy.ndarray, at: Windows, groups: i
     (s1, s2), (r1, r2) = at.stride, at.dilation
     banks = numpy.ascontiguousarray(w.reshape(k1, k2 * C, D).transpose(0, 2, 1))  # W_mᵀ (k1, D, k2·C)
     dx = numpy.empty((N, H, W, C), dy.dtype)
-    step = max(1, min(im2col.BLOCK_BYTES // max(1, P * Q * at.taps * C * dy.itemsize), -(-N // threads.count())))
+    bytes_per_image = max(1, P * Q * at.taps * C * dy.itemsize)
+    step = max(1, min(im2col.BLOCK_BYTES // bytes_per_image, -(-N // threads.worth(N * bytes_per_image))))
 
     def work(worker: int, first: int) -> None:
         deltas = numpy.ascontiguousarray(dy[first : first + step]).reshape(-1, D)

@@ -35,6 +35,9 @@ APART = 2**18
 """Buffers of this many bytes come from the system, not from the heap."""
 PORTIONS = 4
 """Portions of a sum for each thread."""
+LEAST = 2**19
+"""Bytes of work for each thread beyond the second. With smaller pieces many threads take longer than eight: between any
+two NumPy calls they queue for the interpreter's lock."""
 
 _local = threading.local()
 _asked = reader("DUALNET_THREADS")
@@ -59,6 +62,11 @@ def _count(asked: str, held: bool) -> int:
 def workers(items: int) -> int:
     """How many threads :func:`parallel_for` uses for this many items; at least one."""
     return max(1, min(count(), items))
+
+
+def worth(size: int, team: int | None = None) -> int:
+    """How many threads of a team should share work that reads and writes about ``size`` bytes."""
+    return min(count() if team is None else team, max(2, size // LEAST))
 
 
 def parallel_for(items: Sequence[Any], work: Callable[[int, Any], None], alone: bool = False) -> None:

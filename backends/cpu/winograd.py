@@ -80,7 +80,7 @@ class Tiles:
         self.width = self.q * self.J + 2  # columns that tiles read
         self.columns = min(W, self.width - self.left)  # those on the map
         one = self.points * self.I * self.J * max(C, D) * self.dtype.itemsize
-        self.blocks = list(blocks_of(images, self.I, one, BLOCK_BYTES, team))
+        self.blocks = list(blocks_of(images, self.I, one, BLOCK_BYTES, threads.worth(images * one, team)))
 
 
 class Room:

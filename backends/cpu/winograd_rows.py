@@ -61,7 +61,7 @@ class Tiles:
         self.A, self.B, self.G = (numpy.array(constants[self.p], dtype) for constants in (A, B, G))
         self.A_back = numpy.ascontiguousarray(self.A.T)
         one = self.points * self.I * self.width * max(C, D) * self.dtype.itemsize
-        self.blocks = list(blocks_of(images, self.I, one, BLOCK_BYTES, team))
+        self.blocks = list(blocks_of(images, self.I, one, BLOCK_BYTES, threads.worth(images * one, team)))
 
 
 class Room:

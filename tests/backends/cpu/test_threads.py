@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from dualnet.backends.cpu import blas, threads
+from dualnet.geometry import windows
 
 
 @pytest.fixture(autouse=True)
@@ -250,3 +252,34 @@ def test_the_team_holds_blas_and_leaves_it_as_it_was():
         assert seen == [1, 1, 1] and library.get() == 2
     finally:
         library.set(found)
+
+
+def test_work_is_cut_into_pieces_that_are_worth_a_thread(monkeypatch):
+    monkeypatch.setenv("DUALNET_THREADS", "64")
+    assert [threads.worth(size) for size in (0, 4 * threads.LEAST, 1000 * threads.LEAST)] == [2, 4, 64]
+    assert threads.worth(4 * threads.LEAST, team=3) == 3
+    monkeypatch.setenv("DUALNET_THREADS", "1")
+    assert threads.worth(4 * threads.LEAST) == 1
+
+
+@needs_blas
+@pytest.mark.parametrize("kernel", ["columns", "lines", "passes", "rows", "scatter", "winograd", "winograd_rows"])
+def test_many_threads_do_not_get_tiny_pieces(kernel, monkeypatch):
+    """64 images of LeNet-5's second layer, or of 8 × 8 with 32 channels: work for a few threads, not for 64."""
+    monkeypatch.setenv("DUALNET_THREADS", "64")
+    pieces: list[int] = []
+    monkeypatch.setattr(threads, "parallel_for", lambda items, work, alone=False: pieces.append(len(items)))
+    used = importlib.import_module(f"dualnet.backends.cpu.{kernel}")
+    if kernel == "lines":
+        at = windows("conv2d", (14, 14), (5, 5))
+        x, w, y = (np.ones(shape, np.float32) for shape in ((64, 14, 14, 6), (5, 5, 6, 16), (64, 10, 10, 16)))
+    else:
+        at = windows("conv2d", (8, 8), (3, 3), padding=1)
+        x, w, y = (np.ones(shape, np.float32) for shape in ((64, 8, 8, 32), (3, 3, 32, 32), (64, 8, 8, 32)))
+    if kernel == "passes":
+        used.add(np.ones((256, 8, 8, 32), np.float32), np.ones((256, 8, 8, 32), np.float32))
+    elif kernel in ("lines", "scatter"):
+        used.correlate_inputs(y, w, at)
+    else:
+        used.correlate(x, w, None, at)
+    assert len(pieces) == 1 and pieces[0] <= 16
