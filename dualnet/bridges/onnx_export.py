@@ -18,6 +18,7 @@ import numpy
 
 from ..arguments import integer
 from ..layers.entering import one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer
 from ..writing import replace_file
 from .onnx_export_graph import (
@@ -77,6 +78,7 @@ def onnx_model(net: Layer, *, opset: int = 21, layout: str = "NHWC") -> Any:
     if layout not in ("NHWC", "NCHW"):
         raise ValueError(f"to_onnx: layout is 'NHWC' or 'NCHW', got {layout!r}")
     one_of_each(net, "to_onnx")
+    check_classes(net, "to_onnx")
     _check_exporters(net)
     onnx = need_onnx("to_onnx")
     newest = onnx.defs.onnx_opset_version()

@@ -11,6 +11,7 @@ import numpy
 from .. import layers as kinds
 from ..geometry import transposed
 from ..layers.entering import one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer, Shape
 from ..models import PaddedShortcut
 from ..ops.normalization import check_axes
@@ -47,6 +48,7 @@ def to_torch(net: Layer) -> Any:
     if net.input_shape is None:
         raise ValueError(f"to_torch: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
     one_of_each(net, "to_torch")
+    check_classes(net, "to_torch")
     torch = need_torch("to_torch")
     if len(net.input_shape) not in (1, 3):
         raise ValueError(f"to_torch: the input is {tuple(net.input_shape)}; expected (H, W, C) or (K,)")

@@ -17,6 +17,7 @@ from .. import layers as kinds
 from ..arguments import integer
 from ..geometry import elements, transposed
 from ..layers.entering import as_batch, one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
 from ..models import PaddedShortcut
@@ -88,6 +89,7 @@ def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
     if net.input_shape is None:
         raise ValueError(f"{op}: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
     one_of_each(net, op)
+    check_classes(net, op)
     dtype = numpy.dtype(net.dtype)
     if dtype.name not in ("float32", "float64"):
         raise ValueError(

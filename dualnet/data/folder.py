@@ -230,9 +230,10 @@ def _images(folder: Path, notes: Notes) -> list[Path]:
     return sorted(found)
 
 
-def photos_in(folder: Path) -> list[Path]:
-    """All images in a folder and its subfolders, sorted, of any class."""
-    return _images(folder, Notes(folder))
+def photos_in(folder: Path) -> tuple[list[Path], str]:
+    """All images in a folder and its subfolders, sorted, of any class; and which files were skipped, and why."""
+    notes = Notes(folder)
+    return _images(folder, notes), notes.over()
 
 
 def _is_image(path: Path, endings: tuple[str, ...], notes: Notes) -> bool:

@@ -35,6 +35,7 @@ import numpy
 from .. import layers
 from ..data.inputs import InputSpec
 from ..layers import initializers
+from ..layers.joining import told_by_hand
 from ..layers.layer import Layer
 from ..layers.parameter import Parameter
 from ..layers.sketch import sketch
@@ -103,6 +104,12 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     """
     target = file_of(path)
     document, arrays = _checked(net, optimizer)
+    if found := told_by_hand(net):
+        warnings.warn(
+            f"save: these layers have a forward that was set on the layer itself: {found}. The file does not hold it: "
+            "dn.load returns layers that compute what their class does. Make it a class of your own.",
+            stacklevel=2,
+        )
     write(target, document, arrays)
     return target
 

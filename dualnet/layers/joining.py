@@ -45,7 +45,7 @@ def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int |
     chain, place = [*layers, None, None], 0
     while place < len(layers):
         layer, relu, pooling = chain[place], chain[place + 1], chain[place + 2]
-        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")) or replaced((layer, relu), "infer"):
+        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")) or by_hand(layer) or by_hand(relu):
             yield place, None
             place += 1
         elif way_back and _says(layer, "leaves_relu") and _commutes(pooling):
@@ -104,7 +104,7 @@ def meets(layer: Layer, x: Array, other: Array) -> bool:
 
 def _commutes(pooling: Any) -> bool:
     """Can a ReLU change places with this pooling?"""
-    return _says(pooling, "commutes_with_relu") and not replaced([pooling], "infer")
+    return _says(pooling, "commutes_with_relu") and not by_hand(pooling)
 
 
 def takes_need_dx(layer: Layer) -> bool:
@@ -117,7 +117,7 @@ def takes_need_dx(layer: Layer) -> bool:
     >>> takes_need_dx(dn.Conv2D(4, 3)), takes_need_dx(dn.DepthwiseConv2D(3)), takes_need_dx(Plain(4, 3))
     (True, True, False)
     """
-    for kind in type(layer).__mro__:
+    for kind in () if by_hand(layer) else type(layer).__mro__:
         if "takes_need_dx" in vars(kind):
             return kind.takes_need_dx  # type: ignore[attr-defined]
         if "forward" in vars(kind):
@@ -146,6 +146,36 @@ def takes_other(layer: Layer) -> bool:
 def replaced(layers: Sequence[Any], *methods: str) -> bool:
     """Has one of these very layers another method than its class?"""
     return any(method in vars(layer) for layer in layers for method in methods)
+
+
+def by_hand(layer: Any) -> bool:
+    """Has somebody given this very layer a ``forward`` or ``infer`` of their own? It takes the usual arguments only.
+
+    A pass that is watched calls the one that was there before, with all its arguments.
+
+    >>> import dualnet as dn
+    >>> relu = dn.ReLU()
+    >>> relu.forward = lambda x, train=False: dn.ops.relu(2 * x)
+    >>> by_hand(relu), by_hand(dn.ReLU())
+    (True, False)
+    """
+    own = vars(layer)
+    return "infer" in own or ("forward" in own and not getattr(own["forward"], "watches", False))
+
+
+def told_by_hand(net: Layer) -> str:
+    """The layers of a network that are :func:`by_hand`, for a message; nothing without any."""
+    found = [f"{name or 'the network'} ({type(layer).__name__})" for name, layer in net.walk() if by_hand(layer)]
+    return ", ".join(found)
+
+
+def check_classes(net: Layer, op: str) -> None:
+    """Raise ``ValueError`` if a layer is :func:`by_hand`: what is written is what its class computes."""
+    if found := told_by_hand(net):
+        raise ValueError(
+            f"{op}: these layers have a forward that was set on the layer itself: {found}. {op} writes what "
+            "their class computes, so make it a class of your own, with that forward."
+        )
 
 
 def _says(layer: Any, what: str) -> bool:

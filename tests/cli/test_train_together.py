@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 
 import numpy
@@ -203,6 +204,29 @@ def test_one_rank_alone_says_so(capsys, tmp_path):
     code = cli.main(["train", *FEW, "--distributed", "--quiet", "--out", str(tmp_path)])
     out = capsys.readouterr()
     assert code == 0 and "this is the only rank; mpiexec -n 4 dualnet" in out.err and "saved as" in out.out
+
+
+def test_a_rank_that_does_not_come_ends_in_one_line(capsys, monkeypatch, tmp_path):
+    """The error was a traceback of twenty lines."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        assert cli.main(["train", *FEW, "--distributed", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"dualnet train: rank 0 cannot listen at port {port}: another program")
+    monkeypatch.setattr("dualnet.distributed.communicator.MEETING", 0.2)
+    assert cli.main(["train", *FEW, "--distributed", "--out", str(tmp_path)]) == 2
+    assert re.match(
+        rf"dualnet train: rank 0 has waited 0 s at port {port}, and rank 1 did not", capsys.readouterr().err
+    )
+    monkeypatch.delenv("WORLD_SIZE")
+    assert cli.main(["train", *FEW, "--distributed", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(
+        "dualnet train: init: the variable RANK='0' is set, but WORLD_SIZE is not"
+    )
+    assert not os.listdir(tmp_path)
 
 
 def test_synchronised_batch_norm_needs_ranks(capsys, tmp_path):
