@@ -186,9 +186,9 @@ def _split(base: Path, notes: Notes) -> tuple[Path, Path] | None:
 
 def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"load_folder: names are the classes in order, such as ('cat', 'dog'); got {names!r}")
+        raise TypeError(f"load_folder: names must be the classes in order, such as ('cat', 'dog'); got {names!r}")
     if len(set(names)) != len(names) or len(names) < 2:
-        raise ValueError(f"load_folder: names are at least two different classes; got {tuple(names)!r}")
+        raise ValueError(f"load_folder: names must hold at least two different classes; got {tuple(names)!r}")
     return tuple(names)
 
 

@@ -244,7 +244,7 @@ class Parallel(Container):
     def __init__(self, layers: Sequence[Layer], merge: str = "add") -> None:
         self.layers = check_layers(layers, "Parallel")
         if merge not in MERGES:
-            raise ValueError(f"Parallel: merge is one of {', '.join(map(repr, MERGES))}; got {merge!r}")
+            raise ValueError(f"Parallel: merge must be one of {', '.join(map(repr, MERGES))}; got {merge!r}")
         if not self.layers:
             raise ValueError("Parallel: expected at least one layer")
         self.merge = merge

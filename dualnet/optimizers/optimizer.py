@@ -79,7 +79,9 @@ class Optimizer(Stateful):
         self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
         if isinstance(no_decay, str) or not all(isinstance(name, str) for name in no_decay):
-            raise TypeError(f"{owner}: no_decay is a list of names such as ['b', 'gamma', 'beta'], got {no_decay!r}")
+            raise TypeError(
+                f"{owner}: no_decay must be a list of names such as ['b', 'gamma', 'beta'], got {no_decay!r}"
+            )
         self.no_decay = tuple(no_decay)
         self._steps = 0
         self._skipped: Array | None = None  # how many of them were skipped: an array, never read back

@@ -539,7 +539,7 @@ def _switched() -> list[str]:
 def _off() -> bool:
     asked = _capture().strip().lower()
     if asked not in ("", "0", "1"):
-        raise ValueError(f"DUALNET_CAPTURE is 0 (launch each kernel from Python) or 1, got {asked!r}")
+        raise ValueError(f"DUALNET_CAPTURE must be 0 (launch each kernel from Python) or 1, got {asked!r}")
     return asked == "0"
 
 

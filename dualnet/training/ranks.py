@@ -376,7 +376,9 @@ def ranks_of(op: str, distributed: Any, accumulate: int = 1, synchronised: bool 
     if distributed is False or distributed is None:
         return ALONE
     if distributed is not True and not isinstance(distributed, Communicator):
-        raise TypeError(f"{op}: distributed is True, False or what dn.distributed.init() returned, got {distributed!r}")
+        raise TypeError(
+            f"{op}: distributed must be True, False or what dn.distributed.init() returned, got {distributed!r}"
+        )
     communicator = init() if distributed is True else distributed
     return ALONE if communicator.size == 1 else Ranks(communicator, accumulate, synchronised)
 

@@ -386,7 +386,7 @@ def test_cifar10_labels_are_checked(tmp_path, rng):
 @pytest.mark.parametrize("dtype", ["float64", "int8", None, 8, "", np.float32])
 def test_dtype_is_one_of_two(tmp_path, dtype):
     for load in (lambda: data.load_digits(dtype=dtype), lambda: data.load_mnist(tmp_path, dtype=dtype)):
-        with pytest.raises(ValueError, match="dtype is 'float32'"):
+        with pytest.raises(ValueError, match="dtype must be 'float32'"):
             load()
     with pytest.raises(ValueError, match="load_cifar10: dtype"):
         data.load_cifar10(tmp_path, dtype=dtype)

@@ -326,7 +326,7 @@ def test_without_pooch_the_error_says_what_to_install(home, monkeypatch, content
 
 def test_a_wrong_dtype_is_told_before_anything_is_downloaded(home, server, offered):
     offered("good")
-    with pytest.raises(ValueError, match="mnist: dtype is 'float32'"):
+    with pytest.raises(ValueError, match="mnist: dtype must be 'float32'"):
         data.mnist(dtype="float64")
     assert not server.asked
 

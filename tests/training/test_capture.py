@@ -446,7 +446,7 @@ def test_switched_off_by_the_environment(gpu, rng, monkeypatch):
         captured(x, t)
     assert step.python == 7 and captured.graphs == 0
     monkeypatch.setenv("DUALNET_CAPTURE", "maybe")
-    with pytest.raises(ValueError, match="DUALNET_CAPTURE is 0 .* or 1, got 'maybe'"):
+    with pytest.raises(ValueError, match="DUALNET_CAPTURE must be 0 .* or 1, got 'maybe'"):
         dn.capture(step)(*batches(rng)[0])
 
 

@@ -375,7 +375,7 @@ def test_a_rank_with_fewer_batches():
 def test_capture_and_odd_arguments():
     with pytest.raises(ValueError, match="capture=True works with one rank only"):
         in_ranks(2, lambda r: trained(r, capture=True))
-    with pytest.raises(TypeError, match="distributed is True, False or what"):
+    with pytest.raises(TypeError, match="distributed must be True, False or what"):
         trained(3)
     history, learned = trained(True)  # no launcher: one rank
     assert same(learned, trained(False)[1])
@@ -394,7 +394,7 @@ def test_an_error_of_one_rank_ends_the_others():
             ended.append(str(error))
             raise
 
-    with pytest.raises(ValueError, match="labels are integers"):
+    with pytest.raises(ValueError, match="labels must be integers"):
         in_ranks(2, once)
     assert len(ended) == 1 and ended[0].startswith("rank 1: ValueError: fit: the loss does not take")
 

@@ -255,7 +255,7 @@ MISTAKES = [
     (lambda: Loader, "got <class .*Loader.>; expected arrays x and t"),
     (lambda: [X, T], "got one list of 2 arrays"),
     (lambda: [(X[0], 1), (X[1], 0)], "batch 1: x has shape .6, 6, 1. and t is one number, like a single example"),
-    (lambda: [(X,)], r"batch 1: a batch is \(x, t\), \(x, t, weights\) or a dictionary; got a tuple of 1"),
+    (lambda: [(X,)], r"batch 1: a batch must be \(x, t\), \(x, t, weights\) or a dictionary; got a tuple of 1"),
     (lambda: [{"scan": X, "label": T}], "batch 1: expected one of the keys 'x', 'image', .* has 'scan', 'label'"),
     (lambda: [{"x": X, "label": T, "y": T}], "batch 1: expected one of the keys 't', .* has 'x', 'label', 'y'"),
     (lambda: [({"image": X}, T)], "batch 1: x of a batch is a dictionary; networks with several inputs or outputs"),

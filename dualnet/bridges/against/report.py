@@ -99,7 +99,7 @@ class Report:
             return (
                 f"agrees: {len({row.name for row in self.rows})} layers, {len(self.rows)} quantities, worst "
                 f"{worst.ratio:.2f} of what is allowed ({worst.name} {worst.quantity})"
-                + (f"; nobody could judge {', '.join(self.unjudged)}" if self.unjudged else "")
+                + (f"; nothing could be compared at {', '.join(self.unjudged)}" if self.unjudged else "")
             )
         blame = {
             "theirs": f"The fault is in {self.them}.",

@@ -112,7 +112,7 @@ def _frame(frame: Any, arrays: list[tuple[str, numpy.ndarray]], corners: list[tu
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = arrays[which][1].shape
     except (TypeError, ValueError, IndexError):
-        raise ValueError(f"viz.grids: a frame is (number of the map, row, column, size); got {frame!r}") from None
+        raise ValueError(f"viz.grids: a frame must be (number of the map, row, column, size); got {frame!r}") from None
     if min(which, row, column) < 0 or row + height > rows or column + width > columns:
         raise ValueError(
             f"viz.grids: the frame {frame!r} does not fit on map {which}, which has {rows} × {columns} cells"

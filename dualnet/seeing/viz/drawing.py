@@ -125,7 +125,7 @@ class Drawing:
         elif path.suffix == ".png":
             replace_file(path, self._png("light" if theme == "auto" else theme, scale))
         else:
-            raise ValueError(f"viz: a drawing is saved as .svg or .png; got {path.name!r}")
+            raise ValueError(f"viz: expected a name that ends with .svg or .png, got {path.name!r}")
         return path
 
     def _repr_svg_(self) -> str:

@@ -221,7 +221,7 @@ def test_png_for_slides(tmp_path):
         (lambda: dn.viz.grids(), "give at least one map"),
         (lambda: dn.viz.grids(("x", [1, 2])), r"'x' has shape \(2,\)"),
         (lambda: dn.viz.grids(("x", X), frames=[(0, 3, 3, 2)]), r"frame \(0, 3, 3, 2\) does not fit on map 0"),
-        (lambda: dn.viz.grids(("x", X), frames=[(1, 0, 0, 1)]), r"a frame is \(number of the map"),
+        (lambda: dn.viz.grids(("x", X), frames=[(1, 0, 0, 1)]), r"a frame must be \(number of the map"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(make, message):

@@ -78,7 +78,7 @@ def test_what_is_better(monitor, mode, kept):
     net = small()
     net.fit(x, t, epochs=5, callbacks=[score, dn.EarlyStopping(9, monitor=monitor, mode=mode)], verbose=0)
     assert np.array_equal(dn.to_numpy(net[-1].w.value), seen[kept])
-    with pytest.raises(ValueError, match="mode is 'auto', 'max' or 'min', got 'most'"):
+    with pytest.raises(ValueError, match="mode must be 'auto', 'max' or 'min', got 'most'"):
         dn.EarlyStopping(mode="most")
 
 
@@ -191,7 +191,7 @@ def test_one_callback_needs_no_list():
 
 def test_a_callback_must_be_one():
     for given in ([3], None, "stop", dn.EarlyStopping, [dn.EarlyStopping]):
-        with pytest.raises(TypeError, match="a callback is a dn.Callback or a function") as caught:
+        with pytest.raises(TypeError, match="a callback must be a dn.Callback or a function") as caught:
             small().fit(*bars(8), callbacks=given, verbose=0)
     assert str(caught.value).endswith("Write EarlyStopping().")
     small().fit(*bars(8), callbacks=iter([dn.Callback()]), verbose=0)
