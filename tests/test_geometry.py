@@ -134,9 +134,9 @@ def test_a_sum_of_floors(count, a, b, m):
     ],
 )
 def test_billions_of_windows_are_judged_at_once(size, window, options, found):
-    start = time.perf_counter()
+    start = time.thread_time()
     assert windows("op", size, window, **options).first_empty() == found
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 @pytest.mark.parametrize("k, s, p, more, r", [(3, 2, 1, 1, 1), (4, 2, 1, 0, 1), (2, 3, 0, 2, 1), (3, 1, 1, 0, 2)])

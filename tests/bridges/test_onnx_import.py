@@ -621,13 +621,13 @@ def test_damaged_files(tmp_path, rng):
     for place in range(1500):
         content = mutated(sources[place % len(sources)], rng, header=len(sources[place % len(sources)]) // 2)
         (tmp_path / "made.onnx").write_bytes(content)
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             dn.from_onnx(tmp_path / "made.onnx")
             told["read"] += 1
         except ValueError:  # CheckpointError is one
             told["refused"] += 1
-        assert time.perf_counter() - start < 5
+        assert time.thread_time() - start < 5
     assert told["read"] > 50 and told["refused"] > 300, told
 
 

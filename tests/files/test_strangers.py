@@ -77,12 +77,12 @@ def refusals(path: Path, contents, least: int) -> None:
 
 def judged(path: Path) -> tuple[object, float, int]:
     """A network or a CheckpointError; how long that took, and at another time, as watching is slow, how much memory."""
-    start = time.process_time()
+    start = time.thread_time()
     try:
         answer = load(path)
     except CheckpointError as error:
         answer = error
-    seconds = time.process_time() - start
+    seconds = time.thread_time() - start
     tracemalloc.start()
     with suppress(CheckpointError):
         load(path)
@@ -136,10 +136,10 @@ def nested(kind: str, leaves: int, depth: int = 97) -> dict:
 def test_hostile_descriptions(tmp_path, document, told):
     path = tmp_path / "m.npz"
     formats.write(path, document, {})
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(CheckpointError, match=told):
         load(path)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize(
