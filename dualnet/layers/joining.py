@@ -66,27 +66,18 @@ def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]])
     >>> list(inferring(net.layers, passes(net.layers, way_back=False)))
     [(0, 1, True), (3, 3, False)]
     """
-    waiting: int | None = None
     for place, relu in places:
-        if waiting is not None:
-            if _normalised_by(layers[waiting], layers[place]):
-                yield waiting, place, relu is not None
-                waiting = None
-                continue
-            yield waiting, waiting, False
-            waiting = None
-        if relu is None and _says(layers[place], "takes_norm"):
-            waiting = place
-        else:
-            yield place, place, relu is not None
-    if waiting is not None:
-        yield waiting, waiting, False
+        end = place
+        if relu is None and place + 1 < len(layers) and _normalised_by(layers[place], layers[place + 1]):
+            end, relu = next(places)
+        yield place, end, relu is not None
 
 
 def _normalised_by(layer: Any, norm: Any) -> bool:
     """Can the layer do the work of this norm behind it? Not if one of them is watched, or does not fit."""
-    alone = replaced((layer, norm), *METHODS) or type(layer).infer is Layer.infer
-    if alone or not _says(norm, "is_norm") or getattr(layer, "w", None) is None or norm.moving_mean is None:
+    if not (_says(norm, "is_norm") and _says(layer, "takes_norm")) or replaced((layer, norm), *METHODS):
+        return False
+    if type(layer).infer is Layer.infer or getattr(layer, "w", None) is None or norm.moving_mean is None:
         return False
     w, learned = layer.w.value, [p.value for p in (norm.gamma, norm.beta) if p is not None]
     kind, shape, dtype = type(w), (layer.filters,), w.dtype
@@ -145,7 +136,12 @@ def takes_other(layer: Layer) -> bool:
 
 def replaced(layers: Sequence[Any], *methods: str) -> bool:
     """Has one of these very layers another method than its class?"""
-    return any(method in vars(layer) for layer in layers for method in methods)
+    for layer in layers:  # plain loops: generators would take three times as long, and every call of a network asks
+        own = vars(layer)
+        for method in methods:
+            if method in own:
+                return True
+    return False
 
 
 def by_hand(layer: Any) -> bool:
