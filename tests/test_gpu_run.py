@@ -425,6 +425,7 @@ def test_certificates_and_tests_time_no_plans_and_compile_no_cub(tmp_path):
     for name in ("kernels", "parity", "quick", "tests"):
         for job in by_name[name].jobs:
             assert job.variables["DUALNET_CUDNN_AUTOTUNE"] == "0" and job.variables["CUPY_ACCELERATORS"] == ""
+            assert job.variables["DUALNET_THREADS"] == job.variables["OMP_NUM_THREADS"] == "2"  # many share the cores
     assert {job.variables["DUALNET_CUDNN"] for job in by_name["quick"].jobs} == {"0", "all"}
     assert by_name["tests"].jobs[0].variables["DUALNET_CUDNN"] == "all"
     for part in parts_tool.second(given(tmp_path)) + [by_name["bench"]]:
