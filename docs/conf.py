@@ -56,6 +56,8 @@ nb_execution_mode = os.environ.get("DUALNET_NOTEBOOKS", "force")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 
 # -- the reference, from docstrings
 

@@ -246,11 +246,56 @@ def test_the_rows_of_a_table_are_cards_on_a_phone(site):
     listed = (site / "exercises.html").read_text("utf-8")
     assert listed.count('data-label="symptom"') == 24 and 'data-label=""' not in listed, "numbers have no heading"
     assert "data-label" not in (site / "command-line.html").read_text("utf-8"), "tables of two columns"
+    half = (site / "how-to" / "coming-from.html").read_text("utf-8")
+    assert 'class="empty"' in half and not re.findall(r"<td data-label[^>]*>(?:<p></p>)?</td>", half), "a label alone"
     speeds = re.findall(r"<table.*?</table>", (site / "performance.html").read_text("utf-8"), flags=re.DOTALL)
     speeds += re.findall(r"<table.*?</table>", (site / "performance-tables.html").read_text("utf-8"), flags=re.DOTALL)
     numbers = [table for table in speeds if "images/s" in table or "captured" in table]
     assert len(numbers) > 4
     assert all("data-label" not in table and re.match(r'<table class="[^"]*\bnumbers\b', table) for table in numbers)
+
+
+@needs_chromium
+def test_the_buttons_of_a_phone_stand_apart(site, tab):
+    tab.show(PHONE)
+    script = "[...document.querySelectorAll('.mobile-header svg')].filter((one) => one.checkVisibility())"
+    script += ".map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    edges = sorted(opened(tab, site / "exercises.html", script))
+    assert len(edges) == 3, "the menu, the colours, the headings of the page"
+    assert all(after[0] - before[1] >= 8 for before, after in zip(edges, edges[1:])), edges
+
+
+@needs_chromium
+def test_the_interactive_page_needs_no_scrolling_inside_the_page(site, tab):
+    tab.show(DESKTOP)
+    frame = "document.querySelector('iframe.interactive')"
+    opened(tab, site / "see-it.html", f"{frame}.scrollIntoView()")
+    tab.wait(f"parseInt({frame}.style.height) > 1500")
+
+
+PANS = """[...document.querySelectorAll("article p > img:only-child, .cell_output img")]
+    .filter((one) => one.naturalWidth > 1.2 * one.width && one.width < 540)
+    .map((one) => `${one.getAttribute("src")}: ${one.naturalWidth} pixels in ${one.width}`)"""
+
+
+@needs_chromium
+def test_wide_figures_are_not_squeezed_on_a_phone(site, tab):
+    """Their words would be too small: they scroll."""
+    tab.show(PHONE)
+    for name in ("trace", "pictures"):
+        assert not opened(tab, site / f"{name}.html", PANS)
+
+
+@pytest.mark.parametrize("name", ["index", "how-to/index"])
+def test_what_a_page_lists_comes_in_the_order_of_the_menu(site, pages, name):
+    """So that "next" leads to the next one of the list."""
+    page = site / f"{name}.html"
+    article = re.search(r"<article.*?</article>", page.read_text("utf-8"), flags=re.DOTALL)[0]
+    menu = re.search(r'<div class="sidebar-tree">.*?</aside>', page.read_text("utf-8"), flags=re.DOTALL)[0]
+    listed = [link for link in re.findall(r'<li><p>.*?href="([^"#]+)"', article) if inside(link)]
+    order = re.findall(r'href="([^"#]+)"', menu)
+    places = [order.index(link) for link in listed]
+    assert len(places) > 10 and places == sorted(places), [link for link in listed]
 
 
 def test_equations_are_drawn_without_script(site, pages):

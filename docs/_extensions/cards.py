@@ -33,13 +33,20 @@ class Cards(SphinxTransform):
             labels = [entry.astext() for entry in heads[0].findall(nodes.entry)]
             if len(labels) < COLUMNS:
                 table["classes"] += ["pairs"] if _explains_code(table) else []
+                for first, *_rest in _rows(table):
+                    first["classes"] += ["short"] if len(first.astext()) <= SHORT else []
                 continue
             if _compares(table):
                 table["classes"].append("numbers")
+                for entry in table.findall(nodes.entry):
+                    entry["classes"] += ["words"] if len(entry.astext()) > SHORT else []
                 continue
             table["classes"].append("cards")
             for row in _rows(table):
                 for label, entry in zip(labels, row):
+                    if not entry.astext():  # a label alone would say nothing
+                        entry["classes"].append("empty")
+                        continue
                     entry["label"] = label
                     if len(label) + len(entry.astext()) <= SHORT:
                         entry["classes"].append("short")
