@@ -48,7 +48,7 @@ suppress_warnings = [
 
 # -- pages in Markdown, tutorials as notebooks
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "tasklist"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 myst_update_mathjax = False

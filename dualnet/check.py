@@ -118,7 +118,7 @@ class Report:
         head = f"{markup.badge('PASS' if self.ok else 'FAIL')} <b>{markup.escape(self.subject)}</b>"
         table = markup.table("", ("argument", "pullback", self.method, *HEADINGS, ""), rows)
         told = "".join(f"<div>✗ {markup.escape(fault)}</div>" for fault in self.manners)
-        return f"<div>{head}</div>{markup.scrolling(table)}{told}"
+        return f"<div>{head}</div>{table}{told}"
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:

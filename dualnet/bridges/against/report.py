@@ -148,7 +148,7 @@ class Report:
         head = f"{badge} <b>{markup.escape(self.subject)}</b> {markup.escape(self.verdict())}"
         figures = "".join(f"<div>{markup.escape(line)}</div>" for line in self._figures())
         table = markup.table("", HEADINGS, [row.cells() for row in self._worst()], left=3)
-        return f"<div>{head}</div>{figures}{markup.scrolling(table)}"
+        return f"<div>{head}</div>{figures}{table}"
 
 
 def in_order(nodes: Iterable[list[Row]]) -> list[Row]:
