@@ -21,6 +21,7 @@ from dualnet.bridges.steps import plan
 GCC, CXX = shutil.which("gcc"), shutil.which("g++")
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic")
 compiled = pytest.mark.skipif(GCC is None, reason="no gcc here")
+pytestmark = pytest.mark.once  # C knows no backend; test_the_text_does_not_depend_on_the_backend has what is left
 DTYPES = ("float32", "float64")
 LEARNING = [
     name
@@ -28,6 +29,12 @@ LEARNING = [
     if all(step.kind in WAYS_BACK for step in plan(layer.copy().init(shape), "to_c").steps)
 ]
 STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_numpy():
+    with dn.use_backend("numpy"):
+        yield
 
 
 def gcc(folder: Path, source: str, *options: str) -> Path:
@@ -339,6 +346,21 @@ def test_the_first_of_equal_maxima_gets_the_error(tmp_path, pool):
 
 
 # -- the text ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_text_does_not_depend_on_the_backend(tmp_path, dtype):
+    """Every layer, forward and back, and some networks: from arrays of a device the same bytes."""
+    texts = []
+    for backend in ("numpy", "strict"):
+        with dn.use_backend(backend):
+            rng = np.random.default_rng(1)
+            nets = {name: made(name, rng, dtype) for name in EVERY}
+            nets |= {f"{name} back": headed(name, rng, dtype) for name in LEARNING}
+            nets |= {f"net{i}": drawn_network(np.random.default_rng(i), dtype=dtype) for i in range(10)}
+            made_of = {name: net.to_c(tmp_path / "net.h", backward="back" in name) for name, net in nets.items()}
+            texts.append({name: path.read_bytes() for name, path in made_of.items()})
+    assert [name for name in texts[0] if texts[0][name] != texts[1][name]] == [] and len(texts[0]) > 80
 
 
 def arrays_in(text: str, kind: type) -> dict[str, np.ndarray]:

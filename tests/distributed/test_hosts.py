@@ -100,7 +100,7 @@ def test_a_rank_in_trouble_ends_all_under_mpi(mpi, tmp_path, what):
     assert ended - float(re.search(rf"{what} at ([\d.]+)", done.stdout)[1]) < WITHIN
 
 
-def test_ctrl_c_on_one_rank_ends_all_and_any_number_goes_on(mpi, tmp_path, expected):
+def test_ctrl_c_on_one_rank_of_mpi_ends_all_and_any_number_goes_on(mpi, tmp_path, expected):
     done = under_mpi(2, PROGRAM, "INT", str(tmp_path))
     assert done.returncode != 0 and done.stderr.count("rank 1 was asked to end, and all ranks do") == 2, done.stderr
     newest = max((tmp_path / "run").iterdir()).name

@@ -26,10 +26,22 @@ from dualnet.files.network import load, save
 
 ROOM = 64 * 2**20
 
+
+@pytest.fixture
+def on_numpy():
+    with dn.use_backend("numpy"):
+        yield
+
+
+ON_NUMPY = pytest.mark.usefixtures("on_numpy")
+"""For hundreds of files whose bytes decide; the tests below and test_formats.py load files on other backends, too."""
+
 # -- files from strangers ----------------------------------------------------------------------------------------------
 
 
 @BOTH
+@pytest.mark.once
+@ON_NUMPY
 def test_truncated_at_every_64_bytes(tmp_path, suffix):
     content = save(small(), tmp_path / f"m{suffix}").read_bytes()
     path = tmp_path / f"cut{suffix}"
@@ -41,6 +53,8 @@ def test_truncated_at_every_64_bytes(tmp_path, suffix):
 
 
 @BOTH
+@pytest.mark.once
+@ON_NUMPY
 def test_every_changed_byte_is_noticed(tmp_path, rng, suffix):
     """Not one flipped bit gives another network: the file is refused, or it is the same network."""
     net = small()
@@ -58,6 +72,8 @@ def test_every_changed_byte_is_noticed(tmp_path, rng, suffix):
 
 
 @BOTH
+@pytest.mark.once
+@ON_NUMPY
 def test_500_malformed_files(tmp_path, rng, suffix):
     content = save(small(), tmp_path / f"m{suffix}").read_bytes()
     refusals(tmp_path / f"bad{suffix}", (mutated(content, rng) for _ in range(250)), least=240)
@@ -92,6 +108,8 @@ def judged(path: Path) -> tuple[object, float, int]:
 
 
 @BOTH
+@pytest.mark.once
+@ON_NUMPY
 def test_500_networks_that_strangers_made(tmp_path, rng, suffix):
     """Damaged bytes, and changed and drawn descriptions with their right checksum, which anybody can compute."""
     draw = models(suffix)
