@@ -233,7 +233,16 @@ def _npz(path: Path) -> Mapping[str, Any]:
 
 
 def _pt(path: Path) -> Any:
-    return need_torch("load_weights").load(path, map_location="cpu", weights_only=True)
+    torch = need_torch("load_weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "GLOBAL" not in str(error) or type(error).__name__ != "UnpicklingError":  # damaged, say
+            raise
+        raise CheckpointError(
+            "it holds a whole module or other objects, which are code, and not only weights. If you trust it, write "
+            "the weights alone, in PyTorch: torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt')"
+        ) from error
 
 
 def _safetensors(path: Path) -> Mapping[str, Any]:

@@ -221,6 +221,8 @@ def words_of(error: BaseException) -> str:
 
 def read(path: str | Path, name: str) -> Callable[..., Any]:
     """The function ``name`` from a file."""
+    if Path(path).suffix == ".ipynb":
+        raise ValueError(f"{path} is a notebook: copy your {name!r} from it into a Python file, such as mine.py")
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
