@@ -247,7 +247,7 @@ def _transpose(reader: GraphReader, call: Call) -> Value:
 def _same(reader: GraphReader, call: Call) -> Value:
     x = reader.value(call)
     if call.operator == "Cast" and call.attributes.get("to") not in FLOATS:
-        raise Lacking(f"it converts to {dtype_name(call.attributes.get('to'))}; expected {FLOATING}")
+        raise Lacking(f"it converts to {dtype_name(call.attributes.get('to', 0))}; expected {FLOATING}")
     return x
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -125,7 +125,7 @@ class _Parser(argparse.ArgumentParser):
     not ``dualnet``, for an option that the command does not have.
     """
 
-    commands: dict[str, argparse.ArgumentParser]
+    commands: Mapping[str, argparse.ArgumentParser]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, extra = self.parse_known_args(args, namespace)
