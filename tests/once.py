@@ -19,7 +19,7 @@ ONCE = (
     # kernels, which a test calls by name with arrays of their own library; and backends that it names
     *("backends/cpu", "backends/gpu", "backends/onednn", "backends/test_adapter.py", "backends/test_cupy_backend.py"),
     *("backends/test_measuring.py", "backends/test_tuned.py", "backends/test_choice.py", "pretend"),
-    *("backends/test_numpy_backend.py", "backends/test_array_api_strict_backend.py"),
+    "backends/test_numpy_backend.py",
     # what the parity certificate compares, each way with its own backend in force
     *("parity/cases", "parity/certificate", "parity/judging", "parity/loops"),
     # bytes: files from elsewhere, processes that find each other, numbers that were measured before
