@@ -88,8 +88,8 @@ def _as_maps(x: Value) -> None:
 def _width(x: Value, expected: int) -> None:
     if x.shape[-1] != expected:
         raise Misfit(
-            f"it takes {expected} channels or units, but its input {shown(x.theirs)} has {x.shape[-1]}. Is input_shape "
-            "right, (H, W, C) or (K,)?"
+            f"it takes {expected} channels or units, but its input {shown(x.theirs)} has {x.shape[-1]}. input_shape is "
+            "(H, W, C) or (K,)"
         )
 
 

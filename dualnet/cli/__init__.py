@@ -125,7 +125,7 @@ class _Parser(argparse.ArgumentParser):
     not ``dualnet``, for an option that the command does not have.
     """
 
-    commands: Mapping[str, argparse.ArgumentParser]
+    commands: dict[str, _Parser]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, extra = self.parse_known_args(args, namespace)

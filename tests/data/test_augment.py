@@ -214,7 +214,7 @@ WRONG = [
         ValueError,
         "scale must be one finite number, or one for each channel",
     ),
-    (lambda: Augment(mean=[]), ValueError, "mean is one finite number"),
+    (lambda: Augment(mean=[]), ValueError, "mean must be one finite number"),
     (lambda: Augment(mean=[0.1, 0.2]).batch(IMAGES, [0]), ValueError, "mean has 2 numbers, but the images have 3"),
     (lambda: Augment().batch(IMAGES[0], [0]), ValueError, "images have shape (3, 3, 3); expected (M, H, W, C)"),
     (lambda: Augment().batch(IMAGES.tolist(), [0]), TypeError, "images is a list; expected an array"),

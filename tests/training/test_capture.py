@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import signal
 import sys
 
@@ -605,6 +606,18 @@ def test_a_captured_network_predicts_with_the_weights_that_it_has(gpu, rng, way)
     same(data[12][0])
     net.parameters()["0.w"].value = net.parameters()["0.w"].value * 0.5
     same(data[13][0])
+    assert predict.graphs == 1
+
+
+def test_a_network_that_the_first_call_passes_by_follows_its_weights_too(gpu, rng):
+    """The step names it: it counts, though the first call computes with another one."""
+    net, other, calls = network(), network(), itertools.count()
+    predict = dn.capture(lambda x: (net if next(calls) else other)(x))
+    (first, _), *data = batches(rng, n=8)
+    predict(first)
+    for x, _ in data:
+        assert dn.to_numpy(predict(x)).tobytes() == dn.to_numpy(net(x)).tobytes()
+        net.parameters()["0.w"].value = net.parameters()["0.w"].value * 0.5
     assert predict.graphs == 1
 
 

@@ -99,7 +99,7 @@ MISTAKES = [
     (lambda n: n.fit(BARS, LABELS, batch_size=0), "batch_size must be at least 1"),
     (lambda n: n.fit(BARS, LABELS, optimizer="adamm"), "adamm.*adam"),
     (lambda n: n.fit(BARS, LABELS, loss="crossentropy"), "crossentropy.*softmax_cross_entropy"),
-    (lambda n: n.fit(BARS, LABELS, verbose=3), "verbose is 0"),
+    (lambda n: n.fit(BARS, LABELS, verbose=3), "verbose must be 0"),
     (lambda n: n.fit(BARS, LABELS, validation_data=BARS), "validation_data must be a pair"),
     (lambda n: n.fit(BARS, LABELS, validation_data=(BARS, LABELS[:2])), "validation_data: x holds 8 examples and t 2"),
     (lambda n: n.evaluate(BARS, LABELS[:5]), "evaluate: x holds 8 examples and t 5"),
@@ -202,10 +202,10 @@ def test_arguments_are_checked_in_their_order():
         ({"loss": "none"}, "unknown loss"),
         ({"optimizer": "none"}, "none.*adam"),
         ({"shuffle": 1}, "shuffle must be True or False"),
-        ({"callbacks": 3}, "a callback is a"),
+        ({"callbacks": 3}, "a callback must be a"),
         ({"loss_scale": "none"}, "loss_scale must be 'auto'"),
         ({"capture": 1}, "capture must be True or False"),
-        ({"verbose": 3}, "verbose is 0"),
+        ({"verbose": 3}, "verbose must be 0"),
     ]
     net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
     for first in range(len(mistakes)):

@@ -212,7 +212,7 @@ def test_png_for_slides(tmp_path):
     assert shown[..., :3].mean() > 0.9 and dark[..., :3].mean() < 0.25
     fill = [int(BOXES["kernel"]["light"][0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     assert (abs(shown[..., :3] - fill).max(axis=-1) < 0.01).sum() > 2 * 4 * 30 * 30  # the kernel stands there, twice
-    with pytest.raises(ValueError, match=r"saved as .svg or .png; got 'a.pdf'"):
+    with pytest.raises(ValueError, match=r"expected a name that ends with .svg or .png, got 'a.pdf'"):
         picture.save(tmp_path / "a.pdf")
 
 
