@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+import types
 
 import pytest
 
@@ -188,6 +189,16 @@ def test_nobody_at_the_door():
         port = free.getsockname()[1]
         with pytest.raises(RankError, match="cannot reach rank 0 at port .* Is rank 0 running"):
             meet(1, 2, None, ["127.0.0.1"], port, TOKEN, 0.3)
+
+
+def test_a_port_that_is_taken_leaves_nothing_open(monkeypatch):
+    made, real = [], socket.socket
+    with listener() as door:
+        watched = {"socket": lambda *given: made.append(real(*given)) or made[-1]}
+        monkeypatch.setattr(meeting, "socket", types.SimpleNamespace(**vars(socket) | watched))
+        with pytest.raises(OSError, match="in use"):
+            listener(door.getsockname()[1])
+    assert [wire.fileno() for wire in made] == [-1]
 
 
 def test_addresses(monkeypatch):

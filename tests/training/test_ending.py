@@ -70,7 +70,7 @@ def start(path, restores="at once"):
 def test_what_was_trained_is_kept_and_the_best_weights_are_back(tmp_path, name, code):
     process = start(tmp_path / "net.npz")
     process.send_signal(getattr(signal, name))
-    told, errors = process.communicate(timeout=60)
+    told, errors = process.communicate(timeout=600)
     assert told.split("\n")[:3] == ["restoring", "restored", "3 True"] and process.returncode == code
     assert dn.load(tmp_path / "net.npz").output_shape((4,)) == (2,)
     assert ("Traceback" in errors) == (name == "SIGINT"), errors
@@ -83,7 +83,7 @@ def test_a_second_signal_does_not_break_off_what_is_being_restored(tmp_path):
     assert process.stdout.readline() == "restoring\n"
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate("\n", timeout=60)
+    told, _ = process.communicate("\n", timeout=600)
     assert told.split("\n")[:2] == ["restored", "3 True"] and process.returncode == 143
 
 
@@ -93,7 +93,7 @@ def test_after_ctrl_c_a_signal_waits_until_all_is_restored(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "restoring\n"
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate("\n", timeout=60)
+    told, _ = process.communicate("\n", timeout=600)
     assert told.split("\n")[:2] == ["restored", "3 True"] and process.returncode == 143
 
 

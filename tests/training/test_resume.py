@@ -478,25 +478,31 @@ def start(folder: Path, stop: int = 0, seconds: float = 0.0) -> subprocess.Popen
     )
 
 
+def over(process: subprocess.Popen, line: str | None = None) -> tuple[int, str, str]:
+    """Its exit code and what it said. One that hangs is ended, so that no other test finds it."""
+    with process:
+        try:
+            out, errors = process.communicate(line, timeout=600)
+        finally:
+            process.kill()
+    return process.returncode, out, errors
+
+
 def killed(folder: Path, step: int, seconds: float) -> bool:
     """A process that no handler saves, as after ``kill -9``: the alarm's signal ends it by default."""
-    process = start(folder, step, seconds + 1e-6)
-    process.communicate(timeout=120)
-    return process.returncode == -signal.SIGALRM
+    return over(start(folder, step, seconds + 1e-6))[0] == -signal.SIGALRM
 
 
 def ended(folder: Path, number: int, step: int) -> int:
     process = start(folder, step)
     assert process.stdout.readline() == "now\n"
     process.send_signal(number)  # before the line that it waits for
-    process.communicate("\n", timeout=120)
-    return process.returncode
+    return over(process, "\n")[0]
 
 
 def finished(folder: Path) -> tuple[str, list[str]]:
-    process = start(folder)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    code, out, errors = over(start(folder))
+    assert code == 0, errors
     logs = [line.rsplit(",", 1)[0] for line in (folder / "log.csv").read_text(encoding="utf-8").splitlines()]
     logs += [line.split('"seconds"')[0] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     best = {path.name: learned(dn.load(path)) for path in (folder / "models").iterdir()}
