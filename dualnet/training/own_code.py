@@ -27,13 +27,9 @@ def named_by(step: Any, owners: list[Any]) -> list[Named]:
     """What the loss of a step of ``fit`` refers to, and the code of these layers and optimizers, if it is a user's.
 
     >>> import dualnet as dn
-    >>> weight = {"now": 1.0}
-    >>> class Weighted(dn.Layer):
-    ...     def forward(self, x, train=False):
-    ...         k = weight["now"]
-    ...         return k * x, dn.Pullback("weighted", lambda dy: (k * dy, {}), x)
-    >>> [(one.label, one.read()) for one in named_by(None, [Weighted(), dn.ReLU()])]
-    [('Weighted.forward', {'weight': {'now': 1.0}})]
+    >>> step = functools.partial(dn.capture, functools.partial(dn.losses.huber, delta=2.0))
+    >>> [(one.label, one.read()) for one in named_by(step, [dn.ReLU()])]
+    [('partial', {'delta': 2.0})]
     """
     waiting: list[Any] = [*step.args] if isinstance(step, functools.partial) and not _is_own(step.func) else []
     for owner in (owner for owner in owners if hasattr(owner, "__dict__")):  # parameters have none
