@@ -220,6 +220,12 @@ def test_the_default_network_learns():
     assert asked.advance(steps=999, until=3)["step"] == 460  # never back
 
 
+def test_it_trains_to_until_and_no_further():
+    asked = Asked(**SMALL)
+    assert asked.advance(steps=9, until=3)["step"] == 3
+    assert asked.advance(steps=9, until=2)["step"] == 3  # never back
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
