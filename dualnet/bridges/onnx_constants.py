@@ -56,11 +56,7 @@ class Constants:
 
 
 def dtype_name(number: int) -> str:
-    """ONNX's name of a dtype, in small letters as in NumPy.
-
-    >>> dtype_name(7)
-    'int64'
-    """
+    """The name of ONNX's dtype with this number, as NumPy spells it: 7 is "int64"."""
     from onnx import TensorProto
 
     names = {kind: name.lower() for name, kind in TensorProto.DataType.items()}

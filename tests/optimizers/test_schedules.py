@@ -173,7 +173,7 @@ def test_more_refusals():
         Step(1.0, 3, at=[4])
     with pytest.raises(TypeError, match="list of steps"):
         Step(1.0, at=4)
-    with pytest.raises(ValueError, match="at most 1"):
+    with pytest.raises(ValueError, match="from 0 to 1, got 30"):
         OneCycle(1.0, 10, warm=30)
     with pytest.raises(TypeError, match="write Cosine"):
         Warmup(Cosine, 10)

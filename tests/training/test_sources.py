@@ -261,7 +261,7 @@ MISTAKES = [
     (lambda: [({"image": X}, T)], "batch 1: x of a batch is a dictionary; networks with several inputs or outputs"),
     (lambda: broken(0, lambda x, t: (x, t[:3])), "batch 1: x holds 8 examples and t 3"),
     (lambda: broken(0, lambda x, t: (x, t + 1)), "label 2 is out of range"),
-    (lambda: DataSet(bad=0, told=None), "element 0 of the data set: an example is .x, t.*got a NoneType"),
+    (lambda: DataSet(bad=0, told=None), "element 0 of the data set: an example must be .x, t.*got a NoneType"),
     (lambda: DataSet(bad=0, told=(X[0], "cat")), "element 0 of the data set: asarray: dtype <U3"),
     (lambda: type("Empty", (DataSet,), {"__len__": lambda self: 0})(), "the data set holds no examples"),
 ]
@@ -282,7 +282,7 @@ LATER = [
     (lambda: broken(2, lambda x, t: (x[:, :5], t)), ValueError, "batch 3: x has shape .8, 5, 6, 1., but init"),
     (lambda: broken(2, lambda x, t: (x, t[:, None])), ValueError, "batch 3: t is int64 of shape .8, 1.; before"),
     (lambda: broken(2, lambda x, t: (x, t * 0.5)), ValueError, "batch 3: t is float64"),
-    (lambda: broken(2, lambda x, t: None), TypeError, "batch 3: a batch is"),
+    (lambda: broken(2, lambda x, t: None), TypeError, "batch 3: a batch must be"),
     (lambda: DataSet(bad=17, told=(X[0], 5)), ValueError, "element 17 of the data set: label 5 is out of range"),
     (lambda: DataSet(bad=17, told=(X[0][:5], 0)), ValueError, "element 17 of the data set: its x is float32 of shape"),
     (lambda: DataSet(bad=17, told=(None, 0)), TypeError, "element 17 of the data set: x of an example is None"),
