@@ -1,4 +1,4 @@
-"""Which tests end the same whatever DUALNET_BACKEND says, so that one run of them is enough; conftest.py marks them.
+"""Which tests end the same whatever DUALNET_BACKEND says, so that one run of them is enough.
 
 Each is held to it: it fails if it asks which backend is in force by default, even if the error that it gets then is
 caught, and its processes see no such variable.
@@ -41,7 +41,8 @@ def is_listed(path: Path, listed: tuple[str, ...] = ONCE) -> bool:
 from_environment, process = choosing._from_environment, choosing._process
 ASKED = (
     "A test that is marked `once` asked which backend is in force by default: it would end differently with "
-    "another DUALNET_BACKEND. Put one in force (dn.use_backend), or take its file out of tests/once.py."
+    "another DUALNET_BACKEND. Put one in force (dn.use_backend), or remove the mark from the test, or its "
+    "file from ONCE in tests/once.py."
 )
 noted: list[str] = []
 """Where the running test asked. Code under test may swallow the error, but not this."""

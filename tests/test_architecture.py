@@ -230,6 +230,7 @@ NO_TEXT = {"os", "image", "Image", "tarfile", "zipfile", "webbrowser"}
 def test_text_is_read_and_written_in_an_encoding_that_is_said():
     paths = [*SOURCES, *MACHINES, *sorted((ROOT / "tools").glob("*.py"))]
     assert [f"{name(path)}:{line}" for path in paths for line in without_encoding(tree(path))] == []
+    assert len(paths) > 200
 
 
 def test_the_scan_for_encodings_can_fail():
@@ -270,6 +271,7 @@ def test_a_module_has_its_test_file_in_the_folder_of_the_same_name():
 def test_a_file_says_what_it_is_about():
     paths = [*SOURCES, *MACHINES, *sorted(TESTS.rglob("*.py"))]
     assert [name(path) for path in paths if not ast.get_docstring(tree(path))] == []
+    assert len(paths) > 500
 
 
 def test_the_packages_on_disk_are_the_packages_that_ship():

@@ -193,7 +193,7 @@ class _Tree:
             item = group[name]
             if isinstance(item, h5py.Group):
                 if _address(item) in seen:
-                    raise CheckpointError(f"the group {at} stands in two places in the file; expected one")
+                    raise CheckpointError(f"the group {at} appears in two places in the file; expected one")
                 seen.add(_address(item))
                 self.groups[at] = item
                 self._walk(item, at, seen)

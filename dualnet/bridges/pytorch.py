@@ -152,7 +152,7 @@ def _both_graphs(module: Any, op: str) -> _Graphs:
         except Exception as error:  # any error that the user's forward raises when it meets a proxy
             raise ValueError(
                 f"{op}: torch.fx cannot follow the forward of {type(module).__name__} "
-                f"({type(error).__name__}: {error}). It must take one tensor, and no if may depend on its numbers."
+                f"({type(error).__name__}: {error}). It must take one tensor, and must not branch on the numbers in it."
             ) from error
     flags: dict[str, tuple[Any, Any]] = {}
     differences = []

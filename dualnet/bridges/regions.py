@@ -77,7 +77,7 @@ def _in_order(nodes: Iterable[Node], source: str) -> dict[str, Node]:
             raise ValueError(f"the graph has two nodes called {node.name!r}; expected different names")
         for name in node.inputs:
             if name not in known and name != source:
-                raise ValueError(f"node {node.name!r} takes {name!r}, but no earlier node is called so")
+                raise ValueError(f"node {node.name!r} takes {name!r}, but no earlier node has that name")
         if isinstance(node.does, Layer) and len(node.inputs) != 1:
             raise ValueError(f"node {node.name!r} is a layer with {len(node.inputs)} inputs; expected one")
         if not isinstance(node.does, Layer) and (node.does not in ("add", "concat") or not node.inputs):

@@ -585,7 +585,10 @@ HINTS = {
         ("mul", "imul"),
         "dualnet multiplies two maps in dn.Parallel([...], merge='multiply'). Write this part with it",
     ),
-    **dict.fromkeys(("chunk", "split", "getitem"), "a layer of dualnet takes its whole input, and has one output"),
+    **dict.fromkeys(
+        ("chunk", "split", "getitem"),
+        "a layer of dualnet takes its whole input, and has one output. Write this part as a dn.Layer",
+    ),
     **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "dualnet has no layer for attention"),
 }
 """What to do about functions that our layers do not cover."""

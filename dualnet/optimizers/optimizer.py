@@ -256,7 +256,7 @@ class Optimizer(Stateful):
         """Raise ``TypeError`` if a class of the user's has an ``__init__`` that forgets this one's."""
         if "_owners" not in vars(self):
             name = type(self).__name__
-            raise TypeError(f"{name}: its __init__ must call super().__init__(lr), which begins its memory")
+            raise TypeError(f"{name}: its __init__ must call super().__init__(lr), which sets up its state")
 
     def _keys(self, parameters: dict[str, Parameter], owner: str) -> list[str]:
         """The names under which the optimizer stores its memory of these parameters."""

@@ -81,7 +81,10 @@ def inputs_of(net: Layer, x: Any, size: int) -> Source | None:
     if isinstance(x, (list, tuple)) and not holds_batches(x):
         return None
     if isinstance(x, (str, bytes)):
-        raise TypeError(f"predict: got the text {x!r:.60}; expected an array, or something that yields batches")
+        raise TypeError(
+            f"predict: got the text {x!r:.60}; expected an array, or something that yields batches. Read a file first, "
+            "with dn.data.read_image"
+        )
     options: dict[str, Any] = {"augment": None, "targets": False}
     if is_data_set(x):
         found: Source = Examples("predict", x, size=size, seed=0, shuffle=False, moving=False, **options)

@@ -149,8 +149,8 @@ def _table(op: str, given: Any, classes: int) -> numpy.ndarray:
             weights = numpy.asarray(to_numpy(asarray(given, backend="numpy")), "float64")
         except TypeError:
             raise TypeError(
-                f"{op}: class_weight must be {{class: weight}}, or a weight for each of the {classes} classes; got "
-                f"{given!r:.60}"
+                f"{op}: class_weight must be {{class: weight}}, such as {{0: 2.0}}, or a weight for each of the "
+                f"{classes} classes; got {given!r:.60}"
             ) from None
         if weights.shape != (classes,):
             raise ValueError(

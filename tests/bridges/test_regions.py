@@ -134,7 +134,7 @@ def test_a_node_that_leaves_its_region_is_refused_by_name():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([times("a", "b"), times("b", "a")], "no earlier node is called so"),
+        ([times("a", "b"), times("b", "a")], "no earlier node has that name"),
         ([times("a", "x"), times("a", "x")], "two nodes called"),
         ([times("x", "x")], "two nodes called"),
         ([Node("a", ("x", "x"), Times(2))], "is a layer with 2 inputs; expected one"),

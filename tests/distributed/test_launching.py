@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -79,8 +80,10 @@ def test_an_error_of_one_rank_is_told(how):
 
 
 def test_ranks_that_hang_are_ended(how):
+    begun = time.monotonic()
     done = launching.launch(2, ["-c", "import time; time.sleep(600)"], timeout=2)
     assert done.code == 124 and "did not end within 2 s" in done.last_words
+    assert time.monotonic() - begun < 300, "they slept to their end"
 
 
 def test_the_launcher_of_this_process_is_none_of_theirs(how, monkeypatch):

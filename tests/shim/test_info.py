@@ -27,6 +27,9 @@ def test_info_is_a_table(monkeypatch):
 
 
 def test_the_whole_is_quick():
-    start = time.thread_time()
-    dn.info()
-    assert time.thread_time() - start < 1
+    took = []
+    for _ in range(3):  # the machine may be busy once
+        start = time.monotonic()
+        dn.info()
+        took.append(time.monotonic() - start)
+    assert min(took) < 1
