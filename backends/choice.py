@@ -124,7 +124,7 @@ def switched_on() -> bool:
     """Is ``DUALNET_AUTOTUNE`` 1?"""
     asked = _autotune().strip()
     if asked not in ("", "0", "1"):
-        raise ValueError(f"DUALNET_AUTOTUNE is 0 or 1, got {asked!r}")
+        raise ValueError(f"DUALNET_AUTOTUNE must be 0 or 1, got {asked!r}")
     return asked == "1"
 
 

@@ -48,7 +48,7 @@ suppress_warnings = [
 
 # -- pages in Markdown, tutorials as notebooks
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "tasklist"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 myst_update_mathjax = False
@@ -56,6 +56,8 @@ nb_execution_mode = os.environ.get("DUALNET_NOTEBOOKS", "force")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 
 # -- the reference, from docstrings
 

@@ -16,6 +16,7 @@ from typing import Any
 
 LIMIT = 2**31 - 1
 """The largest extent."""
+PAIR = "an integer or (height, width)"
 
 
 def integer(value: Any, name: str, *, op: str, least: int = 1) -> int:
@@ -38,17 +39,19 @@ def extents(value: Any, name: str, *, op: str, least: int = 1) -> tuple[int, int
             return value  # the form in which layers pass it, in every step
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
-        raise ValueError(f"{op}: {name} is an integer or (height, width), got {value!r}")
-    return _bounded(both[0], name, value, op, least), _bounded(both[1], name, value, op, least)
+        raise ValueError(f"{op}: {name} must be {PAIR}, got {value!r}")
+    height, width = (_bounded(one, name, value, op, least, PAIR) for one in both)
+    return height, width
 
 
-def _bounded(value: Any, name: str, whole: Any, op: str, least: int) -> int:
+def _bounded(value: Any, name: str, whole: Any, op: str, least: int, kind: str = "an integer") -> int:
     try:
         number = _index(value)
     except TypeError:
-        raise TypeError(f"{op}: {name} takes integers, got {whole!r}") from None
+        raise TypeError(f"{op}: {name} must be {kind}, got {whole!r}") from None
     if not least <= number <= LIMIT:
-        raise ValueError(f"{op}: {name} must be at least {least} (and at most {LIMIT}), got {whole!r}")
+        bound = f"at least {least}" if number < least else f"at most {LIMIT}"
+        raise ValueError(f"{op}: {name} must be {bound}, got {whole!r}")
     return number
 
 
@@ -61,7 +64,7 @@ def index(value: Any, name: str, *, op: str) -> int:
     try:
         return _index(value)
     except TypeError:
-        raise TypeError(f"{op}: {name} is an integer, got {value!r}") from None
+        raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
 
 
 def _index(value: Any) -> int:
@@ -78,7 +81,7 @@ def count(value: Any, name: str, *, op: str, least: int = 1) -> int:
     """
     result = real(value, name, op=op)
     if not math.isfinite(result) or result != int(result) or result < least:
-        raise ValueError(f"{op}: {name} is a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{op}: {name} must be a whole number of at least {least}, got {value!r}")
     return int(result)
 
 
@@ -95,7 +98,7 @@ def real(value: Any, name: str, *, op: str) -> float:
     except OverflowError:  # an integer of more than 308 digits
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name} is a number, got {value!r}") from None
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
 
 
 def number(value: Any, name: str, *, op: str, most: float = math.inf) -> float:
@@ -106,8 +109,8 @@ def number(value: Any, name: str, *, op: str, most: float = math.inf) -> float:
     """
     result = real(value, name, op=op)
     if not (0 <= result <= most and math.isfinite(result)):
-        upper = f" and at most {most:g}" if most < math.inf else ""
-        raise ValueError(f"{op}: {name} is a finite number, at least 0{upper}; got {value!r}")
+        bounds = f"from 0 to {most:g}" if most < math.inf else "of at least 0"
+        raise ValueError(f"{op}: {name} must be a finite number {bounds}, got {value!r}")
     return result
 
 
@@ -119,8 +122,8 @@ def positive(value: Any, name: str, *, op: str, most: float = math.inf) -> float
     """
     result = real(value, name, op=op)
     if not (0 < result <= most and math.isfinite(result)):
-        upper = f" and at most {most:g}" if most < math.inf else ", and finite"
-        raise ValueError(f"{op}: {name} is a number above 0{upper}, got {value!r}")
+        bounds = f"number above 0 and at most {most:g}" if most < math.inf else "finite number above 0"
+        raise ValueError(f"{op}: {name} must be a {bounds}, got {value!r}")
     return result
 
 
@@ -132,7 +135,7 @@ def fraction(value: Any, name: str, *, op: str) -> float:
     """
     result = real(value, name, op=op)
     if not 0 <= result < 1:
-        raise ValueError(f"{op}: {name} is a number from 0 to below 1, got {value!r}")
+        raise ValueError(f"{op}: {name} must be a number from 0 to below 1, got {value!r}")
     return result
 
 
@@ -143,7 +146,7 @@ def flag(value: Any, name: str, *, op: str) -> bool:
     False
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{op}: {name} is True or False, got {value!r}")
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
     return value
 
 

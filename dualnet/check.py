@@ -65,15 +65,17 @@ HEADINGS = ("error", "allowed")
 
 @dataclass
 class Report:
-    """The comparisons. A report is true if everything agreed."""
+    """The comparisons. A report is true if everything agreed, and nothing is in ``manners``: what the pullback changes
+    that belongs to its caller, or does differently in a second call."""
 
     subject: str
     method: str
     rows: list[Comparison] = field(default_factory=list)
+    manners: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return bool(self.rows) and all(row.ok for row in self.rows)
+        return bool(self.rows) and all(row.ok for row in self.rows) and not self.manners
 
     @property
     def worst(self) -> float:
@@ -95,6 +97,8 @@ class Report:
         """
         if not self.rows:
             return "WRONG  nothing was compared"
+        if self.manners:
+            return f"WRONG  {'; '.join(self.manners)}"
         return f"{'ok' if self.ok else 'WRONG':<6} worst error {self.worst:.1e}, allowed {self._worst.limit:.1e}"
 
     def __str__(self) -> str:
@@ -105,13 +109,16 @@ class Report:
             "  " + "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) + mark
             for cells, mark in zip(table, marks)
         ]
-        return "\n".join([f"{self.subject}: {self.method}, {'agrees' if self.ok else 'DISAGREES'}", *lines])
+        verdict = "DISAGREES" if not all(row.ok for row in self.rows) else "agrees, BUT" if self.manners else "agrees"
+        told = [f"  {fault}   <-- wrong" for fault in self.manners]
+        return "\n".join([f"{self.subject}: {self.method}, {verdict}", *lines, *told])
 
     def _repr_html_(self) -> str:
         rows = [[*_cells(row), "" if row.ok else "✗"] for row in self.rows]
         head = f"{markup.badge('PASS' if self.ok else 'FAIL')} <b>{markup.escape(self.subject)}</b>"
         table = markup.table("", ("argument", "pullback", self.method, *HEADINGS, ""), rows)
-        return f"<div>{head}</div>{markup.scrolling(table)}"
+        told = "".join(f"<div>✗ {markup.escape(fault)}</div>" for fault in self.manners)
+        return f"<div>{head}</div>{table}{told}"
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:
@@ -133,8 +140,11 @@ def gradient(
     ``f`` is a layer or network, or any function that returns ``(y, pullback)`` like the ops; a function gets the
     ``options``. For a layer, ``arrays`` is one batch x; without it the check draws two random inputs. A layer that is
     not in float64 is checked as a float64 copy. ``wrt`` picks arguments by position. If a direction crosses a kink
-    (ReLU at 0, two equal maxima), the check moves to another point, with a shorter step. Raises :class:`CheckError`
-    with the report unless ``raises=False``.
+    (ReLU at 0, two equal maxima), the check moves to another point, with a shorter step.
+
+    It also looks whether the pass leaves its inputs and ``dy`` as they were, and whether a second call of the pullback
+    returns the same: a pullback that writes into ``dy`` is right by itself, and makes a layer elsewhere wrong. Raises
+    :class:`CheckError` with the report unless ``raises=False``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
@@ -181,17 +191,25 @@ class Problem:
     arguments: list[str]
     run: Callable[[dict[str, numpy.ndarray]], tuple[numpy.ndarray, Callable[[numpy.ndarray], dict[str, numpy.ndarray]]]]
     along: bool = False
+    changed: dict[str, None] = field(default_factory=dict)
+    """What a pass has changed that belongs to its caller."""
 
 
 def slopes(problem: Problem, directions: int = 2, seed: int = 0) -> Report:
     """:func:`gradient`, for a function that is already a :class:`Problem`; it raises nothing."""
-    return _compared("difference", _difference, problem, directions, seed, False)
+    return _compared("difference", _difference, problem, directions, seed, False, twice=False)
 
 
 def _compared(
-    method: str, compare: Callable[..., Comparison], problem: Problem, directions: int, seed: int, raises: bool
+    method: str,
+    compare: Callable[..., Comparison],
+    problem: Problem,
+    directions: int,
+    seed: int,
+    raises: bool,
+    twice: bool = True,
 ) -> Report:
-    """Each argument along several random directions."""
+    """Each argument along several random directions; with ``twice`` the pullback is also called twice."""
     directions = integer(directions, "directions", op="check")
     rng = numpy.random.default_rng(integer(seed, "seed", op="check", least=0))
     for argument in problem.arguments:
@@ -199,10 +217,30 @@ def _compared(
             shape = problem.values[argument].shape
             raise ValueError(f"check: {argument} has shape {shape}; it has no elements, so there is nothing to compare")
     rows = [compare(problem, argument, rng) for argument in problem.arguments for _ in range(directions)]
-    report = Report(problem.name, method, rows)
+    again = _in_a_second_call(problem, rng) if twice else []
+    report = Report(problem.name, method, rows, [*problem.changed, *again])
     if raises and not report.ok:
         raise CheckError(str(report))
     return report
+
+
+def _in_a_second_call(problem: Problem, rng: numpy.random.Generator) -> list[str]:
+    """The gradients that differ if the pullback is called twice with the same dy."""
+    y, pull = problem.run(problem.values)
+    g = rng.standard_normal(y.shape)
+    first, second = pull(g), pull(g)
+    return [
+        f"a second call of the pullback returns a different gradient of {name}"
+        for name in problem.arguments
+        if not numpy.allclose(first[name], second[name], rtol=1e-9, atol=0, equal_nan=True)
+    ]
+
+
+def _note_changes(changed: dict[str, None], who: str, now: dict[str, Any], before: dict[str, numpy.ndarray]) -> None:
+    """Remember which arrays are no longer what they were."""
+    for name, array in now.items():
+        if not numpy.array_equal(to_numpy(array), before[name], equal_nan=True):
+            changed[f"{who} writes into {name}, which belongs to its caller"] = None
 
 
 def _difference(problem: Problem, argument: str, rng: numpy.random.Generator) -> Comparison:
@@ -272,19 +310,36 @@ def _problem(
         name: to_numpy(a).astype(numpy.float64) for name, a in zip(names, arrays) if a is not None and _floating(a)
     }
 
+    changed: dict[str, None] = {}
+
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
-        y, pullback = _y_and_pullback(
-            f(*(asarray(values[n]) if n in values else a for n, a in zip(names, arrays)), **options)
-        )
+        mine = {name: asarray(values[name].copy()) for name in names if name in values}
+        y, pullback = _y_and_pullback(f(*(mine.get(name, a) for name, a in zip(names, arrays)), **options))
+        _note_changes(changed, "the forward pass", mine, values)
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
-            result = pullback(asarray(g.astype(y.dtype.name)))
+            dy = asarray(g.astype(y.dtype.name))
+            before = {"dy": to_numpy(dy).copy()} | {name: to_numpy(a).copy() for name, a in mine.items()}
+            result = pullback(dy)
             result = result if isinstance(result, tuple) else (result,)
-            return {name: to_numpy(d) for name, d in zip(names, result) if d is not None}
+            found = {name: to_numpy(d).copy() for name, d in zip(names, result) if d is not None}
+            _note_changes(changed, "the pullback", {"dy": dy, **mine}, before)
+            return _of_their_shapes(found, values)
 
         return to_numpy(y), pull
 
-    return Problem(getattr(f, "__name__", str(f)), given, _chosen(names, given, arrays, wrt), run)
+    return Problem(getattr(f, "__name__", str(f)), given, _chosen(names, given, arrays, wrt), run, changed=changed)
+
+
+def _of_their_shapes(gradients: dict[str, numpy.ndarray], values: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
+    """The gradients; ``ValueError`` if one has another shape than its argument."""
+    for name, gradient in gradients.items():
+        if name in values and gradient.shape != values[name].shape:
+            raise ValueError(
+                f"check: the pullback returned a gradient of {name} of shape {gradient.shape}; expected "
+                f"{values[name].shape}, the shape of {name}"
+            )
+    return gradients
 
 
 def _chosen(names: list[str], given: dict[str, numpy.ndarray], arrays: tuple, wrt: Sequence[int] | None) -> list[str]:
@@ -322,22 +377,30 @@ def _of_layer(layer: Layer, arrays: tuple, train: bool) -> Problem:
     inputs = {name: a.astype(numpy.float64) for name, a in parts(x)}  # "x", or with several inputs "x['image']"
     values = {**inputs, **{name: to_numpy(p.value) for name, p in parameters.items()}}
 
+    changed: dict[str, None] = {}
+
     def run(values: dict[str, numpy.ndarray]) -> tuple[numpy.ndarray, Callable]:
+        mine = {name: asarray(value.copy()) for name, value in values.items()}
         with _undisturbed(layer):
             for name, parameter in parameters.items():
-                parameter.value = asarray(values[name])
-            given = iter([asarray(values[name]) for name in inputs])
+                parameter.value = mine[name]
+            given = iter([mine[name] for name in inputs])
             y, pullback = forward_of(layer, layer.enter(each(lambda a: next(given), x)), train, need_dx=True)
         outputs = [to_numpy(a) for _, a in parts(y)]
+        _note_changes(changed, "the forward pass", mine, values)
 
         def pull(g: numpy.ndarray) -> dict[str, numpy.ndarray]:
-            dx, gradients = pullback(_apart(g, y, outputs))
-            deltas = {name: to_numpy(d) for name, d in parts(dx)}
-            return {**deltas, **{name: to_numpy(d) for name, d in gradients.items()}}
+            dy = _apart(g.copy(), y, outputs)
+            deltas = {"dy": dy} if len(outputs) == 1 else {f"dy of {name}": d for name, d in parts(dy)}
+            before = {name: to_numpy(a).copy() for name, a in (mine | deltas).items()}
+            dx, gradients = pullback(dy)
+            found = {name: to_numpy(d).copy() for name, d in (*parts(dx), *gradients.items())}
+            _note_changes(changed, "the pullback", mine | deltas, before)
+            return _of_their_shapes(found, values)
 
         return numpy.concatenate([a.ravel() for a in outputs]) if len(outputs) > 1 else outputs[0], pull
 
-    return Problem(type(layer).__name__, values, list(values), run)
+    return Problem(type(layer).__name__, values, list(values), run, changed=changed)
 
 
 def _is_list_of_shapes(shape: Any) -> bool:

@@ -46,15 +46,30 @@ def _explaining(kind: type, init: Callable[..., None]) -> Callable[..., None]:
     return explained
 
 
+ALSO_CALLED = {"learning_rate": "lr", "out_channels": "filters", "out_features": "units", "eps": "epsilon"}
+"""Names of arguments in other frameworks, and here."""
+ELSEWHERE = {
+    "activation": "An activation is a layer of its own, such as ReLU()",
+    "input_shape": "The shape of the input is for init: net.init(input_shape)",
+}
+"""Arguments of layers in other frameworks, and what to write here instead."""
+
+
 def _misfit(owner: str, signature: inspect.Signature, given: tuple, named: dict[str, Any], why: str) -> str:
     """A message: what is wrong with a call, which arguments the constructor takes, and what was probably meant."""
     parameters = {p.name: p.replace(annotation=p.empty) for p in list(signature.parameters.values())[1:]}
     hints = _lines_meant(owner, parameters, given, named) if why.startswith("too many") else []
     for name in named.keys() - parameters.keys():
-        hints += [f"{meant}={_shown(named[name])}" for meant in parameters if name in meant or name == f"{meant}s"]
+        also = ALSO_CALLED.get(name)
+        hints += [
+            f"{meant}={_shown(named[name])}"
+            for meant in parameters
+            if name in meant or name == f"{meant}s" or meant == also
+        ]
         why += f", and there is no {name!r}" if name not in why else ""
     expected = f"{owner}{inspect.Signature(list(parameters.values()))}"
     hint = f". Write {', or '.join(hints)}." if hints else ""
+    hint += "".join(f". {ELSEWHERE[name]}" for name in named if name in ELSEWHERE and name not in parameters)
     return f"{owner}({', '.join(_texts(given, named))}): {why}; expected {expected}{hint}"
 
 

@@ -26,19 +26,32 @@ Pads = tuple[Pair, Pair]
 Extent = int | Pair
 Padding = int | Pair | Pads | str
 
+PADDINGS = ("valid", "same", "full")
+"""The paddings that have a name."""
 BLOCK_BYTES = 4 * 2**20
 """Columns are built in blocks of windows that fit in this many bytes."""
+
+
+def not_a_padding(name: str) -> str:
+    """What to say about a padding of an unknown name.
+
+    >>> not_a_padding("SAME")
+    "padding must be 'valid', 'same', 'full' or integers, got 'SAME'. Write 'same'"
+    """
+    small = name.strip().lower()
+    hint = f". Write {small!r}" if small in PADDINGS else ""
+    return f"padding must be {', '.join(map(repr, PADDINGS))} or integers, got {name!r}{hint}"
 
 
 def check_padding(padding: Any, *, op: str) -> str | Pads:
     """Any form of padding, checked and in its shortest form: a name, or ``((top, bottom), (left, right))``."""
     if isinstance(padding, str):
-        if padding not in ("valid", "same", "full"):
-            raise ValueError(f"{op}: padding is 'valid', 'same', 'full' or integers, got {padding!r}")
+        if padding not in PADDINGS:
+            raise ValueError(f"{op}: {not_a_padding(padding)}")
         return padding
     if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
         if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
-            raise ValueError(f"{op}: padding by sides is ((top, bottom), (left, right)), got {padding!r}")
+            raise ValueError(f"{op}: padding by sides must be ((top, bottom), (left, right)), got {padding!r}")
         return (extents(padding[0], "padding", op=op, least=0), extents(padding[1], "padding", op=op, least=0))
     height, width = extents(padding, "padding", op=op, least=0)
     return ((height, height), (width, width))
@@ -304,7 +317,9 @@ def check_shape(shape: Any, owner: str) -> tuple[int, ...]:
     except (TypeError, ValueError, OverflowError):
         array = len(getattr(shape, "shape", ())) > 1
         got = f"an array; its examples have the shape x.shape[1:], {tuple(shape.shape[1:])}" if array else repr(shape)
-        raise ValueError(f"{owner}: input_shape is like (28, 28, 1), without the batch; got {got}") from None
+        raise ValueError(
+            f"{owner}: input_shape must be a shape without the batch, such as (28, 28, 1); got {got}"
+        ) from None
     return result
 
 

@@ -45,10 +45,8 @@ class History(dict[str, list[float]]):
             [str(i + 1), *(markup.figure(values[i], 4) if i < len(values) else "" for values in self.values())]
             for i in range(self.epochs)
         ]
-        curves = markup.scrolling(markup.table(f"{self.epochs} epochs", headings, rows, left=2, raw=(1,)))
-        return curves + markup.card(
-            "every epoch", markup.scrolling(markup.table("", ("epoch", *self), epochs)), opened=False
-        )
+        curves = markup.table(f"{self.epochs} epochs", headings, rows, left=2, raw=(1,))
+        return curves + markup.card("every epoch", markup.table("", ("epoch", *self), epochs), opened=False)
 
 
 def _curve(name: str, values: list[float]) -> list[str]:

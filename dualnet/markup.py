@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 __all__ = ["BLUE", "GREY", "NEGATIVE", "ORANGE", "POSITIVE"]
-__all__ += ["badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table"]
+__all__ += ["badge", "card", "escape", "figure", "ruled", "scrolling", "sparkline", "table", "wrapped"]
 
 BLUE, ORANGE, GREY = "#3b82c4", "#d9772b", "#8b949e"
 """For lines: two colours that colour-blind readers can tell apart, and a neutral one; all work on white and black."""
@@ -46,10 +46,12 @@ def table(
     left: int = 1,
     raw: Sequence[int] = (),
 ) -> str:
-    """A table: the first ``left`` columns are words, the others numbers. Columns in ``raw`` already hold HTML.
+    """A table that scrolls sideways if it is wider than the page. The first ``left`` columns are words, the others
+    numbers. Columns in ``raw`` already hold HTML.
 
-    >>> table("fruit", ["name", "count"], [["<apple>", "3"]])[:59]
-    '<table><caption style="text-align:left;padding:2px 8px;whit'
+    >>> html = table("fruit", ["name", "count"], [["<apple>", "3"]])
+    >>> "overflow-x:auto" in html, "&lt;apple&gt;</td>" in html
+    (True, True)
     """
 
     def line(cells: Sequence[str], tag: str) -> str:
@@ -65,7 +67,12 @@ def table(
     foot = "" if totals is None else f'<tfoot style="border-top:{RULE}">{line(totals, "th")}</tfoot>'
     above = f'<caption style="text-align:left;padding:2px 8px;white-space:nowrap">{escape(caption)}</caption>'
     head = f'<thead style="border-bottom:{RULE}">{line(headings, "th")}</thead>'
-    return f"<table>{above if caption else ''}{head}<tbody>{body}</tbody>{foot}</table>"
+    return scrolling(f"<table>{above if caption else ''}{head}<tbody>{body}</tbody>{foot}</table>")
+
+
+def wrapped(text: str) -> str:
+    """Text for a cell of a table, as HTML: it wraps, in a column that is wide enough to be read."""
+    return f'<span style="display:inline-block;min-width:22em;white-space:normal">{escape(text)}</span>'
 
 
 def scrolling(content: str) -> str:

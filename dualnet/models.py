@@ -425,13 +425,13 @@ def _unet(filters: int, depth: int) -> list[Layer]:
 
 def _stem(stem: int, owner: str) -> int:
     if stem not in (3, 7) or isinstance(stem, bool):
-        raise ValueError(f"{owner}: stem is 3 (for small images) or 7 (for images of 224 × 224), got {stem!r}")
+        raise ValueError(f"{owner}: stem must be 3 (for small images) or 7 (for images of 224 × 224), got {stem!r}")
     return stem
 
 
 def _shortcut_kind(shortcut: str, owner: str) -> str:
     if shortcut not in ("identity", "projection"):
-        raise ValueError(f"{owner}: shortcut is 'identity' or 'projection', got {shortcut!r}")
+        raise ValueError(f"{owner}: shortcut must be 'identity' or 'projection', got {shortcut!r}")
     return shortcut
 
 

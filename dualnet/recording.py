@@ -114,6 +114,19 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _changes = [0]  # how many times a setting was set so far, anywhere
 
 
+class Named:
+    """What code of a user's refers to by name, as it is now: ``read()`` returns it. It iterates over the values."""
+
+    def __init__(self, label: str, read: Callable[[], dict[str, Any]]) -> None:
+        self.label, self.read = label, read
+
+    def __len__(self) -> int:
+        return len(self.read())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.read().values())
+
+
 class Settings:
     """A snapshot of the settings of some layers, parameters and optimizers, such as ``frozen`` and ``momentum``.
 
@@ -150,7 +163,8 @@ class Settings:
         for owner, now, was in zip(self.owners, values, self.values):
             if now != was:
                 names = (name for name in {**was, **now} if was.get(name, _recording) != now.get(name, _recording))
-                return f"{type(owner).__name__}.{next(names)}"
+                label = f"{next(names)} of {owner.label}" if isinstance(owner, Named) else None
+                return label or f"{type(owner).__name__}.{next(names)}"
         self._keep(changes, values, inside)
         return ""
 
@@ -165,14 +179,14 @@ class Settings:
 
     def _read(self) -> tuple[list[dict[str, Any]], list[Any]]:
         inside: list[Any] = []  # what can change in place, to go through again
-        values = [
-            # a parameter has no dictionary
-            {"frozen": owner.frozen} if not hasattr(owner, "__dict__") else self._of(owner, inside)
-            for owner in self.owners
-        ]
-        return values, inside
+        return [self._of(owner, inside) for owner in self.owners], inside
 
     def _of(self, owner: Any, inside: list[Any]) -> dict[str, Any]:
+        if not hasattr(owner, "__dict__"):  # a parameter
+            return {"frozen": owner.frozen}
+        if isinstance(owner, Named):
+            inside.append(owner)
+            return {name: _known(value, inside) for name, value in owner.read().items()}
         no_settings = (*_unwatched(owner.__class__), *getattr(owner, "state_names", ()))
         left = vars(owner).get("_left", {})
         return {

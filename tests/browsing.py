@@ -172,3 +172,40 @@ def browser() -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+# -- what a reader would see
+
+
+def sticks_out(root: str) -> str:
+    """A script: what sticks out of the window on the right, and stands in no box that scrolls, below ``root``."""
+    return f"""[...document.querySelectorAll({json.dumps(f"{root} *")})].filter((one) => {{
+        const box = one.getBoundingClientRect();
+        if (!one.checkVisibility() || box.width === 0 || box.right <= innerWidth + 1) return false;
+        for (let at = one.parentElement; at && !at.matches({json.dumps(root)}); at = at.parentElement)
+            if (getComputedStyle(at).overflowX !== "visible") return false;
+        return true;
+    }}).map((one) => `${{one.tagName}} ${{one.className}}: ${{one.textContent.trim().slice(0, 40)}}`).slice(0, 3)"""
+
+
+def pale(root: str) -> str:
+    """A script: the kinds of text in ``root`` whose contrast is below 4.5 to 1. What is disabled may be pale."""
+    return f"""(() => {{
+        const numbers = (colour) => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+        const over = (above, below) => [0, 1, 2].map((i) => above[i] * above[3] + below[i] * (1 - above[3]));
+        const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const light = (rgb) => rgb.reduce((sum, v, i) => sum + linear(v / 255) * [0.2126, 0.7152, 0.0722][i], 0.05);
+        const behind = (one) => {{ const back = numbers(getComputedStyle(one).backgroundColor);
+            return back[3] === 1 || !one.parentElement ? back.slice(0, 3) : over(back, behind(one.parentElement)); }};
+        const pale = new Set();
+        const texts = document.createTreeWalker(document.querySelector({json.dumps(root)}), NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) {{
+            const one = texts.currentNode.parentElement;
+            if (!texts.currentNode.data.trim() || !one.checkVisibility()) continue;
+            if (one.closest("script, style, svg, textarea, [disabled], [aria-disabled=true]")) continue;
+            const [a, b] = [over(numbers(getComputedStyle(one).color), behind(one)), behind(one)].map(light);
+            if (Math.max(a, b) / Math.min(a, b) < 4.5)
+                pale.add(`${{one.className}} ${{getComputedStyle(one).color}} ${{one.textContent.slice(0, 20)}}`);
+        }}
+        return [...pale];
+    }})()"""

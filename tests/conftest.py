@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import once
 import pytest
+from once import pytest_runtest_protocol as pytest_runtest_protocol  # hooks
+from once import pytest_runtest_teardown as pytest_runtest_teardown
 from onednn_tools import number as number  # a fixture
 
 import dualnet as dn
@@ -47,17 +49,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if {"cupy", "gpu", "backend"} & fixtures or once.is_listed(item.path):
             item.add_marker("once")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """A test that is marked ``once`` is held to it: its processes see no DUALNET_BACKEND, and it fails if it asks."""
-    if item.get_closest_marker("once") is None:
-        return (yield)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DUALNET_BACKEND", raising=False)
-        patch.setattr(choosing, "_from_environment", once.unasked)
-        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

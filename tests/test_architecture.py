@@ -1,4 +1,8 @@
-"""The house keeps its shape: who imports whom, what no module may contain, what every public name must have."""
+"""The house keeps its shape: who imports whom, what no module may contain, what every public name must have.
+
+A rule for all files is one test that names every file which breaks it: thousands of tests of a file each would take
+longer to hand out than to run.
+"""
 
 from __future__ import annotations
 
@@ -70,46 +74,54 @@ def test_a_circle_would_be_seen():
     assert house.circles(house.inside(drawn, "shim")) == [["dualnet.shim.b", "dualnet.shim.c"]]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent not in (PACKAGE, PACKAGE / "cli")], ids=name)
-def test_nothing_below_imports_the_whole(path):
-    assert not {imported for imported, _ in imports(path)} & {"dualnet", "dualnet.__version__"}
+def test_nothing_below_imports_the_whole():
+    below = [path for path in SOURCES if path.parent not in (PACKAGE, PACKAGE / "cli")]
+    whole = {"dualnet", "dualnet.__version__"}
+    assert [name(path) for path in below if {imported for imported, _ in imports(path)} & whole] == []
+    assert len(below) > 100
 
 
 AT_ONCE = {"dualnet/bridges/sklearn.py": "sklearn"}
 """Whose classes derive from a library's. ``import dualnet`` does not import these files."""
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_only_numpy_comes_with_the_import(path):
-    for imported, late in imports(path):
-        library = imported.split(".")[0]
-        assert library != "cupy", f"{name(path)}: CuPy is known to backends/ alone"
-        if library not in sys.stdlib_module_names and library != "dualnet":
-            assert library in ("numpy", AT_ONCE.get(name(path))) or late, (
-                f"{name(path)} imports {library}, which is optional, when imported itself"
-            )
+def test_only_numpy_comes_with_the_import():
+    found = []
+    for path in SOURCES:
+        for imported, late in imports(path):
+            library = imported.split(".")[0]
+            if library == "cupy":
+                found.append(f"{name(path)}: CuPy is known to backends/ alone")
+            elif library not in sys.stdlib_module_names and library != "dualnet":
+                if library not in ("numpy", AT_ONCE.get(name(path))) and not late:
+                    found.append(f"{name(path)} imports {library}, which is optional, when imported itself")
+    assert found == [] and len(SOURCES) > 150
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("ops", "layers")], ids=name)
-def test_ops_and_layers_know_no_array_library(path):
-    if path.stem == "initializers":
-        pytest.skip("first values are drawn on the host, so that every backend begins with the same ones")
-    libraries = {imported.split(".")[0] for imported, _ in imports(path)}
-    assert not libraries & {"numpy", "cupy", "array_api_strict", "torch", "jax"}
-    words = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
-    assert not words & {"np", "numpy", "cp", "cupy"}
+def test_ops_and_layers_know_no_array_library():
+    """But initializers.py: first values are drawn on the host, so that every backend begins with the same ones."""
+    found = []
+    paths = [path for path in SOURCES if path.parent.name in ("ops", "layers") and path.stem != "initializers"]
+    for path in paths:
+        libraries = {imported.split(".")[0] for imported, _ in imports(path)}
+        libraries &= {"numpy", "cupy", "array_api_strict", "torch", "jax"}
+        words = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+        found += [f"{name(path)}: {word}" for word in sorted(libraries | words & {"np", "numpy", "cp", "cupy"})]
+    assert found == [] and len(paths) > 30
 
 
-@pytest.mark.parametrize("path", MACHINES, ids=name)
-def test_a_backend_knows_the_shim_and_arrays_but_no_op(path):
+def test_a_backend_knows_the_shim_and_arrays_but_no_op():
     known = ("dualnet.shim.", "dualnet.geometry.", "dualnet.backends.", "dualnet.version.", "dualnet.writing.")
-    for imported, late in imports(path):
-        library = imported.split(".")[0]
-        if library == "dualnet":
-            assert imported.startswith(known), f"{name(path)} imports {imported}"
-        else:
-            anywhere = {*sys.stdlib_module_names, "numpy"}
-            assert library in anywhere or late, f"{name(path)} imports {imported}, which a machine may lack, at once"
+    anywhere, found = {*sys.stdlib_module_names, "numpy"}, []
+    for path in MACHINES:
+        for imported, late in imports(path):
+            library = imported.split(".")[0]
+            if library == "dualnet":
+                if not imported.startswith(known):
+                    found.append(f"{name(path)} imports {imported}")
+            elif library not in anywhere and not late:
+                found.append(f"{name(path)} imports {imported}, which a machine may lack, at once")
+    assert found == [] and len(MACHINES) > 50
 
 
 def test_no_op_asks_which_backend_it_runs_on():
@@ -179,13 +191,16 @@ def test_the_scan_itself_can_fail():
         assert unsafe(ast.parse(text)) == found, text
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *MACHINES], ids=name)
-def test_no_user_error_is_an_assertion_and_nothing_is_printed(path):
-    for node in ast.walk(tree(path)):
-        assert not isinstance(node, ast.Assert), f"{name(path)}:{node.lineno}: `python -O` removes assertions"
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
-            speaks = path.parent.name in ("cli", "training")
-            assert speaks, f"{name(path)}:{node.lineno} prints"
+def test_no_user_error_is_an_assertion_and_nothing_is_printed():
+    found = []
+    for path in [*SOURCES, *MACHINES]:
+        speaks = path.parent.name in ("cli", "training")
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Assert):
+                found.append(f"{name(path)}:{node.lineno}: `python -O` removes assertions")
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and not speaks:
+                found.append(f"{name(path)}:{node.lineno} prints")
+    assert found == []
 
 
 def without_encoding(module: ast.Module) -> list[int]:
@@ -212,9 +227,9 @@ NO_TEXT = {"os", "image", "Image", "tarfile", "zipfile", "webbrowser"}
 """Whose ``open`` does not read text."""
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *MACHINES, *sorted((ROOT / "tools").glob("*.py"))], ids=name)
-def test_text_is_read_and_written_in_an_encoding_that_is_said(path):
-    assert without_encoding(tree(path)) == []
+def test_text_is_read_and_written_in_an_encoding_that_is_said():
+    paths = [*SOURCES, *MACHINES, *sorted((ROOT / "tools").glob("*.py"))]
+    assert [f"{name(path)}:{line}" for path in paths for line in without_encoding(tree(path))] == []
 
 
 def test_the_scan_for_encodings_can_fail():
@@ -243,16 +258,18 @@ def test_the_scan_for_encodings_can_fail():
 MIRRORED = ("ops", "layers", "optimizers", "training", "files", "shim", "backends")
 
 
-@pytest.mark.parametrize("path", [p for p in [*SOURCES, *MACHINES] if p.stem != "__init__"], ids=name)
-def test_a_module_has_its_test_file_in_the_folder_of_the_same_name(path):
-    parts = path.relative_to(ROOT).parts[path.is_relative_to(PACKAGE) :]
-    if parts[0] in MIRRORED:
-        assert (TESTS.joinpath(*parts[:-1]) / f"test_{path.stem}.py").exists()
+def test_a_module_has_its_test_file_in_the_folder_of_the_same_name():
+    wanted = []
+    for path in [*SOURCES, *MACHINES]:
+        parts = path.relative_to(ROOT).parts[path.is_relative_to(PACKAGE) :]
+        if path.stem != "__init__" and parts[0] in MIRRORED:
+            wanted.append(TESTS.joinpath(*parts[:-1]) / f"test_{path.stem}.py")
+    assert [name(path) for path in wanted if not path.exists()] == [] and len(wanted) > 100
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *MACHINES, *sorted(TESTS.rglob("*.py"))], ids=name)
-def test_a_file_says_what_it_is_about(path):
-    assert ast.get_docstring(tree(path))
+def test_a_file_says_what_it_is_about():
+    paths = [*SOURCES, *MACHINES, *sorted(TESTS.rglob("*.py"))]
+    assert [name(path) for path in paths if not ast.get_docstring(tree(path))] == []
 
 
 def test_the_packages_on_disk_are_the_packages_that_ship():

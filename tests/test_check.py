@@ -107,6 +107,86 @@ def test_what_cannot_be_checked():
         dn.check.gradient(layer, 1, 2)
 
 
+def scaled(writes: str):
+    """y = g · x, whose pass writes into something that belongs to its caller; or changes what its pullback keeps."""
+
+    def op(x, g):
+        y, kept, calls = x * g, {"x": x}, []
+        if writes == "x":
+            x *= 2.0
+
+        def pullback(dy):
+            if writes == "calls":
+                calls.append(1)
+            dx, dg = dy * g * max(1, len(calls)), backend_of(x).xp.sum(kept["x"] * dy, axis=0)
+            if writes == "dy":
+                dy *= 2.0 * g
+            if writes == "g":
+                g[:] = 0.0
+            return dx, dg
+
+        return y, dn.Pullback("scaled", pullback, y)
+
+    return op
+
+
+WRITES = {
+    "x": "the forward pass writes into argument 0, which belongs to its caller",
+    "dy": "the pullback writes into dy, which belongs to its caller",
+    "g": "the pullback writes into argument 1, which belongs to its caller",
+    "calls": "a second call of the pullback returns a different gradient of argument 0",
+}
+
+
+@pytest.mark.parametrize("writes", WRITES)
+def test_what_belongs_to_the_caller_stays_as_it_is(rng, writes):
+    """A pullback that writes into dy is right by itself, and makes a layer elsewhere wrong: its check was green."""
+    with dn.use_backend("numpy"):
+        x, g = dn.asarray(rng.standard_normal((4, 3))), dn.asarray(rng.standard_normal(3))
+        before = x.copy()
+        assert dn.check.gradient(scaled("nothing"), x, g).ok
+        for prove in (dn.check.gradient, dn.check.adjoint):
+            report = prove(scaled(writes), x, g, raises=False)
+            assert not report.ok and WRITES[writes] in report.manners
+            assert f"{WRITES[writes]}   <-- wrong" in str(report) and WRITES[writes] in report.line()
+            assert WRITES[writes] in report._repr_html_()
+            with pytest.raises(dn.check.CheckError, match=WRITES[writes]):
+                prove(scaled(writes), x, g)
+        assert (x == before).all()
+
+
+@pytest.mark.parametrize("writes", WRITES)
+def test_a_layer_leaves_what_belongs_to_its_caller(writes):
+    class Scaled(dn.Layer):
+        def build(self, input_shape, draw):
+            self.g = draw.parameter("ones", input_shape)
+
+        def forward(self, x, train=False):
+            y, pullback = scaled(writes)(x, self.g.value)
+
+            def back(dy):
+                dx, dg = pullback(dy)
+                return dx, {"g": dg}
+
+            return y, dn.Pullback("Scaled", back, y)
+
+    with dn.use_backend("numpy"):
+        net = dn.Sequential([dn.Residual(Scaled()), dn.Dense(2)]).init((3,))
+        report = dn.check.gradient(net[0].layer, raises=False)
+        assert report.manners and not dn.check.gradient(net, raises=False).ok
+
+
+def test_a_gradient_of_another_shape_is_named(rng):
+    def unsummed(x, g):
+        y = x * g
+        return y, dn.Pullback("unsummed", lambda dy: (dy * g, x * dy), y)
+
+    x, g = dn.asarray(rng.standard_normal((4, 3))), dn.asarray(rng.standard_normal(3))
+    words = r"a gradient of argument 1 of shape \(4, 3\); expected \(3,\)"
+    with pytest.raises(ValueError, match=words):
+        dn.check.gradient(unsummed, x, g)
+
+
 def test_a_report_of_nothing_is_not_a_proof():
     assert not dn.check.Report("nothing", "difference")
 

@@ -87,7 +87,7 @@ def test_a_constructor_of_ones_own_says_it_too_and_other_errors_stay():
         TypeError, match=r"^Dense\(8, 'he_normal'\): too many positional arguments; expected Dense\(units"
     ):
         Half(8, deep=True)
-    with pytest.raises(TypeError, match="^Dense: units takes integers, got 2.5"):
+    with pytest.raises(TypeError, match="^Dense: units must be an integer, got 2.5"):
         dn.Dense(2.5)
 
 

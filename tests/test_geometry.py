@@ -134,9 +134,9 @@ def test_a_sum_of_floors(count, a, b, m):
     ],
 )
 def test_billions_of_windows_are_judged_at_once(size, window, options, found):
-    start = time.perf_counter()
+    start = time.thread_time()
     assert windows("op", size, window, **options).first_empty() == found
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 @pytest.mark.parametrize("k, s, p, more, r", [(3, 2, 1, 1, 1), (4, 2, 1, 0, 1), (2, 3, 0, 2, 1), (3, 1, 1, 0, 2)])
@@ -180,7 +180,9 @@ def test_axes_that_are_missing_or_in_another_order_are_named(backend, act, words
 def test_shapes_of_one_input():
     assert check_shape([28, np.int64(28), 1.0], "net") == (28, 28, 1) and check_shape(7, "net") == (7,)
     for wrong in (True, "28", (), (1,) * 5, (3, 0), (3, -1), (2.5,), (True, 3), None, (float("inf"),), {}):
-        with pytest.raises(ValueError, match="^net: input_shape is like .28, 28, 1., without the batch; got "):
+        with pytest.raises(
+            ValueError, match="^net: input_shape must be a shape without the batch, such as .28, 28, 1.; got "
+        ):
             check_shape(wrong, "net")
     with pytest.raises(ValueError, match=r"got an array; its examples have the shape x.shape\[1:\], \(5, 2\)"):
         check_shape(np.zeros((3, 5, 2)), "net")

@@ -91,7 +91,9 @@ def test_a_curve_stays_inside_its_frame(values):
 
 def test_tables_are_well_formed_and_scroll_where_they_are_wider_than_a_phone():
     net = dn.models.lenet5().init((28, 28, 1))
-    for shown in (net.summary(), net.plan(64), dn.check.gradient(net), dn.History(loss=[2.0, 1.0]), net):
+    shown_as_tables = (net.summary(), net.plan(64), dn.check.gradient(net), dn.History(loss=[2.0, 1.0]), net)
+    shown_as_tables += (dn.models.lenet5(), dn.zoo.exercises(), dn.zoo.solution("stale-columns"))
+    for shown in shown_as_tables:
         tree = parsed(shown._repr_html_())
         boxes = [div for div in tree.iter("div") if "overflow-x:auto" in (div.get("style") or "")]
         tables = len(list(tree.iter("table")))

@@ -109,7 +109,7 @@ def test_bfloat16_needs_a_package(monkeypatch):
 
 def test_other_dtypes_are_refused():
     for dtype in ("int32", "bool", "complex64"):
-        with pytest.raises(TypeError, match="init: dtype is one of float16, bfloat16, float32, float64; got"):
+        with pytest.raises(TypeError, match="init: dtype must be one of float16, bfloat16, float32, float64; got"):
             dn.ReLU().init((2,), dtype=dtype)
 
 

@@ -157,10 +157,10 @@ def test_wrong_arguments(classes):
         with pytest.raises((TypeError, ValueError), match="classes"):
             model(classes=classes)
     for model in (models.resnet18, models.resnet20, models.resnet34):
-        with pytest.raises(ValueError, match="shortcut is 'identity' or 'projection'"):
+        with pytest.raises(ValueError, match="shortcut must be 'identity' or 'projection'"):
             model(shortcut=classes)
     for model in (models.resnet18, models.resnet34, models.resnet50):
-        with pytest.raises(ValueError, match="stem is 3 .* or 7"):
+        with pytest.raises(ValueError, match="stem must be 3 .* or 7"):
             model(stem=5)
     for option in ("filters", "depth"):
         with pytest.raises((TypeError, ValueError), match=option):

@@ -57,12 +57,30 @@ def test_an_update_of_ones_own_is_looked_at(backend):
     for results, words in [
         (lambda w, slots: w, r"^Own.update returned a .*; expected a pair \(new w, new slots\)"),
         (lambda w, slots: (w, {}), r"returned a w of shape \(3,\) and the slots none; expected \(3,\) and mean"),
+        (
+            lambda w, slots: (w, slots | {"step": w}),
+            r"the slots mean, step; expected \(3,\) and mean, which the class names",
+        ),
         (lambda w, slots: (w[:1], slots), r"returned a w of shape \(1,\) and the slots mean; expected \(3,\) and mean"),
     ]:
         Own.results = staticmethod(results)
         with pytest.raises((TypeError, ValueError), match=words):
             Own(0.1).step(layer, {"gamma": layer.gamma.value})
     assert repr(Own(0.1)) == "Own()", "an argument that is kept under another name is left out"
+
+
+def test_an_optimizer_that_forgets_the_init_of_its_base():
+    class Own(optimizers.Optimizer):
+        def __init__(self, lr):
+            self.lr = lr
+
+        def update(self, w, g, slots, lr):
+            return w - lr * g, {}
+
+    layer = dn.BatchNorm(center=False).init((3,))
+    for use in (lambda: Own(0.1).step(layer, {"gamma": layer.gamma.value}), lambda: Own(0.1).check_network(layer)):
+        with pytest.raises(TypeError, match=r"^Own: its __init__ must call super\(\).__init__\(lr\)"):
+            use()
 
 
 @pytest.mark.parametrize("clip", [optimizers.clip_by_global_norm, optimizers.clip_by_value])

@@ -6,10 +6,9 @@ import importlib.util
 import io
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -36,32 +35,25 @@ def served(tmp_path_factory):
     net = dn.Sequential([dn.Conv2D(4, 3), dn.ReLU(), dn.Flatten(), dn.Dense(10)])
     net.fit(x, t, epochs=2, optimizer=dn.Adam(lr=0.01), verbose=0)
     net.input = dn.data.InputSpec((8, 8), channels=1, classes=[f"<{number}>" for number in range(10)])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     model = net.save(tmp_path_factory.mktemp("served") / "net.npz")
     env = {**os.environ, "MODEL": str(model), "PYTHONPATH": os.pathsep.join([str(ROOT), str(APP.parent)])}
     env["DUALNET_BACKEND"] = "numpy"
-    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", "0"]  # any that is free when it begins
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as server:
         try:
-            address = f"http://127.0.0.1:{port}"
-            _wait(address, server)
-            yield address, net
+            yield _address(server), net
         finally:
             server.terminate()
 
 
-def _wait(address: str, server: subprocess.Popen) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    server.terminate()
-    pytest.fail(f"the server did not start: {server.stderr.read().decode()}")
+def _address(server: subprocess.Popen) -> str:
+    """Where it listens, which it says as soon as it does."""
+    told = []
+    for line in server.stderr:
+        told.append(line.decode())
+        if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", told[-1]):
+            return found[1]
+    pytest.fail(f"the server did not start: {''.join(told)}")
 
 
 def posted(address: str, data: bytes | None) -> tuple[int, str]:

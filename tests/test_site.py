@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browsing import CHROMIUM, DESKTOP, PHONE, Browser, browser
+from browsing import CHROMIUM, DESKTOP, PHONE, Browser, browser, pale, sticks_out
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "docs" / "conf.py").exists():
@@ -38,6 +38,10 @@ LONG = {
     "tutorials/own-layer": "one notebook, in which each layer builds on the one before",
 }
 """Pages that may be longer, and why. (Tutorials are measured without what their cells show.)"""
+
+READ = ["index", "derivation", "how-to/serve", "how-to/one-file", "how-to/pytorch", "reference/ops", "reference/zoo"]
+READ += ["architecture", "contributing", "command-line", "exercises", "performance-tables", "playground", "reliability"]
+"""Pages with every kind of text and code that there is."""
 
 
 @dataclass
@@ -178,50 +182,35 @@ def test_no_page_is_long_without_a_reason(site, pages, tab):
     assert not LONG.keys() - heights.keys(), "pages that are gone"
 
 
-STICKS_OUT = """[...document.querySelectorAll("article *")].filter((one) => {
-    const box = one.getBoundingClientRect();
-    if (!one.checkVisibility() || box.width === 0 || box.right <= innerWidth + 1) return false;
-    for (let at = one.parentElement; !at.matches("article"); at = at.parentElement)
-        if (getComputedStyle(at).overflowX !== "visible") return false;
-    return true;
-}).map((one) => `${one.tagName} ${one.className}: ${one.textContent.trim().slice(0, 40)}`).slice(0, 3)"""
-
-
 @needs_chromium
 def test_nothing_sticks_out_on_a_phone(site, pages, tab):
     """What is wider than the window must stand in a box that scrolls: the page itself hides what sticks out of it."""
     tab.show(PHONE)
-    found = {name: opened(tab, path, STICKS_OUT) for name, path in read(site, pages)}
+    found = {name: opened(tab, path, sticks_out("article")) for name, path in read(site, pages)}
     assert not {name: what for name, what in found.items() if what}
 
 
-PALE = """(() => {
-    const numbers = (colour) => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
-    const over = (above, below) => [0, 1, 2].map((i) => above[i] * above[3] + below[i] * (1 - above[3]));
-    const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0.05);
-    const behind = (one) => { const back = numbers(getComputedStyle(one).backgroundColor);
-        return back[3] === 1 || !one.parentElement ? back.slice(0, 3) : over(back, behind(one.parentElement)); };
-    const pale = new Set(), texts = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) {
-        const one = texts.currentNode.parentElement;
-        if (!texts.currentNode.data.trim() || !one.checkVisibility() || one.closest("script, style, svg")) continue;
-        const [a, b] = [over(numbers(getComputedStyle(one).color), behind(one)), behind(one)].map(light);
-        if (Math.max(a, b) / Math.min(a, b) < 4.5) pale.add(`${one.className} ${getComputedStyle(one).color}`);
-    }
-    return [...pale];
-})()"""
+SCROLLS = """[...document.querySelectorAll("article .table-wrapper:has(> :is(.pairs, .cards))")]
+    .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.textContent.trim().slice(0, 40))"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("name", ["reference/layers", "glossary", "command-line", "reliability", "questions"])
+def test_a_table_of_names_and_meanings_fits_a_phone(site, tab, name):
+    """Its rows stand below each other, so there is nothing to scroll sideways to."""
+    tab.show(PHONE)
+    boxes = "document.querySelectorAll('article .table-wrapper > :is(.pairs, .cards)').length"
+    found, scrolling = opened(tab, site / f"{name}.html", f"[{boxes}, {SCROLLS}]")
+    assert found and not scrolling
 
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(
-    "name", ["index", "derivation", "how-to/serve", "how-to/one-file", "how-to/pytorch", "reference/ops"]
-)
+@pytest.mark.parametrize("name", READ)
 def test_text_and_code_can_be_read(site, tab, name, dark):
     """4.5 to 1, as the guidelines for the web ask for."""
     tab.show(DESKTOP, dark)
-    assert not opened(tab, site / f"{name}.html", PALE)
+    assert not opened(tab, site / f"{name}.html", pale("article"))
 
 
 def test_the_picture_is_upright_on_a_phone(site):
@@ -246,11 +235,56 @@ def test_the_rows_of_a_table_are_cards_on_a_phone(site):
     listed = (site / "exercises.html").read_text("utf-8")
     assert listed.count('data-label="symptom"') == 24 and 'data-label=""' not in listed, "numbers have no heading"
     assert "data-label" not in (site / "command-line.html").read_text("utf-8"), "tables of two columns"
+    half = (site / "how-to" / "coming-from.html").read_text("utf-8")
+    assert 'class="empty"' in half and not re.findall(r"<td data-label[^>]*>(?:<p></p>)?</td>", half), "a label alone"
     speeds = re.findall(r"<table.*?</table>", (site / "performance.html").read_text("utf-8"), flags=re.DOTALL)
     speeds += re.findall(r"<table.*?</table>", (site / "performance-tables.html").read_text("utf-8"), flags=re.DOTALL)
     numbers = [table for table in speeds if "images/s" in table or "captured" in table]
     assert len(numbers) > 4
     assert all("data-label" not in table and re.match(r'<table class="[^"]*\bnumbers\b', table) for table in numbers)
+
+
+@needs_chromium
+def test_the_buttons_of_a_phone_stand_apart(site, tab):
+    tab.show(PHONE)
+    script = "[...document.querySelectorAll('.mobile-header svg')].filter((one) => one.checkVisibility())"
+    script += ".map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    edges = sorted(opened(tab, site / "exercises.html", script))
+    assert len(edges) == 3, "the menu, the colours, the headings of the page"
+    assert all(after[0] - before[1] >= 8 for before, after in zip(edges, edges[1:])), edges
+
+
+@needs_chromium
+def test_the_interactive_page_needs_no_scrolling_inside_the_page(site, tab):
+    tab.show(DESKTOP)
+    frame = "document.querySelector('iframe.interactive')"
+    opened(tab, site / "see-it.html", f"{frame}.scrollIntoView()")
+    tab.wait(f"parseInt({frame}.style.height) > 1500")
+
+
+PANS = """[...document.querySelectorAll("article p > img:only-child, .cell_output img")]
+    .filter((one) => one.naturalWidth > 1.2 * one.width && one.width < 540)
+    .map((one) => `${one.getAttribute("src")}: ${one.naturalWidth} pixels in ${one.width}`)"""
+
+
+@needs_chromium
+def test_wide_figures_are_not_squeezed_on_a_phone(site, tab):
+    """Their words would be too small: they scroll."""
+    tab.show(PHONE)
+    for name in ("trace", "pictures"):
+        assert not opened(tab, site / f"{name}.html", PANS)
+
+
+@pytest.mark.parametrize("name", ["index", "how-to/index"])
+def test_what_a_page_lists_comes_in_the_order_of_the_menu(site, pages, name):
+    """So that "next" leads to the next one of the list."""
+    page = site / f"{name}.html"
+    article = re.search(r"<article.*?</article>", page.read_text("utf-8"), flags=re.DOTALL)[0]
+    menu = re.search(r'<div class="sidebar-tree">.*?</aside>', page.read_text("utf-8"), flags=re.DOTALL)[0]
+    listed = [link for link in re.findall(r'<li><p>.*?href="([^"#]+)"', article) if inside(link)]
+    order = re.findall(r'href="([^"#]+)"', menu)
+    places = [order.index(link) for link in listed]
+    assert len(places) > 10 and places == sorted(places), [link for link in listed]
 
 
 def test_equations_are_drawn_without_script(site, pages):
@@ -281,3 +315,5 @@ def shown(section: str) -> Iterator[tuple[str, int]]:
 def test_a_docstring_leads_to_the_equation(site):
     text = (site / "reference" / "ops.html").read_text("utf-8")
     assert 'href="../derivation.html#E13"' in text or 'href="../derivation.html#e13' in text
+    checks = (site / "reference" / "check.html").read_text("utf-8")
+    assert re.search(r'href="\.\./numerics\.html"[^>]*>(<[^>]*>)?docs/numerics\.md', checks)

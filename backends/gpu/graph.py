@@ -37,10 +37,16 @@ class Recorder:
         self.outputs: Any = None  # what the step returned: arrays in the pool, which the next step overwrites
 
     def run(self, step: Callable[[], Any]) -> Any:
-        """Run a step from Python, on the stream and in the memory that the recording will use."""
+        """Run a step from Python, on the stream and in the memory that the recording will use.
+
+        A step that raises may have queued work all the same. It is done before its error goes on: whoever puts the
+        parameters back does that on another stream.
+        """
         with self._here():
-            self.outputs = step()
-            self.stream.synchronize()
+            try:
+                self.outputs = step()
+            finally:
+                self.stream.synchronize()
         return self.outputs
 
     def record(self, step: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ import numpy
 
 from dualnet.geometry import Windows
 
-from ..cpu import band_matrix, gathering, guards
+from ..cpu import band_matrix, gathering, guards, machine
 from . import passes, plans
 from .library import Refused
 from .passes import FLOAT32, RELU, flat, float32
@@ -30,6 +30,8 @@ LANES, THIN, WIDE, IMAGES = 16, 8, 12, 8
 """Filters of a vector register. Band matrices pay up to THIN channels, from WIDE columns and IMAGES images on."""
 SUMMED = 2**16
 """From this many deltas on, adding them up apart takes a tenth of the time that it takes together with dw."""
+TAPS = 9
+"""With more taps than 3 × 3 oneDNN's direct code is faster on AMD: see :func:`_direct`."""
 MANY_RESULTS, LARGEST = 2**18, 1e70
 """From this many results on, it pays to check the arguments. The product of their squared norms may reach LARGEST:
 float32 ends at 10³⁸."""
@@ -106,7 +108,7 @@ def _correlate_normalise(
     applied = [(passes.SUBTRACT, each), (passes.MULTIPLY, each), (passes.ADD, each)]  # γ/s (x − μ) + β
     if joined:
         applied.append((passes.ADD, results))
-    _forward(plan, parts, at, b is not None, RELU if relu else (), applied)
+    _forward(plan, parts, at, groups, b is not None, RELU if relu else (), applied)
 
 
 def columns_at_once(at: Windows, C: int, D: int, images: int, thin: int = THIN) -> int:
@@ -130,15 +132,15 @@ def _by_bands(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None, at: W
 
 
 def _correlate(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int, behind: tuple) -> None:
-    _forward(plan, _convolution(plan, x, w, b, at, groups), at, b is not None, behind)
+    _forward(plan, _convolution(plan, x, w, b, at, groups), at, groups, b is not None, behind)
 
 
-def _forward(plan: Plan, parts: Any, at: Windows, biased: bool, behind: tuple, applied: Any = ()) -> None:
+def _forward(plan: Plan, parts: Any, at: Windows, groups: int, biased: bool, behind: tuple, applied: Any = ()) -> None:
     """A convolution, then the functions ``applied`` with an array each, then those ``behind``, such as ReLU."""
     maps, bank, free, biases, results = parts
     attributes = plan.attributes(*applied, *behind)
     of = (plans.INFERENCE, DIRECT, maps, free, biases, results, *plans.placement(at), attributes)
-    forward = plan.primitive_desc("convolution_forward", *of)
+    forward = plan.primitive_desc("convolution_forward", *of, direct=_direct(at, groups))
     arguments = {plans.SRC: plan.slot(maps)}
     arguments[plans.WEIGHTS] = _preferred(plan, bank, plan.query(forward, plans.WEIGHTS_MD))
     if biased:
@@ -229,10 +231,23 @@ def _correlate_inputs(plan: Plan, dy: Any, w: Any, at: Windows, groups: int) -> 
     placed = plans.placement(at)
     hint = plan.primitive_desc("convolution_forward", plans.TRAINING, DIRECT, maps, free, None, results, *placed, None)
     of = (DIRECT, maps, free, results, *placed, hint, plan.attributes())
-    backward = plan.primitive_desc("convolution_backward_data", *of)
+    backward = plan.primitive_desc("convolution_backward_data", *of, direct=_direct(at, groups, x[3]))
     deltas = plan.slot(results)
     filters = _preferred(plan, bank, plan.query(backward, plans.WEIGHTS_MD))
     plan.step(backward, {plans.DIFF_DST: deltas, plans.WEIGHTS: filters, plans.DIFF_SRC: plan.slot(maps)})
+
+
+def _direct(at: Windows, groups: int, C: int | None = None) -> bool:
+    """Is oneDNN's direct code faster than the one that it prefers, which makes a convolution of small products?
+
+    On AMD's Zen 4 it is where those have much to skip or to gather, by measurement with oneDNN 3.2: with strides (E13
+    takes 0.65 times as long for 16 → 32 and 32 → 64 channels, 0.9 from there on); with more taps than 3 × 3 (E4 0.9,
+    and half for LeNet-5's E13, which is an E4 with a wide border); and for E13 of so few channels C that they do not
+    fill a register (0.9). On Intel's processors nothing was measured, and the library's order stays.
+    """
+    if groups != 1 or machine.kind() != machine.AMD:
+        return False
+    return at.stride != (1, 1) or at.taps > TAPS or C is not None and C < LANES and at.taps > 1
 
 
 def _convolution(plan: Plan, x: Any, w: Any, b: Any, at: Windows, groups: int) -> tuple[Any, ...]:

@@ -72,6 +72,7 @@ _CALLED: dict[str, list[Any]] = {
     "dnnl_post_ops_append_eltwise": [_P, _I, c_float, c_float],
     "dnnl_post_ops_append_binary": [_P, _I, _P],
     "dnnl_primitive_desc_query": [_P, _I, _I, _P],
+    "dnnl_primitive_desc_next_impl": [_P],
     "dnnl_memory_desc_equal": [_P, _P],
     "dnnl_memory_get_memory_desc": [_P, _P],
     "dnnl_memory_set_data_handle": [_P, _P],

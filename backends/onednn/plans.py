@@ -148,16 +148,34 @@ class Plan:
             self.library.call("dnnl_primitive_attr_set_post_ops", attributes, functions)
         return attributes
 
-    def primitive_desc(self, kind: str, *arguments: Any) -> c_void_p:
-        """A primitive descriptor; raises ``Refused`` if the library has only plain loops."""
+    def primitive_desc(self, kind: str, *arguments: Any, direct: bool = False) -> c_void_p:
+        """A primitive descriptor; raises ``Refused`` if the library has only plain loops.
+
+        With ``direct``, a convolution is computed as it stands, if the library would make it of small products.
+        """
         descriptor = self.made(f"{kind}_primitive_desc", self.library.engine, *arguments)
-        name = c_char_p()
-        self.library.call("dnnl_primitive_desc_query", descriptor, IMPLEMENTATION, 0, byref(name))
-        words = (name.value or b"").decode()
+        words = self._implementation(descriptor)
         if words.startswith("ref"):
             raise Refused(f"oneDNN has only {words} for this {kind}")
+        if direct and words.startswith("brg"):
+            descriptor, words = self._as_it_stands(descriptor, words, kind, arguments)
         self.implementations.append(words)
         return descriptor
+
+    def _as_it_stands(self, first: c_void_p, words: str, kind: str, arguments: tuple) -> tuple[c_void_p, str]:
+        """The library's next code for the same instructions that is not made of products; the first, if it has none."""
+        wanted = "jit:" + words.rpartition(":")[2]
+        other = self.made(f"{kind}_primitive_desc", self.library.engine, *arguments)
+        while not self.library.slow.dnnl_primitive_desc_next_impl(other):
+            if self._implementation(other) == wanted:
+                return other, wanted
+        return first, words
+
+    def _implementation(self, descriptor: c_void_p) -> str:
+        """What the library calls its code for this primitive, such as ``"jit:avx512_core"``."""
+        name = c_char_p()
+        self.library.call("dnnl_primitive_desc_query", descriptor, IMPLEMENTATION, 0, byref(name))
+        return (name.value or b"").decode()
 
     def query(self, descriptor: c_void_p, what: int) -> c_void_p:
         """A memory descriptor that the library chose; it is valid as long as the primitive descriptor exists."""

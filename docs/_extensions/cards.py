@@ -1,8 +1,8 @@
 """On a phone each row of a table is a card: every cell carries the heading of its column as its label.
 
 docs/_static/site.css draws the cards, for tables of three columns and more. Tables of numbers stay tables, which
-scroll beside their first column: there readers compare one row with the next. Options and their meanings, two columns,
-stand below each other.
+scroll beside their first column: there readers compare one row with the next. Options and words stand above their
+meanings, if a table has these two columns.
 """
 
 from typing import Any
@@ -28,18 +28,27 @@ class Cards(SphinxTransform):
     def apply(self, **_: Any) -> None:
         for table in self.document.findall(nodes.table):
             heads = list(table.findall(nodes.thead))
+            if not heads and _explains(table):
+                table["classes"].append("pairs")  # names and their first sentences, in the reference
             if len(heads) != 1 or any("morecols" in entry for entry in table.findall(nodes.entry)):
                 continue
             labels = [entry.astext() for entry in heads[0].findall(nodes.entry)]
             if len(labels) < COLUMNS:
-                table["classes"] += ["pairs"] if _explains_code(table) else []
+                table["classes"] += ["pairs"] if _explains(table) else []
+                for first, *_rest in _rows(table):
+                    first["classes"] += ["short"] if len(first.astext()) <= SHORT else []
                 continue
             if _compares(table):
                 table["classes"].append("numbers")
+                for entry in table.findall(nodes.entry):
+                    entry["classes"] += ["words"] if len(entry.astext()) > SHORT else []
                 continue
             table["classes"].append("cards")
             for row in _rows(table):
                 for label, entry in zip(labels, row):
+                    if not entry.astext():  # a label alone would say nothing
+                        entry["classes"].append("empty")
+                        continue
                     entry["label"] = label
                     if len(label) + len(entry.astext()) <= SHORT:
                         entry["classes"].append("short")
@@ -49,11 +58,15 @@ def _rows(table: nodes.table) -> list[list[nodes.entry]]:
     return [list(row.findall(nodes.entry)) for body in table.findall(nodes.tbody) for row in body.findall(nodes.row)]
 
 
-def _explains_code(table: nodes.table) -> bool:
-    """Two columns: an option, a variable or a key, and its meaning. Short names leave room beside them."""
+def _explains(table: nodes.table) -> bool:
+    """Two columns: a name, in code or bold, and its meaning. Short names leave room beside them."""
     rows = _rows(table)
-    code = all(len(row) == 2 and row[0].next_node(nodes.literal) is not None for row in rows)
-    return code and any(len(row[0].astext()) > NAME for row in rows)
+    names = all(len(row) == 2 and any(row[0].findall(_names)) for row in rows)
+    return names and any(len(row[0].astext()) > NAME for row in rows)
+
+
+def _names(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.literal | nodes.strong)
 
 
 def _compares(table: nodes.table) -> bool:

@@ -28,11 +28,16 @@ def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
 
 
 def plain(line: str) -> str:
-    """|x| is an absolute value here, and no substitution; outside of formulas, code and ``quotes``."""
+    """|x| is an absolute value here, and no substitution; a page of the site is a link to it; outside of formulas, code
+    and ``quotes``."""
     if line.startswith((" ", ">>>")):
         return line
     parts = re.split(r"(``.*?``)", line)
-    return "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
+    return "".join(part if part.startswith("``") else linked(part.replace("|", r"\|")) for part in parts)
+
+
+def linked(text: str) -> str:
+    return re.sub(r"\bdocs/([\w/-]+)\.md\b", r":doc:`docs/\1.md </\1>`", text)
 
 
 def signature(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:

@@ -1,4 +1,7 @@
-"""Short pieces of code stay on one line: without this, a browser breaks ``--backend`` behind its hyphens."""
+"""Short pieces of code stay on one line: without this, a browser breaks ``--backend`` behind its hyphens.
+
+Long names, such as those of tests, may break anywhere in a table: else they leave its other columns no room.
+"""
 
 from typing import Any
 
@@ -14,8 +17,11 @@ class Whole(SphinxTransform):
 
     def apply(self, **_: Any) -> None:
         for code in self.document.findall(nodes.literal):
-            if len(code.astext()) <= LONGEST:
+            text = code.astext()
+            if len(text) <= LONGEST:
                 code["classes"].append("whole")
+            elif " " not in text:
+                code["classes"].append("name")
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import { Pad } from "./pad.js";
 export class Answer {
   constructor(play) {
     this.play = play;
-    this.pad = new Pad("Draw here what the network shall name", () => this.refresh());
-    this.seen = make("canvas", { class: "seen", width: 192, height: 192, role: "img", "aria-label": "Your drawing as the network sees it, with what speaks for the answer" });
+    this.pad = new Pad("Draw something for the network to name", () => this.refresh());
+    this.seen = make("canvas", { class: "seen", width: 192, height: 192, role: "img", "aria-label": "Your drawing as the network sees it; what led to the answer is orange" });
     this.odds = make("ul", { class: "odds", "aria-label": "How sure the network is" });
     this.caption = make("figcaption", { class: "quiet" }, "as the network sees it, with Grad-CAM");
     this.words = make("p", { class: "quiet" }, "Draw a digit. The network answers when you lift the pen.");

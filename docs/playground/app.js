@@ -49,7 +49,7 @@ class Playground {
   listen() {
     const on = (event, act) => this.python.addEventListener(event, ({ data }) => act(data));
     on("loading", ({ words }) => this.state(words));
-    on("failed", ({ words }) => { this.state("Python could not be loaded."); this.trouble(new Error(`${words} The page “How it works” tells what it needs.`)); });
+    on("failed", ({ words }) => { this.state("Python could not be loaded."); this.trouble(new Error(`${words} The page “How it works” says what it needs.`)); });
     on("trouble", ({ words }) => this.trouble(new Error(words)));
     on("ready", () => this.ready());
     on("trained", ({ told }) => this.trained(told));
@@ -289,7 +289,7 @@ class Playground {
     if (!told?.w) { strip.replaceChildren(); return; }
     const array = unpack(told.w), all = sheets(array.shape);
     if (strip.children.length !== all.length) strip.replaceChildren(...all.map(() => make("canvas")));
-    const most = largest(array.data), size = array.shape[0] > 4 ? 7 : 13;
+    const most = largest(array.data), size = array.shape[0] > 4 ? 7 : 12; // eight filters fit beside each other on a phone
     all.forEach((sheet, i) => {
       const canvas = strip.children[i];
       canvas.style.width = `${sheet.cols * size}px`;

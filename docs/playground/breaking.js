@@ -1,5 +1,5 @@
 // Break the backward pass with an exercise of the zoo, and hear what the check of the gradients says.
-import { button, byId, make, tell } from "./parts.js";
+import { button, byId, make, stressed, tell } from "./parts.js";
 
 export class Breaking {
   constructor(play) {
@@ -8,7 +8,7 @@ export class Breaking {
     this.story = make("div", { class: "story" });
     this.report = make("div", { class: "report" });
     byId("breaking").append(
-      make("p", { class: "quiet lead-in" }, "A wrong backward pass still trains, only worse. Put a mistake from the zoo into your network, train on and compare. Then ask the check of the gradients."),
+      make("p", { class: "quiet lead-in" }, "A wrong backward pass still trains, only worse. Put a mistake from the zoo into your network, train on, and compare. Then ask dn.check, which checks the gradients."),
       make("div", { class: "bar" }, make("label", { for: "mistake" }, "Mistake"), this.menu, button("What does dn.check say?", () => this.check(), { id: "check" })),
       this.story, this.report);
   }
@@ -34,7 +34,7 @@ export class Breaking {
       return;
     }
     const where = name === "forgotten-mean" ? "in the loss" : `in layer${row.layers.length > 1 ? "s" : ""} ${row.layers.join(" and ")}`;
-    this.story.replaceChildren(make("p", {}, make("b", {}, `${name}, ${where}. `), row.symptom), ...(row.only_dx ? [make("p", {}, "Only dx, the delta that the layer sends back, is wrong. The layer itself learns rightly; what stands in front of it learns from the wrong dx.")] : []),
+    this.story.replaceChildren(make("p", {}, make("b", {}, `${name}, ${where}. `), row.symptom), ...(row.only_dx ? [make("p", {}, "Only dx, the delta that the layer sends back, is wrong. The layer itself learns correctly; what stands in front of it learns from the wrong dx.")] : []),
       make("p", { class: "quiet" }, "It is wrong from this step on. Train on, or start again and train from the first step."),
       ...(row.hidden ? [make("p", {}, "Here no curve shows it, because nothing in front of the broken layer learns. Put a convolution in front, and it learns from the wrong dx."), make("p", { class: "buttons" }, button("Add a convolution in front", () => this.inFront(), { id: "in-front" }))] : []),
       ...(name === "unturned-kernel" ? [make("p", { class: "quiet" }, make("a", { href: "../see-it.html" }, "Are the weights turned in the backward pass?"), " The page “See it” shows it step by step.")] : []));
@@ -71,9 +71,9 @@ export class Breaking {
     if (report.name) {
       const blind = Object.entries(report.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`));
       if (report.ok) parts.push(make("p", {}, "Not every witness can see every mistake:"), make("ul", {}, ...blind));
-      parts.push(make("details", {}, make("summary", {}, "The story, and a hint"), make("p", {}, report.story), make("p", {}, report.hint)));
+      parts.push(make("details", {}, make("summary", {}, "The story, and a hint"), make("p", {}, ...stressed(report.story)), make("p", {}, ...stressed(report.hint))));
       parts.push(make("details", {}, make("summary", {}, "The wrong code"), make("pre", { tabindex: 0 }, report.code)));
-      parts.push(make("details", {}, make("summary", {}, "The mistake, and why"), make("pre", { tabindex: 0 }, report.diff), make("p", {}, report.lesson)));
+      parts.push(make("details", {}, make("summary", {}, "The mistake, and why"), make("pre", { tabindex: 0 }, report.diff), make("p", {}, ...stressed(report.lesson))));
     }
     this.report.replaceChildren(...parts);
     tell(report.ok ? "The check finds nothing wrong." : "The check finds the mistake.");

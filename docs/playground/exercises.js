@@ -1,6 +1,6 @@
 // The exercises of the zoo: read the task, mend the backward pass, and have it graded by the library's own witnesses.
 import { Editor } from "./editor.js";
-import { button, byId, make, tell } from "./parts.js";
+import { button, byId, make, stressed, tell } from "./parts.js";
 
 const STORED = "dualnet-exercises"; // { name: { code, mended } }, in this browser's storage and nowhere else
 
@@ -73,7 +73,7 @@ export class Exercises {
   async choose(name) {
     this.task = await this.play.python.ask("exercise", { name });
     const { symptom, story, ask, anchors, op, code } = this.task;
-    this.words.replaceChildren(make("h3", {}, name, " ", make("i", {}, anchors.join(", "))), make("p", {}, make("b", {}, symptom)), make("p", {}, story), make("p", {}, ask));
+    this.words.replaceChildren(make("h3", {}, name, " ", make("i", {}, anchors.join(", "))), make("p", {}, make("b", {}, symptom)), make("p", {}, ...stressed(story)), make("p", {}, ask));
     this.label.replaceChildren("Mend ", make("code", {}, op));
     this.editor.text = remembered()[name]?.code ?? code;
     this.help.replaceChildren();
@@ -87,7 +87,7 @@ export class Exercises {
       await this.play.pause();
       const { text } = await this.play.python.ask(what, { name });
       if (name !== this.task.name) return; // the reader has gone on to another exercise
-      const told = what === "hint" ? make("p", {}, text) : scrolling(title, text);
+      const told = what === "hint" ? make("p", {}, ...stressed(text)) : scrolling(title, text);
       this.help.replaceChildren(make("h3", {}, title), told);
     } catch (error) {
       this.play.trouble(error);
@@ -160,7 +160,7 @@ export class Exercises {
     parts.push(scrolling("What the witnesses say", ...told.text.split("\n").flatMap((line) => [wrong(line) ? make("b", { class: "bad" }, line) : line, "\n"])));
     if (told.printed) parts.push(make("details", {}, make("summary", {}, "What your code printed"), scrolling("What your code printed", told.printed)));
     if (told.passed) {
-      parts.push(make("p", {}, told.lesson), make("p", {}, "Witnesses that miss this mistake, and why:"), make("ul", {}, ...Object.entries(told.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`))),
+      parts.push(make("p", {}, ...stressed(told.lesson)), make("p", {}, "Witnesses that miss this mistake, and why:"), make("ul", {}, ...Object.entries(told.blind).map(([witness, why]) => make("li", {}, make("b", {}, witness), `: ${why}`))),
         told.next ? make("p", { class: "buttons" }, button(`Next: ${told.next}`, () => this.choose(told.next).then(() => this.menu.focus(), (error) => this.play.trouble(error)), { id: "next-exercise" })) : make("p", {}, "That was the last one."));
     }
     this.verdict.replaceChildren(...parts);

@@ -47,7 +47,7 @@ export class Images {
     this.list.replaceChildren(...[...this.drawings].map(([name, images]) => make("li", {}, make("b", {}, name), ` ${images.length} `, ...images.map(thumb))));
     const counts = [...this.drawings.values()].map((images) => images.length);
     this.learn.disabled = counts.length < 2 || Math.min(...counts) < 2;
-    this.told.textContent = this.learn.disabled ? "Two classes or more, and two drawings or more of each." : "Enough to begin. More drawings of each class teach more.";
+    this.told.textContent = this.learn.disabled ? "You need two classes or more, with two drawings or more of each." : "Enough to begin. More drawings of each class teach more.";
   }
 
   async use() {
@@ -73,7 +73,7 @@ async function grey(file) { // 0 is black, 1 is white
   try {
     bitmap = await createImageBitmap(file, { resizeWidth: UPLOAD, resizeHeight: UPLOAD, resizeQuality: "high" });
   } catch {
-    throw new Error(`${file.name} is no picture that this browser can read.`);
+    throw new Error(`This browser cannot read ${file.name} as a picture.`);
   }
   const pen = make("canvas", { width: UPLOAD, height: UPLOAD }).getContext("2d");
   pen.drawImage(bitmap, 0, 0);

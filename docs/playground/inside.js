@@ -1,9 +1,9 @@
 // Look inside a layer: what it read, what it learned and what it computed, forward and back, for one image.
-import { button, byId, make, number, tell } from "./parts.js";
+import { brief, button, byId, make, number, tell } from "./parts.js";
 import { MapView, unpack } from "./maps.js";
 import { spoken, written } from "./sum.js";
 
-const WORDS = { x: "what it reads", y: "what it computes", dy: "the delta that arrives", dx: "the delta that it sends back", w: "weights", b: "biases", gamma: "scale", beta: "shift", dw: "gradient of w", db: "gradient of b", dgamma: "gradient of gamma", dbeta: "gradient of beta" };
+const WORDS = { x: "what it reads", y: "what it computes", dy: "the delta that arrives", dx: "the delta it sends back", w: "weights", b: "biases", gamma: "scale", beta: "shift", dw: "gradient of w", db: "gradient of b", dgamma: "gradient of gamma", dbeta: "gradient of beta" };
 
 export class Inside {
   constructor(play) {
@@ -39,7 +39,7 @@ export class Inside {
   }
 
   layers(rows) { // after a new drawing
-    const names = rows.map((row, i) => make("option", { value: String(i) }, `${i} ${row.code?.replace("dn.", "") ?? ""}`));
+    const names = rows.map((row, i) => make("option", { value: String(i) }, `${i} ${brief(row.code ?? "")}`));
     this.picker.replaceChildren(...names);
     if (Number(this.layer) >= rows.length) this.layer = "0";
     this.picker.value = this.layer;
@@ -91,7 +91,7 @@ export class Inside {
         } catch (error) {
           words = error.message;
         }
-      } else words = "The way back begins here: this delta is softmax(y) minus the right answer (E10), the derivative of the loss.";
+      } else words = "The backward pass begins here: this delta is softmax(y) minus the right answer (E10), the derivative of the loss.";
     }
     if (this.layer !== layer) { this.again = true; return; }
     this.draw(told, why);

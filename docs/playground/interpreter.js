@@ -1,4 +1,6 @@
 // The way to the worker: questions with answers, and events while it loads and trains.
+import { plainly } from "./parts.js";
+
 const WORKER = new URL("worker.js", import.meta.url).href;
 
 export class Interpreter extends EventTarget {
@@ -25,7 +27,7 @@ export class Interpreter extends EventTarget {
     else if (data.event === "answer") {
       const { resolve, reject } = this.waiting.get(data.number);
       this.waiting.delete(data.number);
-      if (data.told.error) reject(new Error(data.told.error)); else resolve(data.told.answer);
+      if (data.told.error) reject(new Error(plainly(data.told.error))); else resolve(data.told.answer);
     } else {
       if (data.event === "stopped") this.training = false;
       this.tell(data.event, data);

@@ -10,7 +10,7 @@ export class Keep {
     byId("keep").append(
       make("div", { class: "kept-rows" },
         row("The settings", "The address of this page holds the drawing and the settings of the training. Your own images and what was learned are not in it.", make("label", { for: "link", class: "hidden" }, "Address"), this.link, button("Copy the address", () => this.copy())),
-        row("The network", "The file is the one that dn.load reads in Python, and net.save writes.", button("Save model.npz", () => this.save("save")), make("label", { class: "file" }, "Open a file", make("input", { type: "file", accept: ".npz", onchange: (event) => this.open(event.target) }))),
+        row("The network", "The same file that net.save writes and dn.load reads in Python.", button("Save model.npz", () => this.save("save")), make("label", { class: "file" }, "Open a file", make("input", { type: "file", accept: ".npz", onchange: (event) => this.open(event.target) }))),
         row("The run", "The same network, the same batches, the same steps, as code: the weights come out the same.", button("Save as a notebook", () => this.save("notebook")), button("Save the images", () => this.save("images")))),
       this.told);
   }
@@ -44,9 +44,9 @@ export class Keep {
     input.value = "";
     try {
       await this.play.pause();
-      const told = await this.play.python.ask("load", { data: await textOf(file) });
+      const told = await this.play.python.ask("load", { data: await textOf(file), name: file.name });
       this.play.beginWith(told);
-      this.told.textContent = `${file.name} is here; its training begins at step 0.`;
+      this.told.textContent = `${file.name} is open; its training begins at step 0.`;
     } catch (error) {
       this.play.trouble(error);
     }

@@ -1,5 +1,5 @@
 // Draw the network: its blocks in order, and the options of the chosen one, as the catalogue tells them.
-import { button, byId, make, shape, worded } from "./parts.js";
+import { brief, button, byId, make, plainly, shape, worded } from "./parts.js";
 
 export class Network {
   constructor(play) {
@@ -37,10 +37,10 @@ export class Network {
   }
 
   block(kind, row, i) {
-    const code = row.code ? row.code.replace("dn.", "").replace(/\b(filters|kernel_size|pool_size|units|rate)=/g, "") : kind;
+    const code = row.code ? brief(row.code) : kind;
     const broken = this.play.brokenLayers.includes(String(i));
     const told = row.error ? make("span", { class: "bad" }, "does not fit") : row.shape ? make("span", { class: "quiet" }, `${shape(row.shape)}${row.parameters ? ` · ${row.parameters} parameters` : ""}`) : make("span", { class: "quiet" }, "–");
-    const choose = button("", () => this.choose(this.chosen === i ? null : i), { class: "name", id: `block-${i}`, "aria-pressed": String(this.chosen === i), "aria-label": `Layer ${i}, ${kind}${row.error ? ", does not fit" : ""}` });
+    const choose = button("", () => this.choose(this.chosen === i ? null : i), { class: "name", id: `block-${i}`, "aria-pressed": String(this.chosen === i), "aria-label": `Layer ${i}, ${code}, ${told.textContent}` });
     choose.append(make("code", {}, code), told);
     return make("li", { class: [this.chosen === i ? "chosen" : "", broken ? "wrong" : ""].join(" ") }, choose);
   }
@@ -53,8 +53,10 @@ export class Network {
 
   showOptions(rows) {
     const form = byId("options");
-    if (this.chosen === null || this.chosen >= this.layers.length) {
-      form.replaceChildren(make("p", { class: "quiet" }, "Choose a layer to change it, and to look inside."));
+    form.hidden = this.chosen === null || this.chosen >= this.layers.length;
+    byId("choose").hidden = !form.hidden;
+    if (form.hidden) {
+      form.replaceChildren();
       return;
     }
     const i = this.chosen, [kind, options] = this.layers[i], block = this.blocks.get(kind);
@@ -69,7 +71,7 @@ export class Network {
       this.change(layers, i);
     };
     form.replaceChildren(
-      make("p", {}, make("b", {}, kind), " ", ...worded(block?.summary ?? "")),
+      make("p", {}, make("b", {}, `${kind}:`), " ", ...worded(block?.summary ?? "")),
       row_error(rows[i]),
       make("p", { class: "buttons" },
         button("Move up", () => move(-1), { id: "move-up", disabled: i === 0 }),
@@ -79,7 +81,7 @@ export class Network {
   }
 }
 
-const row_error = (row) => (row?.error ? make("p", { class: "bad" }, row.error) : null) ?? "";
+const row_error = (row) => (row?.error ? make("p", { class: "bad" }, plainly(row.error)) : null) ?? "";
 
 // One option with its meaning. An empty text field means the default.
 export function field(option, value, set, prefix) {

@@ -51,7 +51,7 @@ export class Pad {
     pen.fillRect(0, 0, side, side);
     pen.strokeStyle = pen.fillStyle = style.getPropertyValue("--ink");
     lines(pen, this.strokes, side, 0, 0, side * PEN);
-    if (document.activeElement === this.canvas) {
+    if (this.canvas.matches(":focus-visible")) { // the pen that the keys move
       pen.strokeStyle = style.getPropertyValue("--mark");
       pen.lineWidth = 4;
       pen.strokeRect(this.pen.x * side - 9, this.pen.y * side - 9, 18, 18);

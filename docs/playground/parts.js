@@ -12,6 +12,12 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// An error's words. What the page itself refuses needs no name in front of it.
+export const plainly = (words) => words.replace(/^playground: (\w)/, (_, first) => first.toUpperCase());
+
+// Words in which what is stressed stands between asterisks, as in the lessons of the zoo.
+export const stressed = (words) => words.split(/\*(\w|\w[^*]*\w)\*/).map((part, i) => (i % 2 ? make("em", {}, part) : part));
+
 // Words in which code stands between backticks.
 export const worded = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
@@ -26,6 +32,9 @@ export function number(value, digits = 4) {
   const text = size >= 1e-4 && size < 1e6 ? String(Number(value.toPrecision(digits))) : value.toExponential(2);
   return minus(text.replace("e-", "e−").replace("e+", "e"));
 }
+
+// A layer as code, as short as it can be read.
+export const brief = (code) => code.replace("dn.", "").replace(/\b(filters|kernel_size|pool_size|units|rate)=/g, "");
 
 export const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
 

@@ -106,7 +106,8 @@ def _about(result: Result) -> list[str]:
     dtypes = dict.fromkeys(row["dtype"] for row in result["results"])
     processor = " with ".join(filter(None, [machine["processor"], machine.get("instructions")]))
     parts = [result["made"], f"{processor}, {cores}, {machine['system']}", _gpu(machine.get("gpu", {}))]
-    parts += [f"backend {settings['backend']}", f"best of {settings['rounds']} rounds of {settings['seconds']:g} s"]
+    rounds = f"best of {settings['rounds']} rounds" if settings["rounds"] > 1 else "one round"
+    parts += [f"backend {settings['backend']}", f"{rounds} of {settings['seconds']:g} s"]
     parts += [", ".join(dtypes), f"SGD with momentum {settings['momentum']:g}" if settings["momentum"] else ""]
     parts += ["dualnet's step captured" if settings["capture"] else "", f"seed {settings['seed']}", environment]
     return ["; ".join(filter(None, parts))]

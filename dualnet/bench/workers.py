@@ -5,6 +5,7 @@ A process that stays builds and compiles once. While others are measured, it wai
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -79,6 +80,7 @@ class Staying:
         with self.process.stdout as answers:
             for line in answers:
                 self.lines.put(line)
+        self.lines.put("")  # that was all
 
     def _say(self, line: str) -> None:
         try:
@@ -88,13 +90,18 @@ class Staying:
             pass  # the process has ended; there will be no answer
 
     def _hear(self, until: float, longest: float) -> Answer:
-        """The next line, unless the process ends or the time is up. Its children may keep the pipe open."""
+        """The next line, unless the process ends or the time is up.
+
+        If it ends, its last words may still be on their way; its children may keep the pipe open.
+        """
         while True:
             ended = self.process.poll() is not None
-            try:
-                return _answer([self.lines.get(timeout=0.5 if not ended else 0.2)])
-            except queue.Empty:
-                pass
+            with contextlib.suppress(queue.Empty):
+                if line := self.lines.get(timeout=PATIENCE if ended else 0.5):
+                    return _answer([line])
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(0.5)
+                ended = self.process.poll() is not None
             if ended:
                 self.errors.seek(0)
                 said = self.errors.read().decode("utf-8", "replace")

@@ -84,13 +84,13 @@ def _check_it_can_learn(made: Plan) -> None:
     uses = [name for step in made.steps for name in set(step.arrays.values())]
     refused += [f"{name} is used in several places" for name in sorted({n for n in uses if uses.count(n) > 1})]
     if not _learned(made):
-        refused.append("there are no parameters to learn")
+        refused.append("the network has no parameters to learn")
     if len(made.output.shape) != 1 or made.output.size < 2:
-        refused.append(f"the output has shape {made.output.shape}, not one logit for each of several classes")
+        refused.append(f"the output has shape {made.output.shape}; expected one logit for each class, such as (10,)")
     if refused:
         raise ValueError(
-            f"to_c: backward=True is not possible: {'; '.join(refused)}. Write the network without backward=True, or "
-            "exchange these layers."
+            f"to_c: backward=True does not work for this network: {'; '.join(refused)}. Change that, or write the "
+            "network without backward=True."
         )
 
 

@@ -85,7 +85,7 @@ class KerasLayer:
             if theirs == "groups" and (self.kind not in ("GroupNormalization", "Conv2D") or there == -1):
                 continue  # a depthwise convolution's are its channels, and so are those of -1
             if there is not None and here is not None and there != here:
-                told.append(f"{theirs} is {there} in Keras, and {ours} {here} here")
+                told.append(f"{theirs} is {there} in Keras but {'' if ours == theirs else f'{ours} is '}{here} here")
         return told
 
 
@@ -100,7 +100,7 @@ class KerasFile:
         """Add one array of a layer."""
         full = ".".join(filter(None, (name, key)))
         if full in self.arrays:
-            raise CheckpointError(f"it holds two arrays called {full}")
+            raise CheckpointError(f"it holds two arrays called {full}; expected one")
         self.arrays[full] = array
         options = {} if key.startswith("pointwise.") else layer.options  # strides and the like are the depthwise one's
         self.layers[full.rpartition(".")[0]] = KerasLayer(layer.kind, options)
@@ -115,7 +115,8 @@ def read(path: Path) -> KerasFile:
     with open(path, "rb") as file:
         start = file.read(8)
     if start != HDF5 and start[:4] != b"PK\3\4":
-        raise CheckpointError(f"it is not a Keras file: it starts with {start.hex(' ') or 'nothing'}")
+        got = f"starts with the bytes {start.hex(' ')}" if start else "is empty"
+        raise CheckpointError(f"it is not a Keras file: it {got}; expected HDF5, or the zip archive of a .keras file")
     config, source = (None, path) if start == HDF5 else _unzipped(path)
     size = path.stat().st_size
     try:
@@ -124,7 +125,7 @@ def read(path: Path) -> KerasFile:
     except (OSError, KeyError, RuntimeError) as error:  # h5py raises these for a damaged file
         if getattr(error, "errno", None):
             raise
-        raise CheckpointError(f"the HDF5 file is damaged ({error})") from error
+        raise CheckpointError(f"the HDF5 file is damaged ({error}). Save or download it again") from error
 
 
 def _need_h5py(path: Path) -> Any:
@@ -143,12 +144,18 @@ def _unzipped(path: Path) -> tuple[Any, io.BytesIO]:
         members = {member.filename: member for member in archive.infolist()}
         if absent := [name for name in (CONFIG, WEIGHTS) if name not in members]:
             held = ", ".join(list(members)[:3]) or "nothing"
-            raise CheckpointError(f"it is a zip archive without {' and '.join(absent)}; it holds {held}")
+            raise CheckpointError(
+                f"it is a zip archive without {' and '.join(absent)}, so it is no Keras model; it holds {held}"
+            )
         packed = [name for name in (CONFIG, WEIGHTS) if members[name].compress_type]
         if packed:
-            raise CheckpointError(f"{', '.join(packed)} is compressed; Keras stores its files as they are")
+            raise CheckpointError(
+                f"it holds {' and '.join(packed)} compressed; Keras never does that. Save the model again"
+            )
         if members[CONFIG].file_size > MOST_CONFIG:
-            raise CheckpointError(f"its {CONFIG} is longer than {MOST_CONFIG} bytes")
+            raise CheckpointError(
+                f"its {CONFIG} has {members[CONFIG].file_size:,} bytes; expected at most {MOST_CONFIG:,}"
+            )
         return json.loads(archive.read(CONFIG)), io.BytesIO(archive.read(WEIGHTS))
 
 
@@ -180,11 +187,13 @@ class _Tree:
         for name in group:
             at = f"{path}/{name}" if path else name
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise CheckpointError(f"{at} is a link to another place or file, and links are not followed")
+                raise CheckpointError(
+                    f"{at} is a link. For safety, links are not followed: save the weights without any"
+                )
             item = group[name]
             if isinstance(item, h5py.Group):
                 if _address(item) in seen:
-                    raise CheckpointError(f"the group {at} has two places in the file")
+                    raise CheckpointError(f"the group {at} stands in two places in the file; expected one")
                 seen.add(_address(item))
                 self.groups[at] = item
                 self._walk(item, at, seen)
@@ -206,9 +215,11 @@ class _Tree:
         """Read an array, if the file holds as many bytes as it claims."""
         found = self.arrays.get(path)
         if found is None:
-            raise CheckpointError(f"it names an array {path}, but holds none")
+            raise CheckpointError(f"it lists an array {path}, but does not contain it")
         if found.external or found.is_virtual:
-            raise CheckpointError(f"the array {path} lies in another file, and other files are not read")
+            raise CheckpointError(
+                f"the array {path} lies in another file. For safety, only this one is read: save all in one file"
+            )
         brain = found.dtype == numpy.dtype("V2") and _text(found.attrs.get("dtype", "")) == "bfloat16"
         if not brain and found.dtype.kind not in "fiub":
             raise CheckpointError(f"the array {path} holds {found.dtype}; expected numbers")
@@ -216,7 +227,9 @@ class _Tree:
         self._room -= stored
         claimed = elements(found.shape or ()) * found.dtype.itemsize
         if found.shape is None or claimed > stored * (MOST_PACKED if found.compression else 1) or self._room < 0:
-            raise CheckpointError(f"the array {path} claims to be {found.shape}, and the file has too few bytes for it")
+            raise CheckpointError(
+                f"the array {path} claims to have shape {found.shape}, but the file has too few bytes for it"
+            )
         value = numpy.asarray(found[()])
         if brain:  # the upper half of a float32
             return (value.view(numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
@@ -257,7 +270,7 @@ def _described(config: Any, path: str = "", name: str = "") -> Iterator[tuple[st
             yield from _described(layer, f"{at}/", f"{called}.")
             continue
         if options.get("data_format") == "channels_first":
-            raise CheckpointError(f"the layer {called} is of channels_first; expected a model of channels_last")
+            raise CheckpointError(f"layer {called} has data_format='channels_first'; expected 'channels_last'")
         yield at, _Place(called, KerasLayer(kind, options))
 
 
@@ -290,7 +303,10 @@ def _numbered(tree: _Tree, places: dict[str, _Place]) -> KerasFile:
     paths = [at.removesuffix("vars").rstrip("/") for at in tree.groups if at == "vars" or at.endswith("/vars")]
     paths = [at for at in paths if not NO_WEIGHTS.search(at)]
     if not paths:
-        raise CheckpointError("it is an HDF5 file, but holds no weights of Keras (no layer_names and no vars)")
+        raise CheckpointError(
+            "it is an HDF5 file without Keras weights: it has neither layer_names nor vars. Save it with "
+            "model.save_weights"
+        )
     standing = {at: number for number, at in enumerate(places)}
     inside: dict[str, list[str]] = {}
     for path in tree.arrays:
@@ -351,12 +367,14 @@ def _natural(path: str) -> list[tuple[str, int]]:
 def _legacy(tree: _Tree, root: str, places: dict[str, KerasLayer]) -> KerasFile:
     """Groups named after the layers, each with the list of its ``weight_names``."""
     if _text(tree.attributes(root).get("backend", "")) == "theano":
-        raise CheckpointError("it was saved by Keras on Theano, which turns its kernels; save it by another backend")
+        raise CheckpointError(
+            "Keras saved it on Theano, which flips the kernels. Open it with Keras on TensorFlow, and save it again"
+        )
     found = KerasFile()
     for layer in tree.strings(root, "layer_names"):
         at = "/".join(filter(None, (root, layer)))
         if at not in tree.groups:
-            raise CheckpointError(f"it names a layer {layer}, but holds none")
+            raise CheckpointError(f"it lists a layer {layer}, but does not contain it")
         weights = tree.strings(at, "weight_names")
         for weight in weights:
             *inside, last = weight.partition(":")[0].split("/")

@@ -14,12 +14,13 @@ from ..files.formats import MALFORMED, CheckpointError, shortened
 from .onnx_patterns import Call
 
 FLOATS = {1: "float32", 10: "float16", 11: "float64"}  # ONNX's numbers of dtypes
+FLOATING = "float16, float32 or float64"
 MOST_FOLDED = 1000
 """Elements of an array that is computed from others: it is the shape for a Reshape."""
 
 
 class Lacking(ValueError):
-    """There is no layer for this."""
+    """There is no layer for this. The text follows the name of the node: "it pads twice, ..."."""
 
 
 class Constants:
@@ -54,6 +55,14 @@ class Constants:
         return True
 
 
+def dtype_name(number: int) -> str:
+    """The name of ONNX's dtype with this number, as NumPy spells it: 7 is "int64"."""
+    from onnx import TensorProto
+
+    names = {kind: name.lower() for name, kind in TensorProto.DataType.items()}
+    return {"float": "float32", "double": "float64"}.get(found := names.get(number, f"number {number}"), found)
+
+
 def _of_node(node: Any, folder: Path) -> numpy.ndarray:
     """The value of a Constant."""
     given = {one.name: one for one in node.attribute}
@@ -67,7 +76,7 @@ def _of_node(node: Any, folder: Path) -> numpy.ndarray:
         return numpy.array(
             list(given["value_ints"].ints if ints else given["value_floats"].floats), "int64" if ints else "float32"
         )
-    raise ValueError("a Constant without numbers")
+    raise ValueError("it is a Constant node without numbers")
 
 
 def _array(tensor: Any, folder: Path) -> numpy.ndarray:
@@ -76,10 +85,12 @@ def _array(tensor: Any, folder: Path) -> numpy.ndarray:
 
     kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
     if tensor.data_type not in kinds:
-        raise ValueError(f"it has dtype number {tensor.data_type}; expected floats of 16, 32 or 64 bits, or integers")
+        raise ValueError(
+            f"it has dtype {dtype_name(tensor.data_type)}; expected float16, float32, float64, int32 or int64"
+        )
     dtype, dims = numpy.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims)
     if len(dims) > 8 or any(n < 0 for n in dims):
-        raise ValueError(f"it has the shape {dims[:9]}")
+        raise ValueError(f"it has the shape {dims[:9]}; expected at most 8 axes, none of them negative")
     count = math.prod(dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         return _beside(tensor, folder, dtype, count).reshape(dims)
@@ -98,12 +109,14 @@ def _beside(tensor: Any, folder: Path, dtype: numpy.dtype, count: int) -> numpy.
     where = os.path.realpath(os.path.join(home, told.get("location", "")))
     if "location" not in told or os.path.commonpath([home, where]) != home or not os.path.isfile(where):
         raise CheckpointError(
-            f"its numbers are to be read from {shortened(told.get('location', ''))!r}, which is no file in the folder "
-            "of the model"
+            f"its numbers should be in {shortened(told.get('location', ''))!r}, but the model's folder has no such "
+            "file. Copy it there"
         )
     offset, size = int(told.get("offset", 0)), count * dtype.itemsize
     if int(told.get("length", size)) != size or offset < 0 or offset + size > os.path.getsize(where):
-        raise CheckpointError(f"its {count} elements do not lie in {told['location']!r} where it says")
+        raise CheckpointError(
+            f"its {count} elements do not fit into {told['location']!r} at byte {offset}. Export both files again"
+        )
     return numpy.fromfile(where, dtype.newbyteorder("<"), count, offset=offset)
 
 
@@ -111,8 +124,9 @@ def _folded(make: Callable[..., numpy.ndarray]) -> Callable[..., numpy.ndarray]:
     """For nodes that make one array from several: only small ones, such as shapes."""
 
     def fold(call: Call, *arrays: numpy.ndarray) -> numpy.ndarray:
-        if sum(array.size for array in arrays if array is not None) > MOST_FOLDED:
-            raise Lacking("it computes with constants")
+        size = sum(array.size for array in arrays if array is not None)
+        if size > MOST_FOLDED:
+            raise Lacking(f"it joins constants of {size:,} elements; expected at most {MOST_FOLDED:,}")
         return make(call, *arrays)
 
     return fold

@@ -18,8 +18,10 @@ import numpy
 
 from ..arguments import integer
 from ..layers.entering import one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer
 from ..writing import replace_file
+from .onnx_constants import FLOATING
 from .onnx_export_graph import (
     FIRST,
     MOST_BYTES,
@@ -32,7 +34,7 @@ from .onnx_export_graph import (
     told_shape,
 )
 from .onnx_export_layers import EXPORTERS
-from .targets import target_of
+from .targets import AS_FLOAT32, target_of
 
 __all__ = ["OnnxGraph", "to_onnx"]
 
@@ -63,7 +65,10 @@ def to_onnx(net: Layer, path: str | os.PathLike, *, opset: int = 21, layout: str
     target = target_of(path, "to_onnx", (".onnx",), any_ending=True)
     model = onnx_model(net, opset=opset, layout=layout)
     if model.ByteSize() > MOST_BYTES:
-        raise ValueError(f"to_onnx: the file would have {model.ByteSize():,} bytes; the format ends at {MOST_BYTES:,}")
+        raise ValueError(
+            f"to_onnx: the file would have {model.ByteSize():,} bytes; ONNX allows at most {MOST_BYTES:,}. Keep the "
+            "network with net.save(path)"
+        )
     replace_file(target, model.SerializeToString())
     return target
 
@@ -75,18 +80,19 @@ def onnx_model(net: Layer, *, opset: int = 21, layout: str = "NHWC") -> Any:
     if net.input_shape is None:
         raise ValueError("to_onnx: the network has no parameters yet: call net.init(input_shape) first")
     if layout not in ("NHWC", "NCHW"):
-        raise ValueError(f"to_onnx: layout is 'NHWC' or 'NCHW', got {layout!r}")
+        raise ValueError(f"to_onnx: layout must be 'NHWC' or 'NCHW', got {layout!r}")
     one_of_each(net, "to_onnx")
+    check_classes(net, "to_onnx")
     _check_exporters(net)
     onnx = need_onnx("to_onnx")
     newest = onnx.defs.onnx_opset_version()
     if not LEAST_OPSET <= integer(opset, "opset", op="to_onnx") <= newest:
         raise ValueError(
-            f"to_onnx: opset is from {LEAST_OPSET} to {newest} (with onnx {onnx.__version__}); got {opset}"
+            f"to_onnx: opset must be from {LEAST_OPSET} to {newest} (with onnx {onnx.__version__}), got {opset}"
         )
     dtype = numpy.dtype(net.dtype).name
     if dtype not in DTYPES:
-        raise ValueError(f"to_onnx: the network computes in {dtype}; expected {', '.join(DTYPES)}")
+        raise ValueError(f"to_onnx: the network computes in {dtype}; expected {FLOATING}. {AS_FLOAT32}")
 
     graph = OnnxGraph(opset, dtype, EXPORTERS)
     shape, first = tuple(net.input_shape), layout == "NCHW"

@@ -226,10 +226,11 @@ def exporter_of(layer: Layer, exporters: Exporters) -> Exporter | None:
 def no_exporter(lacking: list[tuple[str, Layer]]) -> str:
     """What to do about layers without an exporter, each with its place."""
     named = ", ".join(f"{path or 'the network'} ({type(layer).__name__})" for path, layer in lacking)
+    code = any(type(layer).__name__ == "Lambda" for _, layer in lacking)
     return (
-        f"to_onnx: there is no ONNX form of {named}. Give the class a method onnx_nodes(self, graph, x), such as "
-        "return graph.node('Mul', x, graph.constant(self.g)). A Lambda is code: write a class with that method instead."
-    )
+        f"to_onnx: cannot write {'layer' if len(lacking) == 1 else 'layers'} {named}. Give the class a method "
+        "onnx_nodes(self, graph, x) that returns, for example, graph.node('Mul', x, graph.constant(self.g))."
+    ) + (" A Lambda is only code: replace it with such a class." if code else "")
 
 
 def by_own_method(graph: OnnxGraph, layer: Any, x: Value) -> Value:

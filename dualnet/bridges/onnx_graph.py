@@ -19,13 +19,14 @@ from ..geometry import check_shape, elements
 from ..layers.initializers import Draw
 from ..layers.layer import Layer, Shape
 from ..layers.sketch import sketch
-from .onnx_constants import FLOATS, FOLDS, MOST_FOLDED, Constants, Lacking
+from .onnx_constants import FLOATING, FLOATS, FOLDS, MOST_FOLDED, Constants, Lacking, dtype_name
 from .onnx_patterns import Call, simplified
 from .regions import Node, nest
 
 MOST_NODES = 10_000
 FIRST = (0, 3, 1, 2)
 UNITWISE = set("Relu LeakyRelu Elu Gelu Sigmoid Tanh Softplus PRelu Swish Identity Dropout Cast Add Silu".split())
+BEFORE_WINDOWS = "a Pad is read only right before a convolution or a pooling"
 TAKES_PADDING = {"Conv", "MaxPool", "AveragePool", "LpPool", "Pad"}
 
 
@@ -85,13 +86,11 @@ class GraphReader:
             raise CheckpointError("it is not an ONNX file, or it holds no graph")
         if len(self.graph.node) > MOST_NODES:
             raise CheckpointError(f"the graph has {len(self.graph.node):,} nodes; expected at most {MOST_NODES:,}")
-        entry = self._only(
-            [one for one in self.graph.input if one.name not in self.constants.known], "inputs without a value"
-        )
+        entry = self._only([one for one in self.graph.input if one.name not in self.constants.known], "inputs")
         result = self._only(list(self.graph.output), "outputs").name
         named = Counter(name for node in self.graph.node for name in node.output if name)
         if max(named.values(), default=0) > 1 or entry.name in named:
-            raise CheckpointError(f"several nodes make {named.most_common(1)[0][0]!r}")
+            raise CheckpointError(f"several nodes make {named.most_common(1)[0][0]!r}; expected one")
         calls = simplified([Call.of(node) for node in self.graph.node], self.constants.get)
         calls = self._needed(calls, result)
         self.uses.update([result, *(name for call in calls for name in call.inputs)])
@@ -110,8 +109,10 @@ class GraphReader:
 
     def _only(self, found: list[Any], what: str) -> Any:
         if len(found) != 1:
-            named = ", ".join(one.name for one in found)
-            raise Lacking(f"the graph has {len(found)} {what} ({named}); a network here has one")
+            named = f" ({', '.join(one.name for one in found)})" if found else ""
+            raise Lacking(
+                f"it has {len(found)} {what}{named}; expected one. Export a model with one input and one output"
+            )
         return found[0]
 
     def _needed(self, calls: list[Call], result: str) -> list[Call]:
@@ -126,10 +127,10 @@ class GraphReader:
     def _input(self, entry: Any, calls: list[Call]) -> Value:
         kind = entry.type.tensor_type
         if kind.elem_type not in FLOATS:
-            raise Lacking(f"its input {entry.name!r} has dtype number {kind.elem_type}; expected {FLOATS}")
+            raise Lacking(f"its input {entry.name!r} has dtype {dtype_name(kind.elem_type)}; expected {FLOATING}")
         dims = [one.dim_value if one.HasField("dim_value") and one.dim_value > 0 else None for one in kind.shape.dim]
         if not 2 <= len(dims) <= 5:
-            raise Lacking(f"its input {entry.name!r} has {len(dims)} axes; expected a batch and one to four more")
+            raise Lacking(f"its input {entry.name!r} has {len(dims)} axes; expected 2 to 5, with the batch")
         self.batch, self.dtype = dims[0] or -1, FLOATS[kind.elem_type]
         first = len(dims) == 4 and self._channels_first(entry.name, calls)
         order = FIRST if first else tuple(range(len(dims)))
@@ -137,11 +138,12 @@ class GraphReader:
         if self.given is not None:
             fits = len(self.given) == len(told) and all(one in (None, two) for one, two in zip(told, self.given))
             if not fits:
-                raise Lacking(f"input_shape is {self.given}, but its input is {tuple(told)} (None is open)")
+                raise Lacking(f"input_shape={self.given} does not fit its input {tuple(told)}; only None is open")
             told = list(self.given)
         if None in told:
+            letters = {1: "(K,)", 3: "(H, W, C)"}.get(len(told), "(...)")
             raise Lacking(
-                f"it leaves the shape of its input open, {tuple(told)}: pass it, from_onnx(path, input_shape=(H, W, C))"
+                f"it leaves the shape of its input open, {tuple(told)}. Pass it: from_onnx(path, input_shape={letters})"
             )
         shape = tuple(one for one in told if one is not None)
         return Value(entry.name, check_shape(shape, "from_onnx"), order)
@@ -173,7 +175,7 @@ class GraphReader:
             value = None
             try:
                 if reader is None and (known or call.operator not in FOLDS):  # after what is lacking, shapes are too
-                    raise Lacking(f"no layer is {call.domain + '.' if call.domain else ''}{call.operator}")
+                    raise Lacking(f"dualnet has no layer for {call.domain + '.' if call.domain else ''}{call.operator}")
                 self._check_outputs(call)
                 if known and reader is not None:
                     value = reader(self, call)
@@ -186,23 +188,23 @@ class GraphReader:
             count = sum(map(len, lacking.values()))
             told = "; ".join(f"{_some(names)} {why}" for why, names in lacking.items())
             raise Lacking(
-                f"{count} of its nodes have no counterpart among the layers: {told}. Put layers that dualnet has in "
-                "their place before you export, or keep the part before them with onnx.utils.extract_model"
+                f"{count} of its nodes {'has' if count == 1 else 'have'} no counterpart in dualnet: {told}. Use layers "
+                "that dualnet has, and export again; or keep the part before with onnx.utils.extract_model"
             )
 
     def _check_outputs(self, call: Call) -> None:
         """Raise if more than the first output of a node is used: a layer has one output."""
         used = [name for name in call.outputs[1:] if name and self.uses[name]]
         if used:
-            raise Lacking(f"its output {used[0]!r} is used; a layer gives only the first output of this node")
+            raise Lacking(f"the graph uses its output {used[0]!r}, but a layer gives only the first output")
 
     def _at_the_end(self, y: Value) -> None:
         if y.padding != ((0, 0), (0, 0)):
-            raise Lacking("it ends with a Pad, which only a convolution or a pooling after it can take over")
+            raise Lacking(f"it ends with a Pad, but {BEFORE_WINDOWS}. Export the model without it")
         if y.flat and not y.in_our_order:
             raise Lacking(
-                f"it ends with maps {y.shape} that are flattened in another order of axes than here, so the outputs "
-                "would stand in another order"
+                f"it ends with maps {y.shape} that are flattened in a different order than in dualnet, so the outputs "
+                "would be in a different order. Export the model without its last node"
             )
 
     def _filled(self, net: L.Sequential, shape: Shape, dtype: str) -> L.Sequential:
@@ -226,19 +228,18 @@ class GraphReader:
         value = self.values.get(name)
         if value is None:
             if name in self.constants.known:
-                raise Lacking("it takes a constant where a layer takes its input")
-            raise CheckpointError(f"it takes {name!r}, which no node before it makes")
+                raise Lacking("its input is a constant; expected the output of another node")
+            raise CheckpointError(f"it takes {name!r}, which no earlier node makes")
         if value.padding != ((0, 0), (0, 0)) and call.operator not in TAKES_PADDING:
-            raise Lacking("it comes after a Pad, which only a convolution or a pooling can take over")
+            raise Lacking(f"it comes after a Pad, but {BEFORE_WINDOWS}")
         return value
 
     def maps(self, call: Call) -> Value:
         """The maps that are a node's input, with their channels first."""
         x = self.value(call)
         if x.order != FIRST or x.flat or x.flattened:
-            raise Lacking(
-                f"it takes {'rows' if x.flat or x.flattened else 'axes in another order'}; expected (N, C, H, W)"
-            )
+            got = "maps with their axes in a different order" if len(x.shape) == 3 else f"{len(x.shape) + 1} axes"
+            raise Lacking(f"it takes {'rows' if x.flat or x.flattened else got}; expected maps (N, C, H, W)")
         return x
 
     def constant(self, call: Call, place: int) -> numpy.ndarray | None:
@@ -247,10 +248,10 @@ class GraphReader:
         if not name:
             return None
         if name not in self.constants.known:
-            raise Lacking(f"its input {place} ({name}) is computed; expected a constant")
+            raise Lacking(f"another node computes its input {place} ({name}); expected a constant")
         array = self.constants.array(name)
         if not array.size and array.dtype.kind == "f":
-            raise CheckpointError(f"its input {place} ({name}) has the shape {array.shape}, without elements")
+            raise CheckpointError(f"its input {place} ({name}) is empty: it has the shape {array.shape}")
         return array
 
     def needed(self, call: Call, place: int) -> numpy.ndarray:
@@ -264,7 +265,10 @@ class GraphReader:
         if array is None:
             return None
         if array.dtype.kind != "i" or array.size > MOST_FOLDED:
-            raise CheckpointError(f"its input {place} holds {array.size} numbers of dtype {array.dtype}")
+            raise CheckpointError(
+                f"its input {place} holds {array.size:,} numbers of dtype {array.dtype}; expected at most "
+                f"{MOST_FOLDED:,} integers"
+            )
         return [int(one) for one in array.ravel()]
 
     def number(self, value: float) -> float:

@@ -54,7 +54,7 @@ def from_onnx(path: str | os.PathLike, *, input_shape: Shape | None = None) -> L
     with open(found, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
-            raise CheckpointError(f"{found}: it has {size:,} bytes; one ONNX file has at most {MOST_BYTES:,}")
+            raise CheckpointError(f"{found}: it has {size:,} bytes; ONNX allows at most {MOST_BYTES:,}")
         content = file.read()
     try:
         model = onnx.ModelProto.FromString(content)

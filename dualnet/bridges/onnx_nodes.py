@@ -14,13 +14,14 @@ from ..files.formats import CheckpointError
 from ..geometry import Pair, elements, placed, windows
 from ..layers.layer import Layer, Shape
 from ..models import PaddedShortcut
-from .onnx_constants import FLOATS, Lacking
+from .onnx_constants import FLOATING, FLOATS, Lacking, dtype_name
 from .onnx_export_layers import units_of
 from .onnx_graph import GraphReader, Reader, Value
 from .onnx_patterns import Call
 from .regions import Node
 
 MOST_SPREAD = 10**6
+FOLDED_AGAIN = "its input is rows that were reshaped into maps again; expected the rows, or the maps from before"
 
 READERS: dict[str, Reader] = {}
 
@@ -36,7 +37,7 @@ def _reads(*operators: str) -> Callable[[Reader], Reader]:
 def _pair(call: Call, name: str, default: int = 1) -> tuple[int, int]:
     given = call.attributes.get(name) or [default, default]
     if len(given) != 2:
-        raise Lacking(f"{name} is {list(given)}; the layers here have two axes of space")
+        raise Lacking(f"{name} is {list(given)}; expected two numbers, for height and width")
     return int(given[0]), int(given[1])
 
 
@@ -51,7 +52,7 @@ def _pads(call: Call, x: Value, window: Any, stride: Any, dilation: Any) -> Any:
     else:
         given = call.attributes.get("pads") or [0, 0, 0, 0]
         if len(given) != 4:
-            raise Lacking(f"pads are {list(given)}; the layers here have two axes of space")
+            raise Lacking(f"pads is {list(given)}; expected four numbers, for height and width")
         pads = ((given[0], given[2]), (given[1], given[3]))
     return tuple((int(one[0]) + two[0], int(one[1]) + two[1]) for one, two in zip(pads, x.padding))
 
@@ -60,9 +61,9 @@ def _pads(call: Call, x: Value, window: Any, stride: Any, dilation: Any) -> Any:
 def _conv(reader: GraphReader, call: Call) -> Value:
     x, w, b = reader.maps(call), reader.needed(call, 1), reader.constant(call, 2)
     if w.ndim != 4:
-        raise Lacking(f"its weights have {w.ndim} axes; the layers here have two axes of space")
+        raise Lacking(f"its weights have {w.ndim} axes; expected 4, with height and width")
     if x.padding != ((0, 0), (0, 0)) and x.padded_with:
-        raise Lacking(f"it comes after a Pad with {x.padded_with}; a convolution pads with 0")
+        raise Lacking(f"the Pad before it adds {x.padded_with}; a convolution can add only 0")
     D, _, k1, k2 = w.shape
     stride, dilation, groups = _pair(call, "strides"), _pair(call, "dilations"), call.attributes.get("group", 1)
     options: dict[str, Any] = {
@@ -83,9 +84,9 @@ def _conv(reader: GraphReader, call: Call) -> Value:
 def _conv_transpose(reader: GraphReader, call: Call) -> Value:
     x, w, b = reader.maps(call), reader.needed(call, 1), reader.constant(call, 2)
     if w.ndim != 4:
-        raise Lacking(f"its weights have {w.ndim} axes; the layers here have two axes of space")
+        raise Lacking(f"its weights have {w.ndim} axes; expected 4, with height and width")
     if "output_shape" in call.attributes or call.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Lacking("it gives the output's shape; expected pads")
+        raise Lacking("it sets output_shape or auto_pad; expected pads")
     stride, dilation, groups = _pair(call, "strides"), _pair(call, "dilations"), call.attributes.get("group", 1)
     layer = L.Conv2DTranspose(
         w.shape[1] * groups,
@@ -112,11 +113,11 @@ def _pool(reader: GraphReader, call: Call) -> Value:
         "ceil_mode": bool(call.attributes.get("ceil_mode", 0)),
     }
     before = x.padding != ((0, 0), (0, 0))
-    if before and x.padded_with != (-math.inf if name == "MaxPool" else 0):
-        raise Lacking(f"it comes after a Pad with {x.padded_with}")
+    if before and x.padded_with != (filler := -math.inf if name == "MaxPool" else 0):
+        raise Lacking(f"the Pad before it adds {x.padded_with}; this pooling can add only {filler}")
     if name == "LpPool":
         if call.attributes.get("p", 2) != 2:
-            raise Lacking(f"p is {call.attributes['p']}; L2Pool2D has 2")
+            raise Lacking(f"p is {call.attributes['p']}; expected 2, as in L2Pool2D")
         return reader.put(L.L2Pool2D(window, **options), x, call)
     if name == "MaxPool":
         return reader.put(L.MaxPool2D(window, **options), x, call)
@@ -126,7 +127,7 @@ def _pool(reader: GraphReader, call: Call) -> Value:
         size = (x.shape[0], x.shape[1])
         at = placed(name, size, window, stride, x.padding, dilation, True)
         if ((0, at.overhang[0]), (0, at.overhang[1])) != own:
-            raise Lacking("some of its zeros count and others do not")
+            raise Lacking("it counts some of the zeros around the maps, but not all; expected all or none")
     return reader.put(L.AveragePool2D(window, count_include_pad=counted or before, **options), x, call)
 
 
@@ -142,7 +143,7 @@ def _reduce(reader: GraphReader, call: Call) -> Value:
     axes = reader.integers(call, 1) or call.attributes.get("axes") or []
     over = sorted(x.order[axis] for axis in axes)
     if len(x.shape) != 3 or x.flat or x.flattened or over != [1, 2]:
-        raise Lacking("it reduces other axes than height and width")
+        raise Lacking(f"it reduces {f'the axes {list(axes)}' if axes else 'all axes'}; expected height and width")
     kind = L.GlobalAveragePool2D if call.operator == "ReduceMean" else L.GlobalMaxPool2D
     return reader.put(kind(keepdims=bool(call.attributes.get("keepdims", 1))), x, call)
 
@@ -152,18 +153,18 @@ def _dense(reader: GraphReader, call: Call) -> Value:
     x, w = reader.value(call), reader.needed(call, 1)
     given = call.attributes
     if w.ndim != 2 or given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or given.get("transA", 0):
-        raise Lacking("it is more than x · w + b")
+        raise Lacking("it computes more than x · w + b; expected a matrix w, alpha = beta = 1 and transA = 0")
     if not (x.flat or x.flattened) and x.order[-1] != len(x.shape):
-        raise Lacking("it multiplies along another axis than the channels")
+        raise Lacking("it multiplies along a different axis; expected the channels")
     if x.flattened and not x.flat:
-        raise Lacking("it takes rows that were made maps again")
+        raise Lacking(FOLDED_AGAIN)
     w = w.T if given.get("transB", 0) else w
     b = reader.constant(call, 2) if call.operator == "Gemm" else None
     if b is not None:
         b = numpy.broadcast_to(b.ravel(), (w.shape[1],))
     K = elements(x.shape) if x.flat else x.shape[-1]
     if w.shape[0] != K:
-        raise CheckpointError(f"its weights {w.shape} do not fit {K} inputs")
+        raise CheckpointError(f"its weights have the shape {w.shape}; expected {K} rows, one for each input")
     return reader.put(L.Dense(w.shape[1], use_bias=b is not None), x, call, w=reader.rows_of(x, w), b=b)
 
 
@@ -171,7 +172,7 @@ def _dense(reader: GraphReader, call: Call) -> Value:
 def _flatten(reader: GraphReader, call: Call) -> Value:
     x, axis = reader.value(call), call.attributes.get("axis", 1)
     if axis % (2 if x.flat else len(x.order)) != 1:
-        raise Lacking(f"axis is {axis}; expected 1, after the batch")
+        raise Lacking(f"axis is {axis}; expected 1, which keeps the batch")
     return _as_rows(reader, call, x)
 
 
@@ -196,7 +197,7 @@ def _reshape(reader: GraphReader, call: Call) -> Value:
     x = reader.value(call)
     target = reader.integers(call, 1)
     if target is None:
-        raise CheckpointError("its shape is missing")
+        raise CheckpointError("its second input, the new shape, is missing")
     now = (elements(x.shape),) if x.flat else x.extents
     free = {0, -1, reader.batch}
     rest = [now[place] if n == 0 and place < len(now) else n for place, n in enumerate(target[1:])]
@@ -204,14 +205,14 @@ def _reshape(reader: GraphReader, call: Call) -> Value:
     if rest.count(-1) == 1 and told > 0 and total % told == 0:
         rest[rest.index(-1)] = total // told
     if not target or target[0] not in free or math.prod(rest) != total:
-        raise Lacking(f"it makes {target} of examples of {total} units; expected the batch to stay")
+        raise Lacking(f"it reshapes examples of {total} units to {target}; expected it to keep the batch")
     if tuple(rest) == now:
         return x
     if tuple(rest) == (total,):
         return _as_rows(reader, call, x)
     if x.flat and tuple(rest) == x.extents:
         return replace(x, flat=False)
-    raise Lacking(f"it makes {tuple(rest)} of {now}; the layers here make rows of maps only")
+    raise Lacking(f"it reshapes {now} to {tuple(rest)}; expected ({total},), one row for each example")
 
 
 @_reads("Squeeze")
@@ -220,7 +221,9 @@ def _squeeze(reader: GraphReader, call: Call) -> Value:
     axes = reader.integers(call, 1) or call.attributes.get("axes") or []
     if len(x.shape) == 3 and sorted(x.order[axis] for axis in axes) == [1, 2] and x.shape[:2] == (1, 1):
         return _as_rows(reader, call, x)
-    raise Lacking("it leaves out other axes than a height and width of 1")
+    raise Lacking(
+        f"it removes {f'the axes {list(axes)}' if axes else 'all axes of length 1'}; expected height and width, both 1"
+    )
 
 
 @_reads("Shape")
@@ -236,7 +239,7 @@ def _shape(reader: GraphReader, call: Call) -> None:
 def _transpose(reader: GraphReader, call: Call) -> Value:
     x, order = reader.value(call), call.attributes.get("perm")
     if x.flat or order is None or sorted(order) != list(range(len(x.order))) or order[0] != 0:
-        raise Lacking("it moves the batch, or rows")
+        raise Lacking(f"perm is {order}; expected maps, and the batch to stay first")
     return replace(x, order=tuple(x.order[place] for place in order))
 
 
@@ -244,7 +247,7 @@ def _transpose(reader: GraphReader, call: Call) -> Value:
 def _same(reader: GraphReader, call: Call) -> Value:
     x = reader.value(call)
     if call.operator == "Cast" and call.attributes.get("to") not in FLOATS:
-        raise Lacking("it does not make floating-point numbers")
+        raise Lacking(f"it converts to {dtype_name(call.attributes.get('to', 0))}; expected {FLOATING}")
     return x
 
 
@@ -254,7 +257,7 @@ def _activation(reader: GraphReader, call: Call) -> Value:
     if call.operator == "PRelu":
         slope = numpy.unique(reader.needed(call, 1))
         if slope.size != 1 or not slope[0] >= 0:
-            raise Lacking("it learns several slopes; LeakyReLU has one, at least 0")
+            raise Lacking("it has several slopes, or a negative one; expected one slope of at least 0, as in LeakyReLU")
         layer: Layer = L.LeakyReLU(float(slope[0]))
     elif call.operator == "LeakyRelu":
         layer = L.LeakyReLU(reader.number(given.get("alpha", 0.01)))
@@ -263,7 +266,7 @@ def _activation(reader: GraphReader, call: Call) -> Value:
     elif call.operator == "Gelu":
         layer = L.GELU(approximate=given.get("approximate", "none") == "tanh")
     elif call.operator == "Swish" and given.get("alpha", 1.0) != 1:
-        raise Lacking(f"alpha is {given['alpha']}; SiLU has 1")
+        raise Lacking(f"alpha is {given['alpha']}; expected 1, as in SiLU")
     else:
         kinds = {"Relu": L.ReLU, "Sigmoid": L.Sigmoid, "Tanh": L.Tanh, "Softplus": L.Softplus}
         layer = kinds.get(call.operator, L.SiLU)()
@@ -276,9 +279,11 @@ def _softmax(reader: GraphReader, call: Call) -> Value:
     axes = 2 if x.flat else len(x.order)
     axis = call.attributes.get("axis", -1 if reader.opset >= 13 else 1) % axes
     if reader.opset < 13 and axis != axes - 1:
-        raise Lacking("before opset 13 it takes all axes after one together")
+        raise Lacking(
+            "before opset 13 it runs over several axes at once; expected the last one. Export with a newer opset"
+        )
     if x.flattened and not x.flat:
-        raise Lacking("it takes rows that were made maps again")
+        raise Lacking(FOLDED_AGAIN)
     kind = L.Softmax if call.operator == "Softmax" else L.LogSoftmax
     return reader.put(kind(-1 if axis == axes - 1 and x.flat else _last(x, x.order[axis])), x, call)
 
@@ -292,7 +297,7 @@ def _last(x: Value, axis: int) -> int:
 def _batch_norm(reader: GraphReader, call: Call) -> Value:
     x = reader.value(call)
     if call.attributes.get("training_mode", 0):
-        raise Lacking("it normalises by the batch; expected the form of inference")
+        raise Lacking("it is in training mode. Export the model in inference mode")
     _check_channels_second(x)
     gamma, beta, mean, variance = (reader.rows_of(x, reader.needed(call, place)) for place in (1, 2, 3, 4))
     layer = L.BatchNorm(
@@ -303,9 +308,9 @@ def _batch_norm(reader: GraphReader, call: Call) -> Value:
 
 def _check_channels_second(x: Value) -> None:
     if x.flattened and not x.flat:
-        raise Lacking("it takes rows that were made maps again")
+        raise Lacking(FOLDED_AGAIN)
     if not x.flat and x.order[1] != len(x.shape):
-        raise Lacking("it takes axes in another order; expected the channels after the batch")
+        raise Lacking("its channels are not the second axis; expected (N, C, ...)")
 
 
 @_reads("LayerNormalization")
@@ -315,10 +320,10 @@ def _layer_norm(reader: GraphReader, call: Call) -> Value:
     first = call.attributes.get("axis", -1) % len(places)
     told = call.attributes.get("axes", places[first:])  # of a norm in small steps
     if first == 0 or sorted(axis % len(places) for axis in told) != places[first:]:
-        raise Lacking("it normalises over the batch, or over other axes than the last")
+        raise Lacking(f"it normalises the axes {list(told)}; expected the last ones, without the batch")
     epsilon = reader.number(call.attributes.get("epsilon", 1e-5))
     if x.flattened and not x.flat:
-        raise Lacking("it takes rows that were made maps again")
+        raise Lacking(FOLDED_AGAIN)
     if x.flat:
         parts = [None if one is None else reader.rows_of(x, one.ravel()) for one in (gamma, beta)]
         return reader.put(L.LayerNorm(-1, epsilon, center=beta is not None), x, call, gamma=parts[0], beta=parts[1])
@@ -333,7 +338,9 @@ def _layer_norm(reader: GraphReader, call: Call) -> Value:
 def _spread(array: numpy.ndarray, shape: Shape) -> numpy.ndarray:
     """An array broadcast to a shape, unless it is a trap: a tiny array that would take a huge amount of memory."""
     if elements(shape) > max(array.size, MOST_SPREAD):
-        raise Lacking(f"its weights {array.shape} stand for {elements(shape):,} numbers")
+        raise Lacking(
+            f"its weights {array.shape} would grow to {elements(shape):,} numbers; expected at most {MOST_SPREAD:,}"
+        )
     return numpy.broadcast_to(array, shape)
 
 
@@ -342,7 +349,7 @@ def _group_norm(reader: GraphReader, call: Call) -> Value:
     x, gamma, beta = reader.value(call), reader.needed(call, 1).ravel(), reader.needed(call, 2).ravel()
     _check_channels_second(x)
     if x.flat and not x.in_our_order:
-        raise Lacking("it takes maps that were flattened; expected the maps")
+        raise Lacking("its input is flattened maps; expected the maps from before")
     C = elements(x.shape) if x.flat else x.shape[-1]
     groups = call.attributes.get("num_groups", C)
     if call.operator == "GroupNormalization" and reader.opset < 21 and not call.attributes.get("by_channel"):
@@ -358,7 +365,7 @@ def _add(reader: GraphReader, call: Call) -> Value:
         return _with_bias(reader, call, fixed)
     parts = _branches(reader, call)
     if any(part.shape != parts[0].shape for part in parts):
-        raise Lacking("it adds values of different shapes")
+        raise Lacking(f"it adds values of the shapes {_shapes(parts)}; expected equal ones")
     return _merged(reader, call, "add", parts, parts[0].shape)
 
 
@@ -369,16 +376,20 @@ def _concat(reader: GraphReader, call: Call) -> Value:
     if len(parts) == 1:
         return x
     if x.flat and not all(part.in_our_order for part in parts):
-        raise Lacking("it concatenates maps that were flattened; expected maps, or rows")
+        raise Lacking("it concatenates flattened maps; expected the maps from before, or other rows")
     axis = 1 if x.flat else x.order[axis]
     if axis != (1 if x.flat else len(x.shape)):
-        raise Lacking("it concatenates along another axis than the channels")
+        raise Lacking(f"it concatenates along axis {call.attributes['axis']}; expected the channels")
     if x.flat:
         total = (sum(elements(part.shape) for part in parts),)
         return Value(_merged(reader, call, "concat", parts, total).node, total, (0, 1))
     if any(part.shape[:-1] != x.shape[:-1] for part in parts):
-        raise Lacking("it concatenates maps of different sizes")
+        raise Lacking(f"it concatenates maps of the shapes {_shapes(parts)}; expected equal heights and widths")
     return _merged(reader, call, "concat", parts, (*x.shape[:-1], sum(part.shape[-1] for part in parts)))
+
+
+def _shapes(parts: list[Value]) -> str:
+    return " and ".join(str(part.shape) for part in parts)
 
 
 def _branches(reader: GraphReader, call: Call) -> list[Value]:
@@ -387,7 +398,7 @@ def _branches(reader: GraphReader, call: Call) -> list[Value]:
     x = parts[0]
     for part in parts:
         if (part.flat, part.flattened) != (x.flat, x.flattened) or (part.order != x.order):
-            raise Lacking("it takes values whose axes lie in different orders")
+            raise Lacking("its inputs have their axes in different orders; expected the same order")
     return parts
 
 
@@ -413,11 +424,11 @@ def _scaled(reader: GraphReader, call: Call) -> Value:
     """Multiply a constant into the weights of the layer before, as a scale for each channel."""
     fixed = [name for name in call.inputs if name in reader.constants.known]
     if not fixed:
-        raise Lacking("it multiplies two computed values")
+        raise Lacking("it multiplies the outputs of two nodes; expected a constant factor")
     x, layer, scale = _before_constant(reader, call, fixed)
     weights, names = reader.weights[layer], ("gamma", "beta") if isinstance(layer, NORMS) else ("w", "b")
     if isinstance(layer, L.Conv2DTranspose):
-        raise Lacking("it scales what a Conv2DTranspose makes")
+        raise Lacking("it scales the output of a ConvTranspose. Scale its weights before you export")
     for name in names:
         if name in weights:
             weights[name] = weights[name] * scale  # the last axis of each is the channels
@@ -432,16 +443,20 @@ def _before_constant(reader: GraphReader, call: Call, fixed: list[str]) -> tuple
     name = next((name for name in call.inputs if name not in fixed), "")
     x = reader.values.get(name)
     if len(call.inputs) != 2 or x is None:
-        raise Lacking("it takes several constants")
+        raise Lacking(f"it takes {len(call.inputs)} inputs; expected the output of a layer, and a constant")
     layer: Any = reader.lone_layer(name)
     along_channels = isinstance(layer, (L.Dense, L.Conv2D, L.Conv2DTranspose, L.BatchNorm, L.GroupNorm))
     if not along_channels and not (isinstance(layer, L.LayerNorm) and layer.axis == -1):
-        raise Lacking("it takes a constant, and no layer with weights stands before it, whose part that could be")
+        raise Lacking(
+            "it takes a constant, but no layer with weights comes right before it that could absorb the constant"
+        )
     constant, axes = reader.constants.array(fixed[0]), 2 if x.flat else len(x.order)
     along = [1] * axes
     along[1 if x.flat else x.order.index(len(x.shape))] = C = elements(x.shape) if x.flat else x.shape[-1]
     if constant.size != 1 and constant.shape != tuple(along[axes - constant.ndim :]) or constant.dtype.kind != "f":
-        raise Lacking(f"it takes a constant {constant.shape}, which is not one number for each channel")
+        raise Lacking(
+            f"its constant has the shape {constant.shape}; expected one number, or one for each of {C} channels"
+        )
     return _renamed(reader, x, call), layer, reader.rows_of(x, numpy.broadcast_to(constant.ravel(), (C,)))
 
 
@@ -470,7 +485,7 @@ def _div(reader: GraphReader, call: Call) -> Value:
             reader.nodes[-1] = Node(node.name, node.inputs, pool)
             del reader.weights[layer]
             return x
-    raise Lacking("it divides")
+    raise Lacking("a division is read only as part of a norm or an average pooling")
 
 
 def _average(layer: Any, size: Pair, counts: numpy.ndarray) -> L.AveragePool2D | None:
@@ -499,15 +514,16 @@ def _pad(reader: GraphReader, call: Call) -> Value:
     x = reader.maps(call)
     pads = reader.integers(call, 1) or call.attributes.get("pads")
     if pads is None or len(pads) != 8 or call.attributes.get("mode", "constant") != "constant" or len(call.inputs) > 3:
-        raise Lacking("it does not pad with a constant around (N, C, H, W)")
+        mode = call.attributes.get("mode", "constant")
+        raise Lacking(f"mode is {mode!r} and pads {pads}; expected 'constant', and eight numbers for (N, C, H, W)")
     given = reader.constant(call, 2)
     value = float(call.attributes.get("value", 0.0)) if given is None else float(given.reshape(()))
     (n0, c0, top, left), (n1, c1, bottom, right) = pads[:4], pads[4:]
     if min(pads) < 0 or n0 or n1 or c0:
-        raise Lacking(f"it pads by {pads}; expected zeros after the channels, or maps")
+        raise Lacking(f"pads is {pads}; expected a border around the maps, or zeros after the channels")
     if c1:
         if (top, left, bottom, right) != (0, 0, 0, 0) or value:
-            raise Lacking(f"it pads by {pads}; expected zeros after the channels, or maps")
+            raise Lacking(f"pads is {pads}; expected a border around the maps, or zeros after the channels")
         before = reader.lone_layer(call.inputs[0])
         if isinstance(before, PaddedShortcut):
             before.filters += c1
@@ -515,7 +531,7 @@ def _pad(reader: GraphReader, call: Call) -> Value:
         return reader.put(PaddedShortcut(x.shape[2] + c1), x, call)
     both = tuple((a + p, b + q) for (a, b), (p, q) in zip(x.padding, ((top, bottom), (left, right))))
     if x.padding != ((0, 0), (0, 0)) and x.padded_with != value:
-        raise Lacking("it pads twice, with different numbers")
+        raise Lacking(f"it adds {value}, but the Pad before it {x.padded_with}; expected the same number")
     return replace(x, padding=both, padded_with=value)  # type: ignore[arg-type]
 
 
@@ -529,5 +545,5 @@ def _slice(reader: GraphReader, call: Call) -> Value:
     stride = {by_axis.get(axis, (0, 0, 1))[2] for axis in (2, 3)}
     whole = all(start == 0 and end >= x.extents[axis - 1] for axis, (start, end, _) in by_axis.items() if axis)
     if set(by_axis) - {2, 3} or len(stride) != 1 or not whole:
-        raise Lacking("it cuts; only every so many rows and columns can be left out")
+        raise Lacking("it cuts out a part; expected all of the maps, with a stride, such as x[:, :, ::2, ::2]")
     return reader.put(PaddedShortcut(x.shape[2], stride.pop()), x, call)

@@ -101,8 +101,11 @@ def _merged(ways: list[tuple[int, Order]], path: str, merge: str) -> Order:
     """The order after branches that are added or concatenated, each given by its width and its order."""
     if merge != "concat":
         if not all(same_order(order, ways[0][1]) for _, order in ways):
-            does = "adds" if merge == "add" else "merges"
-            raise ValueError(f"layer {path}: it {does} rows whose units are ordered differently elsewhere")
+            raise ValueError(
+                f"{f'layer {path}' if path else 'it'} {'adds' if merge == 'add' else 'merges'} flattened maps and "
+                "other rows, and other frameworks flatten maps in a different order. Flatten after the merge, or put a "
+                "Dense after the Flatten"
+            )
         return ways[0][1]
     if all(order is None for _, order in ways):
         return None

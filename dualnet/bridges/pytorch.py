@@ -114,7 +114,9 @@ def _dtype_of(module: Any, op: str) -> str | None:
     tensors = [*module.parameters(), *module.buffers()]
     found = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()})
     if len(found) > 1:
-        raise ValueError(f"{op}: the module has weights of {' and '.join(found)}; expected one dtype: module.float()")
+        raise ValueError(
+            f"{op}: the module has weights of {' and '.join(found)}; expected one dtype, as after module.float()"
+        )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.device.type == "meta":
             raise ValueError(f"{op}: {name} is on the device 'meta', where it has no numbers; load the weights first")
@@ -150,7 +152,7 @@ def _both_graphs(module: Any, op: str) -> _Graphs:
         except Exception as error:  # any error that the user's forward raises when it meets a proxy
             raise ValueError(
                 f"{op}: torch.fx cannot follow the forward of {type(module).__name__} "
-                f"({type(error).__name__}: {error}). It must take one tensor, and not depend on the numbers in it."
+                f"({type(error).__name__}: {error}). It must take one tensor, and no if may depend on its numbers."
             ) from error
     flags: dict[str, tuple[Any, Any]] = {}
     differences = []
@@ -228,7 +230,11 @@ class _Reader:
     def read(self, input_shape: Shape) -> Value:
         for place in self.graphs.differences:
             self.problems.append(
-                Problem(place, "forward", "in training it computes something different from inference")
+                Problem(
+                    place,
+                    "forward",
+                    "it computes different things in training and in inference. Only dropout and batch norm may differ",
+                )
             )
         start = Value("", input_shape, MAPS if len(input_shape) == 3 else tuple(range(len(input_shape) + 1)))
         for node in self.graphs.nodes:
@@ -246,7 +252,7 @@ class _Reader:
         if "" in {value.node for value in self.values.values() if isinstance(value, Value)}:
             if node.args:
                 return node.args[0]
-            self._problem(node, "a second input; expected one")
+            self._problem(node, "it is a second input; expected one tensor")
         return start
 
     def _result(self, value: Any, start: Value) -> Value:
@@ -257,13 +263,13 @@ class _Reader:
         natural = MAPS if len(value.shape) == 3 else tuple(range(len(value.shape) + 1))
         if value.order is not None or (value.axes != natural and not value.guessed):
             why = (
-                f"the output is {shown(value.theirs)}, in an order that dualnet does not have: flattened or permuted "
-                "maps. Convert the module without its last step"
+                f"it returns {shown(value.theirs)}: flattened or permuted maps, in an order that dualnet does not use. "
+                "Convert the module without its last step"
             )
             self.problems.append(Problem("forward", "return", why))
         elif value.pads:
-            why = f"the output is {shown(value.theirs)} with zeros around it; "
-            why += "put a convolution after it, or leave them out"
+            why = f"it returns {shown(value.theirs)} with zeros around it; expected a convolution after the padding. "
+            why += "Add one, or leave out the padding"
             self.problems.append(Problem("forward", "return", why))
         return value
 
@@ -291,7 +297,7 @@ class _Reader:
             follows = any(value.guessed for value in given) and type(error) is not Unsupported
             if not follows:  # after something unknown, a shape that does not fit is no surprise
                 told = isinstance(error, Unsupported) or type(error) is ValueError
-                self._problem(node, str(error) if told else f"with arguments that dualnet does not know ({error})")
+                self._problem(node, str(error) if told else f"dualnet does not know these arguments ({error})")
             return replace(given[0], guessed=True) if given else None
         if isinstance(result, Value) and given and _in_place(node, self.graphs.root, kwargs):
             self._overwritten(given[0], result)
@@ -301,7 +307,9 @@ class _Reader:
         """Raise if anything but a convolution follows a padding: only a convolution adds its zeros."""
         does = type(self.graphs.root.get_submodule(node.target)).__name__ if node.op == "call_module" else _called(node)
         if any(value.pads for value in given) and does.lower() not in ("conv2d", "identity", "getattr", "size"):
-            raise Unsupported("zeros were put around its input; a convolution can take them, and nothing else")
+            raise Unsupported(
+                "its input was padded with zeros; expected a convolution after the padding. Pad right before one"
+            )
 
     def _overwritten(self, old: Value, new: Value) -> None:
         """x.relu_() changes x: everything that reads x from now on reads the result."""
@@ -363,15 +371,17 @@ class _Reader:
         if convert is None:
             raise Unsupported(HINTS.get(kind, OTHERWISE))
         if module._forward_hooks or module._forward_pre_hooks:
-            raise Unsupported("it has hooks, which may change what it computes. Remove them")
+            raise Unsupported("it has hooks, which may change its result. Remove them")
         if len(args) != 1 or kwargs or not isinstance(args[0], Value):
-            raise Unsupported("called with more than one tensor")
+            raise Unsupported("it is called with several arguments; expected one tensor")
         x = args[0]
         parameters = [parameter for _, parameter in module.named_parameters(recurse=False)]
         if name in self.made:
             layer, before = self.made[name]
             if not _same_order(before, x):
-                raise Unsupported("it is used twice, for inputs whose units are ordered differently")
+                raise Unsupported(
+                    "it is used twice, for flattened maps and for rows in a different order. Use two modules"
+                )
             step = convert(module, x)
             if step is not None:
                 step = replace(step, layer=layer)
@@ -387,7 +397,7 @@ class _Reader:
         for parameter in parameters:
             owner = self.owners.setdefault(parameter, name)
             if owner != name:
-                raise Unsupported(f"its weights are those of {owner!r}. Use that module twice instead")
+                raise Unsupported(f"it shares its weights with {owner!r}. Call that module twice instead")
         shape = step.layer.output_shape(x.shape)
         kept = isinstance(step.order, str)
         axes = step.axes or (x.axes if len(shape) == len(x.shape) else tuple(range(len(shape) + 1)))
@@ -409,16 +419,20 @@ class _Reader:
 
     def _sum(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Value:
         if len(args) != 2 or kwargs or not all(isinstance(value, Value) for value in args):
-            raise Unsupported("a sum with something that is not a map; expected two tensors that forward computes")
+            raise Unsupported(
+                "it adds a constant or a parameter; expected two tensors that forward computes. Use a layer with a bias"
+            )
         one, other = args
         if (one.shape, one.axes) != (other.shape, other.axes) or not _same_order(one, other):
-            raise Misfit(f"a sum of {shown(one.theirs)} and {shown(other.theirs)}; expected equal shapes")
+            raise Misfit(
+                f"it adds {shown(one.theirs)} and {shown(other.theirs)}; expected equal shapes, and one order of units"
+            )
         name = self._noted(_name_of(node), (one.node, other.node), "add")
         return replace(one, node=name, guessed=one.guessed or other.guessed)
 
     def _join(self, node: Any, tensors: Any, dim: int = 0) -> Value:
         if not all(isinstance(value, Value) for value in tensors):
-            raise Unsupported("it joins something that is not a map; expected tensors that forward computes")
+            raise Unsupported("it joins a constant or a parameter; expected tensors that forward computes")
         first = tensors[0]
         if len(tensors) == 1:
             return first
@@ -443,13 +457,13 @@ class _Reader:
             places = kwargs.get("dims", dims[0] if dims and isinstance(dims[0], (tuple, list)) else dims)
             axes = [axes[place] for place in places]
         if axes[0] != 0:
-            raise Unsupported("it moves the axis of the batch")
+            raise Unsupported("it moves the batch; expected the batch to stay axis 0")
         return replace(x, axes=tuple(axes))
 
     def _squeezed(self, node: Any, x: Value, *dims: Any, **kwargs: Any) -> Value:
         given = kwargs.get("dim", dims[0] if dims else None)
         if given is None:
-            raise Unsupported("without an axis; a batch of one would lose its own. Say x.flatten(1)")
+            raise Unsupported("without an axis it also removes the batch of a single example. Write x.flatten(1)")
         places = {d % len(x.axes) for d in (given if isinstance(given, (tuple, list)) else (given,))}
         left = tuple(axis for d, axis in enumerate(x.axes) if d not in places or x.theirs[d] != 1)
         if len(left) > 2 or len(x.shape) == 1:
@@ -475,7 +489,7 @@ def _of_torch(function: Any) -> bool:
 def _facts(x: Value, name: str) -> Any:
     facts: dict[str, Any] = {"shape": x.theirs, "ndim": len(x.axes), "is_cuda": False, "requires_grad": True}
     if name not in facts:
-        raise Unsupported(f"it reads x.{name}")
+        raise Unsupported(f"it reads x.{name}; expected x.shape, x.size() or x.ndim")
     return facts[name]
 
 
@@ -543,5 +557,5 @@ def _told(op: str, module: Any, problems: list[Problem]) -> str:
     for problem in problems:
         together.setdefault((problem.kind, problem.why), []).append(problem.name)
     lines = [f"  {kind} ({', '.join(names)}): {why}." for (kind, why), names in together.items()]
-    count = f"{len(problems)} thing{'s' * (len(problems) != 1)}"
-    return "\n".join([f"{op}: {count} in {type(module).__name__} cannot be converted:", *lines])
+    count = f"{len(problems)} part{'s' * (len(problems) != 1)}"
+    return "\n".join([f"{op}: cannot convert {count} of {type(module).__name__}:", *lines])

@@ -11,6 +11,7 @@ import numpy
 from .. import layers as kinds
 from ..geometry import transposed
 from ..layers.entering import one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer, Shape
 from ..models import PaddedShortcut
 from ..ops.normalization import check_axes
@@ -47,18 +48,19 @@ def to_torch(net: Layer) -> Any:
     if net.input_shape is None:
         raise ValueError(f"to_torch: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
     one_of_each(net, "to_torch")
+    check_classes(net, "to_torch")
     torch = need_torch("to_torch")
     if len(net.input_shape) not in (1, 3):
-        raise ValueError(f"to_torch: the input is {tuple(net.input_shape)}; expected (H, W, C) or (K,)")
+        raise ValueError(f"to_torch: the network's input is {tuple(net.input_shape)}; expected (H, W, C) or (K,)")
     writer = _Writer(torch)
     module = writer.written("", net, tuple(net.input_shape), None)
     if not writer.problems and order_after(net, tuple(net.input_shape)) is not None:
         writer.problems.append(
-            "the output is flattened maps, which PyTorch orders otherwise; leave out the last Flatten"
+            "the output is flattened maps, which PyTorch puts in a different order. Leave out the last Flatten"
         )
     if writer.problems:
         listed = "".join(f"\n  {problem}." for problem in writer.problems)
-        raise ValueError(f"to_torch: {type(net).__name__} cannot be converted:{listed}")
+        raise ValueError(f"to_torch: cannot convert {type(net).__name__}:{listed}")
     return module.to(getattr(torch, numpy.dtype(net.dtype).name)).train(False)
 
 
@@ -81,11 +83,13 @@ class _Writer:
             if before == shape and same_order(ordered, order):
                 return module
             if layer.parameters():
-                self._problem(path, layer, "it is shared by places with different inputs")
+                self._problem(
+                    path, layer, "it is used in two places whose inputs differ in shape or order. Use two layers"
+                )
         write = WRITERS.get(type(layer))
         try:
             if write is None:
-                raise Misfit("PyTorch has no equal of it")
+                raise Misfit(_why_not(layer))
             module = write(self, path, layer, shape, order)
         except Misfit as error:
             self._problem(path, layer, str(error))
@@ -115,6 +119,15 @@ class _Writer:
                 elif target is not None:
                     target.requires_grad_(False)
         return module
+
+
+def _why_not(layer: Layer) -> str:
+    """Why there is no module for a layer of this class."""
+    kind = type(layer).__name__
+    if kind == "Lambda":
+        return "its functions are code, which cannot be converted. Put it after the conversion"
+    ours = type(layer).__module__.startswith("dualnet.")
+    return f"{kind} is not supported yet" if ours else "it is a class of your own. Convert the parts around it"
 
 
 def _like(torch: Any, target: Any, tensor: Any) -> Any:
@@ -188,7 +201,9 @@ def _conv_transpose(to: _Writer, path: str, layer: Any, shape: Shape, order: Ord
     if not even:
         extra = [max(0, before + n - m) for (n, *_, (before, _)), m in zip(places, whole)]
         if any(more >= max(s, r) for more, (_, _, _, s, r, _) in zip(extra, places)):
-            raise Misfit(f"padding={layer.padding!r} with this stride")
+            raise Misfit(
+                f"PyTorch cannot combine padding={layer.padding!r} with stride={layer.stride}. Change one of them"
+            )
     (t, b), (left, right) = [
         (before, m + more - before - n) for (n, *_, (before, _)), m, more in zip(places, whole, extra)
     ]
@@ -220,12 +235,15 @@ def _max_pool(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) ->
 def _average_pool(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     at = layer._windows(shape[:2])
     if at.dilation != (1, 1):
-        raise Misfit("dilation")
+        raise Misfit(f"dilation={layer.dilation}; expected 1, since nn.AvgPool2d has no dilation")
     if _fits(at):
         padding = (at.pads[0][0], at.pads[1][0])
         return to.nn.AvgPool2d(at.window, at.stride, padding, layer.ceil_mode, layer.count_include_pad)
     if not layer.count_include_pad or any(at.overhang):
-        raise Misfit(f"padding={layer.padding!r} with windows of {at.window}; expected the same on both sides")
+        raise Misfit(
+            f"padding={layer.padding!r} with windows of {at.window}; expected the same on both sides, and at most half "
+            "a window"
+        )
     (t, b), (left, right) = at.pads
     return to.nn.Sequential(to.nn.ZeroPad2d((left, right, t, b)), to.nn.AvgPool2d(at.window, at.stride))
 
@@ -238,7 +256,7 @@ def _fits(at: Any) -> bool:
 def _l2_pool(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     at = layer._windows(shape[:2])
     if at.dilation != (1, 1) or any(at.overhang) or at.pads != ((0, 0), (0, 0)):
-        raise Misfit("padding, dilation or ceil_mode")
+        raise Misfit("expected no padding, dilation or ceil_mode, since nn.LPPool2d has none")
     return to.nn.LPPool2d(2, at.window, at.stride)
 
 
@@ -261,7 +279,7 @@ def _dense(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> An
 
 def _batch_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     if len(shape) not in (1, 3):
-        raise Misfit(f"an input of {shape}")
+        raise Misfit(f"its input is {shape}; expected (H, W, C) or (K,)")
     kind = to.nn.BatchNorm2d if len(shape) == 3 else to.nn.BatchNorm1d
     module = kind(shape[-1], eps=layer.epsilon, momentum=1.0 - layer.momentum, affine=layer.center or layer.scale)
     values = {"weight": layer.gamma, "bias": layer.beta}
@@ -277,7 +295,7 @@ def _layer_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) 
         module = to.filled(to.nn.LayerNorm(shape[-1], layer.epsilon, **affine), **_all_ordered(values, order))
         return module if len(shape) != 3 else to.own["ChannelNorm"](module)
     if tuple(axes) not in ((1, 2, 3), (1, 2)) or len(shape) != 3:
-        raise Misfit(f"axis={layer.axis}")
+        raise Misfit(f"axis={layer.axis}; expected -1, (1, 2) or (1, 2, 3), for an input (H, W, C) or (K,)")
     inside = [shape[2], shape[0], shape[1]] if len(axes) == 3 else list(shape[:2])
     turned = {name: v if v is None or v.ndim == 2 else v.transpose(2, 0, 1) for name, v in values.items()}
     return to.filled(to.nn.LayerNorm(inside, layer.epsilon, **affine), **turned)
@@ -289,7 +307,7 @@ def _all_ordered(values: dict[str, Any], order: Order) -> dict[str, Any]:
 
 def _group_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     if order is not None or len(shape) not in (1, 3):
-        raise Misfit("groups of flattened maps")
+        raise Misfit(f"its input is {shape if order is None else 'flattened maps'}; expected (H, W, C) or (K,)")
     module = to.nn.GroupNorm(layer.groups, shape[-1], layer.epsilon, affine=layer.center or layer.scale)
     return to.filled(module, weight=_value(layer.gamma), bias=_value(layer.beta))
 
@@ -304,14 +322,14 @@ def _softmax(name: str) -> Callable[..., Any]:
 
 def _instance_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     if len(shape) != 3:
-        raise Misfit(f"an input of {shape}")
+        raise Misfit(f"its input is {shape}; expected (H, W, C)")
     module = to.nn.InstanceNorm2d(shape[2], layer.epsilon, affine=layer.center or layer.scale)
     return to.filled(module, weight=_value(layer.gamma), bias=_value(layer.beta))
 
 
 def _rms_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     if tuple(check_axes(layer.axis, len(shape) + 1, "RMSNorm")) != (len(shape),) or len(shape) == 2:
-        raise Misfit(f"axis={layer.axis} of an input {shape}")
+        raise Misfit(f"axis={layer.axis} of an input {shape}; expected -1, for an input (H, W, C) or (K,)")
     module = to.nn.RMSNorm(shape[-1], layer.epsilon, elementwise_affine=layer.scale)
     to.filled(module, weight=_ordered(_value(layer.gamma), order))
     return module if len(shape) == 1 else to.own["ChannelNorm"](module)
@@ -319,7 +337,7 @@ def _rms_norm(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) ->
 
 def _prelu(to: _Writer, path: str, layer: Any, shape: Shape, order: Order) -> Any:
     if len(shape) not in (1, 3):
-        raise Misfit(f"an input of {shape}")
+        raise Misfit(f"its input is {shape}; expected (H, W, C) or (K,)")
     alpha = _value(layer.alpha)
     module = to.nn.PReLU(1 if layer.shared else shape[-1])
     return to.filled(module, weight=alpha if layer.shared else _ordered(alpha, order))
@@ -392,10 +410,12 @@ WRITERS: dict[type, Callable[..., Any]] = {
     kinds.ReflectionPadding2D: _sides("ReflectionPad2d"),
     kinds.Cropping2D: _sides("ZeroPad2d", "cropping", -1),
     kinds.AdaptiveAveragePool2D: _plain("AdaptiveAvgPool2d", output_size="output_size"),
-    kinds.Reshape: _refused("PyTorch has the units of a map in another order"),
+    kinds.Reshape: _refused(
+        "PyTorch puts the units of a map in a different order. Reshape before or after the network"
+    ),
     **dict.fromkeys(
         (kinds.Conv1D, kinds.MaxPool1D, kinds.AveragePool1D, kinds.GlobalAveragePool1D, kinds.GlobalMaxPool1D),
-        _refused("sequences are not written yet"),
+        _refused("layers for sequences are not supported yet"),
     ),
     kinds.Dropout: _plain("Dropout", p="rate"),
     kinds.SpatialDropout2D: _plain("Dropout2d", p="rate"),

@@ -63,7 +63,7 @@ def nest(nodes: Iterable[Node], source: str, result: str) -> tuple[Sequential, d
     """
     known = _with_shared_prefixes(_in_order(nodes, source))
     if result != source and result not in known:
-        raise ValueError(f"the graph has no node {result!r}, which is to be its result")
+        raise ValueError(f"the graph has no node {result!r}; expected one that makes its result")
     way = _Ways(known, source).between(source, result)
     places: dict[str, str] = {}
     return Sequential([_layer(step, str(at), places) for at, step in enumerate(way)]), places
@@ -74,12 +74,12 @@ def _in_order(nodes: Iterable[Node], source: str) -> dict[str, Node]:
     known: dict[str, Node] = {}
     for node in nodes:
         if node.name in known or node.name == source:
-            raise ValueError(f"the graph has two nodes of the name {node.name!r}")
+            raise ValueError(f"the graph has two nodes called {node.name!r}; expected different names")
         for name in node.inputs:
             if name not in known and name != source:
-                raise ValueError(f"node {node.name!r} takes {name!r}, which is no node before it")
+                raise ValueError(f"node {node.name!r} takes {name!r}, but no earlier node is called so")
         if isinstance(node.does, Layer) and len(node.inputs) != 1:
-            raise ValueError(f"node {node.name!r}: a layer has one input, got {len(node.inputs)}")
+            raise ValueError(f"node {node.name!r} is a layer with {len(node.inputs)} inputs; expected one")
         if not isinstance(node.does, Layer) and (node.does not in ("add", "concat") or not node.inputs):
             raise ValueError(f"node {node.name!r} is {node.does!r}; expected a layer, 'add' or 'concat' with inputs")
         known[node.name] = node
@@ -128,15 +128,15 @@ class _Ways:
     def between(self, start: str, end: str, level: int = 0) -> list[Step]:
         """The steps from one node to another, which is the last of them; all paths there cross ``start``."""
         if level > MOST_DEPTH:
-            raise ValueError(f"the graph has more than {MOST_DEPTH} regions inside one another")
+            raise ValueError(f"the graph has branches inside branches, more than {MOST_DEPTH} deep; expected fewer")
         way: list[Step] = []
         while end != start:
             node, above = self.known[end], self.above[end]
             if end in self.used:
                 raise ValueError(
-                    f"the output of node {end!r} goes several ways that no containers hold together. Where a node "
-                    "opens several ways, they must meet in one sum or concatenation, and nothing between the two may "
-                    "be used elsewhere: that is a Residual or a Parallel."
+                    f"node {end!r} branches in a way that Residual and Parallel cannot express: its branches must meet "
+                    "in one sum or concatenation, and nothing else may use what lies between. Write this network as a "
+                    "dn.Graph."
                 )
             self.used.add(end)
             if isinstance(node.does, Layer):

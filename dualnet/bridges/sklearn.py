@@ -57,7 +57,7 @@ class Examples(NamedTuple):
             return cls(x, t)
         weights = _check_sample_weight(sample_weight, x, dtype=numpy.float64)
         if weights.min() < 0 or not weights.any():
-            raise ValueError(f"{owner}: sample_weight is at least 0, and above 0 for some example; got {weights}")
+            raise ValueError(f"{owner}: sample_weight must be at least 0, and not 0 everywhere; got {weights}")
         return cls(x, t, weights).part(weights > 0)
 
     def part(self, chosen: Any) -> Examples:
@@ -152,7 +152,7 @@ class _DualNet(BaseEstimator):
         if len(shape) > 2:
             raise ValueError(
                 f"{type(self).__name__}: X has shape {shape}; expected rows (n_samples, n_features). Pass "
-                f"X.reshape(len(X), -1), and input_shape={shape[1:]} to the estimator, which folds each row again."
+                f"X.reshape(len(X), -1), and input_shape={shape[1:]} to the estimator: it folds each row back."
             )
         return validate_data(self, X, dtype=FLOATS, reset=reset, **y)
 
@@ -176,8 +176,8 @@ class _DualNet(BaseEstimator):
         """One epoch. Weights are used as they are, since those of later calls are unknown."""
         if self.early_stopping:
             raise ValueError(
-                f"{type(self).__name__}: partial_fit makes one epoch each time, and cannot stop early. Call fit, or "
-                "set early_stopping=False."
+                f"{type(self).__name__}: partial_fit trains for one epoch, so it cannot stop early. Call fit, or set "
+                "early_stopping=False."
             )
         going_on = hasattr(self, "net_")
         return self._train(*self._started(data.x, outputs, going_on), data, None, 1, going_on)
@@ -190,8 +190,8 @@ class _DualNet(BaseEstimator):
         optimizer = copy.deepcopy(optimizers.get(self.optimizer))
         if optimizer.steps:
             raise ValueError(
-                f"{type(self).__name__}: the optimizer has made {optimizer.steps} steps, and its memory belongs to "
-                f"another network. Pass a new one: {type(optimizer).__name__}(...)."
+                f"{type(self).__name__}: this optimizer has already trained another network ({optimizer.steps} steps). "
+                f"Pass a new one: {type(optimizer).__name__}(...)."
             )
         return self._network(X, outputs, seed), optimizer, seed
 
@@ -207,12 +207,12 @@ class _DualNet(BaseEstimator):
             if self.input_shape is not None:
                 raise
             raise ValueError(
-                f"{error} {type(self).__name__} folds each row of X {X.shape} if you pass input_shape, such as "
-                "(height, width, channels)."
+                f"{error} To fold each row of X {X.shape} into an image, pass input_shape=(height, width, channels) to "
+                f"{type(self).__name__}."
             ) from error
         if net.output_shape(shape) != (outputs,):
             raise ValueError(
-                f"{type(self).__name__}: the network makes outputs of shape {net.output_shape(shape)}; expected "
+                f"{type(self).__name__}: the network returns outputs of shape {net.output_shape(shape)}; expected "
                 f"({outputs},), {self.outputs_are}. End it with dn.Dense({outputs}), or pass a function that gets this "
                 "number and returns the network."
             )
@@ -225,8 +225,8 @@ class _DualNet(BaseEstimator):
         if layers is None:
             if self.input_shape is not None:
                 raise ValueError(
-                    f"{type(self).__name__}: input_shape={self.input_shape} folds rows for layers such as dn.Conv2D; "
-                    "pass layers too. The dense network that layers=None makes reads the rows as they are."
+                    f"{type(self).__name__}: input_shape={self.input_shape} folds rows for layers such as dn.Conv2D, "
+                    "but layers=None builds a dense network. Pass layers too, or leave out input_shape."
                 )
             draw = "glorot_uniform"  # as in MLPClassifier: smaller than He's, which a few examples could not unlearn
             return [Dense(100, initializer=draw), ReLU(), Dense(outputs, initializer=draw)]
@@ -234,8 +234,8 @@ class _DualNet(BaseEstimator):
             layers = layers(outputs)
         if not isinstance(layers, (Layer, list, tuple)):
             raise TypeError(
-                f"{type(self).__name__}: layers is a list of layers, a network, or a function of the number of outputs "
-                f"that returns one of these; got {layers!r}"
+                f"{type(self).__name__}: layers must be a list of layers, a network, or a function that takes the "
+                f"number of outputs and returns one of these; got {layers!r}"
             )
         return layers
 
@@ -245,13 +245,13 @@ class _DualNet(BaseEstimator):
             return (X.shape[1],)
         if not isinstance(self.input_shape, (tuple, list)):
             raise TypeError(
-                f"{type(self).__name__}: input_shape is the shape of one example, such as (28, 28, 1); got "
+                f"{type(self).__name__}: input_shape must be the shape of one example, such as (28, 28, 1); got "
                 f"{self.input_shape!r}"
             )
         shape = tuple(integer(extent, "input_shape", op=type(self).__name__) for extent in self.input_shape)
         if math.prod(shape) != X.shape[1]:
             raise ValueError(
-                f"{type(self).__name__}: input_shape={shape} holds {math.prod(shape)} numbers, and a row of X "
+                f"{type(self).__name__}: input_shape={shape} takes {math.prod(shape)} numbers, but each row of X has "
                 f"{X.shape[1]}"
             )
         return shape
@@ -373,7 +373,7 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
             if first and classes is None:
                 raise ValueError("DualNetClassifier: classes must be passed on the first call to partial_fit.")
             if not first and classes is not None and not numpy.array_equal(unique_labels(classes), self.classes_):
-                raise ValueError(f"DualNetClassifier: classes={classes} is not the same as before, {self.classes_}")
+                raise ValueError(f"DualNetClassifier: classes={classes}; expected the same as before, {self.classes_}")
             if first:
                 self.classes_ = unique_labels(classes)
             return self._partial_fit(
@@ -391,7 +391,10 @@ class DualNetClassifier(ClassifierMixin, _DualNet):
         places = numpy.searchsorted(self.classes_, y)
         unknown = self.classes_[numpy.minimum(places, len(self.classes_) - 1)] != y
         if unknown.any():
-            raise ValueError(f"DualNetClassifier: y has {numpy.unique(y[unknown])}, not in classes {self.classes_}")
+            raise ValueError(
+                f"DualNetClassifier: y has the labels {numpy.unique(y[unknown])}; expected only {self.classes_}. Pass "
+                "all labels as classes in the first call of partial_fit."
+            )
         return places
 
     def _check_end(self, net: Layer) -> None:
@@ -465,14 +468,14 @@ class DualNetRegressor(RegressorMixin, _DualNet):
         with numpy.errstate(over="ignore"):
             t = y.reshape(len(y), -1).astype(X.dtype)
         if not numpy.isfinite(t).all():
-            raise ValueError("DualNetRegressor: y is out of float32's range. Scale it, or pass a float64 X.")
+            raise ValueError("DualNetRegressor: y holds numbers too large for float32. Scale it, or pass a float64 X.")
         if first:
             self._one_target = y.ndim == 1
             self._targets_of_y = t.shape[1]
         elif t.shape[1] != self._targets_of_y:
             raise ValueError(
-                f"DualNetRegressor: y has {t.shape[1]} targets, and the network that continues was made for "
-                f"{self._targets_of_y}"
+                f"DualNetRegressor: y has {t.shape[1]} targets for each example; expected {self._targets_of_y}, as in "
+                "the first call. To start again, create a new estimator."
             )
         return X, t
 

@@ -17,11 +17,13 @@ from .. import layers as kinds
 from ..arguments import integer
 from ..geometry import elements, transposed
 from ..layers.entering import as_batch, one_of_each
+from ..layers.joining import check_classes
 from ..layers.layer import Layer, Shape
 from ..layers.parameter import Parameter
 from ..models import PaddedShortcut
 from ..ops.normalization import check_axes
 from ..shim import to_numpy
+from .targets import AS_FLOAT32
 
 __all__ = ["Plan", "Step", "Value", "plan", "text_size", "vectors"]
 
@@ -88,23 +90,21 @@ def plan(net: Layer, op: str, *, fused: bool = False) -> Plan:
     if net.input_shape is None:
         raise ValueError(f"{op}: {type(net).__name__} has no parameters yet: call net.init(input_shape) first")
     one_of_each(net, op)
+    check_classes(net, op)
     dtype = numpy.dtype(net.dtype)
     if dtype.name not in ("float32", "float64"):
-        raise ValueError(
-            f"{op}: the network computes in {dtype.name}; expected float32 or float64. Make its layers again, call "
-            'init(input_shape, dtype="float32") and load_state_dict(net.state_dict()).'
-        )
+        raise ValueError(f"{op}: the network computes in {dtype.name}; expected float32 or float64. {AS_FLOAT32}")
     writer = _Writer(net, dtype)
     start = Value(0, tuple(net.input_shape))
     output = writer.write("", net, start)
     if writer.refused:
         raise ValueError(
-            f"{op}: cannot write {'; '.join(writer.refused)}. Use dualnet's own layers in their place, or keep the "
-            "network whole with net.save(path)."
+            f"{op}: cannot write {'; '.join(writer.refused)}. Use other layers, or keep the network with "
+            "net.save(path)."
         )
     for name, array in writer.arrays.items():
         if not numpy.isfinite(array).all():
-            raise ValueError(f"{op}: {name} holds numbers that are not finite; train the network again, or load one")
+            raise ValueError(f"{op}: {name} holds NaN or infinity. Train the network again, or load a good file.")
     if fused:  # only now, so that messages use the original names of the layers
         return plan(net.fuse(), op)
     return Plan(start, output, writer.steps, writer.arrays, dtype)
@@ -119,11 +119,11 @@ def vectors(net: Layer, x: Any, seed: int, op: str) -> tuple[numpy.ndarray, nump
         x = numpy.random.default_rng(seed).standard_normal((count, *shape)).astype(net.dtype)
     batch = as_batch(net, x, op)
     if tuple(batch.shape[1:]) != shape:
-        raise ValueError(f"{op}: x has shape {tuple(batch.shape)}; expected {('N', *shape)}, as given to init")
+        raise ValueError(f"{op}: x has shape {tuple(batch.shape)}; expected (N, {', '.join(map(str, shape))})")
     x, y = to_numpy(batch), to_numpy(net(batch))
     for what, array in (("x", x), ("the network's output for x", y)):
         if not numpy.isfinite(array).all():
-            raise ValueError(f"{op}: {what} holds numbers that are not finite, which no test can be made of")
+            raise ValueError(f"{op}: {what} holds NaN or infinity, so it cannot serve as a test. Pass another x.")
     return x, y
 
 
@@ -132,8 +132,8 @@ def text_size(op: str, made: Plan, tests: int, bytes_per_number: float) -> None:
     size = (sum(array.size for array in made.arrays.values()) + tests) * bytes_per_number
     if size > LIMIT:
         raise ValueError(
-            f"{op}: the text would have about {size / 2**20:.0f} MB; the limit is {LIMIT // 2**20} MB. Keep the "
-            "network with net.save(path), use fewer filters, or give fewer examples as x."
+            f"{op}: the file would have about {size / 2**20:.0f} MB; the limit is {LIMIT // 2**20} MB. Use fewer "
+            "filters or fewer examples as x, or keep the network with net.save(path)."
         )
 
 
@@ -157,7 +157,7 @@ class _Writer:
 
     def _refuse(self, path: str, layer: Layer, why: str) -> None:
         kind = type(layer).__name__
-        ours = "its functions are code" if kind == "Lambda" else "not written yet"
+        ours = "its functions are code" if kind == "Lambda" else "not supported yet"
         why = why or (ours if type(layer).__module__.startswith("dualnet.") else "a class of your own")
         self.refused.append(f"layer {path or 'outermost'} ({kind}: {why})")
 
@@ -211,7 +211,7 @@ def _residual(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
 def _parallel(writer: _Writer, path: str, layer: Any, x: Value) -> Value:
     outputs = [writer.write(_inside(path, name), part, x) for name, part in layer.children().items()]
     if layer.merge not in ("add", "concat"):
-        writer._refuse(path, layer, f"merge={layer.merge!r} is not written yet")
+        writer._refuse(path, layer, f"merge={layer.merge!r} is not supported yet")
         return outputs[0]
     if layer.merge == "add" or len(outputs) == 1:
         return _sum(writer, path, layer, outputs)

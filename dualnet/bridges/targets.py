@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["target_of"]
+__all__ = ["AS_FLOAT32", "target_of"]
+
+AS_FLOAT32 = (
+    'Build the network again, call init(input_shape, dtype="float32"), and then load_state_dict(net.state_dict()).'
+)
+"""What to do about a network in a dtype that cannot be written."""
 
 
 def target_of(path: str | os.PathLike, op: str, endings: tuple[str, ...], *, any_ending: bool = False) -> Path:

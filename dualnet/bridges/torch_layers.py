@@ -82,13 +82,14 @@ def _array(tensor: Any) -> numpy.ndarray:
 
 def _as_maps(x: Value) -> None:
     if x.axes != MAPS or len(x.shape) != 3:
-        raise Misfit(f"its input has the shape {shown(x.theirs)} here; expected maps (N, C, H, W)")
+        raise Misfit(f"its input has the shape {shown(x.theirs)}; expected maps (N, C, H, W)")
 
 
 def _width(x: Value, expected: int) -> None:
     if x.shape[-1] != expected:
         raise Misfit(
-            f"it takes {expected} channels or units, and its input {shown(x.theirs)} has {x.shape[-1]} of them"
+            f"it takes {expected} channels or units, but its input {shown(x.theirs)} has {x.shape[-1]}. input_shape is "
+            "(H, W, C) or (K,)"
         )
 
 
@@ -143,14 +144,14 @@ def padded(x: Value, pad: Any, mode: str = "constant", value: float | None = Non
     """Zeros around the maps, in PyTorch's order: left, right, top, bottom. The next convolution adds them."""
     _as_maps(x)
     if mode != "constant" or value not in (None, 0) or len(pad) != 4 or min(pad) < 0:
-        raise Unsupported(f"{mode} padding with {tuple(pad)} and {value}; expected zeros around maps")
+        raise Unsupported(f"mode={mode!r}, pad={tuple(pad)}, value={value}; expected zeros around the maps")
     left, right, top, bottom = pad
     return replace(x, pads=((top, bottom), (left, right)))
 
 
 def _more_padding(pads: Any, padding: Any) -> Any:
     if padding == "same":
-        raise Unsupported("padding='same' after another padding; pad in one of the two")
+        raise Unsupported("padding='same' comes after another padding. Pad in only one of the two")
     own = (0, 0) if padding == "valid" else _both(padding)
     return tuple((before + more, after + more) for (before, after), more in zip(pads, own))
 
@@ -197,8 +198,8 @@ def conv_transpose2d(
 def linear(x: Value, weight: Any, bias: Any = None) -> Step:
     if x.axes[-1] != len(x.shape):
         raise Misfit(
-            f"it works along the last axis of {shown(x.theirs)}, which is not the axis of channels here. Flatten the "
-            "maps first, or permute them to (N, H, W, C)"
+            f"it works along the last axis of {shown(x.theirs)}; expected the channels. Flatten the maps first, or "
+            "permute them to (N, H, W, C)"
         )
     _width(x, weight.shape[1])
     w = _array(weight)  # (out, in)
@@ -218,13 +219,15 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Step:
     if running_mean is None:
-        raise Unsupported("track_running_stats=False: it would normalise by the batch at inference too")
+        raise Unsupported("track_running_stats=False; expected True, so that inference does not depend on the batch")
     if momentum is None:
-        raise Unsupported("momentum=None, the mean over all batches; expected a number, such as 0.1")
+        raise Unsupported("momentum=None; expected a number, such as 0.1")
     if training != (False, True):
-        raise Unsupported(f"training={training[1]} whether the module is in training or not; use nn.BatchNorm2d")
+        raise Unsupported(
+            f"training={training[1]} in training and in inference. Pass training=self.training, or use nn.BatchNorm2d"
+        )
     if x.axes[1] != len(x.shape):
-        raise Misfit(f"its channels are not axis 1 of {shown(x.theirs)}")
+        raise Misfit(f"its input is {shown(x.theirs)}; expected the channels as axis 1")
     _width(x, running_mean.shape[0])
     layer = kinds.BatchNorm(1.0 - momentum, eps, center=bias is not None, scale=weight is not None)
     weights = {"moving_mean": running_mean, "moving_variance": running_var, "gamma": weight, "beta": bias}
@@ -241,7 +244,7 @@ def layer_norm(
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     ours = x.axes[-len(shape) :]  # our axes, in PyTorch's order
     if x.theirs[-len(shape) :] != shape or 0 in ours:
-        raise Misfit(f"it normalises the last axes as {shape}, but its input is {shown(x.theirs)}")
+        raise Misfit(f"normalized_shape={shape}, but its input is {shown(x.theirs)}; expected its last axes")
     axis: Any = -1 if sorted(ours) == [len(x.shape)] else tuple(sorted(ours))
     turned = numpy.argsort(ours)
     vectors = {name: value for name, value in (("gamma", weight), ("beta", bias)) if value is not None}
@@ -253,7 +256,7 @@ def layer_norm(
 
 def group_norm(x: Value, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Step:
     if x.order is not None or x.axes[1] != len(x.shape):
-        raise Misfit(f"its channels are not axis 1 of {shown(x.theirs)}, or they are flattened maps")
+        raise Misfit(f"its input is {shown(x.theirs)}; expected the channels as axis 1, and no flattened maps")
     layer = kinds.GroupNorm(num_groups, eps, center=bias is not None, scale=weight is not None)
     return Step(layer, _known(x, {"gamma": weight, "beta": bias}))
 
@@ -269,7 +272,7 @@ def instance_norm(x: Value, running_mean: Any, weight: Any, bias: Any, eps: floa
 def rms_norm(x: Value, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Step:
     step: Any = layer_norm(x, normalized_shape, weight, None, 1e-5)
     if eps is None:
-        raise Unsupported("eps=None, which is another number in each dtype; expected a number")
+        raise Unsupported("eps=None; expected a number, such as 1e-6")
     weights = {name: value for name, value in step.weights.items() if name == "gamma"}
     return replace(step, layer=kinds.RMSNorm(step.layer.axis, eps, scale=weight is not None), weights=weights)
 
@@ -334,8 +337,8 @@ def _window(x: Value, size: tuple[int, int]) -> tuple[int, int]:
     (H, W), (P, Q) = x.shape[:2], size
     if H % P or W % Q:
         raise Misfit(
-            f"it makes {P} × {Q} of maps of {H} × {W}, with windows of different sizes. Choose an input whose maps "
-            "there are a multiple of that (for torchvision's models 224 × 224)"
+            f"it pools maps of {H} × {W} to {P} × {Q} with windows of different sizes; expected equal ones. Choose an "
+            f"input_shape with which these maps are a multiple of {P} × {Q}, such as (224, 224, 3) for torchvision"
         )
     return H // P, W // Q
 
@@ -343,7 +346,7 @@ def _window(x: Value, size: tuple[int, int]) -> tuple[int, int]:
 def mean(x: Value, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Step:
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
     if dim is None or len(x.shape) != 3 or sorted(x.axes[d] for d in dims) != [1, 2] or dtype is not None:
-        raise Unsupported(f"the mean along {dim}; expected that of height and width, as in x.mean((2, 3))")
+        raise Unsupported(f"it takes the mean along {dim}; expected height and width, as in x.mean((2, 3))")
     return Step(kinds.GlobalAveragePool2D(keepdims=keepdim), axes=x.axes if keepdim else (0, 1))
 
 
@@ -355,9 +358,11 @@ def scale(x: Value, factor: Any) -> Step | None:
     aligned = (1,) * (len(x.axes) - len(shape)) + shape
     expected = tuple(C if axis == len(x.shape) else 1 for axis in x.axes)
     if len(x.shape) != 3 or aligned != expected:
-        raise Unsupported(f"a product with {_told_factor(factor)}. {HINTS['mul']}")
+        raise Unsupported(f"it multiplies by {_told_factor(factor)}; expected one learned factor for each channel")
     if not getattr(factor, "requires_grad", False):
-        raise Unsupported("a product with a tensor that is not learned. Scale the input before, or the weights after")
+        raise Unsupported(
+            "it multiplies by a tensor that is not learned. Scale the input instead, or the weights of the next layer"
+        )
     return Step(kinds.DepthwiseConv2D(1, use_bias=False), {"w": _array(factor).reshape(1, 1, 1, C)}, x.axes)
 
 
@@ -378,13 +383,13 @@ def _dropout(kind: type[Layer], x: Value, p: float, training: Any) -> Step | Non
     if p == 0 or training == (False, False):
         return None
     if training != (False, True):
-        raise Unsupported("training=True also at inference; pass training=self.training, or use nn.Dropout")
+        raise Unsupported("it drops units in inference, too. Pass training=self.training, or use nn.Dropout")
     return Step(kind(p), order="kept")  # type: ignore[call-arg]
 
 
 def stochastic_depth(x: Value, p: float, mode: str, training: Any = (False, True)) -> None:
     if p != 0 and training != (False, False):
-        raise Unsupported(f"it drops whole ways in training with p={p}; set that to 0")
+        raise Unsupported(f"it drops whole branches in training, with p={p}. Set p to 0")
 
 
 def flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Step | None:
@@ -393,7 +398,9 @@ def flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Step | None:
     if first == last:
         return None
     if first != 1 or last != rank - 1:
-        raise Misfit(f"it flattens the axes {first} to {last} of {shown(x.theirs)}; expected all but the batch")
+        raise Misfit(
+            f"it flattens axes {first} to {last} of {shown(x.theirs)}; expected all but the batch, as in x.flatten(1)"
+        )
     if len(x.shape) == 1:
         return None
     places = numpy.arange(elements(x.shape)).reshape(x.theirs[1:])  # the position of each unit in PyTorch
@@ -409,7 +416,7 @@ def view(x: Value, *shape: Any) -> Step | None:
         return None
     if wanted in ((BATCH, -1), (BATCH, K), (-1, K)):
         return flatten(x, 1)
-    raise Misfit(f"it makes {shown(wanted)} of {shown(theirs)}; expected (N, -1), all units in one row")
+    raise Misfit(f"it reshapes {shown(theirs)} to {shown(wanted)}; expected (N, -1), one row for each example")
 
 
 def softmax(x: Value, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Step:
@@ -440,7 +447,7 @@ def _plain(kind: Callable[[], Layer]) -> Callable[..., Step]:
 def prelu(x: Value, weight: Any) -> Step:
     shared = weight.shape[0] == 1
     if not shared and x.axes[1] != len(x.shape):
-        raise Misfit(f"its channels are not axis 1 of {shown(x.theirs)}")
+        raise Misfit(f"its input is {shown(x.theirs)}; expected the channels as axis 1")
     if not shared:
         _width(x, weight.shape[0])
     alpha = _array(weight) if shared else _in_order(x, weight)
@@ -468,7 +475,9 @@ def interpolate(
     else:
         factors = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
     if any(factor != int(factor) or factor < 1 for factor in factors):
-        raise Unsupported(f"maps {' × '.join(f'{factor:g}' for factor in factors)} times as large; expected integers")
+        raise Unsupported(
+            f"it enlarges the maps {' × '.join(f'{factor:g}' for factor in factors)} times; expected integers"
+        )
     return Step(kinds.UpSampling2D((int(factors[0]), int(factors[1])), interpolation=mode))
 
 
@@ -571,13 +580,13 @@ def _batch_norm_module(m: Any, x: Value, axes: int) -> Step:
 
 
 HINTS = {
-    "SELU": "Put nn.ELU there, and train on",
+    "SELU": "Use nn.ELU instead, and train the network a little longer",
     **dict.fromkeys(
         ("mul", "imul"),
-        "A gate, which multiplies two maps, is not converted: write it as dn.Parallel([...], merge='multiply')",
+        "dualnet multiplies two maps in dn.Parallel([...], merge='multiply'). Write this part with it",
     ),
-    **dict.fromkeys(("chunk", "split", "getitem"), "Our layers have one output, and take all of their input"),
-    **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "There is no layer for attention"),
+    **dict.fromkeys(("chunk", "split", "getitem"), "a layer of dualnet takes its whole input, and has one output"),
+    **dict.fromkeys(("MultiheadAttention", "scaled_dot_product_attention"), "dualnet has no layer for attention"),
 }
 """What to do about functions that our layers do not cover."""
-OTHERWISE = "Write a dn.Layer for it, and put the parts before and after it together"
+OTHERWISE = "Write a dn.Layer for it, convert the parts before and after it, and put all three into a dn.Sequential"

@@ -101,10 +101,17 @@ def load_weights(net: Layer, source: Any, rename: Rename = None, strict: bool = 
     report.unexpected = [full for full in left if not full.endswith(COUNTER)]
     report.ignored += [full for full in left if full.endswith(COUNTER)]
     if strict and report.faults():
-        raise ValueError(f"load_weights: the weights do not fit this {type(net).__name__} ({report.faults()})")
+        raise ValueError(
+            f"load_weights: the weights do not fit this {type(net).__name__} ({report.faults()}). Change the network, "
+            "pass rename, or load only what fits with strict=False."
+        )
     net.load_state_dict({**net.state_dict(), **values})
     if report.differing:
-        warnings.warn(f"load_weights: {report.differences()}", stacklevel=2)
+        warnings.warn(
+            f"load_weights: {report.differences()}. With different options the network computes different outputs; "
+            "pass the same options to its layers.",
+            stacklevel=2,
+        )
     return report
 
 
@@ -139,7 +146,9 @@ class LoadedWeights:
         for difference in self.differing:
             told, _, path = difference.rpartition(": ")
             layers.setdefault(told, []).append(path)
-        return "; ".join(f"{told} (layer {_first(paths)})" for told, paths in layers.items())
+        return "; ".join(
+            f"{told} ({'layer' if len(paths) == 1 else 'layers'} {_first(paths)})" for told, paths in layers.items()
+        )
 
     def faults(self) -> str:
         """The arrays that did not fit, in words; "" if all fit."""
@@ -180,7 +189,10 @@ def _read(source: Any) -> tuple[dict[str, Any], dict[str, keras.KerasLayer]]:
     """Tensors or arrays by name, from a mapping or a file; and what a Keras file says about its layers."""
     if not isinstance(source, (Mapping, str, os.PathLike)):
         if hasattr(source, "state_dict"):
-            raise TypeError("load_weights: source is a module; expected module.state_dict(), or dn.from_torch(module)")
+            raise TypeError(
+                "load_weights: source is a module; expected module.state_dict(). Or convert the whole module: "
+                "dn.from_torch(module, input_shape)"
+            )
         raise TypeError(f"load_weights: source is a {type(source).__name__}; expected a state_dict or a path")
     found = source if isinstance(source, Mapping) else _file(Path(source))
     told_of = found.layers if isinstance(found, keras.KerasFile) else {}
@@ -189,7 +201,7 @@ def _read(source: Any) -> tuple[dict[str, Any], dict[str, keras.KerasLayer]]:
         if isinstance(arrays.get(name), Mapping):
             arrays = arrays[name]
     if strange := [name for name in arrays if not isinstance(name, str)]:
-        raise TypeError(f"load_weights: names are strings, got {strange[0]!r}")
+        raise TypeError(f"load_weights: the names in source must be strings, got {strange[0]!r}")
     return dict(arrays), told_of
 
 
@@ -207,7 +219,9 @@ def _file(path: Path) -> Mapping[str, Any] | keras.KerasFile:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {shortened(str(error))}") from error
     except Exception as error:  # each library has its own error for a damaged file
-        raise CheckpointError(f"{path}: {type(error).__name__}: {shortened(str(error))}") from error
+        raise CheckpointError(
+            f"{path}: it is damaged, or not a {path.suffix} file ({type(error).__name__}: {shortened(str(error))})"
+        ) from error
     if not isinstance(found, (Mapping, keras.KerasFile)):
         raise CheckpointError(f"{path}: it holds a {type(found).__name__}; expected a state_dict, arrays by name")
     return found
@@ -219,7 +233,16 @@ def _npz(path: Path) -> Mapping[str, Any]:
 
 
 def _pt(path: Path) -> Any:
-    return need_torch("load_weights").load(path, map_location="cpu", weights_only=True)
+    torch = need_torch("load_weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "GLOBAL" not in str(error) or type(error).__name__ != "UnpicklingError":  # damaged, say
+            raise
+        raise CheckpointError(
+            "it holds a whole module or other objects, which are code, and not only weights. If you trust it, write "
+            "the weights alone, in PyTorch: torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt')"
+        ) from error
 
 
 def _safetensors(path: Path) -> Mapping[str, Any]:
@@ -363,12 +386,17 @@ def _grouped(arrays: dict[str, Any], rename: Rename, report: LoadedWeights) -> t
         own = name.rpartition(".")[2]
         key = own if own in (THEIRS.get(last), KERAS.get(last)) else last  # "fc.weight" called "9.w" is still PyTorch's
         if key in groups.setdefault(layer, {}):
-            raise ValueError(f"load_weights: {name} and {groups[layer][key][0]} are both called {new} by rename")
+            raise ValueError(
+                f"load_weights: rename gives {name} and {groups[layer][key][0]} the same name {new}; expected two names"
+            )
         groups[layer][key] = name, asarray(value, backend="numpy")
         if new != name:
             renamed.add(layer)
     if unused:
-        raise ValueError(f"load_weights: rename has names that are not in the source: {', '.join(sorted(unused))}")
+        raise ValueError(
+            f"load_weights: rename has names that are not in the source: {', '.join(sorted(unused))}. The source has "
+            f"{_first(list(arrays))}"
+        )
     return groups, renamed
 
 

@@ -11,12 +11,13 @@ summary vgg16 | head -1``.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -120,7 +121,18 @@ def _discard(stream: Any) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that notices if its help cannot be written, and if ``--seed=--`` gives no value."""
+    """A parser that notices if its help cannot be written, and if ``--seed=--`` gives no value. It blames the command,
+    not ``dualnet``, for an option that the command does not have.
+    """
+
+    commands: dict[str, _Parser]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, extra = self.parse_known_args(args, namespace)
+        if extra:
+            command = self.commands[options.command]
+            command.error(_not_taken(extra, command))
+        return options
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         values = super()._get_values(action, arg_strings)  # which takes "--" out, and leaves an empty list
@@ -135,12 +147,23 @@ class _Parser(argparse.ArgumentParser):
             raise failed
 
 
+def _not_taken(extra: list[str], command: argparse.ArgumentParser) -> str:
+    """What to say about arguments that a command does not take."""
+    wrong = next((word.partition("=")[0] for word in extra if word.startswith("--")), None)
+    if wrong is None:
+        return f"unexpected: {' '.join(extra)}; `{command.prog} --help` shows what it takes"
+    close = difflib.get_close_matches(wrong, command._option_string_actions, 1)
+    hint = f"did you mean {close[0]}?" if close else f"`{command.prog} --help` lists the options"
+    return f"there is no option {wrong}; {hint}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dualnet", description="Convolutional networks whose backward passes are written to be read.")
     parser.add_argument("--version", action="version", version=f"dualnet {dn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    parser.commands = commands.choices
     _complete(parser)
     return parser
 

@@ -16,6 +16,7 @@ import dualnet as dn
 from .. import data
 from ..data.folder import photos_in
 from ..data.inputs import InputSpec
+from ..terminal import say
 from .subjects import DATASETS
 
 
@@ -61,8 +62,11 @@ def _each(paths: list[Path], net: dn.Layer) -> Iterator[Picture]:
     alone = len(paths) == 1 and not paths[0].is_dir()
     for path in paths:
         if path.is_dir():
-            for photo in photos_in(path):
+            photos, skipped = photos_in(path)
+            for photo in photos:
                 yield _photo(photo, net)
+            if skipped:
+                say(f"note: {path}: {skipped}", "stderr")
         elif alone:
             yield from _in_file(path, net, "image {}")
         else:

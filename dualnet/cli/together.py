@@ -29,7 +29,10 @@ def together() -> Iterator[Ranks]:
     """The communicator of this process. Rank 0 reports what went wrong on any rank, and the others end silently."""
     from ..distributed import RankError, init
 
-    ranks = init()
+    try:
+        ranks = init()
+    except RuntimeError as error:  # ranks that do not come, or an MPI that is not the launcher's
+        raise ValueError(str(error)) from None
     if ranks.size == 1:
         say("--distributed: this is the only rank; mpiexec -n 4 dualnet … starts four", "stderr")
     try:

@@ -53,7 +53,7 @@ class Augment:
     def __init__(self, shift: int = 4, flip: bool = True, mean: Numbers = None, scale: Numbers = None) -> None:
         self.shift = integer(shift, "shift", op="Augment", least=0)
         if self.shift > MOST:
-            raise ValueError(f"Augment: shift is at most {MOST} pixels, got {shift!r}")
+            raise ValueError(f"Augment: shift must be at most {MOST} pixels, got {shift!r}")
         self.flip = flag(flip, "flip", op="Augment")
         self.mean, self.scale = _numbers(mean, "mean"), _numbers(scale, "scale")
         self._vectors: dict[tuple, tuple[Array, Array]] = {}
@@ -189,7 +189,7 @@ def _numbers(given: Numbers, name: str) -> tuple[float, ...] | None:
     several = tuple(given) if isinstance(given, (tuple, list, numpy.ndarray)) and numpy.ndim(given) == 1 else (given,)
     numbers = tuple(real(number, name, op="Augment") for number in several)
     if not numbers or not numpy.isfinite(numbers).all():
-        raise ValueError(f"Augment: {name} is one finite number, or one for each channel; got {given!r}")
+        raise ValueError(f"Augment: {name} must be one finite number, or one for each channel; got {given!r}")
     return numbers
 
 

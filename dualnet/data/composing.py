@@ -162,10 +162,10 @@ def augmentation(given: Any, op: str = "augmentation") -> Any:
     if isinstance(given, (list, tuple)):
         return Augmentation(given, op)
     if isinstance(given, Transform):
-        raise TypeError(f"{op}: augment is a list of changes, but this is a single one; write augment=[{given!r}]")
+        raise TypeError(f"{op}: augment must be a list of changes, but this is a single one; write augment=[{given!r}]")
     if hasattr(given, "batch") and hasattr(given, "moves"):
         return given
-    raise TypeError(f"{op}: augment is a dn.data.Augment, or a list such as [dn.data.Flip()]; got {given!r}")
+    raise TypeError(f"{op}: augment must be a dn.data.Augment, or a list such as [dn.data.Flip()]; got {given!r}")
 
 
 def _in_order(transforms: Sequence[Any], op: str) -> tuple[Transform, ...]:

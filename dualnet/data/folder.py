@@ -186,9 +186,9 @@ def _split(base: Path, notes: Notes) -> tuple[Path, Path] | None:
 
 def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"load_folder: names are the classes in order, such as ('cat', 'dog'); got {names!r}")
+        raise TypeError(f"load_folder: names must be the classes in order, such as ('cat', 'dog'); got {names!r}")
     if len(set(names)) != len(names) or len(names) < 2:
-        raise ValueError(f"load_folder: names are at least two different classes; got {tuple(names)!r}")
+        raise ValueError(f"load_folder: names must hold at least two different classes; got {tuple(names)!r}")
     return tuple(names)
 
 
@@ -230,9 +230,10 @@ def _images(folder: Path, notes: Notes) -> list[Path]:
     return sorted(found)
 
 
-def photos_in(folder: Path) -> list[Path]:
-    """All images in a folder and its subfolders, sorted, of any class."""
-    return _images(folder, Notes(folder))
+def photos_in(folder: Path) -> tuple[list[Path], str]:
+    """All images in a folder and its subfolders, sorted, of any class; and which files were skipped, and why."""
+    notes = Notes(folder)
+    return _images(folder, notes), notes.over()
 
 
 def _is_image(path: Path, endings: tuple[str, ...], notes: Notes) -> bool:

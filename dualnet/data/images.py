@@ -137,10 +137,10 @@ def colour(background: Any, op: str) -> tuple[int, int, int]:
             raise ValueError(f"{op}: unknown background {background!r}; 'white' and '#ff8000' are colours") from None
         return red, green, blue
     if not isinstance(background, (tuple, list)) or len(background) != 3:
-        raise TypeError(f"{op}: background is a colour's name or (red, green, blue), got {background!r}")
+        raise TypeError(f"{op}: background must be a colour's name or (red, green, blue), got {background!r}")
     red, green, blue = (integer(part, "background", op=op, least=0) for part in background)
     if max(red, green, blue) > 255:
-        raise ValueError(f"{op}: the numbers of background go from 0 to 255, got {background!r}")
+        raise ValueError(f"{op}: the numbers of background must be from 0 to 255, got {background!r}")
     return red, green, blue
 
 

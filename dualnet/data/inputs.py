@@ -71,7 +71,7 @@ class InputSpec:
         put(self, "classes", None if self.classes is None else _names(self.classes))
         put(self, "border", None if self.border is None else real(self.border, "border", op=op))
         if self.border is not None and not 0 <= self.border <= 1:
-            raise ValueError(f"{op}: border is a brightness from 0 to 1, got {self.border!r}")
+            raise ValueError(f"{op}: border must be a brightness from 0 to 1, got {self.border!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -133,7 +133,7 @@ def border_of(x: numpy.ndarray) -> numpy.ndarray:
 
 def _names(given: Any) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
-        raise TypeError(f"InputSpec: classes are names in the order of the outputs, got {given!r}")
+        raise TypeError(f"InputSpec: classes must be names in the order of the outputs, got {given!r}")
     if len(set(given)) != len(given) or not given:
         raise ValueError("InputSpec: classes must be different names, and at least one")
     return tuple(given)

@@ -80,7 +80,9 @@ def check_folder(folder: str | os.PathLike, data: str, how: str) -> Path:
 
 def check_dtype(dtype: str, owner: str) -> str:
     if not isinstance(dtype, str) or dtype not in ("float32", "uint8"):
-        raise ValueError(f"{owner}: dtype is 'float32' (in [0, 1]) or 'uint8' (the file's own bytes), got {dtype!r}")
+        raise ValueError(
+            f"{owner}: dtype must be 'float32' (in [0, 1]) or 'uint8' (the file's own bytes), got {dtype!r}"
+        )
     return dtype
 
 

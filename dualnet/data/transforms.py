@@ -259,10 +259,10 @@ def between_pixels(x: Array, row: Array, column: Array) -> Array:
 
 def _range(given: Any, name: str, most: float) -> tuple[float, float]:
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise TypeError(f"RandomResizedCrop: {name} is a pair (least, most), got {given!r}")
+        raise TypeError(f"RandomResizedCrop: {name} must be a pair (least, most), got {given!r}")
     least, largest = (positive(value, name, op="RandomResizedCrop", most=most) for value in given)
     if least > largest:
-        raise ValueError(f"RandomResizedCrop: {name} is (least, most), got {given!r}")
+        raise ValueError(f"RandomResizedCrop: {name} must be (least, most), with most not below least; got {given!r}")
     return least, largest
 
 
@@ -398,5 +398,5 @@ def numbers_by_channel(given: Any, name: str, op: str = "Normalise") -> tuple[fl
     several = tuple(given) if isinstance(given, (tuple, list, numpy.ndarray)) and numpy.ndim(given) == 1 else (given,)
     numbers = tuple(real(value, name, op=op) for value in several)
     if not numbers or not numpy.isfinite(numbers).all():
-        raise ValueError(f"{op}: {name} is one finite number, or one for each channel; got {given!r}")
+        raise ValueError(f"{op}: {name} must be one finite number, or one for each channel; got {given!r}")
     return numbers

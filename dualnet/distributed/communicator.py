@@ -25,6 +25,8 @@ __all__ = ["Communicator", "Null", "Pending", "RankError"]
 
 TIMEOUT = 30.0
 """Seconds that a collective waits for the other ranks."""
+MEETING = 300.0
+"""The same, until all have come: people start them one after the other, and a cluster's disk may be slow."""
 LONG = 3600.0
 """The same, when one rank may have much to do before the others can continue."""
 BUCKET_BYTES = 4 * 2**20
@@ -117,12 +119,13 @@ class Communicator:
         rank: int,
         size: int,
         *,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         overlap: bool = True,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         self.rank, self.size = rank, size
-        self.timeout, self.overlap, self.bucket_bytes = timeout, overlap, bucket_bytes
+        self.timeout, self.meeting = (TIMEOUT, MEETING) if timeout is None else (timeout, timeout)
+        self.overlap, self.bucket_bytes = overlap, bucket_bytes
         self.seconds, self.sent_bytes = 0.0, 0
         self.together: BaseException | None = None  # an error that all ranks know of already
 

@@ -145,7 +145,7 @@ class TCP(Processes):
     def __init__(self, rank: int, size: int, host: str, port: int, **options: Any) -> None:
         super().__init__(rank, size, **options)
         door = None if rank else listener(port)
-        self._watch(meet(rank, size, door, [host], port, _token(), self.timeout))
+        self._watch(meet(rank, size, door, [host], port, _token(), self.timeout, self.meeting))
 
     def _carry(self, kind: bytes, flat: numpy.ndarray, shape: tuple[int, ...]) -> Answer:
         self.count()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..shim.process import cores
 
-__all__ = ["Launched", "launch", "mpiexec"]
+__all__ = ["Launched", "free_port", "launch", "mpiexec"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUALNET_THREADS")
 OF_OTHERS = (
@@ -77,11 +77,24 @@ def _start(command: list[str], environment: dict[str, str], said: object) -> sub
 
 def _places(ranks: int) -> list[dict[str, str]]:
     """The variables that torchrun gives to each rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def free_port() -> int:
+    """A port of this machine at which rank 0 can listen soon.
+
+    Another program that asks for any port must not get it meanwhile. So one connection is made there: for a minute
+    after its end the system gives the port only to somebody who asks for this very one.
+    """
+    with socket.socket() as door, socket.socket() as caller:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(("127.0.0.1", 0))
+        door.listen(1)
+        caller.connect(door.getsockname())
+        door.accept()[0].close()  # whoever closes first keeps the port
+        caller.recv(1)
+        return int(door.getsockname()[1])
 
 
 def _wait(started: list[subprocess.Popen], until: float) -> int | None:

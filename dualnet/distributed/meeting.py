@@ -1,11 +1,14 @@
 """How ranks find each other: rank 0 opens a door, the others knock, and nobody else gets in.
 
-A process that knocks sends a *hello*: a token, a rank and a name. Rank 0 listens to all of them at once, so a stranger
-who sends nothing keeps nobody waiting. A rank that gets no answer knocks again, and its last hello counts.
+A process that knocks sends a *hello*: a token, a rank, the number of ranks and a name. Rank 0 listens to all of them at
+once, so a stranger who sends nothing keeps nobody waiting. A rank that gets no answer knocks again, and its last hello
+counts. If anybody has to wait for longer than a moment, a line says for whom and where.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -13,26 +16,38 @@ import struct
 import time
 from typing import Any
 
+from ..terminal import say
 from .communicator import RankError
 from .mesh import Mesh
 
 __all__ = ["addresses", "listener", "meet"]
 
-HELLO = struct.Struct("!16sII")  # token, rank, length of the name that follows
+HELLO = struct.Struct("!16sIII")  # token, rank, number of ranks, length of the name that follows
 LONGEST = 1000
 """Bytes of a name."""
 STRANGERS = 64
 """How many strangers may wait at the door; after that, the one who came first is turned away."""
 PATIENCE = 5.0
 """Seconds for one attempt to be let in."""
+MOMENT = 5.0
+"""Seconds until a line says for whom we wait."""
 
 
 def listener(port: int = 0) -> socket.socket:
-    """A socket at which the others can knock; port 0 is any that is free."""
+    """A socket at which the others can knock; port 0 is any that is free. ``OSError`` if the port is taken."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("", port))
-    made.listen(1024)
+    try:
+        made.bind(("", port))
+        made.listen(1024)
+    except OSError as error:
+        made.close()
+        taken = error.errno == errno.EADDRINUSE
+        why = "another program listens there, perhaps another training" if taken else error.strerror
+        raise OSError(
+            error.errno,
+            f"rank 0 cannot listen at port {port}: {why}. Pass a different MASTER_PORT, the same on all ranks",
+        ) from None
     return made
 
 
@@ -48,14 +63,22 @@ def addresses() -> list[str]:
 
 
 def meet(
-    rank: int, size: int, door: socket.socket | None, where: list[str], port: int, token: bytes, timeout: float
+    rank: int,
+    size: int,
+    door: socket.socket | None,
+    where: list[str],
+    port: int,
+    token: bytes,
+    timeout: float,
+    patience: float | None = None,
 ) -> Mesh:
-    """Connect to rank 0, whose ``door`` is open; return when every rank has come. ``token`` keeps strangers out."""
-    deadline = time.monotonic() + timeout
+    """Connect to rank 0, whose ``door`` is open; return when every rank has come, within ``patience`` seconds (those of
+    the ``timeout``). ``token`` keeps strangers out."""
+    deadline = time.monotonic() + (timeout if patience is None else patience)
     me = f"process {os.getpid()} on {socket.gethostname()}"
     if door is not None:
         return Mesh(rank, size, Door(size, door, token, me).welcome(deadline), timeout)
-    return Mesh(rank, size, {0: _knock(rank, where, port, token, me, deadline)}, timeout)
+    return Mesh(rank, size, {0: _knock(rank, size, where, port, token, me, deadline)}, timeout)
 
 
 class Door:
@@ -66,19 +89,26 @@ class Door:
         self.waiting = selectors.DefaultSelector()
         self.heard: dict[Any, bytes] = {}  # what those at the door have sent so far
         self.peers: dict[int, tuple[socket.socket, str]] = {}  # those who are in
+        self.refused: dict[str, None] = {}  # those who were turned away, and why
 
     def welcome(self, deadline: float) -> dict[int, tuple[socket.socket, str]]:
         """The connection and the name of each rank. :class:`RankError` names those that have not come in time."""
+        begun, port = time.monotonic(), self.door.getsockname()[1]
+        patient, moment = deadline - begun, begun + MOMENT
         self.door.setblocking(False)
         self.waiting.register(self.door, selectors.EVENT_READ)
         with self.door, self.waiting:
             while self._missing():
-                if (left := deadline - time.monotonic()) <= 0:
-                    others, missing = self.size - 1, self._missing()
-                    for wire in [*self.heard, *(wire for wire, _ in self.peers.values())]:
-                        wire.close()
-                    raise RankError(f"rank 0 has waited for {others} other ranks, and these have not come: {missing}")
-                for key, _ in self.waiting.select(left):
+                now = time.monotonic()
+                if now >= deadline:
+                    raise self._not_come(port, patient)
+                if now >= moment:
+                    moment = deadline
+                    say(
+                        f"rank 0 waits at port {port} for {_listed(self._missing())}, {deadline - now:.0f} s more",
+                        "stderr",
+                    )
+                for key, _ in self.waiting.select(min(moment, deadline) - now):
                     if key.fileobj is self.door:
                         self._knocked()
                     elif key.fileobj in self.heard:
@@ -86,6 +116,17 @@ class Door:
             for wire in list(self.heard):
                 self._turn_away(wire)
         return self.peers
+
+    def _not_come(self, port: int, seconds: float) -> RankError:
+        """The error when the time is up."""
+        missing = _listed(self._missing())
+        for wire in [*self.heard, *(wire for wire, _ in self.peers.values())]:
+            wire.close()
+        refused = "".join(f" Turned away: {who}." for who in self.refused)
+        return RankError(
+            f"rank 0 has waited {seconds:.0f} s at port {port}, and {missing} did not come. Start all ranks with the "
+            f"same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, each with a RANK of its own.{refused}"
+        )
 
     def _missing(self) -> list[int]:
         """The ranks that are missing, or have left again: one that waited too long for its answer knocks again."""
@@ -120,17 +161,25 @@ class Door:
             more = b""
         said = self.heard[wire] = self.heard[wire] + more
         begun = len(said) >= HELLO.size
-        token, rank, length = HELLO.unpack(said[: HELLO.size]) if begun else (self.token, 1, 0)
-        if not more or token != self.token or not 0 < rank < self.size or length >= LONGEST:
+        token, rank, size, length = HELLO.unpack(said[: HELLO.size]) if begun else (self.token, 1, self.size, 0)
+        if token != self.token:
+            self.refused["somebody whose DUALNET_TOKEN is not ours"] = None
+        if not more or token != self.token or not 0 < rank < size or length >= LONGEST:
             self._turn_away(wire)
         elif begun and len(said) >= HELLO.size + length:
             self.waiting.unregister(wire)
             del self.heard[wire]
-            self._let_in(wire, rank, said[HELLO.size : HELLO.size + length].decode(errors="replace"))
+            self._let_in(wire, rank, size, said[HELLO.size : HELLO.size + length].decode(errors="replace"))
 
-    def _let_in(self, wire: socket.socket, rank: int, name: str) -> None:
-        """It has the token. If a process with this rank is in already, that one stays, and the new one gets an
-        error."""
+    def _let_in(self, wire: socket.socket, rank: int, size: int, name: str) -> None:
+        """It has the token. If it counts other ranks than we do, or if a process with this rank is in already, we stay
+        as we are, and the new one gets an error."""
+        if size != self.size:
+            self.refused[f"{name}, rank {rank} of {size}; here are {self.size}"] = None
+            with wire, contextlib.suppress(OSError):
+                wire.settimeout(PATIENCE)
+                wire.sendall(_hello(self.token, 0, self.size, self.me))
+            return
         there = self.peers.get(rank)
         taken = there is not None and there[1] != name and not _ended(there[0])
         if there is not None and not taken:
@@ -138,7 +187,8 @@ class Door:
             del self.peers[rank]
         wire.settimeout(PATIENCE)
         try:
-            wire.sendall(_hello(self.token, rank, there[1]) if taken and there else _hello(self.token, 0, self.me))
+            number, called = (rank, there[1]) if taken and there else (0, self.me)
+            wire.sendall(_hello(self.token, number, self.size, called))
         except OSError:  # it has hung up, and will knock again
             taken = True
         if taken:
@@ -147,8 +197,14 @@ class Door:
             self.peers[rank] = wire, name
 
 
-def _hello(token: bytes, rank: int, name: str) -> bytes:
-    return HELLO.pack(token, rank, len(name.encode())) + name.encode()
+def _hello(token: bytes, rank: int, size: int, name: str) -> bytes:
+    return HELLO.pack(token, rank, size, len(name.encode())) + name.encode()
+
+
+def _listed(ranks: list[int]) -> str:
+    """``_listed([1, 2])`` is "ranks 1, 2"."""
+    some = ", ".join(map(str, ranks[:8])) + f" and {len(ranks) - 8} more" * (len(ranks) > 8)
+    return f"rank{'s' * (len(ranks) > 1)} {some}"
 
 
 def _ended(wire: socket.socket) -> bool:
@@ -162,17 +218,30 @@ def _ended(wire: socket.socket) -> bool:
         return True
 
 
-def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadline: float) -> tuple[Any, str]:
+def _knock(
+    rank: int, size: int, where: list[str], port: int, token: bytes, me: str, deadline: float
+) -> tuple[Any, str]:
     last: Exception | None = None
-    while time.monotonic() < deadline:
+    moment = time.monotonic() + MOMENT
+    place = f"port {port} of {', '.join(where)}"
+    while (now := time.monotonic()) < deadline:
+        if now >= moment:
+            moment = deadline
+            say(f"rank {rank} still tries to reach rank 0 at {place} ({last}), {deadline - now:.0f} s more", "stderr")
         for address in where:
             wire = None
             try:
                 wire = socket.create_connection((address, port), timeout=PATIENCE)
-                wire.sendall(_hello(token, rank, me))
-                told, number, length = HELLO.unpack(_receive(wire, HELLO.size))
+                wire.sendall(_hello(token, rank, size, me))
+                told, number, theirs, length = HELLO.unpack(_receive(wire, HELLO.size))
                 if told == token and length < LONGEST:
                     name = _receive(wire, length).decode()
+                    if theirs != size:
+                        wire.close()
+                        raise RankError(
+                            f"this process ({me}) says that it is rank {rank} of {size}, but rank 0 ({name}) counts "
+                            f"{theirs} ranks. WORLD_SIZE must be the same on all ranks."
+                        )
                     if number == 0:
                         return wire, name
                     wire.close()
@@ -184,7 +253,7 @@ def _knock(rank: int, where: list[str], port: int, token: bytes, me: str, deadli
                     wire.close()
         time.sleep(0.05)
     raise RankError(
-        f"rank {rank} cannot reach rank 0 at port {port} of {', '.join(where)} ({last}). Is there a firewall? "
+        f"rank {rank} cannot reach rank 0 at {place} ({last}). Is rank 0 running? Is there a firewall? "
         "The address of rank 0's machine is in MASTER_ADDR or, with MPI, in rank 0's DUALNET_ADDRESS."
     )
 

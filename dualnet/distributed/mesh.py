@@ -104,7 +104,7 @@ class Mesh:
         now = time.monotonic()
         silent = self.silent | {rank: now - heard for rank, heard in self.heard.items()}
         behind = [rank for rank in range(self.size) if rank != self.rank and self.places[rank] < self.place]
-        quiet = [rank for rank in behind if silent[rank] > 3 * self._period()]
+        quiet = [rank for rank in behind if silent[rank] > max(3 * self._period(), self.timeout / 2)]
         if quiet or not behind:
             who = self.name(quiet[0]) if quiet else "another rank"
             told = f"{who} has said nothing for {max(self.timeout, 0):g} s: it is stopped, or its machine is gone"
@@ -221,8 +221,9 @@ class Mesh:
         if kind == b"B":
             told = json.loads(payload)
             for rank, (place, silent) in told.items():
-                if int(rank) != self.rank:
-                    self.places[int(rank)], self.silent[int(rank)] = place, silent
+                if int(rank) != self.rank:  # a goodbye may have overtaken this beat, with a higher place
+                    self.places[int(rank)] = max(place, self.places[int(rank)])
+                    self.silent[int(rank)] = silent
         elif kind == b"N":
             self.names |= {int(rank): name for rank, name in json.loads(payload).items()}
         elif kind == b"F":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import flag, integer, positive
 from ..shim import get_backend
-from .communicator import BUCKET_BYTES, TIMEOUT, Communicator, Null
+from .communicator import BUCKET_BYTES, Communicator, Null
 
 __all__ = ["Start", "init", "local_rank", "started"]
 
@@ -18,7 +18,10 @@ KINDS = ("null", "mpi", "tcp", "nccl")
 BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS", "PMI_RANK")
 """Variables that only an MPI launcher sets."""
 HIGH = 20000
-"""The first port to try for a Slurm job."""
+"""The first port for Slurm jobs. Each has its own, and so has each ``srun`` in a job, since several may run at once."""
+APART = 7919
+"""From one ``srun`` of a job to its next: neighbours of a job have the numbers beside its own."""
+PORTS = 65535
 
 
 class Start(NamedTuple):
@@ -34,7 +37,7 @@ class Start(NamedTuple):
 def init(
     kind: str | None = None,
     *,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
     overlap: bool = True,
     bucket_bytes: int = BUCKET_BYTES,
 ) -> Communicator:
@@ -54,8 +57,8 @@ def init(
     communicator can no longer be used.
 
     ``timeout`` is how many seconds a rank waits for another before it gives up with a :class:`RankError` that names
-    that rank. ``overlap=False`` sends gradients after the backward pass, instead of during it. ``bucket_bytes`` is the
-    size of the buckets in which they travel.
+    that rank: by default 30 s, and 300 s at the beginning, until all ranks have come. ``overlap=False`` sends gradients
+    after the backward pass, instead of during it. ``bucket_bytes`` is the size of the buckets in which they travel.
 
     >>> import dualnet as dn
     >>> dn.distributed.init().size  # not started by mpiexec, srun or torchrun: one rank
@@ -64,7 +67,7 @@ def init(
     if kind is not None and kind not in KINDS:
         raise ValueError(f"init: kind must be one of {', '.join(map(repr, KINDS))}, or None; got {kind!r}")
     options: dict[str, Any] = {
-        "timeout": positive(timeout, "timeout", op="init"),
+        "timeout": None if timeout is None else positive(timeout, "timeout", op="init"),
         "overlap": flag(overlap, "overlap", op="init"),
         "bucket_bytes": integer(bucket_bytes, "bucket_bytes", op="init"),
     }
@@ -127,9 +130,19 @@ def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
     by_mpi = kind is None and any(name in environment for name in BY_MPI)
     if by_mpi and not _by_torchrun(environment, found) and (found is None or find_spec("mpi4py") is not None):
         return Start("mpi")
-    if found is None or found.size == 1:
-        return Start("null")
-    return found
+    if found is None:
+        _check_whole(environment)
+    return Start("null") if found is None or found.size == 1 else found
+
+
+def _check_whole(environment: Mapping[str, str]) -> None:
+    """Raise if the launcher's variables are there in part only: this process would train alone, as would each other."""
+    for one, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if one in environment and other not in environment:
+            raise ValueError(
+                f"init: the variable {one}={environment[one]!r} is set, but {other} is not. Set both for each process: "
+                "RANK is its number, from 0, and WORLD_SIZE is how many there are; or unset both to train on one rank."
+            )
 
 
 def _by_torchrun(environment: Mapping[str, str], found: Start | None) -> bool:
@@ -154,13 +167,17 @@ def _in_environment(environment: Mapping[str, str]) -> Start | None:
         rank, size = (_number(environment, name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
         nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "127.0.0.1")
         host = environment.get("MASTER_ADDR") or first_node(nodes)
-        port = HIGH + _number(environment, "SLURM_JOB_ID", "0") % HIGH
-        port = _number(environment, "MASTER_PORT", str(port))
+        job, step = (_number(environment, name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        port = _number(environment, "MASTER_PORT", str(HIGH + (job + step * APART) % HIGH))
     else:
         return None
     if not 0 <= rank < size:
         raise ValueError(
             f"init: the environment says that this is rank {rank} of {size}; expected a rank from 0 to {size - 1}"
+        )
+    if not 0 < port <= PORTS:
+        raise ValueError(
+            f"init: the variable MASTER_PORT={environment.get('MASTER_PORT')!r} is not a port from 1 to {PORTS}"
         )
     return Start("tcp", rank, size, host, port)
 

@@ -96,7 +96,10 @@ def _refusing(path: Path) -> Iterator[None]:
     """Turn any error that a malformed file causes into a CheckpointError; real disk errors stay as they are."""
     try:
         yield
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, *MALFORMED) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        why = str(error) or type(error).__name__
+        raise CheckpointError(f"{path}: the file is damaged or cut off ({shortened(why)})") from error
+    except (NotImplementedError, RuntimeError, *MALFORMED) as error:
         raise CheckpointError(f"{path}: {shortened(str(error) or type(error).__name__)}") from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: the file points to a place before its start

@@ -35,6 +35,7 @@ import numpy
 from .. import layers
 from ..data.inputs import InputSpec
 from ..layers import initializers
+from ..layers.joining import told_by_hand
 from ..layers.layer import Layer
 from ..layers.parameter import Parameter
 from ..layers.sketch import sketch
@@ -60,6 +61,11 @@ from .formats import (
 __all__ = ["load", "save"]
 
 OF_OPTIMIZER = "optimizer/"
+OF_OTHERS = dict.fromkeys(
+    (".pt", ".pth", ".bin", ".h5", ".hdf5", ".keras"),
+    "dn.load_weights(net, path) reads weights that PyTorch or Keras saved",
+) | {".onnx": "dn.from_onnx(path) reads ONNX files"}
+"""What to call instead for files that other programs write, by their suffix."""
 MOST_PLACES = 20_000
 MOST_DEPTH = 100
 MOST_VISITS = 50_000
@@ -103,6 +109,12 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     """
     target = file_of(path)
     document, arrays = _checked(net, optimizer)
+    if found := told_by_hand(net):
+        warnings.warn(
+            f"save: these layers have a forward that was set on the layer itself: {found}. The file does not hold it: "
+            "dn.load returns layers that compute what their class does. Make it a class of your own.",
+            stacklevel=2,
+        )
     write(target, document, arrays)
     return target
 
@@ -162,7 +174,12 @@ def load(
     if not isinstance(optimizer, Optimizer | None):
         raise TypeError(f"load: optimizer is {optimizer!r}; expected one, created with the arguments of the saved one")
     found = _found(path)
-    document, arrays = read(found)
+    try:
+        document, arrays = read(found)
+    except CheckpointError as error:
+        if (instead := OF_OTHERS.get(found.suffix)) is None:
+            raise
+        raise CheckpointError(f"{str(error).rstrip('.')}. {instead}") from error
     remembered = {name: arrays.pop(name) for name in list(arrays) if name.startswith(OF_OPTIMIZER)}
     if optimizer is not None and "optimizer" not in document:
         raise ValueError(f"load: {found} holds no optimizer state; save it with net.save(path, optimizer=...)")

@@ -99,11 +99,12 @@ class Sequential(Container):
         for place, end, relu in of_each:
             options: dict[str, Any] = {"relu": True} if relu else of_the_last if end == len(self) - 1 else {}
             try:
-                other = options.get("other")
-                if place != end and (other is None or meets(self.layers[place], x, other)):
-                    options = {**options, "norm": self.layers[end]}
-                elif place != end:  # apart, so that the norm says what does not fit
-                    x, place = inferred(self.layers[place], x), end
+                if place != end:
+                    other = options.get("other")
+                    if other is None or meets(self.layers[place], x, other):
+                        options = {**options, "norm": self.layers[end]}
+                    else:  # apart, so that the norm says what does not fit
+                        x, place = inferred(self.layers[place], x), end
                 x = inferred(self.layers[place], x, **options)
             except (ValueError, TypeError, MemoryError) as error:
                 blame(str(place), self.layers[place], error)
@@ -244,7 +245,7 @@ class Parallel(Container):
     def __init__(self, layers: Sequence[Layer], merge: str = "add") -> None:
         self.layers = check_layers(layers, "Parallel")
         if merge not in MERGES:
-            raise ValueError(f"Parallel: merge is one of {', '.join(map(repr, MERGES))}; got {merge!r}")
+            raise ValueError(f"Parallel: merge must be one of {', '.join(map(repr, MERGES))}; got {merge!r}")
         if not self.layers:
             raise ValueError("Parallel: expected at least one layer")
         self.merge = merge

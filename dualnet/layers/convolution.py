@@ -87,7 +87,7 @@ class Conv2D(FilterBank):
 
     def _set_mode(self, mode: str) -> None:
         if mode not in ("correlation", "convolution"):
-            raise ValueError(f"{type(self).__name__}: mode is 'correlation' or 'convolution', got {mode!r}")
+            raise ValueError(f"{type(self).__name__}: mode must be 'correlation' or 'convolution', got {mode!r}")
         self.mode = mode
 
     def output_shape(self, input_shape: Shape) -> Shape:

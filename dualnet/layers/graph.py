@@ -144,7 +144,7 @@ class Graph(Container):
             return check_shape(input_shape, "Graph")
         if not isinstance(input_shape, Mapping) or set(input_shape) != set(self.inputs):
             wanted = ", ".join(f"{name!r}: shape" for name in self.inputs)
-            raise ValueError(f"Graph: input_shape is a dictionary {{{wanted}}}; got {input_shape!r}")
+            raise ValueError(f"Graph: input_shape must be a dictionary {{{wanted}}}; got {input_shape!r}")
         shapes = {name: check_shape(input_shape[name], f"Graph input {name!r}") for name in self.inputs}
         return shapes if len(shapes) > 1 else shapes[self.inputs[0]]
 
@@ -171,7 +171,7 @@ class Graph(Container):
             return super().enter(x)
         if not isinstance(x, Mapping) or set(x) != set(self.inputs):
             got = f"one with {', '.join(map(repr, x)) or 'nothing'}" if isinstance(x, Mapping) else type(x).__name__
-            raise TypeError(f"Graph: x is a dictionary of arrays, {', '.join(map(repr, self.inputs))}; got {got}")
+            raise TypeError(f"Graph: x must be a dictionary of arrays, {', '.join(map(repr, self.inputs))}; got {got}")
         shapes = self._by_name(self.input_shape)
         values = {name: entered(f"Graph input {name!r}", x[name], shapes[name], self.dtype) for name in self.inputs}
         counts = {name: int(value.shape[0]) for name, value in values.items()}
@@ -242,7 +242,9 @@ class PullbackOfSeveral(Pullback):
     def _checked(self, dy: Any) -> Any:
         if not isinstance(dy, Mapping) or set(dy) != set(self._ends):
             got = f"one of {', '.join(map(repr, dy))}" if isinstance(dy, Mapping) else f"a {type(dy).__name__}"
-            raise TypeError(f"{self.op} pullback: dy is a dictionary of {', '.join(map(repr, self._ends))}; got {got}")
+            raise TypeError(
+                f"{self.op} pullback: dy must be a dictionary of {', '.join(map(repr, self._ends))}; got {got}"
+            )
         return {name: end._checked(dy[name]) for name, end in self._ends.items()}
 
     def free(self) -> None:

@@ -10,6 +10,9 @@ HABITS = {
     "compile": "Pass the optimizer and the loss to net.fit(x, t, optimizer=..., loss=...)",
     "train": "net.fit(x, t) trains; one pass in training is net.forward(x, train=True)",
     "eval": "net(x) is inference; net.evaluate(x, t) is loss and accuracy",
+    "zero_grad": "Leave it out: gradients are not stored, each call of a pullback returns new ones",
+    "cuda": "net.to('cupy') moves the network to the GPU",
+    "save_weights": "net.save(path) saves the network with its weights; dn.load(path) reads them",
 }
 """Methods of other frameworks, and what to write here instead."""
 
@@ -25,8 +28,8 @@ def attribute_hint(name: str, initialised: bool) -> str:
     if initialised or name.startswith("_"):
         return ""
     return (
-        ". It has no parameters yet: call init(input_shape) on the network that it is part of, with keep=True if the "
-        "other layers should keep theirs"
+        ". If it is a parameter, the layer has none yet: call init(input_shape) on the network that it is part of, "
+        "with keep=True if the other layers should keep theirs"
     )
 
 

@@ -108,7 +108,7 @@ def _checked_dtype(dtype: Any) -> numpy.dtype:
     """The dtype that a network computes in."""
     result = dtype_of(dtype)
     if result.name not in FLOATING:
-        raise TypeError(f"init: dtype is one of {', '.join(FLOATING)}; got {dtype!r}")
+        raise TypeError(f"init: dtype must be one of {', '.join(FLOATING)}; got {dtype!r}")
     return result
 
 

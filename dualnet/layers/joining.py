@@ -45,7 +45,7 @@ def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int |
     chain, place = [*layers, None, None], 0
     while place < len(layers):
         layer, relu, pooling = chain[place], chain[place + 1], chain[place + 2]
-        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")) or replaced((layer, relu), "infer"):
+        if not (_says(relu, "is_relu") and _says(layer, "takes_relu")) or by_hand(layer) or by_hand(relu):
             yield place, None
             place += 1
         elif way_back and _says(layer, "leaves_relu") and _commutes(pooling):
@@ -66,27 +66,18 @@ def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]])
     >>> list(inferring(net.layers, passes(net.layers, way_back=False)))
     [(0, 1, True), (3, 3, False)]
     """
-    waiting: int | None = None
     for place, relu in places:
-        if waiting is not None:
-            if _normalised_by(layers[waiting], layers[place]):
-                yield waiting, place, relu is not None
-                waiting = None
-                continue
-            yield waiting, waiting, False
-            waiting = None
-        if relu is None and _says(layers[place], "takes_norm"):
-            waiting = place
-        else:
-            yield place, place, relu is not None
-    if waiting is not None:
-        yield waiting, waiting, False
+        end = place
+        if relu is None and place + 1 < len(layers) and _normalised_by(layers[place], layers[place + 1]):
+            end, relu = next(places)
+        yield place, end, relu is not None
 
 
 def _normalised_by(layer: Any, norm: Any) -> bool:
     """Can the layer do the work of this norm behind it? Not if one of them is watched, or does not fit."""
-    alone = replaced((layer, norm), *METHODS) or type(layer).infer is Layer.infer
-    if alone or not _says(norm, "is_norm") or getattr(layer, "w", None) is None or norm.moving_mean is None:
+    if not (_says(norm, "is_norm") and _says(layer, "takes_norm")) or replaced((layer, norm), *METHODS):
+        return False
+    if type(layer).infer is Layer.infer or getattr(layer, "w", None) is None or norm.moving_mean is None:
         return False
     w, learned = layer.w.value, [p.value for p in (norm.gamma, norm.beta) if p is not None]
     kind, shape, dtype = type(w), (layer.filters,), w.dtype
@@ -104,7 +95,7 @@ def meets(layer: Layer, x: Array, other: Array) -> bool:
 
 def _commutes(pooling: Any) -> bool:
     """Can a ReLU change places with this pooling?"""
-    return _says(pooling, "commutes_with_relu") and not replaced([pooling], "infer")
+    return _says(pooling, "commutes_with_relu") and not by_hand(pooling)
 
 
 def takes_need_dx(layer: Layer) -> bool:
@@ -117,7 +108,7 @@ def takes_need_dx(layer: Layer) -> bool:
     >>> takes_need_dx(dn.Conv2D(4, 3)), takes_need_dx(dn.DepthwiseConv2D(3)), takes_need_dx(Plain(4, 3))
     (True, True, False)
     """
-    for kind in type(layer).__mro__:
+    for kind in () if by_hand(layer) else type(layer).__mro__:
         if "takes_need_dx" in vars(kind):
             return kind.takes_need_dx  # type: ignore[attr-defined]
         if "forward" in vars(kind):
@@ -145,7 +136,42 @@ def takes_other(layer: Layer) -> bool:
 
 def replaced(layers: Sequence[Any], *methods: str) -> bool:
     """Has one of these very layers another method than its class?"""
-    return any(method in vars(layer) for layer in layers for method in methods)
+    for layer in layers:  # plain loops: generators would take three times as long, and every call of a network asks
+        own = vars(layer)
+        for method in methods:
+            if method in own:
+                return True
+    return False
+
+
+def by_hand(layer: Any) -> bool:
+    """Has somebody given this very layer a ``forward`` or ``infer`` of their own? It takes the usual arguments only.
+
+    A pass that is watched calls the one that was there before, with all its arguments.
+
+    >>> import dualnet as dn
+    >>> relu = dn.ReLU()
+    >>> relu.forward = lambda x, train=False: dn.ops.relu(2 * x)
+    >>> by_hand(relu), by_hand(dn.ReLU())
+    (True, False)
+    """
+    own = vars(layer)
+    return "infer" in own or ("forward" in own and not getattr(own["forward"], "watches", False))
+
+
+def told_by_hand(net: Layer) -> str:
+    """The layers of a network that are :func:`by_hand`, for a message; nothing without any."""
+    found = [f"{name or 'the network'} ({type(layer).__name__})" for name, layer in net.walk() if by_hand(layer)]
+    return ", ".join(found)
+
+
+def check_classes(net: Layer, op: str) -> None:
+    """Raise ``ValueError`` if a layer is :func:`by_hand`: what is written is what its class computes."""
+    if found := told_by_hand(net):
+        raise ValueError(
+            f"{op}: these layers have a forward that was set on the layer itself: {found}. {op} writes what "
+            "their class computes, so make it a class of your own, with that forward."
+        )
 
 
 def _says(layer: Any, what: str) -> bool:

@@ -67,7 +67,7 @@ class PReLU(Layer):
     def __init__(self, initial: float = 0.25, *, shared: bool = False) -> None:
         self.initial, self.shared = real(initial, "initial", op="PReLU"), flag(shared, "shared", op="PReLU")
         if not math.isfinite(self.initial):
-            raise ValueError(f"PReLU: initial is a finite number, got {initial!r}")
+            raise ValueError(f"PReLU: initial must be a finite number, got {initial!r}")
 
     def build(self, input_shape: Shape, draw: Draw) -> None:
         shape = (1,) if self.shared else tuple(input_shape[-1:])

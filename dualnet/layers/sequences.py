@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import ops
 from ..arguments import flag, integer
-from ..geometry import Windows, elements, placed
+from ..geometry import PADDINGS, Windows, elements, not_a_padding, placed
 from ..ops.pooling import check_no_window_is_empty
 from ..ops.pullback import Pullback
 from ..shim import Array, namespace
@@ -63,12 +63,12 @@ class _Sequence(Layer):
 def sides(padding: Any, op: str) -> Any:
     """Any form of padding along one axis, checked: a name, or (before, after)."""
     if isinstance(padding, str):
-        if padding not in ("valid", "same", "full"):
-            raise ValueError(f"{op}: padding is 'valid', 'same', 'full' or integers, got {padding!r}")
+        if padding not in PADDINGS:
+            raise ValueError(f"{op}: {not_a_padding(padding)}")
         return padding
     both = padding if isinstance(padding, (tuple, list)) else (padding, padding)
     if len(both) != 2:
-        raise ValueError(f"{op}: padding is an integer or (before, after), got {padding!r}")
+        raise ValueError(f"{op}: padding must be an integer or (before, after), got {padding!r}")
     return tuple(integer(side, "padding", op=op, least=0) for side in both)
 
 
@@ -116,7 +116,7 @@ class Conv1D(_Sequence, WeightedLayer):
         if self.filters % self.groups:
             raise ValueError(f"Conv1D: groups={groups} must divide filters={filters}")
         if mode not in ("correlation", "convolution"):
-            raise ValueError(f"Conv1D: mode is 'correlation' or 'convolution', got {mode!r}")
+            raise ValueError(f"Conv1D: mode must be 'correlation' or 'convolution', got {mode!r}")
         self.mode = mode
         self._set_weights(use_bias, initializer)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from ..ops.pullback import Pullback
 from ..shim import Array
 from .containers import Sequential
+from .joining import by_hand
 from .layer import Layer
 from .passing import y_and_pullback
 
@@ -130,6 +131,7 @@ class Watch:
                 return y, back
             return y, Pullback(way.op, back, y, children={"watched": way})
 
+        watched.watches = not by_hand(layer)  # type: ignore[attr-defined]
         own["forward"] = watched
         if apart and isinstance(layer, Sequential):
             own["together"] = False

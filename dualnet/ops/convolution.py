@@ -293,7 +293,7 @@ def _check(op: str, x: Array, w: Array, b: Array | None, groups: int, mode: str)
     _check_ranks(op, x, w)
     C, D = x.shape[3], w.shape[3]
     if mode not in ("correlation", "convolution"):
-        raise ValueError(f"{op}: mode is 'correlation' or 'convolution', got {mode!r}")
+        raise ValueError(f"{op}: mode must be 'correlation' or 'convolution', got {mode!r}")
     if C % groups or D % groups:
         raise ValueError(f"{op}: groups={groups} must divide both the {C} channels of x and the {D} filters of w")
     if w.shape[2] != C // groups:

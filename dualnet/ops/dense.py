@@ -74,7 +74,7 @@ def check_target(shape: Any, op: str) -> tuple[int, ...]:
     """The shape of an example: positive integers, one of which may be −1."""
     given = (shape,) if isinstance(shape, int) else shape
     if not isinstance(given, (tuple, list)) or not given:
-        raise TypeError(f"{op}: shape is a tuple of integers without the batch, such as (7, 7, 16), got {shape!r}")
+        raise TypeError(f"{op}: shape must be a tuple of integers without the batch, such as (7, 7, 16), got {shape!r}")
     target = tuple(index(extent, "shape", op=op) for extent in given)
     if any(extent < 1 and extent != -1 for extent in target) or target.count(-1) > 1:
         raise ValueError(f"{op}: shape has positive integers, and -1 once at most, got {shape!r}")

@@ -121,14 +121,14 @@ def check_key(key: Any) -> tuple[int, Any]:
     """``seed | (seed, step)`` as two integers of 64 bits."""
     both = key if isinstance(key, (tuple, list)) else (key, 0)
     if len(both) != 2:
-        raise ValueError(f"dropout: key is a seed or (seed, step), got {key!r}")
+        raise ValueError(f"dropout: key must be a seed or (seed, step), got {key!r}")
     if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both if not _on_device(n)):
-        raise TypeError(f"dropout: key is an integer or two, (seed, step), got {key!r}")
+        raise TypeError(f"dropout: key must be an integer or two, (seed, step), got {key!r}")
     if _on_device(both[1]):  # in a captured step the device counts
         return operator.index(both[0]), both[1]
     seed, step = map(operator.index, both)
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
-        raise ValueError(f"dropout: seed and step of a key are at least 0 and below 2**64, got {key!r}")
+        raise ValueError(f"dropout: seed and step of a key must be at least 0 and below 2**64, got {key!r}")
     return seed, step
 
 
@@ -143,7 +143,7 @@ def shared_shape(shape: Sequence[int], shared_axes: Any) -> tuple[int, ...]:
     if not isinstance(shared_axes, (tuple, list)) or any(
         isinstance(axis, bool) or not hasattr(axis, "__index__") for axis in shared_axes
     ):
-        raise TypeError(f"dropout: shared_axes are integers such as (1, 2), got {shared_axes!r}")
+        raise TypeError(f"dropout: shared_axes must be integers such as (1, 2), got {shared_axes!r}")
     if any(not -len(shape) <= axis < len(shape) for axis in shared_axes):
         raise ValueError(f"dropout: x has shape {tuple(shape)}, which lacks some of shared_axes={tuple(shared_axes)}")
     shared = {operator.index(axis) % len(shape) for axis in shared_axes}

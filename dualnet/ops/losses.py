@@ -468,7 +468,7 @@ def get(loss: str | Loss) -> Loss:
     if callable(loss):
         return loss
     if not isinstance(loss, str):
-        raise TypeError(f"loss is a name or a function (y, t) -> (loss, pullback), got {loss!r}")
+        raise TypeError(f"loss must be a name or a function (y, t) -> (loss, pullback), got {loss!r}")
     if loss not in NAMES:
         raise ValueError(f"unknown loss {loss!r}; choose from {', '.join(NAMES)}, or give a function")
     return NAMES[loss]

@@ -292,7 +292,9 @@ def dice(
     loss_namespace("dice", y, t)
     smooth = number(smooth, "smooth", op="dice")
     if smooth == 0.0:
-        raise ValueError("dice: smooth is a number above 0, got 0; an empty region predicted as empty would be 0 / 0")
+        raise ValueError(
+            "dice: smooth must be a number above 0, got 0; an empty region predicted as empty would be 0 / 0"
+        )
     check_shape("dice", y, t)
     if y.ndim < 3:
         raise ValueError(

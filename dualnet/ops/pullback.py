@@ -147,6 +147,7 @@ class Pullback:
         if tuple(dy.shape) != self.shape:
             raise ValueError(
                 f"{self.op} pullback: dy has shape {tuple(dy.shape)}; expected {self.shape}, the shape of the output"
+                + (". Pass what the loss's pullback returns, not the loss." if dy.shape == () else "")
             )
         if backend is not self._backend:
             raise TypeError(

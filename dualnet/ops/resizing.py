@@ -251,14 +251,16 @@ def unmirrored(dy: Array, sides: Pads) -> Array:
 def check_interpolation(interpolation: Any, op: str) -> str:
     """One of the names, or ``ValueError``."""
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"{op}: interpolation is 'nearest' or 'bilinear', got {interpolation!r}")
+        raise ValueError(f"{op}: interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
     return interpolation
 
 
 def check_sides(value: Any, name: str, op: str) -> Pads:
     """``number | (height, width) | ((top, bottom), (left, right))`` in its last form."""
     if isinstance(value, str):
-        raise TypeError(f"{op}: {name} is a number, (height, width) or ((top, bottom), (left, right)), got {value!r}")
+        raise TypeError(
+            f"{op}: {name} must be a number, (height, width) or ((top, bottom), (left, right)), got {value!r}"
+        )
     try:
         return check_padding(value, op=op)  # type: ignore[return-value]  # not a string: that raised an error above
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..geometry import elements
 from ..shim import Array, backend_of, namespace, same_backend, to_numpy
-from ..shim.dtypes import dtype_of, is_real
+from ..shim.dtypes import dtype_of, is_floating, is_real
 from .sums import finite_or, share, summed, wide, wide_dtype
 
 Over = int | Array
@@ -69,15 +69,26 @@ def check_rows(op: str, y: Array, t: Array) -> None:
     if tuple(t.shape) not in (shape, shape[:-1]):
         raise ValueError(
             f"{op}: t has shape {tuple(t.shape)}; for y {shape} expected class numbers {shape[:-1]}, or "
-            f"probabilities {shape}"
+            f"probabilities {shape}{_shape_hint(shape, tuple(t.shape))}"
         )
     if are_labels(y, t):
         check_integers(op, t)
 
 
+def _shape_hint(y: tuple[int, ...], t: tuple[int, ...]) -> str:
+    """What to do if t has one axis too many, or y has those of a map."""
+    if t == (*y[:-1], 1):
+        return ". t[..., 0] has class numbers."
+    if len(y) > 2 and t == y[:1]:
+        return ". For one class per example, flatten the maps before the last layer, with Flatten()."
+    return ""
+
+
 def check_integers(op: str, t: Array) -> None:
     if t.dtype.kind not in "iu":
-        raise ValueError(f"{op}: labels are integers, got {t.dtype}. Convert them with dn.asarray(t, dtype='int64').")
+        raise ValueError(
+            f"{op}: labels must be integers, got {t.dtype}. Convert them with dn.asarray(t, dtype='int64')."
+        )
 
 
 def check_probabilities(op: str, q: Array) -> None:
@@ -120,6 +131,10 @@ def loss_namespace(op: str, y: Array, t: Array) -> Any:
     same_backend(op, y=y, t=t)
     if not is_real(t.dtype):
         raise TypeError(f"{op}: t has dtype {t.dtype}; expected real numbers")
+    if y.dtype.kind in "iu" and is_floating(t.dtype):
+        raise TypeError(
+            f"{op}: y has dtype {y.dtype} and t {t.dtype}; expected the outputs y first, then the targets t"
+        )
     return namespace(op, y=y)
 
 
@@ -127,6 +142,8 @@ def check_shape(op: str, y: Array, t: Array) -> None:
     if y.ndim == 0 or tuple(t.shape) != tuple(y.shape):
         shapes = f"y has shape {tuple(y.shape)} and t {tuple(t.shape)}"
         hint = ". t[:, None] has it." if tuple(y.shape) == (*t.shape, 1) else ""
+        if not hint and tuple(y.shape[:-1]) == tuple(t.shape) and t.dtype.kind in "iu":
+            hint = ". Class numbers are for softmax_cross_entropy."
         raise ValueError(f"{op}: {shapes}; expected one shape (N, ...){hint}")
     check_not_empty(op, y)
 
@@ -161,7 +178,7 @@ def shares_of(op: str, y: Array, weights: Array | None, axes: int) -> Array | No
     w = weights.astype(wide_dtype(y))
     if backend_of(y).on_host and not (xp.min(w) >= 0.0 and xp.max(w) < math.inf):
         raise ValueError(
-            f"{op}: weights are finite numbers of at least 0, got values from {xp.min(w):g} to {xp.max(w):g}"
+            f"{op}: weights must be finite numbers of at least 0, got values from {xp.min(w):g} to {xp.max(w):g}"
         )
     w = xp.where(w >= 0.0, w, math.nan)  # on a device
     top = xp.max(w)

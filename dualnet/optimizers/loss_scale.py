@@ -74,7 +74,9 @@ class LossScale(Stateful):
                 f"{scale!r} and {most!r}"
             )
         if self.least < SMALLEST or self.most > 1 / SMALLEST:  # the scale is a float32, and so is 1 / scale
-            raise ValueError(f"{op}: a scale is from {SMALLEST:.3g} to {1 / SMALLEST:.3g}, got {least!r} to {most!r}")
+            raise ValueError(
+                f"{op}: a scale must be from {SMALLEST:.3g} to {1 / SMALLEST:.3g}, got {least!r} to {most!r}"
+            )
         self._state: dict[str, Any] = {"scale": self.initial, "good": 0, "skipped": 0}
 
     def on(self, array: Array) -> Array:
@@ -159,7 +161,7 @@ def as_loss_scale(loss_scale: Any, dtype: Any) -> LossScale | None:
     if loss_scale == "auto":
         return LossScale() if dtype.name == "float16" else None
     if isinstance(loss_scale, str):
-        raise ValueError(f"loss_scale is 'auto', None, a number or a dn.LossScale, got {loss_scale!r}")
+        raise ValueError(f"loss_scale must be 'auto', None, a number or a dn.LossScale, got {loss_scale!r}")
     return FixedLossScale(positive(loss_scale, "loss_scale", op="fit"))
 
 

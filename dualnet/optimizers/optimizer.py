@@ -79,7 +79,9 @@ class Optimizer(Stateful):
         self.clip_norm = None if clip_norm is None else positive(clip_norm, "clip_norm", op=owner)
         self.clip_value = None if clip_value is None else positive(clip_value, "clip_value", op=owner)
         if isinstance(no_decay, str) or not all(isinstance(name, str) for name in no_decay):
-            raise TypeError(f"{owner}: no_decay is a list of names such as ['b', 'gamma', 'beta'], got {no_decay!r}")
+            raise TypeError(
+                f"{owner}: no_decay must be a list of names such as ['b', 'gamma', 'beta'], got {no_decay!r}"
+            )
         self.no_decay = tuple(no_decay)
         self._steps = 0
         self._skipped: Array | None = None  # how many of them were skipped: an array, never read back
@@ -156,6 +158,7 @@ class Optimizer(Stateful):
         Raises ``ValueError`` if names or shapes do not fit, or if the optimizer has trained another network, and
         ``TypeError`` if dtypes or backends do not fit; nothing changes then.
         """
+        self._check_made()
         if not hasattr(net, "parameters") or not isinstance(grads, dict):
             got = f"({type(net).__name__}, {type(grads).__name__})"
             raise TypeError(f"{type(self).__name__}.step: expected a network and its gradients by name, got {got}")
@@ -246,7 +249,14 @@ class Optimizer(Stateful):
         ...
         ValueError: SGD has trained another network (1 step), and its memory belongs to that one. Create ...
         """
+        self._check_made()
         self._keys({name: p for name, p in net.parameters().items() if not p.frozen}, owner)
+
+    def _check_made(self) -> None:
+        """Raise ``TypeError`` if a class of the user's has an ``__init__`` that forgets this one's."""
+        if "_owners" not in vars(self):
+            name = type(self).__name__
+            raise TypeError(f"{name}: its __init__ must call super().__init__(lr), which begins its memory")
 
     def _keys(self, parameters: dict[str, Parameter], owner: str) -> list[str]:
         """The names under which the optimizer stores its memory of these parameters."""
@@ -432,9 +442,9 @@ def _checked(owner: str, result: Any, w: Array, slots: Slots) -> Updated:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(f"{owner}.update returned a {type(result).__name__}; expected a pair (new w, new slots)")
     shape = tuple(getattr(result[0], "shape", ()))
-    if shape != tuple(w.shape) or slots.keys() - result[1].keys():
+    if shape != tuple(w.shape) or slots.keys() != result[1].keys():
         raise ValueError(
             f"{owner}.update returned a w of shape {shape} and the slots {', '.join(result[1]) or 'none'}; expected "
-            f"{tuple(w.shape)} and {', '.join(slots) or 'none'}"
+            f"{tuple(w.shape)} and {', '.join(slots) or 'none'}, which the class names in slot_names"
         )
     return result

@@ -290,7 +290,7 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
         raise TypeError(f"optimizer is the class {optimizer.__name__}; write {optimizer.__name__}(lr=...)")
     if not isinstance(optimizer, str):
-        raise TypeError(f"optimizer is a name ({', '.join(NAMES)}) or an Optimizer, got {optimizer!r}")
+        raise TypeError(f"optimizer must be a name ({', '.join(NAMES)}) or an Optimizer, got {optimizer!r}")
     if optimizer.strip().lower() not in NAMES:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(NAMES)}, or pass an Optimizer")
     return NAMES[optimizer.strip().lower()]()

@@ -294,7 +294,7 @@ def check_owner(lr: Rate, optimizer: Any, observing: bool = False) -> None:
 
 def _places(at: Any) -> list[int]:
     if not isinstance(at, (list, tuple)):
-        raise TypeError(f"Step: at is a list of steps such as [30, 80], got {at!r}")
+        raise TypeError(f"Step: at must be a list of steps such as [30, 80], got {at!r}")
     return sorted(count(place, "at", op="Step", least=0) for place in at)
 
 

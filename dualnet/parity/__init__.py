@@ -2,7 +2,7 @@
 
     parity(net, x, t)     your network against float64, on several backends
     twin(net, (x, t))     two backends in lock-step, op by op
-    certify(...)          everything: ``dualnet parity``
+    certify(...)          everything, as "dualnet parity" does
 
 The first two are ``dn.parity`` and ``dn.twin``. Each imports what it needs when it is called.
 """

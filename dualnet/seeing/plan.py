@@ -87,7 +87,7 @@ class Plan:
 
     def _repr_html_(self) -> str:
         below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._words())
-        return markup.scrolling(markup.table(self._title(), HEADINGS, self._rows(), self._totals())) + below
+        return markup.table(self._title(), HEADINGS, self._rows(), self._totals()) + below
 
     def _title(self) -> str:
         return f"{self.network} on a batch of {self.batch} × {self.input_shape}, {self.dtype}, {self.optimizer}"

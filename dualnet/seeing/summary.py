@@ -73,7 +73,7 @@ class Summary:
     def _repr_html_(self) -> str:
         below = "".join(f"<div>{markup.escape(text)}</div>" for text in self._below())
         table = markup.table(self._title(), HEADINGS, [*map(_cells, self.rows)], self._totals())
-        return markup.scrolling(table) + below
+        return table + below
 
     def _title(self) -> str:
         return f"{self.network} on {self.input_shape}, {self.dtype}; numbers for one image"
@@ -153,7 +153,7 @@ def network_html(net: Layer) -> str:
     home = next((f" on {backend_of(p.value).name}" for p in net.parameters().values()), "")
     title += f"{table.parameters:,} parameters · {table.input_shape} → {net.output_shape(table.input_shape)} · "
     headings = ("layer", "options", "output shape", "parameters")
-    body = markup.scrolling(markup.table("", headings, lines, left=2))
+    body = markup.table("", headings, lines, left=2)
     return markup.card(f"{title}{table.dtype}{home}", body, opened=len(lines) <= 30)
 
 

@@ -201,7 +201,8 @@ def _host_array(x: Any, dtype: Any) -> numpy.ndarray:
     try:
         host = numpy.asarray(x)
     except (ValueError, TypeError) as error:
-        raise TypeError(f"asarray: cannot make an array from a {type(x).__name__}: {error}") from None
+        why = "its rows have different lengths; expected equal ones" if "inhomogeneous" in str(error) else error
+        raise TypeError(f"asarray: cannot make an array from a {type(x).__name__}: {why}") from None
     own = _dtype(host.dtype)
     if dtype is None:
         dtype = default_dtype() if is_floating(own) and not hasattr(x, "dtype") else own

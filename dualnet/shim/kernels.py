@@ -92,5 +92,5 @@ def kernels_allowed() -> bool:
         return True  # as in most calls
     asked = asked.strip().lower()
     if asked not in ("", "auto", "reference"):
-        raise ValueError(f"DUALNET_KERNELS is 'auto' or 'reference', got {asked!r}")
+        raise ValueError(f"DUALNET_KERNELS must be 'auto' or 'reference', got {asked!r}")
     return asked != "reference"

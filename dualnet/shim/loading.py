@@ -125,7 +125,7 @@ def resolve(name: str) -> tuple[Backend, str]:
     True
     """
     if not isinstance(name, str):
-        raise TypeError(f"a backend's name is a string such as 'numpy', got {type(name).__name__}")
+        raise TypeError(f"a backend's name must be a string such as 'numpy', got {type(name).__name__}")
     key = name.strip().lower()
     if key != "auto":
         return _get(key), ""

@@ -57,7 +57,7 @@ def transfers(policy: str = "count") -> Iterator[Transfers]:
     (1, 0, 8)
     """
     if policy not in ("count", "forbid"):
-        raise ValueError(f"transfers: policy is 'count' or 'forbid', got {policy!r}")
+        raise ValueError(f"transfers: policy must be 'count' or 'forbid', got {policy!r}")
     guard = Transfers(policy)
     token = _guards.set((*_guards.get(), guard))
     try:

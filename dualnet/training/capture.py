@@ -26,6 +26,7 @@ from ..recording import CaptureError, Recording, Settings, noting, within
 from ..shim import Backend, asarray, backend_of, get_precision, transfers
 from ..shim.process import reader
 from ..shim.transfers import TransferForbidden
+from .own_code import named_by
 from .results import Results
 
 __all__ = ["Captured", "CaptureError", "capture"]
@@ -316,7 +317,8 @@ class Take:
                 self.recording.follow(owner, name)
         owners = list({id(owner): owner for owner in [*self.recording.owners(), *self.read.values()]}.values())
         self.read = {}
-        self.settings = self.recording.settings(_with_settings(found, owners))
+        owners = _with_settings(found, owners)
+        self.settings = self.recording.settings([*owners, *named_by(self.step, owners)])
 
     def _repeat(self) -> Any:
         """The step without Python; by Python where it goes another way than the recorded one."""
@@ -539,7 +541,7 @@ def _switched() -> list[str]:
 def _off() -> bool:
     asked = _capture().strip().lower()
     if asked not in ("", "0", "1"):
-        raise ValueError(f"DUALNET_CAPTURE is 0 (launch each kernel from Python) or 1, got {asked!r}")
+        raise ValueError(f"DUALNET_CAPTURE must be 0 (launch each kernel from Python) or 1, got {asked!r}")
     return asked == "0"
 
 

@@ -107,13 +107,14 @@ def check_training(
     _warn_of_squashing_twice(net, loss)
     if isinstance(optimizer, Optimizer):
         optimizer.check_network(net, "fit")
+        _warn_of_standing_still(optimizer)
     return _warn_of_numbers(net, data, held_out, loss, augment)
 
 
 def check_trial(net: Layer, x: Any, t: Any, loss: Loss, op: str, augment: Any = None) -> None:
     """Try one example, and check all targets: once before the first step, instead of in every step."""
     if augment is not None and not (hasattr(augment, "batch") and hasattr(augment, "moves")):
-        raise TypeError(f"{op}: augment is a dn.data.Augment, got {augment!r}")
+        raise TypeError(f"{op}: augment must be a dn.data.Augment, got {augment!r}")
     if augment is not None and isinstance(x, dict):
         raise ValueError(f"{op}: augment takes one array of images, but x is a dictionary; augment the images before")
     one = each(lambda a: a[:1], x) if augment is None else augment.batch(x, numpy.zeros(1, int), dtype=net.dtype)
@@ -180,10 +181,9 @@ def _check_shift(augment: Any, x: Any) -> None:
 def _check_last_batch(net: Layer, count: int, batch_size: int) -> None:
     """Raise if batch norm would get a single number, which has no variance, in the last batch."""
     if count % batch_size == 1 and (name := norm_of_rows(net)) is not None:
-        raise ValueError(
-            f"fit: {count} examples in batches of {batch_size} leave one over, but layer {name} "
-            "(BatchNorm) needs two. Choose a different batch_size, or leave out one example."
-        )
+        what = f"{count} examples in batches of {batch_size} leave one over" if count > 1 else "there is one example"
+        fix = "Choose a different batch_size, or leave out one example." if count > 1 else "Pass more examples."
+        raise ValueError(f"fit: {what}, but layer {name} (BatchNorm) needs two in a batch. {fix}")
 
 
 def norm_of_rows(net: Layer) -> str | None:
@@ -210,6 +210,15 @@ def _warn_of_squashing_twice(net: Layer, loss: Loss) -> None:
         warnings.warn(
             f"fit: the network ends with {type(last).__name__}, but {about.function.__name__} applies that itself. "
             "Leave out the layer.",
+            stacklevel=4,  # where fit was called
+        )
+
+
+def _warn_of_standing_still(optimizer: Optimizer) -> None:
+    """Warn about a learning rate of 0 that no schedule changes."""
+    if isinstance(optimizer.lr, (int, float)) and optimizer.lr == 0:
+        warnings.warn(
+            "fit: the learning rate is 0, so the network learns nothing. Set optimizer.lr to a number above 0.",
             stacklevel=4,  # where fit was called
         )
 

@@ -43,7 +43,7 @@ def data_of(given: Given, epochs: int, accumulate: int, **options: Any) -> tuple
         )
     share = real(given.validation_split, "validation_split", op="fit")
     if not 0 <= share < 1:
-        raise ValueError(f"fit: validation_split is a share from 0 to below 1, got {given.validation_split!r}")
+        raise ValueError(f"fit: validation_split must be a share from 0 to below 1, got {given.validation_split!r}")
     if given.validation_data is not None:
         if share:
             raise ValueError("fit: pass validation_data or validation_split, not both")
@@ -62,7 +62,8 @@ def _validation(given: Any, epochs: int, options: dict[str, Any]) -> Source:
     if isinstance(given, (tuple, list)) and len(given) in (2, 3) and not holds_batches(given):
         return source(op, *given, **options)
     if backend_of(given) is not None or isinstance(given, Mapping) or hasattr(given, "__dlpack__"):
-        raise ValueError(f"{op} is a pair (x, t), or something that yields batches (x, t)")
+        got = "a dictionary" if isinstance(given, Mapping) else f"an array of shape {tuple(given.shape)}"
+        raise ValueError(f"{op} must be a pair (x, t), or something that yields batches (x, t); got {got}")
     found = source(op, given, **options)
     found.check_epochs(epochs)
     return found
@@ -79,6 +80,8 @@ def inputs_of(net: Layer, x: Any, size: int) -> Source | None:
         return None
     if isinstance(x, (list, tuple)) and not holds_batches(x):
         return None
+    if isinstance(x, (str, bytes)):
+        raise TypeError(f"predict: got the text {x!r:.60}; expected an array, or something that yields batches")
     options: dict[str, Any] = {"augment": None, "targets": False}
     if is_data_set(x):
         found: Source = Examples("predict", x, size=size, seed=0, shuffle=False, moving=False, **options)

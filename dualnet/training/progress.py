@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, epoch: int, epochs: int, steps: int, verbose: int, done: int = 0) -> None:
         if verbose not in (0, 1, 2):
-            raise ValueError(f"fit: verbose is 0 (silence), 1 (a bar) or 2 (a line per epoch), got {verbose!r}")
+            raise ValueError(f"fit: verbose must be 0 (silence), 1 (a bar) or 2 (a line per epoch), got {verbose!r}")
         self.title = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
         self.verbose, self.looked = int(verbose), time.perf_counter()
         self.bar = bar(self.title, steps) if verbose == 1 else None

@@ -49,6 +49,9 @@ from .weighting import Weighting, total
 __all__ = ["ALONE", "Alone", "Ranks", "ranks_of"]
 
 MOST_TOLD = 6
+MARKED = 2**16
+ALIKE = 1e-4
+"""How far apart the marks of equal weights may be, relative to their norm."""
 
 
 class Alone:
@@ -181,8 +184,31 @@ class Ranks(Alone):
                 f"on the same data, and each takes its part. (This is rank {self.communicator.rank}; nothing was "
                 "changed.)"
             )
-        if op == "fit":
+        if op == "fit":  # follow_the_first will give all ranks the same weights
             self._check_parts(net, data)
+        else:
+            self._check_weights(op, net)
+
+    def _check_weights(self, op: str, net: Layer) -> None:
+        """Raise if a rank has other weights than rank 0: the figures would be those of no network.
+
+        Unequal processors may round differently, so the last digits do not count.
+        """
+        state = {name: value for name, value in net.state_dict().items() if backend_of(value) is not None}
+        told = self.communicator.gather_numbers(*(number for value in state.values() for number in _marks(value)))
+        told = told.reshape((self.communicator.size, -1, 2))
+        mark, size = told[..., 0], told[..., 1]  # (ranks, arrays)
+        far = ~(numpy.abs(mark - mark[0]) <= ALIKE * numpy.maximum(size, size[0]))
+        far &= ~(numpy.isnan(mark) & numpy.isnan(mark[0]))
+        for rank in range(self.communicator.size):
+            if far[rank].any():
+                names = [name for name, one in zip(state, far[rank]) if one]
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise ValueError(
+                    f"{op}: the ranks do not agree: {names[0]}{more} on rank {rank} is not what it is on rank 0. Load "
+                    f"the same weights on every rank, or let rank 0 evaluate alone, without distributed. (This is rank "
+                    f"{self.communicator.rank}.)"
+                )
 
     def _check_parts(self, net: Layer, data: Source) -> None:
         """Raise if batch norm would get a single number, which has no variance, on some rank."""
@@ -350,7 +376,9 @@ def ranks_of(op: str, distributed: Any, accumulate: int = 1, synchronised: bool 
     if distributed is False or distributed is None:
         return ALONE
     if distributed is not True and not isinstance(distributed, Communicator):
-        raise TypeError(f"{op}: distributed is True, False or what dn.distributed.init() returned, got {distributed!r}")
+        raise TypeError(
+            f"{op}: distributed must be True, False or what dn.distributed.init() returned, got {distributed!r}"
+        )
     communicator = init() if distributed is True else distributed
     return ALONE if communicator.size == 1 else Ranks(communicator, accumulate, synchronised)
 
@@ -368,6 +396,18 @@ def _differences(every: list[dict[str, str]]) -> list[str]:
         for name in dict.fromkeys([*first, *other])
         if first.get(name) != other.get(name)
     ]
+
+
+def _marks(array: Array) -> tuple[float, float]:
+    """A sum that tells arrays apart, and their norm. Of a large array, some ten thousand numbers will do.
+
+    >>> mark, norm = _marks(numpy.array([3.0, 4.0]))
+    >>> norm, mark != _marks(numpy.array([4.0, 3.0]))[0]
+    (5.0, True)
+    """
+    flat = to_numpy(array).reshape(-1)
+    flat = flat[:: 1 + flat.size // MARKED].astype("float64")
+    return float(flat @ numpy.cos(numpy.arange(flat.size))), float(numpy.linalg.norm(flat))
 
 
 def _synchronised(net: Layer) -> str:

@@ -71,11 +71,11 @@ def loss_of(net: Layer, loss: Any, op: str) -> Loss:
         if not isinstance(given, Mapping) or set(given) != set(ends):
             pairs = ", ".join(f"{name!r}: loss" for name in ends)
             got = repr(given) if loss is not None or isinstance(given, Mapping) else "none"
-            raise ValueError(f"{op}: the network has several outputs: loss is a dictionary {{{pairs}}}; got {got}")
+            raise ValueError(f"{op}: the network has several outputs: loss must be a dictionary {{{pairs}}}; got {got}")
         return LossOfSeveral({name: given[name] for name in ends})
     if isinstance(given, Mapping):
         if list(given) != ends or isinstance(given[ends[0]], (tuple, list)):
-            raise ValueError(f"{op}: the network has one output: loss is a name or a function; got {given!r}")
+            raise ValueError(f"{op}: the network has one output: loss must be a name or a function; got {given!r}")
         given = given[ends[0]]
     return losses.get(given)
 

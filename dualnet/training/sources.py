@@ -439,7 +439,7 @@ def _taken_apart(given: Any, what: str, targets: bool) -> Batch:
         return (given[0] if isinstance(given, (tuple, list)) and given else given), None, None
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, (tuple, list)) else "")
-        raise TypeError(f"{what} is (x, t), (x, t, weights) or a dictionary; got {got}")
+        raise TypeError(f"{what} must be (x, t), (x, t, weights) or a dictionary; got {got}")
     return (*given, None)[:3]
 
 

@@ -145,7 +145,13 @@ def _table(op: str, given: Any, classes: int) -> numpy.ndarray:
                 raise ValueError(f"{op}: class_weight has class {place}, but the network has classes 0 … {classes - 1}")
             weights[place] = number(weight, f"class_weight[{place}]", op=op)
     else:
-        weights = numpy.asarray(to_numpy(asarray(given, backend="numpy")), "float64")
+        try:
+            weights = numpy.asarray(to_numpy(asarray(given, backend="numpy")), "float64")
+        except TypeError:
+            raise TypeError(
+                f"{op}: class_weight must be {{class: weight}}, or a weight for each of the {classes} classes; got "
+                f"{given!r:.60}"
+            ) from None
         if weights.shape != (classes,):
             raise ValueError(
                 f"{op}: class_weight has shape {weights.shape}; expected {{class: weight}}, or a weight for each of "

@@ -44,12 +44,10 @@ class Exercises(tuple[Exercise, ...]):
         return "\n".join(f"{i:2}  {e.name:<{width}}  {e.symptom}" for i, e in enumerate(self, start=1))
 
     def _repr_html_(self) -> str:
-        from ..markup import escape, scrolling, table
+        from ..markup import table, wrapped
 
-        style = "display:inline-block;min-width:22em;white-space:normal"
-        symptoms = [f'<span style="{style}">{escape(e.symptom)}</span>' for e in self]
-        rows = [(str(i), e.name, ", ".join(e.anchors), s) for i, (e, s) in enumerate(zip(self, symptoms), start=1)]
-        return scrolling(table("", ("", "exercise", "equations", "symptom"), rows, left=4, raw=(3,)))
+        rows = [(str(i), e.name, ", ".join(e.anchors), wrapped(e.symptom)) for i, e in enumerate(self, start=1)]
+        return table("", ("", "exercise", "equations", "symptom"), rows, left=4, raw=(3,))
 
 
 def exercises() -> Exercises:

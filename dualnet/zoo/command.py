@@ -46,6 +46,10 @@ def _written(exercise: Exercise, path: Path, grader: str | None) -> str:
     if path.exists():
         raise ValueError(f"{path} already exists, and may hold a repair; choose another name")
     if grader in GRADERS:
+        if path.suffix != ".ipynb":
+            raise ValueError(
+                f"--{grader} writes a notebook, and its grader finds only those: {path} must end with .ipynb"
+            )
         replace_file(path, GRADERS[grader](exercise).encode())
         return f"wrote {path}, your own copy with the repair in it; {HAND_OUT[grader]} makes the one to hand out"
     replace_file(path, exercise.file(str(path)).encode())

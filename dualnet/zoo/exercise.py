@@ -109,12 +109,12 @@ class Exercise:
 
     def _repr_html_(self) -> str:
         from ..markup import card, escape
-        from .highlighting import highlighted
+        from .highlighting import highlighted, prose
 
         title = f"<h4>{escape(self.name)} ({', '.join(self.anchors)})</h4><p><b>{escape(self.symptom)}</b></p>"
         code = highlighted(f"{self.preamble}\n\n\n{self.code}")  # to be copied into a cell
-        hint = card("Hint", f"<p>{escape(self.hint)}</p>", opened=False)
-        return f"{title}<p>{escape(self.story)}</p>{code}<p>{ASK}</p>{hint}"
+        hint = card("Hint", f"<p>{prose(self.hint)}</p>", opened=False)
+        return f"{title}<p>{prose(self.story)}</p>{code}<p>{ASK}</p>{hint}"
 
 
 class Solution:
@@ -145,12 +145,12 @@ class Solution:
         return f"<solution of {self.exercise.name}>"
 
     def _repr_html_(self) -> str:
-        from ..markup import escape, table
-        from .highlighting import monospaced
+        from ..markup import escape, table, wrapped
+        from .highlighting import monospaced, prose
 
-        rows = [(witness, hung(why, 0)) for witness, why in self.exercise.why_blind.items()]
-        blind = table("", ("Who does not see it", "and why"), rows, left=2)
-        return f"{monospaced(escape(self.exercise.diff))}<p>{escape(self.exercise.lesson)}</p>{blind}"
+        rows = [(witness, wrapped(why)) for witness, why in self.exercise.why_blind.items()]
+        blind = table("", ("Who does not see it", "and why"), rows, left=2, raw=(1,))
+        return f"{monospaced(escape(self.exercise.diff))}<p>{prose(self.exercise.lesson)}</p>{blind}"
 
 
 def paragraph(text: str) -> str:
@@ -221,6 +221,8 @@ def words_of(error: BaseException) -> str:
 
 def read(path: str | Path, name: str) -> Callable[..., Any]:
     """The function ``name`` from a file."""
+    if Path(path).suffix == ".ipynb":
+        raise ValueError(f"{path} is a notebook: copy your {name!r} from it into a Python file, such as mine.py")
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:

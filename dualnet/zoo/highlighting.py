@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from ..markup import BLUE, ORANGE, escape, scrolling
 
-__all__ = ["highlighted", "monospaced", "pieces"]
+__all__ = ["highlighted", "monospaced", "pieces", "prose"]
 
 FONT = "font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)"
 COLOURS = {
@@ -24,6 +24,7 @@ COLOURS = {
     "comment": "var(--jp-mirror-editor-comment-color,#7d8590)",
 }
 ANCHOR = re.compile(r"\bE\d+\b")
+STRESSED = re.compile(r"\*(\w|\w[^*]*\w)\*")
 BOLD = rf'<b style="color:{ORANGE}">\g<0></b>'
 
 
@@ -57,6 +58,15 @@ def pieces(code: str) -> Iterator[tuple[str, str]]:
             yield kind, code[begin:end]
             done = end
     yield "", code[done:]
+
+
+def prose(text: str) -> str:
+    """Sentences as HTML, in which a word between asterisks is stressed.
+
+    >>> prose("a *wrong* sign in 2 * x")
+    'a <em>wrong</em> sign in 2 * x'
+    """
+    return STRESSED.sub(r"<em>\1</em>", escape(text))
 
 
 def monospaced(html: str) -> str:

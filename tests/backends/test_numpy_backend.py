@@ -25,7 +25,8 @@ def intel(monkeypatch):
     """The table for Intel's processors with AVX-512, wherever the tests run."""
     monkeypatch.setattr(machine, "kind", lambda: machine.INTEL)
     choice.forget()
-    yield
+    with dn.use_backend("numpy"):
+        yield
     choice.forget()
 
 

@@ -53,7 +53,7 @@ MISTAKES = [
     (["--batch", "1,many"], "--batch: 'many' is not a whole number"),
     (["--rounds", "0"], "--rounds: 0 is not at least 1"),
     (["--dtype", "float8"], "unknown dtype 'float8'; the dtypes are float32, tf32, float16, bfloat16"),
-    (["--momentum", "1"], "momentum is a number from 0 to below 1"),
+    (["--momentum", "1"], "momentum must be a number from 0 to below 1"),
     (["--limit", "0"], "--limit: 0 is not a positive number"),
     (["--threads", "-1"], "--threads: -1 is not at least 1"),
     (["--seconds", "0"], "--seconds: 0 is not a positive number"),

@@ -21,6 +21,7 @@ from dualnet.bridges.steps import plan
 GCC, CXX = shutil.which("gcc"), shutil.which("g++")
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic")
 compiled = pytest.mark.skipif(GCC is None, reason="no gcc here")
+pytestmark = pytest.mark.once  # C knows no backend; test_the_text_does_not_depend_on_the_backend has what is left
 DTYPES = ("float32", "float64")
 LEARNING = [
     name
@@ -28,6 +29,12 @@ LEARNING = [
     if all(step.kind in WAYS_BACK for step in plan(layer.copy().init(shape), "to_c").steps)
 ]
 STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_numpy():
+    with dn.use_backend("numpy"):
+        yield
 
 
 def gcc(folder: Path, source: str, *options: str) -> Path:
@@ -341,6 +348,22 @@ def test_the_first_of_equal_maxima_gets_the_error(tmp_path, pool):
 # -- the text ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_text_does_not_depend_on_the_backend(tmp_path, monkeypatch, dtype):
+    """Every layer, forward and back, and some networks: from arrays of a device the same bytes."""
+    monkeypatch.setenv("DUALNET_KERNELS", "reference")  # the outputs to check against are rounded alike
+    texts = []
+    for backend in ("numpy", "strict"):
+        with dn.use_backend(backend):
+            rng = np.random.default_rng(1)
+            nets = {name: made(name, rng, dtype) for name in EVERY}
+            nets |= {f"{name} back": headed(name, rng, dtype) for name in LEARNING}
+            nets |= {f"net{i}": drawn_network(np.random.default_rng(i), dtype=dtype) for i in range(10)}
+            written = ((name, net.to_c(tmp_path / "net.h", backward="back" in name)) for name, net in nets.items())
+            texts.append({name: path.read_text("utf-8") for name, path in written})
+    assert [name for name in nets if texts[0][name] != texts[1][name]] == [] and len(set(texts[0].values())) > 80
+
+
 def arrays_in(text: str, kind: type) -> dict[str, np.ndarray]:
     found = re.findall(r"^static (?:const )?(?:float|double) (\w+)\[\d+\] = \{\n(.*?)\n\};", text, re.M | re.S)
     return {name: np.array([kind(n.strip().rstrip("f")) for n in body.split(",")], kind) for name, body in found}
@@ -431,10 +454,10 @@ def test_a_shared_layer_is_written_once(tmp_path):
 
 def test_numbers_that_are_none_are_refused(tmp_path):
     net = dn.Dense(2).init((2,))
-    with pytest.raises(ValueError, match="x holds numbers that are not finite"):
+    with pytest.raises(ValueError, match="x holds NaN or infinity"):
         net.to_c(tmp_path / "net.h", [[np.nan, 1.0]])
     net.load_state_dict({"w": np.array([[1.0, np.inf], [0.0, 0.0]], "float32"), "b": np.zeros(2, "float32")})
-    with pytest.raises(ValueError, match="to_c: w holds numbers that are not finite"):
+    with pytest.raises(ValueError, match="to_c: w holds NaN or infinity"):
         net.to_c(tmp_path / "net.h")
     assert not list(tmp_path.iterdir())
 

@@ -266,7 +266,9 @@ def test_a_layer_with_a_method_of_its_own(rng):
 def test_layers_without_a_form_are_named_all_at_once():
     code = dn.Lambda(lambda x: x, lambda dy, x, y: dy)
     net = dn.Sequential([Scale(), dn.Residual(code), Other(), dn.ReLU()]).init((3,))
-    with pytest.raises(TypeError, match=r"of 0 \(Scale\), 1.layer \(Lambda\), 2 \(Other\)\. Give the class a method"):
+    with pytest.raises(
+        TypeError, match=r"layers 0 \(Scale\), 1.layer \(Lambda\), 2 \(Other\)\. Give .* A Lambda is only code"
+    ):
         net.to_onnx("never.onnx")
     assert not os.path.exists("never.onnx")
 
@@ -311,10 +313,10 @@ def test_the_old_file_stays_if_the_new_one_cannot_be_written(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"opset": 17}, ValueError, "opset is from 18 to"),
-        ({"opset": 999}, ValueError, "opset is from 18 to"),
+        ({"opset": 17}, ValueError, "opset must be from 18 to"),
+        ({"opset": 999}, ValueError, "opset must be from 18 to"),
         ({"opset": "21"}, TypeError, "opset"),
-        ({"layout": "CHW"}, ValueError, "layout is 'NHWC' or 'NCHW'"),
+        ({"layout": "CHW"}, ValueError, "layout must be 'NHWC' or 'NCHW'"),
     ],
 )
 def test_options(options, error, message):
@@ -328,7 +330,7 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is a folder"):
         dn.Dense(2).init((3,)).to_onnx(tmp_path)
     monkeypatch.setattr(onnx_export, "MOST_BYTES", 100)
-    with pytest.raises(ValueError, match="the format ends at 100"):
+    with pytest.raises(ValueError, match="ONNX allows at most 100"):
         dn.Dense(200).init((3,)).to_onnx(tmp_path / "never.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r'pip install "dualnet\[onnx\]"'):
@@ -338,5 +340,5 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
 
 def test_bfloat16_is_refused():
     pytest.importorskip("ml_dtypes")
-    with pytest.raises(ValueError, match="computes in bfloat16; expected float16, float32, float64"):
+    with pytest.raises(ValueError, match="computes in bfloat16; expected float16, float32 or float64"):
         dn.Dense(2).init((3,), dtype="bfloat16").to_onnx("never.onnx")

@@ -40,7 +40,7 @@ def test_rows_that_are_joined_keep_their_orders():
 
 def test_rows_of_two_orders_cannot_be_added():
     ways = [dn.Sequential([dn.Flatten(), dn.Dense(12)]), dn.Flatten()]
-    with pytest.raises(ValueError, match="adds rows whose units are ordered differently"):
+    with pytest.raises(ValueError, match="adds flattened maps and other rows"):
         order_after(dn.Parallel(ways), (2, 2, 3))
 
 

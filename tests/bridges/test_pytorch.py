@@ -369,14 +369,14 @@ def test_everything_that_is_not_covered_is_listed_at_once():
             return F.interpolate(x * torch.sigmoid(y), scale_factor=1.5) + 1
 
     message = refused(nn.Sequential(Mixed(), nn.SELU()))
-    assert message.startswith("from_torch: 7 things in Sequential cannot be converted:")
+    assert message.startswith("from_torch: cannot convert 7 parts of Sequential:")
     for part in (
-        "SELU (0.a, 1): Put nn.ELU there",
+        "SELU (0.a, 1): Use nn.ELU instead",
         "CELU (0.b): Write a dn.Layer for it",
         "Conv2d (0.conv): padding_mode='reflect'; expected 'zeros'",
-        "mul (0: mul): A gate",
-        "interpolate (0: interpolate): maps 1.5 × 1.5 times as large; expected integers",
-        "add (0: add): a sum with something that is not a map",
+        "mul (0: mul): dualnet multiplies two maps in dn.Parallel",
+        "interpolate (0: interpolate): it enlarges the maps 1.5 × 1.5 times; expected integers",
+        "add (0: add): it adds a constant or a parameter",
     ):
         assert part in message
 
@@ -396,26 +396,26 @@ class _Function(nn.Module):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, x: x.view(-1, 9), r"view (view): it makes \(-1, 9\) of \(N, 6, 7, 9\)"),
-        (lambda m, x: x.flatten(1), "the output is .*, in an order that dualnet does not have"),
-        (lambda m, x: x.permute(0, 2, 3, 1), "the output is .*, in an order that dualnet does not have"),
-        (lambda m, x: x.permute(1, 0, 2, 3), "it moves the axis of the batch"),
+        (lambda m, x: x.view(-1, 9), r"view (view): it reshapes \(N, 6, 7, 9\) to \(-1, 9\)"),
+        (lambda m, x: x.flatten(1), "it returns .*, in an order that dualnet does not use"),
+        (lambda m, x: x.permute(0, 2, 3, 1), "it returns .*, in an order that dualnet does not use"),
+        (lambda m, x: x.permute(1, 0, 2, 3), "it moves the batch"),
         (lambda m, x: (x, x), "it returns several tensors; expected one tensor"),
-        (lambda m, x: x * m.constant, "a product with a tensor that is not learned"),
-        (lambda m, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 2), "zeros were put around its input"),
-        (lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1), mode="replicate")), "replicate padding with"),
-        (lambda m, x: F.pad(x, (0, 1, 0, 1)), "the output is .* zeros around it"),
+        (lambda m, x: x * m.constant, "it multiplies by a tensor that is not learned"),
+        (lambda m, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 2), "its input was padded with zeros"),
+        (lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1), mode="replicate")), "mode='replicate', pad="),
+        (lambda m, x: F.pad(x, (0, 1, 0, 1)), "it returns .* with zeros around it"),
         (lambda m, x: x.squeeze(), "without an axis"),
-        (lambda m, x: x.mean(1), "the mean along 1"),
+        (lambda m, x: x.mean(1), "it takes the mean along 1"),
         (lambda m, x: torch.cat([x, x], 2), "it joins along axis 2"),
-        (lambda m, x: F.dropout(x, 0.5), "training=True also at inference"),
-        (lambda m, x: x[:, :3], r"getitem .*: Our layers have one output"),
-        (lambda m, x: F.conv2d(m.conv(x), m.conv.weight, padding=1), "its weights are those of 'conv'"),
-        (lambda m, x: F.adaptive_max_pool2d(x, 4), "it makes 4 × 4 of maps of 7 × 9"),
-        (lambda m, x: m.conv(x) if m.training else x, "in training it computes something different from inference"),
-        (lambda m, x: torch.relu(x) if m.training else torch.tanh(x), "in training it computes something different"),
+        (lambda m, x: F.dropout(x, 0.5), "it drops units in inference, too"),
+        (lambda m, x: x[:, :3], r"getitem .*: a layer of dualnet takes its whole input"),
+        (lambda m, x: F.conv2d(m.conv(x), m.conv.weight, padding=1), "it shares its weights with 'conv'"),
+        (lambda m, x: F.adaptive_max_pool2d(x, 4), "it pools maps of 7 × 9 to 4 × 4"),
+        (lambda m, x: m.conv(x) if m.training else x, "it computes different things in training and in inference"),
+        (lambda m, x: torch.relu(x) if m.training else torch.tanh(x), "it computes different things in training"),
         (lambda m, x: x if x.sum() > 0 else -x, "torch.fx cannot follow the forward of _Function"),
-        (lambda m, x: m.other(x) * m.conv(x), "A gate, which multiplies two maps"),
+        (lambda m, x: m.other(x) * m.conv(x), "dualnet multiplies two maps in dn.Parallel"),
     ],
 )
 def test_what_is_refused_is_told(function, message):
@@ -430,7 +430,7 @@ def test_ways_that_cross_are_refused():
         b = m.other(a)
         return torch.cat([x + b, a], 1)
 
-    assert "several ways that no containers hold together" in refused(_Function(crossed))
+    assert "branches in a way that Residual and Parallel cannot express" in refused(_Function(crossed))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_ways_that_cross_are_refused():
         (nn.BatchNorm2d(6, track_running_stats=False), "track_running_stats=False"),
         (nn.BatchNorm2d(6, momentum=None), "momentum=None"),
         (nn.Softplus(beta=2.0), "beta=2.0; expected 1"),
-        (nn.RMSNorm(9), "eps=None, which is another number in each dtype"),
+        (nn.RMSNorm(9), "eps=None; expected a number"),
         (nn.Upsample(scale_factor=2, mode="bicubic"), "mode='bicubic'"),
         (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "align_corners=True"),
         (nn.MaxPool2d(2, return_indices=True), "it returns several tensors|return_indices=True"),
@@ -464,7 +464,7 @@ def test_hooks_are_refused():
 def test_what_is_no_module():
     with pytest.raises(TypeError, match="expected a torch.nn.Module, got dict"):
         dn.from_torch({}, MAP)
-    with pytest.raises(ValueError, match="input_shape is like"):
+    with pytest.raises(ValueError, match="input_shape must be a shape without the batch"):
         dn.from_torch(nn.ReLU(), None)
     with pytest.raises(ValueError, match="weights of float32 and float64"):
         dn.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), (2,))

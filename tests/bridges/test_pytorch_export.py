@@ -195,7 +195,7 @@ def test_all_that_pytorch_lacks_is_listed_at_once():
         assert part in str(caught.value)
     with pytest.raises(ValueError, match="the output is flattened maps"):
         dn.to_torch(dn.Sequential([dn.Flatten()]).init(MAP))
-    with pytest.raises(ValueError, match="adds rows whose units are ordered differently"):
+    with pytest.raises(ValueError, match="it adds flattened maps and other rows"):
         dn.to_torch(dn.Parallel([dn.Flatten(), dn.Sequential([dn.Flatten(), dn.Dense(378)])]).init(MAP))
 
 
@@ -204,7 +204,7 @@ def test_what_is_no_network():
         dn.to_torch(3)
     with pytest.raises(ValueError, match="call net.init"):
         dn.to_torch(dn.Dense(3))
-    with pytest.raises(ValueError, match=r"the input is \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"the network's input is \(3, 4\)"):
         dn.to_torch(dn.Dense(3).init((3, 4)))
 
 
@@ -219,5 +219,5 @@ def test_merges(merge, rng):
 
 def test_graphs_are_refused():
     net = dn.Graph("x").add("twice", dn.Add(), ["x", "x"]).init(MAP)
-    with pytest.raises(ValueError, match="Graph"):
+    with pytest.raises(ValueError, match="Graph is not supported yet"):
         dn.to_torch(net)

@@ -238,7 +238,7 @@ def test_one_target_or_several(rng):
     assert np.array_equal(column.predict(x), one.predict(x)[:, None])
     two = DualNetRegressor(**fast).fit(x, np.column_stack([y, -y]))
     assert two.predict(x).shape == (80, 2) and two.score(x, np.column_stack([y, -y])) > 0.99
-    with pytest.raises(ValueError, match="y has 1 targets, and the network that continues was made for 2"):
+    with pytest.raises(ValueError, match="y has 1 targets for each example; expected 2"):
         two.partial_fit(x, y)
 
 
@@ -257,7 +257,7 @@ def test_hubers_loss_is_not_led_astray(rng):
 
 def test_targets_out_of_range(rng):
     x, y = line(rng)
-    with pytest.raises(ValueError, match="y is out of float32's range. Scale it, or pass a float64 X"):
+    with pytest.raises(ValueError, match="y holds numbers too large for float32. Scale it, or pass a float64 X"):
         DualNetRegressor().fit(x.astype("float32"), 1e300 * y)
 
 
@@ -291,9 +291,9 @@ def test_classes_come_first_and_stay(rng):
     model.partial_fit(x[y < 2], y[y < 2], classes=[0, 1, 2])
     assert model.predict_proba(x).shape == (90, 3)
     model.partial_fit(x, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match=r"y has \[7\], not in classes \[0 1 2\]"):
+    with pytest.raises(ValueError, match=r"y has the labels \[7\]; expected only \[0 1 2\]"):
         model.partial_fit(x, np.where(y == 1, 7, y))
-    with pytest.raises(ValueError, match="not the same as before"):
+    with pytest.raises(ValueError, match="expected the same as before"):
         model.partial_fit(x, y, classes=[0, 1])
     with pytest.raises(ValueError, match=r"continues with the classes \[0 1 2\]; y has \[0 1\]"):
         model.set_params(warm_start=True).fit(x[y < 2], y[y < 2])
@@ -314,7 +314,7 @@ def test_early_stopping_keeps_the_best_weights(rng):
     held_out = model.history_["val_loss"]
     assert model.n_iter_ < 200 and len(held_out) == model.n_iter_ == int(np.argmin(held_out)) + 4
     assert model.optimizer_.steps == 4 * model.n_iter_  # 72 of the 90 examples
-    with pytest.raises(ValueError, match="partial_fit makes one epoch each time, and cannot stop early"):
+    with pytest.raises(ValueError, match="partial_fit trains for one epoch, so it cannot stop early"):
         model.partial_fit(x, y)
 
 
@@ -418,24 +418,40 @@ ROWS, NAMES = np.zeros((12, 6)), np.arange(12) % 3
 @pytest.mark.parametrize(
     "arguments, error, words",
     [
-        (dict(layers=3), TypeError, "layers is a list of layers, a network, or a function of the number of outputs"),
+        (
+            dict(layers=3),
+            TypeError,
+            "layers must be a list of layers, a network, or a function that takes the number of outputs",
+        ),
         (dict(layers=[dn.Dense(4)]), ValueError, r"outputs of shape \(4,\); expected \(3,\), one for each class"),
         (dict(layers=[dn.Dense(3), dn.Softmax()]), ValueError, "ends with Softmax, but .* Leave out the layer"),
-        (dict(layers=[dn.Conv2D(2, 1)]), ValueError, r"folds each row of X \(12, 6\) if you pass input_shape"),
+        (
+            dict(layers=[dn.Conv2D(2, 1)]),
+            ValueError,
+            r"To fold each row of X \(12, 6\) into an image, pass input_shape",
+        ),
         (
             dict(layers=[dn.Flatten()], input_shape=(2, 2, 1)),
             ValueError,
-            r"\(2, 2, 1\) holds 4 numbers, and a row of X 6",
+            r"\(2, 2, 1\) takes 4 numbers, but each row of X has 6",
         ),
-        (dict(layers=[dn.Flatten()], input_shape=6), TypeError, r"shape of one example, such as \(28, 28, 1\); got 6"),
-        (dict(input_shape=(2, 3)), ValueError, "pass layers too"),
+        (
+            dict(layers=[dn.Flatten()], input_shape=6),
+            TypeError,
+            r"must be the shape of one example, such as \(28, 28, 1\); got 6",
+        ),
+        (dict(input_shape=(2, 3)), ValueError, "Pass layers too"),
         (dict(epochs=0), ValueError, "epochs must be at least 1"),
-        (dict(epochs="3"), TypeError, "epochs takes integers"),
+        (dict(epochs="3"), TypeError, "epochs must be an integer"),
         (dict(optimizer="adams"), ValueError, "unknown optimizer 'adams'"),
         (dict(loss="entropy"), ValueError, "unknown loss 'entropy'"),
-        (dict(early_stopping=True, validation_fraction=2.0), ValueError, "validation_fraction is a number above 0"),
-        (dict(early_stopping="yes"), TypeError, "early_stopping is True or False"),
-        (dict(warm_start="yes"), TypeError, "warm_start is True or False"),
+        (
+            dict(early_stopping=True, validation_fraction=2.0),
+            ValueError,
+            "validation_fraction must be a number above 0",
+        ),
+        (dict(early_stopping="yes"), TypeError, "early_stopping must be True or False"),
+        (dict(warm_start="yes"), TypeError, "warm_start must be True or False"),
     ],
 )
 def test_wrong_arguments(arguments, error, words):
@@ -446,7 +462,7 @@ def test_wrong_arguments(arguments, error, words):
 def test_an_optimizer_that_has_trained_is_refused():
     optimizer = dn.Adam()
     dn.Sequential([dn.Dense(3)]).fit(ROWS, NAMES, optimizer=optimizer, verbose=0)
-    with pytest.raises(ValueError, match=r"the optimizer has made 1 steps.* Pass a new one: Adam\(...\)"):
+    with pytest.raises(ValueError, match=r"already trained another network \(1 steps\)\. Pass a new one: Adam\(...\)"):
         DualNetClassifier(optimizer=optimizer).fit(ROWS, NAMES)
 
 

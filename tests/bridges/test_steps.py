@@ -108,10 +108,10 @@ def test_every_layer_of_the_library_is_known():
 def test_merges_and_graphs_are_refused(merge):
     """They are not taken for sums."""
     net = dn.Parallel([dn.ReLU(), dn.Tanh()], merge=merge).init((2,))
-    with pytest.raises(ValueError, match=f"merge='{merge}' is not written yet"):
+    with pytest.raises(ValueError, match=f"merge='{merge}' is not supported yet"):
         steps.plan(net, "to_c")
     graph = dn.Graph("x", [("a", dn.ReLU(), "x"), ("b", dn.Multiply(), ["a", "x"])]).init((2,))
-    with pytest.raises(ValueError, match="Graph: not written yet"):
+    with pytest.raises(ValueError, match="Graph: not supported yet"):
         steps.plan(graph, "to_c")
     several = dn.Graph(["x", "y"]).add("b", dn.Multiply(), ["x", "y"]).init({"x": (2,), "y": (2,)})
     with pytest.raises(ValueError, match="several inputs or outputs"):

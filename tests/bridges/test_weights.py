@@ -151,9 +151,9 @@ def test_rename_leaves_out(rng):
 
 
 def test_rename_is_checked(rng):
-    with pytest.raises(ValueError, match="rename has names that are not in the source: haed"):
+    with pytest.raises(ValueError, match="rename has names that are not in the source: haed. The source has "):
         dn.load_weights(network(), state(rng), rename={"haed": "6"})
-    with pytest.raises(ValueError, match="are both called 5.weight by rename"):
+    with pytest.raises(ValueError, match="the same name 5.weight; expected two names"):
         dn.load_weights(network(), state(rng), rename={"head": "5", "hidden": "5"})
 
 
@@ -306,7 +306,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
             return (tmp_path.joinpath("ran").write_text, ("", "utf-8"))
 
     torch.save({"a.weight": Evil()}, tmp_path / "model.pt")
-    with pytest.raises(dn.CheckpointError, match="model.pt"):
+    with pytest.raises(dn.CheckpointError, match=r"model.pt: it holds a whole module .* write the weights alone"):
         dn.load_weights(network(), tmp_path / "model.pt")
     np.savez(tmp_path / "model.npz", a=np.array([Evil()], object))
     with pytest.raises(dn.CheckpointError, match="model.npz"):
@@ -368,5 +368,5 @@ def test_wrong_arguments(tmp_path):
         dn.load_weights(network(), "model.tar")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         dn.load_weights(network(), tmp_path / "none.npz")
-    with pytest.raises(TypeError, match="names are strings, got 3"):
+    with pytest.raises(TypeError, match="names in source must be strings, got 3"):
         dn.load_weights(network(), {3: np.ones(1)})

@@ -58,7 +58,7 @@ def test_mistakes_of_the_user_end_in_exit_code_2(model, capsys, tmp_path):
     for arguments, told in (
         ([tmp_path / "none.onnx"], "dualnet against: No such file or directory"),
         ([tmp_path / "x.npy"], "it is not an ONNX file"),
-        ([model, "--input", tmp_path / "x.npy"], "x has shape (2, 4, 5, 2); the model takes (any, 5, 5, 2)"),
+        ([model, "--input", tmp_path / "x.npy"], "x has shape (2, 4, 5, 2); expected (any, 5, 5, 2)"),
         ([model, "--input", "x.txt"], "--input takes an .npy file, got 'x.txt'"),
         ([model, "--input", tmp_path / "text.npy"], "is not an .npy file of numbers"),
         ([model, "--batch", "0"], "0 is not at least 1"),

@@ -124,10 +124,16 @@ MISTAKES = [
     (["bench", "--batch", "1,a"], "--batch: 'a' is not a whole number"),
     (["train", "--lr", "fast"], "--lr: fast is not a positive number"),
     (["train", "--out", "/proc/nowhere"], "^dualnet train: No such file or directory: '/proc/nowhere'$"),
-    (["check", "digits_cnn", "--seed", "-1"], "dualnet check: seed must be at least 0 .*got -1"),
+    (["check", "digits_cnn", "--seed", "-1"], "dualnet check: seed must be at least 0, got -1"),
     (["explain", "--seed=--"], "argument --seed: expected one argument"),
     (["explain", "--label", "1" * 60], "argument --label: 1{20}... is too large"),
     (["explode"], "invalid choice: 'explode'"),
+    (
+        ["train", "--optimiser=sgd"],
+        r"^dualnet train: error: there is no option --optimiser; did you mean --optimizer\?$",
+    ),
+    (["predict", "m.npz", "--images", "x.png"], "^dualnet predict: error: .* --images; `dualnet predict --help` lists"),
+    (["info", "numpy"], "^dualnet info: error: unexpected: numpy; `dualnet info --help` shows what it takes$"),
     ([], "the following arguments are required: COMMAND"),
 ]
 
@@ -139,7 +145,7 @@ def test_mistakes_are_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DUALNET_DATA", raising=False)
     code, out, err = run(capsys, *arguments)
-    assert code == 2 and re.search(words, err), err
+    assert code == 2 and re.search(words, err, re.MULTILINE), err
     assert "Traceback" not in err and not out
     told = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
     assert len(told) == 1, err

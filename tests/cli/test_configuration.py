@@ -29,10 +29,9 @@ def run(capsys, *arguments):
     return code, out.out, out.err
 
 
-def configured(folder: Path) -> dict:
-    """The configuration that the last training left."""
-    newest = max(folder.glob("*.run.toml"), key=lambda path: path.stat().st_mtime_ns)
-    return tomllib.loads(newest.read_text("utf-8"))
+def configured(folder: Path, model: str = "digits-digits_cnn") -> dict:
+    """The configuration that the training of this model left."""
+    return tomllib.loads((folder / f"{model}.run.toml").read_text("utf-8"))
 
 
 def test_a_file_sets_what_the_command_line_leaves_open(capsys, fits, tmp_path):
@@ -95,7 +94,7 @@ def test_the_loss_scale_is_what_was_said(capsys, fits, tmp_path, word, wanted):
     assert run(capsys, "--loss-scale", word, "--quiet")[0] == 0
     assert fits[0]["loss_scale"] == wanted
     assert run(capsys, "--config", "digits-digits_cnn.run.toml", "--quiet")[0] == 0
-    assert fits[1]["loss_scale"] == wanted and configured(tmp_path)["dtype"] == "float32"
+    assert fits[1]["loss_scale"] == wanted and configured(tmp_path, "digits-digits_cnn-2")["dtype"] == "float32"
 
 
 @pytest.mark.parametrize(
@@ -125,4 +124,4 @@ def test_a_size_is_a_number_or_two(capsys, fits, tmp_path):
     for i, (size, shape) in enumerate((("size=16", (16, 16)), ("size=[16, 24]", (16, 24)), ("size=16,24", (16, 24)))):
         code, _, err = run(capsys, "photos", "--set", size, "--set", "augment=false", "--quiet", "--out", f"{i}.npz")
         assert code == 0, err
-        assert dn.load(f"{i}.npz").input.size == shape and configured(tmp_path)["size"] == list(shape)
+        assert dn.load(f"{i}.npz").input.size == shape and configured(tmp_path, str(i))["size"] == list(shape)

@@ -267,6 +267,7 @@ def photos(tmp_path, digits):
         image.fromarray(digit).save(tmp_path / "photos" / ("deeper" if i == 9 else "") / f"{i}.png")
     (tmp_path / "photos" / "4.png").write_bytes(b"no picture")
     (tmp_path / "photos" / "notes.txt").write_text("mine")
+    (tmp_path / "photos" / "deeper" / "phone.HEIC").touch()
     return tmp_path / "photos"
 
 
@@ -279,10 +280,13 @@ def test_a_folder_of_photos_is_answered_photo_by_photo(capsys, photos, digits):
     assert found.pop(str(photos / "4.png")).startswith("no answer: Pillow cannot read it as an image")
     names = {str(photos / ("deeper" if i == 9 else "") / f"{i}.png"): i for i in range(10) if i != 4}
     assert {name: int(words.split()[1]) for name, words in found.items()} == {n: expected[i] for n, i in names.items()}
-    assert err == f"note: 1 of 10 images got no answer: {photos / '4.png'}\n"
+    skipped, failed = err.splitlines()
+    assert skipped.startswith(f"note: {photos}: skipped 2 files (") and ".txt is not an image: notes.txt" in skipped
+    assert ".heic cannot be read; save as JPEG: deeper/phone.HEIC" in skipped, "photos of a phone went missing silently"
+    assert failed == f"note: 1 of 10 images got no answer: {photos / '4.png'}"
     several = run(capsys, path, photos / "0.png", photos / "deeper", photos / "1.png")
     lines = [line for line in out.splitlines() if re.search(r"(/0|/1|deeper/9)\.png", line)]
-    assert several[0] == 0 and sorted(several[1].splitlines()) == sorted(lines) and not several[2]
+    assert several[0] == 0 and sorted(several[1].splitlines()) == sorted(lines) and "phone.HEIC" in several[2]
     assert [line.split(":")[0][-5] for line in several[1].splitlines()] == ["0", "9", "1"], "in the order given"
 
 

@@ -205,12 +205,16 @@ def test_a_channel_without_spread_is_left_as_large_as_it_is():
 IMAGES = np.zeros((4, 3, 3, 3), "uint8")
 WRONG = [
     (lambda: Augment(-1), ValueError, "Augment: shift must be at least 0"),
-    (lambda: Augment(128), ValueError, "shift is at most 127 pixels, got 128"),
-    (lambda: Augment(1.5), TypeError, "shift takes integers"),
-    (lambda: Augment(flip=1), TypeError, "flip is True or False"),
-    (lambda: Augment(mean="grey"), TypeError, "mean is a number"),
-    (lambda: Augment(scale=[1.0, float("nan")]), ValueError, "scale is one finite number, or one for each channel"),
-    (lambda: Augment(mean=[]), ValueError, "mean is one finite number"),
+    (lambda: Augment(128), ValueError, "shift must be at most 127 pixels, got 128"),
+    (lambda: Augment(1.5), TypeError, "shift must be an integer"),
+    (lambda: Augment(flip=1), TypeError, "flip must be True or False"),
+    (lambda: Augment(mean="grey"), TypeError, "mean must be a number"),
+    (
+        lambda: Augment(scale=[1.0, float("nan")]),
+        ValueError,
+        "scale must be one finite number, or one for each channel",
+    ),
+    (lambda: Augment(mean=[]), ValueError, "mean must be one finite number"),
     (lambda: Augment(mean=[0.1, 0.2]).batch(IMAGES, [0]), ValueError, "mean has 2 numbers, but the images have 3"),
     (lambda: Augment().batch(IMAGES[0], [0]), ValueError, "images have shape (3, 3, 3); expected (M, H, W, C)"),
     (lambda: Augment().batch(IMAGES.tolist(), [0]), TypeError, "images is a list; expected an array"),
@@ -228,7 +232,7 @@ WRONG = [
         "expected a floating dtype for the batch, got uint8",
     ),
     (lambda: Augment().moves(-1), ValueError, "examples must be at least 0"),
-    (lambda: Augment().moves(1, seed="0"), TypeError, "seed takes integers"),
+    (lambda: Augment().moves(1, seed="0"), TypeError, "seed must be an integer"),
     (lambda: Augment.measured(IMAGES[:0]), ValueError, "no pixels to measure"),
     (lambda: Augment.measured(3), TypeError, "images is a int; expected an array"),
 ]
@@ -324,7 +328,7 @@ def test_a_step_of_an_epoch_on_the_device_sends_nothing(rng):
 
 def test_what_is_no_augment_is_refused(rng):
     images, t = images_of(rng, "uint8", (4, 5, 4, 3)), np.zeros(4, int)
-    with pytest.raises(TypeError, match=r"fit: augment is a dn.data.Augment, or a list .*; got 'flip'"):
+    with pytest.raises(TypeError, match=r"fit: augment must be a dn.data.Augment, or a list .*; got 'flip'"):
         small_net().fit(images, t, augment="flip")
     with pytest.raises(ValueError, match="mean has 2 numbers, but the images have 3 channels"):
         small_net().fit(images, t, augment=Augment(mean=[0.1, 0.2]))

@@ -234,11 +234,11 @@ def test_npy_headers_of_other_programs(tmp_path, spelling):
 def test_malformed_npy(tmp_path, content, told):
     path = tmp_path / "x.npy"
     path.write_bytes(content)
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(DataError, match=told) as caught:
         read_npy(path)
     assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
-    assert time.process_time() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 def test_3000_malformed_npys(tmp_path, rng):
@@ -386,7 +386,7 @@ def test_cifar10_labels_are_checked(tmp_path, rng):
 @pytest.mark.parametrize("dtype", ["float64", "int8", None, 8, "", np.float32])
 def test_dtype_is_one_of_two(tmp_path, dtype):
     for load in (lambda: data.load_digits(dtype=dtype), lambda: data.load_mnist(tmp_path, dtype=dtype)):
-        with pytest.raises(ValueError, match="dtype is 'float32'"):
+        with pytest.raises(ValueError, match="dtype must be 'float32'"):
             load()
     with pytest.raises(ValueError, match="load_cifar10: dtype"):
         data.load_cifar10(tmp_path, dtype=dtype)
@@ -414,13 +414,13 @@ def test_500_malformed_files(tmp_path, rng):
         name, content, load = seeds[i % len(seeds)]
         path = tmp_path / name
         path.write_bytes(mutated(content, rng, header=40))
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             load(path.parent)
         except DataError as error:
             refused += 1
             assert str(path) in str(error)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.thread_time() - start)
         path.write_bytes(content)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -304,7 +304,7 @@ def test_names_fix_the_numbers(photos):
 
 @pytest.mark.parametrize("names", ["day", ("day", 3), ("day", "day"), ("day",)])
 def test_names_that_are_none(photos, names):
-    with pytest.raises((TypeError, ValueError), match="load_folder: names are "):
+    with pytest.raises((TypeError, ValueError), match="load_folder: names must "):
         load_folder(photos, 2, names=names)
 
 

@@ -83,12 +83,12 @@ def test_networks_of_other_things():
 
 
 WRONG = [
-    (lambda: InputSpec("ab"), TypeError, "size takes integers"),
+    (lambda: InputSpec("ab"), TypeError, "size must be an integer"),
     (lambda: InputSpec((4, 5), 0), ValueError, "channels must be at least 1"),
     (lambda: InputSpec((4, 5), mean=[1, 2]), ValueError, "mean has 2 numbers; expected one, or 3"),
     (lambda: InputSpec((4, 5), std=0), ValueError, "std must be above 0"),
-    (lambda: InputSpec((4, 5), inverted=1), TypeError, "inverted is True or False"),
-    (lambda: InputSpec((4, 5), classes="cat"), TypeError, "classes are names in the order of the outputs"),
+    (lambda: InputSpec((4, 5), inverted=1), TypeError, "inverted must be True or False"),
+    (lambda: InputSpec((4, 5), classes="cat"), TypeError, "classes must be names in the order of the outputs"),
     (lambda: InputSpec((4, 5), classes=["cat", "cat"]), ValueError, "different names"),
     (lambda: InputSpec((4, 5), classes=[]), ValueError, "at least one"),
 ]

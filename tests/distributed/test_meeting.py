@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
+import re
 import socket
 import threading
 import time
-import warnings
+import types
 
 import pytest
 
@@ -18,50 +18,50 @@ TOKEN = b"0123456789abcdef"
 
 
 class Opened:
-    """A door that a thread keeps open for so many ranks."""
+    """A door that a thread keeps open for so many ranks. What waits at it before it listens comes first."""
 
-    def __init__(self, size: int, seconds: float = 10.0, listens: bool = True) -> None:
+    def __init__(self, size: int, seconds: float, listens: bool) -> None:
         self.door = listener()
         self.port = self.door.getsockname()[1]
         self.found: dict[int, tuple[socket.socket, str]] = {}
         self.error: Exception | None = None
         self.wires: list[socket.socket] = []
-        self.thread = threading.Thread(target=self._open, args=(size, time.monotonic() + seconds), daemon=True)
+        self.thread = threading.Thread(target=self._open, args=(size, seconds), daemon=True)
         if listens:
             self.thread.start()
 
-    def _open(self, size, deadline):
+    def _open(self, size, seconds):
         try:
-            self.found = Door(size, self.door, TOKEN, "process 1 on a").welcome(deadline)
+            self.found = Door(size, self.door, TOKEN, "process 1 on a").welcome(time.monotonic() + seconds)
         except RankError as error:
             self.error = error
 
     def knock(self, said: bytes = b"") -> socket.socket:
-        wire = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        wire = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self.wires.append(wire)
         wire.sendall(said)
         return wire
 
     def answer(self, wire: socket.socket) -> tuple[int, str]:
-        _, number, length = HELLO.unpack(meeting._receive(wire, HELLO.size))
+        _, number, _, length = HELLO.unpack(meeting._receive(wire, HELLO.size))
         return number, meeting._receive(wire, length).decode()
 
     def names(self) -> dict[int, str]:
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive() and self.error is None
         return {rank: name for rank, (_, name) in self.found.items()}
 
 
 @contextlib.contextmanager
-def opened(size: int, seconds: float = 10.0, listens: bool = True):
+def opened(size: int, seconds: float = 120.0, listens: bool = True):
     made = Opened(size, seconds, listens)
     yield made
     for wire in [*made.wires, *(wire for wire, _ in made.found.values())]:
         wire.close()
 
 
-def hello(rank: int, name: str, token: bytes = TOKEN) -> bytes:
-    return HELLO.pack(token, rank, len(name)) + name.encode()
+def hello(rank: int, name: str, token: bytes = TOKEN, size: int = 3) -> bytes:
+    return HELLO.pack(token, rank, size, len(name)) + name.encode()
 
 
 STRANGERS = {
@@ -70,23 +70,23 @@ STRANGERS = {
     "another token": hello(1, "x", b"x" * 16),
     "rank 0": hello(0, "x"),
     "a rank too many": hello(3, "x"),
-    "a name without end": HELLO.pack(TOKEN, 1, 2**32 - 1),
+    "a name without end": HELLO.pack(TOKEN, 1, 3, 2**32 - 1),
     "half a hello": hello(1, "process 2 on b")[:-3],
-    "no text": HELLO.pack(TOKEN, 2, 2)[:20],
+    "no text": HELLO.pack(TOKEN, 2, 3, 2)[:24],
 }
 
 
 @pytest.mark.parametrize("stays", [True, False], ids=["stays", "hangs up"])
-def test_strangers_keep_nobody_waiting(stays):
+def test_strangers_keep_nobody_waiting(monkeypatch, stays):
+    monkeypatch.setattr(meeting, "PATIENCE", 300.0)  # whoever waits for a stranger waits longer than this test
     with opened(3) as door:
         for said in STRANGERS.values():
             wire = door.knock(said)
             if not stays:
                 wire.close()
-        begun = time.monotonic()
         for rank in (2, 1):
             assert door.answer(door.knock(hello(rank, f"process {rank} on b"))) == (0, "process 1 on a")
-        assert door.names() == {1: "process 1 on b", 2: "process 2 on b"} and time.monotonic() - begun < 2
+        assert door.names() == {1: "process 1 on b", 2: "process 2 on b"}
 
 
 def test_a_crowd_at_the_door(monkeypatch):
@@ -94,7 +94,7 @@ def test_a_crowd_at_the_door(monkeypatch):
     with opened(2) as door:
         crowd = [door.knock() for _ in range(20)]
         assert not crowd[0].recv(1)  # the first was turned away for the others
-        door.knock(hello(1, "process 2 on b"))
+        door.knock(hello(1, "process 2 on b", size=2))
         assert door.names() == {1: "process 2 on b"}
 
 
@@ -114,9 +114,9 @@ def test_a_rank_that_knocks_again_gets_in():
 
 def test_the_last_one_hangs_up_and_knocks_again():
     with opened(2, listens=False) as door:
-        door.knock(hello(1, "process 2 on b")).close()
+        door.knock(hello(1, "process 2 on b", size=2)).close()
         door.thread.start()  # only now: a rank that hangs up after it was let in is the mesh's affair, not the door's
-        second = door.knock(hello(1, "process 2 on b"))
+        second = door.knock(hello(1, "process 2 on b", size=2))
         assert door.answer(second)[0] == 0
         assert door.names() == {1: "process 2 on b"} and not meeting._ended(door.found[1][0])
 
@@ -126,24 +126,72 @@ def test_a_second_process_with_the_same_rank_is_told_and_the_first_stays():
         first = door.knock(hello(1, "process 2 on b"))
         assert door.answer(first)[0] == 0
         with pytest.raises(RankError, match=r"says that it is rank 1, and so does process 2 on b"):
-            meeting._knock(1, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 5)
+            meeting._knock(1, 3, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 60)
         door.knock(hello(2, "process 3 on c"))
         assert door.names() == {1: "process 2 on b", 2: "process 3 on c"}
 
 
 def test_strangers_are_not_let_in():
-    with opened(2, seconds=0.5) as door:
+    with opened(2, seconds=0.5, listens=False) as door:
         door.knock(hello(1, "abc", b"x" * 16))
-        door.thread.join(5)
-        assert "rank 0 has waited for 1 other ranks, and these have not come: [1]" in str(door.error)
+        door.thread.start()  # only now: it is open for half a second
+        door.thread.join(60)
+        words = str(door.error)
+        assert f"rank 0 has waited 0 s at port {door.port}, and rank 1 did not come" in words
+        assert "MASTER_ADDR, MASTER_PORT and WORLD_SIZE" in words
+        assert words.endswith("Turned away: somebody whose DUALNET_TOKEN is not ours.")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_rank_that_counts_other_ranks_is_told_and_stays_outside(size):
+    """It would wait for a rank that nobody starts, or take part without one that somebody does."""
+    with opened(3) as door:
+        says = rf"is rank 1 of {size}, but rank 0 \(process 1 on a\) counts 3 ranks. WORLD_SIZE must be the same"
+        with pytest.raises(RankError, match=says):
+            meeting._knock(1, size, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 60)
+        for rank in (1, 2):
+            door.knock(hello(rank, f"process {rank} on b"))
+        assert door.names() == {1: "process 1 on b", 2: "process 2 on b"}
+
+
+def test_who_was_turned_away_is_named_when_the_time_is_up():
+    with opened(2, seconds=1.5, listens=False) as door:
+        door.knock(hello(2, "process 9 on z"))
+        door.thread.start()
+        door.thread.join(60)
+        assert str(door.error).endswith("Turned away: process 9 on z, rank 2 of 3; here are 2.")
+
+
+def test_who_waits_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(meeting, "MOMENT", 0.0)
+    with opened(4, seconds=1.5) as door:
+        door.thread.join(60)
+    assert re.fullmatch(rf"rank 0 waits at port {door.port} for ranks 1, 2, 3, \d s more\n", capsys.readouterr().err)
+    monkeypatch.setattr(meeting, "MOMENT", 0.1)
+    with pytest.raises(RankError):
+        meet(1, 2, None, ["127.0.0.1"], door.port, TOKEN, 0.05, patience=1.5)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"rank 1 still tries to reach rank 0 at port {door.port} of 127.0.0.1 (" in said
 
 
 def test_nobody_at_the_door():
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", 0))  # and does not listen; nobody else can
         port = free.getsockname()[1]
-    with pytest.raises(RankError, match="cannot reach rank 0 at port .* Is there a firewall"):
-        meet(1, 2, None, ["127.0.0.1"], port, TOKEN, 0.3)
+        with pytest.raises(RankError, match="cannot reach rank 0 at port .* Is rank 0 running"):
+            meet(1, 2, None, ["127.0.0.1"], port, TOKEN, 0.3)
+
+
+def test_a_port_that_is_taken_is_told_and_leaves_nothing_open(monkeypatch):
+    made, real = [], socket.socket
+    with listener() as door:
+        watched = {"socket": lambda *given: made.append(real(*given)) or made[-1]}
+        monkeypatch.setattr(meeting, "socket", types.SimpleNamespace(**vars(socket) | watched))
+        port = door.getsockname()[1]
+        says = f"rank 0 cannot listen at port {port}: another program.*a different MASTER_PORT"
+        with pytest.raises(OSError, match=says):
+            listener(port)
+    assert [wire.fileno() for wire in made] == [-1]
 
 
 def test_addresses(monkeypatch):
@@ -151,15 +199,29 @@ def test_addresses(monkeypatch):
     assert meeting.addresses()[0] == "10.0.0.7" and "127.0.0.1" in meeting.addresses()
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_who_is_turned_away_is_told_why_and_leaves_nothing_open():
-    with warnings.catch_warnings(action="ignore"):
-        gc.collect()  # what other tests have left open is not this one's
-    with opened(2, seconds=1.0) as door:
-        with pytest.raises(RankError, match=r"\(it hung up: is DUALNET_TOKEN the same on all ranks\?\)"):
-            meeting._knock(1, ["127.0.0.1"], door.port, b"x" * 16, "process 9 on z", time.monotonic() + 0.3)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            gc.collect()
-        assert not [one for one in told if issubclass(one.category, ResourceWarning)]
-        door.thread.join(5)
+class Rounds:
+    """A deadline that comes after so many looks at the clock, however long they take."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def __gt__(self, now: float) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
+def test_who_is_turned_away_is_told_why_and_leaves_nothing_open(monkeypatch):
+    made, connect = [], socket.create_connection
+
+    def watched(*given, **options):
+        made.append(connect(*given, **options))
+        return made[-1]
+
+    with opened(2) as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "create_connection", watched)
+            with pytest.raises(RankError, match=r"\(it hung up: is DUALNET_TOKEN the same on all ranks\?\)"):
+                meeting._knock(1, 2, ["127.0.0.1"], door.port, b"x" * 16, "process 9 on z", Rounds(3))
+        assert len(made) == 3 and [wire.fileno() for wire in made] == [-1] * 3
+        door.knock(hello(1, "process 2 on b", size=2))
+        assert door.names() == {1: "process 2 on b"}

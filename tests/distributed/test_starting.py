@@ -20,6 +20,8 @@ SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[08-
         (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, Start("tcp", 1, 2, "a", 29501)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, Start("null")),
         (SLURM, Start("tcp", 1, 2, "n08", 20001)),
+        (SLURM | {"SLURM_STEP_ID": "0"}, Start("tcp", 1, 2, "n08", 20001)),
+        (SLURM | {"SLURM_STEP_ID": "3"}, Start("tcp", 1, 2, "n08", 23758)),  # several at once need a port each
         (SLURM | {"MASTER_ADDR": "b", "MASTER_PORT": "5"}, Start("tcp", 1, 2, "b", 5)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Start("null")),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Start("mpi")),
@@ -70,6 +72,30 @@ def test_what_is_asked_for():
         started(TORCHRUN | {"RANK": "2"})
     with pytest.raises(ValueError, match="MASTER_PORT='x' is not a number"):
         started(TORCHRUN | {"MASTER_PORT": "x"})
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+@pytest.mark.parametrize("environment", [TORCHRUN, SLURM])
+def test_a_port_that_does_not_exist(environment, port):
+    with pytest.raises(ValueError, match=f"MASTER_PORT='{port}' is not a port from 1 to 65535"):
+        started(environment | {"MASTER_PORT": port})
+
+
+@pytest.mark.parametrize("there, missing", [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_half_of_the_variables(there, missing):
+    """Somebody forgot one: every process would train alone, and all would write the same file."""
+    with pytest.raises(ValueError, match=f"the variable {there}='2' is set, but {missing} is not"):
+        started({there: "2", "MASTER_ADDR": "a", "MASTER_PORT": "29500"})
+    assert started({there: "2"}, "null").kind == "null"
+    assert started({there: "2", "PMI_SIZE": "2"}).kind == "mpi"
+    assert started(SLURM | {there: "2"}).kind == "tcp"
+
+
+def test_the_others_have_more_time_to_come_than_to_answer():
+    free = dn.distributed.Null()
+    assert (free.timeout, free.meeting) == (30.0, 300.0)
+    given = dn.distributed.init("null", timeout=7)
+    assert (given.timeout, given.meeting) == (7.0, 7.0)
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0}, {"overlap": 2}, {"bucket_bytes": 0}])

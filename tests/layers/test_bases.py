@@ -58,7 +58,7 @@ def test_a_network_of_16_bits_computes_with_copies(backend):
 
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError, match="^Rows: use_bias is True or False, got 'no'"):
+    with pytest.raises(TypeError, match="^Rows: use_bias must be True or False, got 'no'"):
         Rows("no")
     with pytest.raises(ValueError, match="^Rows: unknown initializer 'he'"):
         Rows(initializer="he")

@@ -129,7 +129,7 @@ def test_lambda(backend, rng):
             "the branches have shapes .4, 4, 3., .4, 4, 2..*equal shapes",
         ),
         (lambda: dn.Parallel([conv(3), dn.Conv2D(3, 2)], "concat").init((4, 4, 2)), "equal heights and widths"),
-        (lambda: dn.Parallel([conv(3)], merge="divide"), "merge is one of 'add', .* got 'divide'"),
+        (lambda: dn.Parallel([conv(3)], merge="divide"), "merge must be one of 'add', .* got 'divide'"),
         (lambda: dn.Parallel([]), "expected at least one layer"),
         (
             lambda: dn.Sequential([conv(3), dn.Sequential([dn.Conv2D(2, 9)])]).init((4, 4, 2)),

@@ -151,7 +151,7 @@ def test_no_decay_and_weight_decay_zero_give_the_same_bits():
 
 
 def test_no_decay_is_checked_and_shown():
-    with pytest.raises(TypeError, match="no_decay is a list of names such as"):
+    with pytest.raises(TypeError, match="no_decay must be a list of names such as"):
         dn.SGD(0.1, no_decay="b")
     net, optimizer = network(), dn.SGD(0.1, weight_decay=0.1, no_decay=["bias"])
     with pytest.raises(ValueError, match=r"no_decay=\['bias'\] names none of the parameters, which are 0\.w, 0\.b"):

@@ -118,7 +118,7 @@ def test_inputs_and_deltas_are_checked(backend, rng):
     net = two_of_each().init(SHAPES, dtype="float64")
     x = drawn(rng)
     for wrong in (x["image"], {"image": x["image"]}, {**x, "other": x["meta"]}):
-        with pytest.raises(TypeError, match="x is a dictionary of arrays, 'image', 'meta'; got"):
+        with pytest.raises(TypeError, match="x must be a dictionary of arrays, 'image', 'meta'; got"):
             net(wrong)
     with pytest.raises(ValueError, match="Graph input 'meta': x has shape"):
         net({**x, "meta": x["image"]})
@@ -126,7 +126,7 @@ def test_inputs_and_deltas_are_checked(backend, rng):
         net({**x, "meta": x["meta"][:1]})
     y, pullback = net.forward(x)
     for wrong in (y["kind"], {"kind": y["kind"]}):
-        with pytest.raises(TypeError, match="dy is a dictionary of 'kind', 'mask'; got"):
+        with pytest.raises(TypeError, match="dy must be a dictionary of 'kind', 'mask'; got"):
             pullback(wrong)
     with pytest.raises(ValueError, match="Graph output 'mask' pullback: dy has shape"):
         pullback({**y, "mask": y["kind"]})
@@ -178,12 +178,12 @@ def test_one_input_may_come_by_its_name(backend, rng):
         (
             lambda: two_of_each().init((5, 4, 2)),
             ValueError,
-            "input_shape is a dictionary {'image': shape, 'meta': shape}",
+            "input_shape must be a dictionary {'image': shape, 'meta': shape}",
         ),
         (
             lambda: two_of_each().init({"image": (5, 4, 2), "meta": ()}),
             ValueError,
-            "Graph input 'meta': input_shape is like",
+            "Graph input 'meta': input_shape must be a shape without the batch",
         ),
         (
             lambda: dn.Graph("x").add("a", conv(3), "x").add("sum", dn.Add(), ["a", "x"]).init((4, 4, 2)),

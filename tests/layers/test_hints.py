@@ -11,7 +11,8 @@ from dualnet.layers.hints import HABITS, attribute_hint, shape_hint
 
 def test_a_layer_without_parameters_says_what_to_do():
     with pytest.raises(
-        AttributeError, match=r"'Dense' object has no attribute 'w'. It has no parameters yet: call init"
+        AttributeError,
+        match=r"'Dense' object has no attribute 'w'. If it is a parameter, the layer has none yet: call init",
     ):
         dn.Dense(2).forward(np.ones((1, 2), np.float32))
     layer = dn.Dense(2).init((2,))

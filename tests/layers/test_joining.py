@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import weakref
@@ -139,6 +140,46 @@ def test_who_runs_with_whom(name):
     make, inferring, training = CASES[name]
     assert list(passes(make(), way_back=False)) == inferring
     assert list(passes(make(), way_back=True)) == (inferring if training is None else training)
+
+
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("watch", [False, True], ids=["", "watched"])
+def test_a_layer_with_a_forward_of_its_own_runs_by_it(backend, rng, place, watch):
+    """net[1].forward = guided: the layer before the ReLU did its work, and the new forward was never called."""
+    layers = [conv(3), dn.ReLU(), dn.MaxPool2D(2), dn.BatchNorm(), dn.ReLU(), dn.Residual(dn.BatchNorm())]
+    net, x = dn.Sequential(layers).init((6, 4, 2), dtype="float64"), batch(rng, 6, 4, 2)
+    usual, called = type(net[place]).forward, []
+
+    def forward(x, train=False):
+        called.append(train)
+        y, pullback = usual(net[place], x, train)
+        return 2 * y, dn.Pullback("twice", lambda dy: pullback(2 * dy), y)
+
+    expected = x
+    for layer in net:
+        expected = layer.forward(expected)[0] * (2 if layer is net[place] else 1)
+    net[place].forward = forward
+    with Watch(net, lambda visit, run, x: run(x)) if watch else contextlib.nullcontext():
+        for y in (net.forward(x)[0], net(x)):
+            assert error(dn.to_numpy(y), dn.to_numpy(expected)) <= tau("float64", 100)
+        net.forward(x, train=True, need_dx=False)
+    assert called == [False, False, True]
+
+
+def test_files_do_not_hold_a_forward_that_was_set_on_a_layer(tmp_path):
+    """They held what the class computes, and nobody said so."""
+    net = dn.Sequential([dn.Conv2D(3, 3), dn.ReLU(), dn.Flatten(), dn.Dense(2)]).init((6, 4, 2))
+    net[1].forward = lambda x, train=False: dn.ops.relu(2 * x)
+    told = r"these layers have a forward that was set on the layer itself: 1 \(ReLU\)"
+    for write in (net.to_c, net.to_numpy, net.to_onnx):
+        with pytest.raises(ValueError, match=f"{write.__name__}: {told}"):
+            write(tmp_path / f"net{ {'to_c': '.h', 'to_numpy': '.py', 'to_onnx': '.onnx'}[write.__name__] }")
+    with pytest.warns(UserWarning, match=f"save: {told}"):
+        path = net.save(tmp_path / "net.npz")
+    assert type(dn.load(path)[1]) is dn.ReLU
+    del net[1].forward
+    with Watch(net, lambda visit, run, x: run(x)):
+        net.save(path)
 
 
 def test_a_convolution_takes_batch_norm_along_in_inference(backend, rng):

@@ -76,7 +76,7 @@ GOLDEN = [
         r"got an array; its examples have the shape x.shape.1:., .5, 5, 2.",
     ),
     (lambda n: n.init((5, 5, 2), dtype="bf16"), TypeError, "dtype 'bf16' is unknown; expected float16, bfloat16, "),
-    (lambda n: n.init((5, 5, 2), keep="yes"), TypeError, "init: keep is True or False, got 'yes'"),
+    (lambda n: n.init((5, 5, 2), keep="yes"), TypeError, "init: keep must be True or False, got 'yes'"),
     (lambda n: n.load_state_dict(None), TypeError, "state is a NoneType; expected arrays by name.*dn.load.path."),
     (
         lambda n: n.load_state_dict({**n.state_dict(), "2.b": [1, 2]}),
@@ -89,8 +89,8 @@ GOLDEN = [
         r"y, pullback = net.forward\(x, train=True\); dx, grads = pullback\(dy\)",
     ),
     (lambda n: n.add(dn.ReLU()), AttributeError, "Make a chain from a list"),
-    (lambda n: n.init("28x28"), ValueError, "input_shape is like .28, 28, 1., without the batch"),
-    (lambda n: n.init((5, 5, 0)), ValueError, "input_shape is like"),
+    (lambda n: n.init("28x28"), ValueError, "input_shape must be a shape without the batch, such as .28, 28, 1."),
+    (lambda n: n.init((5, 5, 0)), ValueError, "input_shape must be a shape without the batch"),
     (lambda n: n.init((5, 5, 2), seed=-1), ValueError, "seed must be an integer of at least 0, got -1"),
     (
         lambda n: n.init((2, 2, 2)),

@@ -78,5 +78,5 @@ def test_constructors_refuse_nonsense(name, value):
 def test_flags_are_true_or_false(value):
     flags = [(kind, "ceil_mode", (2,)) for kind in LAYERS.values()] + [(dn.AveragePool2D, "count_include_pad", (2,))]
     for kind, name, pool_size in flags + [(kind, "keepdims", ()) for kind in GLOBAL.values()]:
-        with pytest.raises(TypeError, match=f"{kind.__name__}: {name} is True or False, got"):
+        with pytest.raises(TypeError, match=f"{kind.__name__}: {name} must be True or False, got"):
             kind(*pool_size, **{name: value})

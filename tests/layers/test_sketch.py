@@ -41,5 +41,5 @@ def test_it_is_built_in_place_and_returned():
 def test_layers_that_do_not_fit_say_so():
     with pytest.raises(ValueError, match=r"layer 0 \(Conv2D\): .*does not fit on a map"):
         sketch(dn.Sequential([dn.Conv2D(2, 9)]), (4, 4, 1))
-    with pytest.raises(ValueError, match="^Sequential: input_shape is like"):
+    with pytest.raises(ValueError, match="^Sequential: input_shape must be a shape without the batch"):
         sketch(dn.Sequential([]), "28x28")

@@ -233,7 +233,7 @@ ENTRIES = {
             "adaptive_avg_pool2d",
             {"output_size": 1},
             ({"output_size": 0}, "at least 1"),
-            ({"output_size": (2, 3, 4)}, "output_size is an integer or"),
+            ({"output_size": (2, 3, 4)}, "output_size must be an integer or"),
         ),
         _resized(
             "upsample2d",

@@ -279,7 +279,7 @@ X, W = np.zeros((2, 5, 5, 4)), np.zeros((3, 3, 4, 6))
         ({"groups": 3}, "groups=3 must divide both the 4 channels of x and the 6 filters"),
         ({"groups": 2}, "has 4 in 2 group.*w of shape .k1, k2, 2, D."),
         ({"padding": "some"}, "'valid', 'same', 'full'"),
-        ({"padding": (1, 2, 3)}, "padding is an integer or .height, width."),
+        ({"padding": (1, 2, 3)}, "padding must be an integer or .height, width."),
         ({"padding": ((1, 2), 3)}, "top, bottom"),
         ({"padding": -1}, "at least 0"),
         ({"stride": 0}, "stride must be at least 1"),
@@ -297,7 +297,7 @@ def test_shapes_that_do_not_fit(backend, change, words):
 
 @pytest.mark.parametrize("value", [1.5, "3", None, True, (1, 2.0)])
 def test_extents_are_integers(value):
-    with pytest.raises(TypeError, match="conv2d: stride takes integers"):
+    with pytest.raises(TypeError, match="conv2d: stride must be an integer"):
         dn.ops.conv2d(X, W, stride=value)
 
 

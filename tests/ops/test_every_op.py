@@ -23,6 +23,7 @@ from dualnet.parity.judging.ways import Outcome, Way, kernels_on
 from dualnet.parity.networks.lockstep import references
 from dualnet.shim.dtypes import HALVES
 
+pytestmark = pytest.mark.once  # each test puts the backends that it computes on in force itself
 EACH = pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
 DTYPES = ("float16", *(("bfloat16",) if find_spec("ml_dtypes") else ()), "float32", "float64")
 OTHERS = [Way(dn.backend.load(name).name) for name in ("array_api_strict", "torch") if name in dn.available_backends()]

@@ -21,6 +21,7 @@ from dualnet.backends.onednn import passes as onednn_passes
 from dualnet.parity.cases import case as cases
 from dualnet.parity.cases import truth
 
+pytestmark = pytest.mark.once  # each test puts the backends that it computes on in force itself
 INF, NAN = float("inf"), float("nan")
 TOP = {"float32": 3.2e38, "float16": 65000.0}
 SIZES = {"float32": (1e15, 1e19, 1e30, TOP["float32"], 1e-20, 1e-38), "float16": (3e3, TOP["float16"], 1e-4)}

@@ -266,8 +266,8 @@ def refused(name, y, t, message, kind=ValueError, **options):
     ([0, 3, 1], r"label 3 is out of range; 3 classes have the labels 0 … 2\. Labels that start at 1 need t - 1"),
     ([0, -1, 2], "label -1 is out of range"),
     ([0, 2**62, 2], f"label {2**62} is out of range"),
-    ([0.0, 1.0, 2.0], "labels are integers, got float"),
-    ([True, False, True], "labels are integers, got bool"),
+    ([0.0, 1.0, 2.0], "labels must be integers, got float"),
+    ([True, False, True], "labels must be integers, got bool"),
     ([0, 1], r"t has shape \(2,\); for y \(3, 3\) expected class numbers \(3,\), or probabilities \(3, 3\)"),
     ([[0], [1], [2]], r"t has shape \(3, 1\)"),
     ([], r"t has shape \(0,\)"),
@@ -279,7 +279,7 @@ def test_wrong_labels(backend, labels, message):
 
 def test_unchecked_labels_must_still_be_integers(backend):
     y = dn.asarray(np.ones((2, 3)))
-    refused("softmax_cross_entropy", y, dn.asarray([0.0, 1.0]), "labels are integers", check_labels=False)
+    refused("softmax_cross_entropy", y, dn.asarray([0.0, 1.0]), "labels must be integers", check_labels=False)
     refused("softmax_cross_entropy", y, dn.asarray([0]), "t has shape", check_labels=False)
     loss, _ = dn.losses.softmax_cross_entropy(y, dn.asarray([0, 2]), check_labels=False)
     assert float(dn.to_numpy(loss)) == pytest.approx(math.log(3))
@@ -358,7 +358,7 @@ def test_transfers():
 def test_check_labels(backend):
     assert losses.check_labels("fit", dn.asarray(np.asarray([[0, 2]], np.uint8)), 3) is None
     assert losses.check_labels("fit", dn.asarray(np.ones(0, int)), 3) is None
-    for t, message in [([0, 3], "fit: label 3"), ([-1], "fit: label -1"), ([0.0], "fit: labels are integers")]:
+    for t, message in [([0, 3], "fit: label 3"), ([-1], "fit: label -1"), ([0.0], "fit: labels must be integers")]:
         with pytest.raises(ValueError, match=message):
             losses.check_labels("fit", dn.asarray(t), 3)
     with pytest.raises(TypeError, match="fit: t is a list"):
@@ -507,7 +507,7 @@ def test_get():
     with pytest.raises(ValueError, match="unknown loss 'cross_entropy'; choose from softmax_cross_entropy, mean_sq"):
         losses.get("cross_entropy")
     for wrong in (None, 3, ["huber"]):
-        with pytest.raises(TypeError, match="loss is a name or a function"):
+        with pytest.raises(TypeError, match="loss must be a name or a function"):
             losses.get(wrong)
 
 
@@ -607,7 +607,7 @@ def test_wrong_weights(backend, name):
     for value in (-1.0, NAN, INF):
         weights = dn.asarray(np.asarray([1.0, value, 0.0]))
         if dn.get_backend() == "numpy":
-            with pytest.raises(ValueError, match=f"{name}: weights are finite numbers of at least 0, got"):
+            with pytest.raises(ValueError, match=f"{name}: weights must be finite numbers of at least 0, got"):
                 losses.get(name)(y, t, weights)
         else:  # which is not asked, and so cannot wait
             with dn.transfers("forbid"):

@@ -292,7 +292,7 @@ X = np.zeros((2, 5, 6, 3))
         ({"pool_size": (2, 7)}, "window of width 7 .* map of width 6"),
         ({"dilation": 6}, "window of height 7 .2 taps, dilation 6. does not fit"),
         ({"pool_size": 0}, "pool_size must be at least 1"),
-        ({"pool_size": (1, 2, 3)}, "pool_size is an integer or .height, width."),
+        ({"pool_size": (1, 2, 3)}, "pool_size must be an integer or .height, width."),
         ({"stride": 0}, "stride must be at least 1"),
         ({"padding": -1}, "padding must be at least 0"),
         ({"padding": "some"}, "'valid', 'same', 'full'"),
@@ -330,5 +330,5 @@ def test_windows_wholly_in_the_padding(backend, options, words, monkeypatch):
 def test_flags_are_true_or_false(value):
     flags = [(op, "ceil_mode", (2,)) for op in POOLS] + [("avg_pool2d", "count_include_pad", (2,))]
     for op, name, pool_size in flags + [(op, "keepdims", ()) for op in GLOBAL]:
-        with pytest.raises(TypeError, match=f"{op}: {name} is True or False, got"):
+        with pytest.raises(TypeError, match=f"{op}: {name} must be True or False, got"):
             getattr(dn.ops, op)(X, *pool_size, **{name: value})

@@ -110,7 +110,7 @@ def test_strange_sides_are_refused(value):
 
 @pytest.mark.parametrize("value", [None, "linear", 1, "Nearest", []])
 def test_strange_interpolations_are_refused(value):
-    with pytest.raises(ValueError, match="upsample2d: interpolation is 'nearest' or 'bilinear', got"):
+    with pytest.raises(ValueError, match="upsample2d: interpolation must be 'nearest' or 'bilinear', got"):
         dn.ops.upsample2d(dn.asarray(np.ones((1, 5, 5, 1))), 2, interpolation=value)
 
 

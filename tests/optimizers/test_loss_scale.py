@@ -275,12 +275,12 @@ def test_skipped_steps_follow_the_network_to_another_backend():
 @pytest.mark.parametrize("wrong", [{"scale": 1e39, "most": 1e39}, {"scale": 1e-39, "least": 1e-39}, {"most": 1e300}])
 def test_a_scale_that_float32_cannot_hold_is_refused(wrong):
     """It would be infinite, and every step an overflow; or 0, and every gradient infinite."""
-    with pytest.raises(ValueError, match=r"LossScale: a scale is from 1.18e-38 to 8.51e\+37, got"):
+    with pytest.raises(ValueError, match=r"LossScale: a scale must be from 1.18e-38 to 8.51e\+37, got"):
         dn.LossScale(**wrong)
-    with pytest.raises(ValueError, match="FixedLossScale: a scale is from"):
+    with pytest.raises(ValueError, match="FixedLossScale: a scale must be from"):
         dn.optimizers.loss_scale.FixedLossScale(1e39)
     scale = dn.LossScale(2.0**126, most=2.0**126, interval=1)
-    with pytest.raises(ValueError, match="scale is a number above 0 and at most"):
+    with pytest.raises(ValueError, match="scale must be a number above 0 and at most"):
         scale.load_state_dict({"scale": 1e300, "good": 0, "skipped": 0})
     grads, finite = scale.unscale({"w": dn.asarray([2.0**126, -(2.0**100)])})
     assert dn.to_numpy(grads["w"]).tolist() == [1.0, -(2.0**-26)] and dn.to_numpy(finite)

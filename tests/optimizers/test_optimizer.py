@@ -467,7 +467,7 @@ def test_what_is_refused():
     for net, grads in (({"w": dn.asarray([1.0])}, Net({"w": [1.0]})), (Net({"w": [1.0]}), None)):
         with pytest.raises(TypeError, match=r"SGD.step: expected a network and its gradients"):
             SGD(0.1).step(net, grads)
-    with pytest.raises(ValueError, match="clip_norm is a number above 0"):
+    with pytest.raises(ValueError, match="clip_norm must be a finite number above 0"):
         SGD(0.1, clip_norm=0)
     with pytest.raises(TypeError, match="write Cosine"):
         SGD(schedules.Cosine)

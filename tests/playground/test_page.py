@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import playground_server
 import pytest
-from browsing import CHROMIUM, DESKTOP, PHONE, browser
+from browsing import CHROMIUM, DESKTOP, PHONE, browser, pale, sticks_out
 
 import dualnet as dn
 
@@ -119,6 +119,21 @@ def test_training_ends_after_its_epochs(page):
     page.wait("document.querySelector('#live').textContent.includes('Paused after step 46')")
 
 
+def test_marks_that_are_close_can_both_be_read(page):
+    train(page, 60)
+    for name in ("averaged-bias", "", "averaged-bias"):
+        page.run(f"playground.break_({json.dumps(name)})")
+        page.wait(f"playground.settings.broken == {json.dumps(name)}")
+        page.click("#one-step")
+        page.wait("playground.run.marks.at(-1)[0] < playground.step")
+    boxes = page.run("""[...document.querySelectorAll("#curves text.event")].map((it) => it.getBoundingClientRect())
+        .map(({ left, right, top, bottom }) => [left, right, top, bottom])""")
+    assert len(boxes) == 3
+    for i, (left, right, top, bottom) in enumerate(boxes):
+        for other in boxes[:i]:
+            assert right < other[0] or left > other[1] or top >= other[3] - 2 or bottom <= other[2] + 2
+
+
 def test_two_runs_beside_each_other(page):
     train(page, 23)
     page.click("#compare")
@@ -199,7 +214,7 @@ def test_point_at_a_cell_and_its_sum_is_there(page):
     page.click("#inside [data-name=dy] canvas")  # follow the delta to the layer behind
     page.wait("document.querySelector('.account h3')?.innerText.startsWith('1.dx[0,')")
     page.run("playground.inside.choose(7, { name: 'dy', index: [3] })")
-    page.wait("document.querySelector('.account').innerText.includes('The way back begins here')")
+    page.wait("document.querySelector('.account').innerText.includes('The backward pass begins here')")
     page.run("playground.inside.pick('w', [5, 3])")
     page.wait("document.querySelector('.account h3')?.innerText.startsWith('7.dw[5,3]')")
 
@@ -618,7 +633,11 @@ def test_the_address_holds_the_settings(page, address):
 )
 def test_an_address_from_a_stranger(tab, address, hash_, words):
     opened(tab, address + hash_)
-    assert words in text(tab, "#trouble") and tab.run("playground.settings.layers.length") == 8
+    assert (
+        words in text(tab, "#trouble")
+        and "playground:" not in text(tab, "#trouble")
+        and tab.run("playground.settings.layers.length") == 8
+    )
     assert tab.run("document.querySelectorAll('main img').length") == 0
 
 
@@ -640,7 +659,7 @@ def test_save_and_open_the_network(page, tmp_path):
     page.run("playground.inside.page()")
     assert page.run("saved[0]") == "explain.html" and page.run("saved[1].length") > 20_000
     page.run("playground.keep.open({ files: [new File(['x'], 'other.npz')] })")
-    assert "not a .safetensors or .npz file" in text(page, "#trouble")
+    assert text(page, "#trouble").startswith("other.npz: it is not a .safetensors or .npz file")
 
 
 def test_images_of_ones_own(page):
@@ -694,6 +713,93 @@ def test_it_fits_a_phone_and_everything_has_a_name(page, dark):
     )
     ids = page.run("[...document.querySelectorAll('[id]')].map((it) => it.id)")
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_what_it_says_fits_a_phone_and_can_be_read(exercises, dark):
+    """Reports, code, prints and errors: long lines scroll in a box of their own, and no text is pale."""
+    page = exercises
+
+    def looked_at(where):
+        page.run("for (const folded of document.querySelectorAll('main details')) folded.open = true")
+        assert page.run("document.documentElement.scrollWidth") <= PHONE[0], where
+        assert page.run(sticks_out("main")) == [] == page.run(pale("body")), where
+
+    page.show(PHONE, dark)
+    train(page, 30)
+    page.run("playground.exercises.editor.text = `print('x' * 300)\n${playground.exercises.editor.text}`")
+    grade(page)
+    page.click("#witnesses")
+    page.wait("document.querySelector('.task-help pre')")
+    looked_at("a wrong repair")
+    page.run(f"playground.exercises.editor.text = {json.dumps(dn.zoo.show('averaged-bias').repaired)}")
+    grade(page)
+    looked_at("an error")
+    page.click("#tab-breaking")
+    enter(page, "#mistake", "averaged-bias")
+    page.wait("!document.querySelector('#broken').hidden")
+    page.click("#check")
+    page.wait("document.querySelector('.report pre')")
+    looked_at("what dn.check says")
+    page.click("#tab-console")
+    page.run("(playground.console.line.value = 'print(\"x\" * 300)\\n1 / 0', playground.console.run())")
+    page.wait("document.querySelector('.log .bad')")
+    looked_at("the console")
+    page.click("#compare")
+    enter(page, "#optimizer", "SGD")
+    page.wait("playground.settings.optimizer[0] == 'SGD' && playground.begun")
+    page.run("playground.trouble(new Error('x'.repeat(300)))")
+    page.click("#tab-inside")
+    page.click("#block-0")
+    page.wait("document.querySelector('#option-filters')")
+    looked_at("two runs, a layer's options and a message")
+
+
+def test_a_layers_options_stand_beside_each_other(page):
+    """Ten fields below each other would push the maps of the layer off the screen."""
+    page.click("#block-0")
+    page.wait("document.querySelector('#option-initializer')")
+    below, above = page.run("""[".panels", ".network"].map((it) => document.querySelector(it).getBoundingClientRect())
+        .map((box, i) => (i ? box.bottom : box.top))""")
+    assert below - above < 0.7 * DESKTOP[1]
+    page.click("#block-0")
+    page.wait("document.querySelector('#options').hidden")
+    assert "Choose a layer" in text(page, ".network")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_words_that_an_option_offers_are_seen_whole(page, size):
+    page.show(size)
+    page.click("#block-0")
+    page.wait("document.querySelector('#option-initializer')")
+    cut = page.run("""[...document.querySelectorAll("#options input[list]")].flatMap((it) =>
+        [...it.list.options].map(({ value }) => (it.value = value, [value, it.scrollWidth - it.clientWidth])))""")
+    assert len(cut) > 9 and not [word for word, more in cut if more > 0]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_tab_key_reaches_every_control_and_shows_where_it_is(page, size):
+    page.show(size)
+    page.click("#tab-inside")
+    page.wait("document.querySelector('#inside [data-name=dy] canvas')")
+    controls = """[...document.querySelectorAll("a, button, select, input:not([type=radio]), summary, [tabindex='0']")]
+        .filter((it) => it.checkVisibility({ visibilityProperty: true }) && !it.disabled && it.tabIndex === 0)"""
+    expected = page.run(f"(document.querySelector('.skip').focus(), {controls}).length")
+    reached, hidden = {0}, []
+    for _ in range(60):
+        page.key("Tab", 9)
+        at, seen, drawn = page.run(f"""(() => {{ const it = document.activeElement, box = it.getBoundingClientRect();
+            return [{controls}.indexOf(it), box.top < innerHeight && box.bottom > 0,
+                it.matches("[type=radio]") || getComputedStyle(it).outlineStyle !== "none"]; }})()""")
+        if at >= 0:
+            reached.add(at)
+        if not (seen and drawn):
+            hidden.append(page.run("document.activeElement.outerHTML.slice(0, 80)"))
+        if len(reached) == expected:
+            break
+    missed = set(range(expected)) - reached
+    assert not missed and expected > 30 and not hidden, page.run(f"{controls}[{min(missed, default=0)}].outerHTML")
+    assert "parameters" in page.run("document.querySelector('#block-0').getAttribute('aria-label')")
 
 
 def test_tabs_follow_the_arrow_keys(page):

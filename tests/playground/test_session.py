@@ -220,6 +220,12 @@ def test_the_default_network_learns():
     assert asked.advance(steps=999, until=3)["step"] == 460  # never back
 
 
+def test_it_trains_to_until_and_no_further():
+    asked = Asked(**SMALL)
+    assert asked.advance(steps=9, until=3)["step"] == 3
+    assert asked.advance(steps=9, until=2)["step"] == 3  # never back
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
@@ -308,8 +314,8 @@ def test_a_few_drawings_are_enough():
         ({"x": np.zeros((4, 5)), "t": np.arange(4)}, "expected images"),
         ({"x": np.zeros((4, 99, 5)), "t": np.arange(4)}, "at most 64"),
         ({"x": np.zeros((4, 5, 5)), "t": np.arange(3)}, "each of the 4 images"),
-        ({"x": np.zeros((4, 5, 5)), "t": np.zeros(4)}, "two or more"),
-        ({"x": np.zeros((4, 5, 5)), "t": np.array([0, 0, 0, 1])}, "has one image"),
+        ({"x": np.zeros((4, 5, 5)), "t": np.zeros(4)}, "two classes or more"),
+        ({"x": np.zeros((4, 5, 5)), "t": np.array([0, 0, 0, 1])}, "only one image of 1"),
     ],
 )
 def test_an_upload_that_does_not_fit(arrays, words, tmp_path):
@@ -325,7 +331,7 @@ def test_an_upload(tmp_path):
     about = asked.upload(data=base64.b64encode((tmp_path / "data.npz").read_bytes()).decode())
     assert about["classes"] == ["0", "1", "2"] and about["train"] + about["validation"] == 20
     assert asked.desk.pictures.x.max() <= 1 and asked.begin(settings=SMALL | {"data": "upload"})["step"] == 0
-    with pytest.raises(RuntimeError, match="no .npz file"):
+    with pytest.raises(RuntimeError, match="not an .npz file"):
         asked.upload(data=base64.b64encode(b"PK nothing").decode())
 
 

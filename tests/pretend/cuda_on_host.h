@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <setjmp.h>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -68,27 +70,23 @@ static inline unsigned short float_to_bfloat(float x) { return rounded_to_upper_
 // -- fibers -----------------------------------------------------------------------------------------------------------
 
 enum Waiting { NOT, BLOCK, WARP, ENDED };
-static const size_t STACK = 64 << 10;
+static const size_t STACK = (64 << 10) + 192;  // at a power of two from each other they would share cache lines
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // where it begins
+    jmp_buf at;          // where it goes on: swapcontext() would ask the system for the signal mask each time
+    bool begun = false;
     Waiting waits = NOT;
     dim3 thread;
     double slot = 0;
 };
 
-static ucontext_t scheduler;
-static std::vector<Fiber> fibers;
-static std::vector<char> stacks;
+static jmp_buf scheduler;
+static std::vector<Fiber> fibers;  // each runs its thread of one block after another; small blocks use the first ones
+static std::unique_ptr<char[]> stacks;
 static Fiber* running = nullptr;
 static void (*body)(void*);
 static void* body_arguments;
-
-static void fiber_main() {
-    body(body_arguments);
-    running->waits = ENDED;
-    swapcontext(&running->context, &scheduler);
-}
 
 static void wait_for(Waiting whom) {
     if (!running) {
@@ -97,9 +95,25 @@ static void wait_for(Waiting whom) {
     }
     Fiber* self = running;
     self->waits = whom;
-    swapcontext(&self->context, &scheduler);
-    running = self;
-    threadIdx = self->thread;
+    if (!_setjmp(self->at)) _longjmp(scheduler, 1);
+}
+
+static void fiber_main() {
+    for (;;) {
+        body(body_arguments);
+        wait_for(ENDED);
+    }
+}
+
+static void go_on(Fiber& fiber) {
+    running = &fiber;
+    threadIdx = fiber.thread;
+    if (!_setjmp(scheduler)) {
+        if (fiber.begun) _longjmp(fiber.at, 1);
+        fiber.begun = true;
+        setcontext(&fiber.context);
+    }
+    running = nullptr;
 }
 
 static inline void __syncthreads() { wait_for(BLOCK); }
@@ -121,7 +135,7 @@ static bool release(size_t first, size_t last, Waiting whom) {
         waiting += fibers[i].waits == whom;
     }
     if (!alive || waiting != alive) return false;
-    if (whom == BLOCK && alive != fibers.size()) return false;  // some threads left before the barrier
+    if (whom == BLOCK && alive != last) return false;  // some threads left before the barrier
     for (size_t i = first; i < last; i++)
         if (fibers[i].waits == whom) fibers[i].waits = NOT;
     return true;
@@ -129,37 +143,39 @@ static bool release(size_t first, size_t last, Waiting whom) {
 
 // 0, or 1 if threads wait for each other in vain.
 static int run_block(unsigned threads, bool backwards) {
-    if (fibers.size() != threads) {
+    if (fibers.size() < threads) {
         fibers = std::vector<Fiber>(threads);
-        stacks.resize(threads * STACK);
+        stacks.reset(new char[threads * STACK]);
+        for (unsigned t = 0; t < threads; t++) {
+            ucontext_t& context = fibers[t].context;
+            getcontext(&context);
+            context.uc_stack.ss_sp = &stacks[t * STACK];
+            context.uc_stack.ss_size = STACK;
+            context.uc_link = nullptr;
+            makecontext(&context, fiber_main, 0);
+        }
     }
     for (unsigned t = 0; t < threads; t++) {
-        Fiber& fiber = fibers[t];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = &stacks[t * STACK];
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, fiber_main, 0);
-        fiber.waits = NOT;
-        fiber.thread = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
+        fibers[t].waits = NOT;
+        fibers[t].thread = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
     }
     for (;;) {
         bool ran = false;
         for (unsigned k = 0; k < threads; k++) {
             Fiber& fiber = fibers[backwards ? threads - 1 - k : k];
             if (fiber.waits != NOT) continue;
-            running = &fiber;
-            threadIdx = fiber.thread;
-            swapcontext(&scheduler, &fiber.context);
-            running = nullptr;
+            go_on(fiber);
             ran = true;
         }
         for (unsigned first = 0; first < threads; first += 32) ran |= release(first, min(first + 32, threads), WARP);
         ran |= release(0, threads, BLOCK);
         if (!ran) break;
     }
-    for (Fiber& fiber : fibers)
-        if (fiber.waits != ENDED) return 1;
+    for (unsigned t = 0; t < threads; t++)
+        if (fibers[t].waits != ENDED) {
+            fibers.clear();  // they stand in the middle of this block
+            return 1;
+        }
     return 0;
 }
 

@@ -89,7 +89,7 @@ def test_a_name_that_is_none(choose):
         choose("numpy:3")
     with pytest.raises(dn.BackendUnavailable, match="strict:1: there is one pretend device"):
         choose("strict:1")
-    with pytest.raises(TypeError, match="a backend's name is a string such as 'numpy', got ndarray"):
+    with pytest.raises(TypeError, match="a backend's name must be a string such as 'numpy', got ndarray"):
         choose(np.ones(1))
     assert dn.get_backend() == "numpy"
 

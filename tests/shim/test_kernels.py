@@ -75,7 +75,7 @@ def test_kernels_can_be_turned_off(double, monkeypatch):
     monkeypatch.setenv("DUALNET_KERNELS", "auto")
     assert double(np.ones(1, np.float32)) == ("kernel", 2.0)
     monkeypatch.setenv("DUALNET_KERNELS", "of")
-    with pytest.raises(ValueError, match="DUALNET_KERNELS is 'auto' or 'reference', got 'of'"):
+    with pytest.raises(ValueError, match="DUALNET_KERNELS must be 'auto' or 'reference', got 'of'"):
         double(np.ones(1, np.float32))
 
 

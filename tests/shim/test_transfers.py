@@ -31,7 +31,7 @@ def test_copies_can_be_forbidden():
         dn.asarray([1.0], backend="numpy")
     assert counted.nbytes == 0
     dn.to_numpy(x)
-    with pytest.raises(ValueError, match="policy is 'count' or 'forbid', got 'deny'"), dn.transfers("deny"):
+    with pytest.raises(ValueError, match="policy must be 'count' or 'forbid', got 'deny'"), dn.transfers("deny"):
         pass
 
 

@@ -37,7 +37,8 @@ class Waits(dn.Callback):
 
     def on_fit_end(self, run):
         print("restoring", flush=True)
-        time.sleep(float(sys.argv[2]))
+        if sys.argv[2] == "slowly":
+            sys.stdin.readline()
         print("restored", flush=True)
 
 stop = dn.EarlyStopping(patience=99)
@@ -51,9 +52,11 @@ finally:
 """
 
 
-def start(path, pause=0.0):
+def start(path, restores="at once"):
+    """The training, in the middle of an epoch. If it restores slowly, it waits for a line meanwhile."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(path), str(pause)],
+        [sys.executable, "-c", PROGRAM, str(path), restores],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +70,7 @@ def start(path, pause=0.0):
 def test_what_was_trained_is_kept_and_the_best_weights_are_back(tmp_path, name, code):
     process = start(tmp_path / "net.npz")
     process.send_signal(getattr(signal, name))
-    told, errors = process.communicate(timeout=60)
+    told, errors = process.communicate(timeout=600)
     assert told.split("\n")[:3] == ["restoring", "restored", "3 True"] and process.returncode == code
     assert dn.load(tmp_path / "net.npz").output_shape((4,)) == (2,)
     assert ("Traceback" in errors) == (name == "SIGINT"), errors
@@ -75,22 +78,22 @@ def test_what_was_trained_is_kept_and_the_best_weights_are_back(tmp_path, name, 
 
 @ON_UNIX
 def test_a_second_signal_does_not_break_off_what_is_being_restored(tmp_path):
-    process = start(tmp_path / "net.npz", 1.0)
+    process = start(tmp_path / "net.npz", "slowly")
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "restoring\n"
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate("\n", timeout=600)
     assert told.split("\n")[:2] == ["restored", "3 True"] and process.returncode == 143
 
 
 @ON_UNIX
 def test_after_ctrl_c_a_signal_waits_until_all_is_restored(tmp_path):
-    process = start(tmp_path / "net.npz", 1.0)
+    process = start(tmp_path / "net.npz", "slowly")
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "restoring\n"
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate("\n", timeout=600)
     assert told.split("\n")[:2] == ["restored", "3 True"] and process.returncode == 143
 
 

@@ -131,5 +131,5 @@ def test_it_counts_from_the_epoch_where_it_goes_on():
 def test_a_captured_step_reads_nothing():
     with pytest.raises(ValueError, match="check_finite=True reads a number back after every step.*captured"):
         fit(small(), *bars(8), capture=True)
-    with pytest.raises(TypeError, match="check_finite is True or False, got 1"):
+    with pytest.raises(TypeError, match="check_finite must be True or False, got 1"):
         small().fit(*bars(8), check_finite=1, verbose=0)

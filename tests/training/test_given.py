@@ -72,8 +72,8 @@ def test_what_cannot_be_split_says_so():
             "validation_split=0.1 needs arrays, or a data set with a l",
         ),
         ({"validation_split": 0.1, "validation_data": (X, T)}, "validation_data or validation_split, not both"),
-        ({"validation_split": 1.0}, "validation_split is a share from 0 to below 1"),
-        ({"validation_split": "tenth"}, "validation_split is a number"),
+        ({"validation_split": 1.0}, "validation_split must be a share from 0 to below 1"),
+        ({"validation_split": "tenth"}, "validation_split must be a number"),
         ({"validation_split": 0.001, "x": X[:1], "t": T[:1]}, "validation_split=0.001 leaves nothing on one side of 1"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"fit: .*{words}"):

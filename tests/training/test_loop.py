@@ -187,7 +187,7 @@ def test_predict_of_nothing(backend):
 
 @pytest.mark.parametrize("option", ["shuffle", "capture"])
 def test_a_switch_is_on_or_off(option):
-    with pytest.raises(TypeError, match=f"fit: {option} is True or False, got 'no'"):
+    with pytest.raises(TypeError, match=f"fit: {option} must be True or False, got 'no'"):
         small().fit(*bars(8), **{option: "no"}, verbose=0)
 
 

@@ -69,7 +69,7 @@ def test_figures_are_read_a_few_times_a_second(monkeypatch):
 def test_three_ways_and_no_fourth():
     for verbose in (3, -1, "yes", None):
         with pytest.raises(
-            ValueError, match=r"fit: verbose is 0 \(silence\), 1 \(a bar\) or 2 \(a line per epoch\), got"
+            ValueError, match=r"fit: verbose must be 0 \(silence\), 1 \(a bar\) or 2 \(a line per epoch\), got"
         ):
             Progress(0, 1, 1, verbose)
 

@@ -256,6 +256,39 @@ def test_another_number_of_ranks_goes_on_in_the_middle_of_an_epoch(tmp_path, ran
             np.testing.assert_allclose(history[name], alone[name], rtol=0, atol=TAU)
 
 
+def test_evaluate_wants_the_same_weights_on_every_rank():
+    """Rank 0 has loaded its best weights, and the others have the last ones: the figures were a mixture of both."""
+    x, t = data(30)
+
+    def figures(ranks, change):
+        net = network()
+        state = {name: np.array(dn.to_numpy(v)) for name, v in net.state_dict().items() if hasattr(v, "shape")}
+        if ranks.rank == 1:
+            change(state)
+            net.load_state_dict(net.state_dict() | state)
+        return net.evaluate(x, t, distributed=ranks)
+
+    def trained_longer(state):
+        state["0.w"] *= 1.01
+
+    def turned(state):
+        state["0.w"] = state["0.w"][::-1]
+
+    def broken(state):
+        state["0.w"][0] = np.nan
+
+    def of_another_processor(state):
+        state["0.w"] *= 1 + 1e-6
+
+    for change in (trained_longer, turned, broken):
+        with pytest.raises(
+            ValueError, match=r"evaluate: the ranks do not agree: 0\.w on rank 1 is not what it is on rank 0"
+        ):
+            in_ranks(2, lambda r, change=change: figures(r, change))
+    found = in_ranks(2, lambda r: figures(r, of_another_processor))
+    assert found[0] == found[1]
+
+
 def test_evaluate():
     net = network()
     x, t = data(50)
@@ -342,7 +375,7 @@ def test_a_rank_with_fewer_batches():
 def test_capture_and_odd_arguments():
     with pytest.raises(ValueError, match="capture=True works with one rank only"):
         in_ranks(2, lambda r: trained(r, capture=True))
-    with pytest.raises(TypeError, match="distributed is True, False or what"):
+    with pytest.raises(TypeError, match="distributed must be True, False or what"):
         trained(3)
     history, learned = trained(True)  # no launcher: one rank
     assert same(learned, trained(False)[1])
@@ -361,7 +394,7 @@ def test_an_error_of_one_rank_ends_the_others():
             ended.append(str(error))
             raise
 
-    with pytest.raises(ValueError, match="labels are integers"):
+    with pytest.raises(ValueError, match="labels must be integers"):
         in_ranks(2, once)
     assert len(ended) == 1 and ended[0].startswith("rank 1: ValueError: fit: the loss does not take")
 

@@ -34,8 +34,8 @@ def train(folder, *more, dtype=None):
     net.init((8, 8, 1), dtype=dtype)
     optimizer = dn.Adam(dn.schedules.Cosine(0.01, 24))
     callbacks = [dn.callbacks.EMA(0.9), dn.EarlyStopping(9), *more]
-    options = {"validation_data": (X[:64], T[:64]), "callbacks": callbacks, "resume": folder, "verbose": 0}
-    net.fit(X, T, epochs=3, batch_size=32, optimizer=optimizer, capture=True, **options)
+    options = {"validation_data": (X[:16], T[:16]), "callbacks": callbacks, "resume": folder, "verbose": 0}
+    net.fit(X[:64], T[:64], epochs=3, batch_size=8, optimizer=optimizer, capture=True, **options)
     state = {**net.state_dict(), **optimizer.state_dict()}
     figures = {name: values for name, values in net.history.items() if name != "seconds"}
     return {name: dn.to_numpy(value).tolist() for name, value in state.items()}, figures

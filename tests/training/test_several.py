@@ -169,9 +169,9 @@ def test_nan_is_found_by_its_name(data):
 @pytest.mark.parametrize(
     "change, error, words",
     [
-        (lambda x, t: (x, t, None), ValueError, r"loss is a dictionary {'kind': loss, 'size': loss}; got none"),
+        (lambda x, t: (x, t, None), ValueError, r"loss must be a dictionary {'kind': loss, 'size': loss}; got none"),
         (lambda x, t: (x, t, "huber"), ValueError, "got 'huber'"),
-        (lambda x, t: (x, t, {"kind": "huber"}), ValueError, "loss is a dictionary"),
+        (lambda x, t: (x, t, {"kind": "huber"}), ValueError, "loss must be a dictionary"),
         (lambda x, t: (x, t, {**LOSS, "size": ("heavy", "huber")}), (ValueError, TypeError), "weight of 'size'"),
         (lambda x, t: (x, t, {**LOSS, "size": "hubert"}), ValueError, "unknown loss 'hubert'"),
         (lambda x, t: (x, t["kind"], LOSS), ValueError, "t must be a dictionary of 'kind', 'size'.*got one array"),
@@ -179,7 +179,7 @@ def test_nan_is_found_by_its_name(data):
         (lambda x, t: (x, {**t, "kind": t["kind"] + 5}, LOSS), ValueError, "output 'kind': label . is out of range"),
         (lambda x, t: (x, {**t, "size": t["size"][:9]}, LOSS), ValueError, r"t\['size'\] 9"),
         (lambda x, t: (x, {**t, "size": t["size"][:, 0]}, LOSS), ValueError, "output 'size': the loss does not take"),
-        (lambda x, t: ({"image": x["image"]}, t, LOSS), TypeError, "x is a dictionary of arrays, 'image', 'meta'"),
+        (lambda x, t: ({"image": x["image"]}, t, LOSS), TypeError, "x must be a dictionary of arrays, 'image', 'meta'"),
         (lambda x, t: ({**x, "meta": x["meta"][:, :2]}, t, LOSS), ValueError, "Graph input 'meta': x has shape"),
         (lambda x, t: ({**x, "meta": x["meta"][:, 0]}, t, LOSS), ValueError, r"x\['meta'\] has shape \(96,\)"),
         (lambda x, t: ({name: a[:0] for name, a in x.items()}, t, LOSS), ValueError, "at least one"),
@@ -225,6 +225,6 @@ def test_the_pieces_by_themselves(backend):
     assert tally.figures()["loss"] == 0.0
     assert [who for who, *_ in terms("fit", y, t, loss)] == ["fit: output 'a'", "fit: output 'b'"]
     assert loss_of(dn.Dense(2), None, "fit") is dn.losses.softmax_cross_entropy
-    with pytest.raises(ValueError, match="one output: loss is a name or a function; got {'a': 'huber'}"):
+    with pytest.raises(ValueError, match="one output: loss must be a name or a function; got {'a': 'huber'}"):
         loss_of(dn.Dense(2), {"a": "huber"}, "fit")
     assert targets_of(dn.Dense(2), {"a": 1}) == {"a": 1}

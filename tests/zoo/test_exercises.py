@@ -199,6 +199,8 @@ def test_notebooks_show_the_same(backend):
     )
     assert dn.zoo.exercises()._repr_html_().count("<tr>") == len(NAMES) + 1
     assert "WRONG" in heard("close-taps")._repr_html_()
+    solutions = "".join(dn.zoo.solution(name)._repr_html_() for name in NAMES)
+    assert "it is a <em>convolution</em> (E2)" in solutions and not re.search(r"\*\w+\*", solutions)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -67,6 +67,20 @@ def test_a_notebook_is_valid_and_shows_the_task(tmp_path, name, grader):
     nbformat.validate(nbformat.read(path, as_version=4))
 
 
+@pytest.mark.parametrize("grader", ["nbgrader", "otter"])
+def test_a_notebook_that_its_grader_would_not_find(tmp_path, capsys, grader):
+    assert cli.main(["zoo", "averaged-bias", f"--{grader}", str(tmp_path / "averaged-bias.txt")]) == 2
+    assert re.search(rf"--{grader} writes a notebook.*must end with .ipynb", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_is_not_graded_as_a_file(tmp_path, capsys):
+    """It was run as Python: "name 'null' is not defined"."""
+    path, _ = written(tmp_path, "averaged-bias", "nbgrader")
+    assert cli.main(["zoo", "averaged-bias", "--grade", str(path)]) == 2
+    assert "is a notebook: copy your 'dense' from it into a Python file" in capsys.readouterr().err
+
+
 def test_what_nbgrader_reads(tmp_path):
     _, notebook = written(tmp_path, "averaged-bias", "nbgrader")
     marks = {c["id"]: c["metadata"]["nbgrader"] for c in notebook["cells"]}

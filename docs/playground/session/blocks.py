@@ -30,6 +30,7 @@ SAID = {
     "alpha": "The size of what is passed on below zero.",
     "approximate": "Use the formula with tanh, which is almost the same.",
     "rate": "The share that is dropped in training; from 0 to below 1.",
+    "epsilon": "A small number, so that nothing is divided by 0.",
     "beta_1": "The share of the mean gradient that stays at each step.",
     "beta_2": "The share of the mean square that stays at each step.",
     "rho": "The share of the mean square that stays at each step.",

@@ -158,15 +158,15 @@ class Desk:
             data = whole.save(Path(folder) / "model.npz").read_bytes()
         return {"name": "model.npz", "bytes": base64.b64encode(data).decode()}
 
-    def load(self, data: str) -> dict[str, Any]:
-        """A network from such a file; its optimizer begins afresh."""
+    def load(self, data: str, name: str = "playground") -> dict[str, Any]:
+        """A network from such a file, which an error calls ``name``; its optimizer begins afresh."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.npz"
             path.write_bytes(base64.b64decode(data))
             try:
                 net = dn.load(path)
             except dn.CheckpointError as error:
-                raise ValueError(str(error).replace(str(path), "playground")) from None
+                raise ValueError(str(error).replace(str(path), name)) from None
         settings = (self.training.settings if self.training else plan.complete({})) | {"broken": ""}
         settings |= {"layers": plan.drawing(net), "data": self.pictures.name}
         if tuple(net.input_shape) != self.pictures.shape:

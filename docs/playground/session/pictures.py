@@ -56,7 +56,7 @@ def uploaded(data: str) -> Pictures:
         file = numpy.load(io.BytesIO(base64.b64decode(data)), allow_pickle=False)
         arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, AttributeError, EOFError, KeyError) as error:
-        raise ValueError(f"playground: this is no .npz file of arrays ({error})") from None
+        raise ValueError(f"playground: this is not an .npz file of arrays ({error})") from None
     if not {"x", "t"} <= arrays.keys():
         raise ValueError(
             f"playground: the file holds {', '.join(arrays) or 'nothing'}; expected the images x and the classes t"
@@ -77,11 +77,15 @@ def _named(name: str, x: numpy.ndarray, labels: list[str], moved: bool = False) 
     """Classes in the order of their names; every fifth image of a class is held back."""
     classes = sorted(set(labels), key=lambda label: (len(label), label) if label.isdigit() else (99, label))
     if len(classes) < 2:
-        raise ValueError(f"playground: there are images of {len(classes)} class(es); expected two or more")
+        raise ValueError(
+            f"playground: there are images of {', '.join(classes) or 'no class'} only; expected two classes or more"
+        )
     t = numpy.array([classes.index(label) for label in labels])
     few = [label for place, label in enumerate(classes) if (t == place).sum() < LEAST]
     if few:
-        raise ValueError(f"playground: {', '.join(few)} has one image; expected {LEAST} or more, as one is held back")
+        raise ValueError(
+            f"playground: only one image of {', '.join(few)}; expected {LEAST} or more of each, as one is held back"
+        )
     rank = numpy.array([(t[:i] == t[i]).sum() for i in range(len(t))])
     held = rank % HELD_BACK == 1
     xs, ts = _moved(x[~held], t[~held]) if moved else (x[~held], t[~held])

@@ -67,7 +67,7 @@ def _loaded(source: Any) -> tuple[Any, str]:
         if path.is_dir():
             raise ValueError(f"against: {str(source)!r} is a folder; expected a file, such as model.onnx")
         if path.stat().st_size > MOST_BYTES:
-            raise CheckpointError(f"{path}: one ONNX file has at most {MOST_BYTES:,} bytes")
+            raise CheckpointError(f"{path}: it is too large; ONNX allows at most {MOST_BYTES:,} bytes")
         try:
             model, name = onnx.ModelProto.FromString(path.read_bytes()), path.name
         except Exception as error:  # the package protobuf has errors of its own
@@ -104,12 +104,12 @@ def _input(entry: Any, x: Any) -> numpy.ndarray:
     dtype, dims = FLOATS[entry.type.tensor_type.elem_type], _dims(entry)
     array = numpy.asarray(x)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"against: x is of {array.dtype}; expected numbers")
+        raise TypeError(f"against: x has dtype {array.dtype}; expected numbers")
     if entry.type.tensor_type.HasField("shape"):
         fits = array.ndim == len(dims) and all(n in (None, m) for n, m in zip(dims, array.shape))
         if not fits or not array.size:
             told = ", ".join("any" if n is None else str(n) for n in dims)
-            raise ValueError(f"against: x has shape {array.shape}; the model takes ({told})")
+            raise ValueError(f"against: x has shape {array.shape}; expected ({told})")
     return array.astype(dtype)
 
 
@@ -119,7 +119,7 @@ def random_input(source: Any, batch: int, seed: int) -> numpy.ndarray:
     dims = _dims(entry)
     if not dims or None in dims[1:]:
         told = ", ".join("any" if n is None else str(n) for n in dims)
-        raise ValueError(f"against: the model takes inputs of ({told}), so give it one")
+        raise ValueError(f"against: the model takes inputs of shape ({told}). Pass one as x")
     shape = (dims[0] or batch, *(n for n in dims[1:] if n))
     return numpy.random.default_rng(seed).standard_normal(shape).astype(FLOATS[entry.type.tensor_type.elem_type])
 
@@ -155,7 +155,7 @@ def _need_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            'against: it needs onnxruntime, which runs ONNX files; pip install "dualnet[onnxruntime]"'
+            'against needs onnxruntime, which runs ONNX files: pip install "dualnet[onnxruntime]"'
         ) from error
     return onnxruntime
 
@@ -179,7 +179,7 @@ def _judged(model: Any, entry: str, values: Arrays, report: Report) -> Iterator[
             yield from rows
     if untold:
         more = f" and {len(untold) - 5} more" if len(untold) > 5 else ""
-        report.notes.append(f"nobody could judge {', '.join(untold[:5])}{more}")
+        report.notes.append(f"nothing could be compared at {', '.join(untold[:5])}{more}")
 
 
 def _value(constants: Constants, values: Arrays, report: Report, name: str) -> Any:

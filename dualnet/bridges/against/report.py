@@ -99,7 +99,7 @@ class Report:
             return (
                 f"agrees: {len({row.name for row in self.rows})} layers, {len(self.rows)} quantities, worst "
                 f"{worst.ratio:.2f} of what is allowed ({worst.name} {worst.quantity})"
-                + (f"; nobody could judge {', '.join(self.unjudged)}" if self.unjudged else "")
+                + (f"; nothing could be compared at {', '.join(self.unjudged)}" if self.unjudged else "")
             )
         blame = {
             "theirs": f"The fault is in {self.them}.",
@@ -148,7 +148,7 @@ class Report:
         head = f"{badge} <b>{markup.escape(self.subject)}</b> {markup.escape(self.verdict())}"
         figures = "".join(f"<div>{markup.escape(line)}</div>" for line in self._figures())
         table = markup.table("", HEADINGS, [row.cells() for row in self._worst()], left=3)
-        return f"<div>{head}</div>{figures}{markup.scrolling(table)}"
+        return f"<div>{head}</div>{figures}{table}"
 
 
 def in_order(nodes: Iterable[list[Row]]) -> list[Row]:

@@ -27,7 +27,7 @@ def chosen(loss: Any, y: Any, t: Any) -> tuple[str, Callable[..., Any]]:
         raise ValueError(
             f"against: t has shape {tuple(t.shape)} and dtype {str(t.dtype).removeprefix('torch.')}, and the output "
             f"has shape {tuple(y.shape)}. Expected class numbers (integers) {(y.shape[0], *y.shape[2:])}, or real "
-            "numbers of the output's shape; or say which loss is meant, as in loss=torch.nn.BCEWithLogitsLoss()"
+            "numbers of the output's shape; or pass the loss, such as loss=torch.nn.BCEWithLogitsLoss()"
         )
     if not callable(loss):
         raise TypeError(f"against: loss is a {type(loss).__name__}; expected a function of y and t, such as F.mse_loss")

@@ -100,8 +100,8 @@ class _Whole:
             self.copy = copy.deepcopy(module)
         except Exception as error:
             raise ValueError(
-                f"against: {type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and the copy is "
-                "what runs. Build it again, before any forward pass"
+                f"against: {type(module).__name__} cannot be copied ({type(error).__name__}: {error}), but only "
+                "a copy is run. Build the module again, and call against before any forward pass"
             ) from error
         try:
             y = self.copy(x)
@@ -236,7 +236,9 @@ def _compared_whole(torch: Any, module: Any, x: Any, t: Any, whole: _Whole, repo
     """The losses: theirs, ours, and theirs in float64."""
     report.losses["theirs"] = whole.value
     if _is_random(module):
-        report.notes.append("dropout is on, and draws other masks elsewhere: the whole networks are not compared")
+        report.notes.append(
+            "dropout is on, and each framework draws its own masks, so the whole networks are not compared"
+        )
         return
     wide = _in_float64(torch, module, x, t, whole.function)
     if wide is not None:

@@ -17,7 +17,7 @@ from ...shim import BackendUnavailable, calls, info, load, use_backend
 from ...shim.dtypes import HALVES
 from ...writing import replace_file
 from ..cases.case import OPS, skipped
-from ..judging import controls, kernels, pieces
+from ..judging import algorithms, controls, kernels, pieces
 from ..judging.judge import judge
 from ..judging.ways import ways_of
 from ..networks import training
@@ -129,14 +129,15 @@ class _Run:
         ops, checks, mistakes, networks = self._ops(), self._kernels(), self._controls(), self._networks()
         self.tell("done", 1.0)
         served = {key: n - before.get(key, 0) for key, n in calls.items() if n > before.get(key, 0)}
+        facts = {name: _facts(name) for name in self.backends}
         found = {
             "ops": ops,
             "kernel_checks": checks,
             "networks": networks,
             "controls": mistakes,
-            "kernels_reached": kernels.reached(self.backends, served),
+            "kernels_reached": kernels.reached(self.backends, served, facts),
         }
-        return Certificate({**self._head(found), **found})
+        return Certificate({**self._head(found, facts), **found})
 
     def _ops(self) -> list[dict[str, Any]]:
         jobs = [(op, dtype) for op in self.ops for dtype in self.dtypes]
@@ -153,6 +154,7 @@ class _Run:
             if way.kernels:
                 rows += kernels.judge_kernels(way, chosen, self.seed)
                 rows += pieces.judge_pieces(way, self.seed)
+                rows += algorithms.judge_algorithms(way, self.seed)
         return rows
 
     def _controls(self) -> list[dict[str, Any]]:
@@ -168,8 +170,7 @@ class _Run:
             rows.append(training.judge_network(name, self.ways, seed=self.seed, steps=steps, seeds=seeds))
         return rows
 
-    def _head(self, found: dict[str, Any]) -> dict[str, Any]:
-        facts = {name: _facts(name) for name in self.backends}
+    def _head(self, found: dict[str, Any], facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         reasons = {name: self._reasons(name, found, facts[name]) for name in self.backends}
         verdicts = {name: verdict(reasons[name]) for name in self.backends}
         verdicts |= dict.fromkeys(self.causes, "NOT-RUN")

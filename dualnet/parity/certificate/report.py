@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ...markup import badge, card, escape, scrolling, table
+from ...markup import badge, card, escape, table
 
 __all__ = ["case_text", "html", "markdown", "network_html", "plain", "twin_html"]
 
@@ -195,12 +195,10 @@ def html(data: dict[str, Any]) -> str:
     """The certificate for a notebook: the verdict, the reasons for it, and tables that fold up."""
     head = f"{badge(data['verdict'])} <b>Parity certificate</b>, {escape(data['date'])}, seed {data['seed']}"
     verdicts = [[a, badge(b), c] for a, b, c in _verdicts(data)[2]]
-    parts = [scrolling(table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1,)))]
+    parts = [table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1,))]
     for title, headings, rows, left in tables(data)[1:]:
         opened = title == "Negative controls"
-        parts.append(
-            card(escape(f"{title} ({len(rows)})"), scrolling(table("", headings, rows, left=left)), opened=opened)
-        )
+        parts.append(card(escape(f"{title} ({len(rows)})"), table("", headings, rows, left=left), opened=opened))
     return f'<div style="margin:4px 0">{head}</div>{"".join(parts)}'
 
 
@@ -229,7 +227,7 @@ def network_html(found: Any) -> str:
         rows.append([result, *cells, number(max((row.limit for row in mine.values()), default=None))])
     if found.top_1:
         rows.append(["top-1 as in float64", *(f"{found.top_1.get(way, '–')} of {found.images}" for way in ways), ""])
-    body = scrolling(table("‖X − R‖ / ‖R‖, R in float64", ["result", *ways, "limit"], rows))
+    body = table("‖X − R‖ / ‖R‖, R in float64", ["result", *ways, "limit"], rows)
     return f"<div>{head}</div>{body}" + "".join(f"<div>{twin_html(t)}</div>" for t in found.twins)
 
 

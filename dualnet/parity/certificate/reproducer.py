@@ -47,7 +47,7 @@ def one_case(
 def _chosen(op: str, number: int, seed: int, dtype: str, large: bool) -> tuple[Case, Source | None]:
     """The case, and the source of its truth: for a large case, NumPy's references in float64."""
     if number < 0:
-        raise ValueError(f"the number of a case is at least 0, got {number}")
+        raise ValueError(f"the number of a case must be at least 0, got {number}")
     if not large:
         return draw(op, number, seed, dtype), None
     several = large_cases(op, dtype, seed) if op in LARGE else []

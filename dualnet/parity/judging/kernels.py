@@ -113,9 +113,15 @@ def judge_kernels(way: Way, ops: Iterable[str], seed: int = 0) -> list[dict[str,
     return rows
 
 
-def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict[str, dict[str, Any]]:
+def reached(
+    backends: Iterable[str], served: dict[tuple[str, str], int], facts: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """For each backend: how often each kernel served, the functions whose kernels never did, and how often each library
-    served. (Where two libraries have a kernel for one function, one of them may take all calls.)"""
+    served. (Where two libraries have a kernel for one function, one of them may take all calls.)
+
+    ``facts`` are what ``dn.info()`` says on each backend. A function whose kernels are all of libraries that do not
+    work here has none here.
+    """
     found = {}
     for backend in backends:
         counts: dict[str, int] = {}
@@ -126,10 +132,15 @@ def reached(backends: Iterable[str], served: dict[tuple[str, str], int]) -> dict
             asked = {library: served.get((name, f"kernel of {library}"), 0) for library in names}
             counts |= {f"{name} ({library})": times for library, times in asked.items()}
             libraries.update(asked)
-            if not any(asked.values()):
+            if not any(asked.values()) and not all(_absent(library, facts[backend]) for library in names):
                 never.append(name)
         found[backend] = {"served": counts, "never": never, "libraries": dict(libraries)}
     return found
+
+
+def _absent(library: str, facts: dict[str, Any]) -> bool:
+    """Does ``dn.info()`` say that this library does not work here? It says nothing of our own kernels."""
+    return str(facts.get(library.lower(), "")).startswith("no:")
 
 
 def idle(libraries: dict[str, int], facts: dict[str, Any]) -> list[str]:

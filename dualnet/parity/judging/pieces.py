@@ -1,13 +1,15 @@
-"""Kernels that no op calls by itself, against their references: optimizers, batches, columns, random words.
+"""Kernels that no op calls by itself, against their references: optimizers, batches, columns, random words, and batch
+norm behind a convolution.
 
 The truth is NumPy's reference in float64, as for the large cases of :mod:`dualnet.parity.judging.kernels`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -21,7 +23,7 @@ from .compare import Comparison, Measured, measure
 from .judge import REPEATS, Tally
 from .ways import Way, ran_since, titles
 
-__all__ = ["PIECES", "judge_pieces"]
+__all__ = ["DTYPES", "PIECES", "Piece", "computed", "judge_pieces", "judged"]
 
 DTYPES = ("float32", "float64")
 ULPS = {
@@ -30,6 +32,7 @@ ULPS = {
     "gather_batch": 4,
     "sgd_updates": 6,
     "adam_updates": 40,
+    "normalise": 8,
     "normalise_add": 8,
     "batch_normalise_add": 16,
     "joined_backward": 40,
@@ -41,17 +44,36 @@ quotient of sums."""
 PIECES = (
     *("im2col", "largest", "col2im", "add", "philox", "all_finite", "unscale", "round_all"),
     *("sgd_updates", "adam_updates", "gather_batch", "normalise_add", "batch_normalise_add", "joined_backward"),
+    *("channel_sum", "normalise", "correlate_normalise"),
 )
 """The accelerated functions that are compared here."""
 
 
+REFERENCE = Way("numpy")
+
+
 @dataclass(frozen=True)
 class Piece:
-    """One call of an accelerated function: its arguments, and how large the numbers are that it rounds (None: none)."""
+    """One call of an accelerated function: its arguments, and how large the numbers are that it rounds (None: none).
+
+    For sums of products, ``terms`` is the number of terms of each output, and the function itself adds up their
+    magnitudes: with the arguments ``unsigned``.
+    """
 
     name: str
     arguments: tuple
     size: float | None = None
+    terms: tuple[int, ...] = ()
+    unsigned: tuple = ()
+
+    @functools.cached_property
+    def truth(self) -> list[tuple[Any, ...]]:
+        """Each output by the reference in float64; behind it, for sums of products, its terms and their magnitude."""
+        outputs = computed(REFERENCE, self, "float64")
+        if not self.terms:
+            return [(r,) for r in outputs]
+        sums = computed(REFERENCE, replace(self, arguments=self.unsigned), "float64")
+        return list(zip(outputs, self.terms, sums, strict=True))
 
 
 SIZES = ((5,), (64, 65), (3, 3, 16, 40))
@@ -67,6 +89,7 @@ def draw(dtype: str, seed: int = 0) -> Iterator[Piece]:
     yield from _updates(rng, dtype)
     yield from _batches(rng, dtype)
     yield from _joined(rng, dtype)
+    yield from _normalised(rng, dtype)
 
 
 def _normal(rng: numpy.random.Generator, dtype: str, *shape: int) -> numpy.ndarray:
@@ -74,7 +97,10 @@ def _normal(rng: numpy.random.Generator, dtype: str, *shape: int) -> numpy.ndarr
 
 
 def _windows(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """Columns, their sums, the largest of a window, and two maps added."""
+    """Columns, their sums, the largest of a window, and two maps added. Some kernels take no padding."""
+    for shape, window, stride in (((8, 16, 14, 32), (2, 2), 2), ((3, 9, 8, 5), (3, 2), 1)):
+        at = windows("parity", shape[1:3], window, stride=stride)
+        yield Piece("largest", (_normal(rng, dtype, *shape), at))
     for shape, window, stride in (((8, 16, 15, 32), (3, 3), 2), ((3, 9, 8, 5), (2, 3), 1)):
         at = windows("parity", shape[1:3], window, stride=stride, padding=1)
         x = _normal(rng, dtype, *shape)
@@ -124,16 +150,44 @@ def _batches(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
 
 
 def _joined(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """Batch norm where two branches meet, forward and backward; its output goes to one place or two, with or without a
-    ReLU."""
+    """Sums over channels; batch norm, alone and where two branches meet, forward and backward; its output goes to one
+    place or two, with or without a ReLU."""
+    for sizes in ((8, 17, 15, 32), (5, 7, 3)):  # large maps have kernels of their own
+        x = _normal(rng, dtype, *sizes)
+        yield Piece("channel_sum", (x,), terms=(math.prod(sizes[:-1]),), unsigned=(abs(x),))
     for shape in ((8, 6, 5, 16), (64, 40), (3, 7, 5, 3)):
         x, other, dy, second, y = (_normal(rng, dtype, *shape) for _ in range(5))
         mean, gamma, beta = (_normal(rng, dtype, shape[-1]) for _ in range(3))
         variance, relu = mean * mean + 1, shape[-1] == 16
+        yield Piece("normalise", (x, mean, variance, gamma, beta, 1e-5, relu), 16.0)
         yield Piece("normalise_add", (x, other, mean, variance, gamma, beta, 1e-5, relu), 16.0)
         yield Piece("batch_normalise_add", (x, other, gamma, beta, 1e-5, not relu), 16.0)
         for more, kept in ((None, None), (None, y), (second, None), (second, y)):
             yield Piece("joined_backward", (dy, more, x, mean, variance, gamma, 1e-5, kept), 64.0)
+
+
+def _normalised(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
+    """A convolution and batch norm behind it, as in inference: with a bias or without, another branch, a ReLU."""
+    for shape, filters, stride, groups, biased, joined, relu in (
+        ((4, 9, 8, 16), 32, 1, 1, False, False, False),
+        ((4, 9, 8, 16), 32, 2, 1, True, False, True),
+        ((3, 8, 10, 12), 24, 1, 3, True, True, False),
+        ((16, 8, 8, 32), 32, 1, 1, False, True, True),
+    ):
+        at = windows("parity", shape[1:3], (3, 3), stride=stride, padding=1)
+        x, w = _normal(rng, dtype, *shape), _normal(rng, dtype, 3, 3, shape[3] // groups, filters)
+        b = _normal(rng, dtype, filters) if biased else None
+        other = _normal(rng, dtype, shape[0], *at.grid, filters) if joined else None
+        mean, gamma, beta = (_normal(rng, dtype, filters) for _ in range(3))
+        variance = mean * mean + 1
+        given = x, w, b, at, groups, (mean, variance, gamma, beta), 1e-5, relu, other
+        norm = -abs(mean), variance, abs(gamma), abs(beta)  # |γ| / s (Σ |x||w| + |b| + |μ|) + |β| + |other|
+        unsigned = *map(_magnitude, (x, w, b)), at, groups, norm, 1e-5, False, _magnitude(other)
+        yield Piece("correlate_normalise", given, terms=(at.taps * w.shape[2],), unsigned=unsigned)
+
+
+def _magnitude(array: numpy.ndarray | None) -> numpy.ndarray | None:
+    return None if array is None else abs(array)
 
 
 def judge_pieces(way: Way, seed: int = 0) -> list[dict[str, Any]]:
@@ -142,19 +196,20 @@ def judge_pieces(way: Way, seed: int = 0) -> list[dict[str, Any]]:
     for name in [name for name in PIECES if name in load(way.backend).kernels]:
         for dtype in DTYPES:
             drawn = [piece for piece in draw(dtype, seed) if piece.name == name]
-            rows += [_judge(way, drawn, dtype, seed)] if drawn else []
+            rows += [judged(way, drawn, dtype, seed)] if drawn else []
     return rows
 
 
-def _judge(way: Way, drawn: list[Piece], dtype: str, seed: int) -> dict[str, Any]:
-    """The pieces of one function in one dtype."""
+def judged(way: Way, drawn: list[Piece], dtype: str, seed: int) -> dict[str, Any]:
+    """A row: some calls of one function in one dtype."""
     tally, different, kernels = Tally(way.name), 0, set[str]()
     for number, piece in enumerate(drawn):
         before = dict(calls)
         first, *again = [computed(way, piece) for _ in range(REPEATS if number == 0 else 1)]
         ran = {kernel for kernel in ran_since(before) if kernel[0] == piece.name}
-        truth = computed(Way("numpy"), piece, "float64")
-        results = {f"output {i}": _compared(x, r, piece, dtype) for i, (x, r) in enumerate(zip(first, truth))}
+        results = {
+            f"output {i}": _compared(x, piece, dtype, *known) for i, (x, known) in enumerate(zip(first, piece.truth))
+        }
         tally.add(Comparison(Case(piece.name, number, seed, dtype, "piece", {}), way.name, results))
         tally.served += bool(ran)
         kernels |= titles(ran)
@@ -178,8 +233,8 @@ def _placed(value: Any, dtype: str | None) -> Any:
     """The arrays inside, however deep, on the backend in force; floating ones in ``dtype``, if given."""
     if isinstance(value, dict):
         return {key: _placed(inner, dtype) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_placed(inner, dtype) for inner in value]
+    if type(value) in (list, tuple):
+        return type(value)(_placed(inner, dtype) for inner in value)
     if isinstance(value, numpy.ndarray):
         return asarray(value.astype(dtype) if dtype and value.dtype.kind == "f" else value.copy())
     return dtype if dtype and isinstance(value, str) else value  # the dtype of a batch
@@ -200,11 +255,13 @@ def _host(array: Array) -> numpy.ndarray:
     return numpy.asarray(array) if backend_of(array) is None else to_numpy(array)
 
 
-def _compared(x: numpy.ndarray, r: numpy.ndarray, piece: Piece, dtype: str) -> Measured:
+def _compared(x: numpy.ndarray, piece: Piece, dtype: str, r: numpy.ndarray, *sums: Any) -> Measured:
     if r.dtype.kind != "f":  # random words, or true and false
         equal = x.dtype == r.dtype and numpy.array_equal(x, r)
         return Measured() if equal else Measured(mismatch="dtype" if x.dtype != r.dtype else "nan", ratio=math.inf)
-    if piece.size is None:
+    if sums:
+        limit = limits.products(r, dtype, *sums)
+    elif piece.size is None:
         limit = limits.exact(r)
     elif piece.name in ULPS:
         limit = limits.ulps(r, dtype, ULPS[piece.name], numpy.maximum(numpy.abs(r), piece.size))

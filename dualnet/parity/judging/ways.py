@@ -60,7 +60,7 @@ class Way:
         if isinstance(name, Way):
             return name
         if not isinstance(name, str):
-            raise TypeError(f"parity: a backend's name is a string such as 'numpy', got {type(name).__name__}")
+            raise TypeError(f"parity: a backend's name must be a string such as 'numpy', got {type(name).__name__}")
         backend, _, kind = name.strip().lower().partition(" ")
         if kind not in ("", "kernels", "reference"):
             raise ValueError(f"parity: only 'kernels' or 'reference' may follow a backend's name, got {name!r}")

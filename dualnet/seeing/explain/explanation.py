@@ -117,7 +117,7 @@ class Explanation:
         totals = (f"{self.account.how}; the library's {_number(self.value)}: {self._verdict()}", _number(self.sum))
         below = [f"<code>{markup.escape(self.formula)}</code>", *map(markup.escape, self._notes())]
         lines = "".join(f"<div>{line}</div>" for line in below)
-        return markup.scrolling(markup.table(caption, ("term", "product"), rows, totals)) + lines
+        return markup.table(caption, ("term", "product"), rows, totals) + lines
 
     def page(self, title: str | None = None) -> Page:
         """The interactive page of the network on this input, opened at this entry; a notebook shows it."""

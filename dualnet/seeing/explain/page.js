@@ -10,7 +10,6 @@
   const state = { path: data.target.path, sum: "dx", spelling: "correlation", picked: null, all: false, taken: false };
   const view = () => views.get(state.path);
   const MEANS = "dx, dw and db are the gradients of x, w and b; dy, the delta, is how fast the loss grows with each output; ⊗ is a correlation, ∗ a convolution";
-  const nth = (place) => `the ${["first", "second", "third"][place] ?? `${place + 1}th`}`;
   const narrow = () => matchMedia("(max-width: 620px)").matches;
   let telling = 0;
   function say(text) { // to a screen reader, once the reader has come to rest
@@ -20,7 +19,7 @@
 
   // -- the story, on a convolution of its own
 
-  const story = Story.mount(byId("story"), Model.make(data.story), { say, size: () => (narrow() ? 36 : 42) });
+  const story = Story.mount(byId("story"), Model.make(data.story), { say, size: () => (narrow() ? Math.max(28, Math.min(36, Math.floor((innerWidth - 206) / 5))) : 42) });
 
   // -- the frame: layers, sums, choices
 
@@ -171,7 +170,7 @@
     options("pick-c", v.vector ? null : v.cs, v.c, "channel", (c) => { v.c = c; });
     options("pick-d", v.form === "convolution" || (v.form === "dense" && ["dw", "new"].includes(state.sum)) ? v.ds : null, v.d, v.form === "dense" ? "output" : "filter", (d) => { v.d = d; });
     const layer = layerAt(state.path);
-    byId("lead").textContent = (layer.path && layer.path !== "loss" ? `layer ${layer.path}, ` : "") + `${layer.title}, in a ${data.net}; ${nth(data.image)} of ${v.shape[0][0]} image${v.shape[0][0] === 1 ? "" : "s"}${data.untrained ? ". It is a fresh network that has learned nothing yet." : ""}`;
+    byId("lead").textContent = (layer.path && layer.path !== "loss" ? `layer ${layer.path}, ` : "") + `${layer.title}, in a ${data.net}; ${v.shape[0][0] === 1 ? "one image" : `image ${data.image + 1} of ${v.shape[0][0]}`}${data.untrained ? ". It is a fresh network that has learned nothing yet." : ""}`;
     byId("source").textContent = data.source ? `The deltas: ${data.source}.` : "";
     tabs();
     choose(state.picked, true);
@@ -335,15 +334,23 @@
   // -- light and dark
 
   function theme(name) {
+    const radio = document.querySelector(`input[name=theme][value="${CSS.escape(name)}"]`);
+    if (!radio) return;
+    radio.checked = true;
     if (name === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = name;
-    try { localStorage.setItem("dualnet-theme", name); } catch { /* a frame may have no storage */ }
   }
-  byId("theme").addEventListener("change", (event) => theme(event.target.value));
+  byId("theme").addEventListener("change", (event) => {
+    theme(event.target.value);
+    try { localStorage.setItem("dualnet-theme", event.target.value); } catch { /* a frame may have no storage */ }
+  });
   let remembered = null;
   try { remembered = localStorage.getItem("dualnet-theme"); } catch { /* none */ }
-  const asked = new URLSearchParams(location.search).get("theme") ?? remembered;
-  const radio = document.querySelector(`input[name=theme][value="${CSS.escape(asked ?? "auto")}"]`);
-  if (radio) { radio.checked = true; theme(radio.value); }
+  theme(new URLSearchParams(location.search).get("theme") ?? remembered ?? "auto");
+
+  // -- in a frame: the page around it may say which colours it has, and is told how high this one is
+
+  addEventListener("message", (event) => { if (typeof event.data?.theme === "string") theme(event.data.theme); });
+  if (parent !== window) new ResizeObserver(() => parent.postMessage({ height: document.body.offsetHeight }, "*")).observe(document.body);
 
   // -- begin
 

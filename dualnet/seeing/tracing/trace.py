@@ -135,7 +135,7 @@ class Trace:
         table = markup.table(self.title, HEADINGS, [*map(_cells, self.rows)], self._totals())
         drawn = markup.card("picture", markup.scrolling(picture.inline(self)), opened=len(self.rows) < 40)
         found = f"<ul>{words}</ul>" if words else "<p>nothing stands out</p>"
-        return f"<div>{markup.scrolling(table)}{found}{drawn}</div>"
+        return f"<div>{table}{found}{drawn}</div>"
 
     def _totals(self) -> tuple[str, ...]:
         kept, forward, backward = f"{self.bytes_kept:,}", f"{self.forward_ms:.2f}", f"{self.backward_ms:.2f}"

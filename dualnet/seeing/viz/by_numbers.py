@@ -20,7 +20,7 @@ CELLS = {1: 30, 2: 30, 3: 36, 4: 46}
 LARGEST = 16
 """The most rows or columns of a map whose numbers can be read."""
 LETTER = 9.1
-"""The width of a monospaced letter."""
+"""The width of a monospaced letter; a large one is a fifth wider."""
 COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
@@ -112,7 +112,7 @@ def _frame(frame: Any, arrays: list[tuple[str, numpy.ndarray]], corners: list[tu
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = arrays[which][1].shape
     except (TypeError, ValueError, IndexError):
-        raise ValueError(f"viz.grids: a frame is (number of the map, row, column, size); got {frame!r}") from None
+        raise ValueError(f"viz.grids: a frame must be (number of the map, row, column, size); got {frame!r}") from None
     if min(which, row, column) < 0 or row + height > rows or column + width > columns:
         raise ValueError(
             f"viz.grids: the frame {frame!r} does not fit on map {which}, which has {rows} × {columns} cells"
@@ -166,6 +166,8 @@ class _Page:
     """The picture in bands, one below the other. Each has three maps in columns, and words with a sum beside them."""
 
     margin, gaps = 34, (58, 55)
+    large, letter, leading = False, LETTER, (20, 22)
+    """Of the words and the sums: their size, the width of a letter of a sum, and from line to line."""
     rooms = 92, 128, 106
     """The widest name below a map of each column."""
 
@@ -278,7 +280,7 @@ class _Page:
     def head(self, title: str) -> None:
         if self.top > 34:
             self.rules = (*self.rules, self.top - 32)
-        self.shapes.append(Words(self.text, self.top, title, "title", bold=True))
+        self.shapes.append(Words(self.text, self.top, title, "title", bold=True, large=self.large))
 
     def arrows(self, way: str, y: float) -> None:
         left, right, middle = self.columns[0] - self.halves[0], self.columns[2] + self.halves[2], self.columns[1]
@@ -326,8 +328,10 @@ class _Page:
             self.shapes.append(Words((left + right) / 2, y + 8, sign, "sign"))
 
     def say(self, *lines: str) -> None:
-        self.shapes += [Words(self.text, self.line + 20 * i, line, "words") for i, line in enumerate(lines)]
-        self.line += 20 * len(lines) + 16
+        for line in lines:
+            self.shapes.append(Words(self.text, self.line, line, "words", large=self.large))
+            self.line += self.leading[0]
+        self.line += 16
 
     def total(self, name: str, values: numpy.ndarray, weights: numpy.ndarray, result: float) -> None:
         """A sum of products, written out in the shape of its window."""
@@ -336,21 +340,22 @@ class _Page:
             text = f"{name} = {products}" if i == 0 else " " * (len(name) + 1) + f"+ {products}"
             text += f" = {_told(result, 6)}" if i == len(values) - 1 else ""
             self.longest = max(self.longest, len(text))
-            self.shapes.append(Words(self.text, self.line, text, "sum"))
-            self.line += 22
+            self.shapes.append(Words(self.text, self.line, text, "sum", large=self.large))
+            self.line += self.leading[1]
 
 
 class _Upright(_Page):
-    """The same bands for a narrow window: the title above the maps, the words and the sum below them."""
+    """The same bands for a narrow window: the title above the maps, the words and the sum below them, and larger."""
 
     margin, gaps = 24, (30, 30)
+    large, letter, leading = True, 1.2 * LETTER, (24, 26)
 
     def beside(self) -> int:
         return self.margin
 
     def width(self) -> int:
         maps = self.columns[2] + max(self.halves[2], self.rooms[2] / 2)
-        return round(max(maps, self.margin + 320, self.margin + self.longest * LETTER) + self.margin)
+        return round(max(maps, self.margin + 390, self.margin + self.longest * self.letter) + self.margin)
 
     def band(self, way: str, title: str, maps: list[numpy.ndarray], lines: int) -> float:
         self.arrows(way, self.top + 22)

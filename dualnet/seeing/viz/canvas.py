@@ -77,13 +77,22 @@ def axes_for(count: int, axes: Any, op: str, *, size: float = 1.9, most: int = 6
         if len(flat) < count:
             raise ValueError(f"viz.{op}: {count} panels do not fit on {len(flat)} Axes; give more, or show fewer")
         return flat[:count]
-    columns = min(most, count)
+    columns = evenly(count, most)
     rows = math.ceil(count / columns)
     options = {"figsize": (size * columns, size * rows * 1.18), "squeeze": False, "layout": "compressed"}
     flat = pyplot(op).subplots(rows, columns, **options)[1].ravel()
     for spare in flat[count:]:
         spare.set_axis_off()
     return flat[:count]
+
+
+def evenly(count: int, most: int) -> int:
+    """How many of ``count`` panels stand in a row of at most ``most``: as few as need no further row.
+
+    >>> evenly(8, 6), evenly(16, 5), evenly(3, 6)
+    (4, 4, 3)
+    """
+    return math.ceil(count / math.ceil(count / most))
 
 
 def blank(ax: Any) -> Any:
@@ -177,8 +186,7 @@ def draw_mosaic(ax: Any, maps: numpy.ndarray, op: str, title: str, *, columns: i
     """Draw many maps on one scale; if there are values of both signs, 0 is in the middle of the colours."""
     if maps.size and not numpy.isfinite(maps).any():
         raise ValueError(f"viz.{op}: all values are NaN or infinite")
-    columns = columns or math.ceil(math.sqrt(len(maps) * 1.5 * maps.shape[1] / maps.shape[2]))
-    columns = min(columns, len(maps))
+    columns = columns or evenly(len(maps), math.ceil(math.sqrt(len(maps) * 1.5 * maps.shape[1] / maps.shape[2])))
     sheet = mosaic(maps, columns)
     finite = maps[numpy.isfinite(maps)]
     top = float(numpy.max(numpy.abs(finite))) or 1.0

@@ -41,6 +41,8 @@ WORDS: dict[str, tuple[int, bool, str]] = {  # size, monospaced, anchor
     "number": (15, True, "middle"),
     "sum": (15, True, "start"),
 }
+LARGE = {"title": 20, "words": 18, "sum": 18}
+"""The sizes of words that are read on a phone, where the picture is drawn smaller than it is."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Words:
     text: str
     look: str
     bold: bool = False
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Drawing:
         if theme == "auto":
             inner = "\n".join("  " + rule for rule in _rules("dark", words=False))
             rules.append(f"    @media (prefers-color-scheme: dark) {{\n{inner}\n    }}")
+        looks = dict.fromkeys(shape.look for shape in self.shapes if isinstance(shape, Words) and shape.large)
+        rules += [f"    .numbers .{look}.large {{ font-size: {LARGE[look]}px; }}" for look in looks]
         size = f'viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}"'
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="numbers" role="img">',
@@ -125,7 +130,7 @@ class Drawing:
         elif path.suffix == ".png":
             replace_file(path, self._png("light" if theme == "auto" else theme, scale))
         else:
-            raise ValueError(f"viz: a drawing is saved as .svg or .png; got {path.name!r}")
+            raise ValueError(f"viz: expected a name that ends with .svg or .png, got {path.name!r}")
         return path
 
     def _repr_svg_(self) -> str:
@@ -192,7 +197,7 @@ def _width(look: str) -> float:
 
 def _element(shape: Shape) -> str:
     if isinstance(shape, Words):
-        look = shape.look + (" bold" if shape.bold else "")
+        look = shape.look + (" bold" if shape.bold else "") + (" large" if shape.large else "")
         space = ' xml:space="preserve"' if shape.text.startswith(" ") else ""
         return f'<text class="{look}"{space} x="{shape.x:g}" y="{shape.y:g}">{escape(shape.text)}</text>'
     if isinstance(shape, Line):
@@ -206,6 +211,7 @@ def _element(shape: Shape) -> str:
 
 def _write(ax: Any, words: Words, theme: str, order: int) -> None:
     size, mono, anchor = WORDS[words.look]
+    size = LARGE[words.look] if words.large else size
     ax.text(
         words.x,
         words.y,

@@ -13,7 +13,7 @@ from ...layers.state import name_of
 from ...ops import losses
 from ...shim import to_numpy
 from ..watching import Visit
-from .canvas import at_most, blank, draw_mosaic, frames, host, mosaic, one_axes
+from .canvas import at_most, blank, draw_mosaic, evenly, frames, host, mosaic, one_axes
 from .passes import batch_of, checked, forward, maps_of, target_batch, visit_of
 
 __all__ = ["deltas", "feature_maps", "filters"]
@@ -118,7 +118,7 @@ def _bank(net: Layer, layer: str | Layer | None) -> tuple[str, numpy.ndarray]:
 def _in_colour(banks: numpy.ndarray, title: str, ax: Any) -> Any:
     """Filters on red, green and blue (K, k1, k2, 3); grey is 0."""
     top = float(numpy.abs(banks).max()) or 1.0
-    columns = min(len(banks), math.ceil(math.sqrt(len(banks) * 1.5)))
+    columns = evenly(len(banks), math.ceil(math.sqrt(len(banks) * 1.5)))
     sheet = mosaic(0.5 + banks / (2 * top), columns)
     seen = numpy.isfinite(sheet).all(axis=-1, keepdims=True).astype(numpy.float64)  # the gaps stay empty
     ax = one_axes(ax, "filters", (5.5, 1.0 + 5.0 * sheet.shape[0] / sheet.shape[1]))

@@ -120,7 +120,7 @@ def figure(op: str, run: Run, monitor: str | None, mode: str) -> float:
 
 def check_mode(op: str, mode: Any) -> str:
     if mode not in ("auto", "max", "min"):
-        raise ValueError(f"{op}: mode is 'auto', 'max' or 'min', got {mode!r}")
+        raise ValueError(f"{op}: mode must be 'auto', 'max' or 'min', got {mode!r}")
     return mode
 
 
@@ -149,7 +149,7 @@ def _as_callback(callback: Any) -> Callback:
         return wrapped
     is_class = isinstance(callback, type)
     got = f"the class {callback.__name__}. Write {callback.__name__}()" if is_class else repr(callback)
-    raise TypeError(f"fit: a callback is a dn.Callback or a function of the run, got {got}.")
+    raise TypeError(f"fit: a callback must be a dn.Callback or a function of the run, got {got}.")
 
 
 def notify(callbacks: list[Callback], event: str, run: Run) -> None:

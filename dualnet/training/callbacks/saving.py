@@ -60,7 +60,7 @@ class ModelCheckpoint(Callback):
                 f"{op}: {str(path)!r}; expected a file that ends with {' or '.join(SUFFIXES)}, or a folder"
             )
         if not isinstance(best, (str, bool)):
-            raise TypeError(f"{op}: best is True, False or the name of a figure such as 'val_loss', got {best!r}")
+            raise TypeError(f"{op}: best must be True, False or the name of a figure such as 'val_loss', got {best!r}")
         if best is not False and steps is not None:
             raise ValueError(f"{op}: best is only known at the end of an epoch; with steps={steps!r} pass best=False")
         self.best, self.mode = best, check_mode(op, mode)

@@ -38,14 +38,16 @@ def test_every_item_once():
 
 @needs_blas
 def test_a_slow_worker_gets_less():
-    done, meet = [[] for _ in range(3)], threading.Barrier(3, timeout=10)
+    done, meet, others = [[] for _ in range(3)], threading.Barrier(3, timeout=60), threading.Event()
 
     def work(worker, item):
         if item < 3:
             meet.wait()
         if worker == 1:
-            time.sleep(0.2)
+            assert others.wait(60), "the others wait until it has done its share"
         done[worker].append(item)
+        if sum(map(len, done)) == 8:
+            others.set()
 
     threads.parallel_for(range(9), work)
     assert len(done[1]) == 1 and sorted(sum(done, [])) == list(range(9))
@@ -62,7 +64,7 @@ def test_portions_are_fixed(items):
 
 @needs_blas
 def test_the_work_is_really_shared():
-    meet = threading.Barrier(3, timeout=10)
+    meet = threading.Barrier(3, timeout=60)
     threads.parallel_for(range(3), lambda worker, item: meet.wait())  # no thread passes alone
 
 
@@ -81,7 +83,7 @@ class Slow(Sequence):
 @pytest.mark.parametrize("items", [Slow(), range(40), list(range(40))])
 def test_each_item_goes_to_one_thread(items):
     """Threads take from a deque and share no iterator, which need not be safe without the interpreter's lock."""
-    done, meet, before = [], threading.Barrier(3, timeout=10), sys.getswitchinterval()
+    done, meet, before = [], threading.Barrier(3, timeout=60), sys.getswitchinterval()
 
     def work(worker, item):
         if item < 3:
@@ -104,7 +106,7 @@ def test_each_item_goes_to_one_thread(items):
 def test_an_interrupt_waits_for_the_others():
     """Ctrl-C while the caller waits: until the others are done they write into its arrays, and their answers must not
     be taken for those of the next call."""
-    done, meet, me = [], threading.Barrier(3, timeout=10), threading.main_thread().ident
+    done, meet, me = [], threading.Barrier(3, timeout=60), threading.main_thread().ident
     assert threading.get_ident() == me, "signals go to the main thread"
 
     def work(worker, item):
@@ -134,7 +136,7 @@ def test_an_interrupt_waits_for_the_others():
 @needs_blas
 @pytest.mark.parametrize("culprit", [0, 2])
 def test_an_error_reaches_the_caller_and_the_team_lives_on(culprit):
-    meet = threading.Barrier(3, timeout=10)
+    meet = threading.Barrier(3, timeout=60)
 
     def work(worker, item):
         if item < 3:
@@ -154,11 +156,11 @@ def test_a_busy_team_leaves_the_work_to_the_caller():
 
     def slow(worker, item):
         inside.set()
-        go.wait(10)
+        go.wait(60)
 
     first = threading.Thread(target=threads.parallel_for, args=(range(3), slow))
     first.start()
-    inside.wait(10)
+    inside.wait(60)
     me = threading.current_thread()
     threads.parallel_for(range(6), lambda worker, item: done.append((item, threading.current_thread() is me)))
     go.set()
@@ -213,7 +215,7 @@ def test_buffers_are_kept_by_thread_and_borders_stay_zero():
 
 @needs_blas
 def test_the_whole_team_lets_its_buffers_go():
-    meet = threading.Barrier(3, timeout=10)
+    meet = threading.Barrier(3, timeout=60)
 
     def work(worker, item):
         threads.workspace("test", (1000,), np.float32)

@@ -5,6 +5,7 @@ Whole training steps are in tests/training/test_capture.py, and their memory in 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 import numpy as np
@@ -53,6 +54,22 @@ def test_a_step_runs_on_the_recorders_stream_and_a_graph_on_the_current_one(cupy
         recorder.launch()
     assert launched == [mine]
     assert graph.Recorder(cupy, cupy.cuda.Device(0)).stream is recorder.stream
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_work_of_a_step_is_done_when_it_returns_or_raises(cupy, recorder, monkeypatch, fails):
+    """What comes next runs on another stream, such as putting back parameters that a failed step has overwritten."""
+    waited = []
+    monkeypatch.setattr(recorder.stream, "synchronize", lambda: waited.append(cupy.cuda.get_current_stream()))
+
+    def step():
+        assert waited == []
+        if fails:
+            raise ValueError("no such label")
+
+    with pytest.raises(ValueError, match="no such label") if fails else contextlib.nullcontext():
+        recorder.run(step)
+    assert waited == [recorder.stream]
 
 
 def test_a_step_allocates_in_the_recorders_pool_and_lasting_arrays_outside_it(cupy, recorder):

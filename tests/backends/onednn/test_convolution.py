@@ -10,7 +10,8 @@ from onednn_tools import SPECIAL, convolved, expected, float32, needs_library, s
 from oracles import error, tau
 
 from dualnet.backend import references
-from dualnet.backends.onednn import convolution, passes
+from dualnet.backends.cpu import machine
+from dualnet.backends.onednn import convolution, passes, plans
 
 
 def drawn(seed: int) -> tuple[Any, ...]:
@@ -50,6 +51,53 @@ def normalised(rng: np.random.Generator, case: tuple[Any, ...]) -> tuple[Any, ..
     x, w, b, other, at, groups = convolved(rng, case)
     mean, variance, gamma, beta = (float32(rng, len(b)) for _ in range(4))
     return (x, w, b, at, groups, (mean, variance**2 + 1, gamma, beta), 1e-5), other
+
+
+@needs_library
+@pytest.mark.parametrize("kind", [machine.AMD, machine.INTEL])
+@pytest.mark.parametrize("case", SPECIAL, ids=repr)
+def test_the_librarys_codes_agree_with_the_reference(
+    case: tuple[Any, ...], kind: str, number: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "kind", lambda: kind)
+    x, w, b, dy, at, groups = convolved(rng, case)
+    y = served("correlate", x, w, b, at, groups)
+    dx = served("correlate_inputs", dy, w, at, groups)
+    assert error(y, expected("correlate", x, w, b, at, groups)) < tau("float32", w[..., 0].size)
+    assert error(dx, expected("correlate_inputs", dy, w, at, groups)) < tau("float32", at.taps * w.shape[3])
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("name", "case", "direct"),
+    [
+        ("correlate_inputs", (2, (16, 16), 16, (3, 3), 32, 2, 1, 1, 1), True),  # strides
+        ("correlate", (2, (16, 16), 16, (3, 3), 32, 2, 1, 1, 1), True),
+        ("correlate", (2, (14, 14), 16, (5, 5), 16, 1, 2, 1, 1), True),  # more than nine taps
+        ("correlate_inputs", (2, (16, 16), 12, (3, 3), 32, 1, 1, 1, 1), True),  # channels that fill no register
+        ("correlate", (2, (16, 16), 16, (3, 3), 16, 1, 1, 1, 1), False),
+        ("correlate_inputs", (2, (16, 16), 32, (3, 3), 32, 1, 1, 1, 1), False),
+        ("correlate_inputs", (2, (16, 16), 8, (1, 1), 32, 1, 0, 1, 1), False),
+        ("correlate_inputs", (2, (16, 16), 32, (3, 3), 32, 2, 1, 1, 2), False),  # groups
+    ],
+)
+def test_which_of_the_librarys_codes_computes(
+    name: str, case: tuple[Any, ...], direct: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On AMD's AVX-512 its direct code for some shapes; else always the one that it prefers."""
+    x, w, b, dy, at, groups = convolved(rng, case)
+
+    def code(kind: str) -> str:
+        monkeypatch.setattr(machine, "kind", lambda: kind)
+        plans._of_thread.plans.clear()
+        served(name, *((x, w, b, at, groups) if name == "correlate" else (dy, w, at, groups)))
+        (run,) = plans._of_thread.plans.values()
+        return run.implementations[-1]
+
+    preferred = code(machine.INTEL)
+    products = direct and preferred.startswith("brg")
+    assert code(machine.AMD) == ("jit:" + preferred.rpartition(":")[2] if products else preferred)
+    assert code(machine.AVX2) == preferred
 
 
 @needs_library

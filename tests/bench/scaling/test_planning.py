@@ -64,7 +64,7 @@ def test_no_advice_where_none_is_needed():
         ({"ranks": 4}, "give either batch"),
         ({"ranks": 4, "batch": 2, "global_batch": 8}, "give either batch"),
         ({"ranks": 9, "global_batch": 8}, "9 ranks cannot share 8 images in a step; use at most 8 ranks"),
-        ({"ranks": 0, "batch": 2}, "ranks is a whole number of at least 1"),
+        ({"ranks": 0, "batch": 2}, "ranks must be a whole number of at least 1"),
         ({"ranks": 2, "batch": 0}, "batch must be at least 1"),
         ({"ranks": 2, "batch": 2, "reduction": "star"}, "unknown way 'star'"),
     ],

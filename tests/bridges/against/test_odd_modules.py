@@ -115,4 +115,4 @@ def test_whole_networks(kind):
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_a_module_that_nobody_can_judge_is_told():
     report = dn.against(torch.jit.trace(nn.Linear(3, 5), torch.ones(1, 3)), torch.randn(3, 3), T)
-    assert report.unjudged == ["module"] and "nobody could judge module" in report.verdict()
+    assert report.unjudged == ["module"] and "nothing could be compared at module" in report.verdict()

@@ -29,7 +29,7 @@ def test_a_call_that_must_be_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("relu", -1, False), "the number of a case is at least 0, got -1"),
+        (("relu", -1, False), "the number of a case must be at least 0, got -1"),
         (("dense", 2, True), "op 'dense' has 2 large cases, numbered from 0; got 2"),
         (("elu", 0, True), "op 'elu' has 0 large cases"),
         (("relux", 0, False), "no cases for op 'relux'; the ops with cases are conv2d, "),

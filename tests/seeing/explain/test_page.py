@@ -509,7 +509,7 @@ def test_a_reader_is_told_what_is_not_on_the_screen(tmp_path):
     for more, _, value in out["cards"]:
         assert more == pytest.approx(others, rel=1e-5) and value == pytest.approx(why.value, rel=1e-5)
     assert sum(out["first"]) + out["cards"][0][0] == pytest.approx(why.value, abs=2e-3)
-    assert "the first of 1 image. It is a fresh network that has learned nothing yet" in out["lead"]
+    assert "one image. It is a fresh network that has learned nothing yet" in out["lead"]
     assert out["titles"] == 0
 
 
@@ -752,6 +752,32 @@ def test_on_a_phone_a_map_has_a_row_of_its_own_and_cells_for_a_finger(tmp_path):
     assert out["scene"] == 36 and len(out["maps"]) > 20
     for name, (cell, overlap, below) in out["maps"].items():
         assert cell >= 36 and overlap == 0 and 0 <= below < 40, name
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [328, 356, 390])
+def test_the_kernel_of_the_story_stands_beside_its_map_in_a_narrow_frame(tmp_path, width):
+    script = """
+    radio("scene", "dx");
+    const [map, kernel] = [".scene .source", ".scene .kernel"].map((part) => $(part).getBoundingClientRect());
+    out.beside = kernel.left >= map.right && kernel.top < map.bottom;
+    """
+    assert browse(example().page(), tmp_path, script, width)["beside"]
+
+
+@needs_chromium
+def test_the_page_around_it_chooses_the_colours_and_is_told_the_height(tmp_path):
+    script = """
+    const dark = () => getComputedStyle(document.body).backgroundColor === "rgb(15, 19, 24)";
+    const tell = (data) => { dispatchEvent(new MessageEvent("message", { data })); return dark(); };
+    out.dark = [tell({ theme: "light" }), tell({ theme: "dark" }), tell({ theme: "pink" }), tell("dark"), tell(null)];
+    out.stored = localStorage.getItem("dualnet-theme");
+    parent.addEventListener("message", (event) => { out.told = event.data.height; });
+    """
+    then = "out.height = document.body.offsetHeight;"
+    out = browse(example().page(), tmp_path, script, 1280, then=then)
+    assert out["dark"] == [False, True, True, True, True] and out["stored"] is None
+    assert out["told"] == out["height"] > 1000
 
 
 @needs_chromium

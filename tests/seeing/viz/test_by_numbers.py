@@ -116,7 +116,9 @@ def test_nothing_sticks_out_of_the_picture():
             x, y, width, height = (float(box.get(key) or 0) for key in ("x", "y", "width", "height"))
             assert x >= 0 and y >= 0 and x + width <= picture.width and y + height <= picture.height
         for text in root.iter(NAME + "text"):
-            letters = len(text.text or "") * {"sum": 9.1, "number": 9.1}.get((text.get("class") or "").split()[0], 7.6)
+            look = (text.get("class") or "").split()
+            letter = {"sum": 9.1, "number": 9.1}.get(look[0], 7.6) * (1.2 if "large" in look else 1)
+            letters = len(text.text or "") * letter
             start = float(text.get("x") or 0) - (letters / 2 if text.get("class") in ("name", "number") else 0)
             assert -2 <= start and start + letters <= picture.width + 2 and float(text.get("y") or 0) <= picture.height
 
@@ -127,6 +129,10 @@ def test_upright_has_the_same_numbers_and_words_on_a_narrow_page():
     for look in ("title", "words", "name", "sign", "number", "sum"):
         assert texts(upright, look) == texts(flat, look)
     assert upright.width <= 460 < flat.width, "at 350 pixels its numbers are still 11 pixels high"
+    assert upright.svg().count(" large") == sum(len(texts(upright, look)) for look in ("title", "words", "sum"))
+    for size in re.findall(r"large { font-size: (\d+)px", upright.svg()):
+        assert 350 / upright.width * int(size) >= 13.5, "and its words are as large as those of a page"
+    assert "large" not in flat.svg()
 
 
 def boxes(drawing: Drawing) -> list[tuple[float, float, float, float]]:
@@ -140,6 +146,7 @@ def boxes(drawing: Drawing) -> list[tuple[float, float, float, float]]:
         look = (text.get("class") or "").split()[0]
         if look != "number":  # those stand in their cells
             width = len(text.text or "") * {"sum": 9.1, "sign": 16}.get(look, 6.9)
+            width *= 1.2 if "large" in (text.get("class") or "") else 1
             x, y = float(text.get("x") or 0), float(text.get("y") or 0)
             x -= width / 2 if look in ("name", "sign") else 0
             found.append((x, y - 12, x + width, y + 2))
@@ -205,7 +212,7 @@ def test_png_for_slides(tmp_path):
     assert shown[..., :3].mean() > 0.9 and dark[..., :3].mean() < 0.25
     fill = [int(BOXES["kernel"]["light"][0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     assert (abs(shown[..., :3] - fill).max(axis=-1) < 0.01).sum() > 2 * 4 * 30 * 30  # the kernel stands there, twice
-    with pytest.raises(ValueError, match=r"saved as .svg or .png; got 'a.pdf'"):
+    with pytest.raises(ValueError, match=r"expected a name that ends with .svg or .png, got 'a.pdf'"):
         picture.save(tmp_path / "a.pdf")
 
 
@@ -221,7 +228,7 @@ def test_png_for_slides(tmp_path):
         (lambda: dn.viz.grids(), "give at least one map"),
         (lambda: dn.viz.grids(("x", [1, 2])), r"'x' has shape \(2,\)"),
         (lambda: dn.viz.grids(("x", X), frames=[(0, 3, 3, 2)]), r"frame \(0, 3, 3, 2\) does not fit on map 0"),
-        (lambda: dn.viz.grids(("x", X), frames=[(1, 0, 0, 1)]), r"a frame is \(number of the map"),
+        (lambda: dn.viz.grids(("x", X), frames=[(1, 0, 0, 1)]), r"a frame must be \(number of the map"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(make, message):

@@ -422,7 +422,7 @@ def test_errors_say_what_was_expected_and_leave_no_figure(seen):
         ("x holds 3 images, but t 2", ValueError, lambda: dn.viz.misclassified(x, t[:2], t[:2])),
         ("expected images .N, H, W, C.", ValueError, lambda: dn.viz.misclassified(x[0, 0], t, t)),
         ("directions must be 1, 2 or 'gradient'", ValueError, lambda: dn.viz.loss_landscape(net, x, t, directions=3)),
-        ("span is a number above 0", ValueError, lambda: dn.viz.loss_landscape(net, x, t, span=-1.0)),
+        ("span must be a finite number above 0", ValueError, lambda: dn.viz.loss_landscape(net, x, t, span=-1.0)),
         ("has no weights to move", ValueError, lambda: dn.viz.loss_landscape(dn.ReLU().init((4,)), row, [0])),
     ]  # fmt: skip
     for words, kind, call in refused:

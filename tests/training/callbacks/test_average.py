@@ -105,7 +105,7 @@ def test_files_and_early_stopping_hold_the_average(tmp_path):
 
 
 def test_arguments_and_a_question_too_early():
-    with pytest.raises(ValueError, match="EMA: decay is a number from 0 to below 1"):
+    with pytest.raises(ValueError, match="EMA: decay must be a number from 0 to below 1"):
         dn.callbacks.EMA(1.0)
     with pytest.raises(ValueError, match="the network has the optimizer's own weights now"):
         dn.callbacks.EMA().trained()

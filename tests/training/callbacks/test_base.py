@@ -78,7 +78,7 @@ def test_what_is_better(monitor, mode, kept):
     net = small()
     net.fit(x, t, epochs=5, callbacks=[score, dn.EarlyStopping(9, monitor=monitor, mode=mode)], verbose=0)
     assert np.array_equal(dn.to_numpy(net[-1].w.value), seen[kept])
-    with pytest.raises(ValueError, match="mode is 'auto', 'max' or 'min', got 'most'"):
+    with pytest.raises(ValueError, match="mode must be 'auto', 'max' or 'min', got 'most'"):
         dn.EarlyStopping(mode="most")
 
 
@@ -116,7 +116,7 @@ def test_the_least_improvement(figures, options, wanted):
 
 @pytest.mark.parametrize("least", [-0.1, math.nan, math.inf, "much"])
 def test_a_least_improvement_that_is_none(least):
-    with pytest.raises((TypeError, ValueError), match="EarlyStopping: least is"):
+    with pytest.raises((TypeError, ValueError), match="EarlyStopping: least must be"):
         dn.EarlyStopping(least=least)
 
 
@@ -191,7 +191,7 @@ def test_one_callback_needs_no_list():
 
 def test_a_callback_must_be_one():
     for given in ([3], None, "stop", dn.EarlyStopping, [dn.EarlyStopping]):
-        with pytest.raises(TypeError, match="a callback is a dn.Callback or a function") as caught:
+        with pytest.raises(TypeError, match="a callback must be a dn.Callback or a function") as caught:
             small().fit(*bars(8), callbacks=given, verbose=0)
     assert str(caught.value).endswith("Write EarlyStopping().")
     small().fit(*bars(8), callbacks=iter([dn.Callback()]), verbose=0)
@@ -262,7 +262,7 @@ def test_figures_within_an_epoch_are_those_so_far_and_are_read_only_when_asked_f
                 seen.append((run.step, run.batch, run.logs["loss"]))
 
     net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
-    options = {"batch_size": 8, "optimizer": dn.SGD(0.0), "shuffle": False, "verbose": 0}
+    options = {"batch_size": 8, "optimizer": dn.SGD(1e-30), "shuffle": False, "verbose": 0}
     with monkeypatch.context() as patched:
         patched.setattr(Tally, "glance", lambda tally: looks.append(1) or glance(tally))
         history = net.fit(x, t, epochs=2, callbacks=Look(), **options)
@@ -274,7 +274,7 @@ def test_figures_within_an_epoch_are_those_so_far_and_are_read_only_when_asked_f
     assert asked - len(looks) == 4
     assert [(step, batch) for step, batch, _ in seen] == [(1, 1), (3, 3), (4, 4), (8, 4)]
     assert seen[2][2] == history["loss"][0] and seen[3][2] == history["loss"][1]
-    # the rate is 0, so the first batch has the loss that it has now
+    # the rate is next to nothing, so the first batch has the loss that it has now
     assert seen[0][2] == net.evaluate(x[:8], t[:8], batch_size=8)["loss"]
 
 

@@ -68,7 +68,7 @@ def test_the_picture():
     [
         ({"least": 1.0, "most": 0.1}, "expected most to be larger"),
         ({"steps": 3}, "steps must be at least 10"),
-        ({"least": 0}, "least is a number above 0"),
+        ({"least": 0}, "least must be a finite number above 0"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, told):

@@ -67,9 +67,9 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(tmp_path):
     "arguments, error, told",
     [
         ({"path": "model.h5"}, ValueError, r"expected a file that ends with .safetensors or .npz, or a folder"),
-        ({"path": "a", "best": 3}, TypeError, "best is True, False or the name of a figure"),
+        ({"path": "a", "best": 3}, TypeError, "best must be True, False or the name of a figure"),
         ({"path": "a", "steps": 3}, ValueError, "with steps=3 pass best=False"),
-        ({"path": "a", "mode": "most"}, ValueError, "mode is 'auto', 'max' or 'min'"),
+        ({"path": "a", "mode": "most"}, ValueError, "mode must be 'auto', 'max' or 'min'"),
         ({"path": "a", "keep": 0}, ValueError, "keep must be at least 1"),
     ],
 )
