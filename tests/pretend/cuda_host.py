@@ -66,7 +66,8 @@ def header() -> Path:
 
 def built(text: str, name: str, flags: list[str], suffix: str) -> Path:
     """What g++ makes from a text; from an earlier run if nothing has changed."""
-    command = [COMPILER, "-std=c++17", "-O0", "-w", *flags]
+    # otherwise the libraries of a process share the static arrays of inline functions, whose size depends on the dtype
+    command = [COMPILER, "-std=c++17", "-O0", "-w", "-fno-gnu-unique", *flags]
     made = FOLDER / (hashlib.sha256("\0".join([text, *command]).encode()).hexdigest() + suffix)
     if not made.exists():
         FOLDER.mkdir(mode=0o700, exist_ok=True)
