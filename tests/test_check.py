@@ -155,6 +155,63 @@ def test_what_belongs_to_the_caller_stays_as_it_is(rng, writes):
         assert (x == before).all()
 
 
+class Once(dn.Layer):
+    """x², whose pullback throws away what it kept."""
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, train=False):
+        kept = [x]
+        return x * x, dn.Pullback("once", lambda dy: (2.0 * kept.pop() * dy, {}), x)
+
+
+def test_a_pullback_that_can_be_called_once_only_is_told(rng):
+    told = "a second call of the pullback raises IndexError: pop from empty list"
+    report = dn.check.gradient(Once().init((3,)), raises=False)
+    assert report.manners == [told] and all(row.ok for row in report.rows)
+    with pytest.raises(dn.check.CheckError, match=told):
+        dn.check.gradient(Once().init((3,)))
+
+
+@pytest.mark.parametrize(("off", "ok"), [(1e-12, True), (1e-6, False)])
+def test_a_second_call_may_differ_by_rounding(off, ok):
+    """Where large terms cancel, a sum in another order is off by much of the small result."""
+
+    def op(x):
+        calls = []
+
+        def pullback(dy):
+            calls.append(1)
+            small = dy * 0.0
+            small[0] = off * len(calls)
+            return dy * np.array([0.0, 1.0, 1.0]) + small
+
+        return x * np.array([0.0, 1.0, 1.0]), pullback
+
+    with dn.use_backend("numpy"):
+        report = dn.check.gradient(op, np.ones(3), raises=False)
+        assert bool(report.manners) is not ok
+
+
+def test_an_output_of_several_is_named_as_such():
+    class Doubles(dn.Layer):
+        def output_shape(self, input_shape):
+            return input_shape
+
+        def forward(self, x, train=False):
+            def back(dy):
+                dy *= 2.0
+                return dy, {}
+
+            return 2.0 * x, dn.Pullback("doubles", back, x)
+
+    with dn.use_backend("numpy"):
+        net = dn.Graph("x", [("a", dn.Dense(2), "x"), ("b", Doubles(), "x")]).init((3,))
+        found = dn.check.gradient(net, raises=False).manners
+        assert found == ["the pullback writes into dy['b'], which belongs to its caller"]
+
+
 @pytest.mark.parametrize("writes", WRITES)
 def test_a_layer_leaves_what_belongs_to_its_caller(writes):
     class Scaled(dn.Layer):

@@ -152,7 +152,7 @@ def _not_taken(extra: list[str], command: argparse.ArgumentParser) -> str:
     wrong = next((word.partition("=")[0] for word in extra if word.startswith("--")), None)
     if wrong is None:
         return f"unexpected: {' '.join(extra)}; `{command.prog} --help` shows what it takes"
-    close = difflib.get_close_matches(wrong, command._option_string_actions, 1)
+    close = difflib.get_close_matches(wrong, command._option_string_actions, 1, cutoff=0.75)
     hint = f"did you mean {close[0]}?" if close else f"`{command.prog} --help` lists the options"
     return f"there is no option {wrong}; {hint}"
 

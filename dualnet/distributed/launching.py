@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..shim.process import cores
+from .mesh import WINDOWS, reserve
 
 __all__ = ["Launched", "free_port", "launch", "mpiexec"]
 
@@ -85,15 +86,17 @@ def free_port() -> int:
     """A port of this machine at which rank 0 can listen soon.
 
     Another program that asks for any port must not get it meanwhile. So one connection is made there: for a minute
-    after its end the system gives the port only to somebody who asks for this very one.
+    after its end the system gives the port only to somebody who asks for this very one. Not on Windows, where rank 0
+    could not have the port either while such a connection lingers.
     """
     with socket.socket() as door, socket.socket() as caller:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserve(door)
         door.bind(("127.0.0.1", 0))
-        door.listen(1)
-        caller.connect(door.getsockname())
-        door.accept()[0].close()  # whoever closes first keeps the port
-        caller.recv(1)
+        if not WINDOWS:
+            door.listen(1)
+            caller.connect(door.getsockname())
+            door.accept()[0].close()  # whoever closes first keeps the port
+            caller.recv(1)
         return int(door.getsockname()[1])
 
 

@@ -3,12 +3,17 @@
 A process that knocks sends a *hello*: a token, a rank, the number of ranks and a name. Rank 0 listens to all of them at
 once, so a stranger who sends nothing keeps nobody waiting. A rank that gets no answer knocks again, and its last hello
 counts. If anybody has to wait for longer than a moment, a line says for whom and where.
+
+Rank 0 answers at once, and a rank that has its answer says that it *stays*: from then on it does not knock again, and
+counts as here. When the last one is here, rank 0 tells them all, and only then does anybody send beats, or take another
+for dead. Until then, those who stay hear from time to time for whom they wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import selectors
 import socket
@@ -18,7 +23,7 @@ from typing import Any
 
 from ..terminal import say
 from .communicator import RankError
-from .mesh import Mesh
+from .mesh import HEAD, Mesh, reserve
 
 __all__ = ["addresses", "listener", "meet"]
 
@@ -31,12 +36,16 @@ PATIENCE = 5.0
 """Seconds for one attempt to be let in."""
 MOMENT = 5.0
 """Seconds until a line says for whom we wait."""
+NEWS = 5.0
+"""Seconds between two messages to those who stay, about those who are missing."""
+STAY = b"!"
+"""What a rank sends when it has its answer."""
 
 
 def listener(port: int = 0) -> socket.socket:
     """A socket at which the others can knock; port 0 is any that is free. ``OSError`` if the port is taken."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserve(made)
     try:
         made.bind(("", port))
         made.listen(1024)
@@ -74,11 +83,18 @@ def meet(
 ) -> Mesh:
     """Connect to rank 0, whose ``door`` is open; return when every rank has come, within ``patience`` seconds (those of
     the ``timeout``). ``token`` keeps strangers out."""
-    deadline = time.monotonic() + (timeout if patience is None else patience)
+    patience = timeout if patience is None else patience
+    deadline = time.monotonic() + patience
     me = f"process {os.getpid()} on {socket.gethostname()}"
     if door is not None:
         return Mesh(rank, size, Door(size, door, token, me).welcome(deadline), timeout)
-    return Mesh(rank, size, {0: _knock(rank, size, where, port, token, me, deadline)}, timeout)
+    wire, name = _knock(rank, size, where, port, token, me, deadline)
+    try:
+        names = _stay(wire, rank, name, deadline, patience)
+    except BaseException:
+        wire.close()
+        raise
+    return Mesh(rank, size, {0: (wire, name)}, timeout, names)
 
 
 class Door:
@@ -88,13 +104,14 @@ class Door:
         self.size, self.door, self.token, self.me = size, door, token, me
         self.waiting = selectors.DefaultSelector()
         self.heard: dict[Any, bytes] = {}  # what those at the door have sent so far
-        self.peers: dict[int, tuple[socket.socket, str]] = {}  # those who are in
+        self.peers: dict[int, tuple[socket.socket, str]] = {}  # those who have an answer
+        self.here: set[int] = set()  # those of them who have said that they stay
         self.refused: dict[str, None] = {}  # those who were turned away, and why
 
     def welcome(self, deadline: float) -> dict[int, tuple[socket.socket, str]]:
         """The connection and the name of each rank. :class:`RankError` names those that have not come in time."""
         begun, port = time.monotonic(), self.door.getsockname()[1]
-        patient, moment = deadline - begun, begun + MOMENT
+        patient, moment, news = deadline - begun, begun + MOMENT, begun + NEWS
         self.door.setblocking(False)
         self.waiting.register(self.door, selectors.EVENT_READ)
         with self.door, self.waiting:
@@ -108,32 +125,70 @@ class Door:
                         f"rank 0 waits at port {port} for {_listed(self._missing())}, {deadline - now:.0f} s more",
                         "stderr",
                     )
-                for key, _ in self.waiting.select(min(moment, deadline) - now):
+                if now >= news:
+                    news = now + NEWS
+                    self._tell(b"W", _listed(self._missing()), *self.here)
+                for key, _ in self.waiting.select(min(moment, news, deadline) - now):
                     if key.fileobj is self.door:
                         self._knocked()
                     elif key.fileobj in self.heard:
                         self._listen(key.fileobj)
+                    else:
+                        self._hear(key.fileobj)
             for wire in list(self.heard):
                 self._turn_away(wire)
         return self.peers
 
     def _not_come(self, port: int, seconds: float) -> RankError:
         """The error when the time is up."""
-        missing = _listed(self._missing())
+        refused = "".join(f" Turned away: {who}." for who in self.refused)
+        words = (
+            f"rank 0 has waited {seconds:.0f} s at port {port}, and {_listed(self._missing())} did not come. {START}"
+        )
+        self._tell(b"F", words + refused, *self.here)
         for wire in [*self.heard, *(wire for wire, _ in self.peers.values())]:
             wire.close()
-        refused = "".join(f" Turned away: {who}." for who in self.refused)
-        return RankError(
-            f"rank 0 has waited {seconds:.0f} s at port {port}, and {missing} did not come. Start all ranks with the "
-            f"same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, each with a RANK of its own.{refused}"
-        )
+        return RankError(words + refused)
 
     def _missing(self) -> list[int]:
-        """The ranks that are missing, or have left again: one that waited too long for its answer knocks again."""
-        if len(self.peers) == self.size - 1:
-            for rank in [rank for rank, (wire, _) in self.peers.items() if _ended(wire)]:
-                self.peers.pop(rank)[0].close()
-        return sorted(set(range(1, self.size)) - self.peers.keys())
+        """The ranks that are missing, or have left again."""
+        if len(self.here) == self.size - 1:
+            for rank in [rank for rank in self.here if _ended(self.peers[rank][0])]:
+                self._leave(rank)
+        return sorted(set(range(1, self.size)) - self.here)
+
+    def _tell(self, kind: bytes, words: str, *ranks: int) -> None:
+        """Send words to some of those who stay."""
+        message = HEAD.pack(kind, 0, len(words.encode())) + words.encode()
+        for rank in ranks:
+            try:
+                self.peers[rank][0].sendall(message)
+            except OSError:
+                self._leave(rank)
+
+    def _hear(self, wire: Any) -> None:
+        """A rank that has its answer says that it stays, or hangs up: it waited too long for it, and knocks again."""
+        rank = next((rank for rank, (one, _) in self.peers.items() if one is wire), None)
+        if rank is None:  # it has just been replaced
+            return
+        try:
+            said = wire.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if said:
+            self.here.add(rank)
+            if missing := self._missing():
+                self._tell(b"W", _listed(missing), *{rank} & self.here)
+        else:
+            self._leave(rank)
+
+    def _leave(self, rank: int) -> None:
+        wire, _ = self.peers.pop(rank)
+        self.here.discard(rank)
+        self.waiting.unregister(wire)
+        wire.close()
 
     def _knocked(self) -> None:
         try:
@@ -163,7 +218,7 @@ class Door:
         begun = len(said) >= HELLO.size
         token, rank, size, length = HELLO.unpack(said[: HELLO.size]) if begun else (self.token, 1, self.size, 0)
         if token != self.token:
-            self.refused["somebody whose DUALNET_TOKEN is not ours"] = None
+            self.refused["somebody with another token than ours (without MPI: another DUALNET_TOKEN)"] = None
         if not more or token != self.token or not 0 < rank < size or length >= LONGEST:
             self._turn_away(wire)
         elif begun and len(said) >= HELLO.size + length:
@@ -183,8 +238,7 @@ class Door:
         there = self.peers.get(rank)
         taken = there is not None and there[1] != name and not _ended(there[0])
         if there is not None and not taken:
-            there[0].close()
-            del self.peers[rank]
+            self._leave(rank)
         wire.settimeout(PATIENCE)
         try:
             number, called = (rank, there[1]) if taken and there else (0, self.me)
@@ -194,7 +248,12 @@ class Door:
         if taken:
             wire.close()
         else:
+            wire.setblocking(False)
+            self.waiting.register(wire, selectors.EVENT_READ)
             self.peers[rank] = wire, name
+
+
+START = "Start all ranks with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, each with a RANK of its own."
 
 
 def _hello(token: bytes, rank: int, size: int, name: str) -> bytes:
@@ -243,6 +302,7 @@ def _knock(
                             f"{theirs} ranks. WORLD_SIZE must be the same on all ranks."
                         )
                     if number == 0:
+                        wire.sendall(STAY)
                         return wire, name
                     wire.close()
                     raise RankError(f"this process ({me}) says that it is rank {rank}, and so does {name}")
@@ -258,11 +318,31 @@ def _knock(
     )
 
 
+def _stay(wire: socket.socket, rank: int, name: str, deadline: float, patience: float) -> dict[int, str]:
+    """Wait until rank 0 says that all ranks are here: their names. :class:`RankError` if they do not come in time."""
+    missing = "the others"
+    try:
+        while True:
+            wire.settimeout(max(0.001, deadline - time.monotonic()))
+            kind, _, length = HEAD.unpack(_receive(wire, HEAD.size))
+            words = _receive(wire, length).decode()
+            if kind == b"N":
+                return {int(number): called for number, called in json.loads(words).items()}
+            if kind == b"F":
+                raise RankError(words)
+            missing = words
+    except TimeoutError:
+        told = f"rank {rank} has waited {patience:.0f} s, and rank 0 ({name}) still waits for {missing}. {START}"
+    except (OSError, EOFError):
+        told = f"rank 0 ({name}) has ended while rank {rank} waited with it for {missing}"
+    raise RankError(told)
+
+
 def _receive(wire: socket.socket, count: int) -> bytes:
     held = b""
     while len(held) < count:
         more = wire.recv(count - len(held))
         if not more:
-            raise EOFError("it hung up: is DUALNET_TOKEN the same on all ranks?")
+            raise EOFError("it hung up: without MPI, DUALNET_TOKEN must be the same on all ranks")
         held += more
     return held

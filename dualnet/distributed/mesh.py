@@ -23,14 +23,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any
 
 from ..terminal import say
 from .communicator import RankError
 
-__all__ = ["Mesh", "send_limit"]
+__all__ = ["Mesh", "reserve", "send_limit"]
 
 SOURCE = struct.Struct("!I")  # the rank that sent the numbers which rank 0 passes on
 WINDOWS = os.name == "nt"
@@ -46,9 +46,16 @@ HELD_BACK = 0.5
 class Mesh:
     """The connections of one rank: rank 0 has one to every other rank, and each of those has one to rank 0."""
 
-    def __init__(self, rank: int, size: int, peers: dict[int, tuple[socket.socket, str]], timeout: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        peers: dict[int, tuple[socket.socket, str]],
+        timeout: float,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
-        self.names = {number: name for number, (_, name) in peers.items()}
+        self.names = {**(names or {}), **{number: name for number, (_, name) in peers.items()}}
         self.sockets = {number: wire for number, (wire, _) in peers.items()}
         self.locks = {number: threading.Lock() for number in peers}
         self.place = 0  # collectives that this rank has begun
@@ -72,7 +79,7 @@ class Mesh:
             wire.settimeout(None)
             self._thread(self._read, number)
         self.posts = [self._thread(self._post, number) for number in peers]
-        if rank == 0:
+        if rank == 0:  # all are here: only now do the others make their mesh
             self._tell(b"N", 0, json.dumps(self.names).encode(), but=-1)
         self._thread(self._beat)
 
@@ -224,8 +231,6 @@ class Mesh:
                 if int(rank) != self.rank:  # a goodbye may have overtaken this beat, with a higher place
                     self.places[int(rank)] = max(place, self.places[int(rank)])
                     self.silent[int(rank)] = silent
-        elif kind == b"N":
-            self.names |= {int(rank): name for rank, name in json.loads(payload).items()}
         elif kind == b"F":
             self._faulty(payload.decode(), but=peer)
         elif kind == b"E":
@@ -281,6 +286,15 @@ class Mesh:
         if not self.acknowledged and not self.closed:
             say(f"rank {self.rank} is ended: {self.fault}", "stderr")
             os._exit(1)
+
+
+def reserve(door: socket.socket) -> None:
+    """Let this socket have a port that somebody has just left, and nobody else listen there.
+
+    On Windows, ``SO_REUSEADDR`` would let two processes listen at one port.
+    """
+    name = "SO_EXCLUSIVEADDRUSE" if WINDOWS else "SO_REUSEADDR"
+    door.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
 
 
 def send_limit(seconds: float) -> int | bytes:

@@ -138,7 +138,8 @@ def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
 def _check_whole(environment: Mapping[str, str]) -> None:
     """Raise if the launcher's variables are there in part only: this process would train alone, as would each other."""
     for one, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
-        if one in environment and other not in environment:
+        alone = one == "WORLD_SIZE" and environment.get(one) == "1"
+        if one in environment and other not in environment and not alone:
             raise ValueError(
                 f"init: the variable {one}={environment[one]!r} is set, but {other} is not. Set both for each process: "
                 "RANK is its number, from 0, and WORLD_SIZE is how many there are; or unset both to train on one rank."

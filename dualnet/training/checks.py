@@ -93,7 +93,14 @@ def initialise(net: Layer, x: Any, seed: int, augment: Any = None) -> None:
 
 
 def check_training(
-    net: Layer, data: Data, held_out: Data | None, loss: Loss, extent: tuple[int, int], augment: Any, optimizer: Any
+    net: Layer,
+    data: Data,
+    held_out: Data | None,
+    loss: Loss,
+    extent: tuple[int, int],
+    augment: Any,
+    optimizer: Any,
+    callbacks: Any = None,
 ) -> bool:
     """Raise if training would fail, and warn if it would not do what you mean. Returns whether all data are finite.
 
@@ -107,7 +114,8 @@ def check_training(
     _warn_of_squashing_twice(net, loss)
     if isinstance(optimizer, Optimizer):
         optimizer.check_network(net, "fit")
-        _warn_of_standing_still(optimizer)
+        if not callbacks:  # which may set the learning rate later
+            _warn_of_standing_still(optimizer)
     return _warn_of_numbers(net, data, held_out, loss, augment)
 
 

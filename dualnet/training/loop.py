@@ -174,7 +174,7 @@ def fit(
         judge.ranks = ranks
         seen = judge.cleaned(data)
         seen_too = None if held_out is None else judge.cleaned(held_out)
-        fine = check_training(net, seen, seen_too, function, data.extent(batch_size), augment, optimizer)
+        fine = check_training(net, seen, seen_too, function, data.extent(batch_size), augment, optimizer, callbacks)
         judge.watch(*[one for one in (data, held_out) if one is not None])
         judge.choose(metrics, data, capture is True)
         steps = math.ceil((data.steps or 0) / accumulate)

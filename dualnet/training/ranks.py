@@ -199,7 +199,6 @@ class Ranks(Alone):
         told = told.reshape((self.communicator.size, -1, 2))
         mark, size = told[..., 0], told[..., 1]  # (ranks, arrays)
         far = ~(numpy.abs(mark - mark[0]) <= ALIKE * numpy.maximum(size, size[0]))
-        far &= ~(numpy.isnan(mark) & numpy.isnan(mark[0]))
         for rank in range(self.communicator.size):
             if far[rank].any():
                 names = [name for name, one in zip(state, far[rank]) if one]
@@ -405,8 +404,11 @@ def _marks(array: Array) -> tuple[float, float]:
     >>> norm, mark != _marks(numpy.array([4.0, 3.0]))[0]
     (5.0, True)
     """
-    flat = to_numpy(array).reshape(-1)
-    flat = flat[:: 1 + flat.size // MARKED].astype("float64")
+    flat = to_numpy(array.reshape(-1)[:: 1 + array.size // MARKED]).astype("float64")
+    finite = numpy.isfinite(flat)
+    if not finite.all():  # a number that stands for each kind, since infinity minus infinity is nothing
+        most = float(numpy.abs(flat[finite]).max(initial=0.0)) or 1.0
+        flat = numpy.nan_to_num(flat, nan=most, posinf=2 * most, neginf=-2 * most)
     return float(flat @ numpy.cos(numpy.arange(flat.size))), float(numpy.linalg.norm(flat))
 
 

@@ -132,6 +132,8 @@ MISTAKES = [
         ["train", "--optimiser=sgd"],
         r"^dualnet train: error: there is no option --optimiser; did you mean --optimizer\?$",
     ),
+    (["train", "--foo"], "^dualnet train: error: there is no option --foo; `dualnet train --help` lists the options$"),
+    (["train", "--layrs", "3"], "there is no option --layrs; `dualnet train --help` lists"),
     (["predict", "m.npz", "--images", "x.png"], "^dualnet predict: error: .* --images; `dualnet predict --help` lists"),
     (["info", "numpy"], "^dualnet info: error: unexpected: numpy; `dualnet info --help` shows what it takes$"),
     ([], "the following arguments are required: COMMAND"),

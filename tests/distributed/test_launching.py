@@ -106,3 +106,15 @@ def test_an_mpi_that_knows_of_no_launcher_is_refused(monkeypatch, tmp_path):
         check=False,
     )
     assert done.returncode != 0 and "MPI knows of one rank only" in done.stderr, done.stderr
+
+
+def test_on_windows_no_connection_keeps_rank_0_out(monkeypatch):
+    """There, who has a port to itself cannot have one at which a connection lingers."""
+    called, connect = [], socket.socket.connect
+    monkeypatch.setattr(launching, "WINDOWS", True)
+    monkeypatch.setattr(socket.socket, "connect", lambda one, to: (called.append(to), connect(one, to)), raising=False)
+    listener(launching.free_port()).close()
+    assert not called
+    monkeypatch.setattr(launching, "WINDOWS", False)
+    listener(launching.free_port()).close()
+    assert len(called) == 1

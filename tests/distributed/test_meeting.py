@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from dualnet.distributed import RankError, meeting
+from dualnet.distributed import RankError, meeting, mesh
 from dualnet.distributed.meeting import HELLO, Door, listener, meet
 
 TOKEN = b"0123456789abcdef"
@@ -45,6 +45,18 @@ class Opened:
     def answer(self, wire: socket.socket) -> tuple[int, str]:
         _, number, _, length = HELLO.unpack(meeting._receive(wire, HELLO.size))
         return number, meeting._receive(wire, length).decode()
+
+    def come(self, rank: int, name: str, size: int = 3) -> socket.socket:
+        """A rank that knocks, gets its answer, and says that it stays."""
+        wire = self.knock(hello(rank, name, size=size))
+        assert self.answer(wire) == (0, "process 1 on a")
+        wire.sendall(meeting.STAY)
+        return wire
+
+    def news(self, wire: socket.socket) -> tuple[bytes, str]:
+        """What rank 0 tells one who stays."""
+        kind, _, length = mesh.HEAD.unpack(meeting._receive(wire, mesh.HEAD.size))
+        return kind, meeting._receive(wire, length).decode()
 
     def names(self) -> dict[int, str]:
         self.thread.join(60)
@@ -85,7 +97,7 @@ def test_strangers_keep_nobody_waiting(monkeypatch, stays):
             if not stays:
                 wire.close()
         for rank in (2, 1):
-            assert door.answer(door.knock(hello(rank, f"process {rank} on b"))) == (0, "process 1 on a")
+            door.come(rank, f"process {rank} on b")
         assert door.names() == {1: "process 1 on b", 2: "process 2 on b"}
 
 
@@ -94,7 +106,7 @@ def test_a_crowd_at_the_door(monkeypatch):
     with opened(2) as door:
         crowd = [door.knock() for _ in range(20)]
         assert not crowd[0].recv(1)  # the first was turned away for the others
-        door.knock(hello(1, "process 2 on b", size=2))
+        door.come(1, "process 2 on b", size=2)
         assert door.names() == {1: "process 2 on b"}
 
 
@@ -104,30 +116,30 @@ def test_a_rank_that_knocks_again_gets_in():
         first = door.knock(hello(1, "process 2 on b"))
         assert door.answer(first)[0] == 0
         first.close()
-        second = door.knock(hello(1, "process 2 on b"))
-        assert door.answer(second)[0] == 0
-        door.knock(hello(2, "process 3 on c"))
+        second = door.come(1, "process 2 on b")
+        assert door.news(second) == (b"W", "rank 2")
+        door.come(2, "process 3 on c")
         assert door.names()[1] == "process 2 on b"
         door.found[1][0].sendall(b"!")
         assert second.recv(1) == b"!"
 
 
 def test_the_last_one_hangs_up_and_knocks_again():
-    with opened(2, listens=False) as door:
-        door.knock(hello(1, "process 2 on b", size=2)).close()
-        door.thread.start()  # only now: a rank that hangs up after it was let in is the mesh's affair, not the door's
-        second = door.knock(hello(1, "process 2 on b", size=2))
-        assert door.answer(second)[0] == 0
+    """It has waited too long for its answer, which comes when it listens no more."""
+    with opened(2) as door:
+        first = door.knock(hello(1, "process 2 on b", size=2))
+        assert door.answer(first)[0] == 0
+        first.close()  # and has not said that it stays
+        door.come(1, "process 2 on b", size=2)
         assert door.names() == {1: "process 2 on b"} and not meeting._ended(door.found[1][0])
 
 
 def test_a_second_process_with_the_same_rank_is_told_and_the_first_stays():
     with opened(3) as door:
-        first = door.knock(hello(1, "process 2 on b"))
-        assert door.answer(first)[0] == 0
+        door.come(1, "process 2 on b")
         with pytest.raises(RankError, match=r"says that it is rank 1, and so does process 2 on b"):
             meeting._knock(1, 3, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 60)
-        door.knock(hello(2, "process 3 on c"))
+        door.come(2, "process 3 on c")
         assert door.names() == {1: "process 2 on b", 2: "process 3 on c"}
 
 
@@ -139,7 +151,9 @@ def test_strangers_are_not_let_in():
         words = str(door.error)
         assert f"rank 0 has waited 0 s at port {door.port}, and rank 1 did not come" in words
         assert "MASTER_ADDR, MASTER_PORT and WORLD_SIZE" in words
-        assert words.endswith("Turned away: somebody whose DUALNET_TOKEN is not ours.")
+        assert words.endswith(
+            "Turned away: somebody with another token than ours (without MPI: another DUALNET_TOKEN)."
+        )
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -150,7 +164,7 @@ def test_a_rank_that_counts_other_ranks_is_told_and_stays_outside(size):
         with pytest.raises(RankError, match=says):
             meeting._knock(1, size, ["127.0.0.1"], door.port, TOKEN, "process 9 on z", time.monotonic() + 60)
         for rank in (1, 2):
-            door.knock(hello(rank, f"process {rank} on b"))
+            door.come(rank, f"process {rank} on b")
         assert door.names() == {1: "process 1 on b", 2: "process 2 on b"}
 
 
@@ -220,8 +234,106 @@ def test_who_is_turned_away_is_told_why_and_leaves_nothing_open(monkeypatch):
     with opened(2) as door:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "create_connection", watched)
-            with pytest.raises(RankError, match=r"\(it hung up: is DUALNET_TOKEN the same on all ranks\?\)"):
+            with pytest.raises(
+                RankError, match=r"\(it hung up: without MPI, DUALNET_TOKEN must be the same on all ranks\)"
+            ):
                 meeting._knock(1, 2, ["127.0.0.1"], door.port, b"x" * 16, "process 9 on z", Rounds(3))
         assert len(made) == 3 and [wire.fileno() for wire in made] == [-1] * 3
-        door.knock(hello(1, "process 2 on b", size=2))
+        door.come(1, "process 2 on b", size=2)
         assert door.names() == {1: "process 2 on b"}
+
+
+def entering(size: int, ranks: list[int], found: dict, door: socket.socket, timeout: float, patience: float = 600.0):
+    """Threads in which these ranks meet; ``found`` gets their meshes, or their errors."""
+
+    def enter(rank: int) -> None:
+        here = None if rank else door
+        try:
+            found[rank] = meet(rank, size, here, ["127.0.0.1"], door.getsockname()[1], TOKEN, timeout, patience)
+        except RankError as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=enter, args=(rank,), daemon=True) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def leave(found: dict) -> None:
+    for one in found.values():
+        if isinstance(one, mesh.Mesh):
+            one.acknowledged = one.closed = True
+            one.stop.set()
+            for wire in one.sockets.values():
+                wire.close()
+
+
+@pytest.mark.parametrize("collective", [False, True], ids=["at once", "in a collective"])
+def test_nobody_is_taken_for_dead_before_all_are_here(monkeypatch, collective):
+    """The last of three comes after the timeout, but within the patience."""
+    monkeypatch.setattr(mesh.Mesh, "_see_to_the_end", lambda one: None)
+    answered, let_in = threading.Event(), Door._let_in
+    monkeypatch.setattr(Door, "_let_in", lambda door, *given: (let_in(door, *given), answered.set()))
+    found, timeout = {}, 0.5
+    door = listener()
+    early = entering(3, [0, 1], found, door, timeout)
+    assert answered.wait(60)
+    time.sleep(4 * timeout)
+    assert not found, "a rank has begun before all are here"
+    late = entering(3, [2], found, door, timeout)
+    for thread in early + late:
+        thread.join(600)
+    for one in found.values():
+        one.timeout = 300.0  # from here on nobody who is only slow shall be taken for dead
+    if collective:
+        for one in found.values():
+            one.place += 1
+            one.carry(b"g", bytes([one.rank]))
+        for one in found.values():
+            ends = time.monotonic() + 60
+            while 1 not in one.answers:
+                one.check()
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            assert one.answers[1] == b"\0\1\2"
+    for one in found.values():
+        one.check()
+        assert len(one.names) == (2 if one.rank == 0 else 3)
+    leave(found)
+
+
+def test_who_stays_is_told_who_did_not_come():
+    """By rank 0, whose time is up, to each who came."""
+    found: dict = {}
+    for thread in entering(3, [0], found, door := listener(), 300.0, patience=2.0) + entering(
+        3, [1], found, door, 300.0
+    ):
+        thread.join(60)
+    assert str(found[0]) == str(found[1]) and ", and rank 2 did not come. Start all ranks" in str(found[1])
+
+
+def test_who_stays_and_whose_own_time_is_up_names_who_is_missing(monkeypatch):
+    monkeypatch.setattr(meeting, "NEWS", 0.05)
+    with opened(4) as door:
+        with pytest.raises(RankError, match=r"rank 1 has waited 2 s, and rank 0 .* still waits for ranks 2, 3. Start"):
+            meet(1, 4, None, ["127.0.0.1"], door.port, TOKEN, 300.0, patience=2.0)
+        wires = [door.come(rank, f"process {rank} on b", size=4) for rank in (2, 3)]
+        while door.news(wires[0]) != (b"W", "rank 1"):  # which has left
+            pass
+        door.come(1, "process 9 on z", size=4)
+        assert door.names()[1] == "process 9 on z"
+
+
+def test_who_stays_notices_that_rank_0_ends():
+    """At once: it does not wait for the end of its patience."""
+    with listener() as door:
+        found: dict = {}
+        (thread,) = entering(3, [1], found, door, 300.0, patience=300.0)
+        wire, _ = door.accept()
+        with wire:
+            *_, length = HELLO.unpack(meeting._receive(wire, HELLO.size))
+            meeting._receive(wire, length)
+            wire.sendall(hello(0, "process 1 on a"))
+            assert meeting._receive(wire, 1) == meeting.STAY
+        thread.join(60)
+        assert "rank 0 (process 1 on a) has ended while rank 1 waited" in str(found[1])

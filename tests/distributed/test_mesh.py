@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from dualnet.distributed import RankError, mesh
+from dualnet.distributed import RankError, launching, meeting, mesh
 from dualnet.distributed.meeting import _receive, listener, meet
 from dualnet.distributed.mesh import Mesh
 
@@ -125,10 +125,9 @@ def test_what_a_rank_has_done_is_never_forgotten():
         one = Mesh(0, 2, {1: (here, "process 2 on b")}, 60.0)
         one.place = 7
         there.sendall(mesh.HEAD.pack(b"E", 1, 1) + b"7")
-        old = b'{"1": [6, 0.0]}'
+        old = b'{"1": [6, 7.5]}'
         there.sendall(mesh.HEAD.pack(b"B", 1, len(old)) + old)
-        there.sendall(mesh.HEAD.pack(b"N", 1, len(b'{"1": "last"}')) + b'{"1": "last"}')
-        until(lambda: one.names[1] == "last")
+        until(lambda: one.silent[1] == 7.5)  # the beat has come
         one.check()  # it has taken part in all that this rank waits for
         one.close()
 
@@ -319,3 +318,22 @@ def test_a_fault_reaches_a_rank_whose_link_is_busy():
         time.sleep(0.5)
         assert heard(slow, b"F") == words
         one.close()
+
+
+@pytest.mark.parametrize(("windows", "name"), [(True, "SO_EXCLUSIVEADDRUSE"), (False, "SO_REUSEADDR")])
+def test_nobody_else_listens_at_a_port_in_use(monkeypatch, windows, name):
+    """On Windows two could, by the option that lets others have a port that was just left."""
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
+    monkeypatch.setattr(mesh, "WINDOWS", windows)
+    asked = []
+    mesh.reserve(types.SimpleNamespace(setsockopt=lambda *given: asked.append(given)))
+    assert asked == [(socket.SOL_SOCKET, getattr(socket, name), 1)]
+
+
+def test_each_door_is_reserved(monkeypatch):
+    asked, real = [], mesh.reserve
+    for module in (launching, meeting):
+        monkeypatch.setattr(module, "reserve", lambda door: (asked.append(door), real(door)))
+    launching.free_port()
+    listener().close()
+    assert len(asked) == 2

@@ -19,6 +19,7 @@ SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[08-
         (TORCHRUN, Start("tcp", 1, 2, "a", 29500)),
         (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, Start("tcp", 1, 2, "a", 29501)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, Start("null")),
+        ({"WORLD_SIZE": "1"}, Start("null")),  # one rank has no need of a number
         (SLURM, Start("tcp", 1, 2, "n08", 20001)),
         (SLURM | {"SLURM_STEP_ID": "0"}, Start("tcp", 1, 2, "n08", 20001)),
         (SLURM | {"SLURM_STEP_ID": "3"}, Start("tcp", 1, 2, "n08", 23758)),  # several at once need a port each

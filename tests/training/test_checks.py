@@ -333,3 +333,19 @@ def test_a_loss_that_became_nan_or_grew_a_thousandfold_is_warned_of_once():
         assert "the loss grew from" in message or "the loss is" in message
     (message,) = told(small(), x, t, optimizer=dn.SGD(lr=1e38), batch_size=8)
     assert "fit: the loss is nan in epoch 1" in message
+
+
+def test_a_learning_rate_of_0_is_told_unless_a_callback_may_set_it():
+    x, t = np.ones((8, 4), np.float32), np.ones((8, 2), np.float32)
+    net, optimizer = dn.Dense(2).init((4,)), dn.SGD(0.0)
+    options = {"loss": "huber", "optimizer": optimizer, "epochs": 1, "verbose": 0}
+    with pytest.warns(UserWarning, match="the learning rate is 0"):
+        net.fit(x, t, **options)
+
+    class Warm(dn.Callback):
+        def on_train_begin(self, run):
+            optimizer.lr = 0.1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.fit(x, t, callbacks=[Warm()], **options)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from distributing import data, furthest, in_ranks, network, same, trained
 
 import dualnet as dn
+from dualnet.training import ranks as of_ranks
 
 TAU = 1e-13  # some hundred steps of float64's rounding; without an error in it, differences are below 1e-15
 
@@ -287,6 +290,34 @@ def test_evaluate_wants_the_same_weights_on_every_rank():
             in_ranks(2, lambda r, change=change: figures(r, change))
     found = in_ranks(2, lambda r: figures(r, of_another_processor))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_equal_weights_may_be_infinite_or_nan(number):
+    """Infinity minus infinity is not 0; and whoever differs in a finite number is still noticed."""
+    x, t = data(30)
+
+    def figures(ranks, change):
+        net = network()
+        w = np.array(dn.to_numpy(net.state_dict()["0.w"]))
+        w[0] = number
+        if ranks.rank == 1:
+            w[1:] *= change
+        net.load_state_dict(net.state_dict() | {"0.w": w})
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return net.evaluate(x, t, distributed=ranks)
+
+    assert len(in_ranks(2, lambda r: figures(r, 1.0))) == 2
+    with pytest.raises(ValueError, match=r"0\.w on rank 1 is not what it is on rank 0"):
+        in_ranks(2, lambda r: figures(r, 1.5))
+
+
+def test_only_the_numbers_that_are_marked_leave_the_device(monkeypatch):
+    taken = []
+    monkeypatch.setattr(of_ranks, "to_numpy", lambda array: taken.append(array.size) or dn.to_numpy(array))
+    of_ranks._marks(dn.asarray(np.ones((100, 3000), "float32")))
+    assert taken == [60_000]
 
 
 def test_evaluate():
