@@ -15,6 +15,7 @@ While a step is captured, setting an attribute of a layer, a parameter or an opt
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -114,17 +115,28 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _changes = [0]  # how many times a setting was set so far, anywhere
 
 
-class Named:
-    """What code of a user's refers to by name, as it is now: ``read()`` returns it. It iterates over the values."""
+MOST = 64
+"""Containers that code of a user's names are looked through as long as they hold no more in all; then by length."""
 
-    def __init__(self, label: str, read: Callable[[], dict[str, Any]]) -> None:
-        self.label, self.read = label, read
+
+class Named:
+    """What code of a user's refers to by these names, as it is now: ``get(name)`` returns it.
+
+    It iterates over the values. They are attributes of ``one``, if it is given.
+    """
+
+    def __init__(self, label: str, get: Callable[[str], Any], names: Iterable[str], one: Any = None) -> None:
+        self.label, self.get, self.names, self.one = label, get, [*names], one
 
     def __len__(self) -> int:
-        return len(self.read())
+        return len(self.names)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.read().values())
+        return map(self.get, self.names)
+
+    def leave_out(self, moved: frozenset[tuple[Any, str]]) -> None:
+        """Leave out names that a step changes itself: those of ``one``, or of this label."""
+        self.names = [name for name in self.names if moved.isdisjoint([(id(self.one), name), (self.label, name)])]
 
 
 class Settings:
@@ -147,8 +159,11 @@ class Settings:
     'SGD.no_decay'
     """
 
-    def __init__(self, owners: Iterable[Any] = (), moved: Collection[tuple[int, str]] = ()) -> None:
+    def __init__(self, owners: Iterable[Any] = (), moved: Collection[tuple[Any, str]] = ()) -> None:
         self.owners, self.moved = list(owners), frozenset(moved)
+        for owner in self.owners:
+            if isinstance(owner, Named):
+                owner.leave_out(self.moved)
         self._keep(_changes[0], *self._read())
 
     def changed(self) -> bool:
@@ -157,16 +172,25 @@ class Settings:
 
     def difference(self) -> str:
         """One that has changed since the snapshot; "" if none has."""
-        if self.changes == _changes[0] and self._untouched():
-            return ""
-        changes, (values, inside) = _changes[0], self._read()
-        for owner, now, was in zip(self.owners, values, self.values):
-            if now != was:
-                names = (name for name in {**was, **now} if was.get(name, _recording) != now.get(name, _recording))
-                label = f"{next(names)} of {owner.label}" if isinstance(owner, Named) else None
-                return label or f"{type(owner).__name__}.{next(names)}"
-        self._keep(changes, values, inside)
+        for owner, name in self.differences():
+            return f"{name} of {owner.label}" if isinstance(owner, Named) else f"{type(owner).__name__}.{name}"
         return ""
+
+    def differences(self) -> list[tuple[Any, str]]:
+        """All that have changed since the snapshot, each with its owner."""
+        if self.changes == _changes[0] and self._untouched():
+            return []
+        changes, (values, inside) = _changes[0], self._read()
+        found = [
+            (owner, name)
+            for owner, now, was in zip(self.owners, values, self.values)
+            if now != was
+            for name in {**was, **now}
+            if was.get(name, _recording) != now.get(name, _recording)
+        ]
+        if not found:
+            self._keep(changes, values, inside)
+        return found
 
     def _keep(self, changes: int, values: list[dict[str, Any]], inside: list[Any]) -> None:
         self.changes, self.values, self.inside = changes, values, inside
@@ -186,7 +210,7 @@ class Settings:
             return {"frozen": owner.frozen}
         if isinstance(owner, Named):
             inside.append(owner)
-            return {name: _known(value, inside) for name, value in owner.read().items()}
+            return {name: _known(value, inside, MOST) for name, value in zip(owner.names, owner)}
         no_settings = (*_unwatched(owner.__class__), *getattr(owner, "state_names", ()))
         left = vars(owner).get("_left", {})
         return {
@@ -217,10 +241,11 @@ class _Itself:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _known(value: Any, inside: list[Any]) -> list[Any]:
+def _known(value: Any, inside: list[Any], most: float = math.inf) -> list[Any]:
     """What a setting is compared by: what is met on a walk through it; ``inside`` gets what can change in place.
 
-    What is met again, such as the parent of a node in a tree, is only named: a walk in a circle would never end.
+    What is met again, such as the parent of a node in a tree, is only named: a walk in a circle would never end. With a
+    limit, for what code of a user's names, containers beyond it count by their length, and arrays are left out.
     """
     met: list[Any] = []
     seen: dict[int, tuple[int, Any]] = {}
@@ -231,6 +256,10 @@ def _known(value: Any, inside: list[Any]) -> list[Any]:
         if kind in PLAIN:
             met.append((kind, repr(one) if kind in (float, complex) else one))  # a NaN is itself, 0.0 is not -0.0
             continue
+        if most < math.inf and backend_of(one) is not None:
+            scalar = type(one).__hash__ is not None  # of NumPy; arrays have no hash
+            met.append((one.dtype, one.tobytes()) if scalar else "array")
+            continue
         if id(one) in seen:
             met.append(("again", seen[id(one)][0]))
             continue
@@ -238,6 +267,10 @@ def _known(value: Any, inside: list[Any]) -> list[Any]:
         parts = [one] if kind is tuple else _parts(one)
         if not parts:
             met.append(_Itself(one))
+            continue
+        if len(met) + sum(map(len, parts)) > most:
+            met += [_Itself(one), len(parts[0])]
+            inside.append(_Length(one))
             continue
         if kind is not tuple and not (is_dataclass(one) and one.__dataclass_params__.frozen):
             inside += parts
@@ -254,6 +287,19 @@ def _parts(value: Any) -> list[Any]:
     if type(value) is dict:
         return [value, value.values()]
     return [_Fields(value)] if is_dataclass(value) and not isinstance(value, type) else []
+
+
+class _Length:
+    """Only how much a container holds."""
+
+    def __init__(self, one: Any) -> None:
+        self.one = one
+
+    def __len__(self) -> int:
+        return len(self.one) if hasattr(self.one, "__len__") else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 class _Fields:
@@ -430,6 +476,7 @@ class Recording:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.closed = False  # is this the last run of Python? Then nothing new may appear
+        self.changing: set[tuple[str, str]] = set()  # what the user's code changes itself, by label and name
         self.kept: list[Any] = []  # lasting arrays made during that run: the graph writes there
         self._numbers: dict[tuple[int, str], LiveNumber] = {}
         self._arrays: dict[tuple[int, Name], LiveArray] = {}
@@ -504,7 +551,7 @@ class Recording:
     def settings(self, owners: Iterable[Any]) -> Settings:
         """Their current settings, without the numbers that steps change."""
         arrays = {(owner, name if isinstance(name, str) else name[0]) for owner, name in self._arrays}
-        return Settings(owners, {*self._numbers, *arrays})
+        return Settings(owners, {*self._numbers, *arrays, *self.changing})
 
     def values(self) -> list[tuple[Array, Array]]:
         """Every array that steps overwrite, each with a copy."""

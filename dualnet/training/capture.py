@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
@@ -22,7 +23,7 @@ from ..layers.parameter import Parameter
 from ..layers.state import LayerTree
 from ..optimizers.loss_scale import LossScale
 from ..optimizers.optimizer import Optimizer
-from ..recording import CaptureError, Recording, Settings, noting, within
+from ..recording import CaptureError, Named, Recording, Settings, noting, within
 from ..shim import Backend, asarray, backend_of, get_precision, transfers
 from ..shim.process import reader
 from ..shim.transfers import TransferForbidden
@@ -33,6 +34,9 @@ __all__ = ["Captured", "CaptureError", "capture"]
 
 WARM_UPS = 2
 """Steps before the recorded one: the first compiles, plans and allocates what is kept, the second finds it ready."""
+
+IN_VAIN = 5
+"""After so many recordings that were never repeated, no more are made."""
 
 _capture = reader("DUALNET_CAPTURE")
 _switches = [reader(f"DUALNET_{name}") for name in ("KERNELS", "ONEDNN", "TUNED", "AUTOTUNE", "CUDNN")]
@@ -111,6 +115,7 @@ class Captured:
         self._place: tuple[type, str] | None = None  # of a method: the class that has it, and its name there
         self._alone = threading.RLock()
         self._busy = False
+        self._in_vain = 0  # takes in a row that a setting made stale before they were repeated once
 
     @property
     def graphs(self) -> int:
@@ -126,7 +131,13 @@ class Captured:
         if backend is None or backend.recorder is None or within():  # as a part of another captured step
             return _called(self.step, arguments, names)
         with self._one_at_a_time():
-            take, arrays = self._run(backend, arguments, names)
+            take = self._take(backend, arguments, names)
+            if take is None:
+                given = [a if backend_of(a) is None else asarray(a, backend=backend.name) for a in arguments]
+                return _called(self.step, tuple(given), names)
+            arrays = take(arguments)
+            if take.repeated():
+                self._in_vain = 0
             return take.results.filled([array.copy() for array in arrays])
 
     @contextmanager
@@ -144,14 +155,38 @@ class Captured:
             finally:
                 self._busy = False
 
-    def _run(self, backend: Backend, arguments: tuple, names: tuple[str, ...]) -> tuple[Take, Any]:
-        """One step. Returns the step's own arrays, which the next step overwrites."""
+    def _take(self, backend: Backend, arguments: tuple, names: tuple[str, ...]) -> Take | None:
+        """What runs a step of such arguments, and returns its own arrays; None if recordings do not last."""
+        if self._in_vain >= IN_VAIN:
+            return None
         key = (backend.name, names, *map(_kind, arguments))
         take = self._takes.get(key)
         if take is None or take.stale():
+            if take is not None and self._was_in_vain(take):
+                return None
             recording = self._recordings.setdefault(backend.name, Recording(backend))
             take = self._takes[key] = Take(self.step, backend, recording, arguments, names, self.eager)
-        return take, take(arguments)
+        return take
+
+    def _was_in_vain(self, take: Take) -> bool:
+        """Was it one too many? To record a step again and again takes far longer than its Python does."""
+        changed = "" if take.eager or take.repeated() else take.settings.difference()
+        if not changed:
+            return False
+        self._in_vain += 1
+        if self._in_vain < IN_VAIN:
+            return False
+        warnings.warn(
+            f"capture: {changed} changes so often that {IN_VAIN} recordings in a row were out of date before they were "
+            "repeated once. So from now on Python runs the step, without a recording. To have it recorded, give such a "
+            "number to the step as an array; in fit, make it an attribute that a layer or a loss object reads with "
+            "dn.recording.live(self, name).",
+            stacklevel=4,
+        )
+        self._takes.clear()
+        for recording in self._recordings.values():
+            recording.prepare()
+        return True
 
     # -- as a method, and in copies
 
@@ -229,6 +264,8 @@ def _called(step: Callable[..., Any], arguments: tuple, names: tuple[str, ...]) 
 
 
 def _name(step: Any) -> str:
+    while isinstance(step, functools.partial):
+        step = step.func
     return getattr(step, "__qualname__", type(step).__name__)
 
 
@@ -256,6 +293,10 @@ class Take:
         self.results: Results | None = None  # how the arrays that it returns are put together
         self.alike: list = []  # buffers that have held nothing but what was recorded, each with a copy of that
         self.news: list = []  # those of them that hold something else at this call
+
+    def repeated(self) -> bool:
+        """Has the recording been repeated without Python?"""
+        return self.steps > WARM_UPS + 1
 
     def stale(self) -> bool:
         """Has something changed that the step holds as a constant?"""
@@ -291,14 +332,29 @@ class Take:
         with self.recording.undoing(in_place=True):
             outputs = self.recorder.run(self._python)
             if self.steps and (changed := self.settings.difference()):
-                raise CaptureError(
-                    f"{changed} is changed by the captured step {_name(self.step)} itself, and would stay as it is "
-                    "when the step is repeated without Python. Return an array instead, or keep one that is set "
-                    "with dn.recording.assign(self, name, array)."
-                )
+                self._check_changed(changed)
         if self.steps == 0:
             self._follow()
         return outputs
+
+    def _check_changed(self, changed: str) -> None:
+        """What the step changes itself: settings must not change; names of the user's code may, and are let go."""
+        differences = self.settings.differences()
+        if not all(isinstance(owner, Named) for owner, _ in differences):
+            raise CaptureError(
+                f"{changed} is changed by the captured step {_name(self.step)} itself, and would stay as it is "
+                "when the step is repeated without Python. Return an array instead, or keep one that is set "
+                "with dn.recording.assign(self, name, array)."
+            )
+        listed = ", ".join(f"{name} of {owner.label}" for owner, name in differences)
+        warnings.warn(
+            f"capture: {listed} is changed by the captured step itself. Repeated without Python, the step leaves it as "
+            "it is. That does no harm if it is only there to look at. If the step computes with it, keep the number as "
+            "an attribute of the layer or loss object, and read it with dn.recording.live(self, name).",
+            stacklevel=2,
+        )
+        self.recording.changing |= {(owner.label, name) for owner, name in differences}
+        self.settings = self.recording.settings(self.settings.owners)
 
     def _follow(self) -> None:
         """New weights, statistics and settings between two steps shall reach the recorded one.

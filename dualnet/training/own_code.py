@@ -1,7 +1,7 @@
 """What code of a user's refers to by name, such as the weight of a loss that a callback lowers from epoch to epoch.
 
 A captured step holds such numbers as constants, and is recorded again when one of them is another. Followed are the
-loss, the methods of layers and optimizers, and the functions that these call.
+loss, the methods of layers and optimizers, and the functions, objects and classes that these name.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..layers.state import LayerTree
 from ..optimizers.optimizer import Optimizer
-from ..recording import PLAIN, Named
+from ..recording import Named
+from ..shim import backend_of
 
 __all__ = ["named_by"]
 
-CONTAINERS = (list, tuple, set, dict)
+NOT_IN_A_STEP = ("__init__", "build", "output_shape")
 
 
 def named_by(step: Any, owners: list[Any]) -> list[Named]:
@@ -28,80 +27,118 @@ def named_by(step: Any, owners: list[Any]) -> list[Named]:
 
     >>> import dualnet as dn
     >>> step = functools.partial(dn.capture, functools.partial(dn.losses.huber, delta=2.0))
-    >>> [(one.label, one.read()) for one in named_by(step, [dn.ReLU()])]
-    [('partial', {'delta': 2.0})]
+    >>> [(one.label, one.names, [*one]) for one in named_by(step, [dn.ReLU()])]
+    [('partial', ['delta'], [2.0])]
     """
-    waiting: list[Any] = [*step.args] if isinstance(step, functools.partial) and not _is_own(step.func) else []
+    waiting: list[Any] = [step] if isinstance(step, functools.partial) and not _is_own(step.func) else []
     for owner in (owner for owner in owners if hasattr(owner, "__dict__")):  # parameters have none
         waiting += [value for value in vars(owner).values() if isinstance(value, types.FunctionType)]  # of a Lambda
-        waiting += [value for kind in type(owner).__mro__ if _is_own(kind) for value in vars(kind).values()]
+        waiting += [kind for kind in type(owner).__mro__ if _is_own(kind)]
+        waiting += _code(type(owner))
     found: list[Named] = []
     seen: dict[int, Any] = {}
     while waiting:
         one = waiting.pop()
-        if id(one) in seen or isinstance(one, (LayerTree, Optimizer, type)):
+        if id(one) in seen or isinstance(one, (LayerTree, Optimizer)):
             continue
         seen[id(one)] = one
         if isinstance(one, functools.partial):
             waiting += [one.func, *one.args, *one.keywords.values()]
-            found.append(Named("partial", functools.partial(_of_partial, one)))
+            if not _module(one.func).startswith("dualnet.training"):  # those of fit hold what it counts
+                given = {str(place): value for place, value in enumerate(one.args)}
+                found += [_named("partial", given.get, given), _named("partial", one.keywords.get, one.keywords)]
         elif isinstance(one, types.MethodType):
             waiting += [one.__func__, one.__self__]
         elif isinstance(one, types.FunctionType):
-            if _is_own(one) and (_globals(one) or one.__closure__):
-                found.append(Named(one.__qualname__, functools.partial(_of_function, one, _globals(one))))
-                waiting += _functions(one)
-        elif callable(one) and hasattr(one, "__dict__"):
-            waiting += [value for value in vars(one).values() if callable(value)]
+            if _is_own(one):
+                found += _of_function(one)
+                waiting += _referred(one)
+        elif isinstance(one, type):
+            if _is_own(one):
+                found.append(_named(one.__qualname__, vars(one).get, _plain(one)))
+        elif hasattr(one, "__dict__") and (callable(one) or _is_own(type(one))):
+            waiting += [*_code(type(one)), *(kind for kind in type(one).__mro__ if _is_own(kind))]
+            for value in vars(one).values():
+                waiting += [part for part in (value.values() if type(value) is dict else [value]) if callable(part)]
             if _is_own(type(one)):
-                waiting.append(vars(type(one)).get("__call__"))
-                found.append(Named(type(one).__name__, functools.partial(_of_object, one)))
-    return found
+                names = {
+                    **vars(one),
+                    **{name: None for kind in type(one).__mro__ if _is_own(kind) for name in _plain(kind)},
+                }
+                found.append(_named(type(one).__name__, vars(one).get, names, one))
+            elif type(weights := vars(one).get("weights")) is dict:  # of the losses of several outputs
+                found.append(_named(type(one).__name__, weights.get, weights))
+    return [one for one in found if one.names]
 
 
 def _is_own(code: Any) -> bool:
     """Is it code of a user's, and not of dualnet?"""
-    return (getattr(code, "__module__", None) or "").partition(".")[0] not in ("dualnet", "builtins", "numpy")
+    return _module(code).partition(".")[0] not in ("dualnet", "builtins", "numpy")
 
 
-def _of_function(function: types.FunctionType, names: tuple[str, ...]) -> dict[str, Any]:
-    held = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with suppress(ValueError):  # an empty one
-            held[name] = cell.cell_contents
-    return _kept(held)
+def _module(code: Any) -> str:
+    return getattr(code, "__module__", None) or ""
 
 
-def _of_partial(one: functools.partial) -> dict[str, Any]:
-    return _kept({**{str(place): value for place, value in enumerate(one.args)}, **one.keywords})
+def _named(label: str, get: Callable[[str], Any], names: Iterable[str], one: Any = None) -> Named:
+    """Without modules, which nobody replaces, and arrays, which steps compute."""
+    return Named(label, get, [name for name in names if name[:2] != "__" and _is_constant(get(name))], one)
 
 
-def _of_object(one: Any) -> dict[str, Any]:
-    of_class = {name: getattr(one, name) for kind in type(one).__mro__ if _is_own(kind) for name in vars(kind)}
-    return _kept({name: value for name, value in {**of_class, **vars(one)}.items() if name[0] != "_"})
+def _is_constant(value: Any) -> bool:
+    is_array = backend_of(value) is not None and type(value).__hash__ is None  # NumPy's scalars have one
+    return not is_array and not isinstance(value, types.ModuleType)
 
 
-def _kept(held: dict[str, Any]) -> dict[str, Any]:
-    """Those that a step holds as constants; other objects, such as networks and arrays, are followed in other ways."""
-    return {
-        name: value
-        for name, value in held.items()
-        if type(value) in PLAIN or type(value) in CONTAINERS or (is_dataclass(value) and not isinstance(value, type))
-    }
+def _plain(kind: type) -> Iterator[str]:
+    """The attributes of a class that are what they seem: no method, no property, no slot."""
+    return (name for name, value in vars(kind).items() if not hasattr(type(value), "__get__"))
 
 
-def _functions(function: types.FunctionType) -> Iterator[Any]:
-    """The functions that a function calls: of its closure, and of its own module."""
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):
-            if isinstance(cell.cell_contents, (types.FunctionType, types.MethodType, functools.partial)):
-                yield cell.cell_contents
-    for name in _globals(function):
-        value = function.__globals__.get(name)
-        if isinstance(value, functools.partial) or (
-            isinstance(value, types.FunctionType) and value.__module__ == function.__module__
-        ):
+def _code(kind: type) -> Iterator[Any]:
+    """The functions of a user's classes that a step may call, those of properties included."""
+    for name, value in (pair for base in kind.__mro__ if _is_own(base) for pair in vars(base).items()):
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        elif isinstance(value, property):
+            value = value.fget
+        if isinstance(value, types.FunctionType) and name not in NOT_IN_A_STEP:
             yield value
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Named]:
+    """Its global names, and its closure and defaults."""
+    label, of_globals = function.__qualname__, function.__globals__
+    yield _named(label, of_globals.get, [name for name in _globals(function) if name in of_globals])
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    yield _named(label, functools.partial(_held, cells), cells)
+    defaults = {str(place): value for place, value in enumerate(function.__defaults__ or ())}
+    yield _named(f"the defaults of {label}", defaults.get, defaults)
+
+
+def _held(cells: dict[str, types.CellType], name: str) -> Any:
+    try:
+        return cells[name].cell_contents
+    except ValueError:  # an empty one
+        return None
+
+
+def _referred(function: types.FunctionType) -> Iterator[Any]:
+    """What a function names that refers to more: in its closure and defaults, and among the global names."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    for value in [*(_held(cells, name) for name in cells), *(function.__defaults__ or ())]:
+        if isinstance(value, types.FunctionType) or _is_beside(value, function):
+            yield value
+    for name in _globals(function):
+        if _is_beside(value := function.__globals__.get(name), function):
+            yield value
+
+
+def _is_beside(value: Any, function: types.FunctionType) -> bool:
+    """Functions, classes and objects of the same module; from elsewhere, only objects that can be called."""
+    if isinstance(value, (types.FunctionType, type)):
+        return value.__module__ == function.__module__
+    return callable(value) or isinstance(value, types.SimpleNamespace) or type(value).__module__ == function.__module__
 
 
 def _globals(function: types.FunctionType) -> tuple[str, ...]:

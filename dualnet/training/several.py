@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -197,10 +198,15 @@ def captured(step: Callable[..., None], x: Any, t: Any) -> Callable[..., Any]:
     def run(*batch: Any) -> Any:
         names = tuple(tuple(part) if isinstance(part, dict) else None for part in batch)
         if names not in made:
-            made[names] = capture(lambda *arrays: step(*_joined(names, iter(arrays))))
+            made[names] = capture(functools.partial(_of_parts, step, names))
         return made[names](*(array for part in batch for _, array in parts(part)))
 
     return run
+
+
+def _of_parts(step: Callable[..., Any], names: tuple, *arrays: Array) -> Any:
+    """A step of the arrays in its dictionaries."""
+    return step(*_joined(names, iter(arrays)))
 
 
 def _joined(names: tuple, arrays: Iterator[Array]) -> Iterator[Any]:
