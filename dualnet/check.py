@@ -143,8 +143,8 @@ def gradient(
     (ReLU at 0, two equal maxima), the check moves to another point, with a shorter step.
 
     It also looks whether the pass leaves its inputs and ``dy`` as they were, and whether a second call of the pullback
-    returns the same, and raises nothing: a pullback that writes into ``dy`` is right by itself, and makes a layer elsewhere wrong. Raises
-    :class:`CheckError` with the report unless ``raises=False``.
+    returns the same: a pullback that writes into ``dy`` is right by itself, but spoils the gradients of other layers.
+    Raises :class:`CheckError` with the report unless ``raises=False``.
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Conv2D(2, 3), dn.Tanh(), dn.Flatten(), dn.Dense(3)]).init((5, 5, 1))
