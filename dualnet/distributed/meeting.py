@@ -121,10 +121,8 @@ class Door:
                     raise self._not_come(port, patient)
                 if now >= moment:
                     moment = deadline
-                    say(
-                        f"rank 0 waits at port {port} for {_listed(self._missing())}, {deadline - now:.0f} s more",
-                        "stderr",
-                    )
+                    missing, left = _listed(self._missing()), deadline - now
+                    say(f"rank 0 is waiting at port {port} for {missing}; it gives up in {left:.0f} s", "stderr")
                 if now >= news:
                     news = now + NEWS
                     self._tell(b"W", _listed(self._missing()), *self.here)
@@ -286,7 +284,8 @@ def _knock(
     while (now := time.monotonic()) < deadline:
         if now >= moment:
             moment = deadline
-            say(f"rank {rank} still tries to reach rank 0 at {place} ({last}), {deadline - now:.0f} s more", "stderr")
+            left = f"it gives up in {deadline - now:.0f} s"
+            say(f"rank {rank} is still trying to reach rank 0 at {place} ({last}); {left}", "stderr")
         for address in where:
             wire = None
             try:

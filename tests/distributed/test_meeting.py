@@ -180,12 +180,15 @@ def test_who_waits_says_so(monkeypatch, capsys):
     monkeypatch.setattr(meeting, "MOMENT", 0.0)
     with opened(4, seconds=1.5) as door:
         door.thread.join(60)
-    assert re.fullmatch(rf"rank 0 waits at port {door.port} for ranks 1, 2, 3, \d s more\n", capsys.readouterr().err)
+    said = rf"rank 0 is waiting at port {door.port} for ranks 1, 2, 3; it gives up in \d s\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
     monkeypatch.setattr(meeting, "MOMENT", 0.1)
     with pytest.raises(RankError):
         meet(1, 2, None, ["127.0.0.1"], door.port, TOKEN, 0.05, patience=1.5)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"rank 1 still tries to reach rank 0 at port {door.port} of 127.0.0.1 (" in said
+    assert (
+        said.count("\n") == 1 and f"rank 1 is still trying to reach rank 0 at port {door.port} of 127.0.0.1 (" in said
+    )
 
 
 def test_nobody_at_the_door():
