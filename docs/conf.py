@@ -75,6 +75,7 @@ linkcode_resolve = source_pages.linkcode_resolve
 html_theme = "furo"
 html_title = f"dualnet {version}"
 html_static_path = ["_static"]
+html_favicon = "playground/icon.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

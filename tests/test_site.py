@@ -119,6 +119,14 @@ def test_nothing_is_loaded_from_a_network(site, pages):
     assert not [line for line in found if "data:" not in line], found
 
 
+def test_every_page_has_an_icon(site, pages):
+    """For a page that names none, the browser asks the server for /favicon.ico, in vain."""
+    icons = [path for path in site.rglob("icon.svg") if path.stat().st_size < 1000]
+    named = re.compile(r"data:|(?:.*/)?icon\.svg$")
+    bare = [path for path, page in pages.items() if not any(named.match(url) for url in page.loads)]
+    assert not bare and len({path.read_bytes() for path in icons}) == 1 and len(icons) == 2
+
+
 def test_no_page_is_heavy(site, pages):
     heavy = {}
     for path, page in pages.items():

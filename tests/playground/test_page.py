@@ -821,6 +821,12 @@ def test_the_policy_lets_nothing_out(tab, address):
     tab.errors.clear()
 
 
+def test_the_policy_lets_the_icon_in(page):
+    wide = """(async () => { const icon = new Image(); icon.src = document.querySelector("link[rel=icon]").href;
+        await icon.decode(); return icon.naturalWidth; })()"""
+    assert page.run(wide) > 0
+
+
 def test_if_python_cannot_be_loaded_the_page_says_so(tab):
     with playground_server.served(handler=playground_server.Folder) as url:  # no wheel, no Pyodide, no network
         tab.open(url)

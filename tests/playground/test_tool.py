@@ -58,6 +58,7 @@ def test_a_folder_for_a_place_without_a_network(tool, pyodide, tmp_path):
     assert "dualnet/data/digits-images-idx3-ubyte.gz" in zipfile.ZipFile(out / "dualnet.whl").namelist()
     text = (out / "index.html").read_text("utf-8")
     assert all((out / name).stat().st_size > 500 for name in re.findall(r'(?:src|href)="([\w/]+\.(?:js|css))"', text))
+    assert (out / re.search(r'rel="icon" href="(.*?)"', text)[1]).read_bytes().startswith(b"<svg xmlns=")
     assert (out / "common.css").read_bytes() == playground_server.COMMON.read_bytes()
     assert "http" not in text.replace("http-equiv", "") and 'name="pyodide" content="pyodide/"' in text
     assert "script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; worker-src" in text
