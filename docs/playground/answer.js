@@ -11,9 +11,10 @@ export class Answer {
     this.odds = make("ul", { class: "odds", "aria-label": "How sure the network is" });
     this.caption = make("figcaption", { class: "quiet" }, "as the network sees it, with Grad-CAM");
     this.words = make("p", { class: "quiet" }, "Draw a digit. The network answers when you lift the pen.");
+    this.further = button("Look inside with this drawing", () => this.look(), { disabled: true });
     byId("answer").append(make("div", { class: "answer" },
       this.pad.element,
-      make("figure", {}, this.seen, this.caption, make("p", { class: "buttons" }, button("Look inside with this drawing", () => this.look()))),
+      make("figure", {}, this.seen, this.caption, make("p", { class: "buttons" }, this.further)),
       make("div", { class: "says" }, this.words, this.odds)));
   }
 
@@ -30,6 +31,7 @@ export class Answer {
   async refresh() {
     if (byId("answer").hidden || !this.play.begun) return;
     const pixels = this.pixels();
+    this.further.disabled = !pixels;
     if (!pixels) {
       this.odds.replaceChildren();
       this.words.textContent = `Draw one of: ${this.play.data.classes.join(", ")}. The network answers when you lift the pen.`;

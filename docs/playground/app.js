@@ -20,6 +20,7 @@ class Playground {
   constructor() {
     this.begun = false;
     this.awake = false; // is Python there?
+    this.step = 0;
     this.rows = [];
     this.run = { losses: [], trials: [], marks: [] };
     this.kept = null;
@@ -33,11 +34,13 @@ class Playground {
     this.images = new Images(this);
     this.console = new Console(this);
     this.keep = new Keep(this);
+    this.asleep(true);
     this.listen();
     this.buttons();
     tabs((name) => this.opened(name));
-    theme(() => { readColours(); this.filters(this.learned); this.refresh(); });
+    theme(() => { readColours(); dispatchEvent(new Event("colours")); this.filters(this.learned); this.refresh(); });
     addEventListener("resize", () => { if (this.begun) this.draw(); });
+    this.draw();
     const asked = new URLSearchParams(location.search).get("exercise");
     if (asked) this.exercises.open(asked);
   }
@@ -64,6 +67,7 @@ class Playground {
       this.optimizers = about.optimizers;
       byId("optimizer").replaceChildren(...about.optimizers.map((rule) => make("option", { value: rule.kind, title: rule.summary.replaceAll("`", "") }, rule.kind)));
       this.awake = true;
+      this.asleep(false);
       await this.first(about.data);
       this.idle = `Ready, with dualnet ${about.version}.`;
       this.state(this.idle);
@@ -79,9 +83,13 @@ class Playground {
     try {
       await this.begin(this.settings ?? settingsOf(location.hash, this.standard));
     } catch (error) {
-      this.trouble(error);
+      this.trouble(new Error(`${error.message.replace(/\.?$/, ".")} The page begins with its own settings instead.`));
       await this.begin(structuredClone(this.standard));
     }
+  }
+
+  asleep(yes) { // until Python is there for the first time, nothing but the tabs can be used
+    for (const part of document.querySelectorAll(".network, .training, [role=tabpanel]")) part.inert = yes;
   }
 
   restart() {
@@ -153,7 +161,9 @@ class Playground {
       this.rows = rows;
       this.fill();
       this.network.show(rows);
-      if (!rows.some((row) => row.error)) this.trouble(error);
+      const fits = !rows.some((row) => row.error);
+      this.state(fits ? "Not ready." : "Not ready: a layer does not fit.");
+      if (fits) this.trouble(error);
       else this.quiet();
     }
   }
@@ -164,8 +174,10 @@ class Playground {
       const data = await ask();
       this.data = data;
       await this.change({ data: data.name, broken: "" });
-      told.textContent = `${data.train} images of ${data.classes.join(", ")} to learn from, ${data.validation} held back.`;
+      told.className = "quiet";
+      told.textContent = `${data.train} images to learn from (${data.classes.join(", ")}), ${data.validation} held back.`;
     } catch (error) {
+      told.className = "bad";
       told.textContent = error.message;
     }
   }
@@ -181,7 +193,7 @@ class Playground {
       }
     });
     act("train", "click", () => (this.python.training ? this.pause() : this.train()));
-    act("one-step", "click", async () => { await this.pause(); this.trained(await this.python.ask("advance", { steps: 1 })); this.refresh(); });
+    act("one-step", "click", async () => { await this.pause(); this.trained(await this.python.ask("advance", { steps: 1 })); this.paused(); this.refresh(); });
     act("again", "click", async () => { await this.pause(); await this.begin(this.settings); });
     act("compare", "click", () => { this.kept = compare.kept(this.settings, this.run); this.draw(); });
     act("rewind", "change", ({ target }) => this.goTo(Number(target.value)));
@@ -212,9 +224,13 @@ class Playground {
 
   stopped() {
     byId("train").textContent = "▶ Train";
-    this.state(`Paused after step ${this.step}.`);
+    this.paused();
     this.refresh();
     tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, correct ${percent(this.run.trials.at(-1)?.accuracy)}.`);
+  }
+
+  paused() {
+    this.state(this.step ? `Paused after step ${this.step}.` : this.idle);
   }
 
   forget() { // going on from an earlier step: the steps after it are made again
@@ -244,6 +260,7 @@ class Playground {
       this.told(told);
       this.filters(told.filters);
     }
+    this.paused();
     this.draw();
     this.refresh();
     tell(`Step ${this.step}.`);

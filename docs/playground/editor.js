@@ -23,6 +23,7 @@ export class Editor {
     this.wrong = null;
     this.paint();
     this.recolour();
+    this.element.scrollTo(0, 0);
   }
 
   edited() {
@@ -60,6 +61,7 @@ export class Editor {
     const lines = this.text.split("\n"), from = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
     this.area.focus();
     this.area.setSelectionRange(from, from + (lines[line - 1] ?? "").length);
+    this.element.scrollLeft = 0;
   }
 
   key(event) {

@@ -1,5 +1,6 @@
 // Images of the reader's own: drawn here, or uploaded.
 import { button, byId, make, textOf } from "./parts.js";
+import { shade } from "./maps.js";
 import { Pad } from "./pad.js";
 
 const SIDE = 12; // pixels of a drawing
@@ -14,16 +15,19 @@ export class Images {
     this.list = make("ul", { class: "classes", "aria-label": "Your drawings" });
     this.learn = button("Learn from these", () => this.use(), { class: "main", disabled: true });
     this.told = make("p", { class: "quiet", role: "status" }, "Draw two classes or more, such as circles and crosses, with a few images of each. Every drawing is used nine times, each time moved by a pixel.");
+    addEventListener("colours", () => this.paint());
+    this.opened = make("p", { class: "quiet", role: "status" });
     byId("images").append(make("div", { class: "answer" },
       make("div", {}, make("h3", {}, "Draw images of your own"), this.pad.element),
       make("div", { class: "says" }, make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); this.add(); } }, make("label", { for: "class-name" }, "This is a"), this.name, make("button", { type: "submit" }, "Add the drawing")), this.list, make("p", { class: "buttons" }, this.learn, button("Begin again", () => this.empty())), this.told),
       make("div", {}, make("h3", {}, "Upload"),
         make("p", { class: "quiet" }, "An .npz file with images x (N, H, W, C) and classes t (N,); or pictures whose names begin with their class, such as cat-01.png."),
-        make("label", { class: "file" }, "Choose files", make("input", { type: "file", multiple: true, accept: ".npz,image/*", onchange: (event) => this.upload(event.target) })))));
+        make("label", { class: "file" }, "Choose files", make("input", { type: "file", multiple: true, accept: ".npz,image/*", onchange: (event) => this.upload(event.target) })), this.opened)));
   }
 
   add() {
     const pixels = this.pad.pixels(SIDE, SIDE), name = this.name.value.trim();
+    this.told.className = "quiet";
     if (!pixels || !name) {
       this.told.textContent = pixels ? "The drawing needs a name." : "There is nothing on the pad yet.";
       return;
@@ -39,15 +43,19 @@ export class Images {
   }
 
   show() {
-    const thumb = (pixels) => {
-      const canvas = make("canvas", { width: SIDE, height: SIDE }), pen = canvas.getContext("2d");
-      pixels.forEach((ink, i) => { pen.fillStyle = `rgb(${[0, 1, 2].map(() => Math.round(255 * (1 - ink))).join()})`; pen.fillRect(i % SIDE, Math.floor(i / SIDE), 1, 1); });
-      return canvas;
-    };
-    this.list.replaceChildren(...[...this.drawings].map(([name, images]) => make("li", {}, make("b", {}, name), ` ${images.length} `, ...images.map(thumb))));
+    this.list.replaceChildren(...[...this.drawings].map(([name, images]) => make("li", {}, make("b", {}, name), ` ${images.length} `, ...images.map(() => make("canvas", { width: SIDE, height: SIDE })))));
+    this.paint();
     const counts = [...this.drawings.values()].map((images) => images.length);
     this.learn.disabled = counts.length < 2 || Math.min(...counts) < 2;
     this.told.textContent = this.learn.disabled ? "You need two classes or more, with two drawings or more of each." : "Enough to begin. More drawings of each class teach more.";
+  }
+
+  paint() { // in the colours of the pad
+    const paper = shade("--paper"), drawn = shade("--ink"), all = [...this.drawings.values()].flat();
+    [...this.list.querySelectorAll("canvas")].forEach((canvas, k) => {
+      const pen = canvas.getContext("2d");
+      all[k].forEach((ink, i) => { pen.fillStyle = `rgb(${paper.map((from, j) => Math.round(from + ink * (drawn[j] - from))).join()})`; pen.fillRect(i % SIDE, Math.floor(i / SIDE), 1, 1); });
+    });
   }
 
   async use() {
@@ -64,7 +72,7 @@ export class Images {
       const images = await Promise.all(files.map(grey)), labels = files.map((file) => file.name.match(/^[^\W\d_]+/u)?.[0] ?? file.name);
       return this.play.python.ask("draw", { images, labels, shape: [UPLOAD, UPLOAD, 1] });
     };
-    await this.play.newImages(ask, this.told);
+    await this.play.newImages(ask, this.opened);
   }
 }
 

@@ -41,7 +41,7 @@ export function sheets(shape) {
 export const offset = (shape, index) => index.reduce((at, i, axis) => at * shape[axis] + i, 0);
 
 function cellSize(sheet, count, room) {
-  const wide = count === 1 ? Math.min(room, sheet.cols > 16 ? 320 : 168) : count <= 4 ? 96 : sheet.cols <= 5 ? 48 : 64;
+  const wide = count === 1 ? Math.min(room, sheet.cols > 16 || room < 400 ? 320 : 168) : count <= 4 ? 96 : sheet.cols <= 5 ? 48 : 64;
   return Math.max(4, Math.min(count === 1 ? 26 : 24, Math.floor(wide / sheet.cols)));
 }
 

@@ -20,7 +20,7 @@ export class Pad {
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("focus", () => this.draw());
     this.canvas.addEventListener("blur", () => this.draw());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    addEventListener("colours", () => this.draw());
     requestAnimationFrame(() => this.draw());
   }
 

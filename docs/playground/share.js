@@ -1,3 +1,5 @@
+const STRANGE = "The part of the address after # holds no settings of the playground.";
+
 // The settings in the page's address: what differs from the default, as JSON.
 export function settingsOf(hash, standard) {
   if (hash.length < 2) return structuredClone(standard);
@@ -5,9 +7,9 @@ export function settingsOf(hash, standard) {
   try {
     given = JSON.parse(decodeURIComponent(hash.slice(1)));
   } catch {
-    throw new Error("The part of the address behind # holds no settings of the playground.");
+    throw new Error(STRANGE);
   }
-  if (given === null || typeof given !== "object" || Array.isArray(given)) throw new Error("The address holds no settings of the playground.");
+  if (given === null || typeof given !== "object" || Array.isArray(given)) throw new Error(STRANGE);
   return { ...structuredClone(standard), ...given };
 }
 

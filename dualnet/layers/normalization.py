@@ -65,8 +65,8 @@ class BatchNorm(Normalization):
 
     See :func:`dualnet.ops.batch_norm`. Parameters ``gamma`` (C,) and ``beta`` (C,). The state ``moving_mean`` (C,) and
     ``moving_variance`` (C,) starts at 0 and 1. Each forward pass with ``train=True`` moves it when the pass ends:
-    ``moving ← momentum · moving + (1 − momentum) · batch``. So ``momentum`` is the share of the old value that stays
-    (as in Keras; PyTorch's momentum of 0.1 is 0.9 here). The batch is normalised by its biased variance, while the
+    ``moving ← momentum · moving + (1 − momentum) · batch``. ``momentum`` is the share of the old value that stays (as
+    in Keras; PyTorch's momentum of 0.1 is 0.9 here). The batch is normalised by its biased variance, while the
     running variance gets the unbiased one, · n / (n − 1) (as in PyTorch).
 
     Source: Ioffe and Szegedy (2015), algorithms 1 and 2.

@@ -55,7 +55,7 @@ class SGD(Optimizer):
 
         v ← momentum · v + g          w ← w − lr · v          with nesterov   w ← w − lr · (g + momentum · v)
 
-    ``momentum`` is the share of the last step that continues; ``nesterov`` looks ahead along that step.
+    ``momentum`` is the share of the last step that continues. ``nesterov`` looks ahead along that step.
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))
@@ -105,7 +105,7 @@ class RMSProp(Optimizer):
         s ← rho · s + (1 − rho) · g²          w ← w − lr · g / (√s + epsilon)
 
     ``rho`` is the share of the mean square that stays at each step, and ``epsilon`` keeps the quotient finite.
-    ``centered`` subtracts the square of the mean gradient from s; ``momentum`` accumulates the quotients as in SGD.
+    ``centered`` subtracts the square of the mean gradient from s. ``momentum`` accumulates the quotients as in SGD.
 
     >>> import dualnet as dn
     >>> net = dn.BatchNorm(center=False).init((2,))

@@ -111,6 +111,24 @@ def test_train_pause_step_and_go_back(page):
     assert page.run("playground.run.losses") == before  # the same again
 
 
+def test_the_words_at_the_top_follow_the_step(page):
+    train(page, 20)
+    page.click("#one-step")
+    page.wait("document.querySelector('#state').innerText == 'Paused after step 21.'")
+    enter(page, "#rewind", 10)
+    page.wait("document.querySelector('#state').innerText == 'Paused after step 10.'")
+    enter(page, "#rewind", 0)
+    page.wait("document.querySelector('#state').innerText.startsWith('Ready')")
+    page.run("playground.change({ batch_size: 0 })")
+    page.wait("document.querySelector('#state').innerText == 'Not ready.'")
+    page.run("playground.change({ batch_size: 64 })")
+    page.wait("playground.begun")
+    page.click("#block-0")
+    enter(page, "#option-kernel_size", "11")
+    enter(page, "#option-padding", "valid")
+    page.wait("document.querySelector('#state').innerText.startsWith('Not ready: ')")
+
+
 def test_training_ends_after_its_epochs(page):
     enter(page, "#epochs", 2)
     page.click("#train")
@@ -346,6 +364,7 @@ def test_the_state_the_slider_and_the_colours_follow(page):
 def test_draw_a_digit(page):
     train(page, 200)
     page.click("#tab-answer")
+    assert page.run("document.querySelector('#answer figure button').disabled")  # there is no drawing yet
     x, y, side = page.run("""(() => { const pad = document.querySelector("#answer .pad");
         pad.scrollIntoView({ block: "center" });
         const box = pad.getBoundingClientRect(); return [box.x, box.y, box.width]; })()""")
@@ -359,8 +378,17 @@ def test_draw_a_digit(page):
     for key in [" ", *["ArrowDown"] * 4, " "]:  # a line, by keys
         page.key(key, 32 if key == " " else 40)
     page.wait("document.querySelector('.odds .best')")
-    page.run("playground.answer.look()")
+    page.click("#answer figure button")
     page.wait("document.querySelector('.about').innerText.startsWith('your drawing')")
+
+
+def test_on_a_phone_the_answer_stands_below_the_drawing(page):
+    page.show(PHONE)
+    page.click("#tab-answer")
+    page.wait("document.querySelector('#answer .says').innerText.includes('Draw one of')")
+    clear, says, seen = page.run("""["#answer .pad-field button", "#answer .says", "#answer figure"].map((it) =>
+        document.querySelector(it).getBoundingClientRect()).map((box, i) => (i ? box.top : box.bottom))""")
+    assert clear < says < clear + 40 < seen
 
 
 # -- exercises ---------------------------------------------------------------------------------------------------------
@@ -459,12 +487,19 @@ def test_an_error_in_a_repair_names_its_line_and_goes_there(exercises):
     chosen = page.run("""(() => { const it = document.activeElement;
         return it.id == "repair" && it.value.slice(it.selectionStart, it.selectionEnd); })()""")
     assert chosen.strip() == "dx = dz @ w.T  # E16"
+    holds = """(() => { let at = document.querySelector(".editor-line").parentElement;
+        while (["visible", "clip"].includes(getComputedStyle(at).overflowX)) at = at.parentElement;
+        return at.className; })()"""
+    assert page.run(holds) == "editor"  # the numbers of the lines stand still where the code scrolls
     page.key("x", 88, "x")
     assert page.run(marked) == 0  # as soon as something changes, the mark is gone
     for code, words in (("raise RuntimeError('so')", "RuntimeError in line 1: so"), ("x = 1", "no function 'dense'")):
         page.run(f"playground.exercises.editor.text = {json.dumps(code)}")
         assert words in grade(page)
+    page.show(PHONE)
+    page.run("document.querySelector('.editor').scrollLeft = 100")
     page.run("playground.exercises.editor.text = 'print(6 * 7)'")
+    assert page.run("document.querySelector('.editor').scrollLeft") == 0
     grade(page)
     assert page.run("document.querySelector('#verdict details pre').textContent") == "42\n"
 
@@ -628,6 +663,7 @@ def test_the_address_holds_the_settings(page, address):
         ("#nonsense", "holds no settings"),
         ('#{"layers":[["<img src=x onerror=alert(1)>",{}]]}', "<img src=x onerror=alert(1)>"),
         ('#{"speed":1}', "no setting speed"),
+        ('#{"lr":"x"}', "lr must be a number, got 'x'"),
         ('#{"broken":"<b>"}', "<b>"),
     ],
 )
@@ -635,6 +671,7 @@ def test_an_address_from_a_stranger(tab, address, hash_, words):
     opened(tab, address + hash_)
     assert (
         words in text(tab, "#trouble")
+        and "The page begins with its own settings instead." in text(tab, "#trouble")
         and "playground:" not in text(tab, "#trouble")
         and tab.run("playground.settings.layers.length") == 8
     )
@@ -670,6 +707,15 @@ def test_images_of_ones_own(page):
             own.pad.strokes = i % 2 ? cross : bar;
             own.name.value = i % 2 ? "cross" : "bar"; own.add(); }})()""")
     assert text(page, ".classes").split() == ["bar", "4", "cross", "4"]
+    corners = """["#images .pad", ".classes canvas"].map((it) =>
+        [...document.querySelector(it).getContext("2d").getImageData(0, 0, 1, 1).data.slice(0, 3)])"""
+    for name, paper in (("dark", [15, 19, 24]), ("light", [255, 255, 255]), ("auto", [255, 255, 255])):
+        page.click(f"#theme input[value={name}]")
+        assert page.run(corners) == [paper, paper], name
+    page.run("playground.images.upload({ files: [new File(['x'], 'mine.npz')] })")
+    page.wait("document.querySelector('#images .bad')")
+    told = text(page, "#images div:has(> .file)")  # beside the button, with what mends it, and nothing of pickles
+    assert "not an .npz file" in told and "np.savez" in told and "pickle" not in told
     page.click("#images button.main")
     page.wait("playground.data.name == 'drawings' && playground.begun")
     train(page, 30)
@@ -755,6 +801,25 @@ def test_what_it_says_fits_a_phone_and_can_be_read(exercises, dark):
     looked_at("two runs, a layer's options and a message")
 
 
+def test_a_finger_finds_what_it_looks_for(page):
+    """On a phone every control is at least 36 pixels tall and wide, but for links in a text and cells of a map."""
+    page.show(PHONE)
+    page.run("playground.trouble(new Error('so'))")
+    page.click("#block-0")
+    page.wait("document.querySelector('#option-filters')")
+    small = """[...document.querySelectorAll("button, select, summary, textarea, label:has(input), input")]
+        .filter((it) => it.checkVisibility() && !it.matches("[type=checkbox], [type=radio], [type=file], [type=range]"))
+        .map((it) => [it, it.getBoundingClientRect()]).filter(([, box]) => Math.min(box.width, box.height) < 36)
+        .map(([it, box]) => `${it.outerHTML.slice(0, 60)} ${box.width} x ${box.height}`)"""
+    for tab in ("inside", "answer", "breaking", "exercises", "images", "console", "keep"):
+        page.click(f"#tab-{tab}")
+        assert page.run(small) == [], tab
+    apart = page.run("""[...document.querySelectorAll(".blocks .name")].map((it) => {
+        const [all, first, last] = [it, it.firstElementChild, it.lastElementChild].map((it) => it.getBoundingClientRect());
+        return Math.abs(first.top + last.bottom - all.top - all.bottom); })""")
+    assert len(apart) == 8 and max(apart) < 2  # and its words stand in the middle of it
+
+
 def test_a_layers_options_stand_beside_each_other(page):
     """Ten fields below each other would push the maps of the layer off the screen."""
     page.click("#block-0")
@@ -834,6 +899,12 @@ def test_if_python_cannot_be_loaded_the_page_says_so(tab):
         told = tab.run("playground.python.ask('about').catch((error) => error.message)")
         assert told == "Python could not be loaded."
         assert "could not be loaded" in text(tab, "#state") and tab.run("document.querySelector('#train').disabled")
+        for name, button in (("exercises", "#hint"), ("breaking", "#check"), ("inside", "#inside .far")):
+            tab.click(f"#tab-{name}")
+            tab.click(button)  # nothing but the tabs can be used
+        tab.click("#add button")
+        assert not [error for error in tab.errors if "TypeError" in error]
+        assert tab.run("document.querySelector('.report').innerText") == ""
     tab.errors.clear()
 
 

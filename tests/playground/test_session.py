@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import playground_server
@@ -82,6 +83,9 @@ def test_every_option_has_a_meaning_and_its_choices_are_taken(block):
     rate |= {"momentum": 0.9} if block["kind"] == "SGD" else {}  # which nesterov needs
     for option in block["options"]:
         assert option["name"] in blocks.SAID or option["name"] in option["meaning"], option
+        first = re.search(r"`(\w+)`", option["meaning"])
+        assert option["name"] in blocks.SAID or first[1] == option["name"], "its own sentence"
+        assert not re.match(r"(So|But|And|Then|It|They)\b", option["meaning"]), "a sentence that stands alone"
         assert option["meaning"].rstrip(".") != block["summary"].rstrip("."), "said once"
         for choice in option["choices"]:
             kind(**rate | options | {option["name"]: blocks.value(choice)})

@@ -55,8 +55,10 @@ def uploaded(data: str) -> Pictures:
     try:
         file = numpy.load(io.BytesIO(base64.b64decode(data)), allow_pickle=False)
         arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, AttributeError, EOFError, KeyError) as error:
-        raise ValueError(f"playground: this is not an .npz file of arrays ({error})") from None
+    except (ValueError, OSError, AttributeError, EOFError, KeyError):
+        raise ValueError(
+            'playground: this is not an .npz file of arrays; np.savez("images.npz", x=x, t=t) writes one'
+        ) from None
     if not {"x", "t"} <= arrays.keys():
         raise ValueError(
             f"playground: the file holds {', '.join(arrays) or 'nothing'}; expected the images x and the classes t"

@@ -73,7 +73,7 @@ def network(settings: Settings, input_shape: tuple[int, ...]) -> Any:
 
 
 def optimizer(settings: Settings) -> Any:
-    return made(settings["optimizer"], OPTIMIZERS, "an optimizer", lr=float(value(settings["lr"])))
+    return made(settings["optimizer"], OPTIMIZERS, "an optimizer", lr=value(settings["lr"]))
 
 
 def shapes(settings: Settings, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
