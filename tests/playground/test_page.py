@@ -815,7 +815,8 @@ def test_a_finger_finds_what_it_looks_for(page):
         page.click(f"#tab-{tab}")
         assert page.run(small) == [], tab
     apart = page.run("""[...document.querySelectorAll(".blocks .name")].map((it) => {
-        const [all, first, last] = [it, it.firstElementChild, it.lastElementChild].map((it) => it.getBoundingClientRect());
+        const parts = [it, it.firstElementChild, it.lastElementChild];
+        const [all, first, last] = parts.map((part) => part.getBoundingClientRect());
         return Math.abs(first.top + last.bottom - all.top - all.bottom); })""")
     assert len(apart) == 8 and max(apart) < 2  # and its words stand in the middle of it
 
