@@ -134,6 +134,27 @@ def test_the_last_one_hangs_up_and_knocks_again():
         assert door.names() == {1: "process 2 on b"} and not meeting._ended(door.found[1][0])
 
 
+def test_who_leaves_is_missing_again():
+    """Even if it leaves in the moment in which the last one comes: then nobody would listen to it any more."""
+    ends = {}
+    with listener() as made, (door := Door(3, made, TOKEN, "process 1 on a")).waiting:
+        for rank in (1, 2):
+            wire, ends[rank] = socket.socketpair()
+            door._let_in(wire, rank, 3, f"process {rank} on b")
+        assert door._missing() == [1, 2], "who has an answer has not yet said that it stays"
+        for rank in (1, 2):
+            ends[rank].sendall(meeting.STAY)
+            for key, _ in door.waiting.select(60):
+                door._hear(key.fileobj)
+        assert door._missing() == []
+        ends[1].close()
+        assert door.waiting.select(60) and door._missing() == [1] and list(door.peers) == [2]
+        ends[2].close()
+        for key, _ in door.waiting.select(60):
+            door._hear(key.fileobj)
+        assert door._missing() == [1, 2] and not door.peers
+
+
 def test_a_second_process_with_the_same_rank_is_told_and_the_first_stays():
     with opened(3) as door:
         door.come(1, "process 2 on b")
@@ -168,12 +189,13 @@ def test_a_rank_that_counts_other_ranks_is_told_and_stays_outside(size):
         assert door.names() == {1: "process 1 on b", 2: "process 2 on b"}
 
 
-def test_who_was_turned_away_is_named_when_the_time_is_up():
-    with opened(2, seconds=1.5, listens=False) as door:
-        door.knock(hello(2, "process 9 on z"))
+@pytest.mark.parametrize(("rank", "size", "here"), [(2, 3, 2), (1, 2, 3)])
+def test_who_was_turned_away_is_named_when_the_time_is_up(rank, size, here):
+    with opened(here, seconds=1.5, listens=False) as door:
+        door.knock(hello(rank, "process 9 on z", size=size))
         door.thread.start()
         door.thread.join(60)
-        assert str(door.error).endswith("Turned away: process 9 on z, rank 2 of 3; here are 2.")
+        assert str(door.error).endswith(f"Turned away: process 9 on z, rank {rank} of {size}; here are {here}.")
 
 
 def test_who_waits_says_so(monkeypatch, capsys):
@@ -325,6 +347,37 @@ def test_who_stays_and_whose_own_time_is_up_names_who_is_missing(monkeypatch):
             pass
         door.come(1, "process 9 on z", size=4)
         assert door.names()[1] == "process 9 on z"
+
+
+def test_who_stays_hears_who_is_missing_now(monkeypatch):
+    monkeypatch.setattr(meeting, "NEWS", 0.05)
+    with opened(4) as door:
+        first = door.come(1, "process 2 on b", size=4)
+        first.settimeout(20)
+        assert door.news(first) == (b"W", "ranks 2, 3")
+        door.come(2, "process 3 on c", size=4)
+        while door.news(first) != (b"W", "rank 3"):
+            pass
+        door.come(3, "process 4 on d", size=4)
+        assert len(door.names()) == 3
+
+
+def test_who_stays_gives_up_by_its_own_clock():
+    """However long rank 0 says nothing: its machine may be gone."""
+    here, there = socket.socketpair()
+    found: list[str] = []
+
+    def stay() -> None:
+        try:
+            meeting._stay(here, 1, "process 1 on a", time.monotonic() + 0.1, 300.0)
+        except RankError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=stay, daemon=True)
+    thread.start()
+    thread.join(10)
+    with here, there:
+        assert found and found[0].startswith("rank 1 has waited 300 s, and rank 0 (process 1 on a) still waits for the")
 
 
 def test_who_stays_notices_that_rank_0_ends():

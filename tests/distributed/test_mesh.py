@@ -278,6 +278,25 @@ def test_who_leaves_waits_until_the_others_have_heard_everything():
         assert not leaves.is_alive()
 
 
+def test_a_goodbye_comes_after_the_last_numbers(monkeypatch):
+    """Another thread sends these. Once the goodbye is answered, the program may end, and that thread with it."""
+    sent, send = [], Mesh._send
+
+    def slowly(one, peer, kind, *rest, **options):
+        time.sleep(0.3 * (kind == b"g"))
+        sent.append(kind)
+        send(one, peer, kind, *rest, **options)
+
+    monkeypatch.setattr(Mesh, "_send", slowly)
+    here, there = linked()
+    with here, there:
+        one = Mesh(1, 2, {0: (here, "process 1 on a")}, 300.0)
+        there.sendall(mesh.HEAD.pack(b"E", 0, 1) + b"9")
+        one.carry(b"g", b"x")
+        one.close()
+        assert [kind for kind in sent if kind in (b"g", b"E")] == [b"g", b"E"]
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_who_has_said_goodbye_is_not_waited_for(first):
     """It may be held until all ranks have ended, as by MPI, and answer nothing more."""
