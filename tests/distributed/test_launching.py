@@ -79,6 +79,13 @@ def test_an_error_of_one_rank_is_told(how):
     assert done.code != 0 and "rank 1 is ill" in done.words
 
 
+def test_the_exit_code_of_a_later_rank_counts(monkeypatch):
+    """Also if it ends without a word, and rank 0 ends well."""
+    monkeypatch.setattr(launching, "mpiexec", lambda: None)
+    done = launching.launch(2, ["-c", "import os; os._exit(7 * int(os.environ['RANK']))"], timeout=60)
+    assert done.code == 7 and done.last_words == "ended with exit code 7"
+
+
 def test_ranks_that_hang_are_ended(how):
     begun = time.monotonic()
     done = launching.launch(2, ["-c", "import time; time.sleep(600)"], timeout=2)
