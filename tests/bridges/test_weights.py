@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,14 @@ def test_rename_chooses_between_layers_of_one_shape(rng):
     assert dn.to_numpy(net.parameters()["0.w"].value)[0, 0] == 1
     dn.load_weights(net, s)
     assert dn.to_numpy(net.parameters()["0.w"].value)[0, 0] == 2
+
+
+def test_of_two_names_in_rename_the_longer_one_counts(rng):
+    net = dn.Sequential([dn.Dense(3, use_bias=False), dn.Dense(3, use_bias=False)]).init((3,), dtype="float64")
+    s = {"fc.head.weight": rng.standard_normal((3, 3)), "fc.weight": rng.standard_normal((3, 3))}
+    dn.load_weights(net, s, rename={"fc": "0", "fc.head": "1"})
+    for name, theirs in (("0.w", "fc.weight"), ("1.w", "fc.head.weight")):  # a square matrix is turned as well
+        np.testing.assert_array_equal(dn.to_numpy(net.parameters()[name].value), s[theirs].T)
 
 
 @pytest.mark.parametrize(("last", "first"), [("body.2", "downsample"), ("conv2_1_conv", "conv2_0_conv")])
@@ -272,6 +282,19 @@ def test_safetensors(tmp_path, rng):
     numpy_files.save_file({name: np.ascontiguousarray(array) for name, array in s.items()}, tmp_path / "m.safetensors")
     dn.load_weights(net, str(tmp_path / "m.safetensors"))
     right(net, s, rng)
+
+
+def test_safetensors_of_bfloat16(tmp_path):
+    """The upper half of a float32. Written here byte by byte, since NumPy's part of the library lacks it."""
+    pytest.importorskip("safetensors")
+    pytest.importorskip("ml_dtypes")
+    numbers = np.array([[1.5, -3.0, 0.25]], "f4")
+    data = (numbers.view("u4") >> 16).astype("<u2").tobytes()
+    head = json.dumps({"fc.weight": {"dtype": "BF16", "shape": [1, 3], "data_offsets": [0, len(data)]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + data)
+    net = dn.Dense(1, use_bias=False).init((3,))
+    dn.load_weights(net, tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(dn.to_numpy(net.w.value), numbers.T)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
