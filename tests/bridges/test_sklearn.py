@@ -459,6 +459,21 @@ def test_wrong_arguments(arguments, error, words):
         DualNetClassifier(**arguments).fit(ROWS, NAMES)
 
 
+def test_only_the_ratios_of_weights_count_in_every_figure(rng):
+    x, y = line(rng)
+    w = rng.uniform(1, 3, 80)
+    model = DualNetRegressor([dn.Dense(1)], epochs=2, early_stopping=True, random_state=0, optimizer=dn.SGD(lr=0.01))
+    one, other = (clone(model).fit(x, y, sample_weight=scale * w).history_ for scale in (1.0, 64.0))
+    assert one["loss"] == other["loss"] and one["val_loss"] == other["val_loss"]
+
+
+def test_the_optimizer_that_was_passed_is_not_used_up(rng):
+    x, y = line(rng)
+    model = DualNetRegressor([dn.Dense(1)], epochs=2, optimizer=(given := dn.SGD(lr=0.01)), random_state=0)
+    first = model.fit(x, y).predict(x)
+    assert given.steps == 0 and np.array_equal(model.fit(x, y).predict(x), first)
+
+
 def test_an_optimizer_that_has_trained_is_refused():
     optimizer = dn.Adam()
     dn.Sequential([dn.Dense(3)]).fit(ROWS, NAMES, optimizer=optimizer, verbose=0)

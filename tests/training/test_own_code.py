@@ -236,9 +236,19 @@ def default_argument():
     return loss, functools.partial(box.__setitem__, "weight")
 
 
+def global_in_inner_code():
+    def loss(y, t):
+        def weight():
+            return WEIGHT
+
+        return weighted(y, t, weight())
+
+    return loss, set_global
+
+
 MORE_WAYS = [
     *(numpys_scalar, another_method, object_in_a_closure, object_by_a_global_name, property_of_a_global_name),
-    *(namespace, of_a_class, default_argument),
+    *(namespace, of_a_class, default_argument, global_in_inner_code),
 ]
 
 
