@@ -374,6 +374,14 @@ def test_a_rank_that_would_do_something_else(change, words):
     refused(change, words)
 
 
+@pytest.mark.parametrize("place", [25, 49])
+def test_data_of_one_rank_that_begin_alike(place):
+    """As if its file ended in other examples: the middle and the last are compared, too."""
+    x, t = (array.copy() for array in data(50))
+    x[place] += 1
+    refused(lambda net, o: (net, o | {"given": (x, t)}), "a sample of the data is")
+
+
 def test_other_versions(monkeypatch):
     from dualnet.training import ranks as module
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import types
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,36 @@ def test_the_callers_threads_are_restored(monkeypatch: pytest.MonkeyPatch, rng: 
         assert found.get_threads() == 3
     finally:
         found.set_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("codes", "chosen"),
+    [
+        (["brgconv:avx512_core", "jit:avx2", "jit:avx512_core", "jit:avx512_core", "ref:any"], 2),
+        (["brgconv:avx2", "brgconv_1x1:avx2", "jit:sse41", "ref:any"], 0),  # none for the same instructions
+    ],
+)
+def test_the_direct_code_is_that_of_the_same_instructions(codes: list[str], chosen: int) -> None:
+    class Listing(plans.Plan):
+        """A library that has these codes for a primitive, in this order."""
+
+        def __init__(self) -> None:
+            self.library = types.SimpleNamespace(
+                engine=None, slow=types.SimpleNamespace(dnnl_primitive_desc_next_impl=self.next)
+            )
+
+        def made(self, kind: str, *arguments: Any) -> Any:
+            return [0]
+
+        def next(self, place: list[int]) -> bool:
+            place[0] += 1
+            return place[0] == len(codes)
+
+        def _implementation(self, place: Any) -> str:
+            return codes[place[0]]
+
+    descriptor, words = Listing()._as_it_stands([0], codes[0], "convolution_forward", ())  # type: ignore[arg-type]
+    assert (descriptor, words) == ([chosen], codes[chosen])
 
 
 def test_addresses_are_those_of_the_array_interface(rng: np.random.Generator) -> None:
