@@ -405,7 +405,7 @@ def main() -> None:
     speed = bandwidth()
     head = f"Python {sys.version.split()[0]}, {measure.instructions()}, one core copies {speed / 1e9:.1f} GB/s"
     head += "".join(f", {name}={os.environ[name]}" for name in ("DUALNET_ONEDNN",) if name in os.environ)
-    blocks = ["\n".join([title, "", *table(lines, left=1)]) for title, lines in tables(options, speed)]
+    blocks = ["\n".join([title, "", *table(lines)]) for title, lines in tables(options, speed)]
     text = "\n\n".join([head, *blocks]) + "\n"
     print(text)
     if options.markdown:

@@ -1,8 +1,8 @@
 """On a phone each row of a table is a card: every cell carries the heading of its column as its label.
 
-docs/_static/site.css draws the cards, for tables of three columns and more. Tables of numbers stay tables, which
-scroll beside their first column: there readers compare one row with the next. Options and words stand above their
-meanings, if a table has these two columns.
+docs/_static/site.css draws the cards. Tables of numbers stay tables, which scroll beside their first column: there
+readers compare one row with the next. So do two columns of few words. Options and names stand above their meanings,
+if a table has these two columns.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
-COLUMNS = 3
-"""A table with fewer fits on a phone as it is."""
+WIDE = 3
+"""A table of so many columns is too wide for a phone."""
 SHORT = 28
 """Characters of a cell that may stand beside others."""
-NAME = 12
-"""Characters of a piece of code that leave room for its meaning beside it."""
+NAME, MEANING = 12, 60
+"""Characters of a name that leave room for its meaning beside it, and of a meaning that fits there in a few lines."""
 WORD = 4
 """Characters of a cell that is read at a glance."""
 
@@ -33,15 +33,13 @@ class Cards(SphinxTransform):
             if len(heads) != 1 or any("morecols" in entry for entry in table.findall(nodes.entry)):
                 continue
             labels = [entry.astext() for entry in heads[0].findall(nodes.entry)]
-            if len(labels) < COLUMNS:
+            if len(labels) >= WIDE and _compares(table):
+                table["classes"].append("numbers")
+                continue
+            if len(labels) < WIDE and (_explains(table) or not _wordy(table)):
                 table["classes"] += ["pairs"] if _explains(table) else []
                 for first, *_rest in _rows(table):
                     first["classes"] += ["short"] if len(first.astext()) <= SHORT else []
-                continue
-            if _compares(table):
-                table["classes"].append("numbers")
-                for entry in table.findall(nodes.entry):
-                    entry["classes"] += ["words"] if len(entry.astext()) > SHORT else []
                 continue
             table["classes"].append("cards")
             for row in _rows(table):
@@ -59,20 +57,25 @@ def _rows(table: nodes.table) -> list[list[nodes.entry]]:
 
 
 def _explains(table: nodes.table) -> bool:
-    """Two columns: a name, in code or bold, and its meaning. Short names leave room beside them."""
-    rows = _rows(table)
-    names = all(len(row) == 2 and any(row[0].findall(_names)) for row in rows)
-    return names and any(len(row[0].astext()) > NAME for row in rows)
+    """Two columns: a name, in code or bold, and its meaning."""
+    return all(len(row) == 2 and any(row[0].findall(_names)) for row in _rows(table)) and _wordy(table)
 
 
 def _names(node: nodes.Node) -> bool:
     return isinstance(node, nodes.literal | nodes.strong)
 
 
+def _wordy(table: nodes.table) -> bool:
+    """Are two columns too long to stand beside each other on a phone?"""
+    first, second = (max((len(row[i].astext()) for row in _rows(table) if len(row) == 2), default=0) for i in (0, 1))
+    return second > MEANING or (first > NAME and second > SHORT)
+
+
 def _compares(table: nodes.table) -> bool:
-    """Do most cells beside the first column begin with a digit, or hold a word such as yes?"""
+    """No cell beside the first column is long, and most begin with a digit or hold a word such as yes."""
     cells = [entry.astext() for row in _rows(table) for entry in row[1:]]
-    return 2 * sum(cell[:1].isdigit() or 0 < len(cell) <= WORD for cell in cells) > len(cells)
+    glances = sum(cell[:1].isdigit() or 0 < len(cell) <= WORD for cell in cells)
+    return 2 * glances > len(cells) and all(len(cell) <= SHORT for cell in cells)
 
 
 def visit(writer: Any, node: nodes.entry) -> None:

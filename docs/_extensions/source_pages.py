@@ -1,10 +1,12 @@
 """The package's sources and tests as pages of the site, so that a link to a line of code works without a network.
 
-Links of the pages to ``../dualnet/....py`` and the like lead there; what nothing links to gets no page.
+Links of the pages to ``../dualnet/....py`` and the like lead there; what nothing links to gets no page. A link that
+names a page's file, as those of docstrings do, shows the page's title instead.
 """
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +115,18 @@ def pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield page_of(file) or "", {"title": place, "body": body, "parents": []}, "page.html"
 
 
+def titles(app: Any, document: nodes.document, docname: str) -> None:
+    """``docs/gpu.md`` is what an editor opens; a reader of the site wants "On a GPU"."""
+    for link in document.findall(nodes.reference):
+        page = NAMED.fullmatch(link.astext())
+        name = page and HOME.get(page[0], page[1])
+        if name in app.env.titles:
+            link.children = [nodes.inline("", *(node.deepcopy() for node in app.env.titles[name].children))]
+
+
+NAMED = re.compile(r"(?:docs/)?([\w/-]+)\.md")
+
+
 def merge(app: Any, env: Any, docnames: Any, other: Any) -> None:
     wanted(env).update(wanted(other))
 
@@ -121,5 +135,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_transform(LinksToSources)
     app.connect("env-updated", keep)
     app.connect("html-collect-pages", pages)
+    app.connect("doctree-resolved", titles)
     app.connect("env-merge-info", merge)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}

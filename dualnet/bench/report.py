@@ -16,6 +16,9 @@ __all__ = ["markdown", "place", "write", "wrong"]
 LIBRARIES = ("onednn", "cudnn", "cublas")
 """Libraries whose kernels may run beside dualnet's own, by their names in ``dn.info()``."""
 
+NUMBER = re.compile(r"(\d[\d,]*(\.\d+)?(, \d+\.\d+)*( %| \([\w -]+\))?|–)?")
+"""A cell of a column of numbers: 1,024, 0.5 %, 3.2 (channels_last), 1.4, 0.9, a dash or nothing; 2.4.6 is a version."""
+
 STEPS = {"training": "training step", "inference": "batch"}
 """The name of one measured step, by mode."""
 
@@ -87,15 +90,24 @@ def wrong(result: Result) -> bool:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Iterable[Cells], left: int = 1) -> list[str]:
-    """Rows of cells, the headings first; the first ``left`` columns are aligned left, the others right."""
+def table(rows: Iterable[Cells]) -> list[str]:
+    """Rows of cells, the headings first; columns of numbers are aligned right, the first and all others left.
+
+    >>> print("\\n".join(table([["net", "kernels", "ms"], ["tiny", "23 of its own", "0.500"], ["wide", "MKL", "–"]])))
+    | net  | kernels       |    ms |
+    |------|---------------|------:|
+    | tiny | 23 of its own | 0.500 |
+    | wide | MKL           |     – |
+    """
     rows = list(rows)
-    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    columns = list(zip(*rows))
+    widths = [max(3, *map(len, column)) for column in columns]
+    numbers = [i > 0 and all(map(NUMBER.fullmatch, column[1:])) for i, column in enumerate(columns)]
     lines = []
     for row in rows:
-        cells = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        cells = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numbers)]
         lines.append(f"| {' | '.join(cells)} |")
-    rule = ["-" * (w + 2) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
+    rule = ["-" * (w + 1) + ":" if right else "-" * (w + 2) for w, right in zip(widths, numbers)]
     return [lines[0], f"|{'|'.join(rule)}|", *lines[1:]]
 
 
@@ -135,7 +147,7 @@ def _programs(result: Result) -> list[str]:
         threads = threads if name == "dualnet" else facts.get("threads", threads)
         versions = [name, program["version"], program["python"], program["numpy"]]
         rows.append([*versions, str(threads), blas, str(kernels), str(device), f"{program['import_ms']:.0f}"])
-    return [*table(rows, left=4), "", "Import: the time beyond NumPy's own."]
+    return [*table(rows), "", "Import: the time beyond NumPy's own."]
 
 
 def _without_folders(words: Any) -> str:
@@ -156,7 +168,7 @@ def _speed(result: Result, mode: str) -> list[str]:
                 cells += [_fastest(here, peer, several), _times(result, ours, peer)]
             lines.append(cells)
     title = f"**{mode.capitalize()}**: best time of a {STEPS[mode]} in ms; ×: how many times the peer's speed"
-    return [title, "", *table(lines, left=1 + len(dtypes))] if rows else []
+    return [title, "", *table(lines)] if rows else []
 
 
 def _named(net: str, ours: Result, here: list[Result]) -> str:
@@ -206,7 +218,7 @@ def _memory(result: Result) -> list[str]:
                 cells += [_mib(here, peer), _times(result, ours, peer, "memory")]
             lines.append(cells)
     title = "**Peak memory** of a step, in MiB; share: dualnet's of the peer's"
-    return [title, "", *table(lines, left=2 + len(dtypes))] if rows else []
+    return [title, "", *table(lines)] if rows else []
 
 
 def _mib(rows: list[Result], program: str) -> str:
@@ -242,7 +254,7 @@ def _kernels(result: Result) -> list[str]:
             reason = row.get("why", {}).get(key)
             served.setdefault(by.rstrip(")"), []).append(f"{name} ({reason})" if reason else name)
         lines.append([net, mode, "; ".join(f"{by}: {', '.join(names)}" for by, names in sorted(served.items()))])
-    return ["**What ran** in dualnet", "", *table(lines, left=3)] if last else []
+    return ["**What ran** in dualnet", "", *table(lines)] if last else []
 
 
 def _notes(result: Result) -> list[str]:

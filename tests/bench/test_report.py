@@ -50,6 +50,13 @@ def test_tables_have_equal_rows():
     assert lines == ["| a         | number |", "|-----------|-------:|", "| long name |      1 |"]
 
 
+def test_words_are_aligned_left_and_numbers_right():
+    """Whichever column they stand in: what ran, a version and a device are words."""
+    cells = ["1,024", "0.817 (channels_last)", "9 %", "–", "2.4.6", "23 of its own", "cpu", "2.14.1+cu130"]
+    rule = report.table([["net", *["x"] * len(cells)], ["lenet5", *cells], ["vgg6", *["–"] * len(cells)]])[1]
+    assert [part.endswith(":") for part in rule.strip("|").split("|")] == [False, *[True] * 4, *[False] * 4]
+
+
 @pytest.mark.parametrize(
     "library, shown",
     [
