@@ -324,6 +324,6 @@ def test_mistakes_in_the_call_are_told(backend, rng):
 def test_what_cancels_in_the_sum_is_no_mistake(backend):
     """Batch norm of two values is ±1, whatever they are: the slope is next to nothing beside its terms' rounding."""
     layers = [dn.Conv2D(4, 3), dn.GlobalAveragePool2D(), dn.BatchNorm(), dn.Dense(2)]
-    for seed in range(40):
+    for seed in range(40 if backend == "numpy" else 8):
         assert dn.check.gradient(dn.Sequential(layers).init((5, 5, 1), seed=seed), seed=seed)
         assert dn.check.gradient(dn.BatchNorm().init((1, 1, 1)), seed=seed)
