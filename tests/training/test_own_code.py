@@ -246,9 +246,16 @@ def global_in_inner_code():
     return loss, set_global
 
 
+def place_in_a_partial():
+    box = {"weight": 1.0}
+    return functools.partial(lambda box, y, t: weighted(y, t, box["weight"]), box), functools.partial(
+        box.__setitem__, "weight"
+    )
+
+
 MORE_WAYS = [
     *(numpys_scalar, another_method, object_in_a_closure, object_by_a_global_name, property_of_a_global_name),
-    *(namespace, of_a_class, default_argument, global_in_inner_code),
+    *(namespace, of_a_class, default_argument, global_in_inner_code, place_in_a_partial),
 ]
 
 
@@ -388,6 +395,16 @@ def test_a_number_that_changes_in_every_step_ends_recording():
     assert same(found, expected) and graphs == 0 and len(told) == 1
 
 
+def test_recordings_that_are_repeated_in_between_are_not_in_vain():
+    """The number changes in four steps of twelve, and then stays for a while."""
+
+    def between(i):
+        set_global(1 / (1 + min(i % 12, 4) + i // 12))
+
+    found, graphs = trained(Factor(), between, steps=36)
+    assert same(found, trained(Factor(), between, steps=36, capture=False)[0]) and graphs == 1
+
+
 class LiveFactor(Scaling):
     def __init__(self):
         self.weight = 1.0
@@ -424,7 +441,7 @@ def test_what_that_warning_advises_is_recorded_once(place):
 # -- the step's own marks
 
 
-STEP = 0
+STEP = STEPS = 0
 KEPT = {"x": None}
 
 
@@ -450,6 +467,19 @@ def test_a_layer_that_counts_its_calls_is_told_once():
         predict = dn.capture(dn.Sequential([Counting()]).init((4,)))
         for _ in range(5):
             predict(np.ones((2, 4), "f4"))
+
+
+class CountingTwice(dn.Layer):
+    def forward(self, x, train=False):
+        global STEP, STEPS  # noqa: PLW0603
+        STEP, STEPS = STEP + 1, STEPS + 2
+        return x * 1, dn.Pullback("counting", lambda dy: (dy, {}), x)
+
+
+def test_all_that_a_layer_changes_is_told_at_once():
+    with pytest.warns(UserWarning, match=r"STEP of CountingTwice.forward, STEPS of CountingTwice.forward is") as told:
+        _, graphs = trained(CountingTwice(), lambda i: None)
+    assert graphs == 1 and len(told) == 1
 
 
 def test_a_layer_may_keep_an_array_to_look_at():
@@ -487,8 +517,8 @@ def test_long_containers_count_by_identity_and_length():
     assert not settings.changed()
     many.append(1.0)
     assert settings.difference().startswith("many of ")
-    many = [2.0] * 101
-    assert settings.changed()
+    for many in ([2.0] * 101, [2.0] * 100):  # noqa: B007
+        assert settings.changed()
 
 
 def test_every_name_is_read_once_and_only_names_that_matter():
