@@ -89,6 +89,8 @@ def test_what_nbgrader_reads(tmp_path):
     assert [(i, mark["points"]) for i, mark in marks.items() if mark["grade"]] == [("averaged-bias-grade", 1)]
     repair = cell(notebook, "repair")["source"]
     assert repair.startswith("### BEGIN SOLUTION\n") and repair.endswith("\n### END SOLUTION") and "xp.sum" in repair
+    given = cell(notebook, "code")["source"]
+    assert "xp.mean(dy" in given and "xp.sum(dy" not in given, "students would see the repair"
 
 
 def test_what_otter_reads(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -219,6 +220,15 @@ def test_the_limit_follows_tau():
     assert tolerance(np.dtype("float16"), why.account) > 1000 * why.limit
 
 
+@pytest.mark.parametrize(
+    ("value", "result", "ok"), [(math.nan, 1.0, False), (1.0, math.nan, False), (math.nan,) * 2 + (True,)]
+)
+def test_nan_agrees_with_nan_alone(value, result, ok):
+    why = example("0.dw[1,1,0,0]")
+    why = dataclasses.replace(why, value=value, account=dataclasses.replace(why.account, result=result))
+    assert why.ok is ok and ("they agree" in str(why)) is ok
+
+
 # -- what it tells -----------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +241,8 @@ def test_text_shows_the_largest_terms_and_sums_up_the_others():
     assert sum("· x[0," in line for line in why.text(None).splitlines()) == 36
     assert "m=1 n=1 c=0 d=2" in str(why) and repr(why) == str(why)
     assert why.sum == pytest.approx(sum(term.value for term in why.terms))
+    shown, hidden = ([abs(term.value) for term in terms] for terms in why._shown(5))
+    assert len(shown) == 4 and min(shown) >= max(hidden), "a large negative term is as telling as a positive one"
     assert "−" in str(example("0.y[0,2,2,0]")) and "-" not in re.sub(r"softmax_cross_entropy", "", str(why))
 
 

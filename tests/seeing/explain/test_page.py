@@ -4,6 +4,7 @@ keys."""
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
@@ -181,6 +182,15 @@ def test_the_numbers_in_the_file_are_the_librarys():
     w = unpacked(layers["2"]["view"]["w"])
     assert w[1, 2, 0, 0] == dn.to_numpy(net[2].w.value)[1, 2, 0, 0]
     assert w[1, 2, 0, 5] == 0 and w[1, 2, 2, 5] == dn.to_numpy(net[2].w.value)[1, 2, 0, 5]  # by groups
+
+
+def test_a_loss_with_options_of_its_own_shows_no_sum_without_them():
+    net = dn.Dense(3).init((2,), seed=0)
+    x, t = np.ones((2, 2), "f4"), np.array([0, 2])
+    plain = dn.losses.softmax_cross_entropy
+    for loss, how in ((plain, "softmax"), (functools.partial(plain, label_smoothing=0.1), "other")):
+        last = data_of(dn.explain(net, x, "dw[0,0]", t=t, loss=loss).page())["layers"][-1]["view"]
+        assert last["how"] == how and ("p" in last) == (how == "softmax")
 
 
 def test_large_networks_fit():
