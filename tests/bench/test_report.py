@@ -9,6 +9,7 @@ import pytest
 
 from dualnet import bench
 from dualnet.bench import measure, report
+from dualnet.bench.results import ratios
 
 
 def test_a_table_is_written_into_a_page(tmp_path):
@@ -55,6 +56,16 @@ def test_words_are_aligned_left_and_numbers_right():
     cells = ["1,024", "0.817 (channels_last)", "9 %", "–", "2.4.6", "23 of its own", "cpu", "2.14.1+cu130"]
     rule = report.table([["net", *["x"] * len(cells)], ["lenet5", *cells], ["vgg6", *["–"] * len(cells)]])[1]
     assert [part.endswith(":") for part in rule.strip("|").split("|")] == [False, *[True] * 4, *[False] * 4]
+
+
+def test_each_of_dualnets_rows_has_its_own_ratio():
+    common = {"net": "a", "batch": 1, "mode": "training", "dtype": "float32", "values": [1.0], "peak_bytes": 2**20}
+    rows = [
+        {**common, "program": program, "variant": variant, "min_ms": ms, "median_ms": ms}
+        for program, variant, ms in (("dualnet", "", 2.0), ("dualnet", "captured", 1.0), ("torch", "", 3.0))
+    ]
+    lines = report._speed({"results": rows, "ratios": ratios(rows)}, "training")
+    assert [line.split("|")[-2].strip() for line in lines[-2:]] == ["1.50", "3.00"]
 
 
 @pytest.mark.parametrize(

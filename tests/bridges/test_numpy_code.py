@@ -106,6 +106,13 @@ def test_the_check_finds_a_wrong_weight(digits, tmp_path):
     assert result.returncode == 1 and "WRONG" in result.stdout, (name, shape)
 
 
+def test_the_check_finds_outputs_that_are_nan(digits):
+    module = imported(digits[2])
+    module.W = {name: np.full_like(array, np.nan) for name, array in module.W.items()}
+    with np.errstate(all="ignore"):
+        assert module.check() == 1
+
+
 def test_what_does_not_fit_is_said(digits):
     module = imported(digits[2])
     for wrong in (np.zeros((8, 8, 1)), np.zeros((2, 1, 8, 8)), np.zeros(64)):

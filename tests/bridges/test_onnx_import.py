@@ -205,6 +205,11 @@ GRAPHS: dict[str, tuple[list[Step], list[int], dict[str, Any]]] = {
         [3, 6, 7],
         {"p": np.array([0, 0, 2, 1, 0, 0, 0, 3]), "w": W},
     ),
+    "bias added to a bias": (
+        [("Conv", "x w b", SQUARE), ("Add", "0 c")],
+        [3, 6, 7],
+        {"w": W, "b": B, "c": 2 * B.reshape(4, 1, 1)},
+    ),
     "bias added": ([("Conv", "x w", SQUARE), ("Add", "0 b")], [3, 6, 7], {"w": W, "b": B.reshape(4, 1, 1)}),
     "scaled": (
         [("Conv", "x w", SQUARE), ("Mul", "b 0"), ("Add", "1 b"), ("Relu", "2")],
