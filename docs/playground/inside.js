@@ -16,7 +16,7 @@ export class Inside {
     this.views = new Map();
     this.about = make("p", { class: "about" });
     this.rows = { forward: make("div", { class: "row" }), backward: make("div", { class: "row" }) };
-    this.account = make("section", { class: "account", "aria-label": "The sum" }, make("p", { class: "quiet" }, "Click a cell to see the sum that it comes from."));
+    this.account = make("section", { class: "account", "aria-label": "The sum" }, make("p", { class: "quiet" }, "Click a cell to see its sum."));
     this.picker = make("select", { "aria-label": "Layer", onchange: (event) => this.choose(event.target.value) });
     byId("inside").append(
       make("div", { class: "bar" },
@@ -28,7 +28,7 @@ export class Inside {
       make("div", { class: "look" },
         make("div", { class: "sides" },
           make("p", { class: "legend" }, make("span", { class: "scale", "aria-hidden": "true" }), "Blue is below 0, orange above; grey is no number. Each array has its own scale."),
-          make("p", { class: "quiet narrow" }, "Tap a cell to see the sum that it comes from."),
+          make("p", { class: "quiet narrow" }, "Tap a cell to see its sum."),
           make("h3", {}, "forward ", make("i", { "aria-hidden": "true" }, "→")), this.rows.forward,
           make("h3", {}, make("i", { "aria-hidden": "true" }, "←"), " backward"), this.rows.backward),
         this.account));
@@ -105,7 +105,7 @@ export class Inside {
       this.account.replaceChildren(close, make("p", { class: "note" }, words));
       tell(words);
     } else {
-      this.account.replaceChildren(make("p", { class: "quiet" }, "Click a cell to see the sum that it comes from."));
+      this.account.replaceChildren(make("p", { class: "quiet" }, "Click a cell to see its sum."));
     }
   }
 
