@@ -720,6 +720,11 @@ def test_images_of_ones_own(page):
     page.wait("playground.data.name == 'drawings' && playground.begun")
     train(page, 30)
     assert page.run("playground.run.trials.at(-1).accuracy") == 1
+    page.click("#tab-answer")
+    page.run("(playground.answer.pad.strokes = [[[0.5, 0.1], [0.5, 0.9]]], playground.answer.refresh())")
+    page.wait("document.querySelector('.odds .best b')?.innerText == 'bar'")
+    bars = page.run("[...document.querySelectorAll('.odds .track')].map((it) => it.getBoundingClientRect().left)")
+    assert len(bars) == 10 and len(set(bars)) == 1  # below each other, though the names differ in length
     enter(page, "#data", "digits")
     page.wait("playground.data.name == 'digits' && playground.begun")
 
