@@ -37,6 +37,7 @@ extensions = [
     "mathml",
     "playground_page",
     "source_pages",
+    "unbroken",
     "whole",
 ]
 root_doc = "index"

@@ -1,5 +1,6 @@
 """Equations as MathML, written into the page when it is built: browsers draw it themselves, without script or font."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -7,7 +8,8 @@ from latex2mathml.converter import convert
 
 
 def drawn(formula: str, display: str) -> str:
-    return convert(formula.replace("{aligned}", "{split}"), display=display)  # the name that the converter knows
+    math = convert(formula.replace("{aligned}", "{split}"), display=display)  # the name that the converter knows
+    return re.sub("<mi>([←∗⊗×])</mi>", r"<mo>\1</mo>", math)  # operators, with room on both sides
 
 
 def inline(writer: Any, node: nodes.math) -> None:
