@@ -10,7 +10,8 @@ import dualnet as dn
 
 LARGEST = 10 * 2**20  # bytes of a picture
 FORM = """<!doctype html><meta name="viewport" content="width=device-width"><title>What is in the picture?</title>
-<body style="font: 18px/1.5 system-ui; max-width: 40em; margin: 2em auto; padding: 0 1em; color-scheme: light dark">
+<meta name="color-scheme" content="light dark">
+<body style="font: 18px/1.5 system-ui; max-width: 40em; margin: 2em auto; padding: 0 1em">
 <h1>What is in the picture?</h1>
 <form method="post" action="/answer" enctype="multipart/form-data">
 <input type="file" name="picture" accept="image/*" required> <button>Ask</button></form>"""
