@@ -61,6 +61,16 @@ def test_examples_run(backend, page, tmp_path, monkeypatch):
     assert result.attempted > 0 and result.failed == 0, "".join(told)
 
 
+WIDEST = 112
+"""Characters of code beside each other in the site's column, on a desktop. An error message is wrapped by the page."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_example_needs_scrolling_on_a_desktop(page):
+    examples = [block for block in blocks(page, "python") if "Traceback (most recent call last)" not in block]
+    assert not [line for block in examples for line in block.splitlines() if len(line) > WIDEST]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_is_an_example_or_a_quote(page):
     """A block of Python without prompts is taken from the source, line by line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -120,3 +121,12 @@ def test_text_is_text_whatever_it_holds():
     tree = ElementTree.fromstring(f'<p title="{markup.escape(wild)}">{markup.escape(wild)}</p>')
     assert tree.text == "a\"b'c<d>&e\ufffd[1m\ufffd\ufffd\ufffd\t\n\u20ac\U0001f600"
     assert tree.get("title").split() == tree.text.split()
+
+
+@pytest.mark.parametrize("verdict", [*markup.VERDICTS, "a verdict that nobody knows"])
+def test_white_letters_can_be_read_on_a_badge(verdict):
+    """4.5 to 1, as the guidelines for the web ask for."""
+    colour = re.search(r"background:#([0-9a-f]{6})", markup.badge(verdict))[1]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    light = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    assert 1.05 / (0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2] + 0.05) >= 4.5

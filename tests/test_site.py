@@ -263,6 +263,58 @@ def test_the_buttons_of_a_phone_stand_apart(site, tab):
 
 
 @needs_chromium
+def test_two_long_titles_do_not_run_into_each_other(site, tab):
+    tab.show(PHONE)
+    script = "['.prev-page', '.next-page'].map((side) => document.querySelector(`.related-pages ${side} .page-info`))"
+    script += ".map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    before, after = opened(tab, site / "how-to" / "weights-and-metrics.html", script)
+    assert after[0] - before[1] >= 12
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 1520, 1600, 1920])
+def test_a_line_of_code_has_room_on_a_desktop(site, tab, width):
+    """As many characters as tests/test_docs.py allows an example."""
+    tab.show((width, 900))
+    found = opened(
+        tab,
+        site / "how-to" / "loaders.html",
+        """(() => { const block = document.querySelector("article .highlight pre");
+        block.textContent = "x".repeat(112);
+        return [block.scrollWidth, block.clientWidth]; })()""",
+    )
+    assert found[0] <= found[1]
+
+
+@needs_chromium
+def test_the_menu_opens_at_the_page_that_is_read(site, tab):
+    tab.show(DESKTOP)
+    script = "document.querySelector('.sidebar-tree .current-page').getBoundingClientRect().bottom <= innerHeight"
+    assert opened(tab, site / "how-to" / "add-a-backend.html", script)
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_picture_follows_the_switch_of_the_page(site, tab, dark):
+    """An SVG in a page asks for the colours of the element that shows it, so a dark system may have a light page."""
+    tab.show(DESKTOP, not dark)
+    script = f"""document.body.dataset.theme = "{"dark" if dark else "light"}";
+        getComputedStyle(document.querySelector("article img")).colorScheme"""
+    assert opened(tab, site / "trace.html", script) == ("dark" if dark else "light")
+
+
+def test_what_belongs_together_stays_on_one_line(site):
+    """A space that does not break, no hyphen that does, and a message that is wrapped once, by its box."""
+    assert "<h1>MNIST from 90 to 99\N{NO-BREAK SPACE}%" in (site / "tutorials" / "mnist.html").read_text("utf-8")
+    numerics = (site / "numerics.html").read_text("utf-8")
+    assert '<span class="whole">1e-13</span>' in numerics and "16\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}16" in numerics
+    mistakes = re.sub(r"<[^>]*>", "", (site / "mistakes.html").read_text("utf-8"))
+    assert "as given to init. The batch is missing: x[None] is a batch of one.\n" in mistakes
+    several = re.sub(r"<[^>]*>", "", (site / "how-to" / "pytorch.html").read_text("utf-8"))
+    assert "cannot convert 3 parts of Sequential:\n  Conv2d (0)" in several, "a message of several lines keeps them"
+
+
+@needs_chromium
 def test_the_interactive_page_needs_no_scrolling_inside_the_page(site, tab):
     tab.show(DESKTOP)
     frame = "document.querySelector('iframe.interactive')"

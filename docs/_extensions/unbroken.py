@@ -1,5 +1,7 @@
-"""What belongs together stays on one line: ``99 %``, ``130 kB``, ``3 × 3``, ``1e-2``. And an error message breaks where its
-box ends: on the page of mistakes it is wrapped in the source, too, which would break it twice.
+"""What belongs together stays on one line: ``99 %``, ``130 kB``, ``3 × 3``, ``1e-2``.
+
+And an error message breaks where its box ends: on the page of mistakes it is wrapped in the source, too, which would
+break it twice.
 """
 
 import re
