@@ -24,15 +24,21 @@ def literal_blocks(lines: list[str]) -> list[str]:
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [plain(line) for line in literal_blocks(lines)]
+    example = False
+    for i, line in enumerate(found := literal_blocks(lines)):
+        example = bool(line.strip()) and (
+            example or line.startswith(">>>")
+        )  # and what it prints, to the next blank line
+        found[i] = line if example else plain(line)
+    lines[:] = found
 
 
 def plain(line: str) -> str:
     """|x| is an absolute value here, and no substitution; a page of the site is a link to it; outside of formulas, code
     and ``quotes``."""
-    if line.startswith((" ", ">>>")):
+    if line.startswith(" "):
         return line
-    parts = re.split(r"(``.*?``)", line)
+    parts = re.split(r"(``.*?``)", re.sub(r"``(docs/[\w/-]+\.md)``", r"\1", line))
     return "".join(part if part.startswith("``") else linked(part.replace("|", r"\|")) for part in parts)
 
 
@@ -48,9 +54,17 @@ def signature(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, s
     parameters = list(found.parameters.values())
     bound = what == "method" and inspect.isfunction(obj)  # `self`, or `net` where a function was handed in
     returns = "" if found.return_annotation is inspect.Signature.empty else str(found.return_annotation)
-    found = found.replace(parameters=parameters[1:] if bound else parameters)
-    told = stringify_signature(found, show_return_annotation=False)
-    return told.replace("<factory>", "..."), "" if what == "class" else returns  # Sphinx reads it as Python
+    shown = [one for one in parameters[1 if bound else 0 :] if not one.name.startswith("_")]
+    told = stringify_signature(found.replace(parameters=shown), show_return_annotation=False)
+    told, returns = (unaliased(text, obj) for text in (told.replace("<factory>", "..."), returns))
+    return told, "" if what == "class" else returns  # Sphinx reads it as Python
+
+
+def unaliased(text: str, obj: Any) -> str:
+    """``L.Sequential`` is a Sequential: only the file of a function knows what L is."""
+    names = getattr(inspect.unwrap(obj), "__globals__", {})
+    ours = [name for name, one in names.items() if inspect.ismodule(one) and one.__name__.startswith("dualnet.")]
+    return re.sub(rf"\b(?:{'|'.join(ours)})\.(?=[A-Z])", "", text) if ours else text
 
 
 def setup(app: Any) -> dict[str, Any]:

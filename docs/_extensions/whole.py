@@ -42,7 +42,15 @@ def breaks(app: Any, document: nodes.document, docname: str) -> None:
                 code += [nodes.raw("", "<wbr>", format="html"), nodes.Text(part)]
 
 
+def options(app: Any, page: str, template: str, context: dict[str, Any], document: Any) -> None:
+    """In a long command too, ``--logdir`` stays whole, if it fits on a phone."""
+    if "body" in context:
+        pattern = rf'<span class="pre">(?=--?[a-z][\w-]{{1,{LONGEST}}}</span>)'
+        context["body"] = re.sub(pattern, '<span class="pre option">', context["body"])
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.add_transform(Whole)
     app.connect("doctree-resolved", breaks)
+    app.connect("html-page-context", options)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -29,8 +29,8 @@ Cells = list[str]
 def markdown(result: Result) -> str:
     """The tables of what :func:`run` returned.
 
-    >>> row = {"net": "tiny", "batch": 2, "mode": "inference", "dtype": "float32", "program": "dualnet", "variant": "",
-    ...        "min_ms": 0.5, "median_ms": 0.6, "peak_bytes": 2**20}
+    >>> row = {"net": "tiny", "batch": 2, "mode": "inference", "dtype": "float32", "program": "dualnet",
+    ...        "variant": "", "min_ms": 0.5, "median_ms": 0.6, "peak_bytes": 2**20}
     >>> print("\\n".join(_speed({"results": [row], "ratios": []}, "inference")))
     **Inference**: best time of a batch in ms; ×: how many times the peer's speed
     <BLANKLINE>

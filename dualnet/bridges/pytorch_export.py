@@ -34,8 +34,8 @@ def to_torch(net: Layer) -> Any:
     them all. ``ImportError`` says how to install PyTorch.
 
     >>> import dualnet as dn
-    >>> net = dn.Sequential([dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Flatten(), dn.Dense(5)]).init((4, 4, 3))
-    >>> print(dn.to_torch(net))
+    >>> net = dn.Sequential([dn.Conv2D(8, 3, padding="same"), dn.ReLU(), dn.Flatten(), dn.Dense(5)])
+    >>> print(dn.to_torch(net.init((4, 4, 3))))
     Sequential(
       (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
       (1): ReLU()

@@ -74,7 +74,8 @@ class CutMix(Mix):
 
     >>> import dualnet as dn, numpy
     >>> augment, t = dn.data.augmentation([dn.data.CutMix(1.0)]), numpy.array([0, 1])
-    >>> moves, images = augment.moves(2, seed=1), numpy.array([0.0, 1.0]).reshape(2, 1, 1, 1) * numpy.ones((1, 4, 4, 1))
+    >>> images = numpy.array([0.0, 1.0]).reshape(2, 1, 1, 1) * numpy.ones((1, 4, 4, 1))
+    >>> moves = augment.moves(2, seed=1)
     >>> x, soft = augment.batch(images, [0, 1], moves), augment.targets(t, moves, classes=2, shape=(4, 4, 1))
     >>> bool((soft[:, 1] == x.mean(axis=(1, 2, 3))).all())
     True

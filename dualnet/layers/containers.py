@@ -224,7 +224,9 @@ class Residual(Container):
 
 
 class Parallel(Container):
-    """Several layers side by side on the same input, whose outputs are then merged (``merge``, see E12, E14, E15):
+    """Several layers side by side on the same input, whose outputs are then merged.
+
+    ``merge`` says how (E12, E14, E15):
 
     - ``"add"``, ``"average"``, ``"max"``: the sum, the mean, or the largest, unit by unit; of equal units the first
       wins.

@@ -59,7 +59,8 @@ class SpatialDropout2D(Dropout):
     Source: Tompson et al. (2015). See :class:`Dropout`.
 
     >>> import dualnet as dn
-    >>> layer, x = dn.SpatialDropout2D(0.5).init((1, 2, 3), seed=1), dn.asarray([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
+    >>> layer = dn.SpatialDropout2D(0.5).init((1, 2, 3), seed=1)
+    >>> x = dn.asarray([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
     >>> dn.to_numpy(layer.forward(x, train=True)[0])[0, 0]
     array([[ 2.,  0.,  6.],
            [ 8.,  0., 12.]], dtype=float32)

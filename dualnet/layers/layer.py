@@ -187,7 +187,8 @@ class Layer(LayerTree):
         look at the gradients of frozen parameters. Files and copies remember what is frozen.
 
         >>> import dualnet as dn
-        >>> net = dn.Sequential([dn.Dense(3), dn.BatchNorm(), dn.ReLU(), dn.Dense(2)]).init((4,)).freeze("0", "1")
+        >>> net = dn.Sequential([dn.Dense(3), dn.BatchNorm(), dn.ReLU(), dn.Dense(2)])
+        >>> _ = net.init((4,)).freeze("0", "1")
         >>> [name for name, parameter in net.parameters().items() if not parameter.frozen]
         ['3.w', '3.b']
         >>> _ = net.unfreeze()
@@ -218,8 +219,10 @@ class Layer(LayerTree):
 
         >>> import dualnet as dn
         >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2)])
-        >>> net.history, net.fit([[[0.0]], [[1.0]]], [0, 1], epochs=3, verbose=0) is net.history, net.history.epochs
-        (no epochs, True, 3)
+        >>> net.history
+        no epochs
+        >>> net.fit([[[0.0]], [[1.0]]], [0, 1], epochs=3, verbose=0) is net.history, net.history.epochs
+        (True, 3)
         """
         leave(self, "history", made := History())
         return made

@@ -13,7 +13,7 @@ all those of one example along some axes, *group norm* those of one example in o
 The backward pass. With dx̂ = γ · dy, the delta reaches x in three ways:
 
     directly                dx̂ / s
-    through the mean        dμ  = −Σ dx̂ / s              and ∂μ/∂x = 1/n      (σ² does not move with μ: Σ (x − μ) = 0)
+    through the mean        dμ  = −Σ dx̂ / s            and ∂μ/∂x = 1/n   (σ² does not move with μ: Σ (x − μ) = 0)
     through the variance    dσ² = −½ Σ dx̂ (x − μ) / s³    and ∂σ²/∂x = 2 (x − μ) / n
 
     dx = ( dx̂  −  Σ dx̂ / n  −  x̂ · Σ dx̂ x̂ / n ) / s
@@ -507,7 +507,7 @@ def layer_norm(
 
 
 def group_norm(x: Array, gamma: Array, beta: Array, *, groups: int, epsilon: float = 1e-5) -> tuple[Array, Pullback]:
-    """Normalise each group of neighbouring channels of every example by its mean and variance (Wu and He 2018, eq. 7).
+    """Normalise each group of neighbouring channels of every example by its mean and variance (Wu and He 2018).
 
     x (N, ..., C) of any rank from 2, gamma (C,), beta (C,) -> y like x, all of one floating dtype.
     ``groups`` divides C; ``groups=1`` takes the statistics of layer norm over all axes, ``groups=C`` is instance norm.

@@ -413,7 +413,8 @@ def evaluate(
 
     >>> import dualnet as dn
     >>> net = dn.Sequential([dn.Flatten(), dn.Dense(2, initializer="zeros")]).init((1, 1, 1))
-    >>> {name: round(value, 4) for name, value in net.evaluate(dn.asarray([[[[1.0]]]]), dn.asarray([0])).items()}
+    >>> figures = net.evaluate(dn.asarray([[[[1.0]]]]), dn.asarray([0]))
+    >>> {name: round(value, 4) for name, value in figures.items()}
     {'loss': 0.6931, 'accuracy': 1.0}
     """
     ranks = ranks_of("evaluate", distributed)
