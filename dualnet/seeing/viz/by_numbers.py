@@ -38,9 +38,9 @@ def numbers(
 
     x (H, W), w (k1, k2) and the deltas dy (H − k1 + 1, W − k2 + 1) are maps of at most 16 rows and columns, of any
     dtype, on any backend. dualnet computes the rest, in float64. The sums of y[at], dx[at] and dw[tap] are marked and
-    written out; by default y[1,1], dx[1,1] and dw[0,1]. ``theme`` is "light", "dark" or "auto", which follows the
-    reader's system settings. ``upright`` puts the words below the maps: with small maps the picture is then
-    narrow enough for a phone.
+    written out; by default y[1,1], dx[1,1] and dw[0,1]. Above 0 is orange and below 0 blue, as in :func:`grids`.
+    ``theme`` is "light", "dark" or "auto", which follows the reader's system settings. ``upright`` puts the words below
+    the maps: with small maps the picture is then narrow enough for a phone.
 
     Returns a :class:`~dualnet.seeing.viz.drawing.Drawing`: a notebook shows it, ``.save("a.svg")`` needs no other
     library, ``.save("a.png")`` needs matplotlib. Raises ``ValueError`` for other shapes, or if ``at`` or ``tap`` lies
@@ -82,9 +82,9 @@ def grids(*maps: tuple[str, Any], frames: Any = (), theme: str = "auto") -> Draw
         room = max(columns * cell, int(len(title) * 7.6))
         corner = left + (room - columns * cell) / 2, 38 + (tallest - rows) * cell / 2
         corners.append(corner)
-        scale = float(numpy.max(numpy.abs(array[numpy.isfinite(array)]), initial=0.0))
+        scale = _largest(array)
         for (i, j), value in numpy.ndenumerate(array):
-            shapes += _signed(corner[0] + j * cell, corner[1] + i * cell, float(value), scale, cell)
+            shapes += _signed(corner[0] + j * cell, corner[1] + i * cell, value, scale, cell)
         shapes.append(Words(left + room / 2, corner[1] - 10, title, "name"))
         left += room + 33
     for frame in frames:
@@ -97,13 +97,19 @@ def grids(*maps: tuple[str, Any], frames: Any = (), theme: str = "auto") -> Draw
     return Drawing(", ".join(title for title, _ in arrays), told, width, height, [card, *shapes], check_theme(theme))
 
 
-def _signed(x: float, y: float, value: float, scale: float, cell: int) -> list[Shape]:
+def _largest(array: numpy.ndarray) -> float:
+    return float(numpy.max(numpy.abs(array[numpy.isfinite(array)]), initial=0.0))
+
+
+def _signed(
+    x: float, y: float, value: float, scale: float, cell: int, look: str = "cell", bold: bool = False
+) -> list[Shape]:
     """A cell whose colour shows the sign and the size of the number."""
-    share = min(abs(value) / scale, 1.0) if scale and numpy.isfinite(value) else 0.0
-    cells: list[Shape] = [Box(x, y, cell, cell, "cell")]
+    share = min(abs(float(value)) / scale, 1.0) if scale and numpy.isfinite(value) else 0.0
+    cells: list[Shape] = [Box(x, y, cell, cell, look)]
     if share:
         cells.append(Box(x + 0.5, y + 0.5, cell - 1, cell - 1, "positive" if value > 0 else "negative", share))
-    return [*cells, Words(x + cell / 2, y + cell * 2 / 3, _told(value), "number")]
+    return [*cells, Words(x + cell / 2, y + cell * 2 / 3, _told(value), "number", bold=bold)]
 
 
 def _frame(frame: Any, arrays: list[tuple[str, numpy.ndarray]], corners: list[tuple[float, float]], cell: int) -> Box:
@@ -225,8 +231,8 @@ class _Page:
         (i, j), (k1, k2), n = self.at, self.maps["w"].shape, self.maps
         y = self.band("→", "Forward (E4)", [n["x"], n["w"], n["y"]], k1)
         self.grid(n["x"], 0, y, "x, the input", chosen=(i, j, k1, k2))
-        self.grid(n["w"], 1, y, "w, the kernel", look="kernel")
-        self.grid(n["y"], 2, y, "y, the output", chosen=(i, j, 1, 1), look="result")
+        self.grid(n["w"], 1, y, "w, the kernel")
+        self.grid(n["y"], 2, y, "y, the output", chosen=(i, j, 1, 1))
         self.signs(y, "⊗", "=")
         self.say("The kernel stands on a window of x.", "Products, added up, are one output:")
         self.total(f"y[{i},{j}]", n["x"][i : i + k1, j : j + k2], n["w"], n["y"][i, j])
@@ -236,8 +242,8 @@ class _Page:
         (i, j), (k1, k2), n = self.at, self.maps["w"].shape, self.maps
         turned, ringed = n["w"][::-1, ::-1], numpy.pad(n["dy"], ((k1 - 1, k1 - 1), (k2 - 1, k2 - 1)))
         y = self.band("←", "Backward, to the input (E13)", [n["dx"], turned, ringed], k1)
-        self.grid(n["dx"], 0, y, "dx", chosen=(i, j, 1, 1), look="result")
-        self.grid(turned, 1, y, "w, turned by 180°", look="kernel")
+        self.grid(n["dx"], 0, y, "dx", chosen=(i, j, 1, 1))
+        self.grid(turned, 1, y, "w, turned by 180°")
         self.grid(ringed, 2, y, "dy, the deltas", chosen=(i, j, k1, k2), ring=(k1 - 1, k2 - 1))
         self.signs(y, "=", "⊗")
         P, Q = n["y"].shape
@@ -257,7 +263,7 @@ class _Page:
         (m, o), (P, Q), n = self.tap, self.maps["y"].shape, self.maps
         y = self.band("→←", "Backward, to the weights (E11)", [n["x"], n["dw"], n["dy"]], P)
         self.grid(n["x"], 0, y, "x", chosen=(m, o, P, Q))
-        self.grid(n["dw"], 1, y, "dw = x ⊗ dy", chosen=(m, o, 1, 1), look="result")
+        self.grid(n["dw"], 1, y, "dw = x ⊗ dy", chosen=(m, o, 1, 1))
         self.grid(n["dy"], 2, y, "dy", chosen=(0, 0, P, Q))
         windows = f"all {_counted(P * Q).lower()} windows" if P * Q > 1 else "the one window"
         self.say(f"w[{m},{o}] served in {windows}. Input", "times delta, added up, is its gradient:")
@@ -302,24 +308,21 @@ class _Page:
         y: float,
         name: str,
         chosen: tuple[int, int, int, int] | None = None,
-        look: str = "read",
         ring: tuple[int, int] = (0, 0),
     ) -> None:
         """A map around a centre. ``chosen`` is the marked part: first row, first column, rows, columns."""
         rows, columns = values.shape
         left, top = self.columns[column] - columns * self.cell / 2, y - rows * self.cell / 2
         first, start, height, width = chosen or (0, 0, rows, columns)
+        scale = _largest(values)
         for (i, j), value in numpy.ndenumerate(values):
             marked = first <= i < first + height and start <= j < start + width
             inside = ring[0] <= i < rows - ring[0] and ring[1] <= j < columns - ring[1]
-            a, b = left + j * self.cell, top + i * self.cell
-            self.shapes.append(Box(a, b, self.cell, self.cell, "zero" if not inside else look if marked else "cell"))
-            self.shapes.append(Words(a + self.cell / 2, b + self.cell * 2 / 3, _told(value), "number", bold=marked))
+            look = "cell" if inside else "zero"
+            self.shapes += _signed(left + j * self.cell, top + i * self.cell, value, scale, self.cell, look, marked)
         if chosen is not None:
-            frame = "frame-result" if look == "result" else "frame-read"
-            self.shapes.append(
-                Box(left + start * self.cell, top + first * self.cell, width * self.cell, height * self.cell, frame)
-            )
+            a, b = left + start * self.cell, top + first * self.cell
+            self.shapes.append(Box(a, b, width * self.cell, height * self.cell, "frame-mark"))
         self.shapes.append(Words(self.columns[column], top + rows * self.cell + 19, name, "name"))
 
     def signs(self, y: float, *signs: str) -> None:

@@ -30,8 +30,6 @@ CYCLE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours that colour-blind readers can tell apart; all but the first two are those of Okabe and Ito (2008)."""
 FINE = 12
 """The least size of a map in a mosaic, in pixels, so that the gaps between maps can be small."""
-FROM_ZERO = "viridis"
-"""The colour map for values from 0 upwards."""
 
 
 def around_zero() -> Any:
@@ -183,21 +181,21 @@ def frames(ax: Any, maps: numpy.ndarray, columns: int) -> None:
 
 
 def draw_mosaic(ax: Any, maps: numpy.ndarray, op: str, title: str, *, columns: int | None = None, bar: str = "") -> Any:
-    """Draw many maps on one scale; if there are values of both signs, 0 is in the middle of the colours."""
+    """Draw many maps on one scale, 0 in white; the bar begins at 0 if nothing is below."""
     if maps.size and not numpy.isfinite(maps).any():
         raise ValueError(f"viz.{op}: all values are NaN or infinite")
     columns = columns or evenly(len(maps), math.ceil(math.sqrt(len(maps) * 1.5 * maps.shape[1] / maps.shape[2])))
     sheet = mosaic(maps, columns)
     finite = maps[numpy.isfinite(maps)]
     top = float(numpy.max(numpy.abs(finite))) or 1.0
-    signed = bool((finite < 0).any())
     ax = one_axes(ax, op, _size(sheet.shape))
     shown = numpy.ma.masked_invalid(sheet)
-    colours = {"cmap": around_zero(), "vmin": -top} if signed else {"cmap": FROM_ZERO, "vmin": 0.0}
-    drawn = blank(ax).imshow(shown, vmax=top, interpolation="nearest", **colours)
+    drawn = blank(ax).imshow(shown, cmap=around_zero(), vmin=-top, vmax=top, interpolation="nearest")
     frames(ax, maps, columns)
     ax.set_title(title, fontsize=10)
     colourbar(drawn, ax, bar)
+    if not (finite < 0).any():
+        drawn.colorbar.ax.set_ylim(0.0, top)
     return ax
 
 

@@ -62,7 +62,7 @@ def feature_maps(net: Layer, x: Any, layer: str | Layer | None = None, *, limit:
     """Draw the output of a layer for one image x (H, W, C): its channels as small maps, on one scale. Returns the Axes.
 
     ``layer`` is a layer's name or the layer itself; by default the first one that returns maps. The pass is as in
-    inference. Values of both signs are orange and blue around 0; others go from dark (0) to yellow.
+    inference. Above 0 is orange, below 0 blue, and 0 white.
 
     >>> import dualnet as dn
     >>> x = dn.data.load_digits()[0][0]

@@ -139,7 +139,7 @@ def boxes(drawing: Drawing) -> list[tuple[float, float, float, float]]:
     """The cells, and about the room of each text: left, top, right, bottom."""
     root, found = ElementTree.fromstring(drawing.svg()), []
     for cell in root.iter(NAME + "rect"):
-        if cell.get("class") in ("cell", "zero", "kernel", "read", "result"):
+        if cell.get("class") in ("cell", "zero"):
             x, y, width, height = (float(cell.get(key) or 0) for key in ("x", "y", "width", "height"))
             found.append((x, y, x + width, y + height))
     for text in root.iter(NAME + "text"):
@@ -176,13 +176,40 @@ def test_grids_say_the_sign_by_colour_and_mark_windows():
     assert picture.words == "x, 2 by 2: 2, −1; 0, nan. w, 1 by 1: 7."
 
 
+def test_the_numbers_of_a_convolution_have_the_colours_of_grids():
+    """Colours show signs alone, and one kind of frame marks what takes part: nothing positive is blue."""
+
+    def cells(drawing):
+        found, root = [], ElementTree.fromstring(drawing.svg())
+        for element in root.iter():
+            look = (element.get("class") or "").split()
+            if element.tag == NAME + "rect" and look[0] in ("cell", "zero"):
+                found.append([look[0], None, None])
+            elif element.tag == NAME + "rect" and look[0] in ("positive", "negative"):
+                found[-1][1] = look[0], element.get("fill-opacity")
+            elif element.tag == NAME + "text" and look[0] == "number":
+                found[-1][2] = element.text
+        return found
+
+    x, w, d = (np.array(each, "float64") for each in (X, W, DY))
+    y, way = dn.ops.conv2d(dn.asarray(x[None, :, :, None]), dn.asarray(w[:, :, None, None]))
+    dx, dw, _ = way(dn.asarray(d[None, :, :, None]))
+    y, dx, dw = dn.to_numpy(y)[0, :, :, 0], dn.to_numpy(dx)[0, :, :, 0], dn.to_numpy(dw)[:, :, 0, 0]
+    picture = dn.viz.numbers(X, W, DY)
+    maps = [x, w, y, dx, w[::-1, ::-1], np.pad(d, 1), x, dw, d]
+    shown = [[None if cell[0] == "zero" else cell[1], cell[2]] for cell in cells(picture)]
+    assert shown == [cell[1:] for cell in cells(dn.viz.grids(*(("", each) for each in maps)))]
+    frames = [box.get("class") for box in ElementTree.fromstring(picture.svg()).iter(NAME + "rect")]
+    assert {look for look in frames if look.startswith("frame")} == {"frame-mark"} and frames.count("frame-mark") == 7
+
+
 def test_themes(tmp_path):
     picture = dn.viz.numbers(X, W, DY)
     auto, light, dark = (picture.svg(theme) for theme in ("auto", "light", "dark"))
     assert picture.svg() == picture._repr_svg_() == auto and "prefers-color-scheme: dark" in auto
     for text, theme, other in ((light, "light", "dark"), (dark, "dark", "light")):
         assert "prefers-color-scheme" not in text and INK[theme] in text and INK[other] not in text
-        assert BOXES["kernel"][theme][0] in text and BOXES["kernel"][other][0] not in text
+        assert BOXES["positive"][theme][0] in text and BOXES["positive"][other][0] not in text
     assert dn.viz.numbers(X, W, DY, theme="dark").svg() == dark
     for rule in re.findall(r"^ *(\S.*?) \{", auto, re.MULTILINE):  # inside a page it changes nothing else
         assert rule.startswith((".numbers ", "@media"))
@@ -210,8 +237,8 @@ def test_png_for_slides(tmp_path):
     assert shown.shape[:2] == (2 * picture.height, 2 * picture.width)
     assert dark.shape[:2] == (picture.height, picture.width)
     assert shown[..., :3].mean() > 0.9 and dark[..., :3].mean() < 0.25
-    fill = [int(BOXES["kernel"]["light"][0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    assert (abs(shown[..., :3] - fill).max(axis=-1) < 0.01).sum() > 2 * 4 * 30 * 30  # the kernel stands there, twice
+    fill = [int(BOXES["positive"]["light"][0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    assert (abs(shown[..., :3] - fill).max(axis=-1) < 0.01).sum() > 2 * 4 * 30 * 30  # the largest number of each map
     with pytest.raises(ValueError, match=r"expected a name that ends with .svg or .png, got 'a.pdf'"):
         picture.save(tmp_path / "a.pdf")
 

@@ -200,10 +200,12 @@ def test_feature_maps_are_what_the_layer_gives(backend, seen):
     maps = dn.to_numpy(y)[0]
     for k, tile in enumerate(tiles(drawn(ax), 2, 3)):
         assert np.array_equal(tile[::2, ::2], maps[:, :, k])
-    assert ax.images[0].get_clim() == (0.0, maps.max()) and ax.images[0].cmap.name == "viridis"
-    assert dn.viz.feature_maps(net, x[0]).images[0].cmap.name == "dualnet", (
-        "an image without a batch; values of both signs"
-    )
+    both = dn.viz.feature_maps(net, x[0])  # an image without a batch; values of both signs
+    for picture, (image,) in ((ax, ax.images), (both, both.images)):
+        low, high = image.get_clim()
+        assert image.cmap.name == "dualnet" and low == -high, picture.get_title()
+    bar = ax.images[0].colorbar.ax
+    assert bar.get_ylim() == (0.0, maps.max()) and both.images[0].colorbar.ax.get_ylim()[0] < 0
 
 
 def test_deltas_are_the_gradient_of_the_loss(backend, seen):
