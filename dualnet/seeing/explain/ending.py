@@ -16,8 +16,7 @@ RATES = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 
 
 def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
-    """E10 for one row of outputs: cross-entropy and squared error with their sums, any other loss with its deltas
-    alone."""
+    """E10 for one row of outputs: the usual losses with their sums, any other loss with its deltas alone."""
     y, dy, t = ending.y, ending.dy, ending.t
     if y.ndim != 2:
         return None
@@ -34,6 +33,7 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
         "y": y[image],
         "dy": dy[image],
         "E": ending.loss,
+        "over": y.size if how in ("binary", "huber") else len(y),
     }
     if how == "other":
         return view
@@ -45,9 +45,16 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
         terms = -(q * numpy.log(numpy.where(q > 0, p, 1.0))).sum(axis=-1)
         view |= {"p": p[image], "t": q[image]}
     else:
-        terms = 0.5 * ((rows - t) ** 2).sum(axis=-1)
         view["t"] = t[image].astype("float64")
-    return view | {"restE": float(numpy.delete(terms, image).sum() / len(y))}
+        far = abs(rows - t)
+        if how == "squared":
+            terms = 0.5 * (far**2).sum(axis=-1)
+        elif how == "huber":
+            terms = numpy.where(far <= 1.0, 0.5 * far**2, far - 0.5).sum(axis=-1)
+        else:  # log(1 + eʸ) − t y
+            terms = (numpy.logaddexp(0.0, rows) - t * rows).sum(axis=-1)
+            view["p"] = numpy.exp(-numpy.logaddexp(0.0, -rows[image]))
+    return view | {"restE": float(numpy.delete(terms, image).sum() / view["over"])}
 
 
 def _how(loss: Any) -> str:
@@ -57,7 +64,12 @@ def _how(loss: Any) -> str:
         loss, options = loss.func, options | loss.keywords
     if options.keys() - {"check_labels"}:
         return "other"
-    return {losses.softmax_cross_entropy: "softmax", losses.mean_squared_error: "squared"}.get(loss, "other")
+    return {
+        losses.softmax_cross_entropy: "softmax",
+        losses.mean_squared_error: "squared",
+        losses.binary_cross_entropy: "binary",
+        losses.huber: "huber",
+    }.get(loss, "other")
 
 
 def step_of(call: Call, ending: Ending) -> View | None:

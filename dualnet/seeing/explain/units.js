@@ -173,7 +173,7 @@
     every(map) { return around(map, this.x.shape[0], Model.gridOf(this.x.shape[0])[1]).map(([, r, c]) => this.cell(map, r, c)); }
     of_y(r, c) {
       const i = this.placeOf("y", r, c), { x, top, total, p } = this.shares(), sum = this.log ? x[i] - top - Math.log(total) : p[i];
-      return { ...this.cell("y", r, c), anchor: "E7", title: "forward: its share of the whole", formula: this.sums()[0][1], how: "f of them", sum, size: 1 + Math.abs(sum), terms: this.every("x").map((cell, q) => ({ cells: [cell], note: q === i ? "this one" : "" })) };
+      return { ...this.cell("y", r, c), anchor: "E7", title: "forward: its share of the whole", formula: this.sums()[0][1], how: this.log ? "x − log Σ eˣ" : "eˣ / Σ eˣ", sum, size: 1 + Math.abs(sum), terms: this.every("x").map((cell, q) => ({ cells: [cell], note: q === i ? "this one" : "" })) };
     }
     of_dx(r, c) {
       const i = this.placeOf("dx", r, c), { p } = this.shares();
@@ -188,30 +188,44 @@
 
   // -- the loss: E10. Here the deltas begin
 
+  const softplus = (v) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v))); // log(1 + eᵛ)
+
   class Loss extends View {
-    sums() { return { softmax: [["E", "E = −Σ t · log p", "E10"], ["dy", "dy = p − t", "E10"]], squared: [["E", "E = ½ Σ (y − t)²", "E10"], ["dy", "dy = y − t", "E10"]], other: [["dy", "dy = ∂E/∂y", "E10"]] }[this.how]; }
+    sums() { return { softmax: [["E", "E = −Σ t · log p", "E10"], ["dy", "dy = p − t", "E10"]], squared: [["E", "E = ½ Σ (y − t)²", "E10"], ["dy", "dy = y − t", "E10"]], binary: [["E", "E = −Σ log(p or 1 − p)", "E10"], ["dy", "dy = p − t", "E10"]], huber: [["E", "E = Σ (½ r² or |r| − ½)", "E10"], ["dy", "dy = y − t, cut at ±1", "E10"]], other: [["dy", "dy = ∂E/∂y", "E10"]] }[this.how]; }
     words(sum) { return sum === "E" ? "One number says how wrong the network is." : "The deltas begin here: how fast E grows when an output grows."; }
     maps(sum) {
-      if (sum === "E") return [{ name: "E", words: "the loss", of: "one number", rows: 1, cols: 1, kernel: true }, this.spec("t", "the target"), this.how === "softmax" ? this.spec("p", "softmax of y") : this.spec("y", "the output")];
+      const from = this.p ? this.spec("p", this.how === "softmax" ? "softmax of y, the network’s odds" : "σ(y): how likely a yes is") : this.spec("y", "the output");
+      if (sum === "E") return [{ name: "E", words: "the loss", of: "one number", rows: 1, cols: 1, kernel: true }, this.spec("t", "the target"), from];
       const dy = this.spec("dy", "the first deltas");
-      if (this.how === "other") return [dy, this.spec("y", "the output")];
-      return [dy, this.how === "softmax" ? this.spec("p", "softmax of y, the network’s odds") : this.spec("y", "the output"), this.spec("t", "the target")];
+      return this.how === "other" ? [dy, from] : [dy, from, this.spec("t", "the target")];
     }
     get vector() { return true; }
     get(map, r, c) { return map === "E" ? { map, r: 0, c: 0, value: this.E, short: "E", name: "E" } : this.cell(map, r, c); }
     places() { return around("", this.y.shape[0], Model.gridOf(this.y.shape[0])[1]).map(([, r, c]) => [r, c]); }
-    get part() { return 1 / this.shape[0][0]; }
-    get divided() { return this.part === 1 ? "" : ` / ${this.shape[0][0]}`; }
+    get part() { return 1 / this.over; }
+    get divided() { return this.over === 1 ? "" : ` / ${this.over}`; }
     of_E() {
       const rest = this.restE !== undefined && this.shape[0][0] > 1 ? [{ words: "the other images of the batch", value: this.restE }] : [];
       const common = { ...this.get("E"), anchor: "E10", extra: rest, size: 1 + Math.abs(this.E) };
       if (this.how === "softmax") return { ...common, title: "how surprised the network is by the right answer", formula: "E = −Σ t · log p,  p = softmax(y)", terms: this.places().map((place) => ({ cells: [this.cell("t", ...place)], factor: -Math.log(this.cell("p", ...place).value) * this.part, what: `(−log ${this.cell("p", ...place).short}${this.divided})`, at: place })).filter((term) => term.cells[0].value) };
-      return { ...common, title: "half the square of what is missing", formula: "E = ½ Σ (y − t)²", lit: light(this.places().flatMap((place) => [["y", ...place], ["t", ...place]])), terms: this.places().map((place) => { const gap = this.cell("y", ...place).value - this.cell("t", ...place).value; return { cells: [], factor: (gap * gap * this.part) / 2, what: `½ (${this.cell("y", ...place).short} − ${this.cell("t", ...place).short})²${this.divided}` }; }) };
+      const [title, one] = { squared: ["half the square of what is missing", this.square], binary: ["how surprised the network is by each answer", this.surprise], huber: ["squared when near, straight when far", this.bent] }[this.how];
+      const terms = this.places().map((place) => { const [value, what] = one.call(this, ...["y", "t", ...(this.p ? ["p"] : [])].map((map) => this.cell(map, ...place))); return { cells: [], factor: value * this.part, what: what + this.divided }; });
+      return { ...common, title, formula: this.how === "binary" ? "E = −Σ (t log p + (1 − t) log(1 − p))" : this.sums()[0][1], lit: light(this.places().flatMap((place) => [[this.p ? "p" : "y", ...place], ["t", ...place]])), terms };
+    }
+    // what one output adds to E, before it is divided: the number, and how it is written
+    square(y, t) { return [(y.value - t.value) ** 2 / 2, `½ (${y.short} − ${t.short})²`]; }
+    bent(y, t) { const far = Math.abs(y.value - t.value); return far <= 1 ? this.square(y, t) : [far - 0.5, `(|${y.short} − ${t.short}| − ½)`]; }
+    surprise(y, t, p) { // log σ(y) and log(1 − σ(y)) from y itself: p alone may have been rounded to 0 or 1
+      const yes = softplus(-y.value), no = softplus(y.value);
+      if (t.value === 1 || t.value === 0) return t.value ? [yes, `−log ${p.short}`] : [no, `−log(1 − ${p.short})`];
+      return [t.value * yes + (1 - t.value) * no, `−(${t.short} log ${p.short} + (1 − ${t.short}) log(1 − ${p.short}))`];
     }
     of_dy(r, c) {
       const dy = { ...this.cell("dy", r, c), anchor: "E10", title: "the delta of one output" };
       if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output. Its formula stands with dn.losses.${this.loss}.`, lit: light([["y", r, c]]) };
-      const from = this.how === "softmax" ? "p" : "y", factor = this.part, what = (sign) => (factor === 1 ? (sign < 0 ? "(−1)" : "") : `(${sign < 0 ? "−" : ""}1${this.divided})`);
+      const from = this.p ? "p" : "y", factor = this.part, [y, t] = [this.cell("y", r, c), this.cell("t", r, c)];
+      if (this.how === "huber" && Math.abs(y.value - t.value) > 1) return { ...dy, formula: this.sums()[1][1] + this.divided, lit: light([["y", r, c], ["t", r, c]]), terms: [{ cells: [], factor: Math.sign(y.value - t.value) * factor, what: `${y.value > t.value ? "+" : "−"}1${this.divided}: ${y.short} − ${t.short}, cut` }] };
+      const what = (sign) => (factor === 1 ? (sign < 0 ? "(−1)" : "") : `(${sign < 0 ? "−" : ""}1${this.divided})`);
       return { ...dy, formula: this.sums()[1][1] + this.divided, terms: [{ cells: [this.cell(from, r, c)], factor, what: what(1) }, { cells: [this.cell("t", r, c)], factor: -factor, what: what(-1) }] };
     }
     given(map, r, c, sum) { return { ...this.cell(map, r, c), reach: true, title: "it takes part in the loss", words: "", lit: light([sum === "E" ? ["E", 0, 0] : ["dy", r, c]]) }; }

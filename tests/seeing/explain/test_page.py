@@ -414,12 +414,20 @@ def test_every_layer_can_be_opened(tmp_path, dtype, train):
 
 
 @needs_chromium
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "mean_squared_error", "huber"])
-def test_the_deltas_begin_at_the_loss(tmp_path, loss):
+@pytest.mark.parametrize(
+    ("loss", "t"),
+    [
+        ("softmax_cross_entropy", [2, 0]),
+        ("mean_squared_error", [[1.0, 1, 1], [1, 1, 1]]),
+        ("binary_cross_entropy", [[1.0, 0, 1], [0, 1, 0.25]]),
+        ("huber", [[1.0, 1, 1], [-0.5, -1, 4]]),
+        ("cosine_distance", [[1.0, 1, 1], [1, 1, 1]]),
+    ],
+)
+def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
     net = dn.Sequential([dn.Dense(3)]).init((2,), seed=1)
-    x = np.array([[1.0, 2.0], [3.0, -1.0]], "float32")
-    t = np.array([2, 0]) if loss == "softmax_cross_entropy" else np.ones((2, 3), "float32")
-    page = dn.explain(net, x, "0.dx[1,0]", t=t, loss=loss).page()
+    x, t = np.array([[1.0, 2.0], [3.0, -1.0]], "float32"), np.array(t, "int64" if np.ndim(t) == 1 else "float32")
+    page = dn.explain(net, x, "0.dx[1,0]", t=t, loss=loss).page()  # of the second image
     script = """
     $('#chain [data-path="loss"]').click(); out.sums = choices("sum"); radio("sum", "dy");
     out.dy = [0, 1, 2].map((c) => { hover(cell("dy", 0, c)); return told(); });
@@ -431,11 +439,16 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss):
     E, back = dn.losses.get(loss)(y, dn.asarray(t))
     dy = dn.to_numpy(back())
     assert [f"dy[1,{d}] = {value:.6g}".replace("-", "−") for d, value in enumerate(dy[1])] == out["shown"]
-    if loss == "huber":
+    if loss == "cosine_distance":  # not one of those whose sums the page can write
         assert out["sums"] == ["dy"] and "E" not in out
         return
     assert [seen["library"] for seen in out["dy"]] == dy[1].tolist() and out["E"]["library"] == float(dn.to_numpy(E))
-    assert all(seen["same"] == "true" and seen["anchor"] == "E10" for seen in [*out["dy"], out["E"]])
+    for seen in [*out["dy"], out["E"]]:
+        assert seen["same"] == seen["adds"] == "true" and seen["anchor"] == "E10", seen
+        assert added(seen["rows"]) == Decimal(seen["total"].replace("−", "-")), seen
+    if loss == "huber":
+        far = abs(dn.to_numpy(y)[1] - t[1]) > 1
+        assert far.any() and not far.all() and [len(seen["rows"]) for seen in out["dy"]] == [1 if f else 2 for f in far]
 
 
 @needs_chromium
@@ -536,12 +549,15 @@ def added(rows: list[str]) -> Decimal:
 
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
-def test_what_is_visible_adds_up_to_the_last_figure(tmp_path, width):
+@pytest.mark.parametrize(("of", "target"), [(deep, "2.dx[0,1,2,3]"), (wide, "6.dx[1,2]")])
+def test_what_is_visible_adds_up_to_the_last_figure(tmp_path, of, target, width):
     """The rows as they are read, added like a pupil would, are the sum as it is read."""
-    net, x, t = deep()
-    out = browse(dn.explain(net, x, "2.dx[0,1,2,3]", t=t).page(), tmp_path, EVERYTHING, width)
+    net, x, t = of()
+    loss = "softmax_cross_entropy" if t.ndim == 1 else "mean_squared_error"
+    out = browse(dn.explain(net, x, target, t=t, loss=loss).page(), tmp_path, EVERYTHING, width)
     sums = [seen for seen in out["seen"] if seen["adds"] == "true"]
     assert len(sums) > 150 and any(len(seen["rows"]) > 5 for seen in sums)
+    assert {seen["path"] for seen in sums} == {*map(str, range(len(net))), "loss"}
     for seen in sums:
         assert added(seen["rows"]) == Decimal(seen["total"].replace("−", "-")), seen
         parts = [abs(float(row.replace("−", "-"))) for row in [*seen["rows"], seen["total"]]]
