@@ -71,7 +71,7 @@
       return { ...this.get("db", r, c), anchor: "E16", title: "backward: the delta itself", formula: "db[d] = Σ_k dy[k,d]", terms: [{ cells: [this.cell("dy", r, c)] }], extra };
     }
     all(map) { return around(map, this[map].shape[0], Model.gridOf(this[map].shape[0])[1]); }
-    of_x(r, c, sum) { return { ...this.cell("x", r, c), reach: true, title: "one of the inputs", words: sum === "y" ? "It goes into every output, each time by another weight." : "It meets each delta once.", lit: light(sum === "y" ? [...this.all("y"), ["w", r, c]] : [["dw", r, c]]) }; }
+    of_x(r, c, sum) { return { ...this.cell("x", r, c), reach: true, title: "one of the inputs", words: sum === "y" ? "It goes into every output, each time through a different weight." : "It meets each delta once.", lit: light(sum === "y" ? [...this.all("y"), ["w", r, c]] : [["dw", r, c]]) }; }
     of_dy(r, c, sum) { return { ...this.cell("dy", r, c), reach: true, title: "the delta that the next layer sent", words: sum === "dx" ? "It goes back to every input, each time by the weight that read it." : "It goes to each weight of its output, and to its bias.", lit: light(sum === "dx" ? [...this.all("dx"), ["w", r, c]] : sum === "dw" ? this.all("x").map(([, i, j]) => ["dw", i, j]) : [["db", r, c]]) }; }
     of_w(r, c, sum) { return { ...this.get("w", r, c), reach: true, title: "one weight", words: "It joins one input and one output.", lit: light(sum === "y" ? [["x", r, c], ["y", ...this.placed("y", this.d)]] : sum === "dx" ? [["dy", r, c], ["dx", ...this.placed("x", this.q)]] : [["new", r, c]]) }; }
   }
@@ -109,7 +109,7 @@
     goes(map, to, r, c) { const place = this.across(map, r, c); return { ...this.cell(map, r, c), reach: true, title: "one number", words: `It goes to ${this.cell(to, ...place).short}.`, lit: light([[to, ...place]]) }; }
     of_x(r, c) { return this.goes("x", "y", r, c); }
     of_dy(r, c) { return this.goes("dy", "dx", r, c); }
-    of_factor(r, c, sum) { return { ...this.cell("factor", r, c), reach: true, title: "kept or dropped", words: "It is drawn anew at each training step.", lit: light([[sum, r, c], [sum === "y" ? "x" : "dy", r, c]]) }; }
+    of_factor(r, c, sum) { return { ...this.cell("factor", r, c), reach: true, title: "kept or dropped", words: "It is drawn afresh at each training step.", lit: light([[sum, r, c], [sum === "y" ? "x" : "dy", r, c]]) }; }
   }
 
   // -- normalisation: each number within the set that it belongs to
@@ -208,7 +208,7 @@
       const rest = this.restE !== undefined && this.shape[0][0] > 1 ? [{ words: "the other images of the batch", value: this.restE }] : [];
       const common = { ...this.get("E"), anchor: "E10", extra: rest, size: 1 + Math.abs(this.E) };
       if (this.how === "softmax") return { ...common, title: "how surprised the network is by the right answer", formula: "E = −Σ t · log p,  p = softmax(y)", terms: this.places().map((place) => ({ cells: [this.cell("t", ...place)], factor: -Math.log(this.cell("p", ...place).value) * this.part, what: `(−log ${this.cell("p", ...place).short}${this.divided})`, at: place })).filter((term) => term.cells[0].value) };
-      const [title, one] = { squared: ["half the square of what is missing", this.square], binary: ["how surprised the network is by each answer", this.surprise], huber: ["squared when near, straight when far", this.bent] }[this.how];
+      const [title, one] = { squared: ["half the square of the difference", this.square], binary: ["how surprised the network is by each answer", this.surprise], huber: ["squared when near, straight when far", this.bent] }[this.how];
       const terms = this.places().map((place) => { const [value, what] = one.call(this, ...["y", "t", ...(this.p ? ["p"] : [])].map((map) => this.cell(map, ...place))); return { cells: [], factor: value * this.part, what: what + this.divided }; });
       return { ...common, title, formula: this.how === "binary" ? "E = −Σ (t log p + (1 − t) log(1 − p))" : this.sums()[0][1], lit: light(this.places().flatMap((place) => [[this.p ? "p" : "y", ...place], ["t", ...place]])), terms };
     }
@@ -222,7 +222,7 @@
     }
     of_dy(r, c) {
       const dy = { ...this.cell("dy", r, c), anchor: "E10", title: "the delta of one output" };
-      if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output. Its formula stands with dn.losses.${this.loss}.`, lit: light([["y", r, c]]) };
+      if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output. Its formula is in the help of dn.losses.${this.loss}.`, lit: light([["y", r, c]]) };
       const from = this.p ? "p" : "y", factor = this.part, [y, t] = [this.cell("y", r, c), this.cell("t", r, c)];
       if (this.how === "huber" && Math.abs(y.value - t.value) > 1) return { ...dy, formula: this.sums()[1][1] + this.divided, lit: light([["y", r, c], ["t", r, c]]), terms: [{ cells: [], factor: Math.sign(y.value - t.value) * factor, what: `${y.value > t.value ? "+" : "−"}1${this.divided}: ${y.short} − ${t.short}, cut` }] };
       const what = (sign) => (factor === 1 ? (sign < 0 ? "(−1)" : "") : `(${sign < 0 ? "−" : ""}1${this.divided})`);
