@@ -103,7 +103,7 @@ class Sequential(Container):
                     other = options.get("other")
                     if other is None or meets(self.layers[place], x, other):
                         options = {**options, "norm": self.layers[end]}
-                    else:  # apart, so that the norm says what does not fit
+                    else:  # apart, so that the norm raises its error
                         x, place = inferred(self.layers[place], x), end
                 x = inferred(self.layers[place], x, **options)
             except (ValueError, TypeError, MemoryError) as error:

@@ -36,7 +36,7 @@ _waiting: ContextVar[dict[int, Batch] | None] = ContextVar("dualnet_waiting_stat
 
 
 def move(layer: Any, mean: Array, variance: Array, n: int) -> None:
-    """Move a layer's running statistics: now, or at the end of the pass that runs.
+    """Move a layer's running statistics: at the end of the pass that is running or, if there is none, now.
 
     >>> import dualnet as dn
     >>> norm = dn.BatchNorm(momentum=0.5).init((1,))

@@ -28,7 +28,7 @@ from ..shim import Array, backend_of
 from .layer import Layer
 
 METHODS = ("forward", "infer")
-"""What computes: a layer of which one is replaced runs alone."""
+"""The methods that compute. If one of them is replaced on a layer, that layer runs alone."""
 
 
 def passes(layers: Sequence[Layer], way_back: bool) -> Iterator[tuple[int, int | None]]:
@@ -74,7 +74,7 @@ def inferring(layers: Sequence[Layer], places: Iterator[tuple[int, int | None]])
 
 
 def _normalised_by(layer: Any, norm: Any) -> bool:
-    """Can the layer do the work of this norm behind it? Not if one of them is watched, or does not fit."""
+    """Can the layer do the work of the norm after it? Not if either is watched, or does not fit."""
     if not (_says(norm, "is_norm") and _says(layer, "takes_norm")) or replaced((layer, norm), *METHODS):
         return False
     if type(layer).infer is Layer.infer or getattr(layer, "w", None) is None or norm.moving_mean is None:
@@ -88,7 +88,7 @@ def _normalised_by(layer: Any, norm: Any) -> bool:
 
 
 def meets(layer: Layer, x: Array, other: Array) -> bool:
-    """Does another branch fit what the layer makes of x, so that the two can be added in one pass?"""
+    """Does another branch fit the layer's output for x, so that one pass can add the two?"""
     fits = backend_of(other) is backend_of(x) and other.dtype == x.dtype
     return fits and tuple(other.shape) == (x.shape[0], *layer.output_shape(tuple(x.shape[1:])))
 
@@ -135,7 +135,7 @@ def takes_other(layer: Layer) -> bool:
 
 
 def replaced(layers: Sequence[Any], *methods: str) -> bool:
-    """Has one of these very layers another method than its class?"""
+    """Does one of these layers itself hold a method that replaces its class's?"""
     for layer in layers:  # plain loops: generators would take three times as long, and every call of a network asks
         own = vars(layer)
         for method in methods:
@@ -145,9 +145,9 @@ def replaced(layers: Sequence[Any], *methods: str) -> bool:
 
 
 def by_hand(layer: Any) -> bool:
-    """Has somebody given this very layer a ``forward`` or ``infer`` of their own? It takes the usual arguments only.
+    """Did somebody set a ``forward`` or ``infer`` on the layer itself? Such a method takes only the usual arguments.
 
-    A pass that is watched calls the one that was there before, with all its arguments.
+    A watched pass does not count: it calls the method that was there before, with all its arguments.
 
     >>> import dualnet as dn
     >>> relu = dn.ReLU()
@@ -160,17 +160,17 @@ def by_hand(layer: Any) -> bool:
 
 
 def told_by_hand(net: Layer) -> str:
-    """The layers of a network that are :func:`by_hand`, for a message; nothing without any."""
+    """The layers of a network that are :func:`by_hand`, for a message; ``""`` if there are none."""
     found = [f"{name or 'the network'} ({type(layer).__name__})" for name, layer in net.walk() if by_hand(layer)]
     return ", ".join(found)
 
 
 def check_classes(net: Layer, op: str) -> None:
-    """Raise ``ValueError`` if a layer is :func:`by_hand`: what is written is what its class computes."""
+    """Raise ``ValueError`` if a layer is :func:`by_hand`, since ``op`` writes what its class computes."""
     if found := told_by_hand(net):
         raise ValueError(
             f"{op}: these layers have a forward that was set on the layer itself: {found}. {op} writes what "
-            "their class computes, so make it a class of your own, with that forward."
+            "their class computes. Write a class with that forward instead."
         )
 
 

@@ -370,9 +370,9 @@ def _keep(name: str, layer: Layer, had: dict[str, Any]) -> None:
 
 
 def inferred(layer: Layer, x: Array, **options: Any) -> Array:
-    """``layer.infer(x, **options)``; by ``forward`` if the class has no ``infer`` of its own.
+    """``layer.infer(x, **options)``; by ``forward`` if the class defines no ``infer``.
 
-    Also if this very layer has another ``forward`` than its class: ``infer`` of the class would not know it.
+    Also by ``forward`` if it was set on the layer itself: the class's ``infer`` knows nothing of it.
     """
     own = vars(layer)
     if "infer" not in own and ("forward" in own or type(layer).infer is Layer.infer):

@@ -77,7 +77,7 @@ def check_target(shape: Any, op: str) -> tuple[int, ...]:
         raise TypeError(f"{op}: shape must be a tuple of integers without the batch, such as (7, 7, 16), got {shape!r}")
     target = tuple(index(extent, "shape", op=op) for extent in given)
     if any(extent < 1 and extent != -1 for extent in target) or target.count(-1) > 1:
-        raise ValueError(f"{op}: shape has positive integers, and -1 once at most, got {shape!r}")
+        raise ValueError(f"{op}: shape must hold positive integers, and -1 at most once, got {shape!r}")
     return target
 
 

@@ -123,7 +123,7 @@ def check_key(key: Any) -> tuple[int, Any]:
     if len(both) != 2:
         raise ValueError(f"dropout: key must be a seed or (seed, step), got {key!r}")
     if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in both if not _on_device(n)):
-        raise TypeError(f"dropout: key must be an integer or two, (seed, step), got {key!r}")
+        raise TypeError(f"dropout: key must be one integer or two, (seed, step), got {key!r}")
     if _on_device(both[1]):  # in a captured step the device counts
         return operator.index(both[0]), both[1]
     seed, step = map(operator.index, both)

@@ -434,7 +434,7 @@ NAMES: dict[str, Loss] = {row.function.__name__: row.function for row in TABLE}
 
 
 def about(loss: str | Loss) -> About:
-    """What is known about a loss: one of ours, with or without ``functools.partial``, or one of your own.
+    """What the package knows about a loss: one of ours, with or without ``functools.partial``, or one of your own.
 
     >>> import dualnet as dn, functools
     >>> smooth = functools.partial(dn.losses.softmax_cross_entropy, label_smoothing=0.1)

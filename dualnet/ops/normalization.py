@@ -296,7 +296,7 @@ def correlate_normalise(
     relu: bool,
     other: Array | None,
 ) -> Array:
-    """A convolution (E4, E6) and :func:`normalised` behind it, for inference: (N, H, W, C) -> (N, H', W', D).
+    """A convolution (E4, E6) followed by :func:`normalised`, for inference: (N, H, W, C) -> (N, H', W', D).
 
     ``norm`` is μ, σ², γ, β (D,), and ``other`` another branch (N, H', W', D) or None.
     """
@@ -449,7 +449,7 @@ def inference_backward(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The pullback for a given μ and σ²: (N, ..., C) twice, (C,) … -> dx (N, ..., C), dγ, dβ, dμ, dσ² (C,).
 
-    All but dx are not rounded to 16 bits.
+    Only dx is rounded to 16 bits.
     """
     xp, dtype = backend_of(x).xp, dy.dtype
     dy, x, mean, variance, gamma = map(wide, (dy, x, mean, variance, gamma))

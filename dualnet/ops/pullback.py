@@ -31,7 +31,7 @@ class Pullback:
 
     It is the transpose of the op's derivative at the point where the op was called, and may be called any number of
     times. ``saved`` holds the arrays that it keeps for this, by name; ``nbytes`` is their size; ``free()`` drops them.
-    ``spend(dy)`` is a call and ``free()`` in one: a network then frees each layer's arrays as soon as it has passed it.
+    ``spend(dy)`` is a call and ``free()`` in one: so a network frees each layer's arrays once dy has passed the layer.
 
     >>> import dualnet as dn
     >>> y, pullback = dn.ops.relu(dn.asarray([-1.0, 2.0]))
@@ -92,7 +92,7 @@ class Pullback:
         return self
 
     def spend(self, dy: Array) -> Any:
-        """``self(dy)`` for the last time: everything kept is dropped, part by part, as soon as it has done its duty.
+        """``self(dy)`` for the last time: drops everything kept, part by part, as soon as it is no longer needed.
 
         >>> import dualnet as dn
         >>> y, pullback = dn.Dense(2).init((3,)).forward(dn.asarray([[1.0, 2.0, 3.0]]), train=True)

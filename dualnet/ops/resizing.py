@@ -113,7 +113,8 @@ def _lines_backward(dy: Array, s: int, axis: int) -> Array:
 
 
 def _phases(n: int, s: int) -> list[tuple[float, slice, slice, slice]]:
-    """For each of the s rows made from one: the neighbour's share, who has a neighbour, who it is, and who has none."""
+    """For each of the s rows made from one: the neighbour's share, the rows that have a neighbour, their neighbours,
+    and the rows that have none."""
     found = []
     for m in range(s):
         d = (m + 0.5) / s - 0.5  # before (negative) or after, by less than half a row
