@@ -124,7 +124,7 @@ def plan(net: Layer, batch: int = 64, input_shape: Shape | None = None, *, optim
     """How much memory training and inference with this batch will need, and how much the machine has.
 
     A network that is not initialised needs ``input_shape``; its parameters take no memory here, and it is not changed.
-    Two and three images are tried; if these would fill half of the memory, the plan uses shapes alone, and is a lower
+    It tries two images, then three; if these would fill half of the memory, the plan uses shapes alone, and is a lower
     bound. The numbers are for arrays; Python and the libraries themselves come on top.
 
     >>> import dualnet as dn

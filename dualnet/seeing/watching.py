@@ -49,7 +49,7 @@ class Stopwatch:
 
 
 class Probe:
-    """A network under watch. ``run(x)`` is its forward pass; the pullback that it returns is watched as well.
+    """A watched network. ``run(x)`` is its forward pass; the pullback that it returns is watched as well.
 
     The watched network is a copy that shares the parameters, so the network itself is never touched, not even by an
     error. A convolution may run the ReLU after it in the same pass; here each runs by itself, and has its own numbers.

@@ -150,14 +150,14 @@ const Draw = (() => {
       hidden && more ? make("button", { type: "button", class: "more" }, "show all terms") : "",
       make("div", { class: "total" }, make("span", {}, found.how ?? "sum"), make("span", { class: "mono", "data-sum": found.sum, "data-total": total }, total)),
       found.free ? make("p", { class: "note" }, found.free) : make("div", { class: "verdict " + (found.same ? "good" : "bad"), "data-library": found.value, "data-same": String(found.same) },
-        make("span", {}, found.same ? "✓ the library’s number" : "✗ the library has another number"), make("span", { class: "mono" }, full(found.value))),
+        make("span", {}, found.same ? "✓ the library’s number" : "✗ the library has a different number"), make("span", { class: "mono" }, full(found.value))),
       found.note ? make("p", { class: "note" }, found.note) : "", ...links];
   }
 
   function sentence(found) {
     if (found.reach) return `${found.name} is ${full(found.value)}: ${found.title}. ${found.words}`;
     const count = found.count; // of all channels and filters, not only of those that are shown
-    return `${found.name} is ${full(found.value)}, ${found.how ?? "the sum"} of ${count} ${count === 1 ? "term" : "terms"}, equation ${found.anchor}. The library has ${found.same ? "the same number" : "another number, " + full(found.value)}.`;
+    return `${found.name} is ${full(found.value)}, ${found.how ?? "the sum"} of ${count} ${count === 1 ? "term" : "terms"}, equation ${found.anchor}. The library has ${found.same ? "the same number" : "a different number, " + full(found.value)}.`;
   }
 
   // -- the three spellings

@@ -141,7 +141,7 @@ def spread_sum(target: Target, bank: Bank) -> Account:
     name, (i, j) = bank.read[1], place_back(bank.at)
     plus = "b[c] + " if bias is not None else ""
     formula = f"{name}[k,i,j,c] = {plus}Σ_m Σ_n Σ_d {source}[k,{i},{j},d] · w[{tap},c,d]"
-    notes = [] if bank.at.stride == (1, 1) else ["Only whole quotients count: the deltas stand a stride apart."]
+    notes = [] if bank.at.stride == (1, 1) else ["Only whole quotients count: the deltas are a stride apart."]
     title = f"{type(bank.use.layer).__name__} {'forward' if name == 'y' else 'backward, to the input'}"
     return Account(
         "E13", title, formula, {"k": k, "i": row, "j": column, "c": c}, terms, notes=[*notes, *_turned(bank)]

@@ -16,7 +16,7 @@ from .terms import Account, Cell, Term, cell, read_by, readers_of
 
 
 def windows_of(use: Use) -> Windows:
-    """Where the windows of a pooling layer stand; the window of a global one is the whole map."""
+    """Where the windows of a pooling layer are; a global one has a single window, the whole map."""
     size = use.x.shape[1:3]
     if isinstance(use.layer, pooling._GlobalPool2D):
         return windows("explain", size, size, stride=size)

@@ -13,7 +13,7 @@ const Story = (() => {
       forward: { result: spec("y", "the output"), source: spec("x", "the input"), kernel: kernel("w", "as it is stored"), window: [k1, k2], from: [0, 0],
         words: "Forward: the kernel stands on a window of x, as it is stored. The products, added up, are one output." },
       arrives: { result: spec("dy", "the deltas"), source: spec("y", "the output"), window: [1, 1], from: [0, 0],
-        words: "The delta arrives: for each output, the next layer tells how fast the loss E grows when that output grows. This is dy, the delta." },
+        words: "The delta arrives: for each output, the next layer reports how fast the loss E grows when that output grows. This is dy, the delta." },
       dx: { result: spec("dx", "gradient of the input"), source: spec("dy", "the deltas, with zeros around them", { zeros: view.spread() }), kernel: kernel("w", "read turned by 180°"), turned: true, window: [k1, k2], from: [1 - k1, 1 - k2],
         words: "dx (the gradient of the input): each input collects the deltas of the windows that read it, each times its weight. To write it as a correlation (⊗), you read the kernel turned by 180°." },
       dw: { result: kernel("dw", "gradient of the kernel"), source: spec("x", "the input"), kernel: spec("dy", "the deltas, as they are"), window: [P, Q], from: [0, 0],

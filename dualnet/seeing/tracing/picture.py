@@ -40,7 +40,7 @@ class Item:
 
 
 def standalone(trace: Any) -> str:
-    """The picture as a file of its own, with the findings below it."""
+    """The picture as a separate file, with the findings below it."""
     lines = [line for text in trace.findings or ["nothing stands out"] for line in _wrapped(text)]
     body, height = _body(trace)
     for line in lines:
@@ -61,7 +61,7 @@ def inline(trace: Any) -> str:
 
 
 def page(trace: Any) -> str:
-    """The picture and the table as a page of their own."""
+    """The picture and the table as a complete page."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
         f'initial-scale=1"><title>{escape(trace.title)}</title><style>:root{{color-scheme:light dark}}'
@@ -109,7 +109,7 @@ def _body(trace: Any) -> tuple[list[str], int]:
 
 
 def _items(rows: Sequence[Any]) -> Iterator[Item]:
-    """Containers open with a heading; one that joins branches closes with a line of its own."""
+    """Containers open with a heading; one that joins branches also closes with a line."""
     waiting: list[Any] = []
     begins = False  # is the next layer the first of a branch that does not begin where the last one ended?
     for row in rows:

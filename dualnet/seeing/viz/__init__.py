@@ -1,7 +1,7 @@
 """Pictures of networks and of what they have learned, drawn with matplotlib: ``dn.viz.filters(net)``.
 
 ``numbers`` and ``grids`` draw small maps with their numbers, as SVG, and need no library at all. Every other function
-takes ``ax=`` (``axes=`` where it draws several panels) and draws there, or makes a figure of its own; it returns the
+takes ``ax=`` (``axes=`` where it draws several panels) and draws there, or makes a new figure; it returns the
 Axes and never calls ``show()``. A notebook shows the figure automatically; in a script, call ``plt.show()`` or
 ``ax.figure.savefig("filters.png")``. Arrays may be on any backend; the network is never changed.
 

@@ -85,7 +85,7 @@ def axes_for(count: int, axes: Any, op: str, *, size: float = 1.9, most: int = 6
 
 
 def evenly(count: int, most: int) -> int:
-    """How many of ``count`` panels stand in a row of at most ``most``: as few as need no further row.
+    """How many of ``count`` panels go in a row of at most ``most``: the fewest that need no extra row.
 
     >>> evenly(8, 6), evenly(16, 5), evenly(3, 6)
     (4, 4, 3)

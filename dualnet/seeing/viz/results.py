@@ -144,7 +144,7 @@ def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes:
     for ax, i in zip(panels, wrong):
         grey(ax, image(pictures[i]))
         share = "" if sure is None else f" ({sure[i]:.0%})".replace("%", " %")
-        ax.set_title(f"{names[t[i]]}, said {names[said[i]]}{share}", fontsize=9)
+        ax.set_title(f"{names[t[i]]}, taken for {names[said[i]]}{share}", fontsize=9)
     return panels
 
 

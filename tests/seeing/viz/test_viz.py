@@ -346,7 +346,7 @@ def test_mistakes_are_shown_the_surest_first(rng):
     x = rng.standard_normal((4, 5, 5, 3))
     scores = np.array([[0, 1.0, 0], [3, 0, 0], [0, 9, 0], [0, 0, 1.0]])
     axes = dn.viz.misclassified(x, [0, 0, 0, 2], scores, classes=["cat", "dog", "cow"])
-    assert [ax.get_title() for ax in axes] == ["cat, said dog (100 %)", "cat, said dog (58 %)"]
+    assert [ax.get_title() for ax in axes] == ["cat, taken for dog (100 %)", "cat, taken for dog (58 %)"]
     picture = axes[0].images[0].get_array()
     assert picture.shape == (5, 5, 3) and np.allclose(picture, (x[2] - x[2].min()) / np.ptp(x[2]))
     assert len(dn.viz.misclassified(x, [0, 0, 0, 2], scores, limit=1)) == 1
