@@ -330,8 +330,8 @@ class _Header:
             [f"{p}_forward(x);", f"{p}_copy({out}, y, {made.output.size});"],
         )
         yield (
-            "/* One step of SGD on the cross-entropy of one example; returns the loss before it. For a label that is\n"
-            " * none it returns -1, and learns nothing. */"
+            "/* One step of SGD on the cross-entropy of one example; returns the loss before it. For a label that\n"
+            " * does not exist it returns -1, and learns nothing. */"
         )
         start = [
             "float loss;",

@@ -188,7 +188,7 @@ class _Tree:
             at = f"{path}/{name}" if path else name
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise CheckpointError(
-                    f"{at} is a link. For safety, links are not followed: save the weights without any"
+                    f"{at} is a link. For safety, links are not followed: save the weights without links"
                 )
             item = group[name]
             if isinstance(item, h5py.Group):
@@ -218,7 +218,7 @@ class _Tree:
             raise CheckpointError(f"it lists an array {path}, but does not contain it")
         if found.external or found.is_virtual:
             raise CheckpointError(
-                f"the array {path} lies in another file. For safety, only this one is read: save all in one file"
+                f"the array {path} is in another file. For safety, only this file is read: save everything in one file"
             )
         brain = found.dtype == numpy.dtype("V2") and _text(found.attrs.get("dtype", "")) == "bfloat16"
         if not brain and found.dtype.kind not in "fiub":

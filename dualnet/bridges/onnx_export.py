@@ -4,8 +4,8 @@ ONNX stores maps as (N, C, H, W), a network here as (N, H, W, C). Each value in 
 asks for the layout that it needs. So the file has a transpose only where the layout changes, usually once after the
 input. A flattened map stays in ONNX's order, and the rows of the ``Dense`` after it are put in that order instead.
 
-onnx_export_graph.py defines the graph, onnx_export_layers.py exports each layer. A layer of your own is exported by a
-method of its own; see :class:`OnnxGraph`.
+onnx_export_graph.py defines the graph, onnx_export_layers.py exports each layer. Your own layer brings its own
+method for that; see :class:`OnnxGraph`.
 """
 
 from __future__ import annotations

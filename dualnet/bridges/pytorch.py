@@ -2,7 +2,7 @@
 
 ``torch.fx`` follows the module's ``forward`` once in inference and once in training, and returns a graph. Each node is
 one of three things: arithmetic with shapes (``x.size(0)``), which is computed right away; a function of one map that a
-layer of ours computes (torch_layers.py); or a sum or concatenation of several. All other nodes are listed in one error.
+layer of ours computes (torch_layers.py); or a sum or concatenation of several. One error lists all other nodes.
 In the end :func:`.regions.nest` turns the graph into containers.
 """
 

@@ -1,8 +1,9 @@
-"""What of PyTorch our layers compute: modules, functions and methods of tensors, each as a layer with its weights.
+"""The part of PyTorch that our layers cover: modules, functions and methods of tensors, each as a layer with weights.
 
-PyTorch has its channels in front, dualnet has them last. No layer turns the maps for that: each :class:`Value` says
-where the axes of PyTorch's tensor are in our array, and the weights are turned instead, once. So ``x.permute`` costs
-nothing, and flattened maps, whose units PyTorch counts in another order, are put right in the weights after them.
+PyTorch has its channels first, dualnet has them last. No layer transposes the maps for that: each :class:`Value` says
+where the axes of PyTorch's tensor are in our array, and the weights are transposed instead, once. So ``x.permute``
+costs nothing. PyTorch also counts the units of flattened maps in a different order, so the weights after them are
+reordered.
 """
 
 from __future__ import annotations

@@ -274,14 +274,14 @@ def test_other_files_are_not_read(tmp_path):
     raw = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
     refused(
         dense(tmp_path / "raw.h5", lambda _, group: group.create_dataset("0", (3, 2), "f8", external=raw)),
-        "lies in another file",
+        "is in another file",
     )
     other = dense(tmp_path / "other.h5", lambda file, _: file.update({"w": np.ones((3, 2))}))
     layout = h5py.VirtualLayout((3, 2), "f8")
     layout[:] = h5py.VirtualSource(str(other), "w", (3, 2))
     refused(
         dense(tmp_path / "virtual.h5", lambda _, group: group.create_virtual_dataset("0", layout)),
-        "lies in another file",
+        "is in another file",
     )
 
 

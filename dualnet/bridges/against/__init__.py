@@ -45,7 +45,7 @@ def against(module: Any, x: Any, t: Any = None, *, loss: Any = None) -> Report:
     if is_onnx(module):
         if t is not None or loss is not None:
             raise ValueError(
-                "against: an ONNX model has no backward pass, so t and loss have no use. For gradients, "
+                "against: an ONNX model has no backward pass, so leave out t and loss. For gradients, "
                 "dn.check.gradient(dn.from_onnx(path))"
             )
         return against_onnx(module, x)

@@ -185,7 +185,7 @@ class _Case:
         truth = self.truth[name]
         if name != "y":
             label = self.run.label(name)
-            return _Ruling("undecided", f"its {label} belongs to another function than {self.twin.kind}.", truth)
+            return _Ruling("undecided", f"its {label} belongs to a different function than {self.twin.kind}.", truth)
         at = f"at {theirs.at} it is {theirs.got:.7g}, expected {theirs.wanted:.7g}" if theirs.at else ""
         story = f"its output is not that of {self.twin.kind}: {at or theirs.mismatch}"
         judge = getattr(self.twin, "by_loops", None)
@@ -245,11 +245,11 @@ def _told(run: NodeRun, name: str, off: Measured, limit: Limit) -> str:
     if off.mismatch in ("nan", "inf"):
         return f"{what} is not finite where it must be, or finite where it must not: at {off.at} {off.got:g}."
     if off.mismatch:
-        return f"{what} has another {off.mismatch}."
+        return f"{what} has a different {off.mismatch}."
     error, allowed, unit = _numbers(off, limit)
     at = f"; at {off.at} it is {off.got:.6g}, expected {off.wanted:.6g}" if off.at else ""
     if allowed == 0:
-        return f"{what} is {off.norm:.1e} of its norm off where nothing is rounded{at}."
+        return f"{what} is {off.norm:.1e} of its norm off, though nothing is rounded here{at}."
     if unit:
         return f"{what} is off by {error:.3g} {unit}, allowed {allowed:g}{at}."
     size = "of what it is made of" if math.isinf(error) or not numpy.any(limit.scale) else "of its norm"

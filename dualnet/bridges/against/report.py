@@ -107,7 +107,7 @@ class Report:
             "undecided": "The two define it differently.",
         }[culprit.fault]
         more = len({row.name for row in self.rows if not row.ok} - {culprit.name})
-        others = f" Behind it {more} more layer{'s are' if more > 1 else ' is'} off, each by itself." if more else ""
+        others = f" {more} more layer{'s are' if more > 1 else ' is'} off, independently of this one." if more else ""
         return f"OFF at {culprit.name} ({culprit.kind}): {culprit.story} {blame}{others}"
 
     def table(self, all: bool = False) -> str:

@@ -175,7 +175,7 @@ def test_wrong_arguments(tmp_path):
         dn.against(relu, normal(0, 5))
     with pytest.raises(TypeError, match="expected numbers"):
         dn.against(relu, np.array([["a"] * 5]))
-    with pytest.raises(ValueError, match="an ONNX model has no backward pass, so t and loss have no use"):
+    with pytest.raises(ValueError, match="an ONNX model has no backward pass, so leave out t and loss"):
         dn.against(relu, normal(3, 5), np.zeros(3, int))
     with pytest.raises(FileNotFoundError):
         dn.against(tmp_path / "none.onnx", normal(3, 5))
