@@ -63,7 +63,8 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
     {'labels': [3, 5], 'data': array([[1, 2]], dtype=uint8)}
     >>> read_pickle(pickle.dumps(print), pathlib.Path("data_batch_1"))
     Traceback (most recent call last):
-    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data, and never runs.
+    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data; dualnet never
+    runs it.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd escapes in damaged text
@@ -113,7 +114,7 @@ class _Machine:
         elif code in OPERATIONS:
             OPERATIONS[code](self, argument)
         else:
-            raise Refused(f"uses the instruction {code}, which no data set needs, and never runs.")
+            raise Refused(f"uses the instruction {code}, which no data set needs; dualnet never runs it.")
 
     def pop_marked(self) -> list[Any]:
         """Everything above the last mark."""
@@ -171,7 +172,7 @@ class _Machine:
             name, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {name}"
         if argument not in KNOWN:
-            raise Refused(f"names {str(argument)[:80]}, which is not data, and never runs.")
+            raise Refused(f"names {str(argument)[:80]}, which is not data; dualnet never runs it.")
         self.stack.append(Name(argument))
 
     def reduce(self, _: Any) -> None:
@@ -184,7 +185,7 @@ class _Machine:
         elif name == "_codecs encode" and len(arguments) == 2:
             self.stack.append(_a(str, arguments[0]).encode("latin-1"))
         else:
-            raise Refused(f"uses {name} in a way that no array does, and never runs.")
+            raise Refused(f"uses {name} in a way that no array does; dualnet never runs it.")
 
     def build(self, _: Any) -> None:
         """The state of an array. (The state of a type is its byte order, and bytes have none.)"""
@@ -193,7 +194,7 @@ class _Machine:
         if isinstance(made, Bytes):
             made.state = state
         elif not isinstance(made, Kind):
-            raise Refused("sets the state of something other than an array, and never runs.")
+            raise Refused("sets the state of something other than an array; dualnet never runs it.")
 
 
 OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {

@@ -111,8 +111,8 @@ def save(net: Layer, path: str | os.PathLike, *, optimizer: Optimizer | None = N
     document, arrays = _checked(net, optimizer)
     if found := told_by_hand(net):
         warnings.warn(
-            f"save: these layers have a forward that was set on the layer itself: {found}. The file does not hold it: "
-            "dn.load returns layers that compute what their class does. Make it a class of your own.",
+            f"save: these layers have a forward that was set on the layer itself: {found}. The file cannot hold it: "
+            "dn.load returns layers that compute what their class does. Write a class with that forward instead.",
             stacklevel=2,
         )
     write(target, document, arrays)

@@ -184,7 +184,7 @@ def numpy_array(*arguments):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_that_runs_something_is_refused_by_name(tmp_path, protocol):
     marker = tmp_path / "was-run"
-    with pytest.raises(DataError, match=f"names {os.name} system, which is not data, and never runs"):
+    with pytest.raises(DataError, match=f"names {os.name} system, which is not data; dualnet never runs it"):
         read_pickle(pickle.dumps({b"data": Command(marker)}, protocol), Path("train"))
     assert not marker.exists()
 
