@@ -26,9 +26,9 @@ __all__ = ["Communicator", "Null", "Pending", "RankError"]
 TIMEOUT = 30.0
 """Seconds that a collective waits for the other ranks."""
 MEETING = 300.0
-"""The same, until all have come: people start them one after the other, and a cluster's disk may be slow."""
+"""Seconds to wait at the start, until all ranks have come: they start one by one, and a cluster's disk may be slow."""
 LONG = 3600.0
-"""The same, when one rank may have much to do before the others can continue."""
+"""Seconds to wait when one rank may have much to do before the others can continue."""
 BUCKET_BYTES = 4 * 2**20
 """Gradients travel in buckets of about this many bytes."""
 SMALL = 2**13
@@ -102,7 +102,7 @@ class Communicator:
     backward pass still runs; ``bucket_bytes`` is the size of their buckets. ``seconds`` counts the time that this rank
     has spent waiting in collectives, and ``sent_bytes`` the bytes that it has sent with them.
 
-    Arrays may lie on the host or on a device, and so do the results. All ranks pass arrays of one shape and dtype.
+    Arrays may be on the host or on a device, and so are the results. All ranks pass arrays of one shape and dtype.
 
     >>> import dualnet as dn
     >>> ranks = dn.distributed.init()  # started by itself, a program is the only rank

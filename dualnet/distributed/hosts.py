@@ -171,15 +171,15 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def check_world(size: int, environment: Mapping[str, str]) -> None:
-    """Raise if MPI knows of one rank only although the launcher has started several: each would train alone.
+    """Raise if MPI knows of only one rank although the launcher has started several: each would train alone.
 
     >>> check_world(4, {"PMI_SIZE": "4"})
     """
     said = next((f"{name}={environment[name]}" for name in SIZES if environment.get(name, "1") != "1"), None)
     if size == 1 and said is not None:
         raise RuntimeError(
-            f"init: the launcher says {said}, but MPI knows of one rank only. mpiexec or srun belongs to another MPI "
-            "than mpi4py: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
+            f"init: the launcher says {said}, but MPI knows of only one rank. mpiexec or srun and mpi4py use "
+            "different MPIs: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
             "cluster's MPI (pip install --no-binary=mpi4py mpi4py)."
         )
 

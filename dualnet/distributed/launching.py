@@ -1,4 +1,4 @@
-"""Start ranks on this machine: with ``mpiexec`` if it is installed, otherwise each as a process of its own."""
+"""Start ranks on this machine: with ``mpiexec`` if it is installed, otherwise each as a separate process."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def _places(ranks: int) -> list[dict[str, str]]:
 def free_port() -> int:
     """A port of this machine at which rank 0 can listen soon.
 
-    Another program that asks for any port must not get it meanwhile. So one connection is made there: for a minute
-    after its end the system gives the port only to somebody who asks for this very one. Not on Windows, where rank 0
-    could not have the port either while such a connection lingers.
+    Meanwhile, no other program that asks for any free port must get it. So this makes one connection there: for a
+    minute afterwards, the system gives the port only to a program that asks for exactly this one. Not on Windows, where
+    rank 0 could not get the port either while such a connection lingers.
     """
     with socket.socket() as door, socket.socket() as caller:
         reserve(door)
@@ -95,7 +95,7 @@ def free_port() -> int:
         if not WINDOWS:
             door.listen(1)
             caller.connect(door.getsockname())
-            door.accept()[0].close()  # whoever closes first keeps the port
+            door.accept()[0].close()  # the side that closes first keeps the port
             caller.recv(1)
         return int(door.getsockname()[1])
 

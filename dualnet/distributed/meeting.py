@@ -5,8 +5,8 @@ once, so a stranger who sends nothing keeps nobody waiting. A rank that gets no 
 counts. If anybody has to wait for longer than a moment, a line says for whom and where.
 
 Rank 0 answers at once, and a rank that has its answer says that it *stays*: from then on it does not knock again, and
-counts as here. When the last one is here, rank 0 tells them all, and only then does anybody send beats, or take another
-for dead. Until then, those who stay hear from time to time for whom they wait.
+counts as here. When the last one is here, rank 0 tells them all, and only then do ranks send beats, or take one another
+for dead. Until then, rank 0 tells those who stay, from time to time, for whom they wait.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Door:
         begun = len(said) >= HELLO.size
         token, rank, size, length = HELLO.unpack(said[: HELLO.size]) if begun else (self.token, 1, self.size, 0)
         if token != self.token:
-            self.refused["somebody with another token than ours (without MPI: another DUALNET_TOKEN)"] = None
+            self.refused["somebody with a different token (without MPI: a different DUALNET_TOKEN)"] = None
         if not more or token != self.token or not 0 < rank < size or length >= LONGEST:
             self._turn_away(wire)
         elif begun and len(said) >= HELLO.size + length:
@@ -225,8 +225,8 @@ class Door:
             self._let_in(wire, rank, size, said[HELLO.size : HELLO.size + length].decode(errors="replace"))
 
     def _let_in(self, wire: socket.socket, rank: int, size: int, name: str) -> None:
-        """It has the token. If it counts other ranks than we do, or if a process with this rank is in already, we stay
-        as we are, and the new one gets an error."""
+        """It has the token. If it counts a different number of ranks, or if a process with this rank is already in, we
+        stay as we are, and the new one gets an error."""
         if size != self.size:
             self.refused[f"{name}, rank {rank} of {size}; here are {self.size}"] = None
             with wire, contextlib.suppress(OSError):
@@ -251,7 +251,7 @@ class Door:
             self.peers[rank] = wire, name
 
 
-START = "Start all ranks with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, each with a RANK of its own."
+START = "Start all ranks with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, each with its own RANK."
 
 
 def _hello(token: bytes, rank: int, size: int, name: str) -> bytes:

@@ -66,7 +66,7 @@ class Mesh:
         self.places = dict.fromkeys(range(size), 0)
         self.silent = dict.fromkeys(range(size), 0.0)
         self.gone: set[int] = set()  # those that have said goodbye
-        self.parted = {number: threading.Event() for number in peers}  # has it our goodbye, said its own, or hung up?
+        self.parted = {number: threading.Event() for number in peers}  # has it our goodbye, or has it left?
         self.changed = threading.Condition()
         self.parts: dict[int, dict[int, bytes]] = {}  # collective -> rank -> what came from there
         self.boxes: dict[int, SimpleQueue] = {number: SimpleQueue() for number in peers}  # numbers to be sent
@@ -289,7 +289,7 @@ class Mesh:
 
 
 def reserve(door: socket.socket) -> None:
-    """Let this socket have a port that somebody has just left, and nobody else listen there.
+    """Let this socket take a port that a program has just left, and let no other program listen there.
 
     On Windows, ``SO_REUSEADDR`` would let two processes listen at one port.
     """

@@ -15,7 +15,7 @@ __all__ = ["NCCL"]
 class NCCL(Communicator):
     """Arrays on devices go over NCCL; ``hosts``, a communicator over MPI or sockets, carries everything else.
 
-    It introduces the ranks to each other, moves what lies on the host, and notices a rank that dies or hangs.
+    It introduces the ranks to each other, moves what is on the host, and notices a rank that dies or hangs.
     """
 
     kind = "nccl"

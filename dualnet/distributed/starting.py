@@ -136,7 +136,7 @@ def started(environment: Mapping[str, str], kind: str | None = None) -> Start:
 
 
 def _check_whole(environment: Mapping[str, str]) -> None:
-    """Raise if the launcher's variables are there in part only: this process would train alone, as would each other."""
+    """Raise if only some of the launcher's variables are set: each process would then train alone."""
     for one, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         alone = one == "WORLD_SIZE" and environment.get(one) == "1"
         if one in environment and other not in environment and not alone:
@@ -150,7 +150,7 @@ def _by_torchrun(environment: Mapping[str, str], found: Start | None) -> bool:
     """Was this process started by torchrun or a similar launcher, perhaps inside an MPI job, whose variables it
     inherits?
 
-    An MPI of its own would make every such process the only rank.
+    If so, it must not start MPI itself: every such process would be the only rank.
     """
     whole = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys()
     return whole and ("TORCHELASTIC_RUN_ID" in environment or (found is not None and found.size > 1))

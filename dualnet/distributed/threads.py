@@ -105,8 +105,8 @@ def _stacked(parts: list[Any]) -> Any:
 def run_in_threads(function: Callable[[Communicator], Result], ranks: int, **options: Any) -> list[Result]:
     """Call ``function(communicator)`` once for each of ``ranks`` ranks, each in a thread, and return their results.
 
-    Each call builds a network of its own. This makes nothing faster, since Python runs one thread at a time; the
-    results are those of as many processes. ``options`` are those of :func:`init`: ``timeout``, ``overlap``,
+    Each call builds its own network. This makes nothing faster, since Python runs one thread at a time; the results are
+    those of as many processes. ``options`` are those of :func:`init`: ``timeout``, ``overlap``,
     ``bucket_bytes``. If a rank raises, the others end with :class:`RankError`, and its own error is raised here.
 
     >>> import dualnet as dn

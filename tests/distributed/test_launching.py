@@ -112,7 +112,7 @@ def test_an_mpi_that_knows_of_no_launcher_is_refused(monkeypatch, tmp_path):
         timeout=60,
         check=False,
     )
-    assert done.returncode != 0 and "MPI knows of one rank only" in done.stderr, done.stderr
+    assert done.returncode != 0 and "MPI knows of only one rank" in done.stderr, done.stderr
 
 
 def test_on_windows_no_connection_keeps_rank_0_out(monkeypatch):

@@ -57,7 +57,7 @@ def test_torchrun_inside_a_job_of_mpi(monkeypatch):
 @pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_an_mpi_that_is_not_the_launchers(name):
     """Open MPI's mpiexec starts four processes, and the MPICH of mpi4py knows nothing of it."""
-    with pytest.raises(RuntimeError, match=f"the launcher says {name}=4, but MPI knows of one rank only"):
+    with pytest.raises(RuntimeError, match=f"the launcher says {name}=4, but MPI knows of only one rank"):
         check_world(1, {name: "4"})
     check_world(4, {name: "4"})
     check_world(1, {name: "1"})
