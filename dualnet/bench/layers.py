@@ -25,7 +25,7 @@ def layer_times(
 
     A clock runs around each layer. It waits for the GPU before each reading, so layers cannot overlap, and their sum is
     more than the time of an undisturbed step. A multiplication and an addition count as two FLOP; backward counts dw,
-    and dx if it is computed. A layer that runs in one pass with the one before it has no times of its own.
+    and dx if it is computed. A layer that runs in one pass with the one before it has no separate times.
 
     >>> from dualnet.bench.nets import network
     >>> from dualnet.layers.containers import forward_of

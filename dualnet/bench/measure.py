@@ -1,4 +1,4 @@
-"""Measuring: programs take turns, each in a process of its own, so that all find the machine in the same state."""
+"""Measuring: programs take turns, each in its own process, so that all find the machine in the same state."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def run(
 
     ``nets`` are names, files that ``net.save`` wrote, or networks. ``against`` names peers; a mapping also names the
     Python that runs each of them (None: this one). A round measures dualnet and every peer once for about ``seconds``,
-    each in a process of its own; the best of ``rounds`` counts. ``threads`` is by default the number of cores that this
+    each in its own process; the best of ``rounds`` counts. ``threads`` is by default the number of cores that this
     process may use. dualnet runs on the backend in use. ``tell`` is called with each line of progress, and ``keep``
     with the results so far after every network.
 
@@ -266,7 +266,7 @@ class Bench:
         self.tell(f"{what}, round {number + 1} of {self.rounds}: {' '.join(filter(None, turn))}: {said}")
 
     def ask(self, name: str, task: dict[str, Any]) -> dict[str, Any]:
-        """Run one task in a process of its own. Returns its answer, or the reason why there is none."""
+        """Run one task in its own process. Returns its answer, or the reason why there is none."""
         longest = LONGEST if self.until == math.inf else max(LEAST, self._left())
         return once([self.pythons[name], str(RUNNER)], self._task(name, task), self._environment(name), longest)
 

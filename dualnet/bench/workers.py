@@ -1,4 +1,4 @@
-"""The measured programs, each in a process of its own: a new one for every round, or one that stays between rounds.
+"""The measured programs, each in its own process: a new one for every round, or one that stays between rounds.
 
 A process that stays builds and compiles once. While others are measured, it waits and uses nothing of a GPU but memory.
 """

@@ -202,11 +202,11 @@ UNCROPPED_PADDING = Exercise(
     one pixel for each layer.""",
     op=padded_conv2d,
     anchors=("E13", "E6"),
-    hint="Where in the padded map does pixel (0, 0) of x stand?",
+    hint="Where in the padded map is pixel (0, 0) of x?",
     fix=(("dx = dpadded[:, :H, :W]  # E6", "dx = dpadded[:, p : p + H, p : p + W]  # E6"),),
     lesson="""Padding is an op too: it copies x into the middle of a larger map. Its pullback reads the middle again
     and throws the frame away, because constant zeros need no gradient. Cut as many rows as x has, but from the corner,
-    and the shape is right while every number stands p places off.""",
+    and the shape is right while every number is p places off.""",
     truth=TRUTH,
     cases=maps((2, 4, 5, 2, 3, 3, 2), (1, 3, 4, 1, 5, 2, 2), padding=(1, 2)),
     linear=(0, 1),
@@ -290,14 +290,14 @@ CROWDED_DELTAS = Exercise(
     learn well.""",
     op=strided_conv2d,
     anchors=("E13", "E6"),
-    hint="Window (1, 1) begins at pixel (s, s). Where does its delta have to stand, so that E13 finds it?",
+    hint="Window (1, 1) begins at pixel (s, s). Where must its delta be, so that E13 finds it?",
     fix=(
         (
             "framed[:, k1 - 1 : k1 - 1 + P, k2 - 1 : k2 - 1 + Q] = dy",
             "framed[:, k1 - 1 : H : s, k2 - 1 : W : s] = dy  # s − 1 zeros between the deltas",
         ),
     ),
-    lesson="""E13 with stride: the windows stood s pixels apart, so their deltas stand s pixels apart, with s − 1
+    lesson="""E13 with stride: the windows were s pixels apart, so their deltas are s pixels apart, with s − 1
     zeros between them. A strided convolution is a convolution of which only every s-th output is kept, and what is
     thrown away on the way there is zero on the way back.""",
     truth=TRUTH,

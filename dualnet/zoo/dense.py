@@ -296,7 +296,7 @@ UPHILL_DECAY = Exercise(
     hint="Who subtracts: the gradient, or the step w ← w − η · ∂E/∂w that uses it?",
     fix=(("- decay * w  # E16, and weight decay: E17 subtracts it", "+ decay * w  # E16, and weight decay"),),
     lesson="""The pullback returns ∂E/∂w, which points uphill and knows nothing of the step. The one minus sign of
-    gradient descent stands in E17. A second one in the gradient cancels it, and the step climbs the penalty instead of
+    gradient descent is in E17. A second one in the gradient cancels it, and the step climbs the penalty instead of
     descending it: w ← (1 + η λ) w.""",
     truth=_ridge_by_loops,
     cases=_regression,

@@ -1,4 +1,4 @@
-"""An exercise: a wrong op as it stands in a file, its story, its repair, and who can see the mistake."""
+"""An exercise: a wrong op as its file shows it, its story, its repair, and who can see the mistake."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Exercise:
         text = self.code
         for wrong, right in self.fix:
             if text.count(wrong) != 1:
-                raise ValueError(f"zoo: {self.name}: {wrong!r} stands {text.count(wrong)} times in the code")
+                raise ValueError(f"zoo: {self.name}: {wrong!r} appears {text.count(wrong)} times in the code")
             text = text.replace(wrong, right)
         return text
 
@@ -94,7 +94,7 @@ class Exercise:
         return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
     def file(self, path: str = "FILE.py") -> str:
-        """The wrong op as a file of its own, to be repaired."""
+        """The wrong op as a separate file, to be repaired."""
         story = paragraph(self.story)
         ask = f"Mend {self.op.__name__} below. Then:  dualnet zoo {self.name} --grade {path}"
         return f'"""{self.name}: {self.symptom}\n\n{story}\n\n{ask}\n"""\n\n{self.preamble}\n\n\n{self.code}'

@@ -43,7 +43,7 @@ def highlighted(code: str) -> str:
 
 
 def pieces(code: str) -> Iterator[tuple[str, str]]:
-    """The code in pieces, each after its kind: "keyword", "string", "comment", or "" for all else.
+    """The code in pieces, each after its kind: "keyword", "string", "comment", or "" for anything else.
 
     >>> list(pieces("return dx  # E13"))
     [('keyword', 'return'), ('', ' dx  '), ('comment', '# E13'), ('', '')]

@@ -1,6 +1,6 @@
 """An exercise as a notebook for a course: the task, a cell for the repair, and a cell that grades it.
 
-Each grader has marks of its own: nbgrader reads the metadata of cells, Otter raw cells around a question. The
+Each grader has its own marks: nbgrader reads the metadata of cells, Otter raw cells around a question. The
 notebook is the teacher's: it holds the repair, which ``nbgrader generate_assignment`` and ``otter assign`` take out.
 """
 

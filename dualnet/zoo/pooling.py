@@ -238,7 +238,7 @@ LOST_WINNERS = Exercise(
 """,
         ),
     ),
-    lesson="""z[index] += v reads all the places, adds, and writes all of them back. A place that stands in the index
+    lesson="""z[index] += v reads all the places, adds, and writes all of them back. A place that appears in the index
     three times is written three times, with one summand each: the last one stays. A unit that wins in four windows is
     owed four deltas. For one tap alone no two windows share a unit, so a loop over the taps adds safely.""",
     truth=_overlap_by_loops,

@@ -60,7 +60,7 @@ LAST_USE = Exercise(
     badly. Give each branch its own layer, and all is well.""",
     op=used_twice,
     anchors=("E16", "E18"),
-    hint="w stands twice in the formula of y. How many of its two gradients reach the return?",
+    hint="w appears twice in the formula of y. How many of its two gradients reach the return?",
     fix=(("dw = x.T @ delta  # E16", "dw = dw + x.T @ delta  # E16, for the other use too"),),
     lesson="""Weight sharing in the forward pass is a sum in the backward pass. It is the same sum as in E11, where
     all windows share a filter (E18), and as for the bias: used twice, two deltas. Real programs make this mistake with

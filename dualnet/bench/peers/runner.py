@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: it reads the task from stdin as JSON, and writes the answer as one line of
+"""One measurement in its own process: it reads the task from stdin as JSON, and writes the answer as one line of
 JSON.
 
 It needs NumPy and the library to measure, but not dualnet, so that another Python can run it.

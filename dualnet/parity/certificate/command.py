@@ -24,18 +24,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--backend", dest="against", type=_words, metavar="B,...",
         help="what NumPy is compared with: strict, cupy, cupy:N, torch, … (strict and cupy)")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="for every case, weight and order (0)")
+    add("--seed", type=int, default=0, metavar="N", help="the seed of all cases, weights and orders (0)")
     add("--quick", action="store_true", help="one case of every kind and 20 training steps: takes seconds")
     add("--ops", type=_words, metavar="OP,...", help="some ops instead of all")
     add("--networks", type=_words, metavar="NET,...", help="some of lenet5, vgg6 and resnet20, or none")
     add("--dtype", type=_words, metavar="D,...", help="float32, float64, float16, bfloat16 (the first two)")
     add("--out", metavar="FILE.json", help="write the certificate as JSON")
-    add("--markdown", metavar="FILE.md", help="write it as a page")
+    add("--markdown", metavar="FILE.md", help="write it as a page in Markdown")
     add("--html", metavar="FILE.html", help="write it as a page for a browser")
     add("--op", metavar="OP", help="with --case: show one case and its numbers")
-    add("--case", type=int, metavar="N", help="the case's number")
+    add("--case", type=int, metavar="N", help="with --op: the number of the case")
     add("--large", type=int, metavar="N", help="with --op: one of the large cases, kernels against references")
-    add("--network", metavar="NET", help="one network alone")
+    add("--network", metavar="NET", help="compare only this network")
     add("--ranks", type=int, metavar="R", help="compare R ranks that train together with one that trains alone")
 
 

@@ -233,7 +233,7 @@ def network_html(found: Any) -> str:
 
 def _cell(row: Any) -> str:
     if row.mismatch:
-        return f"✗ other {row.mismatch}"
+        return f"✗ different {row.mismatch}"
     return f"{number(row.error)}{' (switched)' if row.note else '' if row.ok else ' ✗'}"
 
 

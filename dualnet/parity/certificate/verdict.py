@@ -80,7 +80,7 @@ def _in_first_step(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for wrong in first["wrong"]:
             yield wrong.partition(":")[0], f"{dtype}, first step, {wrong}"
         if not first["ok"] and not first["wrong"]:
-            why = "; ".join(first["lock_step"]) or "other answers than float64"
+            why = "; ".join(first["lock_step"]) or "answers differ from those of float64"
             yield from ((way, f"{dtype}, first step, {why}") for way in first["ratio"])
 
 

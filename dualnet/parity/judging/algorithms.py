@@ -1,7 +1,7 @@
 """Every algorithm of a convolution alone, where a backend on the host has several to choose from.
 
 The ops' cases ask only the one that comes first, which depends on the shape, the dtype and the processor, and on a file
-of measured times. So another machine asks another one. (On a GPU, ``DUALNET_CUDNN`` says who is asked.)
+of measured times. So a different machine asks a different one. (On a GPU, ``DUALNET_CUDNN`` decides which.)
 """
 
 from __future__ import annotations

@@ -119,8 +119,7 @@ def reached(
     """For each backend: how often each kernel served, the functions whose kernels never did, and how often each library
     served. (Where two libraries have a kernel for one function, one of them may take all calls.)
 
-    ``facts`` are what ``dn.info()`` says on each backend. A function whose kernels are all of libraries that do not
-    work here has none here.
+    ``facts`` are what ``dn.info()`` says on each backend. Kernels of libraries that do not work here do not count.
     """
     found = {}
     for backend in backends:

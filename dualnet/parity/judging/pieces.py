@@ -1,5 +1,5 @@
 """Kernels that no op calls by itself, against their references: optimizers, batches, columns, random words, and batch
-norm behind a convolution.
+norm after a convolution.
 
 The truth is NumPy's reference in float64, as for the large cases of :mod:`dualnet.parity.judging.kernels`.
 """
@@ -68,7 +68,7 @@ class Piece:
 
     @functools.cached_property
     def truth(self) -> list[tuple[Any, ...]]:
-        """Each output by the reference in float64; behind it, for sums of products, its terms and their magnitude."""
+        """Each output by the reference in float64; after it, for sums of products, its terms and their magnitude."""
         outputs = computed(REFERENCE, self, "float64")
         if not self.terms:
             return [(r,) for r in outputs]
@@ -167,7 +167,7 @@ def _joined(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
 
 
 def _normalised(rng: numpy.random.Generator, dtype: str) -> Iterator[Piece]:
-    """A convolution and batch norm behind it, as in inference: with a bias or without, another branch, a ReLU."""
+    """A convolution followed by batch norm, as in inference: with a bias or without, another branch, a ReLU."""
     for shape, filters, stride, groups, biased, joined, relu in (
         ((4, 9, 8, 16), 32, 1, 1, False, False, False),
         ((4, 9, 8, 16), 32, 2, 1, True, False, True),
@@ -230,7 +230,7 @@ def computed(way: Way, piece: Piece, dtype: str | None = None) -> list[numpy.nda
 
 
 def _placed(value: Any, dtype: str | None) -> Any:
-    """The arrays inside, however deep, on the backend in force; floating ones in ``dtype``, if given."""
+    """The arrays inside, however deep, on the current backend; floating ones in ``dtype``, if given."""
     if isinstance(value, dict):
         return {key: _placed(inner, dtype) for key, inner in value.items()}
     if type(value) in (list, tuple):

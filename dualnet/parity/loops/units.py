@@ -330,7 +330,7 @@ def log_softmax_backward(dy, x, axis=-1) -> Array:
 # Batch norm: Ioffe and Szegedy (2015); layer norm: Ba, Kiros and Hinton (2016); group norm: Wu and He (2018).
 
 Crowds = dict[tuple, list[tuple]]  # the indices of the elements that share a mean and a variance
-Place = Callable[[tuple], tuple]  # where the gamma and beta of an element stand
+Place = Callable[[tuple], tuple]  # where the gamma and beta of an element are
 
 
 def crowds(shape: tuple, key: Place) -> Crowds:

@@ -64,7 +64,7 @@ def test_nothing_speaks_against_good_results():
         ),
         (
             lambda f: f["networks"][0]["first_step"]["float32"].update(ok=False),
-            "first step, other answers than float64",
+            "first step, answers differ from those of float64",
         ),
         (lambda f: f["networks"][0]["lock_step"][0].update(ok=False), "lenet5: they diverge in step 3"),
         (
