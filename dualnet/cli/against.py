@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="an .onnx file")
     parser.add_argument("--input", metavar="FILE", help="an .npy file with input for the model (random numbers)")
     parser.add_argument("--batch", type=count, default=2, metavar="N", help="how many random examples (2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the random numbers (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the random numbers (0)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--dtype", type=words, default=("float32",), metavar="D,...", help="float32, tf32, bfloat16, float16 (float32)"
     )
-    parser.add_argument("--momentum", type=float, default=0.0, metavar="M", help="of SGD (0)")
+    parser.add_argument("--momentum", type=float, default=0.0, metavar="M", help="the momentum of SGD (0)")
     parser.add_argument(
         "--capture",
         action="store_true",
@@ -48,8 +48,8 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--stay", action="store_true", help="keep each process alive between rounds, as on a GPU")
     parser.add_argument("--limit", type=rate, metavar="S", help="start nothing new after S seconds")
-    parser.add_argument("--threads", type=count, metavar="N", help="threads for everyone (the cores of this process)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights and the data (0)")
+    parser.add_argument("--threads", type=count, metavar="N", help="threads of each program (this process's cores)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the weights and the data (0)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")
     parser.add_argument(
         "--markdown", metavar="FILE[#MARK]", help="write the tables to a file, or between marks in a page"

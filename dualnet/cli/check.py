@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="a saved network or a model's name (every kind of layer)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the random directions (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the random directions (0)")
     with_json(parser)
 
 

@@ -25,11 +25,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--images", metavar="IMAGES", help="an .npy or IDX file, or a data set, such as digits")
     parser.add_argument("--image", type=whole, default=0, metavar="N", help="which of the images (0, the first)")
     parser.add_argument("--label", type=whole, metavar="N", help="the image's class, if the images come without labels")
-    parser.add_argument(
-        "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of the data set (the usual places)")
     parser.add_argument("--html", metavar="FILE", help="write the interactive page to a file")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for the weights of a fresh network (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of a fresh network's weights (0)")
 
 
 def run(options: argparse.Namespace) -> None:

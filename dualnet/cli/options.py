@@ -24,7 +24,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
     parser.add_argument(
         "--backend", metavar="B", help="numpy, cupy, cupy:N, auto or strict (DUALNET_BACKEND, or numpy)"
     )

@@ -28,15 +28,15 @@ def add(commands: Any) -> None:
     add("--bandwidth", type=rate, default=12.5e9, metavar="B/S", help="bytes per second of a node's link (12.5e9)")
     add("--latency", type=rate, default=5e-6, metavar="S", help="seconds that a message takes to start (5e-6)")
     add("--per-node", type=count, default=1, metavar="N", help="ranks in a node, which share its link (1)")
-    add("--inner-bandwidth", type=rate, default=50e9, metavar="B/S", help="the same inside a node (50e9)")
-    add("--inner-latency", type=rate, default=2e-6, metavar="S", help="the same inside a node (2e-6)")
+    add("--inner-bandwidth", type=rate, default=50e9, metavar="B/S", help="bytes per second inside a node (50e9)")
+    add("--inner-latency", type=rate, default=2e-6, metavar="S", help="the same inside a node, in seconds (2e-6)")
     add(
         "--all-reduce",
         default="direct",
         metavar="WAY",
         help=f"{', '.join(scaling.REDUCTIONS)} or fastest (direct: dualnet's)",
     )
-    add("--gradient-bits", type=int, choices=(16, 32, 64), default=32, help="of each number that is sent (32)")
+    add("--gradient-bits", type=int, choices=(16, 32, 64), default=32, help="bits of each number that is sent (32)")
     add(
         "--bucket",
         type=rate,

@@ -33,9 +33,7 @@ def add(commands: Any) -> None:
         metavar="IMAGES",
         help="photos, folders of photos, .npy or IDX files (N, H, W[, C]); or a data set alone, such as digits",
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of the data set (the usual places)")
     parser.add_argument("--top", type=count, default=1, metavar="K", help="show the K likeliest classes (1)")
     parser.add_argument("--csv", metavar="FILE", help="write the answers as a table too")
     with_json(parser)
@@ -167,7 +165,7 @@ def _score(net: dn.Layer, options: argparse.Namespace) -> int:
         raise ValueError(f"{name} is a data set, and is scored alone; leave out {', '.join(others)}")
     for option in ("invert", "csv"):
         if getattr(options, option):
-            raise ValueError(f"--{option} is for images of your own")
+            raise ValueError(f"--{option} is for your own images")
     _, (x, t) = load(name, options.data)
     if net.input_shape != x.shape[1:]:
         raise ValueError(f"{options.model} takes images of {net.input_shape}; those of {name} are {x.shape[1:]}")

@@ -115,7 +115,7 @@ def learnt(options: argparse.Namespace) -> Subject:
     if what in DATASETS:
         for option in ("size", "grey"):
             if getattr(options, option):
-                raise ValueError(f"--{option} is for photos in folders; the images of {what} have a size of their own")
+                raise ValueError(f"--{option} is for photos in folders; the images of {what} have a fixed size")
         train, test = load(what, options.data)
         names = NAMED.get(what, tuple(map(str, range(10))))
         return Subject(what, train, test, names, DATASETS[what], mirrored=what in MIRRORED)

@@ -52,9 +52,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "dataset", nargs="?", metavar="WHAT", help=f"{', '.join(DATASETS)}, or a folder with a folder for each class"
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="the folder with the files of the data set (where they are usually kept)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="the folder with the files of the data set (the usual places)")
     parser.add_argument("--size", type=counts, metavar="H[,W]", help="photos are scaled to this size (64)")
     parser.add_argument("--grey", **_switch, help="turn photos grey")
     parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(models.NAMES)}")
@@ -68,7 +66,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--loss-scale", type=loss_scale, metavar="S", help="auto (dynamic for float16), none, or a number (auto)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="for the weights and the order (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="the seed of the weights and of the order (0)")
     parser.add_argument(
         "--out", metavar="PATH", help="the folder for the model (this one), or a file: .npz, .safetensors"
     )
@@ -79,7 +77,7 @@ def add(commands: Any) -> None:
         "--checkpoint-every",
         type=count,
         metavar="STEPS",
-        help="write a checkpoint every so many steps, and after each epoch",
+        help="write a checkpoint after every STEPS steps, and after each epoch",
     )
     parser.add_argument("--log", metavar="FILE", help="write the figures of each epoch, as .csv or .jsonl")
     parser.add_argument("--tensorboard", metavar="DIR", help="write the figures of each epoch, for TensorBoard")
@@ -207,7 +205,7 @@ class _Training:
         epochs = self.watch.run.history.epochs
         with unbroken():
             half = self.place if self.folder is None else stopped_of(self.place)
-            done = save(self.net, half)  # first of all: whoever ends a training may not wait
+            done = save(self.net, half)  # first of all: the system may not wait long
             more = "; with --resume the same command continues" if self.folder is not None else ""
             why = told(error) if isinstance(error, KeyboardInterrupt) else f"dualnet train: {error}; stopped"
             say(f"{why} after epoch {epochs} of {self.epochs}; {done.words}{more}", "stderr")

@@ -54,6 +54,10 @@ def test_train_is_seeded(tmp_path, capsys):
     assert scores[0] == scores[1]
 
 
+def test_a_description_keeps_the_capitals_of_names(capsys):
+    assert "Judge each node of an ONNX model" in run(capsys, "against", "--help")[1]
+
+
 @pytest.mark.slow
 def test_digits_reach_97_per_cent(tmp_path, capsys):
     code, out, _ = run(capsys, "train", "digits", "--out", tmp_path)
@@ -99,7 +103,7 @@ def test_check(capsys, monkeypatch):
 MISTAKES = [
     (["train", "imagenet"], "'imagenet' does not exist; expected a folder of photos, or one of digits, mnist, "),
     (["train", "--data", "mine"], "--data is for the files of other data sets; the digits come with the package"),
-    (["train", "--size", "32"], "--size is for photos in folders; the images of digits have a size of their own"),
+    (["train", "--size", "32"], "--size is for photos in folders; the images of digits have a fixed size"),
     (["train", "--set", "epochs"], "--set: 'epochs' is not NAME=VALUE"),
     (["train", "--set", "epoch=3"], "dualnet train: --set epoch: there is no option 'epoch'; there are dataset, "),
     (["train", "--set", "epochs=0"], "dualnet train: --set epochs: epochs: 0 is not at least 1"),

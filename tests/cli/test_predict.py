@@ -230,7 +230,7 @@ def test_a_digit_on_paper_is_inverted(capsys, tmp_path, digits):
         assert lines[0][1].startswith(f"{first}: class ")
         found[name] = [int(line[1].split()[2]) for line in lines]
     assert found[""] == found["opaque"] == net.predict(x[:40]).argmax(1).tolist()
-    assert "--invert is for images of your own" in run(capsys, path, "digits", "--invert")[2]
+    assert "--invert is for your own images" in run(capsys, path, "digits", "--invert")[2]
 
 
 def test_an_even_image_is_told(capsys, tmp_path, digits):
@@ -379,6 +379,6 @@ def test_a_data_set_stands_alone(capsys, digits, photos):
     found = json.loads(run(capsys, path, "digits", "--json")[1])
     assert found["images"] == 360 and 0.5 < found["accuracy"] < 1
     assert "digits is a data set, and is scored alone" in run(capsys, path, "digits", photos)[2]
-    assert "--csv is for images of your own" in run(capsys, path, "digits", "--csv", photos / "a.csv")[2]
+    assert "--csv is for your own images" in run(capsys, path, "digits", "--csv", photos / "a.csv")[2]
     (photos / "empty").mkdir()
     assert "there are no images in" in run(capsys, path, photos / "empty")[2]
