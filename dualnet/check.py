@@ -342,7 +342,7 @@ def _problem(
 
 
 def _of_their_shapes(gradients: dict[str, numpy.ndarray], values: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
-    """The gradients; ``ValueError`` if one has another shape than its argument."""
+    """The gradients; ``ValueError`` if the shape of one differs from its argument's."""
     for name, gradient in gradients.items():
         if name in values and gradient.shape != values[name].shape:
             raise ValueError(

@@ -49,7 +49,7 @@ def _explaining(kind: type, init: Callable[..., None]) -> Callable[..., None]:
 ALSO_CALLED = {"learning_rate": "lr", "out_channels": "filters", "out_features": "units", "eps": "epsilon"}
 """Names of arguments in other frameworks, and here."""
 ELSEWHERE = {
-    "activation": "An activation is a layer of its own, such as ReLU()",
+    "activation": "An activation is a separate layer, such as ReLU()",
     "input_shape": "The shape of the input is for init: net.init(input_shape)",
 }
 """Arguments of layers in other frameworks, and what to write here instead."""

@@ -72,10 +72,10 @@ class Stateful(Constructed):
 
 @contextmanager
 def noting() -> Iterator[dict[tuple[int, str], Any]]:
-    """Inside, every attribute that this thread reads of something :class:`Stateful` is noted, with its owner.
+    """Inside, note each attribute that this thread reads from something :class:`Stateful`, with its owner.
 
-    So a step's networks are known however it reaches them. The class listens only meanwhile, so that all other reads
-    stay as fast as they are; what other threads read is not noted.
+    So we know a step's networks, however it reaches them. The class listens only inside, so that all other reads stay
+    fast; reads in other threads are not noted.
 
     >>> import dualnet as dn
     >>> net = dn.ReLU()
@@ -116,11 +116,11 @@ _changes = [0]  # how many times a setting was set so far, anywhere
 
 
 MOST = 64
-"""Containers that code of a user's names are looked through as long as they hold no more in all; then by length."""
+"""Containers that the user's code names are compared by content up to this many things in all, then by length."""
 
 
 class Named:
-    """What code of a user's refers to by these names, as it is now: ``get(name)`` returns it.
+    """The current values of some names in the user's code: ``get(name)`` returns the value of one.
 
     It iterates over the values. They are attributes of ``one``, if it is given.
     """
@@ -151,7 +151,7 @@ class Settings:
     >>> opt = dn.SGD(lr=0.5, momentum=0.9)
     >>> opt.no_decay = ["b"]
     >>> settings = Settings([opt])
-    >>> opt.lr = 0.1  # read anew in every step
+    >>> opt.lr = 0.1  # read again in every step
     >>> settings.changed()
     False
     >>> opt.no_decay.append("gamma")
@@ -242,10 +242,11 @@ class _Itself:
 
 
 def _known(value: Any, inside: list[Any], most: float = math.inf) -> list[Any]:
-    """What a setting is compared by: what is met on a walk through it; ``inside`` gets what can change in place.
+    """All that a walk through a setting meets, to compare it by; ``inside`` gets everything that can change in place.
 
-    What is met again, such as the parent of a node in a tree, is only named: a walk in a circle would never end. With a
-    limit, for what code of a user's names, containers beyond it count by their length, and arrays are left out.
+    If the walk meets an object again, such as the parent of a node in a tree, it only names it; otherwise a walk in a
+    circle would never end. With the limit ``most``, which the user's code has, containers beyond it count by their
+    length, and arrays are left out.
     """
     met: list[Any] = []
     seen: dict[int, tuple[int, Any]] = {}
@@ -254,7 +255,9 @@ def _known(value: Any, inside: list[Any], most: float = math.inf) -> list[Any]:
         one = waiting.pop()
         kind = type(one)
         if kind in PLAIN:
-            met.append((kind, repr(one) if kind in (float, complex) else one))  # a NaN is itself, 0.0 is not -0.0
+            met.append(
+                (kind, repr(one) if kind in (float, complex) else one)
+            )  # NaN equals itself here, 0.0 is not -0.0
             continue
         if most < math.inf and backend_of(one) is not None:
             scalar = type(one).__hash__ is not None  # of NumPy; arrays have no hash
@@ -281,7 +284,7 @@ def _known(value: Any, inside: list[Any], most: float = math.inf) -> list[Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a list, a set, a dictionary or a dataclass holds, now and later; nothing for all else."""
+    """What a list, a set, a dictionary or a dataclass holds, now and later; nothing for anything else."""
     if type(value) in (list, set):
         return [value]
     if type(value) is dict:
@@ -332,7 +335,7 @@ def live(owner: Any, name: str, dtype: str = "uint64") -> Any:
 def leave(owner: Any, name: str, value: Any) -> None:
     """Set an attribute on which no step depends, such as the figures that ``fit`` leaves in a network.
 
-    It is no setting until somebody else sets it: a layer of a user's own may have one of the same name.
+    It is not a setting until somebody else sets it: a user's layer may have a setting of the same name.
 
     >>> import dualnet as dn
     >>> net = dn.ReLU()
@@ -347,7 +350,7 @@ def leave(owner: Any, name: str, value: Any) -> None:
 
 
 def within() -> bool:
-    """Does a captured step run just now, called by Python?
+    """Is Python running a captured step right now?
 
     >>> within()
     False

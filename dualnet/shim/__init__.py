@@ -1,10 +1,10 @@
 """The shim between readable mathematics and machines.
 
-The environment variable ``DUALNET_BACKEND`` decides where arrays are born; the arrays decide what computes on them.
+The environment variable ``DUALNET_BACKEND`` decides where arrays are created; the arrays decide what computes on them.
 Everything above this folder is written once, against an array namespace ``xp``; everything below it (``backends/``)
 knows one array library on one kind of device.
 
-New arrays are born on the backend that the first of these names:
+New arrays are created on the backend that the first of these names:
 
 1. the ``backend=`` argument of :func:`asarray`
 2. ``with dn.use_backend("cupy"):`` (this thread and its context only)

@@ -95,7 +95,7 @@ def _owner(op: str, argument: str, array: Array) -> Backend:
 
 
 def not_an_array(argument: str, value: Any) -> str:
-    """What to say of an argument that is no array.
+    """What to say about an argument that is not an array.
 
     >>> not_an_array("x", None), not_an_array("x", (1.0, 2.0))
     ('x is None; expected an array.', 'x is a tuple; expected an array. Make one with dn.asarray(x).')
@@ -106,7 +106,7 @@ def not_an_array(argument: str, value: Any) -> str:
 
 
 def asarray(x: Any, dtype: Any = None, *, backend: str | None = None, copy: bool | None = None) -> Array:
-    """An array on the backend in force (or on ``backend``), copied from host or device only if it must be.
+    """An array on the current backend (or on ``backend``), copied from host or device only if it must be.
 
     x is an array, numbers in lists, or any object that lends its memory through ``__dlpack__``: a tensor of PyTorch
     (its gradient is left behind, as by ``detach``; bfloat16 needs ``pip install "dualnet[bfloat16]"``), or JAX's.
@@ -144,7 +144,7 @@ def asarray(x: Any, dtype: Any = None, *, backend: str | None = None, copy: bool
 def _why_copied(x: Any, dtype: Any, source: Backend | None, target: Backend) -> str:
     """Why :func:`asarray` makes new memory for x; "" if it does not."""
     if source is None:
-        return "it is no array"
+        return "it is not an array"
     if source is not target:
         return f"it lives on {source.name}, and the result on {target.name}"
     wanted = _dtype(x.dtype if dtype is None else dtype)
@@ -184,7 +184,7 @@ def _borrowed(x: Any, target: Backend, copy: bool | None) -> Array:
 
 
 def _read_by(library: Any, x: Any) -> Array:
-    """x in an array of this library, which does not copy it. bfloat16, which NumPy knows not, is read by its bits."""
+    """x in an array of this library, which does not copy it. bfloat16, unknown to NumPy, is read by its bits."""
     if not str(x.dtype).endswith("bfloat16"):
         return library.from_dlpack(x)
     dtype, owner = dtype_of("bfloat16"), sys.modules[type(x).__module__.partition(".")[0]]

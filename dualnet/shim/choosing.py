@@ -1,4 +1,4 @@
-"""Which backend new arrays are born on."""
+"""The backend on which new arrays are created."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass
 class _Process:
-    """What holds for the whole process."""
+    """The choices for the whole process."""
 
     called: Choice | None = None  # by set_backend
     environment: Choice | None = None  # by DUALNET_BACKEND when it was first needed, or the default
@@ -44,7 +44,7 @@ _in_context: ContextVar[Choice | None] = ContextVar("dualnet_backend", default=N
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend on which new arrays are born, for the whole process.
+    """Choose the backend on which new arrays are created, for the whole process.
 
     Raises ``ValueError`` for an unknown name and :class:`BackendUnavailable` for one that cannot run here.
 
@@ -75,7 +75,7 @@ def use_backend(name: str) -> Iterator[str]:
 
 
 def get_backend() -> str:
-    """The name of the backend on which new arrays are born, such as ``"numpy"`` or ``"cupy:0"``.
+    """The name of the backend on which new arrays are created, such as ``"numpy"`` or ``"cupy:0"``.
 
     >>> import dualnet as dn
     >>> dn.get_backend() in dn.available_backends() + ["cupy:0"]
@@ -85,7 +85,7 @@ def get_backend() -> str:
 
 
 def current() -> Backend:
-    """The backend in force (:mod:`dualnet.shim` lists what decides it).
+    """The current backend (:mod:`dualnet.shim` lists what decides it).
 
     >>> import dualnet as dn
     >>> current().name == dn.get_backend()
@@ -95,7 +95,7 @@ def current() -> Backend:
 
 
 def chosen() -> Choice:
-    """The backend in force, and what chose it.
+    """The current backend, and what chose it.
 
     >>> import dualnet as dn
     >>> with dn.use_backend("numpy"):

@@ -38,7 +38,7 @@ def dtype_of(dtype: Any) -> numpy.dtype:
 
 
 def _name_elsewhere(dtype: Any) -> str:
-    """``"float32"`` for ``torch.float32``, whose class is called dtype, as NumPy's is (or DType); for all else ""."""
+    """``"float32"`` for ``torch.float32``, whose class is called dtype, like NumPy's (or DType); else ``""``."""
     if isinstance(dtype, numpy.dtype) or type(dtype).__name__.lower() != "dtype":
         return ""
     return str(dtype).rpartition(".")[2]

@@ -46,7 +46,7 @@ def _rows(key: str, value: Any) -> list[tuple[str, str]]:
 
 
 def info() -> Info:
-    """What runs here: versions, the backend in force and what chose it, why others do not run, kernels, BLAS, threads.
+    """What runs here: versions, the current backend and what chose it, why others do not run, kernels, BLAS, threads.
 
     The dictionary prints as a table.
 

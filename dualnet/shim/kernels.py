@@ -22,20 +22,20 @@ references: dict[str, Callable[..., Any]] = {}
 
 calls: Counter[tuple[str, str]] = Counter()
 """How often each accelerated function was served, by ``(name, "kernel of numpy winograd")``: the algorithm, as in
-:attr:`Backend.kernels`, or ``"reference"``. Whoever changes it, or goes through it while others compute, holds
-``counting``."""
+:attr:`Backend.kernels`, or ``"reference"``. Hold ``counting`` to change it, or to go through it while other threads
+compute."""
 counting = lock()
 
 reasons: Counter[tuple[str, str, str]] = Counter()
-"""The keys of ``calls`` with why the algorithm was asked, where a backend has a choice, such as "table for AVX2"."""
+"""``(name, algorithm, reason)`` if a backend has a choice, with a reason such as "table for AVX2"."""
 
 
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
 
-    The kernels of the first argument's backend (an array's, or that of a list's first) are asked in their order; one
-    that cannot serve the call returns ``NotImplemented``, and the next or in the end the reference runs.
-    ``DUALNET_KERNELS=reference`` turns all off.
+    The first argument, an array or a list of arrays, decides on the backend, whose kernels are asked in their order. A
+    kernel that cannot serve the call returns ``NotImplemented``; then the next one is asked, and in the end the
+    reference runs. ``DUALNET_KERNELS=reference`` turns all kernels off.
 
     >>> from dualnet.ops.convolution import im2col
     >>> im2col is references["im2col"]
@@ -72,7 +72,7 @@ def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def why() -> dict[str, str]:
-    """Why the algorithm that ran was asked, for those in ``calls`` that a backend had several of to choose from.
+    """Why each algorithm in ``calls`` was asked, where a backend had several to choose from.
 
     >>> isinstance(why(), dict)
     True

@@ -62,15 +62,15 @@ class Backend:
     an attribute ``algorithm``, such as ``"numpy winograd"``; ``calls`` counts it under that name, others under their
     backend's. If there are several devices, ``locate`` names the backend of an array, and ``activate`` makes this
     backend's device the current one. ``adopt(x)`` takes an array of the library itself, such as a tensor of PyTorch,
-    and returns ours of the same memory; None for all else, and for arrays on another device. ``peers()`` returns an
-    object that moves arrays to the devices of other processes, see :mod:`dualnet.distributed`.
+    and returns ours of the same memory; None for anything else, and for arrays on another device. ``peers()`` returns
+    an object that moves arrays to the devices of other processes, see :mod:`dualnet.distributed`.
 
     ``recorder()`` returns an object that records one captured step: ``run(f)`` runs f as it will be recorded,
-    ``record(f)`` records it, ``launch()`` repeats it (or returns False: this time it would go another way, and nothing
-    has changed), and ``outputs`` is what f returned. As long as ``checked`` is False, ``rehearse(f)`` comes before a
-    launch, which must then give the same bits. The recorder's memory goes when it goes, except what is allocated inside
-    ``lasting()``. ``watched(array, number)`` is an array that lasts as a recorded step sees it (``number``: it stands
-    for a Python number), and ``plain`` undoes that.
+    ``record(f)`` records it, ``launch()`` repeats it (or returns False: this time it would take a different path, and
+    nothing has changed), and ``outputs`` is what f returned. As long as ``checked`` is False, ``rehearse(f)`` comes
+    before a launch, which must then give the same bits. The recorder's memory is freed with it, except what is
+    allocated inside ``lasting()``. ``watched(array, number)`` is an array that lasts as a recorded step sees it
+    (``number``: it stands for a Python number), and ``plain`` undoes that.
 
     >>> backend = load("numpy")
     >>> backend.name, backend.on_host, backend.xp.__name__

@@ -1,4 +1,4 @@
-"""What an op says before it asks for more memory than there is, or for gigabytes on account of a small input."""
+"""An op checks that there is enough memory before it asks for it, and warns of gigabytes for a small input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .loading import Array, backend_of
 __all__ = ["check_memory", "machine_memory"]
 
 LARGE = 2**30
-"""Nobody is told about less."""
+"""Fewer bytes are not worth a message."""
 MANY = 1000
-"""A result so many times larger than the input comes from the layer's arguments, not from the size of the batch."""
+"""A result this many times larger than the input comes from the layer's arguments, not from the size of the batch."""
 CONTAINER = "/sys/fs/cgroup/memory.max"
 """Where Linux says how much a container, such as a hosted notebook, may use: a number, or ``max``."""
 
 
 def check_memory(op: str, x: Array, nbytes: int, what: str, fix: str) -> None:
-    """Before an op on x asks for memory, at least ``nbytes`` of it: say so if that is too much.
+    """Check whether an op on x may ask for at least ``nbytes`` of memory.
 
     Raises ``MemoryError`` for more than the machine has. Warns of gigabytes if they are many times the size of x.
-    A GPU counts its own memory, and refuses by itself.
+    A GPU counts its own memory, and raises its own error.
 
     >>> import dualnet as dn
     >>> with dn.use_backend("numpy"):
@@ -55,7 +55,7 @@ def machine_memory() -> int:
     >>> machine_memory() > 10**8
     True
     """
-    most = sys.maxsize  # on systems that do not say: they refuse at once what they do not have
+    most = sys.maxsize  # for systems that do not report it: there, asking for too much fails at once
     try:
         most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,11 +1,11 @@
 """Arrays whose values nobody reads after the coming call: a kernel may write its result into their memory.
 
-After a training step's update its gradients are of no use. Written into them, the new parameters take no memory of
-their own: in a small batch parameters, gradients and new parameters are most of what a step needs.
+After a training step's update nobody needs its gradients. If the new parameters are written into them, they take no
+extra memory: for a small batch parameters, gradients and new parameters are most of what a step needs.
 
 Whether nobody else has an array is a question of references: an array that its pullback, a container or the user still
 holds, or of which there is a view, has more of them than one that only the dictionary of gradients knows. That says
-nothing of memory that NumPy did not allocate: a buffer, a file in memory or another library's tensor may have more
+nothing about memory that NumPy did not allocate: a buffer, a file in memory or another library's tensor may have more
 users, none of whom refers to the array. So the memory must be NumPy's own: that of the array, or that of the one array
 of which it is a view.
 """

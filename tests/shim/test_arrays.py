@@ -230,7 +230,7 @@ def test_what_a_library_says_when_it_cannot_lend():
 
 
 WHY = [
-    (lambda: [1.0], {}, "the list must be copied: it is no array"),
+    (lambda: [1.0], {}, "the list must be copied: it is not an array"),
     (lambda: np.ones(2), {"dtype": "float32"}, "the ndarray must be copied: it is float64, and the result float32"),
     (lambda: np.ones(2, ">f8"), {}, "it is >f8, and the result float64"),
     (lambda: np.ones(2), {"backend": "strict"}, "it lives on numpy, and the result on strict"),
