@@ -63,8 +63,7 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
     {'labels': [3, 5], 'data': array([[1, 2]], dtype=uint8)}
     >>> read_pickle(pickle.dumps(print), pathlib.Path("data_batch_1"))
     Traceback (most recent call last):
-    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data; dualnet never
-    runs it.
+    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data; ...
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd escapes in damaged text

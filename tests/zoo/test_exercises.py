@@ -262,7 +262,7 @@ def test_the_page_counts_right():
 def test_a_repair_stands_in_the_code_exactly_once():
     exercise = dn.zoo.show(NAMES[0])
     for text in ("return", "no such text"):
-        with pytest.raises(ValueError, match=f"{text!r} stands [0-9]+ times in the code"):
+        with pytest.raises(ValueError, match=f"{text!r} appears [0-9]+ times in the code"):
             dataclasses.replace(exercise, fix=((text, "dx"),)).repaired  # noqa: B018
 
 
