@@ -1,13 +1,13 @@
-"""Recording a step on the CPU: run it once while its arrays are watched, and from then on repeat its calls alone.
+"""Recording a step on the CPU: run it once while its arrays are watched, and from then on repeat only its calls.
 
-What a recorder does is what backends/gpu/graph.py does with a CUDA graph; here the graph is a list of calls, each with
-its arrays, ready to be made (tape.py). Nothing is checked, chosen, allocated or freed between two of them.
+A recorder does what backends/gpu/graph.py does with a CUDA graph; here the graph is a list of calls, each with its
+arrays, ready to be made (tape.py). Nothing is checked, chosen, allocated or freed between two of them.
 
 Watching could miss something: a library that computes behind NumPy's back leaves a constant where a number should be.
-So nothing is believed. Before a recording counts, the step is run by Python once more, with another batch, on copies of
+So we take nothing on trust. Before a recording counts, Python runs the step once more, with another batch, on copies of
 all that lasts, and every array must come out with the same bits.
 
-A step may go another way than the recorded one: where there is a NaN, dualnet's kernels take slower paths. The recorded
+A step may take a different path than the recorded one: for a NaN, dualnet's kernels take slower paths. The recorded
 step asks the same questions, and if an answer differs, nothing has changed yet, and Python runs the step.
 """
 
@@ -64,7 +64,7 @@ class Recorder:
         self.changes = True  # does the step write what lasts?
         self.checked = False  # is the recorded step known to be right?
         self.rehearsed: Any = None  # what Python made of the coming step
-        self.leftovers = False  # is there memory that Python's steps needed, and no repeated one will?
+        self.leftovers = False  # is there memory that Python's steps needed, but repeated ones do not?
 
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step from Python."""
@@ -120,7 +120,7 @@ class Recorder:
         self.arena.placed()
 
     def launch(self) -> bool:
-        """Repeat the step. False if it would go another way than the recorded one: then nothing has changed."""
+        """Repeat the step. False if it would take a different path than the recorded one: then nothing has changed."""
         rehearsed, self.rehearsed = self.rehearsed, None
         if self.leftovers:  # only now: until the last launch returned, there were copies to compare with
             self._tidy_up()
@@ -174,7 +174,7 @@ class Recorder:
             for array, _, before in arrays:
                 numpy.copyto(array, before)
             raise Unrecordable(
-                f"repeated with another batch it gives other numbers than Python does: {_few(wrong)}. It computes "
+                f"repeated with another batch, it gives different numbers than Python does: {_few(wrong)}. It computes "
                 "something where NumPy cannot be watched, such as in another library, or by constant[x] instead of "
                 "numpy.take(constant, x)"
             )

@@ -1,14 +1,14 @@
-"""Arrays that tell of every call that computes with them, while a step is recorded.
+"""Arrays that report every call that computes with them, while a step is recorded.
 
-Inside :func:`recording` new arrays are born as :class:`Watched`, NumPy arrays whose class hears of each ufunc and each
+Inside :func:`recording` new arrays are :class:`Watched`, NumPy arrays whose class learns of each ufunc and each
 function of NumPy, and notes it on the thread's tape (tape.py) with the results as ``out=``. Views are not noted: they
 are addresses, and are gone once the step is recorded. Kernels that work with addresses note their calls themselves.
 
 Only this thread is watched; the others compute as ever.
 
 A value that is read (``if x:``, ``float(x)``) would be missing from the repeated step. dualnet's own code may read one
-to choose its way, and then the tape holds the question and the answer: before a repeated step changes anything, all
-answers must be the same. A step of a user's may not.
+to choose its path, and then the tape holds the question and the answer: before a repeated step changes anything, all
+answers must be the same. The user's code may not.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def recording(made: Tape) -> Iterator[None]:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Inside, a step runs as it will be recorded: what it reads back is refused from the first call on."""
+    """Inside, a step runs as it will be recorded: reading a value back raises an error from the first call on."""
     thread = threading.get_ident()
     _running.add(thread)
     try:
@@ -101,7 +101,7 @@ def plain(array: Any) -> Any:
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """Inside, arrays are born to outlive the step."""
+    """Inside, new arrays will outlive the step."""
     on = tape()
     if on is None:
         yield
@@ -157,7 +157,7 @@ def note_by_address(
     function: Callable[..., Any], given: Sequence[Any], read: Sequence[int], written: int, adds: bool,
     threads: tuple[Any, int] | None = None,
 ) -> None:  # fmt: skip
-    """Note a call to which arrays are given as addresses, in these places; ``adds``: to what the last one holds.
+    """Note a call that gets arrays as addresses, in these places; with ``adds`` it adds to what the last one holds.
 
     Constants among them must have been :func:`kept`.
     """
@@ -168,7 +168,7 @@ def note_by_address(
     for place in (*read, written):
         found = on.memory.find(given[place])
         if found is None:
-            raise Unrecordable("it computes with memory that was made outside of it")
+            raise Unrecordable("it computes with memory that was made outside the step")
         arguments[place], buffers[place] = Address(*found), found[0]
     reads = [buffer for place, buffer in buffers.items() if place != written or adds]
     call = Call(function, arguments, {}, reads, [buffers[written]], True)
@@ -177,7 +177,7 @@ def note_by_address(
 
 
 def kept(*arrays: ndarray) -> None:
-    """Whose addresses will be used: the recorded step keeps those that it has not made."""
+    """Arrays whose addresses will be used: the recorded step keeps those that it has not made."""
     on = tape()
     for array in arrays if on is not None else ():
         if array.size and on.memory.part(array) is None:
@@ -194,8 +194,8 @@ def _written(on: Tape, array: ndarray) -> Buffer:
     part = on.memory.part(array)
     if part is None:
         raise Unrecordable(
-            f"it writes to an array {array.shape} that was made outside of it, and would be forgotten or counted "
-            "twice; set it with dn.recording.assign(owner, name, array)"
+            f"it writes to an array {array.shape} that was made outside the step, and this would be forgotten or "
+            "counted twice; set it with dn.recording.assign(owner, name, array)"
         )
     return part.buffer
 
@@ -284,7 +284,7 @@ class Watched(ndarray):
     """A NumPy array that notes what is computed with it. In every other way it is one."""
 
     recorded = True
-    """What shows that its value is of one step only, and no constant."""
+    """The mark of a value that belongs to one step, and is not a constant."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         given, options = [_bare(a) for a in inputs], {name: _bare(value) for name, value in options.items()}
@@ -338,7 +338,7 @@ class Watched(ndarray):
             _refuse("(a comparison, or its text)")
         return _computed(func, given, options)
 
-    # -- methods that NumPy's C code would not tell of
+    # -- methods that NumPy's C code would not report
 
     def __getitem__(self, key: Any) -> Any:
         source, key = _bare(self), _bare(key)
@@ -377,7 +377,7 @@ class Watched(ndarray):
         result, source = _born(_bare(made)), _bare(self)
         target = _bare(result) if made.shape == self.shape else _bare(result).reshape(self.shape)
         if not numpy.may_share_memory(target, result):
-            raise Unrecordable("an array was copied in an order of its own")
+            raise Unrecordable("an array was copied in its own order of memory")
         note(numpy.copyto, [target, source], {"casting": "unsafe"}, [source], [target])
         return result
 
@@ -521,7 +521,7 @@ def _list_open() -> Any:
 
 @contextmanager
 def _noted_in(calls: Any) -> Iterator[None]:
-    """Note calls where a number was born: in an item, or (None) outside of all."""
+    """Note calls where a number was created: in an item, or (None) outside of all items."""
     on = tape()
     if on is None:
         yield
@@ -581,7 +581,7 @@ def _chosen(where: Any, first: Any, second: Any) -> Any:
     note(numpy.copyto, [out, first], {"casting": "unsafe", "where": where if where.dtype == bool else where != 0},
          [first, where, out], [out])  # fmt: skip
     if where.dtype != bool:
-        raise Unrecordable("numpy.where got a condition that is no array of bools")
+        raise Unrecordable("numpy.where got a condition that is not an array of bools")
     return result
 
 
@@ -589,7 +589,7 @@ def _chosen(where: Any, first: Any, second: Any) -> Any:
 
 
 def _asked(array: Watched, test: Any, against: Any, answer: bool) -> None:
-    """dualnet's code has read a value to choose its way: note the question and the answer. Others may not."""
+    """dualnet's code has read a value to choose its path: note the question and the answer. Other code may not."""
     frame: Any = sys._getframe(2)
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("numpy."):
         frame = frame.f_back
@@ -626,7 +626,7 @@ def read(array: Any) -> ndarray:
     return numpy.asarray(array)
 
 
-# -- where arrays are born ---------------------------------------------------------------------------------------------
+# -- where arrays are created ------------------------------------------------------------------------------------------
 
 _BORN = {"empty": None, "zeros": 0, "ones": 1, "full": None, "arange": None}
 _ALIKE = {"empty_like": None, "zeros_like": 0, "ones_like": 1, "full_like": None}
@@ -698,7 +698,7 @@ def _converter(name: str) -> Callable[..., Any]:
 
 
 def _take(a: Any, indices: Any, *args: Any, **options: Any) -> Any:
-    """``numpy.take``, which does not tell the indices' class of a call."""
+    """``numpy.take``, which does not report a call to the class of its indices."""
     if isinstance(indices, Watched) and tape() is not None:
         return _computed(_real["take"], (_bare(a), _bare(indices), *args), options)
     return _real["take"](a, indices, *args, **options)

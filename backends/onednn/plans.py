@@ -427,7 +427,7 @@ def recorded(on: Tape, plan: Plan, arrays: tuple[numpy.ndarray, ...]) -> None:
     for memory, array in zip(plan._slots, arrays, strict=True):
         part = on.memory.find(address(array))
         if part is None:
-            raise Unrecordable("it computes with memory that was made outside of it")
+            raise Unrecordable("it computes with memory that was made outside the step")
         at[memory] = Address(*part)
     at |= {memory: Address(Buffer(mine.sized(memory))) for memory, _ in plan._buffers}
     scratch = Buffer(plan._scratch_bytes, aligned=4096)

@@ -1,8 +1,8 @@
-"""A whole training step, or a network's prediction, recorded once and from then on repeated without Python.
+"""A whole training step, or a network's prediction, recorded once and then repeated without Python.
 
 A step of a small network is a hundred short calls, and Python takes longer to make them than they take to compute. On a
-GPU the recorded step is a CUDA graph. On the CPU it is a list of calls of NumPy and oneDNN, each with its arrays
-(:mod:`dualnet.backends.cpu.recorder`). On a backend that records nothing a captured step is the step itself.
+GPU the recorded step is a CUDA graph. On the CPU it is a list of calls to NumPy and oneDNN, each with its arrays
+(:mod:`dualnet.backends.cpu.recorder`). On a backend that records nothing, a captured step is the step itself.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from .results import Results
 __all__ = ["Captured", "CaptureError", "capture"]
 
 WARM_UPS = 2
-"""Steps before the recorded one: the first compiles, plans and allocates what is kept, the second finds it ready."""
+"""Steps before the recorded one: the first compiles, plans and allocates what is kept; the second finds it ready."""
 
 IN_VAIN = 5
-"""After so many recordings that were never repeated, no more are made."""
+"""After this many recordings in a row that were never repeated, make no more."""
 
 _capture = reader("DUALNET_CAPTURE")
 _switches = [reader(f"DUALNET_{name}") for name in ("KERNELS", "ONEDNN", "TUNED", "AUTOTUNE", "CUDNN")]
-"""What decides which kernels are asked. (Another number of threads is the recorder's affair.)"""
+"""The switches that decide which kernels run. (The recorder itself handles a change in the number of threads.)"""
 
 _python = threading.RLock()
-"""Of the thread in which a step's Python runs: meanwhile attributes hold its own views, which no other may see."""
+"""Held while a step's Python runs: meanwhile attributes hold views that no other thread may see."""
 
 
 def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
@@ -51,14 +51,14 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
 
     ``step(x, t, ...)`` takes arrays, by place or by name, does all of a step (forward, loss, pullback,
     ``optimizer.step``) and returns arrays, or tuples, lists, dictionaries and dataclasses of them, or None. Numbers and
-    strings, given or returned, are constants. The captured step is called like the step, and trains at every call: the
-    first two calls with arrays of one shape run the Python code, the third records it, and from then on only its calls
-    are repeated: as a CUDA graph on a GPU, one by one on NumPy. On NumPy the fourth call runs the Python code as well,
-    on copies, and every array must come out with the same bits. One recording is kept for each combination of shapes,
-    dtypes and constants, with the memory that it needs.
+    strings, given or returned, are constants. Call the captured step like the step itself; every call trains. The first
+    two calls with arrays of one shape run the Python code, the third records it, and later calls only repeat the
+    recording: as a CUDA graph on a GPU, call by call on NumPy. On NumPy the fourth call also runs the Python code, on
+    copies, and every array must come out with the same bits. Each combination of shapes, dtypes and constants has its
+    own recording, with the memory that it needs.
 
     ``step`` may also be a network, for prediction: ``predict = dn.capture(net)``, and ``predict(x)`` is ``net(x)``. It
-    computes with the weights that the network has at each call. A function may predict as well. Its networks are those
+    computes with the weights that the network has at each call. A function may predict as well; its networks are those
     that it refers to by name, and all that its first call computes with.
 
     It returns copies, and copies arguments on the host to the device. A captured step raises :class:`CaptureError` if
@@ -66,8 +66,8 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
     something from step to step without :mod:`dualnet.recording`. Learning rates, schedules, clipping, dropout, batch
     norm, ``load_state_dict`` between two steps: all of that works.
 
-    With ``eager=True``, or ``DUALNET_CAPTURE=0`` in the environment, the same kernels run in the same order, called by
-    Python. The bits are the same, and a fault is easier to find.
+    With ``eager=True``, or ``DUALNET_CAPTURE=0`` in the environment, Python calls the same kernels in the same order.
+    The bits are the same, and a fault is easier to find.
 
     >>> import dualnet as dn
     >>> net, opt = dn.Sequential([dn.Dense(2)]).init((3,)), dn.SGD(lr=0.1, momentum=0.9)
@@ -96,8 +96,8 @@ def capture(step: Callable[..., Any], *, eager: bool = False) -> Captured:
 class Captured:
     """The captured step that :func:`capture` returns. ``step.graphs`` is the number of recordings.
 
-    It has the name, the docstring and the signature of the function. In a class it is a method: each object has
-    recordings of its own. A copy, or one from a pickle, begins without recordings.
+    It has the name, the docstring and the signature of the function. In a class it is a method, and each object has its
+    own recordings. A copy, or one from a pickle, begins without recordings.
     """
 
     def __init__(self, step: Callable[..., Any], *, eager: bool = False) -> None:
@@ -112,7 +112,7 @@ class Captured:
         self.step, self.eager = step, eager
         self._recordings: dict[str, Recording] = {}  # by backend: all shapes share numbers and arrays
         self._takes: dict[tuple, Take] = {}
-        self._place: tuple[type, str] | None = None  # of a method: the class that has it, and its name there
+        self._place: tuple[type, str] | None = None  # for a method: the class that has it, and its name there
         self._alone = threading.RLock()
         self._busy = False
         self._in_vain = 0  # takes in a row that a setting made stale before they were repeated once
@@ -142,12 +142,12 @@ class Captured:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """All calls share arguments, memory and results: another thread waits until this one has its copies."""
+        """All calls share arguments, memory and results, so another thread waits until this one has its copies."""
         with self._alone:
             if self._busy:  # an RLock lets the same thread in: a signal handler, or a finaliser
                 raise CaptureError(
-                    f"the captured step {_name(self.step)} is called while it runs, by the same thread, as by a signal "
-                    "handler. Capture the step once more for that."
+                    f"the captured step {_name(self.step)} is called while it runs, by the same thread, for example by "
+                    "a signal handler. Capture the step a second time for that call."
                 )
             self._busy = True
             try:
@@ -156,7 +156,7 @@ class Captured:
                 self._busy = False
 
     def _take(self, backend: Backend, arguments: tuple, names: tuple[str, ...]) -> Take | None:
-        """What runs a step of such arguments, and returns its own arrays; None if recordings do not last."""
+        """What runs a step with such arguments, and returns its own arrays; None if recordings do not last."""
         if self._in_vain >= IN_VAIN:
             return None
         key = (backend.name, names, *map(_kind, arguments))
@@ -169,7 +169,7 @@ class Captured:
         return take
 
     def _was_in_vain(self, take: Take) -> bool:
-        """Was it one too many? To record a step again and again takes far longer than its Python does."""
+        """Was this one recording too many? Recording a step over and over takes far longer than running its Python."""
         changed = "" if take.eager or take.repeated() else take.settings.difference()
         if not changed:
             return False
@@ -178,7 +178,7 @@ class Captured:
             return False
         warnings.warn(
             f"capture: {changed} changes so often that {IN_VAIN} recordings in a row were out of date before they were "
-            "repeated once. So from now on Python runs the step, without a recording. To have it recorded, give such a "
+            "repeated once. So from now on Python runs the step, without a recording. To have it recorded, pass this "
             "number to the step as an array; in fit, make it an attribute that a layer or a loss object reads with "
             "dn.recording.live(self, name).",
             stacklevel=4,
@@ -191,10 +191,10 @@ class Captured:
     # -- as a method, and in copies
 
     def __get__(self, owner: Any, kind: type | None = None) -> Captured:
-        """Of a function in a class: the captured method of this object, made once.
+        """The captured method of this object, made once, if a function in a class was captured.
 
-        The object keeps it under a name of its own, not the method's: there Python would find it before the method of a
-        subclass. And a shallow copy of the object holds the first one's, so look whose it is.
+        The object keeps it under a special name: under the method's name, Python would find it before the method of a
+        subclass. A shallow copy of the object also holds the captured method of the original, so check whose it is.
         """
         if owner is None or self._static or not isinstance(self.step, types.FunctionType):
             return self
@@ -202,8 +202,8 @@ class Captured:
         if held is None:
             raise TypeError(
                 f"capture: {type(owner).__name__}.{name} is a captured method, and {type(owner).__name__} has "
-                "__slots__, so its objects cannot keep a recording each. Leave the decorator out, and capture the "
-                f"method of one object: step = dn.capture(one.{name})"
+                "__slots__, so its objects cannot keep recordings. Leave out the decorator, and capture the method of "
+                f"one object instead: step = dn.capture(one.{name})"
             )
         key = f"_captured {self.step.__module__}.{self.step.__qualname__}"
         made = held.get(key)
@@ -235,15 +235,15 @@ def _method(kind: type, name: str, owner: Any) -> Any:
 
 
 _AS_NETWORK = (
-    ". dn.capture(net.forward) is dn.capture(net), a prediction: the pullback that net.forward returns belongs to one "
-    "call. To train, capture a function that calls net.forward and the pullback, and returns arrays"
+    ". dn.capture(net.forward) is dn.capture(net), which predicts: a pullback belongs to a single call. To train, "
+    "capture a function that calls net.forward and then the pullback, and returns arrays"
 )
 
 
 def _in_order(
     step: Callable[..., Any], arguments: tuple, options: dict[str, Any], hint: str
 ) -> tuple[tuple, dict[str, Any]]:
-    """Arguments given by name in their places, so that ``step(x, t=t)`` is ``step(x, t)``; the others sorted."""
+    """Arguments given by name moved to their places, so that ``step(x, t=t)`` is ``step(x, t)``; the others sorted."""
     try:
         signature = inspect.signature(step)
     except (TypeError, ValueError):  # written in C
@@ -338,28 +338,28 @@ class Take:
         return outputs
 
     def _check_changed(self, changed: str) -> None:
-        """What the step changes itself: settings must not change; names of the user's code may, and are let go."""
+        """The step itself changed this. A setting raises an error; a name in the user's code warns, and is ignored."""
         differences = self.settings.differences()
         if not all(isinstance(owner, Named) for owner, _ in differences):
             raise CaptureError(
-                f"{changed} is changed by the captured step {_name(self.step)} itself, and would stay as it is "
-                "when the step is repeated without Python. Return an array instead, or keep one that is set "
+                f"{changed} is changed by the captured step {_name(self.step)} itself, and would no longer change "
+                "when the step is repeated without Python. Return an array instead, or keep an array and set it "
                 "with dn.recording.assign(self, name, array)."
             )
         listed = ", ".join(f"{name} of {owner.label}" for owner, name in differences)
         warnings.warn(
-            f"capture: {listed} is changed by the captured step itself. Repeated without Python, the step leaves it as "
-            "it is. That does no harm if it is only there to look at. If the step computes with it, keep the number as "
-            "an attribute of the layer or loss object, and read it with dn.recording.live(self, name).",
+            f"capture: {listed} is changed by the captured step itself, but not when the step is repeated without "
+            "Python. That does no harm if you only look at it. If the step computes with it, make it an attribute of "
+            "the layer or loss object, and read it with dn.recording.live(self, name).",
             stacklevel=2,
         )
         self.recording.changing |= {(owner.label, name) for owner, name in differences}
         self.settings = self.recording.settings(self.settings.owners)
 
     def _follow(self) -> None:
-        """New weights, statistics and settings between two steps shall reach the recorded one.
+        """Follow weights, statistics and settings: what changes between two steps must reach the recorded one.
 
-        Of the networks that the step names, all; of those that it reaches in any other way, what it has read.
+        Follow all of them in the networks that the step names; elsewhere, only what the step has read.
         """
         found = networks(self.step)
         for network in found:
@@ -377,7 +377,7 @@ class Take:
         self.settings = self.recording.settings([*owners, *named_by(self.step, owners)])
 
     def _repeat(self) -> Any:
-        """The step without Python; by Python where it goes another way than the recorded one."""
+        """The step without Python; with Python if it takes a different path than the recorded one."""
         with _Whole() if self.moves or getattr(self.recorder, "changes", True) else nullcontext():
             done = self.recorder.launch()
             if done:
@@ -403,9 +403,10 @@ class Take:
         self.alike = [] if self.recorder.checked else [(buffer, buffer.copy()) for buffer in self._buffers()]
 
     def _rehearse(self) -> None:
-        """Let the recorder see what Python makes of this step, as soon as an argument differs from the recorded one.
+        """Let the recorder see what Python computes in this step, as soon as an argument differs from the recorded one.
 
-        So a constant in place of an argument is found before it does any harm, however late the argument changes.
+        So if the recording holds a constant instead of an argument, we find it before it does any harm, however late
+        the argument changes.
         """
         self.news = [pair for pair in self.alike if _differ(*pair)]
         if self.recorder.checked and not self.news:
@@ -436,11 +437,11 @@ class Take:
         return [buffer for buffer in self.arguments if backend_of(buffer) is not None]
 
     def _explained(self, error: Exception) -> CaptureError:
-        """What a recorder refuses, in a captured step's words."""
+        """The error of a recorder that cannot record this, explained for a captured step."""
         how = "" if self.backend.on_host else " as a CUDA graph"
         return CaptureError(
-            f"this step cannot be recorded{how} ({error}). A captured step reads no value back and "
-            "waits for nothing; train without capture to see which line does."
+            f"this step cannot be recorded{how} ({error}). A captured step must not read a value back or wait for "
+            "anything; train without capture to see which line does."
         )
 
     def _python(self) -> Any:
@@ -477,7 +478,7 @@ def _with_settings(found: list[LayerTree], owners: list[Any]) -> list[Any]:
 
 
 def networks(step: Any) -> list[LayerTree]:
-    """The networks that a step refers to: as its closure, its arguments, global names or the object that it belongs to.
+    """The networks that a step refers to: in its closure, arguments, global names or the object that it belongs to.
 
     >>> import dualnet as dn
     >>> net = dn.Dense(2)
@@ -533,10 +534,10 @@ _signals: Any = getattr(signal, "_signal", signal)
 
 
 class _Whole:
-    """A signal that comes meanwhile is handled afterwards: arrays and counts move on together, or not at all.
+    """Delays signals until the block ends, so that arrays and counts advance together or not at all.
 
-    A handler may raise as soon as it is in its place, between any two calls here. Whatever it raises, all handlers come
-    back, and every signal that came is handled.
+    A handler may raise as soon as it is set, between any two calls here. Whatever it raises, all handlers are restored,
+    and every signal that came is handled.
     """
 
     def __init__(self) -> None:
@@ -573,7 +574,7 @@ class _Whole:
                 self._put_back(numbers)
 
     def _handle(self) -> None:
-        """In their order; if several raise, the last error has the others as its context, as without this class."""
+        """Call the handlers in order. If several raise, the last error has the others as its context, as usual."""
         try:
             while self.came:
                 number, frame = self.came.pop(0)
@@ -584,13 +585,13 @@ class _Whole:
 
     def _note(self, number: int, frame: Any) -> None:
         self.came.append((number, frame))
-        if self.over:  # this handler should be gone: an error has come between
+        if self.over:  # this handler should be gone: an error came in between
             _signals.signal(number, self.held[number])
             self._handle()
 
 
 def _switched() -> list[str]:
-    """The switches that a recorded step has obeyed."""
+    """The switches that a recorded step obeyed."""
     return [_capture(), get_precision(), *[switch() for switch in _switches]]
 
 
@@ -612,7 +613,7 @@ def _kind(argument: Any) -> Any:
     if backend_of(argument) is not None:
         return tuple(argument.shape), argument.dtype
     if isinstance(argument, float):
-        return type(argument), float.__repr__(argument)  # a NaN is like itself, and -0.0 is not 0.0
+        return type(argument), float.__repr__(argument)  # NaN equals itself here, and -0.0 is not 0.0
     if argument is None or isinstance(argument, (bool, int, str)):
         return type(argument), argument
     raise TypeError(

@@ -18,7 +18,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasat
 
 
 class Terminated(KeyboardInterrupt, SystemExit):
-    """Raised wherever the program is when a signal asks it to end. Code that handles Ctrl-C handles this as well.
+    """Raised, wherever the program is, when a signal asks it to end. Code that handles Ctrl-C handles this as well.
 
     If nothing catches it, Python exits without a traceback, and the exit code is 128 + the signal's number: 143 for
     SIGTERM, 129 for SIGHUP.
@@ -110,7 +110,7 @@ def ends_like_ctrl_c() -> Iterator[Ending]:
 def unbroken() -> Iterator[None]:
     """Inside :func:`ends_like_ctrl_c`, finish this block first: a signal that comes meanwhile raises after it.
 
-    Ctrl-C still interrupts it: whoever presses it again means it.
+    Ctrl-C still interrupts it: somebody who presses it again means it.
 
     >>> with unbroken():
     ...     pass  # put back the best weights here

@@ -359,7 +359,7 @@ def train_step(
 
 
 def _forgets(optimizer: optimizers.Optimizer) -> bool:
-    """Are all methods that see the gradients dualnet's own? One of the user's may keep them."""
+    """Are all methods that see the gradients dualnet's? A method of the user's may keep the gradients."""
     for name in SEE_GRADIENTS:
         owner = next(kind for kind in type(optimizer).__mro__ if name in vars(kind))
         if name in vars(optimizer) or not owner.__module__.startswith("dualnet."):

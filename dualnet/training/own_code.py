@@ -1,6 +1,6 @@
-"""What code of a user's refers to by name, such as the weight of a loss that a callback lowers from epoch to epoch.
+"""What the user's code refers to by name, such as the weight of a loss that a callback lowers from epoch to epoch.
 
-A captured step holds such numbers as constants, and is recorded again when one of them is another. Followed are the
+A captured step holds such numbers as constants, and is recorded again when one of them changes. This file follows the
 loss, the methods of layers and optimizers, and the functions, objects and classes that these name.
 """
 
@@ -23,7 +23,7 @@ NOT_IN_A_STEP = ("__init__", "build", "output_shape")
 
 
 def named_by(step: Any, owners: list[Any]) -> list[Named]:
-    """What the loss of a step of ``fit`` refers to, and the code of these layers and optimizers, if it is a user's.
+    """What the loss of a step of ``fit`` refers to, and what the user's own layers and optimizers refer to.
 
     >>> import dualnet as dn
     >>> step = functools.partial(dn.capture, functools.partial(dn.losses.huber, delta=2.0))
@@ -72,7 +72,7 @@ def named_by(step: Any, owners: list[Any]) -> list[Named]:
 
 
 def _is_own(code: Any) -> bool:
-    """Is it code of a user's, and not of dualnet?"""
+    """Is it the user's code, and not dualnet's?"""
     return _module(code).partition(".")[0] not in ("dualnet", "builtins", "numpy")
 
 
@@ -81,7 +81,7 @@ def _module(code: Any) -> str:
 
 
 def _named(label: str, get: Callable[[str], Any], names: Iterable[str], one: Any = None) -> Named:
-    """Without modules, which nobody replaces, and arrays, which steps compute."""
+    """These names, except modules, which nobody replaces, and arrays, which steps compute."""
     return Named(label, get, [name for name in names if name[:2] != "__" and _is_constant(get(name))], one)
 
 
@@ -91,12 +91,12 @@ def _is_constant(value: Any) -> bool:
 
 
 def _plain(kind: type) -> Iterator[str]:
-    """The attributes of a class that are what they seem: no method, no property, no slot."""
+    """The attributes of a class that hold plain values: no methods, no properties, no slots."""
     return (name for name, value in vars(kind).items() if not hasattr(type(value), "__get__"))
 
 
 def _code(kind: type) -> Iterator[Any]:
-    """The functions of a user's classes that a step may call, those of properties included."""
+    """The functions of the user's classes that a step may call, including those behind properties."""
     for name, value in (pair for base in kind.__mro__ if _is_own(base) for pair in vars(base).items()):
         if isinstance(value, (staticmethod, classmethod)):
             value = value.__func__
@@ -124,7 +124,7 @@ def _held(cells: dict[str, types.CellType], name: str) -> Any:
 
 
 def _referred(function: types.FunctionType) -> Iterator[Any]:
-    """What a function names that refers to more: in its closure and defaults, and among the global names."""
+    """The functions, classes and objects that a function names in its closure, defaults and globals, to follow next."""
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
     for value in [*(_held(cells, name) for name in cells), *(function.__defaults__ or ())]:
         if isinstance(value, types.FunctionType) or _is_beside(value, function):
@@ -135,7 +135,7 @@ def _referred(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _is_beside(value: Any, function: types.FunctionType) -> bool:
-    """Functions, classes and objects of the same module; from elsewhere, only objects that can be called."""
+    """Is it a function, class or object of the same module? From elsewhere, only objects that can be called count."""
     if isinstance(value, (types.FunctionType, type)):
         return value.__module__ == function.__module__
     return callable(value) or isinstance(value, types.SimpleNamespace) or type(value).__module__ == function.__module__

@@ -190,7 +190,7 @@ class Ranks(Alone):
             self._check_weights(op, net)
 
     def _check_weights(self, op: str, net: Layer) -> None:
-        """Raise if a rank has other weights than rank 0: the figures would be those of no network.
+        """Raise if a rank's weights differ from rank 0's: the figures would not be those of any one network.
 
         Unequal processors may round differently, so the last digits do not count.
         """
@@ -398,7 +398,7 @@ def _differences(every: list[dict[str, str]]) -> list[str]:
 
 
 def _marks(array: Array) -> tuple[float, float]:
-    """A sum that tells arrays apart, and their norm. Of a large array, some ten thousand numbers will do.
+    """A sum that differs between different arrays, and the norm. For a large array, some ten thousand numbers will do.
 
     >>> mark, norm = _marks(numpy.array([3.0, 4.0]))
     >>> norm, mark != _marks(numpy.array([4.0, 3.0]))[0]
@@ -406,7 +406,7 @@ def _marks(array: Array) -> tuple[float, float]:
     """
     flat = to_numpy(array.reshape(-1)[:: 1 + array.size // MARKED]).astype("float64")
     finite = numpy.isfinite(flat)
-    if not finite.all():  # a number that stands for each kind, since infinity minus infinity is nothing
+    if not finite.all():  # one finite number for each kind, since ∞ − ∞ is NaN
         most = float(numpy.abs(flat[finite]).max(initial=0.0)) or 1.0
         flat = numpy.nan_to_num(flat, nan=most, posinf=2 * most, neginf=-2 * most)
     return float(flat @ numpy.cos(numpy.arange(flat.size))), float(numpy.linalg.norm(flat))

@@ -24,9 +24,9 @@ PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(None))
 
 
 class Results:
-    """What one run of a step returned: its ``arrays``, and ``filled``, which builds the same around others.
+    """What one run of a step returned: its ``arrays``, and ``filled``, which builds the same around other arrays.
 
-    ``name`` is the step's, for messages. Raises :class:`CaptureError` for what cannot be built again.
+    ``name`` is the step's, for messages. Raises :class:`CaptureError` for anything that cannot be built again.
 
     >>> import dualnet as dn
     >>> x = dn.asarray([1.0], backend="numpy")
@@ -43,7 +43,7 @@ class Results:
         self._build = self._taken_apart(results, "", ())
 
     def filled(self, arrays: list[Any]) -> Any:
-        """The results with other arrays in the places of these."""
+        """The results, with other arrays instead of these."""
         return self._build(arrays)
 
     def check(self, now: Results) -> None:
@@ -58,14 +58,14 @@ class Results:
         if self.kinds != now.kinds:
             there, here = (_few(kinds) for kinds in (self.kinds, now.kinds))
             raise CaptureError(
-                f"the captured step {self.name} returned {here}, but {there} before. A captured step returns the same "
-                "at every call, but for the values: return arrays of one dtype and shape for each place."
+                f"the captured step {self.name} returned {here}, but {there} before. Only values may differ from call "
+                "to call: return the same containers, with the same dtype and shape for each array."
             )
 
     def _taken_apart(self, value: Any, place: str, around: tuple[Any, ...]) -> Callable[[list[Any]], Any]:
-        """Note what the value holds; the function that is returned builds it again, given all arrays.
+        """Note what the value holds, and return a function that builds it again from all arrays.
 
-        ``around`` are the containers in which it is.
+        ``around`` are the containers that hold it.
         """
         if backend_of(value) is self.backend:
             self.kinds.append((place, "array"))
@@ -93,7 +93,7 @@ Inside = tuple[list[Any], list[Any], Callable[[list[Any]], Any]]
 
 
 def _inside(value: Any, name: str, place: str) -> Inside | None:
-    """What a result holds; None for what holds nothing that is looked at."""
+    """What a result holds; None if it holds nothing that we look at."""
     kind = type(value)
     if isinstance(value, tuple):
         if kind is not tuple and not hasattr(kind, "_make"):
@@ -136,13 +136,13 @@ def _maker(value: Any, number: int, fill: Callable[[Any, list[Any]], Any]) -> Ca
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Are these the same constant? Objects are, if they are one object; arrays of the host by their bytes."""
+    """Are these the same constant? Arrays on the host are if their bytes are equal, other objects if they are one."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if type(one) in PLAIN:
-        return repr(one) == repr(other)  # a NaN is itself, and 0.0 is not -0.0
+        return repr(one) == repr(other)  # NaN equals itself here, and 0.0 is not -0.0
     if isinstance(one, (numpy.ndarray, numpy.generic)):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     return False

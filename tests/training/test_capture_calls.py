@@ -132,7 +132,9 @@ def test_a_captured_forward_says_that_it_is_a_prediction(places, names):
     net = dn.Sequential([dn.Dense(2)]).init((3,))
     predict = dn.capture(net.forward)
     assert predict(array(1, (4, 3))).tolist() == net(array(1, (4, 3))).tolist()
-    with pytest.raises(TypeError, match=r"Sequential\(x.*: .*dn.capture\(net.forward\) is dn.capture\(net\), a pred"):
+    with pytest.raises(
+        TypeError, match=r"Sequential\(x.*: .*dn.capture\(net.forward\) is dn.capture\(net\), which predicts"
+    ):
         predict(array(1, (4, 3)), *places, **names)
     with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'train'$"):
         dn.capture(net)(array(1, (4, 3)), train=True)

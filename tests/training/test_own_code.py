@@ -497,7 +497,10 @@ def test_a_count_that_the_step_computes_with_is_refused():
             k = 1 / STEP
             return k * x, dn.Pullback("fading", lambda dy: (k * dy, {}), x)
 
-    with pytest.warns(UserWarning, match="STEP of"), pytest.raises(dn.CaptureError, match="other numbers than Python"):
+    with (
+        pytest.warns(UserWarning, match="STEP of"),
+        pytest.raises(dn.CaptureError, match="different numbers than Python"),
+    ):
         trained(Fading(), lambda i: None)
 
 

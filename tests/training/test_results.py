@@ -174,7 +174,7 @@ def test_a_numpy_number_is_an_array_without_axes(rng):
     captured = dn.capture(lambda x: (x.sum(), np.float64(rng.random())))
     for _ in range(3):
         captured(X)
-    with pytest.raises(dn.CaptureError, match=r"gives other numbers than Python does: what it returns \(float64"):
+    with pytest.raises(dn.CaptureError, match=r"gives different numbers than Python does: what it returns \(float64"):
         captured(X)
 
 
@@ -208,5 +208,7 @@ def test_an_array_of_outside_that_is_another_at_each_call_is_refused():
     rng, x = np.random.default_rng(0), dn.asarray(np.ones(2, "f4"))
     for _ in range(3):
         captured(x)
-    with pytest.raises(dn.CaptureError, match=r"it gives other numbers than Python does: what it returns \(float64"):
+    with pytest.raises(
+        dn.CaptureError, match=r"it gives different numbers than Python does: what it returns \(float64"
+    ):
         captured(x)

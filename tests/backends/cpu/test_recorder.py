@@ -144,7 +144,9 @@ def test_a_launch_that_differs_from_python_is_an_error_and_changes_nothing(rng):
     one.record(step)
     hidden[0] = 2.0
     one.rehearse(step)
-    with pytest.raises(Unrecordable, match=r"with another batch it gives other .* an array that it keeps \(float64"):
+    with pytest.raises(
+        Unrecordable, match=r"with another batch, it gives different .* an array that it keeps \(float64"
+    ):
         one.launch()
     assert kept.tolist() == [0.0] * 3 and not one.checked
     hidden[0] = 1.0

@@ -166,5 +166,5 @@ def test_questions_of_our_own_code_are_asked_again(monkeypatch):
 
 def test_writing_outside_is_refused():
     outside = np.ones(3)
-    with tracing.recording(Tape()), pytest.raises(Unrecordable, match="made outside of it"):
+    with tracing.recording(Tape()), pytest.raises(Unrecordable, match="made outside the step"):
         np.add(tracing.watched(np.ones(3)), 1.0, out=outside)
