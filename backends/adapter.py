@@ -53,7 +53,7 @@ class Library:
     ``standard`` is its namespace. ``dtypes`` gives the library's own dtype for the name of each of NumPy's that it has.
     ``to_held`` and ``to_host`` copy between NumPy and the library. ``options`` go to every function that makes a new
     array, such as ``{"device": "cuda:1"}``. ``write(held, index, value)`` returns held with the value in place, or a
-    new array if the library's arrays cannot change. ``mend(name, function)`` returns the function to call in place of a
+    new array if the library's arrays cannot change. ``mend(name, function)`` returns the function to call instead of a
     function or an operator, for a library whose own lacks some dtypes. Its arguments are arrays of one dtype.
     """
 
@@ -76,7 +76,7 @@ class Library:
 
 
 def backend(library: Library, **options: Any) -> Backend:
-    """Make a backend of this library, with an array type of its own. ``options`` are those of ``Backend``."""
+    """Make a backend of this library, with its own array type. ``options`` are those of ``Backend``."""
     kind = _array_type(library)
     return Backend(
         name=library.name,

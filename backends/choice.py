@@ -7,7 +7,7 @@ bits from its first step on. The first of these that knows the shape decides:
 1. :func:`forced`, for tests
 2. the file that ``DUALNET_TUNED`` names, if it was measured on such a machine
 3. with ``DUALNET_AUTOTUNE=1`` a measurement, here and now; it is added to that file, if one is named
-4. the table of this kind of processor (cpu/table.py), and behind it the order of numpy_backend.py
+4. the table of this kind of processor (cpu/table.py), followed by the order of numpy_backend.py
 
 Without these two variables nothing is measured, and no file is read.
 """
@@ -28,7 +28,7 @@ from .cpu.table import FILTERS, FORWARD, INPUTS, Shape
 Kernel = Callable[..., Any]
 
 KEPT = 1024
-"""Calls of so many kinds are known by heart."""
+"""Orders are remembered for this many kinds of calls."""
 
 _autotune, _tuned, _threads = reader("DUALNET_AUTOTUNE"), reader("DUALNET_TUNED"), reader("DUALNET_THREADS")
 _lock = lock()
@@ -50,7 +50,7 @@ class Order(tuple):
 
 
 class Choice(tuple):
-    """The kernels of a function, of which the call's shape decides who is asked first."""
+    """The kernels of a function; the shape of the call decides which is asked first."""
 
     def __new__(cls, kernels: Sequence[Kernel]) -> Choice:
         made = super().__new__(cls, kernels)
@@ -68,7 +68,7 @@ class Choice(tuple):
         """The kernels for this call, in the order in which they are asked.
 
         A call is known by its arrays' shapes and by the windows themselves: an order keeps them, so that no others can
-        have their place in memory. To look at what they hold would take longer than all else here.
+        have their place in memory. Looking at their contents would take longer than everything else here.
         """
         settings = _autotune(), _tuned(), _threads()
         if settings != _state["settings"]:

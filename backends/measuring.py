@@ -3,9 +3,9 @@
 The kernels take turns, and the time that a quarter of its calls stay below counts for each: what disturbs the machine
 only ever adds time, and the very best call would be luck. Before each call oneDNN runs a short pass, as it does in a
 network between two convolutions, so its threads are awake when the kernel begins. If the kernel has threads of its own,
-the two teams are in each other's way for a while, more or less so from call to call.
+the two teams get in each other's way for a while, more or less so from call to call.
 
-Everything happens on arrays drawn for this, in a thread of its own, whose buffers go with it.
+Everything happens on arrays drawn for this, in a separate thread, whose buffers are freed with it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .cpu.table import FILTERS, FORWARD, ONEDNN, Shape
 from .onednn import passes
 
 ROUNDS, SECONDS = 3, 0.4
-"""At least so many rounds for one shape, and as many more as fit in this time."""
+"""At least this many rounds for one shape, and as many more as fit in this time."""
 SLOW = 1.5
-"""A kernel that took so many times as long as the best one in these rounds is left out of the others."""
+"""A kernel that took this many times as long as the best one in these rounds is left out of the others."""
 TIE = 0.95
 """A kernel comes before the one that the table puts first only if it takes less than this share of its time, ..."""
 OTHER_TEAM = 5e-4
-"""... and, in oneDNN's place, so many seconds less: its threads and NumPy's are in each other's way in the layers
-around it, too. In ResNet-20 kernels that saved 0.2 ms of 1.4 each made the step longer by a tenth."""
+"""... and, instead of oneDNN, only if it takes this many seconds less: its threads and NumPy's get in each other's way
+in the layers around it, too. In ResNet-20 kernels that saved 0.2 ms of 1.4 each made the step longer by a tenth."""
 
 
 def times(shape: Shape, kernels: Sequence[Callable[..., Any]], usual: Sequence[str] = ()) -> list[tuple[str, float]]:

@@ -97,7 +97,7 @@ def _dtypes(torch: Any, here: Any) -> dict[str, Any]:
     found = {name: getattr(torch, name) for name in DTYPES if (name, here.type) != ("float64", "mps")}
     try:
         dtype_of("bfloat16")
-    except ImportError:  # NumPy's bfloat16 comes in a package of its own
+    except ImportError:  # NumPy's bfloat16 comes in a separate package
         return found
     return {**found, "bfloat16": torch.bfloat16}
 

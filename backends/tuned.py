@@ -3,7 +3,7 @@
 ``dualnet tune`` writes such a file, and ``DUALNET_TUNED`` names the one to use. It can be committed: JSON, sorted, with
 every time in ms. It says on which processor, with which versions and with how many threads it was measured. Where one
 of these differs, the times mean nothing, so the file is ignored, and one warning says why. A file that is damaged, or
-that names what does not exist, is an error: whoever wrote it meant something else.
+that names something that does not exist, raises an error.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def ready(path: str, number: int) -> None:
 
 
 def forget() -> None:
-    """Read files anew, and warn anew."""
+    """Read files again, and warn again."""
     _read.clear()
 
 
@@ -85,7 +85,7 @@ def facts(number: int) -> dict[str, Any]:
 
 
 def words(shape: Shape) -> str:
-    """A shape in words, as it stands in the file.
+    """A shape in words, as it is written in the file.
 
     >>> from dualnet.geometry import windows
     >>> at = windows("conv2d", (32, 32), (3, 3), stride=2, padding=1)

@@ -1,1 +1,1 @@
-"""Kernels for NumPy: each algorithm in a file of its own, asked in the order that numpy_backend.py gives."""
+"""Kernels for NumPy: each algorithm in its own file, asked in the order that numpy_backend.py gives."""

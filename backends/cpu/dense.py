@@ -18,7 +18,7 @@ MANY = 2**24
 def affine(x: numpy.ndarray, w: numpy.ndarray, b: numpy.ndarray | None = None) -> Any:
     """x w + b, the rows (or, of a wide w, the columns) shared out.
 
-    BLAS is held to one thread for small products too: a thread of its own, waiting beside oneDNN's, makes a step of
+    BLAS is held to one thread for small products too: an extra thread of BLAS, waiting beside oneDNN's, makes a step of
     LeNet-5 take five times as long.
     """
     (M, K), D = x.shape, w.shape[1]

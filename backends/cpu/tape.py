@@ -1,7 +1,7 @@
 """What a recorded step does: a flat list of calls on parts of buffers, and which memory each buffer gets.
 
 While a step is recorded (tracing.py) every call that computes something is noted on a :class:`Tape`: the function, and
-its arguments, where :class:`Part` stands for an array. From then on Python is out of the way, and the tape can be
+its arguments, where :class:`Part` stands for an array. After that Python is out of the way, and the tape can be
 made shorter (:func:`read_later`, :func:`into_place`), put into an order in which nothing lasting changes before the end
 (:func:`put_off`), and planned: the life of each buffer is known, so buffers that are never in use at the same time
 share addresses (:func:`plan`).
@@ -24,7 +24,7 @@ ALIGNED = 64
 """Buffers begin at multiples of this many bytes: a cache line, and a vector register."""
 
 FEW = 4096
-"""Up to so many truths are compared one by one."""
+"""Up to this many truths are compared one by one."""
 
 
 class Unrecordable(RuntimeError):
@@ -145,7 +145,7 @@ def bound(value: Any, places: Places) -> Any:
 
 
 class Owner(ref):
-    """Refers to the array that owns a piece of memory; tells when it is gone."""
+    """Refers to the array that owns a piece of memory; calls ``gone`` when that array is freed."""
 
     __slots__ = ("buffer", "start")
 
@@ -179,7 +179,7 @@ class Memory:
         return buffer
 
     def find(self, address: int) -> tuple[Buffer, int] | None:
-        """The buffer at this address, and how far behind its start."""
+        """The buffer at this address, and how far after its start."""
         place = bisect_right(self._starts, address) - 1
         if place < 0:
             return None
@@ -198,7 +198,7 @@ class Memory:
         return Part(buffer, offset, array.shape, array.strides, array.dtype)
 
     def clear(self) -> None:
-        """Forget all: what is noted of an array refers to this object, which would wait for the garbage collector."""
+        """Forget everything: notes about arrays refer to this object, which would wait for the garbage collector."""
         self._known.clear()
         self._starts.clear()
 
@@ -234,13 +234,13 @@ def extent(array: numpy.ndarray) -> tuple[int, int]:
 
 
 class Tape:
-    """The calls of one step, in their order; the arrays that it takes and leaves; and what it found true on its way."""
+    """The calls of one step, in their order; the arrays that it takes and leaves; and the answers that it found."""
 
     def __init__(self) -> None:
         self.memory = Memory()
         self.steps: list[Any] = []
         self.found: list[tuple[Part, Any]] = []  # what the step asked, and the answer
-        self.lasting = False  # are arrays born now to outlive the step?
+        self.lasting = False  # should arrays that are created now outlive the step?
         self.kept: list[Any] = []  # what the calls need beside the buffers
         self.held: list[Any] = []  # arrays whose memory must not become another's before all is recorded
         self.workspaces: dict[str, Any] = {}  # the last one of each name, as a thread keeps it

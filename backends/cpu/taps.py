@@ -1,4 +1,4 @@
-"""Convolution of small maps with many filters on NumPy: tap by tap, each thread with filters of its own.
+"""Convolution of small maps with many filters on NumPy: tap by tap, each thread with its own filters.
 
 On such layers the bank is larger than the maps. Other kernels share out the images, so every thread reads the whole
 bank, or adds up sums as large as dw. Here every number of the bank, and of dw, is read or written once:

@@ -235,7 +235,7 @@ class _Answers:
         if error is not None:
             self.errors.append(error)
         self._done.append(worker)
-        self._news.put(None)  # after the append: whoever wakes up finds it there
+        self._news.put(None)  # after the append: the thread that wakes up finds it there
 
     def wait(self) -> None:
         """Wait until there is news. An interrupt may swallow the news, but not the answer itself."""

@@ -1,4 +1,4 @@
-"""Matrix products by cuBLAS, through a handle of our own.
+"""Matrix products by cuBLAS, through our own handle.
 
 CuPy does not call cuBLAS while a CUDA graph is recorded, because its handle has no workspace of its own. Ours has one
 for each stream, and a workspace that a recording used stays until the process ends. So products can be recorded, and a

@@ -24,7 +24,7 @@ OUT_OF_MEMORY = (
 class Recorder:
     """The stream, the memory and the graph of one captured step on one device."""
 
-    checked = True  # a graph holds every launch, whoever made it
+    checked = True  # a graph holds every launch, no matter which library made it
 
     def __init__(self, cupy: Any, device: Any) -> None:
         self.cupy, self.device = cupy, device
@@ -39,8 +39,8 @@ class Recorder:
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step from Python, on the stream and in the memory that the recording will use.
 
-        A step that raises may have queued work all the same. It is done before its error goes on: whoever puts the
-        parameters back does that on another stream.
+        A step that raises may have queued work all the same. We wait for that work before the error is passed on: the
+        parameters are restored on another stream.
         """
         with self._here():
             try:
@@ -74,7 +74,7 @@ class Recorder:
         return True
 
     def __del__(self) -> None:
-        """Empty the pool: if it were only dropped, free blocks and their list would keep each other alive for ever."""
+        """Empty the pool: if it were only dropped, free blocks and their list would keep each other alive forever."""
         if "outputs" not in self.__dict__ or sys.is_finalizing():  # at exit the driver may be gone already
             return
         self.graph = self.outputs = None
