@@ -10,7 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
-TOGETHER = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[KMG]iB|[mnµ]?s)(?!\w))|(?<=\d) (?=× \d)|(?<=\d ×) (?=\d)")
+TOGETHER = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[KMG]iB|[mnµ]?s|GFLOP)(?![\w-]))|(?<=\d) (?=× \d)|(?<=\d ×) (?=\d)")
 SPACE = "\N{NO-BREAK SPACE}"
 EXPONENT = re.compile(r"\d(?:\.\d+)?e-\d+")
 WRAPPED = 88

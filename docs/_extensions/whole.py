@@ -1,7 +1,6 @@
 """Short pieces of code stay on one line: without this, a browser breaks ``--backend`` behind its hyphens.
 
-Long names, such as those of tests, may break in a table, after a word: else they leave its other columns no room. A
-number and its unit stay together: without this, a line may begin with a lonely %.
+Long names, such as those of tests, may break in a table, after a word: else they leave its other columns no room.
 """
 
 import re
@@ -12,8 +11,6 @@ from sphinx.transforms import SphinxTransform
 
 LONGEST = 24
 """Characters that fit beside others on a phone."""
-UNIT = re.compile(r"(?<=\d) (?=(?:%|[mµn]?s|[kMG]B|[KMG]iB|GFLOP)(?![\w-]))|(?<=\d) (?=× \d)|(?<=\d ×) (?=\d)")
-"""The space between a number and its unit, and those in 32 × 32."""
 
 
 class Whole(SphinxTransform):
@@ -26,11 +23,6 @@ class Whole(SphinxTransform):
                 code["classes"].append("whole")
             elif " " not in text:
                 code["classes"].append("name")
-        for text in list(self.document.findall(nodes.Text)):
-            if not isinstance(text.parent, nodes.FixedTextElement | nodes.literal | nodes.raw):
-                joined = UNIT.sub("\N{NO-BREAK SPACE}", text)
-                if joined != text:
-                    text.parent.replace(text, nodes.Text(joined))
 
 
 def breaks(app: Any, document: nodes.document, docname: str) -> None:
