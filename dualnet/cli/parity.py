@@ -9,7 +9,8 @@ from ..parity.certificate import command as parity
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("parity", help="compare backends with float64 and each other: the certificate")
+    text = "compare backends with float64 and each other: the certificate"
+    parser = commands.add_parser("parity", help=text, description=f"{text[:1].upper()}{text[1:]}.")
     parity.add_options(parser)
     parser.set_defaults(run=run)
 
