@@ -270,7 +270,7 @@ def test_the_buttons_of_a_phone_stand_apart(site, tab):
 @needs_chromium
 def test_two_long_titles_do_not_run_into_each_other(site, tab):
     tab.show(PHONE)
-    script = "['.prev-page', '.next-page'].map((side) => document.querySelector(`.related-pages ${side} .page-info`))"
+    script = "['.prev-page', '.next-page'].map((side) => document.querySelector(`.related-pages ${side} .title`))"
     script += ".map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.right])"
     before, after = opened(tab, site / "how-to" / "weights-and-metrics.html", script)
     assert after[0] - before[1] >= 12
