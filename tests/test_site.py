@@ -247,7 +247,10 @@ def test_the_rows_of_a_table_are_cards_on_a_phone(site):
     assert re.findall(r'data-label="([^"]*)"', first) == headings * (len(cells) // 3)
     listed = (site / "exercises.html").read_text("utf-8")
     assert listed.count('data-label="symptom"') == 24 and 'data-label=""' not in listed, "numbers have no heading"
-    assert "data-label" not in (site / "command-line.html").read_text("utf-8"), "tables of two columns"
+    commands = re.findall(r"<table.*?</table>", (site / "command-line.html").read_text("utf-8"), flags=re.DOTALL)
+    assert ["data-label" in table for table in commands].count(True) == 1, "names and few words are two columns"
+    peers = re.findall(r"<table.*?</table>", (site / "performance-tables.html").read_text("utf-8"), flags=re.DOTALL)[0]
+    assert 'data-label="kernels"' in peers, "versions and words are no table of numbers"
     half = (site / "how-to" / "coming-from.html").read_text("utf-8")
     assert 'class="empty"' in half and not re.findall(r"<td data-label[^>]*>(?:<p></p>)?</td>", half), "a label alone"
     speeds = re.findall(r"<table.*?</table>", (site / "performance.html").read_text("utf-8"), flags=re.DOTALL)
@@ -385,4 +388,49 @@ def test_a_docstring_leads_to_the_equation(site):
     text = (site / "reference" / "ops.html").read_text("utf-8")
     assert 'href="../derivation.html#E13"' in text or 'href="../derivation.html#e13' in text
     checks = (site / "reference" / "check.html").read_text("utf-8")
-    assert re.search(r'href="\.\./numerics\.html"[^>]*>(<[^>]*>)?docs/numerics\.md', checks)
+    assert re.search(r'href="\.\./numerics\.html"[^>]*>(<[^>]*>)*Numbers that must be right', checks)
+
+
+def words(page: Path) -> str:
+    """The text of a page's article, without its markup and its code."""
+    article = re.search(r"<article.*?</article>", page.read_text("utf-8"), flags=re.DOTALL)[0]
+    return re.sub(r"<[^>]*>", "", re.sub(r"<(pre|script|style|code)\b.*?</\1>", "", article, flags=re.DOTALL))
+
+
+def test_no_markup_is_left(site, pages):
+    """A backtick, a role or the name of a Markdown file is what an author types, not what a reader should see."""
+    found = {
+        name: re.findall(r".{0,30}(?:`|:doc:|:func:|docs/[\w/-]+\.md).{0,20}", words(path))
+        for name, path in read(site, pages)
+    }
+    assert not {name: what for name, what in found.items() if what}
+    assert r"\|" not in (site / "reference" / "bench.html").read_text("utf-8"), "what an example prints is not escaped"
+
+
+def test_a_number_stays_with_its_unit(site, pages):
+    lonely = {
+        name: re.findall(r".{0,20}\d (?:%|ms|MiB|MB)(?!\w).{0,10}", words(path)) for name, path in read(site, pages)
+    }
+    assert not {name: what for name, what in lonely.items() if what}
+
+
+def test_signatures_show_what_a_caller_needs(site, pages):
+    """No private field, and a class by its own name, not behind the alias of a module."""
+    signatures = 0
+    for name, path in read(site, pages):
+        for signature in re.findall(r'<dt class="sig.*?</dt>', path.read_text("utf-8"), flags=re.DOTALL):
+            signatures += 1
+            told = re.sub(r"<[^>]*>|\s", "", signature)
+            assert not re.search(r"[(,]_\w+:|\b(?:L|kinds)\.[A-Z]", told), (name, told)
+    assert signatures > 300
+
+
+@needs_chromium
+def test_code_of_the_reference_fits_a_desktop(site, pages, tab):
+    """Who looks something up reads whole lines; what a program prints wraps."""
+    tab.show(DESKTOP)
+    script = "[...document.querySelectorAll('article pre')].filter((one) => one.scrollWidth > one.clientWidth + 1)"
+    script += ".map((one) => one.textContent.slice(0, 60))"
+    shown = [(name, path) for name, path in read(site, pages) if "/" not in name or name.startswith("reference/")]
+    found = {name: opened(tab, path, script) for name, path in shown}
+    assert not {name: what for name, what in found.items() if what}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ...markup import badge, card, escape, table
+from ...markup import badge, card, escape, table, wrapped
 
 __all__ = ["case_text", "html", "markdown", "network_html", "plain", "twin_html"]
 
@@ -154,8 +154,8 @@ def _controls(data: dict[str, Any]) -> Table:
         least = min(several, key=lambda row: _order(row["least_ratio"]))
         made, seen = sum(r["made"] for r in several), sum(r["found"] for r in several)
         verdict = "fails, as it must" if made == seen else "PASSES: the certificate is invalid"
-        rows.append([control, way, f"{seen} of {made}", verdict, f"{number(least['least_ratio'])} ({least['op']})"])
-    return "Negative controls", ["mistake", "made on", "found", "so it", "least / limit"], rows, 2
+        rows.append([control, way, verdict, f"{seen} of {made}", f"{number(least['least_ratio'])} ({least['op']})"])
+    return "Negative controls", ["mistake", "made on", "so it", "found", "least / limit"], rows, 3
 
 
 def _machine(data: dict[str, Any]) -> Table:
@@ -194,8 +194,8 @@ def _aligned(rows: Iterable[list[str]], left: int) -> list[str]:
 def html(data: dict[str, Any]) -> str:
     """The certificate for a notebook: the verdict, the reasons for it, and tables that fold up."""
     head = f"{badge(data['verdict'])} <b>Parity certificate</b>, {escape(data['date'])}, seed {data['seed']}"
-    verdicts = [[a, badge(b), c] for a, b, c in _verdicts(data)[2]]
-    parts = [table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1,))]
+    verdicts = [[a, badge(b), wrapped(c)] for a, b, c in _verdicts(data)[2]]
+    parts = [table("", ["compared", "verdict", "why"], verdicts, left=3, raw=(1, 2))]
     for title, headings, rows, left in tables(data)[1:]:
         opened = title == "Negative controls"
         parts.append(card(escape(f"{title} ({len(rows)})"), table("", headings, rows, left=left), opened=opened))

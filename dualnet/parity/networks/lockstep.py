@@ -90,8 +90,11 @@ class Twin:
         pair = f"{self.ways[0]} and {self.ways[1]}, {self.dtype}"
         if self.stopped is not None:
             return f"twin: {pair}: they diverge in {self.stopped}"
-        agreed = f"{self.steps} steps in lock-step, {self.compared:,} results compared"
-        return f"twin: {pair}: {agreed}, the worst at {self.worst:.2g} of its bound ({self.worst_at})"
+        agreed = (
+            f"{self.steps} {'step' if self.steps == 1 else 'steps'} in lock-step, {self.compared:,} results compared"
+        )
+        worst = f"the worst at {self.worst:.2g} of its bound ({self.worst_at})" if self.worst_at else "all equal"
+        return f"twin: {pair}: {agreed}, {worst}"
 
     __repr__ = __str__
 
