@@ -31,7 +31,8 @@ export class Network {
 
   show(rows) {
     const focused = document.activeElement?.id;
-    byId("blocks").replaceChildren(...this.layers.map(([kind], i) => this.block(kind, rows[i] ?? {}, i)));
+    const blocks = this.layers.map(([kind], i) => this.block(kind, rows[i] ?? {}, i)), list = byId("blocks");
+    if (list.innerHTML !== blocks.map((block) => block.outerHTML).join("")) list.replaceChildren(...blocks); // else a click that has begun would be lost
     this.showOptions(rows);
     if (focused) byId(focused)?.focus({ preventScroll: true });
   }

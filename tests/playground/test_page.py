@@ -184,6 +184,13 @@ def test_a_learning_rate_on_the_way_is_marked(page):
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
+def test_a_click_is_not_lost_while_the_same_layers_are_drawn_again(page):
+    page.run("(window.pressed = document.querySelector('#block-0'), playground.network.show(playground.rows))")
+    assert page.run("pressed.isConnected")
+    page.click("#block-0")
+    page.wait("!pressed.isConnected && document.querySelector('#block-0').getAttribute('aria-pressed') == 'true'")
+
+
 def test_draw_a_network_by_keys_alone(page):
     page.run("document.querySelector('#block-1').focus()")
     page.key(*ENTER)
