@@ -11,7 +11,7 @@ const Story = (() => {
     const kernel = (name, words) => ({ name, words, of: "", rows: k1, cols: k2, kernel: true });
     return {
       forward: { result: spec("y", "the output"), source: spec("x", "the input"), kernel: kernel("w", "as it is stored"), window: [k1, k2], from: [0, 0],
-        words: "Forward: the kernel stands on a window of x, as it is stored. The products, added up, are one output." },
+        words: "Forward: lay the kernel, as it is stored, on a window of x. Multiply, and add up: that is one output." },
       arrives: { result: spec("dy", "the deltas"), source: spec("y", "the output"), window: [1, 1], from: [0, 0],
         words: "The delta arrives: for each output, the next layer reports how fast the loss E grows when that output grows. This is dy, the delta." },
       dx: { result: spec("dx", "gradient of the input"), source: spec("dy", "the deltas, with zeros around them", { zeros: view.spread() }), kernel: kernel("w", "read turned by 180°"), turned: true, window: [k1, k2], from: [1 - k1, 1 - k2],

@@ -234,7 +234,7 @@ class _Page:
         self.grid(n["w"], 1, y, "w, the kernel")
         self.grid(n["y"], 2, y, "y, the output", chosen=(i, j, 1, 1))
         self.signs(y, "⊗", "=")
-        self.say("The kernel stands on a window of x.", "Products, added up, are one output:")
+        self.say("Lay the kernel on a window of x.", "Multiply, and add up:")
         self.total(f"y[{i},{j}]", n["x"][i : i + k1, j : j + k2], n["w"], n["y"][i, j])
         self.next()
 
@@ -248,14 +248,11 @@ class _Page:
         self.signs(y, "=", "⊗")
         P, Q = n["y"].shape
         count = (min(i, P - 1) - max(i - k1 + 1, 0) + 1) * (min(j, Q - 1) - max(j - k2 + 1, 0) + 1)
-        read, they = (
-            (f"{_counted(count)} windows read", "Their deltas") if count > 1 else ("One window reads", "Its delta")
-        )
-        self.say(
-            f"{read} x[{i},{j}]. {they}",
-            f"come{'s' * (count == 1)} back by the weights that read it:",
-            "the kernel, turned, on the deltas.",
-        )
+        if count > 1:
+            told = f"{_counted(count)} windows read x[{i},{j}]. Their deltas", "come back, each times its weight."
+        else:
+            told = f"One window reads x[{i},{j}]. Its delta", "comes back times its weight."
+        self.say(*told, "So lay the turned kernel on dy:")
         self.total(f"dx[{i},{j}]", ringed[i : i + k1, j : j + k2], turned, n["dx"][i, j])
         self.next()
 
@@ -266,7 +263,7 @@ class _Page:
         self.grid(n["dw"], 1, y, "dw = x ⊗ dy", chosen=(m, o, 1, 1))
         self.grid(n["dy"], 2, y, "dy", chosen=(0, 0, P, Q))
         windows = f"all {_counted(P * Q).lower()} windows" if P * Q > 1 else "the one window"
-        self.say(f"w[{m},{o}] served in {windows}. Input", "times delta, added up, is its gradient:")
+        self.say(f"w[{m},{o}] is used in {windows}.", "Add up input times delta:")
         self.total(f"dw[{m},{o}]", n["x"][m : m + P, o : o + Q], n["dy"], n["dw"][m, o])
         self.next()
 
