@@ -29,8 +29,8 @@ class Transform:
     """Base class: one change of images. A class of your own defines ``numbers`` and ``apply``, and also ``draw`` if it
     needs numbers other than uniform ones from 0 to 1.
 
-        numbers     how many random numbers an image needs
-        place       0 for changes that move or recolour pixels, 1 for later ones: normalising and mixing
+    numbers     how many random numbers an image needs
+    place       0 for changes that move or recolour pixels, 1 for later ones: normalising and mixing
 
     >>> import dualnet as dn, numpy
     >>> class Dimmed(dn.data.Transform):

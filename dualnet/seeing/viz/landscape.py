@@ -37,7 +37,7 @@ def loss_landscape(
     ``directions`` is 1 (a curve) or 2 (a map of contours) for random directions, or ``"gradient"``: down the gradient,
     where a step of 1 is as long as the weights. Random ones are normalised filter by filter: each filter of d gets the
     length of that filter of w, and biases, γ and β (all parameters with one axis) stay where they are. So curves
-    of different networks can be compared. α goes from −``span`` to ``span`` (1; 0.2 for the gradient) in ``points``
+    of different networks can be compared. α goes from ``-span`` to ``span`` (1; 0.2 for the gradient) in ``points``
     steps. Each point is a pass in inference. The network is not changed. Returns the Axes.
 
     Source: Li et al. (2018), "Visualizing the loss landscape of neural nets", section 4.
