@@ -436,4 +436,6 @@ def test_lists_of_names_can_be_read(site, tab, name):
     """The index has one column on a phone; a docstring's list of names keeps its lines."""
     tab.show(PHONE)
     assert not opened(tab, site / f"{name}.html", sticks_out("article"))
+    columns = "[...document.querySelectorAll('.indextable td')].filter((one) => one.clientWidth < 300).length"
+    assert tab.run(columns) == 0
     assert re.search(r"<pre>(<span></span>)?links\.py +what", (site / "reference" / "scaling.html").read_text("utf-8"))

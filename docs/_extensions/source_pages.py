@@ -111,7 +111,8 @@ def pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         code = app.builder.highlighter.highlight_block(
             file.read_text("utf-8"), language, linenos="inline", lineanchors="L", anchorlinenos=True, force=True
         )
-        body = f'<h1><code>{place}</code></h1><div class="source-page">{code}</div>'
+        name = place.replace("/", "/<wbr>")
+        body = f'<h1><code>{name}</code></h1><div class="source-page">{code}</div>'
         yield page_of(file) or "", {"title": place, "body": body, "parents": []}, "page.html"
 
 
