@@ -38,7 +38,6 @@ extensions = [
     "playground_page",
     "source_pages",
     "unbroken",
-    "whole",
 ]
 root_doc = "index"
 exclude_patterns = ["_build", "jupyter_execute", "playground"]  # the last is no pages, but a page of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -95,6 +97,13 @@ def site(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pages(site) -> dict[Path, Page]:
     return {path: Page(path) for path in sorted(site.rglob("*.html"))}
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """One of docs/_extensions by its name."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
+    return importlib.import_module
 
 
 def inside(link: str) -> bool:
@@ -324,6 +333,35 @@ def test_what_belongs_together_stays_on_one_line(site):
     assert "as given to init. The batch is missing: x[None] is a batch of one.\n" in mistakes
     several = re.sub(r"<[^>]*>", "", (site / "how-to" / "pytorch.html").read_text("utf-8"))
     assert "cannot convert 3 parts of Sequential:\n  Conv2d (0)" in several, "a message of several lines keeps them"
+
+
+def test_a_wrapped_message_is_joined_and_a_real_new_line_stays(extension):
+    joined = extension("unbroken").joined
+    first, second = f"ValueError: {'x' * 80} of", "an image"
+    assert joined(f"{first}\n{second}\nMake one.") == f"{first} {second}\nMake one."
+    assert joined(f"dualnet.recording.CaptureError: {first}\n{second}").endswith(f"{first} {second}")
+    assert joined(f"{first[12:]}\n{second}") == f"{first[12:]}\n{second}", "no message"
+
+
+def test_a_long_name_may_break_in_a_table_and_the_search_finds_it(site):
+    """After a word, not inside of __init__."""
+    assert '"test_softmax_cross_entropi":' in (site / "searchindex.js").read_text("utf-8")
+    pages = [(site / f"{name}.html").read_text("utf-8") for name in ("derivation", "architecture", "backends")]
+    tables = [table for page in pages for table in re.findall(r"<table.*?</table>", page, flags=re.DOTALL)]
+    assert sum(table.count("<wbr>") for table in tables) == sum(page.count("<wbr>") for page in pages) > 0
+    assert not re.search('__</span><wbr>|_</span><wbr><span class="pre">_', "".join(tables))
+
+
+def test_a_link_shows_the_title_of_the_page_that_it_leads_to(extension):
+    """And not that of its namesake in another folder."""
+    from docutils import nodes
+
+    named = {"backends": nodes.title("", "Choosing a backend"), "reference/backends": nodes.title("", "Backends")}
+    app = SimpleNamespace(env=SimpleNamespace(titles=named))
+    for address, title in {"backends.html": "Backends", "../backends.html#auto": "Choosing a backend"}.items():
+        page = nodes.paragraph("", "", nodes.reference("", "backends.md", refuri=address))
+        extension("source_pages").titles(app, page, "reference/augmentation")
+        assert page.astext() == title
 
 
 @needs_chromium

@@ -6,6 +6,7 @@ names a page's file, as those of docstrings do, shows the page's title instead.
 
 import inspect
 import os
+import posixpath
 import re
 import sys
 from collections.abc import Iterator
@@ -116,16 +117,16 @@ def pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield page_of(file) or "", {"title": place, "body": body, "parents": []}, "page.html"
 
 
+NAMED = re.compile(r"[\w/-]+\.md")
+
+
 def titles(app: Any, document: nodes.document, docname: str) -> None:
     """``docs/gpu.md`` is what an editor opens; a reader of the site wants "On a GPU"."""
     for link in document.findall(nodes.reference):
-        page = NAMED.fullmatch(link.astext())
-        name = page and HOME.get(page[0], page[1])
-        if name in app.env.titles:
-            link.children = [nodes.inline("", *(node.deepcopy() for node in app.env.titles[name].children))]
-
-
-NAMED = re.compile(r"(?:docs/)?([\w/-]+)\.md")
+        file = posixpath.join(posixpath.dirname(docname), link.get("refuri", "").partition("#")[0])
+        page = posixpath.normpath(file).removesuffix(".html")
+        if NAMED.fullmatch(link.astext()) and page in app.env.titles:
+            link.children = [nodes.inline("", *(node.deepcopy() for node in app.env.titles[page].children))]
 
 
 def merge(app: Any, env: Any, docnames: Any, other: Any) -> None:
