@@ -52,13 +52,15 @@ def is_python(block: list[str]) -> bool:
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    example = False
-    for i, line in enumerate(found := literal_blocks(lists(lines))):
-        example = bool(line.strip()) and (
-            example or line.startswith(">>>")
-        )  # and what it prints, to the next blank line
-        found[i] = line if example else plain(line)
-    lines[:] = found
+    shown: list[str] = []
+    example = False  # code and what it prints, to the next blank line
+    for line in literal_blocks(lists(lines)):
+        if line.startswith(">>>"):
+            example = True
+        elif not line.strip():
+            example = False
+        shown.append(line if example else plain(line))
+    lines[:] = shown
 
 
 def plain(line: str) -> str:
