@@ -1,8 +1,11 @@
 """On a phone each row of a table is a card: every cell carries the heading of its column as its label.
 
-docs/_static/site.css draws the cards. Tables of numbers stay tables, which scroll beside their first column: there
-readers compare one row with the next. So do two columns of few words. Options and names stand above their meanings,
-if a table has these two columns.
+docs/_static/site.css draws what becomes of a table, by its class:
+
+- ``cards``: most tables
+- ``numbers``: stays a table, which scrolls beside its first column, since readers compare one row with the next
+- ``pairs``: two columns, in which each option or name stands above its meaning
+- none: two columns of few words stay a plain table
 """
 
 from typing import Any
