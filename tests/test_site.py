@@ -329,6 +329,9 @@ def test_what_belongs_together_stays_on_one_line(site):
     assert "<h1>MNIST from 90 to 99\N{NO-BREAK SPACE}%" in (site / "tutorials" / "mnist.html").read_text("utf-8")
     numerics = (site / "numerics.html").read_text("utf-8")
     assert '<span class="whole">1e-13</span>' in numerics and "16\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}16" in numerics
+    assert (site / "reference" / "data.html").read_text("utf-8").count("(11\N{NO-BREAK SPACE}MB)") == 2, (
+        "in summaries, too"
+    )
     mistakes = re.sub(r"<[^>]*>", "", (site / "mistakes.html").read_text("utf-8"))
     assert "as given to init. The batch is missing: x[None] is a batch of one.\n" in mistakes
     several = re.sub(r"<[^>]*>", "", (site / "how-to" / "pytorch.html").read_text("utf-8"))
@@ -346,7 +349,7 @@ def test_a_wrapped_message_is_joined_and_a_real_new_line_stays(extension):
 def test_a_long_name_may_break_in_a_table_and_the_search_finds_it(site):
     """After a word, not inside of __init__."""
     assert '"test_softmax_cross_entropi":' in (site / "searchindex.js").read_text("utf-8")
-    pages = [(site / f"{name}.html").read_text("utf-8") for name in ("derivation", "architecture", "backends")]
+    pages = [(site / f"{name}.html").read_text("utf-8") for name in ("derivation", "architecture", "reliability")]
     tables = [table for page in pages for table in re.findall(r"<table.*?</table>", page, flags=re.DOTALL)]
     assert sum(table.count("<wbr>") for table in tables) == sum(page.count("<wbr>") for page in pages) > 0
     assert not re.search('__</span><wbr>|_</span><wbr><span class="pre">_', "".join(tables))

@@ -65,7 +65,7 @@ def code(document: nodes.document) -> None:
 def words(document: nodes.document) -> None:
     """In running text; code is broken as it is written."""
     for text in list(document.findall(nodes.Text)):
-        if _inside(text, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw, nodes.comment)):
+        if _inside(text, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw)):
             continue
         whole = TOGETHER.sub(SPACE, text)
         if EXPONENT.search(whole) and not _inside(text, (nodes.title,)):
