@@ -39,11 +39,11 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
         return view
     rows = y.astype("float64")
     if how == "softmax":
-        powers = numpy.exp(rows - rows.max(axis=-1, keepdims=True))
-        p = powers / powers.sum(axis=-1, keepdims=True)
+        apart = rows - rows.max(axis=-1, keepdims=True)
+        log_p = apart - numpy.log(numpy.exp(apart).sum(axis=-1, keepdims=True))  # p itself may be 0
         q = numpy.eye(y.shape[1])[t.astype(int)] if t.ndim == 1 else t.astype("float64")
-        terms = -(q * numpy.log(numpy.where(q > 0, p, 1.0))).sum(axis=-1)
-        view |= {"p": p[image], "t": q[image]}
+        terms = -(q * numpy.where(q > 0, log_p, 0.0)).sum(axis=-1)
+        view |= {"p": numpy.exp(log_p[image]), "t": q[image]}
     else:
         view["t"] = t[image].astype("float64")
         far = abs(rows - t)

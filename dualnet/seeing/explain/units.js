@@ -191,10 +191,14 @@
   const softplus = (v) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v))); // log(1 + eᵛ)
 
   class Loss extends View {
-    sums() { return { softmax: [["E", "E = −Σ t · log p", "E10"], ["dy", "dy = p − t", "E10"]], squared: [["E", "E = ½ Σ (y − t)²", "E10"], ["dy", "dy = y − t", "E10"]], binary: [["E", "E = −Σ log(p or 1 − p)", "E10"], ["dy", "dy = p − t", "E10"]], huber: [["E", "E = Σ (½ r² or |r| − ½)", "E10"], ["dy", "dy = y − t, cut at ±1", "E10"]], other: [["dy", "dy = ∂E/∂y", "E10"]] }[this.how]; }
-    words(sum) { return sum === "E" ? "One number says how wrong the network is." : "The deltas begin here: how fast E grows when an output grows."; }
+    sums() {
+      if (this.how === "other") return [["dy", "dy = ∂E/∂y", "E10"]];
+      const [E, dy] = { softmax: ["−Σ t · log p", "p − t"], squared: ["½ Σ (y − t)²", "y − t"], binary: ["−Σ log(p or 1 − p)", "p − t"], huber: ["Σ (½ r² if |r| ≤ 1, else |r| − ½)", "y − t, cut at ±1"] }[this.how];
+      return [["E", `E = ${E}${this.divided}`, "E10"], ["dy", `dy = ${this.divided ? `(${dy})${this.divided}` : dy}`, "E10"]];
+    }
+    words(sum) { return sum === "E" ? `One number says how wrong the network is.${this.how === "huber" ? " Here r = y − t." : ""}` : "The deltas begin here: how fast E grows when an output grows."; }
     maps(sum) {
-      const from = this.p ? this.spec("p", this.how === "softmax" ? "softmax of y, the network’s odds" : "σ(y): how likely a yes is") : this.spec("y", "the output");
+      const from = this.p ? this.spec("p", this.how === "softmax" ? "softmax of y, the network’s odds" : "σ(y): how likely the answer is yes") : this.spec("y", "the output");
       if (sum === "E") return [{ name: "E", words: "the loss", of: "one number", rows: 1, cols: 1, kernel: true }, this.spec("t", "the target"), from];
       const dy = this.spec("dy", "the first deltas");
       return this.how === "other" ? [dy, from] : [dy, from, this.spec("t", "the target")];
@@ -207,10 +211,14 @@
     of_E() {
       const rest = this.restE !== undefined && this.shape[0][0] > 1 ? [{ words: "the other images of the batch", value: this.restE }] : [];
       const common = { ...this.get("E"), anchor: "E10", extra: rest, size: 1 + Math.abs(this.E) };
-      if (this.how === "softmax") return { ...common, title: "how surprised the network is by the right answer", formula: "E = −Σ t · log p,  p = softmax(y)", terms: this.places().map((place) => ({ cells: [this.cell("t", ...place)], factor: -Math.log(this.cell("p", ...place).value) * this.part, what: `(−log ${this.cell("p", ...place).short}${this.divided})`, at: place })).filter((term) => term.cells[0].value) };
-      const [title, one] = { squared: ["half the square of the difference", this.square], binary: ["how surprised the network is by each answer", this.surprise], huber: ["squared when near, straight when far", this.bent] }[this.how];
+      if (this.how === "softmax") return { ...common, title: "how surprised the network is by the right answer", formula: `${this.sums()[0][1]},  p = softmax(y)`, terms: this.places().map((place) => ({ cells: [this.cell("t", ...place)], factor: this.surprised(this.cell("y", ...place)) * this.part, what: `(−log ${this.cell("p", ...place).short}${this.divided})`, at: place })).filter((term) => term.cells[0].value) };
+      const [title, one] = { squared: ["half the square of the difference", this.square], binary: ["how surprised the network is by each answer", this.surprise], huber: ["squared near the target, linear far from it", this.bent] }[this.how];
       const terms = this.places().map((place) => { const [value, what] = one.call(this, ...["y", "t", ...(this.p ? ["p"] : [])].map((map) => this.cell(map, ...place))); return { cells: [], factor: value * this.part, what: what + this.divided }; });
-      return { ...common, title, formula: this.how === "binary" ? "E = −Σ (t log p + (1 − t) log(1 − p))" : this.sums()[0][1], lit: light(this.places().flatMap((place) => [[this.p ? "p" : "y", ...place], ["t", ...place]])), terms };
+      return { ...common, title, formula: { squared: this.sums()[0][1], binary: `E = −Σ (t log p + (1 − t) log(1 − p))${this.divided}`, huber: `${this.sums()[0][1]},  r = y − t` }[this.how], lit: light(this.places().flatMap((place) => [[this.p ? "p" : "y", ...place], ["t", ...place]])), terms };
+    }
+    surprised(y) { // −log p from y itself: p alone may have been rounded to 0
+      const row = [...this.y.data], top = Math.max(...row);
+      return top - y.value + Math.log(row.reduce((sum, value) => sum + Math.exp(value - top), 0));
     }
     // what one output adds to E, before it is divided: the number, and how it is written
     square(y, t) { return [(y.value - t.value) ** 2 / 2, `½ (${y.short} − ${t.short})²`]; }
@@ -224,9 +232,9 @@
       const dy = { ...this.cell("dy", r, c), anchor: "E10", title: "the delta of one output" };
       if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output. Its formula is in the help of dn.losses.${this.loss}.`, lit: light([["y", r, c]]) };
       const from = this.p ? "p" : "y", factor = this.part, [y, t] = [this.cell("y", r, c), this.cell("t", r, c)];
-      if (this.how === "huber" && Math.abs(y.value - t.value) > 1) return { ...dy, formula: this.sums()[1][1] + this.divided, lit: light([["y", r, c], ["t", r, c]]), terms: [{ cells: [], factor: Math.sign(y.value - t.value) * factor, what: `${y.value > t.value ? "+" : "−"}1${this.divided}: ${y.short} − ${t.short}, cut` }] };
+      if (this.how === "huber" && Math.abs(y.value - t.value) > 1) return { ...dy, formula: this.sums()[1][1], lit: light([["y", r, c], ["t", r, c]]), terms: [{ cells: [], factor: Math.sign(y.value - t.value) * factor, what: `${y.value > t.value ? "+" : "−"}1${this.divided}: ${y.short} − ${t.short}, cut` }] };
       const what = (sign) => (factor === 1 ? (sign < 0 ? "(−1)" : "") : `(${sign < 0 ? "−" : ""}1${this.divided})`);
-      return { ...dy, formula: this.sums()[1][1] + this.divided, terms: [{ cells: [this.cell(from, r, c)], factor, what: what(1) }, { cells: [this.cell("t", r, c)], factor: -factor, what: what(-1) }] };
+      return { ...dy, formula: this.sums()[1][1], terms: [{ cells: [this.cell(from, r, c)], factor, what: what(1) }, { cells: [this.cell("t", r, c)], factor: -factor, what: what(-1) }] };
     }
     given(map, r, c, sum) { return { ...this.cell(map, r, c), reach: true, title: "it takes part in the loss", words: "", lit: light([sum === "E" ? ["E", 0, 0] : ["dy", r, c]]) }; }
     of_y(r, c, sum) { return this.given("y", r, c, sum); }

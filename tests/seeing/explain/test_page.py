@@ -432,9 +432,12 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
     $('#chain [data-path="loss"]').click(); out.sums = choices("sum"); radio("sum", "dy");
     out.dy = [0, 1, 2].map((c) => { hover(cell("dy", 0, c)); return told(); });
     out.shown = all('.maps [data-name="dy"] .cell').map((e) => e.getAttribute("aria-label"));
-    if (choices("sum").includes("E")) { radio("sum", "E"); out.E = told(); }
+    out.labels = all("#sums label").map((e) => e.textContent); out.formulas = [$(".formula")?.textContent];
+    out.over = document.documentElement.scrollWidth - innerWidth;
+    if (choices("sum").includes("E")) { radio("sum", "E"); out.E = told(); out.formulas.push($(".formula").textContent); }
     """
-    out = browse(page, tmp_path, script)
+    out = browse(page, tmp_path, script, 360)  # on a small phone the longest formula still fits
+    assert out["over"] <= 0
     y, _ = net.forward(net.enter(dn.asarray(x)), True)
     E, back = dn.losses.get(loss)(y, dn.asarray(t))
     dy = dn.to_numpy(back())
@@ -443,12 +446,27 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
         assert out["sums"] == ["dy"] and "E" not in out
         return
     assert [seen["library"] for seen in out["dy"]] == dy[1].tolist() and out["E"]["library"] == float(dn.to_numpy(E))
+    n = " / 2" if loss in ("softmax_cross_entropy", "mean_squared_error") else " / 6"  # images, or all their outputs
+    for formula in [*out["formulas"], *(label.removesuffix("E10") for label in out["labels"])]:
+        assert n in formula and not (formula.startswith("dy") and f"){n}" not in formula), formula
+    assert loss != "huber" or out["formulas"][1] == "E = Σ (½ r² if |r| ≤ 1, else |r| − ½) / 6,  r = y − t"
     for seen in [*out["dy"], out["E"]]:
         assert seen["same"] == seen["adds"] == "true" and seen["anchor"] == "E10", seen
         assert added(seen["rows"]) == Decimal(seen["total"].replace("−", "-")), seen
     if loss == "huber":
         far = abs(dn.to_numpy(y)[1] - t[1]) > 1
         assert far.any() and not far.all() and [len(seen["rows"]) for seen in out["dy"]] == [1 if f else 2 for f in far]
+
+
+@needs_chromium
+def test_a_right_answer_whose_probability_is_rounded_to_0_still_has_its_surprise(tmp_path):
+    net = dn.Sequential([dn.Dense(3)]).init((2,), seed=1)
+    net[0].w.value = dn.asarray([[1000.0, 0, -1000], [0, 0, 0]], "float32")
+    x = np.array([[1.0, 2.0], [1.0, -1.0]], "float32")
+    page = dn.explain(net, x, "0.dx[1,0]", t=np.array([2, 1]), loss="softmax_cross_entropy").page()
+    out = browse(page, tmp_path, """$('#chain [data-path="loss"]').click(); radio("sum", "E"); out.E = told();""")
+    assert out["E"]["library"] == out["E"]["sum"] == 1500 and out["E"]["same"] == "true"
+    assert out["E"]["rows"] == ["500", "1000"]  # this image, and the other one
 
 
 @needs_chromium
