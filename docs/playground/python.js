@@ -15,7 +15,7 @@ export async function start(pyodide, say) {
   wheel.catch(() => null);
   session.catch(() => null);
   say("Loading Python …");
-  const { loadPyodide } = await import(new URL("pyodide.mjs", home).href).catch(() => { throw new Error(`Pyodide, the Python of this page, is not at ${home.href}.`); });
+  const { loadPyodide } = await import(new URL("pyodide.mjs", home).href).catch((error) => { throw new Error(`Pyodide, the Python of this page, could not be loaded from ${home.href} (${error.message}).`, { cause: error }); });
   const python = await loadPyodide({ indexURL: home.href, packages: ["numpy"], stdout: () => null, stderr: () => null });
   say("Loading dualnet …");
   const site = python.runPython("import sysconfig; sysconfig.get_paths()['purelib']");

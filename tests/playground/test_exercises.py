@@ -99,6 +99,7 @@ def test_a_repair_that_chooses_a_backend(monkeypatch):
 
 def test_a_name_that_does_not_exist():
     assert "Did you mean 'averaged-bias'" in asked("exercise", name="average-bias")["error"]
+    assert "zoo. The menu “Exercise” lists them." in asked("exercise", name="lion")["error"]  # no `dualnet zoo` here
 
 
 @pytest.mark.parametrize("exercise", ALL[:3], ids=lambda exercise: exercise.name)

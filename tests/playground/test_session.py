@@ -317,6 +317,7 @@ def test_a_few_drawings_are_enough():
         ({"x": np.zeros((4, 5, 5))}, "expected the images x and the classes t"),
         ({"x": np.zeros((4, 5)), "t": np.arange(4)}, "expected images"),
         ({"x": np.zeros((4, 99, 5)), "t": np.arange(4)}, "at most 64"),
+        ({"x": np.zeros((4, 5, 5)), "t": np.array(["a", None] * 2)}, r"has dtype object.*np.array\(names, dtype=str\)"),
         ({"x": np.zeros((4, 5, 5)), "t": np.arange(3)}, "each of the 4 images"),
         ({"x": np.zeros((4, 5, 5)), "t": np.zeros(4)}, "two classes or more"),
         ({"x": np.zeros((4, 5, 5)), "t": np.array([0, 0, 0, 1])}, "only one image of 1"),
@@ -337,6 +338,15 @@ def test_an_upload(tmp_path):
     assert asked.desk.pictures.x.max() <= 1 and asked.begin(settings=SMALL | {"data": "upload"})["step"] == 0
     with pytest.raises(RuntimeError, match="not an .npz file"):
         asked.upload(data=base64.b64encode(b"PK nothing").decode())
+
+
+@pytest.mark.parametrize("save, at, new", [(np.savez, 26, 0), (np.savez, -116, 9), (np.savez_compressed, 28, 255)])
+def test_a_damaged_upload(save, at, new, tmp_path):
+    save(tmp_path / "data.npz", x=np.random.default_rng(0).random((4, 5, 5)), t=np.arange(4) % 2)
+    data = bytearray((tmp_path / "data.npz").read_bytes())
+    data[at] = new  # the length of a name, a flag that says "encrypted", and where the packed bytes begin
+    with pytest.raises(RuntimeError, match="not an .npz file of arrays, or it is damaged"):
+        Asked(**SMALL).upload(data=base64.b64encode(data).decode())
 
 
 # -- keeping -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,10 @@ def course() -> list[dict[str, Any]]:
 
 def task(name: str) -> dict[str, Any]:
     """What a learner gets to see first: the story and the wrong code."""
-    exercise = dn.zoo.show(name)
+    try:
+        exercise = dn.zoo.show(name)
+    except ValueError as error:  # here is no terminal
+        raise ValueError(str(error).replace("`dualnet zoo` lists them", "The menu “Exercise” lists them")) from None
     told = {"name": name, "symptom": exercise.symptom, "story": " ".join(exercise.story.split()), "ask": ASK}
     return told | {
         "anchors": exercise.anchors,

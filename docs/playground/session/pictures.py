@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +57,10 @@ def uploaded(data: str) -> Pictures:
     try:
         file = numpy.load(io.BytesIO(base64.b64decode(data)), allow_pickle=False)
         arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, AttributeError, EOFError, KeyError):
+    except (ValueError, OSError, AttributeError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise ValueError(
-            'playground: this is not an .npz file of arrays; np.savez("images.npz", x=x, t=t) writes one'
+            "playground: this is not an .npz file of arrays, or it is damaged, or x or t has dtype object. "
+            'np.savez("images.npz", x=x, t=t) writes one; x must be numbers, t numbers or np.array(names, dtype=str)'
         ) from None
     if not {"x", "t"} <= arrays.keys():
         raise ValueError(
