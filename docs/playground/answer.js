@@ -6,6 +6,7 @@ import { Pad } from "./pad.js";
 export class Answer {
   constructor(play) {
     this.play = play;
+    this.cleared = 0; // how often the panel was emptied
     this.pad = new Pad("Draw something for the network to name", () => this.refresh());
     this.seen = make("canvas", { class: "seen", width: 192, height: 192, role: "img", "aria-label": "Your drawing as the network sees it; what led to the answer is orange" });
     this.odds = make("ul", { class: "odds", "aria-label": "How sure the network is" });
@@ -33,14 +34,16 @@ export class Answer {
     const pixels = this.pixels();
     this.further.disabled = !pixels;
     if (!pixels) {
+      this.cleared += 1;
       this.odds.replaceChildren();
       this.words.textContent = `Draw one of: ${this.play.data.classes.join(", ")}. The network answers when you lift the pen.`;
       this.seen.getContext("2d").clearRect(0, 0, 192, 192);
       return;
     }
+    const { cleared } = this;
     try {
       const told = await this.play.python.ask("answer", { pixels });
-      this.show(told, pixels);
+      if (cleared === this.cleared) this.show(told, pixels); // else its drawing has gone
     } catch (error) {
       this.play.trouble(error);
     }

@@ -38,6 +38,7 @@ class Playground {
     this.listen();
     this.buttons();
     tabs((name) => this.opened(name));
+    this.arrange();
     theme(() => { readColours(); dispatchEvent(new Event("colours")); this.filters(this.learned); this.refresh(); });
     addEventListener("resize", () => { if (this.begun) this.draw(); });
     this.draw();
@@ -67,8 +68,8 @@ class Playground {
       this.optimizers = about.optimizers;
       byId("optimizer").replaceChildren(...about.optimizers.map((rule) => make("option", { value: rule.kind, title: rule.summary.replaceAll("`", "") }, rule.kind)));
       this.awake = true;
-      this.asleep(false);
       await this.first(about.data);
+      this.asleep(false); // every control changes settings, which are there now
       this.idle = `Ready, with dualnet ${about.version}.`;
       this.state(this.idle);
       this.opened("exercises");
@@ -83,13 +84,19 @@ class Playground {
     try {
       await this.begin(this.settings ?? settingsOf(location.hash, this.standard));
     } catch (error) {
-      this.trouble(new Error(`${error.message.replace(/\.?$/, ".")} The page begins with its own settings instead.`));
+      this.trouble(new Error(`${error.message.replace(/\.?$/, ".")} The page begins with the default settings instead.`));
       await this.begin(structuredClone(this.standard));
     }
   }
 
   asleep(yes) { // until Python is there for the first time, nothing but the tabs can be used
     for (const part of document.querySelectorAll(".network, .training, [role=tabpanel]")) part.inert = yes;
+  }
+
+  arrange() { // on a phone the training stands above the network, for the eye and for the Tab key
+    const narrow = matchMedia("(max-width: 620px)"), place = () => byId("network")[narrow.matches ? "before" : "after"](byId("training"));
+    narrow.addEventListener("change", place);
+    place();
   }
 
   restart() {
@@ -169,12 +176,13 @@ class Playground {
   }
 
   async newImages(ask, told) {
+    told.className = "quiet";
+    told.textContent = "Reading the images …";
     try {
       await this.pause();
       const data = await ask();
       this.data = data;
       await this.change({ data: data.name, broken: "" });
-      told.className = "quiet";
       told.textContent = `${data.train} images to learn from (${data.classes.join(", ")}), ${data.validation} held back.`;
     } catch (error) {
       told.className = "bad";
@@ -226,7 +234,7 @@ class Playground {
     byId("train").textContent = "▶ Train";
     this.paused();
     this.refresh();
-    tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, correct ${percent(this.run.trials.at(-1)?.accuracy)}.`);
+    if (this.step) tell(`Paused after step ${this.step}. Loss ${number(this.run.losses.at(-1), 3)}, correct ${percent(this.run.trials.at(-1)?.accuracy)}.`);
   }
 
   paused() {

@@ -51,7 +51,7 @@ export function draw(picture, run, kept, step) {
     parts.push(svg("path", { d: path(trials, share), class: `accuracy${kind}` }));
     if (trials.length === 1) parts.push(svg("circle", { cx: x(trials[0][0]), cy: share(trials[0][1]), r: 2.5, class: `accuracy${kind}` }));
   }
-  if (!runs.some((each) => each.losses.length)) parts.push(svg("text", { x: (LEFT + WIDE - RIGHT) / 2, y: share(0.75) + 4, "text-anchor": "middle" }, "Here you will see how it learns."));
+  if (!runs.some((each) => each.losses.length)) parts.push(svg("text", { x: (LEFT + WIDE - RIGHT) / 2, y: share(0.75) + 4, "text-anchor": "middle" }, "The curves appear here once you train."));
   for (const [i, [at, words]] of run.marks.entries()) { // words of marks that are close stand below each other
     parts.push(svg("line", { x1: x(at), x2: x(at), y1: TOP, y2: TALL - BOTTOM, class: "event" }));
     parts.push(svg("text", { x: x(at) + (at > last / 2 ? -4 : 4), y: TOP + 44 + 15 * (i % 3), class: "event", "text-anchor": at > last / 2 ? "end" : "start" }, words));

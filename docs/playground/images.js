@@ -46,6 +46,7 @@ export class Images {
     this.list.replaceChildren(...[...this.drawings].map(([name, images]) => make("li", {}, make("b", {}, name), ` ${images.length} `, ...images.map(() => make("canvas", { width: SIDE, height: SIDE })))));
     this.paint();
     const counts = [...this.drawings.values()].map((images) => images.length);
+    this.told.className = "quiet"; // after a failure it was red
     this.learn.disabled = counts.length < 2 || Math.min(...counts) < 2;
     this.told.textContent = this.learn.disabled ? "You need two classes or more, with two drawings or more of each." : "Enough to begin. More drawings of each class teach more.";
   }

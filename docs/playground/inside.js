@@ -12,6 +12,7 @@ export class Inside {
     this.place = 0;
     this.pixels = null;
     this.target = null; // { name, index }: what was pointed at
+    this.followed = null; // the map with the focus, when its delta was followed to the next layer
     this.busy = false;
     this.views = new Map();
     this.about = make("p", { class: "about" });
@@ -27,7 +28,7 @@ export class Inside {
         button("Save as a page", () => this.page(), { class: "far" })),
       make("div", { class: "look" },
         make("div", { class: "sides" },
-          make("p", { class: "legend" }, make("span", { class: "scale", "aria-hidden": "true" }), "Blue is below 0, orange above; grey is no number. Each array has its own scale."),
+          make("p", { class: "legend" }, make("span", { class: "scale", "aria-hidden": "true" }), "Blue is below 0, orange above; grey is NaN or infinite. Each array has its own scale."),
           make("p", { class: "quiet narrow" }, "Tap a cell to see its sum."),
           make("h3", {}, "forward ", make("i", { "aria-hidden": "true" }, "→")), this.rows.forward,
           make("h3", {}, make("i", { "aria-hidden": "true" }, "←"), " backward"), this.rows.backward),
@@ -95,6 +96,7 @@ export class Inside {
     }
     if (this.layer !== layer) { this.again = true; return; }
     this.draw(told, why);
+    this.refocus();
     const close = button("✕", () => this.close(), { class: "close", "aria-label": "Close the sum" });
     this.account.classList.toggle("chosen", Boolean(why || words));
     if (why) {
@@ -155,7 +157,13 @@ export class Inside {
   follow(index) { // this delta is the next layer's dx: its sum stands there
     const focused = document.activeElement?.closest?.("[data-name]");
     this.choose(this.told.next, { name: "dx", index });
-    if (focused) setTimeout(() => this.views.get("dx")?.field.focus({ preventScroll: true }), 400);
+    this.followed = focused;
+  }
+
+  refocus() { // the map that had the focus has gone; who has moved on meanwhile is left there
+    const now = document.activeElement;
+    if (this.followed && (now === document.body || this.followed.contains(now))) this.views.get("dx")?.field.focus({ preventScroll: true });
+    this.followed = null;
   }
 
   asked() { // the target in the words of dn.explain

@@ -17,14 +17,17 @@ export class Interpreter extends EventTarget {
     this.training = false;
     // A worker from a blob has this page's security policy; from a file it would have none.
     const source = new Blob([`import ${JSON.stringify(WORKER)};`], { type: "text/javascript" });
-    this.worker = new Worker(URL.createObjectURL(source), { type: "module" });
+    this.source = URL.createObjectURL(source);
+    this.worker = new Worker(this.source, { type: "module" });
     this.worker.onmessage = ({ data }) => this.heard(data);
     this.worker.onerror = (event) => this.tell("failed", { words: event.message || "The worker could not be started." });
   }
 
   heard(data) {
-    if (data.event === "here") this.worker.postMessage({ event: "start", pyodide: this.pyodide });
-    else if (data.event === "answer") {
+    if (data.event === "here") {
+      URL.revokeObjectURL(this.source);
+      this.worker.postMessage({ event: "start", pyodide: this.pyodide });
+    } else if (data.event === "answer") {
       const { resolve, reject } = this.waiting.get(data.number);
       this.waiting.delete(data.number);
       if (data.told.error) reject(new Error(plainly(data.told.error))); else resolve(data.told.answer);

@@ -21,6 +21,9 @@ pytestmark = [
     pytest.mark.skipif(not PAGE.exists(), reason="the pages are in the checkout"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (chromium, google-chrome)"),
 ]
+HELD = """(window.ask ??= playground.python.ask, window.reached = false, window.held = new Promise((go) => {{
+    window.go = go; }}), playground.python.ask = async function (method, given) {{
+        if (method === "{}") {{ window.reached = true; await held; }} return ask.call(this, method, given); }}, null)"""
 IDLE = "window.playground?.begun && document.querySelector('#blocks').children.length && playground.breaking.rows"
 ENTER = ("Enter", 13, "\r")
 LINES = "\n\n\n"
@@ -76,6 +79,11 @@ def enter(tab, selector, value):
         it.dispatchEvent(new Event("change", {{ bubbles: true }})); }})()""")
 
 
+def hold(tab, method):
+    """Questions of one kind wait until the page runs ``go()``; ``reached`` is true once there is one."""
+    tab.run(HELD.format(method))
+
+
 def train(tab, steps):
     tab.run(f"playground.python.train({steps})")
     tab.wait(f"playground.step >= {steps} && !playground.python.training")
@@ -127,6 +135,12 @@ def test_the_words_at_the_top_follow_the_step(page):
     enter(page, "#option-kernel_size", "11")
     enter(page, "#option-padding", "valid")
     page.wait("document.querySelector('#state').innerText.startsWith('Not ready: ')")
+
+
+def test_a_pause_before_the_first_step_tells_no_figures(page):
+    page.run("(document.querySelector('#live').textContent = '', playground.stopped())")
+    time.sleep(0.5)  # what is told to a screen reader waits for 0.3 s
+    assert page.run("document.querySelector('#live').textContent") == ""
 
 
 def test_training_ends_after_its_epochs(page):
@@ -242,6 +256,23 @@ def test_point_at_a_cell_and_its_sum_is_there(page):
     page.wait("document.querySelector('.account').innerText.includes('The backward pass begins here')")
     page.run("playground.inside.pick('w', [5, 3])")
     page.wait("document.querySelector('.account h3')?.innerText.startsWith('7.dw[5,3]')")
+
+
+def test_the_focus_follows_a_delta_unless_the_reader_has_moved_on(page):
+    page.wait("document.querySelector('#inside [data-name=dy] canvas')")
+    for layer, there in ((0, "dx"), (1, None)):
+        page.wait(f"playground.inside.told.layer == {layer} && !playground.inside.busy")
+        page.run("document.querySelector('#inside [data-name=dy] .sheets').focus()")
+        hold(page, "inside")
+        page.key(*ENTER)
+        page.wait("reached")
+        if not there:
+            page.run("document.querySelector('#lr').focus()")
+        page.run("go()")
+        page.wait(f"playground.inside.drawn.startsWith('{layer + 1}') && !playground.inside.busy")
+        time.sleep(0.5)
+        assert page.run("document.activeElement.closest('[data-name]')?.dataset.name ?? null") == there
+    assert page.run("document.activeElement.id") == "lr"
 
 
 def test_the_keys_walk_through_a_map(page):
@@ -387,6 +418,18 @@ def test_draw_a_digit(page):
     page.wait("document.querySelector('.odds .best')")
     page.click("#answer figure button")
     page.wait("document.querySelector('.about').innerText.startsWith('your drawing')")
+
+
+def test_an_answer_that_comes_after_clear_is_not_shown(page):
+    page.click("#tab-answer")
+    page.wait("document.querySelector('#answer .says').innerText.includes('Draw one of')")
+    hold(page, "answer")
+    page.run("(playground.answer.pad.strokes = [[[0.5, 0.1], [0.5, 0.9]]], playground.answer.refresh(), null)")
+    page.wait("reached")
+    page.click("#answer .pad-field button")
+    page.run("(go(), null)")
+    page.run("ask.call(playground.python, 'shapes', { settings: playground.settings })")  # is answered after it
+    assert "Draw one of" in text(page, "#answer .says") and text(page, ".odds") == ""
 
 
 def test_on_a_phone_the_answer_stands_below_the_drawing(page):
@@ -570,6 +613,7 @@ def test_an_address_opens_an_exercise(tab, address):
     opened(tab, f"{address}?exercise=<img>")
     tab.wait("!document.querySelector('#trouble').hidden && playground.exercises.task?.name == 'forgotten-mean'")
     assert "no exercise '<img>'" in text(tab, "#trouble") and not tab.errors
+    assert "The menu “Exercise” lists them." in text(tab, "#trouble")
 
 
 def test_a_storage_that_others_have_written_to(exercises, address):
@@ -678,7 +722,7 @@ def test_an_address_from_a_stranger(tab, address, hash_, words):
     opened(tab, address + hash_)
     assert (
         words in text(tab, "#trouble")
-        and "The page begins with its own settings instead." in text(tab, "#trouble")
+        and "The page begins with the default settings instead." in text(tab, "#trouble")
         and "playground:" not in text(tab, "#trouble")
         and tab.run("playground.settings.layers.length") == 8
     )
@@ -721,6 +765,10 @@ def test_images_of_ones_own(page):
         assert page.run(corners) == [paper, paper], name
     page.run("playground.images.upload({ files: [new File(['x'], 'mine.npz')] })")
     page.wait("document.querySelector('#images .bad')")
+    reading = """playground.newImages(() => { const { className, textContent } = playground.images.opened;
+        window.meanwhile = [className, textContent]; return playground.python.ask("upload", { data: "eA==" }); },
+        playground.images.opened).then(() => meanwhile)"""
+    assert page.run(reading) == ["quiet", "Reading the images …"]  # what is read now may be right
     told = text(page, "#images div:has(> .file)")  # beside the button, with what mends it, and nothing of pickles
     assert "not an .npz file" in told and "np.savez" in told and "pickle" not in told
     page.click("#images button.main")
@@ -734,6 +782,15 @@ def test_images_of_ones_own(page):
     assert len(bars) == 10 and len(set(bars)) == 1  # below each other, though the names differ in length
     enter(page, "#data", "digits")
     page.wait("playground.data.name == 'digits' && playground.begun")
+
+
+def test_a_hint_after_a_failure_is_not_red(page):
+    page.click("#tab-images")
+    page.run("playground.newImages(() => Promise.reject(new Error('so')), playground.images.told)")
+    assert text(page, "#images .bad") == "so"
+    page.run("playground.images.empty()")
+    assert page.run("document.querySelector('#images .bad') === null")
+    assert page.run("playground.images.told.textContent").startswith("You need two classes")
 
 
 def test_the_console(page):
@@ -880,6 +937,21 @@ def test_the_tab_key_reaches_every_control_and_shows_where_it_is(page, size):
     assert "parameters" in page.run("document.querySelector('#block-0').getAttribute('aria-label')")
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_tab_key_visits_network_and_training_as_they_are_seen(page, size):
+    page.show(size)
+    page.run("document.querySelector('.skip').focus()")
+    visited = []
+    while len(visited) < 2:
+        page.key("Tab", 9)
+        card = page.run("document.activeElement.closest('.network, .training')?.id ?? null")
+        if card and card not in visited:
+            visited.append(card)
+    seen = page.run("""["network", "training"].map((id) => [id, document.getElementById(id).getBoundingClientRect()])
+        .sort(([, a], [, b]) => a.top - b.top || a.left - b.left).map(([id]) => id)""")
+    assert visited == seen == (["network", "training"] if size == DESKTOP else ["training", "network"])
+
+
 def test_tabs_follow_the_arrow_keys(page):
     page.run("document.querySelector('#tab-inside').focus()")
     page.key("ArrowRight", 39)
@@ -905,12 +977,34 @@ def test_the_policy_lets_the_icon_in(page):
     assert page.run(wide) > 0
 
 
+def test_nothing_can_be_used_before_there_are_settings(page):
+    hold(page, "begin")
+    page.run("(playground.asleep(true), playground.settings = undefined, playground.ready(), null)")
+    page.wait("reached")
+    inert = "[...document.querySelectorAll('.network, .training, [role=tabpanel]')].map((it) => it.inert)"
+    assert set(page.run(inert)) == {True}
+    page.run("go()")
+    page.wait("!document.querySelector('.network').inert")
+    assert set(page.run(inert)) == {False} and page.run("playground.settings.layers.length") == 8
+
+
+def test_a_restart_leaves_no_worker_file_behind(page):
+    page.run("""(window.alive = new Set(), ["createObjectURL", "revokeObjectURL"].forEach((name) => {
+        const real = URL[name].bind(URL);
+        URL[name] = (it) => { const url = real(it); alive.add(url); alive.delete(it); return url; };
+    }), null)""")
+    page.run("playground.restart()")
+    page.wait("playground.begun")
+    assert not [url for url in page.run("[...alive]") if url]
+
+
 def test_if_python_cannot_be_loaded_the_page_says_so(tab):
     with playground_server.served(handler=playground_server.Folder) as url:  # no wheel, no Pyodide, no network
         tab.open(url)
         tab.wait("window.playground && !document.querySelector('#trouble').hidden")
         told = tab.run("playground.python.ask('about').catch((error) => error.message)")
         assert told == "Python could not be loaded."
+        assert re.search(r"could not be loaded from https://\S+ \(Failed to fetch .*\)", text(tab, "#trouble"))
         assert "could not be loaded" in text(tab, "#state") and tab.run("document.querySelector('#train').disabled")
         for name, button in (("exercises", "#hint"), ("breaking", "#check"), ("inside", "#inside .far")):
             tab.click(f"#tab-{name}")
