@@ -157,7 +157,8 @@ const Draw = (() => {
   function sentence(found) {
     if (found.reach) return `${found.name} is ${full(found.value)}: ${found.title}. ${found.words}`;
     const count = found.count; // of all channels and filters, not only of those that are shown
-    return `${found.name} is ${full(found.value)}, ${found.how ?? "the sum"} of ${count} ${count === 1 ? "term" : "terms"}, equation ${found.anchor}. The library has ${found.same ? "the same number" : "a different number, " + full(found.value)}.`;
+    const how = found.alone ? `by ${found.formula}` : `${found.how ?? "the sum"} of ${count} ${count === 1 ? "term" : "terms"}`;
+    return `${found.name} is ${full(found.value)}, ${how}, equation ${found.anchor}. The library has ${found.same ? "the same number" : "a different number, " + full(found.value)}.`;
   }
 
   // -- the three spellings

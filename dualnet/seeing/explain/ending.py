@@ -21,11 +21,13 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
     if y.ndim != 2:
         return None
     how = _how(call.loss)
-    name = losses.about(call.loss).function
+    function = losses.about(call.loss).function
+    name = getattr(function, "__name__", "the loss")
     view: View = {
         "form": "loss",
         "how": how,
-        "loss": getattr(name, "__name__", "the loss"),
+        "loss": name,
+        "ours": losses.NAMES.get(name) is function,
         "shape": [list(y.shape), [], list(y.shape)],
         "image": image,
         "cs": [0],
@@ -51,8 +53,9 @@ def view_of_loss(call: Call, ending: Ending, image: int) -> View | None:
             terms = 0.5 * (far**2).sum(axis=-1)
         elif how == "huber":
             terms = numpy.where(far <= 1.0, 0.5 * far**2, far - 0.5).sum(axis=-1)
-        else:  # log(1 + eʸ) − t y
-            terms = (numpy.logaddexp(0.0, rows) - t * rows).sum(axis=-1)
+        else:  # log(1 + e^−|y|) + |y| · (the share of t on the wrong side), in which 0 · ∞ is 0
+            wrong = abs((rows > 0.0) - t.astype("float64"))
+            terms = (numpy.log1p(numpy.exp(-abs(rows))) + wrong * numpy.where(wrong > 0.0, abs(rows), 0.0)).sum(axis=-1)
             view["p"] = numpy.exp(-numpy.logaddexp(0.0, -rows[image]))
     return view | {"restE": float(numpy.delete(terms, image).sum() / view["over"])}
 

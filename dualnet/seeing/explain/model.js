@@ -481,7 +481,7 @@ const Model = (() => {
     }
     of_y(r, c) {
       const cell = this.cell("y", r, c);
-      return { ...cell, anchor: "E7", title: "forward: each number by itself", formula: `y = ${this.formula}`, how: this.formula, terms: [{ cells: [this.cell("x", r, c)] }], sum: this.cell("f", r, c).value, size: 2 * Math.abs(cell.value) };
+      return { ...cell, anchor: "E7", title: "forward: each number by itself", formula: `y = ${this.formula}`, how: this.formula, alone: true, terms: [{ cells: [this.cell("x", r, c)] }], sum: this.cell("f", r, c).value, size: 2 * Math.abs(cell.value) };
     }
     of_dx(r, c) {
       return { ...this.cell("dx", r, c), anchor: "E14", title: "backward: the delta times the slope", formula: `dx = f'(x) · dy,  f' = ${this.slopes}`, terms: [{ cells: [this.cell("dy", r, c), this.get("slope", r, c)] }], size: Math.abs(this.cell("dy", r, c).value) };

@@ -119,7 +119,7 @@
   function follow(found) {
     if (found.reach || !["dx", "dw", "db", "dy"].includes(state.sum)) return [];
     const list = [], down = (state.sum === "dx" || state.sum === "dy") && found.index ? back(found) : null, up = towards(found);
-    if (down) list.push(down.go ? make("button", { type: "button", class: "back" }, `← continues into ${named(down.layer)}`) : make("p", { class: "note" }, `It goes on into a channel of ${named(down.layer)} that this page does not hold.`));
+    if (down) list.push(down.go ? make("button", { type: "button", class: "back" }, `← continues into ${named(down.layer)}`) : make("p", { class: "note" }, `It continues into a channel of ${named(down.layer)} that this page does not hold.`));
     if (up) list.push(make("button", { type: "button", class: "towards" }, `${up.cell.short} comes from ${named(up.layer)} →`));
     if (down?.go) list[0].onclick = down.go;
     if (up) list.at(-1).onclick = up.go;

@@ -173,7 +173,7 @@
     every(map) { return around(map, this.x.shape[0], Model.gridOf(this.x.shape[0])[1]).map(([, r, c]) => this.cell(map, r, c)); }
     of_y(r, c) {
       const i = this.placeOf("y", r, c), { x, top, total, p } = this.shares(), sum = this.log ? x[i] - top - Math.log(total) : p[i];
-      return { ...this.cell("y", r, c), anchor: "E7", title: "forward: its share of the whole", formula: this.sums()[0][1], how: this.log ? "x − log Σ eˣ" : "eˣ / Σ eˣ", sum, size: 1 + Math.abs(sum), terms: this.every("x").map((cell, q) => ({ cells: [cell], note: q === i ? "this one" : "" })) };
+      return { ...this.cell("y", r, c), anchor: "E7", title: "forward: its share of the whole", formula: this.sums()[0][1], how: this.log ? "x − log Σ eˣ" : "eˣ / Σ eˣ", alone: true, sum, size: 1 + Math.abs(sum), terms: this.every("x").map((cell, q) => ({ cells: [cell], note: q === i ? "this one" : "" })) };
     }
     of_dx(r, c) {
       const i = this.placeOf("dx", r, c), { p } = this.shares();
@@ -230,7 +230,7 @@
     }
     of_dy(r, c) {
       const dy = { ...this.cell("dy", r, c), anchor: "E10", title: "the delta of one output" };
-      if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output. Its formula is in the help of dn.losses.${this.loss}.`, lit: light([["y", r, c]]) };
+      if (this.how === "other") return { ...dy, reach: true, words: `This is the slope of ${this.loss} at this output.${this.ours ? ` Its formula is in the help of dn.losses.${this.loss}.` : ""}`, lit: light([["y", r, c]]) };
       const from = this.p ? "p" : "y", factor = this.part, [y, t] = [this.cell("y", r, c), this.cell("t", r, c)];
       if (this.how === "huber" && Math.abs(y.value - t.value) > 1) return { ...dy, formula: this.sums()[1][1], lit: light([["y", r, c], ["t", r, c]]), terms: [{ cells: [], factor: Math.sign(y.value - t.value) * factor, what: `${y.value > t.value ? "+" : "−"}1${this.divided}: ${y.short} − ${t.short}, cut` }] };
       const what = (sign) => (factor === 1 ? (sign < 0 ? "(−1)" : "") : `(${sign < 0 ? "−" : ""}1${this.divided})`);

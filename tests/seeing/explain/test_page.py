@@ -193,6 +193,17 @@ def test_a_loss_with_options_of_its_own_shows_no_sum_without_them():
         assert last["how"] == how and ("p" in last) == (how == "softmax")
 
 
+def test_an_infinite_answer_that_is_right_costs_nothing():
+    """0 · ∞ would be NaN, and with it the row of the other images."""
+    net = dn.Dense(1).init((1,), seed=0)
+    net.w.value = dn.asarray([[1e30]], "float32")
+    x, t = np.array([[1e-30], [1e30], [-1e30]], "f4"), np.array([[1], [1], [0]], "f4")
+    with np.errstate(all="ignore"):
+        page = dn.explain(net, x, "y[0,0]", t=t, loss="binary_cross_entropy").page()
+        assert np.isinf(dn.to_numpy(net(dn.asarray(x)))).sum() == 2
+    assert data_of(page)["layers"][-1]["view"]["restE"] == 0
+
+
 def test_large_networks_fit():
     net = dn.Sequential([dn.Conv2D(64, 3, padding=1), dn.ReLU(), dn.Conv2D(64, 3, padding=1), dn.MaxPool2D(2)])
     net.init((32, 32, 16))
@@ -413,6 +424,10 @@ def test_every_layer_can_be_opened(tmp_path, dtype, train):
             assert abs(each["sum"] - again.value) <= 2 * again.limit
 
 
+def own_distance(y, t):
+    return dn.losses.cosine_distance(y, t)
+
+
 @needs_chromium
 @pytest.mark.parametrize(
     ("loss", "t"),
@@ -422,6 +437,7 @@ def test_every_layer_can_be_opened(tmp_path, dtype, train):
         ("binary_cross_entropy", [[1.0, 0, 1], [0, 1, 0.25]]),
         ("huber", [[1.0, 1, 1], [-0.5, -1, 4]]),
         ("cosine_distance", [[1.0, 1, 1], [1, 1, 1]]),
+        (own_distance, [[1.0, 1, 1], [1, 1, 1]]),
     ],
 )
 def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
@@ -431,6 +447,7 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
     script = """
     $('#chain [data-path="loss"]').click(); out.sums = choices("sum"); radio("sum", "dy");
     out.dy = [0, 1, 2].map((c) => { hover(cell("dy", 0, c)); return told(); });
+    out.words = $("#account .words")?.textContent;
     out.shown = all('.maps [data-name="dy"] .cell').map((e) => e.getAttribute("aria-label"));
     out.labels = all("#sums label").map((e) => e.textContent); out.formulas = [$(".formula")?.textContent];
     out.over = document.documentElement.scrollWidth - innerWidth;
@@ -443,8 +460,14 @@ def test_the_deltas_begin_at_the_loss(tmp_path, loss, t):
     E, back = dn.losses.get(loss)(y, dn.asarray(t))
     dy = dn.to_numpy(back())
     assert [f"dy[1,{d}] = {value:.6g}".replace("-", "−") for d, value in enumerate(dy[1])] == out["shown"]
-    if loss == "cosine_distance":  # not one of those whose sums the page can write
+    if loss in ("cosine_distance", own_distance):  # not one of those whose sums the page can write
         assert out["sums"] == ["dy"] and "E" not in out
+        name, ours = (
+            ("own_distance", "")
+            if loss is own_distance
+            else (loss, f" Its formula is in the help of dn.losses.{loss}.")
+        )
+        assert out["words"] == f"This is the slope of {name} at this output.{ours}"
         return
     assert [seen["library"] for seen in out["dy"]] == dy[1].tolist() and out["E"]["library"] == float(dn.to_numpy(E))
     n = " / 2" if loss in ("softmax_cross_entropy", "mean_squared_error") else " / 6"  # images, or all their outputs
@@ -553,6 +576,16 @@ def test_a_reader_is_told_what_is_not_on_the_screen(tmp_path):
     assert sum(out["first"]) + out["cards"][0][0] == pytest.approx(why.value, abs=2e-3)
     assert "one image. It is a fresh network that has learned nothing yet" in out["lead"]
     assert out["titles"] == 0
+
+
+@needs_chromium
+@pytest.mark.parametrize(("path", "how"), [(1, "y = max(0, x)"), (2, "y = eˣ / Σ eˣ")])
+def test_what_is_no_sum_is_told_by_its_formula(tmp_path, path, how):
+    """A function of one number has no terms to count; nor has a share of the whole."""
+    net = dn.Sequential([dn.Dense(3), dn.ReLU(), dn.Softmax()]).init((2,), seed=1)
+    page = dn.explain(net, np.array([[1.0, 2.0]], "float32"), f"{path}.y[0,1]").page()
+    out = browse(page, tmp_path, 'cell("y", 0, 1).click();', then='out.said = $("#live").textContent;')
+    assert f", by {how}, equation E7. The library has the same number." in out["said"]
 
 
 def test_a_network_that_has_learned_is_not_called_fresh():
