@@ -155,7 +155,7 @@ def _controls(data: dict[str, Any]) -> Table:
         made, seen = sum(r["made"] for r in several), sum(r["found"] for r in several)
         verdict = "fails, as it must" if made == seen else "PASSES: the certificate is invalid"
         rows.append([control, way, verdict, f"{seen} of {made}", f"{number(least['least_ratio'])} ({least['op']})"])
-    return "Negative controls", ["mistake", "made on", "so it", "found", "least / limit"], rows, 3
+    return "Negative controls", ["mistake", "made on", "the certificate", "found", "least / limit"], rows, 3
 
 
 def _machine(data: dict[str, Any]) -> Table:
@@ -247,7 +247,7 @@ def case_text(compared: list[Any], truth: dict[str, Any] | None) -> str:
             why = "" if truth is None or truth[name].limit is None else truth[name].limit.why
             distance = f"norm {number(m.norm)}, each {number(m.each)}, {number(m.ratio)} of the limit ({why})"
             if m.mismatch:
-                distance = f"other {m.mismatch}"
+                distance = f"different {m.mismatch}"
             place = f"; at {m.at}: {m.got!r}, float64 {m.wanted!r}" if m.at else ""
             lines.append(f"  {comparison.what}: {name}: {distance}{place}{'' if m.ok else '   <-- wrong'}")
     return "\n".join(lines)

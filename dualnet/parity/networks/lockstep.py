@@ -53,7 +53,7 @@ class Divergence:
 
     def __str__(self) -> str:
         place = f"step {self.step}, {self.layer}" + (f" ({self.op})" if self.op else "") + f", {self.output}"
-        distance = f"other {self.mismatch}" if self.mismatch else f"{self.number:.2e} > {self.bound:.2e}"
+        distance = f"different {self.mismatch}" if self.mismatch else f"{self.number:.2e} > {self.bound:.2e}"
         return f"{place}: {distance}" + (f"; float64 says that {self.culprit} is wrong" if self.culprit else "")
 
 
@@ -90,10 +90,11 @@ class Twin:
         pair = f"{self.ways[0]} and {self.ways[1]}, {self.dtype}"
         if self.stopped is not None:
             return f"twin: {pair}: they diverge in {self.stopped}"
-        agreed = (
-            f"{self.steps} {'step' if self.steps == 1 else 'steps'} in lock-step, {self.compared:,} results compared"
-        )
-        worst = f"the worst at {self.worst:.2g} of its bound ({self.worst_at})" if self.worst_at else "all equal"
+        word = "step" if self.steps == 1 else "steps"
+        agreed = f"{self.steps} {word} in lock-step, {self.compared:,} results compared"
+        worst = "all equal" if self.compared else "so this shows nothing"
+        if self.worst_at:
+            worst = f"the worst at {self.worst:.2g} of its bound ({self.worst_at})"
         return f"twin: {pair}: {agreed}, {worst}"
 
     __repr__ = __str__

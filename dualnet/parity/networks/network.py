@@ -88,7 +88,7 @@ class NetworkParity:
         lines = [f"{self.name}, {self.dtype}, {self.images} images: {'agrees' if self.ok else 'DISAGREES'}"]
         for row in self.rows:
             distance = f"{row.error:.1e} {'≤' if row.ok else '>'} {row.limit:.1e}"
-            text = row.note or (f"other {row.mismatch}" if row.mismatch else distance)
+            text = row.note or (f"different {row.mismatch}" if row.mismatch else distance)
             lines.append(f"  {row.way:<16} {row.result:<20} {text}{'' if row.ok else '   <-- wrong'}")
         lines += [f"  {way:<16} top-1 {n} of {self.images} as in float64" for way, n in self.top_1.items()]
         return "\n".join([*lines, *(f"  {t}" for t in self.twins)])

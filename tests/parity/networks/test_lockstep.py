@@ -9,6 +9,7 @@ from faults import in_float64, one_element, scaled
 import dualnet as dn
 from dualnet.check import CheckError
 from dualnet.optimizers import rules
+from dualnet.parity.networks.lockstep import Twin
 from dualnet.parity.networks.tape import Follower, Tape
 
 
@@ -116,6 +117,20 @@ def test_another_dtype_is_named(plant, data):
     plant(max_pool=lambda reference, *args: (in_float64(lambda *a: reference(*a)[0], *args), reference(*args)[1]))
     found = dn.twin(network(), data, raises=False)
     assert "2 MaxPool2D" in found.stopped.layer and found.stopped.mismatch == "dtype"
+    assert ": different dtype" in str(found)
+
+
+def test_equal_results_are_told_from_none_at_all():
+    """ReLU and a loss without rounding; a check that has compared nothing proves nothing."""
+    x, t = np.ones((4, 2), "f4"), np.zeros((4, 2), "f4")
+    found = dn.twin(dn.ReLU().init((2,)), (x, t), steps=1, loss="mean_squared_error")
+    assert (
+        found
+        and found.compared
+        and str(found).endswith(f": 1 step in lock-step, {found.compared} results compared, all equal")
+    )
+    nothing = Twin(("numpy", "strict"), "float32", steps=2)
+    assert not nothing and str(nothing).endswith(": 2 steps in lock-step, 0 results compared, so this shows nothing")
 
 
 def test_what_a_block_adds_up_is_compared(data, monkeypatch):
