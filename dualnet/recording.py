@@ -255,9 +255,8 @@ def _known(value: Any, inside: list[Any], most: float = math.inf) -> list[Any]:
         one = waiting.pop()
         kind = type(one)
         if kind in PLAIN:
-            met.append(
-                (kind, repr(one) if kind in (float, complex) else one)
-            )  # NaN equals itself here, 0.0 is not -0.0
+            # as text, NaN equals itself, and 0.0 is not -0.0
+            met.append((kind, repr(one) if kind in (float, complex) else one))
             continue
         if most < math.inf and backend_of(one) is not None:
             scalar = type(one).__hash__ is not None  # of NumPy; arrays have no hash

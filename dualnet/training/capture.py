@@ -347,10 +347,11 @@ class Take:
                 "with dn.recording.assign(self, name, array)."
             )
         listed = ", ".join(f"{name} of {owner.label}" for owner, name in differences)
+        are, it, each = ("is", "it", "it") if len(differences) == 1 else ("are", "them", "each")
         warnings.warn(
-            f"capture: {listed} is changed by the captured step itself, but not when the step is repeated without "
-            "Python. That does no harm if you only look at it. If the step computes with it, make it an attribute of "
-            "the layer or loss object, and read it with dn.recording.live(self, name).",
+            f"capture: {listed} {are} changed by the captured step itself, but not when the step is repeated without "
+            f"Python. That does no harm if you only look at {it}. If the step computes with {it}, make {each} an "
+            "attribute of the layer or loss object, and read it with dn.recording.live(self, name).",
             stacklevel=2,
         )
         self.recording.changing |= {(owner.label, name) for owner, name in differences}
