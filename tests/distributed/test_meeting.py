@@ -58,6 +58,13 @@ class Opened:
         kind, _, length = mesh.HEAD.unpack(meeting._receive(wire, mesh.HEAD.size))
         return kind, meeting._receive(wire, length).decode()
 
+    def hears(self, wire: socket.socket, missing: str) -> None:
+        """Sooner or later, one who stays is told that these are missing."""
+        for _ in range(400):
+            if (news := self.news(wire)) == (b"W", missing):
+                return
+        pytest.fail(f"the last news is {news}")
+
     def names(self) -> dict[int, str]:
         self.thread.join(60)
         assert not self.thread.is_alive() and self.error is None
@@ -341,8 +348,7 @@ def test_who_stays_and_whose_own_time_is_up_names_who_is_missing(monkeypatch):
         with pytest.raises(RankError, match=r"rank 1 has waited 2 s, and rank 0 .* still waits for ranks 2, 3. Start"):
             meet(1, 4, None, ["127.0.0.1"], door.port, TOKEN, 300.0, patience=2.0)
         wires = [door.come(rank, f"process {rank} on b", size=4) for rank in (2, 3)]
-        while door.news(wires[0]) != (b"W", "rank 1"):  # which has left
-            pass
+        door.hears(wires[0], "rank 1")  # which has left
         door.come(1, "process 9 on z", size=4)
         assert door.names()[1] == "process 9 on z"
 
@@ -354,8 +360,7 @@ def test_who_stays_hears_who_is_missing_now(monkeypatch):
         first.settimeout(20)
         assert door.news(first) == (b"W", "ranks 2, 3")
         door.come(2, "process 3 on c", size=4)
-        while door.news(first) != (b"W", "rank 3"):
-            pass
+        door.hears(first, "rank 3")
         door.come(3, "process 4 on d", size=4)
         assert len(door.names()) == 3
 

@@ -280,11 +280,14 @@ def test_who_leaves_waits_until_the_others_have_heard_everything():
 
 def test_a_goodbye_comes_after_the_last_numbers(monkeypatch):
     """Another thread sends these. Once the goodbye is answered, the program may end, and that thread with it."""
-    sent, send = [], Mesh._send
+    sent, send, closing = [], Mesh._send, threading.Event()
 
     def slowly(one, peer, kind, *rest, **options):
-        time.sleep(0.3 * (kind == b"g"))
+        if kind == b"g":
+            closing.wait(60)  # until the goodbye waits for this, or is sent before it
         sent.append(kind)
+        if kind == b"E":
+            closing.set()
         send(one, peer, kind, *rest, **options)
 
     monkeypatch.setattr(Mesh, "_send", slowly)
@@ -292,6 +295,9 @@ def test_a_goodbye_comes_after_the_last_numbers(monkeypatch):
     with here, there:
         one = Mesh(1, 2, {0: (here, "process 1 on a")}, 300.0)
         there.sendall(mesh.HEAD.pack(b"E", 0, 1) + b"9")
+        (post,) = one.posts
+        join = post.join
+        monkeypatch.setattr(post, "join", lambda limit: (closing.set(), join(limit)))
         one.carry(b"g", b"x")
         one.close()
         assert [kind for kind in sent if kind in (b"g", b"E")] == [b"g", b"E"]

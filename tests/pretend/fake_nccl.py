@@ -101,7 +101,7 @@ class NcclCommunicator:
         self._when_all(stream, ctypes.string_at(sent, count), finish)
 
     def send(self, sent: int, count: int, kind: int, peer: int, stream: int) -> None:
-        assert GROUP.depth == 1, "a send outside a group waits for ever"
+        assert GROUP.depth == 1, "a send outside a group waits forever"
         self.sent[peer] = ctypes.string_at(sent, count)
 
     def recv(self, got: int, count: int, kind: int, peer: int, stream: int) -> None:

@@ -57,7 +57,7 @@ def test_a_pool_keeps_freed_memory_and_gives_it_back_when_asked(cupy):
     pool.free_all_blocks()
     assert (pool.used_bytes(), pool.total_bytes()) == (512, 3072)  # b's block stays, since c lies in it
     del c, pool
-    assert device.beside_the_default_pool() == 3072  # dropped, not emptied: lost for ever
+    assert device.beside_the_default_pool() == 3072  # dropped, not emptied: lost forever
 
 
 def test_cupys_own_products_are_not_recorded(cupy):
