@@ -16,7 +16,7 @@ __all__ = ["markdown", "place", "write", "wrong"]
 LIBRARIES = ("onednn", "cudnn", "cublas")
 """Libraries whose kernels may run beside dualnet's own, by their names in ``dn.info()``."""
 
-NUMBER = re.compile(r"(\d[\d,]*(\.\d+)?(, \d+\.\d+)*( %| \([\w -]+\))?|–)?")
+NUMBER = re.compile(r"(\d[\d,]*(\.\d+)?(, \d+\.\d+)*( %| \([\w .+-]+\))?|–)?")
 """A cell of a column of numbers: 1,024, 0.5 %, 3.2 (channels_last), 1.4, 0.9, a dash or nothing; 2.4.6 is a version."""
 
 STEPS = {"training": "training step", "inference": "batch"}
@@ -102,7 +102,7 @@ def table(rows: Iterable[Cells]) -> list[str]:
     rows = list(rows)
     columns = list(zip(*rows))
     widths = [max(3, *map(len, column)) for column in columns]
-    numbers = [i > 0 and all(map(NUMBER.fullmatch, column[1:])) for i, column in enumerate(columns)]
+    numbers = [i > 0 and any(c[1:]) and all(map(NUMBER.fullmatch, c[1:])) for i, c in enumerate(columns)]
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numbers)]

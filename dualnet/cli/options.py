@@ -23,8 +23,17 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + error.number if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
+def sentence(text: str) -> str:
+    """A command's help as its description.
+
+    >>> sentence("save MNIST as files")
+    'Save MNIST as files.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
+    parser = commands.add_parser(name, help=text, description=sentence(text))
     parser.add_argument(
         "--backend", metavar="B", help="numpy, cupy, cupy:N, auto or strict (DUALNET_BACKEND, or numpy)"
     )

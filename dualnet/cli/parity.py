@@ -6,11 +6,12 @@ import argparse
 from typing import Any
 
 from ..parity.certificate import command as parity
+from .options import sentence
 
 
 def add(commands: Any) -> None:
     text = "compare backends with float64 and each other: the certificate"
-    parser = commands.add_parser("parity", help=text, description=f"{text[:1].upper()}{text[1:]}.")
+    parser = commands.add_parser("parity", help=text, description=sentence(text))
     parity.add_options(parser)
     parser.set_defaults(run=run)
 

@@ -56,6 +56,7 @@ def test_words_are_aligned_left_and_numbers_right():
     cells = ["1,024", "0.817 (channels_last)", "9 %", "–", "2.4.6", "23 of its own", "cpu", "2.14.1+cu130"]
     rule = report.table([["net", *["x"] * len(cells)], ["lenet5", *cells], ["vgg6", *["–"] * len(cells)]])[1]
     assert [part.endswith(":") for part in rule.strip("|").split("|")] == [False, *[True] * 4, *[False] * 4]
+    assert report.table([["net", "dnn", "x"], ["a", "", "3.2 (dnn 3.2+cpu)"]])[1] == "|-----|-----|------------------:|"
 
 
 def test_each_of_dualnets_rows_has_its_own_ratio():
