@@ -36,12 +36,7 @@ LONG = {
     "reference/callbacks": "one subject, with a list of its names above",
     "reference/layer": "one class",
     "reliability": "one list, which tools/reliability.py writes",
-    # with their outputs, which this test does not see: it shows the tutorials' code and does not run it
-    "tutorials/backends": "one notebook, whose outputs are long",
     "tutorials/by-hand": "one notebook, from the first product to the last step",
-    "tutorials/first-network": "one notebook, from the data to the saved network, with six figures",
-    "tutorials/from-pytorch": "one notebook, which takes a model from file to training",
-    "tutorials/mnist": "one notebook, from 90 to 99 %",
     "tutorials/own-layer": "one notebook, in which each layer builds on the one before",
 }
 """Pages that may be longer, and why. (Tutorials are measured without what their cells show.)"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from dualnet.layers.state import all_or_nothing
 from dualnet.training.loop import train_step
 from dualnet.training.tally import Tally
 
-PACKAGE = dn.__file__.rpartition("/")[0]
+PACKAGE = os.path.dirname(dn.__file__)
 
 
 def ours(frame, event) -> bool:
@@ -90,7 +91,7 @@ def batches(rng, n=3):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_step_is_whole_or_not_made(backend, rng, dtype, error):
-    """Broken off at 25 places or more: the state is that before or that after. Then it goes on as its twin."""
+    """Broken off at more than 25 places: the state is that before or that after. Then it goes on as its twin."""
     given, one, other = batches(rng), Training(dtype), Training(dtype)
     for training in (one, other):
         training.make(*given[0])
