@@ -61,9 +61,9 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
     >>> batch = pickle.dumps({b"labels": [3, 5], b"data": numpy.array([[1, 2]], "uint8")}, protocol=2)
     >>> read_pickle(batch, pathlib.Path("data_batch_1"))
     {'labels': [3, 5], 'data': array([[1, 2]], dtype=uint8)}
-    >>> read_pickle(pickle.dumps(print), pathlib.Path("data_batch_1"))
+    >>> read_pickle(pickle.dumps(print), pathlib.Path("batch"))
     Traceback (most recent call last):
-    dualnet.data.DataError: data_batch_1: it is a pickle that names builtins print, which is not data; ...
+    dualnet.data.DataError: batch: it is a pickle that names builtins print, which is not data; dualnet never runs it.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd escapes in damaged text

@@ -102,7 +102,8 @@ class Communicator:
     backward pass still runs; ``bucket_bytes`` is the size of their buckets. ``seconds`` counts the time that this rank
     has spent waiting in collectives, and ``sent_bytes`` the bytes that it has sent with them.
 
-    Arrays may be on the host or on a device, and so are the results. All ranks pass arrays of one shape and dtype.
+    Arrays may be on the host or on a device; the results are in the same place. All ranks pass arrays of one shape and
+    dtype.
 
     >>> import dualnet as dn
     >>> ranks = dn.distributed.init()  # started by itself, a program is the only rank

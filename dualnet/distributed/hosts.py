@@ -178,8 +178,8 @@ def check_world(size: int, environment: Mapping[str, str]) -> None:
     said = next((f"{name}={environment[name]}" for name in SIZES if environment.get(name, "1") != "1"), None)
     if size == 1 and said is not None:
         raise RuntimeError(
-            f"init: the launcher says {said}, but MPI knows of only one rank. mpiexec or srun and mpi4py use "
-            "different MPIs: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
+            f"init: the launcher says {said}, but MPI knows of only one rank. mpi4py uses a different MPI "
+            "than mpiexec or srun: start the ranks with the mpiexec beside this Python, or build mpi4py against the "
             "cluster's MPI (pip install --no-binary=mpi4py mpi4py)."
         )
 

@@ -85,7 +85,7 @@ def _places(ranks: int) -> list[dict[str, str]]:
 def free_port() -> int:
     """A port of this machine at which rank 0 can listen soon.
 
-    Meanwhile, no other program that asks for any free port must get it. So this makes one connection there: for a
+    Until then, no other program that asks for any free port may get it. So this makes one connection there: for a
     minute afterwards, the system gives the port only to a program that asks for exactly this one. Not on Windows, where
     rank 0 could not get the port either while such a connection lingers.
     """

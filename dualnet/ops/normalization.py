@@ -13,7 +13,8 @@ all those of one example along some axes, *group norm* those of one example in o
 The backward pass. With dx̂ = γ · dy, the delta reaches x in three ways:
 
     directly                dx̂ / s
-    through the mean        dμ  = −Σ dx̂ / s            and ∂μ/∂x = 1/n   (σ² does not move with μ: Σ (x − μ) = 0)
+    through the mean        dμ  = −Σ dx̂ / s               and ∂μ/∂x = 1/n
+                            (σ² does not move with μ, since Σ (x − μ) = 0)
     through the variance    dσ² = −½ Σ dx̂ (x − μ) / s³    and ∂σ²/∂x = 2 (x − μ) / n
 
     dx = ( dx̂  −  Σ dx̂ / n  −  x̂ · Σ dx̂ x̂ / n ) / s

@@ -1,4 +1,4 @@
-"""Activations made of straight pieces, or x times such a one: ReLU6, hard sigmoid, hard swish and PReLU.
+"""Activations made of straight pieces, or of x times such a function: ReLU6, hard sigmoid, hard swish and PReLU.
 
     E7    forward    o = f(x)
     E14   pullback   δ = f'(x) · ∂E/∂o

@@ -33,7 +33,7 @@ reasons: Counter[tuple[str, str, str]] = Counter()
 def accelerated(reference: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a readable function as a reference, for which a backend may carry a kernel of the same name and signature.
 
-    The first argument, an array or a list of arrays, decides on the backend, whose kernels are asked in their order. A
+    The first argument, an array or a list of arrays, decides the backend, whose kernels are asked in their order. A
     kernel that cannot serve the call returns ``NotImplemented``; then the next one is asked, and in the end the
     reference runs. ``DUALNET_KERNELS=reference`` turns all kernels off.
 

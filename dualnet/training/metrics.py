@@ -54,7 +54,7 @@ class TopK(Metric):
         place = xp.arange(y.shape[-1])
         mine = t[..., None] == place  # (N, ..., C)
         own = xp.sum(xp.where(mine, y, 0.0), axis=-1)[..., None]  # the logit of the class itself
-        behind = (y < own) | ((y == own) & (place >= t[..., None]))  # includes itself; a NaN never is
+        behind = (y < own) | ((y == own) & (place >= t[..., None]))  # counts the class itself, and never a NaN
         right = (xp.sum(behind, axis=-1) > y.shape[-1] - self.k).astype("float64")
         count = xp.ones_like(right) if kept is None else kept.astype("float64")
         return xp.stack([xp.sum(right * count), xp.sum(count)])
