@@ -218,7 +218,7 @@ def test_the_two_commands():
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_parse(page):
-    for line in "".join(blocks(page, "sh")).splitlines():
+    for line in "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
         for command in line.split("&&"):
             words = shlex.split(command, comments=True)
             if words[:1] == ["dualnet"] and words[1:] != ["--version"]:
