@@ -16,6 +16,8 @@ SPACE = "\N{NO-BREAK SPACE}"
 EXPONENT = re.compile(r"\d(?:\.\d+)?e-\d+")
 WRAPPED = 88
 """Characters from which on the end of a line may be the source's and not the message's."""
+TYPED = (nodes.literal, nodes.literal_block, nodes.doctest_block, nodes.math, nodes.math_block, nodes.raw)
+"""Not nodes.FixedTextElement: a table of summaries is one, too."""
 LONGEST = 24
 """Characters of code that fit beside others on a phone."""
 
@@ -65,7 +67,7 @@ def code(document: nodes.document) -> None:
 def words(document: nodes.document) -> None:
     """In running text; code is broken as it is written."""
     for text in list(document.findall(nodes.Text)):
-        if _inside(text, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw)):
+        if _inside(text, TYPED):
             continue
         whole = TOGETHER.sub(SPACE, text)
         if EXPONENT.search(whole) and not _inside(text, (nodes.title,)):
