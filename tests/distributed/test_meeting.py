@@ -131,6 +131,26 @@ def test_a_rank_that_knocks_again_gets_in():
         assert second.recv(1) == b"!"
 
 
+def test_the_last_hello_counts_before_the_end_of_the_first_is_seen():
+    """It is the same process; or another in its place, if the connection of the one before has ended."""
+    ends = []
+    with listener() as made, (door := Door(3, made, TOKEN, "process 1 on a")).waiting:
+        for name in ("process 2 on b", "process 2 on b", "process 3 on b"):
+            if name == "process 3 on b":
+                ends[-1].close()
+            wire, end = socket.socketpair()
+            ends.append(end)
+            door._let_in(wire, 1, 3, name)
+            assert door.peers[1] == (wire, name)
+        wire, end = socket.socketpair()
+        ends.append(end)
+        door._let_in(wire, 1, 3, "process 4 on b")
+        assert door.peers[1][1] == "process 3 on b", "that one is still here"
+        door._leave(1)
+        for end in ends:
+            end.close()
+
+
 def test_the_last_one_hangs_up_and_knocks_again():
     """It has waited too long for its answer, which comes when it listens no more."""
     with opened(2) as door:
