@@ -138,6 +138,13 @@ def test_bfloat16(torch):
         assert dn.asarray(torch.ones(2).bfloat16()).dtype == ml_dtypes.bfloat16
 
 
+def test_a_tensor_has_memory_of_its_own(torch):
+    host = np.ones(3, np.float32)
+    x = dn.asarray(host, backend="torch")
+    host += 1
+    assert dn.to_numpy(x).tolist() == [1, 1, 1]
+
+
 # -- computing ---------------------------------------------------------------------------------------------------------
 
 
