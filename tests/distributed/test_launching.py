@@ -46,6 +46,9 @@ def test_all_ranks_meet(how):
 def test_nobody_else_gets_the_port_of_rank_0():
     """Among all that the system gives to others, by binding or by connecting, it is not; rank 0 can still have it."""
     ports, taken = [launching.free_port() for _ in range(20)], []
+    for port in ports:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         for _ in range(1500):
