@@ -260,7 +260,7 @@ ENTRIES = {
                 ({"x": (4,)}, {}, "expected"),
                 ({"x": (2, 6)}, {"shape": (4,)}, "6 units, which"),
                 ({"x": (2, 6)}, {"shape": (-1, 4)}, "6 units, which"),
-                ({"x": (2, 6)}, {"shape": (-1, -1)}, "-1 once"),
+                ({"x": (2, 6)}, {"shape": (-1, -1)}, "-1 at most once"),
                 ({"x": (2, 6)}, {"shape": (0, 6)}, "positive"),
             ),
         ),

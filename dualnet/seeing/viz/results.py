@@ -126,7 +126,7 @@ def misclassified(x: Any, t: Any, predictions: Any, *, limit: int = 12, classes:
     >>> import dualnet as dn
     >>> (x, t), _ = dn.data.load_digits()
     >>> dn.viz.misclassified(x[:2], t[:2], [5, 1])[0].get_title()
-    '7, said 1'
+    '7, taken for 1'
     """
     limit = at_most(limit, "misclassified")
     pictures = images(x, "misclassified")
