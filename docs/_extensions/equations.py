@@ -127,7 +127,7 @@ class TagsAreLinks(SphinxTransform):
             return
         closed = (nodes.reference, nodes.literal, nodes.FixedTextElement, nodes.title, nodes.math, nodes.raw)
         for text in list(self.document.findall(nodes.Text)):
-            if not TAG.search(text) or _inside(text, (*closed, addnodes.pending_xref, addnodes.desc_signature)):
+            if not TAG.search(text) or inside(text, (*closed, addnodes.pending_xref, addnodes.desc_signature)):
                 continue
             parts: list[nodes.Node] = []
             end = 0
@@ -150,7 +150,8 @@ class TagsAreLinks(SphinxTransform):
         )
 
 
-def _inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
+def inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
+    """Is one of the nodes around this one of these kinds?"""
     while node.parent is not None:
         node = node.parent
         if isinstance(node, kinds):

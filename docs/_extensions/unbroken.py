@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from docutils import nodes
+from equations import inside
 from sphinx.transforms import SphinxTransform
 
 TOGETHER = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[KMG]iB|[mnµ]?s|GFLOP)(?![\w-]))|(?<=\d) (?=× \d)|(?<=\d ×) (?=\d)")
@@ -60,17 +61,17 @@ def code(document: nodes.document) -> None:
         text = piece.astext()
         if len(text) <= LONGEST:
             piece["classes"].append("whole")
-        elif " " not in text and _inside(piece, (nodes.table,)):
+        elif " " not in text and inside(piece, (nodes.table,)):
             piece["classes"].append("name")
 
 
 def words(document: nodes.document) -> None:
     """In running text; code is broken as it is written."""
     for text in list(document.findall(nodes.Text)):
-        if _inside(text, TYPED):
+        if inside(text, TYPED):
             continue
         whole = TOGETHER.sub(SPACE, text)
-        if EXPONENT.search(whole) and not _inside(text, (nodes.title,)):
+        if EXPONENT.search(whole) and not inside(text, (nodes.title,)):
             text.parent.replace(text, _parts(whole))
         elif whole != text:
             text.parent.replace(text, nodes.Text(whole))
@@ -83,14 +84,6 @@ def _parts(text: str) -> list[nodes.Node]:
         parts += [nodes.Text(text[end : found.start()]), nodes.inline("", found[0], classes=["whole"])]
         end = found.end()
     return [part for part in [*parts, nodes.Text(text[end:])] if part.astext()]
-
-
-def _inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
-    while node.parent is not None:
-        node = node.parent
-        if isinstance(node, kinds):
-            return True
-    return False
 
 
 def breaks(app: Any, page: str, template: str, context: dict[str, Any], document: Any) -> None:
